@@ -1,0 +1,1 @@
+"""HOW messages travel: the only importer of nats-py."""

@@ -1,0 +1,116 @@
+"""WHAT is said on the wire: messages, subjects, errors. Imports nothing of ours.
+
+The public contract of the mesh. Field names of the two seed messages never change; anything else
+may be added.
+"""
+
+from contracts.base import JsonObject, Money, OpenModel, StrictModel, new_id, utc_now
+from contracts.control import (
+    CancelRequest,
+    Claim,
+    ControlReply,
+    ControlRequest,
+    Go,
+    Phase,
+    Progress,
+    WorkerEvent,
+    WorkerMessage,
+)
+from contracts.errors import (
+    ANOTHER_WORKER_MAY_HELP,
+    NOT_STARTED,
+    BullpenError,
+    ErrorCode,
+    ErrorDetail,
+    ErrorReply,
+)
+from contracts.heartbeat import (
+    Capability,
+    Gpu,
+    Heartbeat,
+    ModelCard,
+    Name,
+    Price,
+    Rate,
+    Resources,
+    WorkerState,
+)
+from contracts.metrics import Candidate, MeshMetrics, ModelMetrics, RouteDecision, Terms, WorkerMetrics
+from contracts.request import ChatMessage, InferenceRequest, Policy, Priority, parse_request, salvage_task_id
+from contracts.response import (
+    AttemptSummary,
+    Chunk,
+    ConfidenceSource,
+    FinalResponse,
+    FinishReason,
+    InferenceResponse,
+    Outcome,
+    Resumed,
+    StreamEvent,
+)
+from contracts.telemetry import (
+    AttemptRecord,
+    Feedback,
+    FeedbackRecord,
+    ResponseRecord,
+    WorkerEventRecord,
+)
+
+__all__ = [
+    "ANOTHER_WORKER_MAY_HELP",
+    "NOT_STARTED",
+    "AttemptRecord",
+    "AttemptSummary",
+    "BullpenError",
+    "CancelRequest",
+    "Candidate",
+    "Capability",
+    "ChatMessage",
+    "Chunk",
+    "Claim",
+    "ConfidenceSource",
+    "ControlReply",
+    "ControlRequest",
+    "ErrorCode",
+    "ErrorDetail",
+    "ErrorReply",
+    "Feedback",
+    "FeedbackRecord",
+    "FinalResponse",
+    "FinishReason",
+    "Go",
+    "Gpu",
+    "Heartbeat",
+    "InferenceRequest",
+    "InferenceResponse",
+    "JsonObject",
+    "MeshMetrics",
+    "ModelCard",
+    "ModelMetrics",
+    "Money",
+    "Name",
+    "OpenModel",
+    "Outcome",
+    "Phase",
+    "Policy",
+    "Price",
+    "Priority",
+    "Progress",
+    "Rate",
+    "Resources",
+    "ResponseRecord",
+    "Resumed",
+    "RouteDecision",
+    "StreamEvent",
+    "StrictModel",
+    "Terms",
+    "WorkerEvent",
+    "WorkerEventRecord",
+    "WorkerMessage",
+    "WorkerMetrics",
+    "WorkerState",
+    "new_id",
+    "parse_request",
+    "salvage_task_id",
+    "utc_now",
+]

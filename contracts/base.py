@@ -1,0 +1,65 @@
+"""The two kinds of message: what strangers say to us, and what our roles say to each other.
+
+A request comes from anybody, so it is strict: a wrong type or an unknown field is an error that
+names the field, because a typo that passes in silence costs somebody an afternoon. Messages
+between our own roles ignore what they do not know, so that versions can mix during an upgrade.
+"""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Any
+
+import uuid_utils
+from pydantic import BaseModel, ConfigDict, PlainSerializer
+
+
+class StrictModel(BaseModel):
+    """A message from outside: nothing is coerced, nothing unknown is accepted."""
+
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        frozen=True,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+    )
+
+
+class OpenModel(BaseModel):
+    """A message between our roles, or an answer: unknown fields are ignored, so versions can mix."""
+
+    model_config = ConfigDict(
+        extra="ignore",
+        allow_inf_nan=False,
+        frozen=True,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+        protected_namespaces=(),
+    )
+
+    def to_bytes(self) -> bytes:
+        """The message as UTF-8 JSON, as it travels."""
+        return self.__pydantic_serializer__.to_json(self, by_alias=True)
+
+
+def _as_number(value: Decimal) -> float:
+    return float(value)
+
+
+Money = Annotated[Decimal, PlainSerializer(_as_number, return_type=float, when_used="json")]
+"""US dollars. Exact in Python and in Postgres; a JSON number on the wire."""
+
+JsonObject = dict[str, Any]
+
+
+def new_id() -> str:
+    """A UUIDv7 (RFC 9562): unique, and sorted by the time it was made."""
+    return str(uuid_utils.uuid7())
+
+
+def utc_now() -> datetime:
+    """The wall clock, for records only. Deadlines and liveness use the loop's monotonic clock."""
+    return datetime.now(UTC)

@@ -1,0 +1,67 @@
+"""The small messages around a request: claim, progress, go, cancel, and a worker's remote control."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from contracts.base import OpenModel, StrictModel
+from contracts.errors import ErrorReply
+from contracts.heartbeat import Heartbeat
+from contracts.response import Chunk, FinalResponse
+
+Phase = Literal["queued", "prefill", "decode"]
+
+
+class Claim(OpenModel):
+    """Worker to Manager: this attempt is mine. A paid worker waits for `Go` before it spends."""
+
+    type: Literal["claim"] = "claim"
+    attempt: int
+    epoch: str
+
+
+class Progress(OpenModel):
+    """Worker to Manager, every 2 s: still at it."""
+
+    type: Literal["progress"] = "progress"
+    tokens: int
+    phase: Phase
+
+
+class Go(OpenModel):
+    """Manager to a paid worker: spend. The budget is remaining time, so clocks need not agree."""
+
+    type: Literal["go"] = "go"
+    budget_ms: int
+
+
+WorkerEvent = Annotated[Claim | Progress | Chunk | FinalResponse, Field(discriminator="type")]
+"""What a worker sends to a Manager's private inbox, besides an `ErrorReply` (which has no type)."""
+
+WorkerMessage = Claim | Progress | Chunk | FinalResponse | ErrorReply
+
+
+class CancelRequest(StrictModel):
+    """`infer.cancel`: stop this task, whoever has it. Nobody has it: ignored."""
+
+    task_id: Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class ControlRequest(OpenModel):
+    """`worker.control.<worker_id>`."""
+
+    op: Literal["status", "drain", "resume", "swap", "reload", "cancel"]
+    model: str | None = None
+    """For `swap`: the model to serve next."""
+    request_id: str | None = None
+    """For `cancel`: which request, with `attempt`."""
+    attempt: int | None = None
+
+
+class ControlReply(OpenModel):
+    """What a worker answers to a control request it could carry out."""
+
+    ok: bool
+    worker_id: str
+    message: str = ""
+    heartbeat: Heartbeat | None = None

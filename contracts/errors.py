@@ -1,0 +1,145 @@
+"""Everything that can go wrong, as a caller sees it: one code, one status, one sentence.
+
+A failure is told twice, in the headers (`Nats-Service-Error`, for tools that know ADR-32) and in
+the body (for `nats req --raw` and everybody else). Provider errors are turned into what the mesh
+can do about them: ask another worker, fix the key, fix the request, or wait.
+"""
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
+
+from contracts.base import OpenModel
+from contracts.response import AttemptSummary
+
+
+class ErrorCode(StrEnum):
+    INVALID_REQUEST = "invalid_request"
+    PAYLOAD_TOO_LARGE = "payload_too_large"
+    NO_SUCH_MODEL = "no_such_model"
+    NO_WORKER = "no_worker"
+    OVERLOADED = "overloaded"
+    RATE_LIMITED = "rate_limited"
+    CONFLICT = "conflict"
+    POISON_REQUEST = "poison_request"
+    BUDGET_EXCEEDED = "budget_exceeded"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+    CANCELLED = "cancelled"
+    UPSTREAM_AUTH = "upstream_auth"
+    UPSTREAM_ERROR = "upstream_error"
+    INTERNAL = "internal"
+
+
+STATUS: dict[ErrorCode, int] = {
+    ErrorCode.INVALID_REQUEST: 400,
+    ErrorCode.PAYLOAD_TOO_LARGE: 413,
+    ErrorCode.NO_SUCH_MODEL: 404,
+    ErrorCode.NO_WORKER: 503,
+    ErrorCode.OVERLOADED: 429,
+    ErrorCode.RATE_LIMITED: 429,
+    ErrorCode.CONFLICT: 409,
+    ErrorCode.POISON_REQUEST: 500,
+    ErrorCode.BUDGET_EXCEEDED: 402,
+    ErrorCode.DEADLINE_EXCEEDED: 504,
+    ErrorCode.CANCELLED: 499,
+    ErrorCode.UPSTREAM_AUTH: 502,
+    ErrorCode.UPSTREAM_ERROR: 502,
+    ErrorCode.INTERNAL: 500,
+}
+"""HTTP status numbers, as in wire.md."""
+
+WORTH_RETRYING = frozenset(
+    {
+        ErrorCode.NO_WORKER,
+        ErrorCode.OVERLOADED,
+        ErrorCode.RATE_LIMITED,
+        ErrorCode.DEADLINE_EXCEEDED,
+        ErrorCode.UPSTREAM_ERROR,
+        ErrorCode.INTERNAL,
+    }
+)
+"""Codes for which the same request may succeed later, unless whoever raises it knows better."""
+
+ANOTHER_WORKER_MAY_HELP = frozenset(
+    {
+        ErrorCode.NO_SUCH_MODEL,
+        ErrorCode.NO_WORKER,
+        ErrorCode.OVERLOADED,
+        ErrorCode.RATE_LIMITED,
+        ErrorCode.UPSTREAM_AUTH,
+        ErrorCode.UPSTREAM_ERROR,
+        ErrorCode.INTERNAL,
+    }
+)
+"""Codes of one worker's failure after which the Manager asks the next one."""
+
+NOT_STARTED = frozenset({ErrorCode.NO_SUCH_MODEL, ErrorCode.NO_WORKER, ErrorCode.OVERLOADED, ErrorCode.RATE_LIMITED})
+"""Codes that mean the worker refused before computing anything: going elsewhere costs nothing."""
+
+
+class ErrorDetail(OpenModel):
+    code: ErrorCode
+    status: int
+    message: str
+    retryable: bool
+    retry_after_ms: int | None = None
+    field: str | None = None
+    """The request's field that is wrong, as a dotted path (`messages.0.role`)."""
+
+
+class ErrorReply(OpenModel):
+    """The body of a failed request's one reply."""
+
+    schema_: Literal["bullpen.error.v1"] = Field(default="bullpen.error.v1", alias="schema")
+    task_id: str | None = None
+    request_id: str | None = None
+    error: ErrorDetail
+    attempts: tuple[AttemptSummary, ...] = ()
+
+
+class BullpenError(Exception):
+    """A request failed in a way that has a name in the contract."""
+
+    def __init__(
+        self,
+        code: ErrorCode,
+        message: str,
+        *,
+        field: str | None = None,
+        retry_after_ms: int | None = None,
+        retryable: bool | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.field = field
+        self.retry_after_ms = retry_after_ms
+        self.retryable = code in WORTH_RETRYING if retryable is None else retryable
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+    @property
+    def status(self) -> int:
+        return STATUS[self.code]
+
+    def detail(self) -> ErrorDetail:
+        return ErrorDetail(
+            code=self.code,
+            status=self.status,
+            message=self.message,
+            retryable=self.retryable,
+            retry_after_ms=self.retry_after_ms,
+            field=self.field,
+        )
+
+    @classmethod
+    def from_detail(cls, detail: ErrorDetail) -> "BullpenError":
+        return cls(
+            detail.code,
+            detail.message,
+            field=detail.field,
+            retry_after_ms=detail.retry_after_ms,
+            retryable=detail.retryable,
+        )

@@ -1,0 +1,102 @@
+"""What a worker says of itself, every second and at once when it changes.
+
+Sent on the connection that serves requests: alive means able to serve.
+"""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from contracts.base import Money, OpenModel
+
+Capability = Literal["chat", "stream", "tools", "vision", "json", "logprobs", "embed"]
+WorkerState = Literal["starting", "ready", "degraded", "draining", "stopped"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+MILLION = Decimal(1_000_000)
+
+
+class Price(OpenModel):
+    """US dollars per million tokens."""
+
+    input_per_mtok: Annotated[Money, Field(ge=0)]
+    output_per_mtok: Annotated[Money, Field(ge=0)]
+    currency: Literal["USD"] = "USD"
+
+    def cost(self, prompt_tokens: float, completion_tokens: float) -> Decimal:
+        """What so many tokens cost, in US dollars, exactly."""
+        spent_in = self.input_per_mtok * Decimal(str(prompt_tokens))
+        spent_out = self.output_per_mtok * Decimal(str(completion_tokens))
+        return (spent_in + spent_out) / MILLION
+
+
+class ModelCard(OpenModel):
+    """One model that a worker serves."""
+
+    model_id: str
+    aliases: tuple[str, ...] = ()
+    context_window: int
+    """Tokens, prompt and answer together."""
+    capabilities: tuple[Capability, ...] = ("chat", "stream")
+    price: Price | None = None
+    """None: unknown."""
+    local: bool
+    """True when nothing leaves the machine and nobody sends a bill."""
+
+    def answers_to(self, name: str) -> bool:
+        return name == self.model_id or name in self.aliases
+
+
+class Rate(OpenModel):
+    rpm_limit: int | None = None
+    rpm_left: int | None = None
+    tpm_limit: int | None = None
+    tpm_left: int | None = None
+    resets_in_ms: int | None = None
+
+
+class Gpu(OpenModel):
+    name: str
+    memory_used: int
+    memory_total: int
+    utilization: float
+
+
+class Resources(OpenModel):
+    """Bytes, and percent of one core. Read from the cgroup where there is one."""
+
+    cpu_percent: float = 0.0
+    cpu_limit: float | None = None
+    """Cores this worker may use."""
+    memory_used: int = 0
+    memory_limit: int | None = None
+    gpus: tuple[Gpu, ...] = ()
+
+
+class Heartbeat(OpenModel):
+    schema_: Literal["bullpen.heartbeat.v1"] = Field(default="bullpen.heartbeat.v1", alias="schema")
+    worker_id: Name
+    backend: Name
+    models: tuple[ModelCard, ...]
+    state: WorkerState
+    reason: str = ""
+    """Why the state is not `ready`, in words and with the cure; progress while starting."""
+    inflight: int = 0
+    queued: int = 0
+    capacity: int = 1
+    rate: Rate | None = None
+    resources: Resources = Resources()
+    tokens_per_second: float | None = None
+    """Of the last requests, per request, while generating."""
+    ewma_ms: float | None = None
+    """Moving average of the service time of one request."""
+    epoch: str
+    """Changes with every start: a restarted worker never owns its predecessor's tasks. Sorts by time."""
+    seq: int
+    interval_ms: int = 1000
+    started_at: datetime
+    host: str = ""
+    version: str = ""
+    config_digest: str = ""

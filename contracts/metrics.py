@@ -1,0 +1,92 @@
+"""Live figures and explanations, for anybody who listens."""
+
+from datetime import datetime
+from typing import Literal
+
+from contracts.base import OpenModel
+
+
+class Terms(OpenModel):
+    """The four things a worker is weighed by; each 0 (best) or more."""
+
+    cost: float
+    confidence: float
+    load: float
+    resources: float
+
+
+class Candidate(OpenModel):
+    worker_id: str
+    backend: str
+    model_id: str
+    terms: Terms | None = None
+    score: float | None = None
+    """Lower is better; None when passed over."""
+    passed_over: str | None = None
+    """Why this one could not be chosen."""
+
+
+class RouteDecision(OpenModel):
+    """`metrics.route`: who was considered for an attempt, and why the winner won."""
+
+    manager_id: str
+    request_id: str
+    task_id: str
+    attempt: int
+    policy: str
+    weights: Terms
+    winner: str | None
+    """The worker chosen, None when nobody could be."""
+    model_id: str | None
+    candidates: tuple[Candidate, ...]
+    created_at: datetime
+
+
+class MeshMetrics(OpenModel):
+    """`metrics.mesh`, every 2 s from each Manager."""
+
+    source: str
+    created_at: datetime
+    workers: int
+    ready: int
+    inflight: int
+    waiting: int
+    answered: int
+    """Since the Manager's start."""
+    failed: int
+    rerouted: int
+    outbox_pending: int = 0
+    """Telemetry events that JetStream has not acknowledged yet."""
+
+
+class WorkerMetrics(OpenModel):
+    """`metrics.worker.<worker_id>`."""
+
+    source: str
+    created_at: datetime
+    worker_id: str
+    backend: str
+    state: str
+    inflight: int
+    queued: int
+    capacity: int
+    answered: int
+    failed: int
+    ewma_ms: float | None
+
+
+class ModelMetrics(OpenModel):
+    """`metrics.model.<model>`."""
+
+    source: str
+    created_at: datetime
+    model_id: str
+    workers: int
+    answered: int
+    failed: int
+    confidence: float | None
+    """Running mean of its answers' confidence."""
+    mean_ms: float | None
+
+
+MetricsKind = Literal["mesh", "model", "worker", "route", "grade"]

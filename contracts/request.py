@@ -1,0 +1,259 @@
+"""The question: what a caller may send to `infer.*`, and the one place where bytes become it.
+
+`parse_request` is the border. Whatever it lets through is well-formed; whatever it refuses gets an
+`invalid_request` that names the field. It reads strictly: no coercion, no unknown fields, no NaN,
+nothing nested deeper than 32.
+"""
+
+from collections.abc import Sequence
+from math import isfinite
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
+from pydantic_core import ErrorDetails, from_json
+
+from contracts.base import JsonObject, StrictModel, new_id
+from contracts.errors import BullpenError, ErrorCode
+
+MAX_NESTING = 32
+DEFAULT_DEADLINE_MS = 120_000
+MAX_DEADLINE_MS = 86_400_000
+INT64_MAX = 2**63 - 1
+_PART_TYPES = ("text", "image_url")
+
+Policy = Literal["balanced", "cheapest", "fastest", "best", "local_only"]
+Priority = Literal["interactive", "batch"]
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("only printable characters are allowed")
+    return text
+
+
+TaskId = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
+Key = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
+
+
+class TextPart(StrictModel):
+    type: Literal["text"]
+    text: str
+
+
+class ImageUrl(StrictModel):
+    url: Annotated[str, Field(pattern=r"^data:image/[A-Za-z0-9.+-]+;base64,")]
+    """A data URL only: the mesh never fetches an address for a caller."""
+    detail: Literal["auto", "low", "high"] | None = None
+
+
+class ImagePart(StrictModel):
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+
+
+class ChatMessage(StrictModel):
+    role: Role
+    content: str | tuple[Part, ...] | None = None
+    name: str | None = None
+    tool_calls: tuple[JsonObject, ...] | None = None
+    tool_call_id: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The message's words, without its images."""
+        if self.content is None or isinstance(self.content, str):
+            return self.content or ""
+        return "".join(part.text for part in self.content if isinstance(part, TextPart))
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The message's images, as data URLs."""
+        if self.content is None or isinstance(self.content, str):
+            return ()
+        return tuple(part.image_url.url for part in self.content if isinstance(part, ImagePart))
+
+
+class InferenceRequest(StrictModel):
+    prompt: str | None = None
+    messages: tuple[ChatMessage, ...] | None = None
+    task_id: TaskId | None = None
+    idempotency_key: Key | None = None
+    context: JsonObject = Field(default_factory=dict)
+    """`system` is the system text, `messages` are earlier turns; the rest goes to the books untouched."""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.2
+    max_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    stop: str | tuple[str, ...] | None = None
+    seed: Annotated[int, Field(ge=-INT64_MAX, le=INT64_MAX)] | None = None
+    stream: bool = False
+    model: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    backend: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
+    policy: Policy = "balanced"
+    max_cost_usd: Annotated[float, Field(ge=0)] | None = None
+    min_confidence: Annotated[float, Field(ge=0, le=1)] | None = None
+    hedge: bool = False
+    """Also allow a second, paid worker to be asked when the first is slow."""
+    deadline_ms: Annotated[int, Field(ge=1, le=MAX_DEADLINE_MS)] = DEFAULT_DEADLINE_MS
+    priority: Priority = "interactive"
+    response_format: JsonObject | None = None
+    tools: tuple[JsonObject, ...] | None = None
+    tool_choice: str | JsonObject | None = None
+    metadata: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> Self:
+        if self.prompt is not None and not self.prompt.strip():
+            raise _FieldError("prompt", "is empty")
+        if self.messages is not None and not self.messages:
+            raise _FieldError("messages", "is empty")
+        if self.prompt is None and self.messages is None:
+            raise _FieldError("prompt", "is missing: give `prompt` or `messages`")
+        if self.messages is not None and not any(m.text.strip() or m.images or m.tool_calls for m in self.messages):
+            raise _FieldError("messages", "has no content")
+        system = self.context.get("system")
+        if system is not None and not isinstance(system, str):
+            raise _FieldError("context.system", "should be a string")
+        self._earlier_turns()
+        return self
+
+    def _earlier_turns(self) -> tuple[ChatMessage, ...]:
+        turns = self.context.get("messages")
+        if turns is None:
+            return ()
+        try:
+            return _TURNS.validate_python(turns)
+        except ValidationError as error:
+            path, message = _first_error(error.errors(include_url=False))
+            raise _FieldError(f"context.messages.{path}".rstrip("."), message) from None
+
+    @property
+    def conversation(self) -> tuple[ChatMessage, ...]:
+        """System text, earlier turns, then the question: what a chat model is given."""
+        system = self.context.get("system")
+        start = (ChatMessage(role="system", content=system),) if system else ()
+        question = (ChatMessage(role="user", content=self.prompt),) if self.prompt is not None else ()
+        return (*start, *self._earlier_turns(), *(self.messages or ()), *question)
+
+    @property
+    def question(self) -> str:
+        """What is asked, as text: the prompt, or the last user message."""
+        if self.prompt is not None:
+            return self.prompt
+        return next((m.text for m in reversed(self.messages or ()) if m.role == "user"), "")
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else self.stop or ()
+
+    @property
+    def context_extras(self) -> JsonObject:
+        """What the caller put in `context` for the books: everything that is not sent to the model."""
+        return {key: value for key, value in self.context.items() if key not in ("system", "messages")}
+
+    @property
+    def tenant(self) -> str:
+        return self.metadata.get("tenant", "")
+
+
+_TURNS: TypeAdapter[tuple[ChatMessage, ...]] = TypeAdapter(tuple[ChatMessage, ...])
+
+
+def parse_request(data: bytes, *, task_id: str | None = None) -> InferenceRequest:
+    """The request in `data`; its `task_id` is always set (`task_id`, or a new UUIDv7, when it has none).
+
+    A body that does not start with `{` is a bare prompt, unless it is plainly JSON of another kind.
+    Raises `BullpenError(invalid_request)` with the field that is wrong.
+    """
+    body = data.lstrip(b" \t\r\n")
+    if not body:
+        raise _invalid("the message is empty: send a prompt, or a JSON object with `prompt`", "prompt")
+    request = _from_object(body) if body.startswith(b"{") else _from_text(body)
+    if request.task_id is None:
+        return request.model_copy(update={"task_id": task_id or new_id()})
+    return request
+
+
+def salvage_task_id(data: bytes) -> str | None:
+    """The caller's `task_id` from a request that was refused, so that the error can carry it."""
+    try:
+        value = from_json(data, allow_inf_nan=True).get("task_id")
+    except (ValueError, AttributeError):
+        return None
+    return value if isinstance(value, str) and 0 < len(value) <= 128 and value.isprintable() else None
+
+
+def _from_object(body: bytes) -> InferenceRequest:
+    try:
+        _check_tree(from_json(body, allow_inf_nan=True))
+        return InferenceRequest.model_validate_json(body)
+    except _FieldError as error:
+        raise _invalid(f"{error.field}: {error.message}", error.field) from None
+    except ValidationError as error:
+        path, message = _first_error(error.errors(include_url=False))
+        raise _invalid(f"{path or 'the request'}: {message}", path or None) from None
+    except ValueError as error:
+        raise _invalid(f"the body is not valid JSON: {error}", None) from None
+
+
+def _from_text(body: bytes) -> InferenceRequest:
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _invalid(f"the body is neither JSON nor UTF-8 text (byte {error.start})", None) from None
+    if text.startswith("[") or text in ("null", "true", "false"):
+        raise _invalid("the body should be a JSON object or plain text, not another kind of JSON", None)
+    if "\0" in text or text.startswith("\ufeff"):
+        raise _invalid("the body is not plain UTF-8 text: it has a byte-order mark or NUL characters", "prompt")
+    return InferenceRequest(prompt=text)
+
+
+def _check_tree(value: object, path: str = "", room: int = MAX_NESTING) -> None:
+    """Refuses what JSON cannot say (NaN, Infinity) and what only an attacker nests so deep."""
+    if isinstance(value, float):
+        if not isfinite(value):
+            raise _FieldError(path, "should be a finite number")
+    elif isinstance(value, dict | list):
+        if room == 0:
+            raise _FieldError(path.split(".", 1)[0], f"is nested deeper than {MAX_NESTING}")
+        children = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, child in children:
+            _check_tree(child, f"{path}.{key}" if path else str(key), room - 1)
+
+
+def _first_error(errors: Sequence[ErrorDetails]) -> tuple[str, str]:
+    """The most telling error as (dotted path, message): of a union's branches, the one that got furthest."""
+    error = max(errors, key=lambda error: len(error["loc"])) if len(errors) > 1 else errors[0]
+    cause = error.get("ctx", {}).get("error")
+    if isinstance(cause, _FieldError):
+        return cause.field, cause.message
+    message = "unknown field" if error["type"] == "extra_forbidden" else error["msg"]
+    return _dotted(error["loc"]), message[0].lower() + message[1:]
+
+
+def _dotted(loc: tuple[int | str, ...]) -> str:
+    """Pydantic's path without the steps that name a branch of a union instead of a field."""
+    names: list[str] = []
+    before: int | str = ""
+    for step in loc:
+        branch = isinstance(step, str) and (
+            step == "str" or "[" in step or (isinstance(before, int) and step in _PART_TYPES)
+        )
+        if not branch:
+            names.append(str(step))
+        before = step
+    return ".".join(names)
+
+
+class _FieldError(ValueError):
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field} {message}")
+        self.field = field
+        self.message = message
+
+
+def _invalid(message: str, field: str | None) -> BullpenError:
+    return BullpenError(ErrorCode.INVALID_REQUEST, message, field=field)

@@ -1,0 +1,139 @@
+"""What a config file may say, and how the environment overrides it.
+
+Every `config.yaml` is read the same way: the file, then `BULLPEN_<NAME>__<KEY>` from the
+environment on top (JSON for structures). A mistake is told with file, line and field, and nothing
+half-read is ever used.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+from yaml.nodes import MappingNode, Node, SequenceNode
+
+MAX_CONFIG_BYTES = 1 << 20
+
+
+class ConfigModel(BaseModel):
+    """A part of a config file: unknown keys are errors, because a typo must not be silent."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ConfigError(Exception):
+    """A config file or an environment variable cannot be used; the message says where and why."""
+
+
+S = TypeVar("S", bound=ConfigModel)
+
+
+def load_config(cls: type[S], name: str, path: Path | None, environ: Mapping[str, str] | None = None) -> S:
+    """The settings of `name` from `path` (may be None: defaults) and `BULLPEN_<NAME>__*`.
+
+    Raises `ConfigError` naming file, line and field, or the environment variable.
+    """
+    prefix = f"BULLPEN_{name.upper().replace('-', '_')}__"
+    document, lines = _read(path) if path is not None else ({}, {})
+    overrides = _from_environment(cls, prefix, os.environ if environ is None else environ)
+    try:
+        return cls.model_validate(_merged(document, overrides))
+    except ValidationError as error:
+        raise ConfigError(
+            "; ".join(_told(detail, path, lines, overrides, prefix) for detail in error.errors(include_url=False))
+        ) from None
+
+
+def secret(name: str, environ: Mapping[str, str] | None = None) -> str | None:
+    """The secret `name` from the environment, or from the file that `<name>_FILE` names; None when unset."""
+    environ = os.environ if environ is None else environ
+    if value := environ.get(name):
+        return value
+    if path := environ.get(f"{name}_FILE"):
+        try:
+            return Path(path).read_text(encoding="utf-8").strip() or None
+        except OSError as error:
+            raise ConfigError(f"{name}_FILE: cannot read {path}: {error.strerror}") from None
+    return None
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[str | int, ...], int]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        if len(text) > MAX_CONFIG_BYTES:
+            raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        document = yaml.safe_load(text)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start})") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if document is None:
+        return {}, {}
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}:1: should be a mapping of keys to values")
+    return document, dict(_line_numbers(root, ()))
+
+
+def _line_numbers(node: Node | None, at: tuple[str | int, ...]) -> "list[tuple[tuple[str | int, ...], int]]":
+    if node is None:
+        return []
+    found = [(at, node.start_mark.line + 1)]
+    if isinstance(node, MappingNode):
+        for key, value in node.value:
+            found += [((*at, key.value), key.start_mark.line + 1)]
+            found += _line_numbers(value, (*at, key.value))[1:]
+    elif isinstance(node, SequenceNode):
+        for index, value in enumerate(node.value):
+            found += _line_numbers(value, (*at, index))
+    return found
+
+
+def _from_environment(cls: type[BaseModel], prefix: str, environ: Mapping[str, str]) -> dict[str, Any]:
+    """What the environment overrides, parsed by pydantic-settings (JSON for structures, `__` for nesting)."""
+
+    class Overrides(BaseSettings):
+        model_config = SettingsConfigDict(extra="forbid")
+
+    class Source(EnvSettingsSource):
+        def _load_env_vars(self) -> Mapping[str, str | None]:
+            return {key.lower(): value for key, value in environ.items()}
+
+    Overrides.__pydantic_fields__ = cls.model_fields
+    known = {field.lower() for field in cls.model_fields}
+    for key in environ:
+        if key.upper().startswith(prefix) and key[len(prefix) :].split("__")[0].lower() not in known:
+            raise ConfigError(f"{key}: there is no such setting; known are {', '.join(sorted(known))}")
+    try:
+        return dict(Source(Overrides, env_prefix=prefix, env_nested_delimiter="__", case_sensitive=False)())
+    except ValueError as error:
+        raise ConfigError(f"environment {prefix}…: {error}; structures are written as JSON") from None
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        merged[key] = _merged(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _told(
+    detail: Any, path: Path | None, lines: Mapping[tuple[str | int, ...], int], overrides: dict[str, Any], prefix: str
+) -> str:
+    loc: tuple[str | int, ...] = detail["loc"]
+    field = ".".join(str(part) for part in loc)
+    message = "unknown key" if detail["type"] == "extra_forbidden" else detail["msg"]
+    if loc and loc[0] in overrides:
+        return f"{prefix}{str(loc[0]).upper()}: {field}: {message}"
+    known = next((loc[:n] for n in range(len(loc), -1, -1) if loc[:n] in lines), None)
+    where = f"{path}:{lines[known]}" if known is not None else str(path or "configuration")
+    return f"{where}: {field}: {message}"

@@ -1,0 +1,110 @@
+"""The books' own messages: one per request, one per attempt, one per thing that befell a worker.
+
+The key is our `request_id`, never the caller's `task_id`: callers reuse theirs, and a billed row
+must not be dropped because of it.
+"""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from contracts.base import JsonObject, OpenModel
+from contracts.errors import ErrorCode
+from contracts.heartbeat import Price, WorkerState
+from contracts.response import ConfidenceSource, Outcome
+
+
+class ResponseRecord(OpenModel):
+    """One row per request, answered or failed."""
+
+    request_id: str
+    task_id: str
+    created_at: datetime
+    """When the request arrived."""
+    status: Literal["ok", "error"]
+    error_code: ErrorCode | None = None
+    error_message: str | None = None
+    model_id: str | None = None
+    backend: str | None = None
+    worker_id: str | None = None
+    manager_id: str | None = None
+    """None when the worker was asked directly."""
+    policy: str = "balanced"
+    priority: str = "interactive"
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    tokens_used: int | None = None
+    cost_usd: Decimal | None = None
+    """All attempts together. None: unknown."""
+    price: Price | None = None
+    """The price at that time."""
+    duration_ms: float
+    ttft_ms: float | None = None
+    queue_ms: float | None = None
+    confidence: float | None = None
+    confidence_source: ConfidenceSource | None = None
+    finish_reason: str | None = None
+    attempts: int = 0
+    streamed: bool = False
+    resumed: bool = False
+    replayed: bool = False
+    simulated: bool = False
+    prompt: str | None = None
+    """The question as text: the prompt, or the last user message."""
+    output: str | None = None
+    context: JsonObject = Field(default_factory=dict)
+    metadata: dict[str, str] = Field(default_factory=dict)
+
+
+class AttemptRecord(OpenModel):
+    """One row per try, key (request_id, attempt)."""
+
+    request_id: str
+    attempt: int
+    task_id: str
+    created_at: datetime
+    worker_id: str
+    backend: str
+    model_id: str
+    epoch: str | None = None
+    outcome: Outcome
+    error_code: ErrorCode | None = None
+    error_message: str | None = None
+    duration_ms: float
+    ttft_ms: float | None = None
+    queue_ms: float | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cost_usd: Decimal | None = None
+    confidence: float | None = None
+    simulated: bool = False
+
+
+class WorkerEventRecord(OpenModel):
+    """A worker changed its state."""
+
+    event_id: str
+    created_at: datetime
+    worker_id: str
+    backend: str
+    epoch: str
+    state: WorkerState
+    previous: WorkerState | None = None
+    reason: str = ""
+    detail: JsonObject = Field(default_factory=dict)
+
+
+class Feedback(OpenModel):
+    """`infer.feedback`: somebody judged an answer."""
+
+    task_id: Annotated[str, Field(min_length=1, max_length=128)]
+    score: Annotated[float, Field(ge=0, le=1)]
+    source: str | None = None
+    comment: str | None = None
+
+
+class FeedbackRecord(Feedback):
+    feedback_id: str
+    created_at: datetime

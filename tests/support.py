@@ -1,0 +1,28 @@
+"""Helpers that every level of tests shares."""
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+
+async def eventually(check: Callable[[], Any], timeout: float = 5.0, every: float = 0.02) -> Any:
+    """Calls `check` (plain or async) until it returns something true, and returns that.
+
+    An AssertionError counts as not yet. When the time is up, the last failure is raised.
+    """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + timeout
+    while True:
+        failure: AssertionError | None = None
+        try:
+            value = check()
+            if inspect.isawaitable(value):
+                value = await value
+            if value:
+                return value
+        except AssertionError as error:
+            failure = error
+        if loop.time() >= end:
+            raise failure or AssertionError(f"not within {timeout} s: {inspect.getsource(check).strip()}")
+        await asyncio.sleep(every)

@@ -1,0 +1,17 @@
+"""The model abstraction layer: what a backend offers, and the runtime that puts it on the mesh."""
+
+from workers.base.backend import Availability, Backend, Completion, Delta, Done, Job, Report, truncated
+from workers.base.config import BackendConfig, ModelConfig
+
+__all__ = [
+    "Availability",
+    "Backend",
+    "BackendConfig",
+    "Completion",
+    "Delta",
+    "Done",
+    "Job",
+    "ModelConfig",
+    "Report",
+    "truncated",
+]

@@ -1,0 +1,139 @@
+"""What a backend must offer, and nothing more.
+
+A backend knows one kind of model server (or one model) and nothing of NATS, Managers or books. It
+turns a `Job` into pieces of text; the runtime around it (`workers/base/runtime.py`) does the rest.
+A backend that cannot answer raises `BullpenError` with the code that says what the mesh can do about
+it: ask another worker, fix the key, fix the request, or wait.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import ClassVar, Generic, TypeVar
+
+from contracts import BullpenError, ErrorCode, FinishReason, InferenceRequest, JsonObject, ModelCard
+from workers.base.config import BackendConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One question for one model."""
+
+    request: InferenceRequest
+    model: ModelCard
+    max_tokens: int | None
+    """The most tokens to generate: the request's wish within the config's limit; None: the model's own."""
+    prefix: str = ""
+    """The start of the answer, already delivered by another worker: go on after it, do not repeat it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of the answer, as the model produced it."""
+
+    text: str
+    tokens: int = 1
+    logprobs: tuple[float, ...] = ()
+    """Natural logarithms of the chosen tokens' probabilities, where the backend has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The end of the answer, with the provider's own token counts. A stream without it was cut off."""
+
+    finish_reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    tool_calls: tuple[JsonObject, ...] = ()
+    confidence: float | None = None
+    """Only when the backend knows better than the runtime (a simulated one does)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A whole answer."""
+
+    text: str
+    done: Done
+    logprobs: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Availability:
+    """Whether a backend can run on this machine now; if not, why, and what to do about it."""
+
+    available: bool
+    reason: str
+    cure: str = ""
+
+    @classmethod
+    def yes(cls, reason: str) -> "Availability":
+        return cls(available=True, reason=reason)
+
+    @classmethod
+    def no(cls, reason: str, cure: str) -> "Availability":
+        return cls(available=False, reason=reason, cure=cure)
+
+
+C = TypeVar("C", bound=BackendConfig)
+Report = Callable[[str], None]
+"""Tells people how far a long step is ("pulling llama3.2: 41 %"); shown in the heartbeat's `reason`."""
+
+
+class Backend(ABC, Generic[C]):
+    """One kind of model server. Life: `available` → `start` → many `stream` and `health` → `close`."""
+
+    name: ClassVar[str]
+    """The folder's name; part of `infer.<name>`."""
+    config_class: ClassVar[type[BackendConfig]] = BackendConfig
+    simulated: ClassVar[bool] = False
+    """True when no model is asked; every answer then says so."""
+
+    def __init__(self, config: C) -> None:
+        self.config = config
+
+    @classmethod
+    @abstractmethod
+    async def available(cls, config: C) -> Availability:
+        """Whether this backend can run here now. Quick (under 2 s), and never raises."""
+
+    @abstractmethod
+    async def start(self, report: Report) -> None:
+        """Makes the models ready: load, connect, pull. Raises `BullpenError` when that cannot be."""
+
+    @abstractmethod
+    def models(self) -> tuple[ModelCard, ...]:
+        """The models served, known after `start`."""
+
+    @abstractmethod
+    def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
+        """The answer as it is made: `Delta`s, then exactly one `Done`.
+
+        Closing the generator (or cancelling the task that iterates) aborts the provider's call at once.
+        Raises `BullpenError`.
+        """
+
+    async def infer(self, job: Job) -> Completion:
+        """The whole answer. Raises `BullpenError`; one that ends without `Done` was cut off."""
+        text: list[str] = []
+        logprobs: list[float] = []
+        async with aclosing(self.stream(job)) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Done):
+                    return Completion("".join(text), piece, tuple(logprobs))
+                text.append(piece.text)
+                logprobs.extend(piece.logprobs)
+        raise truncated()
+
+    @abstractmethod
+    async def health(self) -> None:
+        """Returns when the backend can answer now; raises `BullpenError` saying why when it cannot."""
+
+    async def close(self) -> None:
+        """Lets go of everything. Called once, after the last `stream` ended."""
+
+
+def truncated() -> BullpenError:
+    """The error of a stream that ended without saying why: half an answer is not an answer."""
+    return BullpenError(ErrorCode.UPSTREAM_ERROR, "the provider's stream ended without a finish reason (truncated)")

@@ -1,0 +1,72 @@
+"""What every backend's `config.yaml` may say; a backend adds its own keys in a subclass."""
+
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from contracts import Capability, JsonObject, ModelCard, Price
+from contracts.settings import ConfigModel
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class ModelConfig(ConfigModel):
+    """One model to serve."""
+
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+    """The model's name as the provider knows it; the `model_id` of its answers."""
+    aliases: tuple[str, ...] = ()
+    """Other names a caller may use."""
+    context_window: Positive = 8192
+    """Tokens, prompt and answer together."""
+    capabilities: tuple[Capability, ...] = ("chat", "stream")
+    price: Price | None = None
+    """US dollars per million tokens. Leave out when unknown: it is then told as unknown, not as zero."""
+    max_tokens: Positive | None = None
+    """The most tokens one answer may have; a request may ask for fewer."""
+    options: JsonObject = Field(default_factory=dict)
+    """Passed to the provider as they are."""
+
+    def card(self, *, local: bool) -> ModelCard:
+        return ModelCard(
+            model_id=self.name,
+            aliases=self.aliases,
+            context_window=self.context_window,
+            capabilities=self.capabilities,
+            price=self.price,
+            local=local,
+        )
+
+
+class BackendConfig(ConfigModel):
+    """The keys that every backend shares. Times are in seconds unless the name says `_ms`."""
+
+    models: tuple[ModelConfig, ...] = ()
+    max_concurrency: Positive = 4
+    """Requests computed at once."""
+    max_queue: Annotated[int, Field(ge=0)] | None = None
+    """Requests waiting inside the worker; as many as `max_concurrency` when left out."""
+    max_tokens: Positive | None = None
+    """The most tokens of one answer, for models that don't set their own."""
+    heartbeat_interval: Annotated[float, Field(ge=0.05, le=60)] = 1.0
+    health_interval: Annotated[float, Field(ge=0.05, le=3600)] = 5.0
+    """How often the backend itself is asked whether it is well."""
+    drain_timeout: Annotated[float, Field(ge=0)] = 30.0
+    """How long running requests may finish after SIGTERM."""
+    first_token_timeout: Annotated[float, Field(gt=0)] = 60.0
+    """How long the provider may stay silent before its first token."""
+    next_token_timeout: Annotated[float, Field(gt=0)] = 15.0
+    """How long the provider may stay silent between tokens."""
+
+    @field_validator("models")
+    @classmethod
+    def _named_once(cls, models: tuple[ModelConfig, ...]) -> tuple[ModelConfig, ...]:
+        names = [name for model in models for name in (model.name, *model.aliases)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"model names and aliases must differ: {', '.join(twice)} stands twice")
+        return models
+
+    @property
+    def queue_limit(self) -> int:
+        return self.max_concurrency if self.max_queue is None else self.max_queue

@@ -1,0 +1,102 @@
+"""Finds backends. A backend is one folder; nothing else names it.
+
+A folder under `workers/` with a `backend.py` is a backend of the house. An installed package adds one
+with an entry point in the group `bullpen.workers`; a folder elsewhere is given by its path.
+"""
+
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from contracts.settings import ConfigError, load_config
+from contracts.subjects import is_name
+from workers.base.backend import Availability, Backend
+from workers.base.config import BackendConfig
+
+HOUSE = Path(__file__).resolve().parent.parent
+ENTRY_POINTS = "bullpen.workers"
+
+AnyBackend = Backend[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class BackendFolder:
+    """A backend that was found, not yet imported: its SDK may be missing."""
+
+    name: str
+    path: Path
+    module: str
+
+    def load(self) -> type[AnyBackend]:
+        """The folder's `Backend` subclass. Raises `ImportError` when its SDK is not installed."""
+        module = importlib.import_module(self.module) if self.module else _from_path(self.name, self.path)
+        found = [
+            value
+            for value in vars(module).values()
+            if isinstance(value, type) and issubclass(value, Backend) and value.__module__ == module.__name__
+        ]
+        if len(found) != 1:
+            raise ConfigError(f"{self.path / 'backend.py'}: should define one subclass of Backend, found {len(found)}")
+        if found[0].name != self.name:
+            raise ConfigError(f"{self.path / 'backend.py'}: its name is {found[0].name!r}, its folder's {self.name!r}")
+        return found[0]
+
+    def config(self, path: Path | None = None) -> BackendConfig:
+        """The folder's `config.yaml` (or the file at `path`) with `BULLPEN_<NAME>__*` on top."""
+        return load_config(self.load().config_class, self.name, path or self.path / "config.yaml")
+
+    async def available(self) -> Availability:
+        """Whether this backend can run here now, and what to do when it can't. Never raises."""
+        try:
+            return await self.load().available(self.config())
+        except ImportError as error:
+            missing = error.name or str(error)
+            return Availability.no(f"the package {missing} is not installed", f"pip install 'bullpen[{self.name}]'")
+        except ConfigError as error:
+            return Availability.no(str(error), "correct the file")
+
+
+def discover() -> dict[str, BackendFolder]:
+    """Every backend of the house and every installed one, by name, in alphabetical order."""
+    found = {
+        folder.name: BackendFolder(folder.name, folder, f"workers.{folder.name}.backend")
+        for folder in HOUSE.iterdir()
+        if is_name(folder.name) and folder.name != "base" and (folder / "backend.py").is_file()
+    }
+    for point in entry_points(group=ENTRY_POINTS):
+        spec = importlib.util.find_spec(point.value)
+        if spec is not None and spec.origin is not None and is_name(point.name):
+            found.setdefault(point.name, BackendFolder(point.name, Path(spec.origin).parent, point.value))
+    return dict(sorted(found.items()))
+
+
+def find(name_or_path: str) -> BackendFolder:
+    """The backend of that name, or the folder at that path. Raises `ConfigError` naming what exists."""
+    known = discover()
+    if name_or_path in known:
+        return known[name_or_path]
+    path = Path(name_or_path).resolve()
+    if (path / "backend.py").is_file():
+        if not is_name(path.name):
+            raise ConfigError(f"{path}: a backend's folder is named with A-Z a-z 0-9 _ - only")
+        return BackendFolder(path.name, path, "")
+    raise ConfigError(
+        f"there is no backend {name_or_path!r}: known are {', '.join(known)}; or give a folder with a backend.py"
+    )
+
+
+def _from_path(name: str, path: Path) -> Any:
+    module_name = f"bullpen_worker_{name.replace('-', '_')}"
+    spec = importlib.util.spec_from_file_location(
+        f"{module_name}.backend", path / "backend.py", submodule_search_locations=None
+    )
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path / 'backend.py'}: cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
