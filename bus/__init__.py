@@ -1,1 +1,23 @@
-"""HOW messages travel: the only importer of nats-py."""
+"""HOW messages travel: connection, calls, service discovery, JetStream. The only importer of nats-py."""
+
+from bus.connection import Bus, Headers, Message, Subscription
+from bus.errors import BusError, BusUnreachable, NoResponders, RequestTimeout
+from bus.inbox import Listener
+from bus.reply import Reply
+from bus.settings import BusSettings
+from bus.tasks import Tasks
+
+__all__ = [
+    "Bus",
+    "BusError",
+    "BusSettings",
+    "BusUnreachable",
+    "Headers",
+    "Listener",
+    "Message",
+    "NoResponders",
+    "Reply",
+    "RequestTimeout",
+    "Subscription",
+    "Tasks",
+]

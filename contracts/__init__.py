@@ -23,6 +23,7 @@ from contracts.errors import (
     ErrorCode,
     ErrorDetail,
     ErrorReply,
+    PartialUsage,
 )
 from contracts.heartbeat import (
     Capability,
@@ -91,6 +92,7 @@ __all__ = [
     "Name",
     "OpenModel",
     "Outcome",
+    "PartialUsage",
     "Phase",
     "Policy",
     "Price",

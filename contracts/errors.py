@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from contracts.base import OpenModel
+from contracts.base import Money, OpenModel
 from contracts.response import AttemptSummary
 
 
@@ -88,6 +88,14 @@ class ErrorDetail(OpenModel):
     """The request's field that is wrong, as a dotted path (`messages.0.role`)."""
 
 
+class PartialUsage(OpenModel):
+    """What a failed or cancelled attempt had used before it ended. None: not known."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cost_usd: Money | None = None
+
+
 class ErrorReply(OpenModel):
     """The body of a failed request's one reply."""
 
@@ -96,6 +104,7 @@ class ErrorReply(OpenModel):
     request_id: str | None = None
     error: ErrorDetail
     attempts: tuple[AttemptSummary, ...] = ()
+    usage: PartialUsage | None = None
 
 
 class BullpenError(Exception):

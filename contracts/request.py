@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails, from_json
 
 from contracts.base import JsonObject, StrictModel, new_id
 from contracts.errors import BullpenError, ErrorCode
+from contracts.heartbeat import Capability
 
 MAX_NESTING = 32
 DEFAULT_DEADLINE_MS = 120_000
@@ -153,6 +154,18 @@ class InferenceRequest(StrictModel):
     def context_extras(self) -> JsonObject:
         """What the caller put in `context` for the books: everything that is not sent to the model."""
         return {key: value for key, value in self.context.items() if key not in ("system", "messages")}
+
+    @property
+    def needs(self) -> frozenset[Capability]:
+        """What a model must be able to do to answer this."""
+        needed: set[Capability] = {"chat"}
+        if self.tools:
+            needed.add("tools")
+        if self.response_format and self.response_format.get("type") != "text":
+            needed.add("json")
+        if any(message.images for message in self.conversation):
+            needed.add("vision")
+        return frozenset(needed)
 
     @property
     def tenant(self) -> str:

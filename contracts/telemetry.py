@@ -11,9 +11,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from contracts.base import JsonObject, OpenModel
-from contracts.errors import ErrorCode
+from contracts.errors import BullpenError, ErrorCode
 from contracts.heartbeat import Price, WorkerState
-from contracts.response import ConfidenceSource, Outcome
+from contracts.request import InferenceRequest
+from contracts.response import ConfidenceSource, InferenceResponse, Outcome
 
 
 class ResponseRecord(OpenModel):
@@ -56,6 +57,69 @@ class ResponseRecord(OpenModel):
     output: str | None = None
     context: JsonObject = Field(default_factory=dict)
     metadata: dict[str, str] = Field(default_factory=dict)
+
+    @classmethod
+    def answered(
+        cls,
+        request: InferenceRequest,
+        response: InferenceResponse,
+        *,
+        created_at: datetime,
+        cost_usd: Decimal | None,
+        price: Price | None = None,
+        manager_id: str | None = None,
+    ) -> "ResponseRecord":
+        """The row of a request that got its answer; `cost_usd` is that of all attempts together."""
+        shared = {name: getattr(response, name) for name in cls.model_fields if name in InferenceResponse.model_fields}
+        told = {
+            "created_at": created_at,
+            "status": "ok",
+            "manager_id": manager_id,
+            "cost_usd": cost_usd,
+            "price": price,
+            "attempts": max(1, len(response.attempts)),
+        }
+        return cls.model_validate({**shared, **_asked(request), **told})
+
+    @classmethod
+    def failed(
+        cls,
+        request: InferenceRequest,
+        error: BullpenError,
+        *,
+        request_id: str,
+        created_at: datetime,
+        duration_ms: float,
+        attempts: int,
+        cost_usd: Decimal | None,
+        manager_id: str | None = None,
+    ) -> "ResponseRecord":
+        """The row of a request that got an error."""
+        return cls(
+            request_id=request_id,
+            created_at=created_at,
+            status="error",
+            error_code=error.code,
+            error_message=error.message,
+            duration_ms=duration_ms,
+            attempts=attempts,
+            cost_usd=cost_usd,
+            manager_id=manager_id,
+            **_asked(request),
+        )
+
+
+def _asked(request: InferenceRequest) -> JsonObject:
+    """What the books keep of the question."""
+    return {
+        "task_id": request.task_id,
+        "policy": request.policy,
+        "priority": request.priority,
+        "streamed": request.stream,
+        "prompt": request.question,
+        "context": request.context_extras,
+        "metadata": request.metadata,
+    }
 
 
 class AttemptRecord(OpenModel):

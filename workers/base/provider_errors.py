@@ -8,6 +8,7 @@ nobody beyond its first line, and never more than 200 characters of it.
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from math import isnan
 
 from contracts import BullpenError, ErrorCode
 
@@ -74,4 +75,4 @@ def _number(text: str) -> float | None:
 
 
 def _bounded(milliseconds: float) -> int:
-    return round(min(max(milliseconds, 0), MAX_RETRY_AFTER_MS)) if milliseconds == milliseconds else 1000
+    return 1000 if isnan(milliseconds) else round(min(max(milliseconds, 0), MAX_RETRY_AFTER_MS))

@@ -1,0 +1,338 @@
+"""One connection to the mesh: connect, publish, ask, listen, notice when deaf, leave in order.
+
+A process that lost its connection for good sets `lost` and must exit; its supervisor starts it anew
+(crash-only). Until then the client reconnects for ever, with jitter, so that three hundred workers do
+not come back in the same instant.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from nats import errors as nats_errors
+from nats.aio.client import Server
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription as NatsSubscription
+
+from bus.errors import BusError, BusUnreachable, NoResponders, RequestTimeout
+from bus.hardened import HardenedClient
+from bus.inbox import Inbox, Listener
+from bus.settings import BusSettings
+from bus.tasks import Tasks
+from contracts import BullpenError, ErrorCode, new_id
+
+log = structlog.get_logger(__name__)
+
+PING_INTERVAL = 5
+CONNECT_TIMEOUT = 2
+PENDING_BYTES = 8 << 20
+"""What may wait while the server is away; beyond it publishing fails instead of filling memory."""
+ECHO_INTERVAL = 1.0
+ECHO_WAIT = 0.5
+RECONNECT_FIRST = 0.5
+RECONNECT_CAP = 3.0
+AT_ONCE = 20_000
+"""Messages of one subscription that may be handled at the same time."""
+
+Headers = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message as it came: `reply` is empty when nobody waits for an answer."""
+
+    subject: str
+    data: bytes
+    reply: str
+    headers: Headers
+
+    @property
+    def no_responders(self) -> bool:
+        """True for the server's own word that nobody listens there."""
+        return not self.data and self.headers.get("Status") == "503"
+
+
+Handler = Callable[[Message], Awaitable[None]]
+
+
+class Subscription:
+    """Interest in a subject. `drain` stops new messages and waits for those already here."""
+
+    def __init__(self, nats: NatsSubscription, tasks: Tasks) -> None:
+        self._nats = nats
+        self._tasks = tasks
+
+    async def stop(self) -> None:
+        """No new messages; those that arrived are still handed to their handlers."""
+        try:
+            await self._nats.drain()
+        except nats_errors.Error as error:
+            log.debug("unsubscribe_failed", error=repr(error))
+
+    async def drain(self) -> None:
+        """No new messages, and every handler has finished."""
+        await self.stop()
+        await self._tasks.finished()
+
+
+class Bus:
+    """A connection. Make it with `Bus.connect`."""
+
+    def __init__(self, name: str, settings: BusSettings) -> None:
+        self.name = name
+        self.settings = settings
+        self.lost = asyncio.Event()
+        """Set when the connection is closed for good: exit, the supervisor starts you again."""
+        self.reconnects = 0
+        self.on_reconnect: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self._client = HardenedClient()
+        self._inbox: Inbox[Message] = Inbox(f"{settings.inbox_prefix}.{new_id().replace('-', '')}")
+        self._tasks = Tasks(f"bus:{name}")
+        self._closing = False
+        self._slow = 0
+
+    @classmethod
+    async def connect(cls, name: str, settings: BusSettings, *, patience: float = 0.0, watchdog: bool = True) -> "Bus":
+        """Connects; tries again for `patience` seconds when no server answers.
+
+        Wrong credentials are told at once. Raises `BusUnreachable`.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + patience
+        while True:
+            bus = cls(name, settings)
+            try:
+                await bus._connect()
+            except BusUnreachable as error:
+                if loop.time() >= end or isinstance(error.__cause__, nats_errors.AuthorizationError):
+                    raise
+                await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311 — jitter, not a secret
+            else:
+                if watchdog:
+                    bus._tasks.start(bus._watch_echo(), "watchdog")
+                return bus
+
+    @property
+    def max_payload(self) -> int:
+        """Bytes: the largest message the server takes."""
+        return self._client.max_payload
+
+    @property
+    def is_connected(self) -> bool:
+        return self._client.is_connected
+
+    @property
+    def unreadable(self) -> int:
+        """Messages dropped because they were not UTF-8 where the protocol wants it."""
+        return self._client.poisoned
+
+    @property
+    def nats(self) -> HardenedClient:
+        """The client beneath, for the other modules of `bus/`."""
+        return self._client
+
+    def check_size(self, data: bytes, headers: Headers | None = None) -> None:
+        """Raises `BullpenError(payload_too_large)` when the server would not take this message."""
+        size = len(data) + sum(len(key) + len(value) + 4 for key, value in (headers or {}).items())
+        if size > self.max_payload:
+            raise BullpenError(
+                ErrorCode.PAYLOAD_TOO_LARGE,
+                f"the message has {size} bytes, the server takes {self.max_payload}",
+            )
+
+    async def publish(self, subject: str, data: bytes, *, reply: str = "", headers: Headers | None = None) -> None:
+        """Sends and forgets. Raises `BullpenError(payload_too_large)`, `BusError` when it cannot be sent."""
+        self.check_size(data, headers)
+        try:
+            await self._client.publish(subject, data, reply=reply, headers=headers)
+        except (nats_errors.Error, OSError) as error:
+            raise BusError(f"cannot publish on {subject}: {error!r}") from error
+
+    async def request(self, subject: str, data: bytes, *, timeout: float, headers: Headers | None = None) -> Message:
+        """Asks and waits for the one answer. Raises `NoResponders`, `RequestTimeout`, and as `publish`."""
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        with self.listen(lambda message: None if answer.done() else answer.set_result(message)) as listener:
+            await self.publish(subject, data, reply=listener.subject, headers=headers)
+            try:
+                async with asyncio.timeout(timeout):
+                    message = await answer
+            except TimeoutError:
+                raise RequestTimeout(f"no answer on {subject} within {timeout:g} s") from None
+        if message.no_responders:
+            raise NoResponders(f"nobody listens on {subject}")
+        return message
+
+    def listen(self, callback: Callable[[Message], None]) -> "Listener[Message]":
+        """A private inbox: `callback` is called with each message, in order, at once. Close it after use."""
+        return self._inbox.open(callback)
+
+    async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
+        """Calls `handler` for each message, each in a task of its own (so their order is not kept)."""
+        tasks = Tasks(f"{self.name}:{subject}")
+        free = asyncio.Semaphore(AT_ONCE)
+
+        async def handled(message: Message) -> None:
+            try:
+                await handler(message)
+            finally:
+                free.release()
+
+        async def received(msg: Msg) -> None:
+            await free.acquire()
+            tasks.start(handled(_message(msg)), subject)
+
+        return Subscription(await self._subscribe(subject, queue, received), tasks)
+
+    async def subscribe_inline(self, subject: str, callback: Callable[[Message], None]) -> Subscription:
+        """Calls `callback` for each message, in order, without a task: for short, plain functions."""
+
+        async def received(msg: Msg) -> None:
+            try:
+                callback(_message(msg))
+            except Exception:
+                log.exception("handler_failed", subject=subject)
+
+        return Subscription(await self._subscribe(subject, "", received), Tasks(subject))
+
+    async def flush(self, timeout: float = 2.0) -> None:
+        """Returns when the server has everything that was published before. Raises `BusError`."""
+        try:
+            await self._client.flush(timeout=max(1, round(timeout)))
+        except (nats_errors.Error, OSError, TimeoutError) as error:
+            raise BusError(f"cannot flush: {error!r}") from error
+
+    async def close(self) -> None:
+        """Sends what is still buffered and leaves. Never `drain()`: that would close our reply inbox first."""
+        self._closing = True
+        await self._tasks.cancel()
+        if self._client.is_connected:
+            try:
+                await self.flush()
+            except BusError as error:
+                log.debug("flush_failed", error=str(error))
+        await self._client.close()
+
+    async def _connect(self) -> None:
+        failure: Exception | None = None
+        for server in random.sample(self.settings.servers, len(self.settings.servers)):
+            try:
+                await self._connect_to(server)
+            except (OSError, nats_errors.Error, TimeoutError, ValueError) as error:
+                failure = error
+                await self._client.close()
+                if isinstance(error, nats_errors.AuthorizationError) or "authorization" in str(error).lower():
+                    raise BusUnreachable(
+                        f"NATS at {self.settings.where} does not let us in: check NATS_USER and NATS_PASSWORD "
+                        "(or NATS_CREDS, NATS_NKEY_SEED_FILE)"
+                    ) from nats_errors.AuthorizationError()
+                self._client = HardenedClient()
+            else:
+                # Only now: a first connect that may "reconnect" hides wrong credentials for two minutes.
+                self._client.set_server_pool(list(self.settings.servers))
+                self._client.options["allow_reconnect"] = True
+                await self._subscribe(self._inbox.wildcard, "", self._deliver)
+                return
+        raise BusUnreachable(
+            f"no NATS server answers at {self.settings.where} ({failure or 'none named'}): "
+            "start the mesh with `bullpen up`, or set NATS_URL"
+        ) from failure
+
+    async def _connect_to(self, server: str) -> None:
+        settings = self.settings
+        options: dict[str, Any] = {
+            "user": settings.user,
+            "password": settings.password,
+            "user_credentials": settings.creds_file,
+            "nkeys_seed": settings.nkey_seed_file,
+            "tls": settings.tls(),
+        }
+        await self._client.connect(
+            servers=[server],
+            name=self.name,
+            allow_reconnect=False,
+            max_reconnect_attempts=-1,
+            connect_timeout=CONNECT_TIMEOUT,
+            ping_interval=PING_INTERVAL,
+            max_outstanding_pings=2,
+            pending_size=PENDING_BYTES,
+            flush_timeout=2,
+            reconnect_to_server_handler=_with_jitter,
+            error_cb=self._on_error,
+            disconnected_cb=self._on_disconnect,
+            reconnected_cb=self._on_reconnect,
+            closed_cb=self._on_closed,
+            **{key: value for key, value in options.items() if value is not None},
+        )
+
+    async def _subscribe(
+        self, subject: str, queue: str, callback: Callable[[Msg], Awaitable[None]]
+    ) -> NatsSubscription:
+        try:
+            return await self._client.subscribe(subject, queue=queue, cb=callback)
+        except nats_errors.Error as error:
+            raise BusError(f"cannot subscribe to {subject}: {error!r}") from error
+
+    async def _deliver(self, msg: Msg) -> None:
+        self._inbox.deliver(_message(msg))
+
+    async def _watch_echo(self) -> None:
+        """Says something to itself every second; not hearing it means the connection is dead or deaf."""
+        heard = asyncio.Event()
+        with self.listen(lambda _: heard.set()) as echo:
+            while True:
+                await asyncio.sleep(ECHO_INTERVAL)
+                heard.clear()
+                if self._client.is_connected and not await self._echoes(echo.subject, heard):
+                    log.warning("bus_deaf", name=self.name, cure="reconnecting")
+                    await self._client.force_reconnect()
+
+    async def _echoes(self, subject: str, heard: asyncio.Event) -> bool:
+        try:
+            await self._client.publish(subject, b"")
+        except (nats_errors.Error, OSError):
+            return not self._client.is_connected
+        for _ in range(2):  # twice: after a blocked event loop the timer wakes before the message is read
+            try:
+                async with asyncio.timeout(ECHO_WAIT):
+                    await heard.wait()
+            except TimeoutError:
+                continue
+            return True
+        return not self._client.is_connected
+
+    async def _on_error(self, error: Exception) -> None:
+        if isinstance(error, nats_errors.SlowConsumerError):
+            self._slow += 1
+            if self._slow.bit_count() == 1:  # at 1, 2, 4, 8 …: one per message would drown the log
+                log.warning("slow_consumer", name=self.name, subject=error.subject, dropped=self._slow)
+        else:
+            log.debug("bus_error", name=self.name, error=repr(error))
+
+    async def _on_disconnect(self) -> None:
+        if not self._closing:
+            log.warning("bus_disconnected", name=self.name, servers=self.settings.where)
+
+    async def _on_reconnect(self) -> None:
+        self.reconnects += 1
+        log.info("bus_reconnected", name=self.name, reconnects=self.reconnects)
+        for callback in self.on_reconnect:
+            self._tasks.start(callback(), "on_reconnect")
+
+    async def _on_closed(self) -> None:
+        if not self._closing:
+            log.error("bus_lost", name=self.name, error=repr(self._client.last_error), cure="exiting to be restarted")
+            self.lost.set()
+
+
+def _message(msg: Msg) -> Message:
+    return Message(msg.subject, msg.data, msg.reply, msg.headers or {})
+
+
+def _with_jitter(servers: list[Server], info: dict[str, Any]) -> tuple[Server, float]:
+    """Which server to try next, and after how many seconds (full jitter, growing with each failure)."""
+    server = random.choice(servers)  # noqa: S311 — spreads load, no secret
+    longest = min(RECONNECT_CAP, RECONNECT_FIRST * 2 ** min(server.reconnects, 8))
+    return server, random.uniform(0, longest)  # noqa: S311 — jitter

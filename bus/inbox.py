@@ -1,0 +1,73 @@
+"""One subscription for all the answers a connection waits for.
+
+Each open question gets a token under the connection's own inbox; the answer is handed straight to
+whoever waits, in the order of arrival, without a task in between.
+"""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Generic, Protocol, Self, TypeVar
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+
+class HasSubject(Protocol):
+    @property
+    def subject(self) -> str: ...
+
+
+M = TypeVar("M", bound=HasSubject)
+
+
+class Inbox(Generic[M]):
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._waiting: dict[str, Callable[[M], None]] = {}
+        self._count = 0
+
+    @property
+    def wildcard(self) -> str:
+        return f"{self._prefix}.*"
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def open(self, callback: Callable[[M], None]) -> "Listener[M]":
+        self._count += 1
+        subject = f"{self._prefix}.{self._count:x}"
+        self._waiting[subject] = callback
+        return Listener(self, subject)
+
+    def close(self, subject: str) -> None:
+        self._waiting.pop(subject, None)
+
+    def deliver(self, message: M) -> None:
+        """Hands a message to whoever waits for it; one that nobody waits for any more is dropped."""
+        callback = self._waiting.get(message.subject)
+        if callback is None:
+            return
+        try:
+            callback(message)
+        except Exception:
+            log.exception("listener_failed", subject=message.subject)
+
+
+class Listener(Generic[M]):
+    """An open question. Its `subject` is where answers go, until it is closed."""
+
+    def __init__(self, inbox: Inbox[M], subject: str) -> None:
+        self._inbox = inbox
+        self.subject = subject
+
+    def close(self) -> None:
+        self._inbox.close(self.subject)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,69 @@
+"""A request as it reached this worker: its bytes and headers, read once."""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime
+from time import time
+
+from bus import Message
+from contracts import InferenceRequest, new_id, parse_request, utc_now
+from contracts import headers as h
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    request: InferenceRequest
+    task_id: str
+    request_id: str
+    attempt: int
+    model: str | None
+    """The model wanted, None for the worker's first."""
+    routed: bool
+    """True when a Manager sent it and listens on its own inbox."""
+    arrived: float
+    """The loop's clock, as is `deadline`."""
+    deadline: float
+    created_at: datetime
+    reply: str
+
+    @classmethod
+    def read(cls, message: Message) -> "Call":
+        """Raises `BullpenError(invalid_request)`."""
+        headers, arrived = message.headers, asyncio.get_running_loop().time()
+        request = parse_request(message.data, task_id=headers.get(h.TASK))
+        return cls(
+            request=request,
+            task_id=request.task_id or new_id(),
+            request_id=headers.get(h.REQUEST) or new_id(),
+            attempt=_number(headers.get(h.ATTEMPT), default=1),
+            model=headers.get(h.MODEL) or request.model,
+            routed=headers.get(h.EVENTS) == "1" and bool(message.reply),
+            arrived=arrived,
+            deadline=arrived + seconds_left(headers.get(h.DEADLINE), request.deadline_ms),
+            created_at=utc_now(),
+            reply=message.reply,
+        )
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.request_id, self.attempt
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until the deadline; negative when it has passed."""
+        return self.deadline - asyncio.get_running_loop().time()
+
+    @property
+    def elapsed_ms(self) -> float:
+        return (asyncio.get_running_loop().time() - self.arrived) * 1000
+
+
+def seconds_left(deadline: str | None, deadline_ms: int) -> float:
+    """Until the absolute deadline in the header (unix ms) if there is one, else the request's own."""
+    if deadline is not None and deadline.isdigit():
+        return int(deadline) / 1000 - time()
+    return deadline_ms / 1000
+
+
+def _number(text: str | None, *, default: int) -> int:
+    return int(text) if text is not None and text.isdigit() else default

@@ -1,0 +1,115 @@
+"""What a worker shows of itself: its state, its load, its heartbeat."""
+
+import asyncio
+import hashlib
+import socket
+
+import structlog
+
+from bus import Bus, BusError
+from bus.outbox import Outbox
+from contracts import Heartbeat, ModelCard, WorkerEventRecord, WorkerState, new_id, utc_now
+from contracts.subjects import TELEMETRY_WORKER, WORKER_HEARTBEAT
+from workers.base.admission import Admission
+from workers.base.config import BackendConfig
+from workers.base.execution import Execution
+from workers.base.resources import ResourceMeter
+
+log = structlog.get_logger(__name__)
+
+WEIGHT = 0.2
+"""How much the last request moves the moving averages."""
+
+
+class Presence:
+    def __init__(
+        self, bus: Bus, outbox: Outbox, backend: str, worker_id: str, *, config: BackendConfig, admission: Admission
+    ) -> None:
+        self._bus = bus
+        self._outbox = outbox
+        self._backend = backend
+        self._id = worker_id
+        self._config = config
+        self._admission = admission
+        self._meter = ResourceMeter()
+        self._seq = 0
+        self._started_at = utc_now()
+        self._digest = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:16]
+        self._service_ms: float | None = None
+        self._tokens_per_second: float | None = None
+        self.epoch = new_id()
+        self.state: WorkerState = "starting"
+        self.reason = ""
+        self.models: tuple[ModelCard, ...] = ()
+
+    async def become(self, state: WorkerState, reason: str = "") -> None:
+        """Changes the state, says so at once, and books it. The same state again changes only the reason."""
+        previous, self.state, self.reason = self.state, state, reason
+        if state == previous:
+            return
+        log.info("worker_state", worker_id=self._id, state=state, previous=previous, reason=reason)
+        event_id = new_id()
+        record = WorkerEventRecord(
+            event_id=event_id,
+            created_at=utc_now(),
+            worker_id=self._id,
+            backend=self._backend,
+            epoch=self.epoch,
+            state=state,
+            previous=previous,
+            reason=reason,
+        )
+        self._outbox.put(TELEMETRY_WORKER, record, event_id)
+        await self._say()
+
+    def report(self, progress: str) -> None:
+        """How far a long step is; told with the next heartbeat."""
+        self.reason = progress
+
+    async def beat(self) -> None:
+        """Says how it is, every interval, until cancelled."""
+        while True:
+            await self._say()
+            await asyncio.sleep(self._config.heartbeat_interval)
+
+    def learn(self, execution: Execution) -> None:
+        """Takes a finished request into the moving averages."""
+        if execution.started is None or execution.done is None:
+            return
+        now = asyncio.get_running_loop().time()
+        self._service_ms = _moved(self._service_ms, (now - execution.started) * 1000)
+        if now > execution.started and execution.done.completion_tokens:
+            rate = execution.done.completion_tokens / (now - execution.started)
+            self._tokens_per_second = _moved(self._tokens_per_second, rate)
+
+    def heartbeat(self) -> Heartbeat:
+        return Heartbeat(
+            worker_id=self._id,
+            backend=self._backend,
+            models=self.models,
+            state=self.state,
+            reason=self.reason,
+            inflight=self._admission.inflight,
+            queued=self._admission.queued,
+            capacity=self._admission.capacity,
+            resources=self._meter.read(),
+            tokens_per_second=self._tokens_per_second,
+            ewma_ms=self._service_ms,
+            epoch=self.epoch,
+            seq=self._seq,
+            interval_ms=round(self._config.heartbeat_interval * 1000),
+            started_at=self._started_at,
+            host=socket.gethostname(),
+            config_digest=self._digest,
+        )
+
+    async def _say(self) -> None:
+        self._seq += 1
+        try:
+            await self._bus.publish(WORKER_HEARTBEAT, self.heartbeat().to_bytes())
+        except BusError as error:
+            log.debug("heartbeat_not_sent", error=str(error))
+
+
+def _moved(average: float | None, value: float) -> float:
+    return value if average is None else average + WEIGHT * (value - average)

@@ -1,0 +1,415 @@
+"""A worker: one backend put on the mesh. Read `Worker.run` for its life and `Worker._serve` for a request's.
+
+It listens on `infer.<backend>` while it is ready (shared with its peers) and always on its own
+`infer.<backend>.w.<id>`, beats its heart on the connection that serves, and books what callers asked it
+directly. What a Manager asked is booked by the Manager, which alone knows what the caller got.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+
+import structlog
+
+from bus import Bus, BusError, BusSettings, Message, Reply, Subscription, Tasks
+from bus.outbox import Outbox
+from bus.reply import accepts, internal_error
+from bus.service import EndpointStats, Service, serve_info
+from contracts import (
+    BullpenError,
+    CancelRequest,
+    ControlReply,
+    ControlRequest,
+    ErrorCode,
+    ErrorReply,
+    InferenceResponse,
+    ModelCard,
+    WorkerState,
+    new_id,
+    salvage_task_id,
+    utc_now,
+)
+from contracts import headers as h
+from contracts import subjects as s
+from contracts.settings import ConfigError
+from workers.base.admission import Admission
+from workers.base.audience import Audience, DirectCaller, RoutedCaller
+from workers.base.backend import Job
+from workers.base.books import DirectBooks
+from workers.base.call import Call
+from workers.base.confidence import Confidence
+from workers.base.config import BackendConfig
+from workers.base.discovery import AnyBackend, BackendFolder
+from workers.base.execution import CLAIM_AFTER, Execution, out_of_time
+from workers.base.presence import Presence
+
+log = structlog.get_logger(__name__)
+
+START_PATIENCE = 30.0
+"""Seconds a starting worker waits for a NATS server to appear."""
+
+
+class Worker:
+    def __init__(self, bus: Bus, outbox: Outbox, backend: AnyBackend, config: BackendConfig, worker_id: str) -> None:
+        self._bus = bus
+        self._outbox = outbox
+        self._backend = backend
+        self._config = config
+        self._id = worker_id
+        self._admission = Admission(config.max_concurrency, config.queue_limit)
+        self._books = DirectBooks(outbox, backend.name, worker_id)
+        self._presence = Presence(bus, outbox, backend.name, worker_id, config=config, admission=self._admission)
+        self._confidence: dict[str, Confidence] = {}
+        self._running: dict[tuple[str, int], Execution] = {}
+        self._shared: Subscription | None = None
+        self._tasks = Tasks(worker_id)
+        self._stats = EndpointStats("infer", s.infer_backend(backend.name), s.INFER_QUEUE)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Starts, serves until `stop` is set or the bus is lost, drains, leaves."""
+        self._tasks.start(self._presence.beat(), "heartbeat")
+        await self._listen()
+        self._tasks.start(self._keep_well(), "health")
+        await _first(stop, self._bus.lost)
+        await self._drain()
+
+    async def _listen(self) -> None:
+        backend, bus = self._backend.name, self._bus
+        await bus.subscribe(s.infer_worker(backend, self._id), self._serve)
+        await bus.subscribe(s.INFER_CANCEL, self._on_cancel)
+        await bus.subscribe(s.worker_control(self._id), self._on_control)
+        await serve_info(
+            bus,
+            Service(
+                name="bullpen-worker",
+                id=self._id,
+                version=package_version(),
+                description=f"Answers on {self._stats.subject}",
+                metadata={"backend": backend, "worker_id": self._id},
+                endpoints=(self._stats,),
+            ),
+        )
+
+    # Being well
+
+    async def _keep_well(self) -> None:
+        """Starts the backend, then asks it now and then whether it is well. Never gives up."""
+        while not await self._started():  # noqa: ASYNC110 — this tries again, it does not wait for a change
+            await asyncio.sleep(self._config.health_interval)
+        while True:
+            await asyncio.sleep(self._config.health_interval)
+            await self._check()
+
+    async def _started(self) -> bool:
+        try:
+            await self._backend.start(self._presence.report)
+        except BullpenError as error:
+            await self._become("degraded", error.message)
+            return False
+        except Exception as error:
+            log.exception("backend_start_failed", backend=self._backend.name)
+            await self._become("degraded", f"the backend could not start: {type(error).__name__}")
+            return False
+        self._presence.models = self._backend.models()
+        await self._become("ready")
+        return True
+
+    async def _check(self) -> None:
+        try:
+            async with asyncio.timeout(max(5.0, self._config.health_interval)):
+                await self._backend.health()
+        except BullpenError as error:
+            await self._become("degraded", error.message)
+        except TimeoutError:
+            await self._become("degraded", "the backend does not answer its health check")
+        except Exception as error:
+            log.exception("health_check_failed", backend=self._backend.name)
+            await self._become("degraded", f"the health check failed: {type(error).__name__}")
+        else:
+            await self._become("ready")
+
+    async def _become(self, state: WorkerState, reason: str = "") -> None:
+        """Changes the state, unless somebody wants this worker to leave."""
+        if self._presence.state != "draining":
+            await self._presence.become(state, reason)
+            await self._share()
+
+    async def _share(self) -> None:
+        """Takes part in `infer.<backend>` exactly while ready, so that its peers get what it can't do."""
+        if self._presence.state == "ready" and self._shared is None:
+            self._shared = await self._bus.subscribe(self._stats.subject, self._serve, queue=s.INFER_QUEUE)
+        elif self._presence.state != "ready" and self._shared is not None:
+            shared, self._shared = self._shared, None
+            await shared.stop()
+
+    # A request
+
+    async def _serve(self, message: Message) -> None:
+        """One request, from its bytes to the one final message."""
+        if not accepts(message.reply):
+            log.warning("reply_refused", reply=message.reply[:64])
+            return
+        try:
+            execution = Execution(Call.read(message))
+        except BullpenError as error:
+            await self._refuse(message, error)
+            return
+        self._running[execution.call.key] = execution
+        try:
+            await self._answer(execution, self._audience(execution.call))
+        finally:
+            del self._running[execution.call.key]
+
+    async def _answer(self, execution: Execution, audience: Audience) -> None:
+        failure: BullpenError | None = None
+        response: InferenceResponse | None = None
+        try:
+            response = await self._compute(execution, audience)
+            failure = await audience.response(response)
+        except BullpenError as error:
+            failure = error
+            await self._tell(audience, error, execution)
+        except BusError as error:
+            failure = BullpenError(ErrorCode.NO_WORKER, str(error))
+            log.warning("answer_not_sent", task_id=execution.call.task_id, error=str(error))
+        except Exception:
+            log.exception("request_failed", task_id=execution.call.task_id)
+            failure = internal_error()
+            await self._tell(audience, failure, execution)
+        self._close(execution, response, failure)
+
+    async def _compute(self, execution: Execution, audience: Audience) -> InferenceResponse:
+        call = execution.call
+        self._check_able(call)
+        job = execution.job = self._job(call)
+        loop = asyncio.get_running_loop()
+        work = loop.create_task(self._in_turn(execution, job, audience))
+        if call.routed:
+            work.add_done_callback(self._tell_after(execution, audience))
+        await execution.within(call.remaining, work)
+        return self._response(job, execution)
+
+    def _tell_after(self, execution: Execution, audience: Audience) -> Callable[[object], None]:
+        """Claims and tells progress once the answer takes longer; returns what ends that."""
+        telling: list[asyncio.Task[None]] = []
+        timer = asyncio.get_running_loop().call_later(
+            CLAIM_AFTER, lambda: telling.append(self._tasks.start(execution.keep_told(audience), "claim"))
+        )
+
+        def end(_: object) -> None:
+            timer.cancel()
+            for task in telling:
+                task.cancel()
+
+        return end
+
+    async def _in_turn(self, execution: Execution, job: Job, audience: Audience) -> None:
+        """Waits for a place, asks before spending money, computes."""
+        async with self._admission.place(execution.call.request.priority):
+            if job.model.local:
+                await execution.compute(self._backend, job, audience)
+                return
+            budget = await audience.permission()
+            async with asyncio.timeout(budget):
+                await execution.compute(self._backend, job, audience)
+
+    def _check_able(self, call: Call) -> None:
+        if call.remaining <= 0:
+            raise out_of_time()
+        if self._presence.state != "ready":
+            reason = f"{self._id} is {self._presence.state}"
+            raise BullpenError(ErrorCode.NO_WORKER, f"{reason}: {self._presence.reason}".rstrip(": "))
+
+    def _job(self, call: Call) -> Job:
+        card = self._card(call.model)
+        missing = call.request.needs - set(card.capabilities)
+        if missing:
+            raise BullpenError(
+                ErrorCode.INVALID_REQUEST,
+                f"{card.model_id} cannot do this: {', '.join(sorted(missing))}",
+                field="model",
+            )
+        configured = next((m.max_tokens for m in self._config.models if m.name == card.model_id), None)
+        limit = configured or self._config.max_tokens
+        wanted = call.request.max_tokens or limit
+        return Job(call.request, card, min(wanted, limit) if wanted and limit else wanted)
+
+    def _card(self, name: str | None) -> ModelCard:
+        models = self._presence.models
+        if name is None and models:
+            return models[0]
+        for card in models:
+            if name is not None and card.answers_to(name):
+                return card
+        served = ", ".join(card.model_id for card in models) or "nothing"
+        raise BullpenError(
+            ErrorCode.NO_SUCH_MODEL, f"{self._id} does not serve {name}; it serves {served}", field="model"
+        )
+
+    def _response(self, job: Job, execution: Execution) -> InferenceResponse:
+        assert execution.done is not None
+        done, call, model = execution.done, execution.call, job.model.model_id
+        tracker = self._confidence.setdefault(model, Confidence())
+        confidence, source = tracker.of(execution.logprobs, done.confidence)
+        return InferenceResponse(
+            task_id=call.task_id,
+            model_id=model,
+            output="".join(execution.text),
+            tokens_used=done.prompt_tokens + done.completion_tokens,
+            duration_ms=call.elapsed_ms,
+            confidence=confidence,
+            request_id=call.request_id,
+            backend=self._backend.name,
+            worker_id=self._id,
+            prompt_tokens=done.prompt_tokens,
+            completion_tokens=done.completion_tokens,
+            cost_usd=execution.cost,
+            finish_reason=done.finish_reason,
+            confidence_source=source,
+            ttft_ms=execution.ttft_ms,
+            queue_ms=execution.queue_ms,
+            tool_calls=done.tool_calls or None,
+            simulated=self._backend.simulated,
+            created_at=utc_now(),
+        )
+
+    def _audience(self, call: Call) -> Audience:
+        if call.routed:
+            return RoutedCaller(
+                self._bus,
+                call.reply,
+                call.task_id,
+                call.request_id,
+                attempt=call.attempt,
+                epoch=self._presence.epoch,
+                streaming=call.request.stream,
+            )
+        reply = Reply(self._bus, call.reply, call.task_id, call.request_id, streaming=call.request.stream)
+        return DirectCaller(reply)
+
+    async def _tell(self, audience: Audience, error: BullpenError, execution: Execution) -> None:
+        try:
+            await audience.error(error, execution.usage)
+        except (BusError, BullpenError) as failure:
+            log.warning("error_not_sent", code=error.code, failure=str(failure))
+
+    async def _refuse(self, message: Message, error: BullpenError) -> None:
+        """Tells what is wrong with a request that could not even be read."""
+        task_id = salvage_task_id(message.data) or message.headers.get(h.TASK) or new_id()
+        request_id = message.headers.get(h.REQUEST) or new_id()
+        self._stats.count(0.0, str(error))
+        if message.headers.get(h.EVENTS) == "1" and message.reply:
+            body = ErrorReply(task_id=task_id, request_id=request_id, error=error.detail())
+            await self._bus.publish(message.reply, body.to_bytes())
+        else:
+            await Reply(self._bus, message.reply, task_id, request_id, streaming=False).error(error)
+
+    def _close(self, execution: Execution, response: InferenceResponse | None, failure: BullpenError | None) -> None:
+        """After the answer: figures, books, and what the failure says about this worker."""
+        call = execution.call
+        self._stats.count(call.elapsed_ms / 1000, str(failure) if failure else None)
+        self._presence.learn(execution)
+        if failure is not None and failure.code is ErrorCode.UPSTREAM_AUTH:
+            self._tasks.start(self._become("degraded", failure.message), "degrade")
+        if not call.routed:
+            self._books.book(execution, response, failure)
+
+    # Being told what to do
+
+    async def _on_cancel(self, message: Message) -> None:
+        try:
+            task_id = CancelRequest.model_validate_json(message.data).task_id
+        except ValueError:
+            return
+        for execution in [e for e in self._running.values() if e.call.task_id == task_id]:
+            execution.stop(BullpenError(ErrorCode.CANCELLED, "cancelled by the caller"))
+
+    async def _on_control(self, message: Message) -> None:
+        try:
+            reply = await self._obey(ControlRequest.model_validate_json(message.data))
+        except ValueError as error:
+            reply = ControlReply(ok=False, worker_id=self._id, message=str(error))
+        if message.reply and accepts(message.reply):
+            await self._bus.publish(message.reply, reply.to_bytes())
+
+    async def _obey(self, request: ControlRequest) -> ControlReply:
+        text = ""
+        if request.op == "drain":
+            await self._presence.become("draining", "asked to drain")
+            await self._share()
+        elif request.op == "resume":
+            await self._presence.become("ready" if self._presence.models else "starting")
+            await self._share()
+        elif request.op == "cancel":
+            execution = self._running.get((request.request_id or "", request.attempt or 0))
+            if execution is not None:
+                execution.stop(BullpenError(ErrorCode.CANCELLED, "cancelled by the Manager"))
+        elif request.op != "status":
+            text = f"this worker cannot {request.op} while it runs: change its config.yaml and restart it"
+        return ControlReply(ok=not text, worker_id=self._id, message=text, heartbeat=self._presence.heartbeat())
+
+    # Leaving
+
+    async def _drain(self) -> None:
+        """Takes nothing new, finishes what runs, tells the rest why not, and says goodbye."""
+        await self._presence.become("draining", "stopping")
+        await self._share()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._config.drain_timeout):
+                await self._idle()
+        for execution in list(self._running.values()):
+            execution.stop(BullpenError(ErrorCode.NO_WORKER, f"{self._id} is leaving"))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(2.0):
+                await self._idle()
+        await self._tasks.cancel()
+        await self._presence.become("stopped")
+
+    async def _idle(self) -> None:
+        while self._running:  # noqa: ASYNC110 — requests end in many places; leaving may take 20 ms more
+            await asyncio.sleep(0.02)
+
+
+async def run_worker(
+    settings: BusSettings, folder: BackendFolder, config: BackendConfig, *, worker_id: str, stop: asyncio.Event
+) -> None:
+    """Runs one worker until `stop` is set. Raises `BusUnreachable`, `ConfigError`; `BusError` when the bus was lost."""
+    if not s.is_name(worker_id):
+        raise ConfigError(f"{worker_id!r} is not a worker id: 1 to 64 of A-Z a-z 0-9 _ - are allowed")
+    backend = folder.load()(config)
+    name = s.worker_connection_name(backend.name, worker_id)
+    bus = await Bus.connect(name, settings, patience=START_PATIENCE)
+    outbox = await Outbox.open(worker_id, settings, patience=START_PATIENCE)
+    try:
+        await Worker(bus, outbox, backend, config, worker_id).run(stop)
+        if bus.lost.is_set():
+            raise BusError("the connection to NATS is lost for good")
+    finally:
+        await backend.close()
+        await outbox.close()
+        await bus.close()
+
+
+def package_version() -> str:
+    """Our version, for service discovery and heartbeats (ADR-32 wants it to be a semantic one)."""
+    try:
+        return version("bullpen")
+    except PackageNotFoundError:
+        return "0.0.0"
+
+
+def default_worker_id(backend: str) -> str:
+    """An id nobody else has: the backend's name, this host and this process."""
+    return s.token(f"{backend}-{socket.gethostname()}-{os.getpid()}")[:64]
+
+
+async def _first(*events: asyncio.Event) -> None:
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
