@@ -36,6 +36,7 @@ class Reply:
         self.delivered = ""
         """The text the caller has so far (streams only)."""
         self.finished = False
+        self.was_resumed = False
 
     @property
     def streaming(self) -> bool:
@@ -62,6 +63,7 @@ class Reply:
             mode="continued" if continued else "restarted",
         )
         self._seq += 1
+        self.was_resumed = True
         if not continued:
             self.delivered = ""
         await self._bus.publish(self._subject, event.to_bytes(), headers=self._headers())

@@ -7,6 +7,7 @@ flight when it stops.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pydantic_core import to_json
@@ -81,6 +82,14 @@ class Service:
             "version": self.version,
             "metadata": dict(self.metadata),
         }
+
+
+def package_version() -> str:
+    """Our version, as service discovery wants it (a semantic one)."""
+    try:
+        return version("bullpen")
+    except PackageNotFoundError:
+        return "0.0.0"
 
 
 async def serve_info(bus: Bus, service: Service) -> list[Subscription]:

@@ -3,9 +3,9 @@
 import asyncio
 from dataclasses import dataclass
 from datetime import datetime
-from time import time
 
 from bus import Message
+from bus.deadline import seconds_left
 from contracts import InferenceRequest, new_id, parse_request, utc_now
 from contracts import headers as h
 
@@ -39,7 +39,7 @@ class Call:
             model=headers.get(h.MODEL) or request.model,
             routed=headers.get(h.EVENTS) == "1" and bool(message.reply),
             arrived=arrived,
-            deadline=arrived + seconds_left(headers.get(h.DEADLINE), request.deadline_ms),
+            deadline=arrived + seconds_left(headers, request.deadline_ms),
             created_at=utc_now(),
             reply=message.reply,
         )
@@ -56,13 +56,6 @@ class Call:
     @property
     def elapsed_ms(self) -> float:
         return (asyncio.get_running_loop().time() - self.arrived) * 1000
-
-
-def seconds_left(deadline: str | None, deadline_ms: int) -> float:
-    """Until the absolute deadline in the header (unix ms) if there is one, else the request's own."""
-    if deadline is not None and deadline.isdigit():
-        return int(deadline) / 1000 - time()
-    return deadline_ms / 1000
 
 
 def _number(text: str | None, *, default: int) -> int:

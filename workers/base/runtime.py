@@ -10,14 +10,14 @@ import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 
 import structlog
 
 from bus import Bus, BusError, BusSettings, Message, Reply, Subscription, Tasks
 from bus.outbox import Outbox
 from bus.reply import accepts, internal_error
-from bus.service import EndpointStats, Service, serve_info
+from bus.service import EndpointStats, Service, package_version, serve_info
+from bus.tasks import first_of
 from contracts import (
     BullpenError,
     CancelRequest,
@@ -73,7 +73,7 @@ class Worker:
         self._tasks.start(self._presence.beat(), "heartbeat")
         await self._listen()
         self._tasks.start(self._keep_well(), "health")
-        await _first(stop, self._bus.lost)
+        await first_of(stop, self._bus.lost)
         await self._drain()
 
     async def _listen(self) -> None:
@@ -393,23 +393,6 @@ async def run_worker(
         await bus.close()
 
 
-def package_version() -> str:
-    """Our version, for service discovery and heartbeats (ADR-32 wants it to be a semantic one)."""
-    try:
-        return version("bullpen")
-    except PackageNotFoundError:
-        return "0.0.0"
-
-
 def default_worker_id(backend: str) -> str:
     """An id nobody else has: the backend's name, this host and this process."""
     return s.token(f"{backend}-{socket.gethostname()}-{os.getpid()}")[:64]
-
-
-async def _first(*events: asyncio.Event) -> None:
-    waiting = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in waiting:
-            task.cancel()

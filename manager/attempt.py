@@ -1,0 +1,202 @@
+"""One try at one worker: what we heard of it, and until when silence is still fine. Pure.
+
+An attempt is *not started* until its worker claims it, *uncertain* when it was claimed and then fell
+silent, and over when an answer, an error or our patience ends it.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+
+from pydantic import TypeAdapter, ValidationError
+
+from contracts import (
+    NOT_STARTED,
+    AttemptRecord,
+    AttemptSummary,
+    BullpenError,
+    Chunk,
+    Claim,
+    ErrorCode,
+    ErrorReply,
+    FinalResponse,
+    Outcome,
+    PartialUsage,
+    Phase,
+    Progress,
+    WorkerEvent,
+    WorkerMessage,
+)
+from manager.config import ManagerConfig
+from manager.ranking import Choice
+
+_EVENT: TypeAdapter[Claim | Progress | Chunk | FinalResponse] = TypeAdapter(WorkerEvent)
+
+
+def read_event(data: bytes) -> WorkerMessage:
+    """What a worker sent to our inbox. Raises `BullpenError(upstream_error)` when it is rubbish."""
+    try:
+        return _EVENT.validate_json(data)
+    except ValidationError:
+        pass
+    try:
+        return ErrorReply.model_validate_json(data)
+    except ValidationError:
+        raise BullpenError(ErrorCode.UPSTREAM_ERROR, "the worker sent something that is not a message") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an attempt ended, when not with an answer."""
+
+    outcome: Outcome
+    error: BullpenError
+    usage: PartialUsage = field(default_factory=PartialUsage)
+    died: bool = False
+    """The worker's process went away while it was at it."""
+
+    @classmethod
+    def told(cls, reply: ErrorReply) -> "Ending":
+        """The worker said why not."""
+        error = BullpenError.from_detail(reply.error)
+        if error.code is ErrorCode.CANCELLED:
+            outcome = Outcome.CANCELLED
+        elif error.code in NOT_STARTED:
+            outcome = Outcome.REFUSED
+        else:
+            outcome = Outcome.TRUNCATED if "(truncated)" in error.message else Outcome.FAILED
+        return cls(outcome, error, reply.usage or PartialUsage())
+
+
+class Attempt:
+    def __init__(self, number: int, choice: Choice, now: float, created_at: datetime, prompt_tokens: int) -> None:
+        self.number = number
+        self.choice = choice
+        self.epoch = choice.member.heartbeat.epoch
+        self.sent = now
+        self.created_at = created_at
+        self.claimed = False
+        self.phase: Phase = "queued"
+        self.tokens = 0
+        self.ended: Ending | FinalResponse | None = None
+        self.ended_at = now
+        self._moved = now
+        self._prompt_tokens = prompt_tokens
+
+    @property
+    def worker_id(self) -> str:
+        return self.choice.member.worker_id
+
+    @property
+    def model_id(self) -> str:
+        return self.choice.card.model_id
+
+    @property
+    def duration_ms(self) -> float:
+        return (self.ended_at - self.sent) * 1000
+
+    @property
+    def outcome(self) -> Outcome:
+        if self.ended is None:
+            return Outcome.CANCELLED
+        return Outcome.OK if isinstance(self.ended, FinalResponse) else self.ended.outcome
+
+    @property
+    def error(self) -> BullpenError | None:
+        return self.ended.error if isinstance(self.ended, Ending) else None
+
+    def hear(self, event: Claim | Progress | Chunk, now: float) -> None:
+        """A sign of life that moved something restarts our patience; one that did not, does not."""
+        if isinstance(event, Chunk):
+            self.claimed, self.phase, self._moved = True, "decode", now
+            self.tokens += 1
+        elif isinstance(event, Claim):
+            self.claimed = True
+            self._moved = now
+        else:
+            if event.tokens > self.tokens or event.phase != self.phase:
+                self._moved = now
+            self.claimed, self.phase, self.tokens = True, event.phase, max(self.tokens, event.tokens)
+
+    def wait_again(self, now: float) -> None:
+        """Nobody else could do it: go on waiting for this one."""
+        self.claimed = True
+        self._moved = now
+
+    def overdue_at(self, config: ManagerConfig) -> float:
+        """When our patience ends. A worker that queues it may take as long as its heart beats."""
+        if not self.claimed:
+            return self.sent + config.claim_timeout
+        if self.phase == "decode":
+            return self._moved + config.next_token_timeout
+        return self._moved + (config.first_token_timeout if self.phase == "prefill" else float("inf"))
+
+    def overdue(self) -> Ending:
+        """What the end of our patience is called."""
+        if not self.claimed:
+            error = BullpenError(ErrorCode.NO_WORKER, f"{self.worker_id} did not claim the request")
+            return Ending(Outcome.REFUSED, error)
+        stage = "between tokens" if self.phase == "decode" else "before the first token"
+        error = BullpenError(ErrorCode.UPSTREAM_ERROR, f"{self.worker_id} stalled {stage}")
+        return Ending(Outcome.UNCERTAIN, error, self._seen())
+
+    def lost(self, why: str) -> Ending:
+        """The worker went away."""
+        error = BullpenError(ErrorCode.NO_WORKER, f"{self.worker_id} went away ({why})")
+        started = self.claimed and self.phase != "queued"
+        return Ending(Outcome.UNCERTAIN, error, self._seen(), died=started or not self.claimed)
+
+    def end(self, ending: Ending | FinalResponse, now: float) -> None:
+        self.ended = ending
+        self.ended_at = now
+
+    @property
+    def cost(self) -> Decimal | None:
+        """US dollars. Of an attempt that went silent, an estimate from the prompt's size and the tokens seen."""
+        if isinstance(self.ended, FinalResponse):
+            return self.ended.cost_usd
+        if self.outcome is Outcome.REFUSED:
+            return Decimal(0)
+        usage = self.ended.usage if self.ended else self._seen()
+        if usage.cost_usd is not None:
+            return usage.cost_usd
+        price = self.choice.card.price
+        return price.cost(usage.prompt_tokens or self._prompt_tokens, usage.completion_tokens or 0) if price else None
+
+    def _seen(self) -> PartialUsage:
+        return PartialUsage(completion_tokens=self.tokens)
+
+    def summary(self) -> AttemptSummary:
+        return AttemptSummary(
+            worker_id=self.worker_id,
+            model_id=self.model_id,
+            outcome=self.outcome,
+            duration_ms=self.duration_ms,
+            error=str(self.error) if self.error else None,
+        )
+
+    def record(self, request_id: str, task_id: str) -> AttemptRecord:
+        """The row of the books."""
+        answer = self.ended if isinstance(self.ended, FinalResponse) else None
+        usage = self.ended.usage if isinstance(self.ended, Ending) else self._seen()
+        return AttemptRecord(
+            request_id=request_id,
+            attempt=self.number,
+            task_id=task_id,
+            created_at=self.created_at,
+            worker_id=self.worker_id,
+            backend=self.choice.member.heartbeat.backend,
+            model_id=self.model_id,
+            epoch=self.epoch,
+            outcome=self.outcome,
+            error_code=self.error.code if self.error else None,
+            error_message=self.error.message if self.error else None,
+            duration_ms=self.duration_ms,
+            ttft_ms=answer.ttft_ms if answer else None,
+            queue_ms=answer.queue_ms if answer else None,
+            prompt_tokens=answer.prompt_tokens if answer else usage.prompt_tokens,
+            completion_tokens=answer.completion_tokens if answer else usage.completion_tokens,
+            cost_usd=self.cost,
+            confidence=answer.confidence if answer else None,
+            simulated=answer.simulated if answer else False,
+        )

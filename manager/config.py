@@ -1,0 +1,37 @@
+"""What `manager/config.yaml` may say."""
+
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from contracts import Policy, Terms
+from contracts.settings import ConfigModel
+
+Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+POLICIES: tuple[Policy, ...] = ("balanced", "cheapest", "fastest", "best", "local_only")
+
+DEFAULT_POLICIES: dict[Policy, Terms] = {
+    "balanced": Terms(cost=1.0, confidence=1.0, load=1.0, resources=0.3),
+    "cheapest": Terms(cost=10.0, confidence=0.3, load=0.5, resources=0.1),
+    "fastest": Terms(cost=0.1, confidence=0.3, load=10.0, resources=0.5),
+    "best": Terms(cost=0.1, confidence=10.0, load=0.5, resources=0.1),
+    "local_only": Terms(cost=0.5, confidence=1.0, load=1.0, resources=0.3),
+}
+
+
+class ManagerConfig(ConfigModel):
+    policies: dict[Policy, Terms] = DEFAULT_POLICIES
+    """The weight of each term, by policy. A policy left out keeps its default."""
+    claim_timeout: Seconds = 0.25
+    first_token_timeout: Seconds = 10.0
+    next_token_timeout: Seconds = 5.0
+    silent_after_beats: Seconds = 2.5
+    max_waiting: Annotated[int, Field(ge=0)] = 1000
+    max_attempts_local: Count = 3
+    max_attempts_paid: Count = 2
+
+    @field_validator("policies")
+    @classmethod
+    def _complete(cls, policies: dict[Policy, Terms]) -> dict[Policy, Terms]:
+        return {**DEFAULT_POLICIES, **policies}

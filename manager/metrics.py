@@ -1,0 +1,86 @@
+"""Live figures for anybody who listens: told, never waited for."""
+
+import asyncio
+
+import structlog
+
+from bus import Bus, BusError, Tasks
+from contracts import BullpenError, MeshMetrics, ModelMetrics, OpenModel, WorkerMetrics, utc_now
+from contracts.subjects import METRICS_MESH, metrics_model, metrics_worker
+from manager.estimates import Estimates
+from manager.registry import Registry
+
+log = structlog.get_logger(__name__)
+
+
+class Metrics:
+    EVERY = 2.0
+
+    def __init__(self, bus: Bus, source: str) -> None:
+        self._bus = bus
+        self._source = source
+        self._tasks = Tasks("metrics")
+        self._answered = 0
+        self._failed = 0
+        self._rerouted = 0
+
+    def count(self, *, failed: bool, rerouted: bool) -> None:
+        self._answered += not failed
+        self._failed += failed
+        self._rerouted += rerouted
+
+    def tell(self, subject: str, message: OpenModel) -> None:
+        """Publishes in a task of its own; figures that cannot be sent are dropped."""
+        self._tasks.start(self._publish(subject, message.to_bytes()), subject)
+
+    def tell_all(self, registry: Registry, estimates: Estimates, *, inflight: int, waiting: int, outbox: int) -> None:
+        """The figures of the mesh, of each model and of each worker."""
+        now = utc_now()
+        mesh = MeshMetrics(
+            source=self._source,
+            created_at=now,
+            workers=len(registry),
+            ready=sum(1 for member in registry if not member.obstacle),
+            inflight=inflight,
+            waiting=waiting,
+            answered=self._answered,
+            failed=self._failed,
+            rerouted=self._rerouted,
+            outbox_pending=outbox,
+        )
+        self.tell(METRICS_MESH, mesh)
+        for member in registry:
+            beat = member.heartbeat
+            figures = WorkerMetrics(
+                source=self._source,
+                created_at=now,
+                worker_id=beat.worker_id,
+                backend=beat.backend,
+                state=member.gone or beat.state,
+                inflight=beat.inflight,
+                queued=beat.queued,
+                capacity=beat.capacity,
+                answered=member.answered,
+                failed=member.failed,
+                ewma_ms=beat.ewma_ms,
+            )
+            self.tell(metrics_worker(beat.worker_id), figures)
+        for model_id, record in estimates.items():
+            serving = sum(1 for m in registry if not m.gone for card in m.heartbeat.models if card.model_id == model_id)
+            model = ModelMetrics(
+                source=self._source,
+                created_at=now,
+                model_id=model_id,
+                workers=serving,
+                answered=record.answered,
+                failed=record.failed,
+                confidence=record.quality if record.answered else None,
+                mean_ms=record.mean_ms,
+            )
+            self.tell(metrics_model(model_id), model)
+
+    async def _publish(self, subject: str, body: bytes) -> None:
+        try:
+            await self._bus.publish(subject, body)
+        except (BusError, BullpenError, asyncio.CancelledError) as error:
+            log.debug("metrics_not_sent", subject=subject, error=str(error))
