@@ -57,6 +57,8 @@ class BackendConfig(ConfigModel):
     """How long the provider may stay silent before its first token."""
     next_token_timeout: Annotated[float, Field(gt=0)] = 15.0
     """How long the provider may stay silent between tokens."""
+    replicas: Positive = 1
+    """How many of it `bullpen up` starts when nobody says."""
 
     @field_validator("models")
     @classmethod

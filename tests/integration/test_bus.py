@@ -1,0 +1,230 @@
+"""The bus against a real server: every fact about nats-py that the code works around has its test here."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from bus import Bus, BusSettings, BusUnreachable, Message, NoResponders, RequestTimeout
+from bus.service import EndpointStats, Service, serve_info
+from contracts import BullpenError, ErrorCode
+from tests.support import NatsServer, eventually
+
+
+@pytest.fixture
+async def bus(nats_server: str) -> AsyncIterator[Bus]:
+    bus = await Bus.connect("test", BusSettings(servers=(nats_server,)))
+    yield bus
+    await bus.close()
+
+
+async def raw(url: str, *lines: bytes) -> None:
+    """Speaks the protocol by hand, as a hostile client would."""
+    host, port = url.removeprefix("nats://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    await reader.readline()
+    writer.write(b'CONNECT {"verbose":false,"headers":true}\r\n' + b"".join(lines) + b"PING\r\n")
+    await writer.drain()
+    while (line := await reader.readline()) and line != b"PONG\r\n":
+        assert not line.startswith(b"-ERR"), line
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_request_gets_the_answer_and_its_headers(bus: Bus) -> None:
+    async def answer(message: Message) -> None:
+        await bus.publish(message.reply, message.data.upper(), headers={"Kind": "shout"})
+
+    await bus.subscribe("shout", answer)
+    reply = await bus.request("shout", b"hello", timeout=2, headers={"A": "b"})
+    assert (reply.data, reply.headers["Kind"]) == (b"HELLO", "shout")
+
+
+async def test_nobody_listening_is_told_at_once(bus: Bus) -> None:
+    with pytest.raises(NoResponders):
+        await bus.request("nobody.here", b"", timeout=5)
+
+
+async def test_silence_is_a_timeout_and_leaves_no_listener_behind(bus: Bus) -> None:
+    async def silent(message: Message) -> None: ...
+
+    await bus.subscribe("silent", silent)
+    with pytest.raises(RequestTimeout):
+        await bus.request("silent", b"", timeout=0.05)
+    assert len(bus._inbox) <= 1  # the watchdog's own
+
+
+async def test_messages_are_handled_side_by_side(bus: Bus) -> None:
+    arrived = asyncio.Barrier(5)
+
+    async def meet(message: Message) -> None:
+        async with asyncio.timeout(2):
+            await arrived.wait()  # would never pass if one handler waited for another
+        await bus.publish(message.reply, b"met")
+
+    await bus.subscribe("meet", meet)
+    replies = await asyncio.gather(*(bus.request("meet", b"", timeout=3) for _ in range(5)))
+    assert [reply.data for reply in replies] == [b"met"] * 5
+
+
+async def test_oversize_is_refused_before_it_is_sent(bus: Bus) -> None:
+    with pytest.raises(BullpenError) as caught:
+        await bus.publish("anything", b"x" * (bus.max_payload + 1))
+    assert caught.value.code is ErrorCode.PAYLOAD_TOO_LARGE
+    assert str(bus.max_payload) in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [
+        b"PUB ears \xff\xfe 1\r\nx\r\n",
+        b"PUB ears.\xff 1\r\nx\r\n",
+        b"HPUB ears 20 21\r\nNATS/1.0 \xff\xff\xff\xff\xff\xff\xff\r\n\r\nx\r\n",
+        b"HPUB ears 20 21\r\nNATS/1.0 503 \xff\xff\xff\r\n\r\nx\r\n",
+        b"HPUB ears 20 21\r\nNATS/1.0\r\nA: \xff\xff\xff\r\n\r\nx\r\n",
+    ],
+    ids=["reply", "subject", "status", "description", "header"],
+)
+async def test_a_message_that_is_not_utf8_does_not_deafen_us(bus: Bus, nats_server: str, poison: bytes) -> None:
+    heard: list[bytes] = []
+    await bus.subscribe_inline("ears", lambda message: heard.append(message.data))
+    await bus.subscribe_inline("ears.*", lambda message: heard.append(message.data))
+    await bus.flush()
+    await raw(nats_server, poison)
+    for number in range(3):
+        await bus.publish("ears", b"%d" % number)
+    await eventually(lambda: heard[-3:] == [b"0", b"1", b"2"])
+
+
+async def test_a_cancelled_flush_does_not_deafen_us(bus: Bus) -> None:
+    heard: list[bytes] = []
+    await bus.subscribe_inline("ears", lambda message: heard.append(message.data))
+    await bus.flush()
+    for _ in range(3):
+        flushing = asyncio.create_task(bus.nats.flush())
+        await asyncio.sleep(0)
+        flushing.cancel()
+        await asyncio.gather(flushing, return_exceptions=True)
+    await bus.publish("ears", b"still here")
+    await eventually(lambda: heard == [b"still here"])
+    await bus.flush()
+
+
+async def test_the_watchdog_notices_deafness_and_reconnects(bus: Bus) -> None:
+    heard: list[bytes] = []
+    await bus.subscribe_inline("ears", lambda message: heard.append(message.data))
+    await bus.flush()
+    reading = bus.nats._reading_task
+    assert reading is not None
+    reading.cancel()  # the read loop is dead, and the client still calls itself connected
+    assert bus.is_connected
+    await eventually(lambda: bus.reconnects == 1, timeout=8)
+    await bus.publish("ears", b"again")
+    await eventually(lambda: heard == [b"again"])
+
+
+async def test_wrong_credentials_are_told_at_once(private_nats: NatsServer) -> None:
+    settings = BusSettings(servers=(private_nats.url,), user="nobody", password="wrong")
+    async with asyncio.timeout(2):
+        with pytest.raises(BusUnreachable, match="does not let us in"):
+            await Bus.connect("test", settings, patience=30)
+
+
+async def test_no_server_is_told_with_what_to_do() -> None:
+    with pytest.raises(BusUnreachable, match="bullpen up"):
+        await Bus.connect("test", BusSettings(servers=("nats://127.0.0.1:1",)))
+
+
+async def test_patience_waits_for_a_server_that_starts_later(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path)
+    connecting = asyncio.create_task(Bus.connect("test", BusSettings(servers=(server.url,)), patience=10))
+    await asyncio.sleep(0.2)
+    await server.start()
+    try:
+        bus = await connecting
+        assert bus.is_connected
+        await bus.close()
+    finally:
+        await server.stop()
+
+
+async def test_a_server_killed_and_restarted_is_found_again(private_nats: NatsServer) -> None:
+    bus = await Bus.connect("test", BusSettings(servers=(private_nats.url,)))
+    heard: list[bytes] = []
+    await bus.subscribe_inline("ears", lambda message: heard.append(message.data))
+    private_nats.kill()
+    await eventually(lambda: not bus.is_connected)
+    await private_nats.start()
+    await eventually(lambda: bus.is_connected and bus.reconnects == 1, timeout=8)
+    await bus.publish("ears", b"back")
+    await eventually(lambda: heard == [b"back"])
+    await bus.close()
+
+
+async def test_a_frozen_server_is_left_for_another(private_nats: NatsServer, tmp_path: Path) -> None:
+    other = NatsServer(tmp_path / "other")
+    await other.start()
+    bus = await Bus.connect("test", BusSettings(servers=(private_nats.url,)))
+    bus.nats.set_server_pool([private_nats.url, other.url])
+    assert private_nats.process is not None
+    os.kill(private_nats.process.pid, signal.SIGSTOP)
+    try:
+        await eventually(lambda: bus.reconnects >= 1 and bus.is_connected, timeout=15)
+    finally:
+        os.kill(private_nats.process.pid, signal.SIGCONT)
+        await bus.close()
+        await other.stop()
+
+
+async def test_a_client_closed_for_good_says_so(private_nats: NatsServer) -> None:
+    bus = await Bus.connect("test", BusSettings(servers=(private_nats.url,)))
+    await bus.nats._process_err("'maximum connections exceeded'")
+    async with asyncio.timeout(5):
+        await bus.lost.wait()
+    await bus.close()
+
+
+async def test_closing_ourselves_is_not_being_lost(private_nats: NatsServer) -> None:
+    bus = await Bus.connect("test", BusSettings(servers=(private_nats.url,)))
+    await bus.close()
+    assert not bus.lost.is_set()
+
+
+async def test_draining_a_subscription_keeps_the_answers_of_work_in_flight(bus: Bus) -> None:
+    """Fact 10: `nc.drain()` would close the reply inbox first and lose exactly these."""
+    release = asyncio.Event()
+
+    async def upstream(message: Message) -> None:
+        await release.wait()
+        await bus.publish(message.reply, b"late")
+
+    async def relay(message: Message) -> None:
+        answer = await bus.request("upstream", b"", timeout=5)
+        await bus.publish(message.reply, answer.data)
+
+    await bus.subscribe("upstream", upstream)
+    front = await bus.subscribe("front", relay)
+    asking = [asyncio.create_task(bus.request("front", b"", timeout=5)) for _ in range(20)]
+    await eventually(lambda: len(front._tasks) == 20)
+    draining = asyncio.create_task(front.drain())
+    await eventually(lambda: front._nats._closed)
+    release.set()
+    assert [(await task).data for task in asking] == [b"late"] * 20
+    await draining
+
+
+async def test_service_discovery_answers_all_three_ways(bus: Bus) -> None:
+    stats = EndpointStats("auto", "infer.auto", "q")
+    stats.count(0.5)
+    stats.count(0.1, "boom")
+    await serve_info(bus, Service("bullpen-test", "t-1", "1.0.0", "a test", {"k": "v"}, (stats,)))
+    for suffix in ("", ".bullpen-test", ".bullpen-test.t-1"):
+        reply = await bus.request(f"$SRV.PING{suffix}", b"", timeout=2)
+        assert b'"io.nats.micro.v1.ping_response"' in reply.data
+    info = await bus.request("$SRV.INFO.bullpen-test", b"", timeout=2)
+    assert b'"subject":"infer.auto"' in info.data
+    told = await bus.request("$SRV.STATS.bullpen-test", b"", timeout=2)
+    assert b'"num_requests":2,"num_errors":1,"last_error":"boom"' in told.data

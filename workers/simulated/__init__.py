@@ -1,0 +1,1 @@
+"""No model at all: latency, tokens, failures and confidence drawn from a config, seeded."""

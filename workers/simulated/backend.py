@@ -1,0 +1,156 @@
+"""A worker without a model, for tests, demos and benchmarks. Every answer says that it is simulated.
+
+The words of an answer depend on the seed and the prompt alone, so the same question always gets the
+same text and a continuation can be checked word by word. What is drawn by chance (latency, failure,
+confidence) comes from the seed and a counter, so a run can be repeated.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from contracts import BullpenError, ErrorCode, FinishReason, ModelCard, Price
+from contracts.settings import ConfigModel
+from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, ModelConfig, Report
+
+WORDS = tuple(
+    "the answer to this question is found where a careful reader looks twice and then once more because every "  # noqa: SIM905 — a sentence is easier to read than a list of its words
+    "honest worker in the bullpen says what it knows and nothing else while the manager listens for silence".split()
+)
+PIECE = 8
+"""Words in one piece of text when no speed is set."""
+
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+class LogNormal(ConfigModel):
+    median: NotNegative
+    sigma: NotNegative = 0.5
+
+    def draw(self, rng: random.Random) -> float:
+        return self.median * rng.lognormvariate(0.0, self.sigma)
+
+
+class Latency(ConfigModel):
+    """Milliseconds from start to end, either always the same or drawn."""
+
+    fixed: NotNegative | None = None
+    lognormal: LogNormal | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if (self.fixed is None) == (self.lognormal is None):
+            raise ValueError("give either fixed or lognormal")
+        return self
+
+    def draw(self, rng: random.Random) -> float:
+        return self.fixed if self.fixed is not None else self.lognormal.draw(rng) if self.lognormal else 0.0
+
+
+class ConfidenceSpread(ConfigModel):
+    mean: Annotated[float, Field(ge=0, le=1)] = 0.8
+    sd: NotNegative = 0.1
+
+    def draw(self, rng: random.Random) -> float:
+        return min(1.0, max(0.0, rng.gauss(self.mean, self.sd)))
+
+
+class SimulatedConfig(BackendConfig):
+    models: tuple[ModelConfig, ...] = (ModelConfig(name="simulated"),)
+    max_concurrency: Annotated[int, Field(ge=1)] = 64
+    seed: int = 0
+    latency_ms: Latency = Latency(fixed=50)
+    ttft_ms: NotNegative = 0.0
+    """Milliseconds of the latency that pass before the first word."""
+    tokens_per_second: Annotated[float, Field(gt=0)] | None = None
+    """When set, words come at this speed after `ttft_ms`, and `latency_ms` does not count."""
+    output_tokens: Annotated[int, Field(ge=1)] | LogNormal = 32
+    error_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
+    confidence: ConfidenceSpread = ConfidenceSpread()
+    price: Price | None = None
+    """Of every model that has none of its own. US dollars per million tokens."""
+    text: Literal["deterministic"] = "deterministic"
+    hang_after_tokens: Annotated[int, Field(ge=0)] | None = None
+    """After so many words nothing more ever comes."""
+    local: bool = True
+    """False: act like a provider that sends bills."""
+
+
+class SimulatedBackend(Backend[SimulatedConfig]):
+    name = "simulated"
+    config_class = SimulatedConfig
+    simulated = True
+
+    def __init__(self, config: SimulatedConfig) -> None:
+        super().__init__(config)
+        self._served = 0
+
+    @classmethod
+    async def available(cls, config: SimulatedConfig) -> Availability:
+        return Availability.yes("always")
+
+    async def start(self, report: Report) -> None:
+        """There is nothing to load."""
+
+    def models(self) -> tuple[ModelCard, ...]:
+        cards = (model.card(local=self.config.local) for model in self.config.models)
+        return tuple(card if card.price else card.model_copy(update={"price": self.config.price}) for card in cards)
+
+    async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
+        self._served += 1
+        chance = random.Random(f"{self.config.seed}/{self._served}")  # noqa: S311 — a simulation, to be repeated
+        if chance.random() < self.config.error_rate:
+            raise BullpenError(ErrorCode.UPSTREAM_ERROR, "simulated failure")
+        words, reason = self._words(job)
+        start = _words_in(job.prefix)
+        async for piece in self._paced(words[start:], start, chance):
+            yield piece
+        yield Done(
+            finish_reason=reason,
+            prompt_tokens=sum(_words_in(message.text) for message in job.request.conversation),
+            completion_tokens=max(0, len(words) - start),
+            confidence=self.config.confidence.draw(chance),
+        )
+
+    async def _paced(self, words: list[str], start: int, chance: random.Random) -> AsyncGenerator[Delta, None]:
+        """The words in pieces, as slowly as the config says."""
+        config = self.config
+        total = max(config.ttft_ms, config.latency_ms.draw(chance)) / 1000
+        await asyncio.sleep(config.ttft_ms / 1000)
+        size = 1 if config.tokens_per_second else PIECE
+        for at in range(0, len(words), size):
+            await self._hang_if_told(start + at)
+            piece = words[at : at + size]
+            if config.tokens_per_second:
+                await asyncio.sleep(len(piece) / config.tokens_per_second)
+            yield Delta(text="".join(piece), tokens=len(piece))
+        await self._hang_if_told(start + len(words))
+        if not config.tokens_per_second:
+            await asyncio.sleep(total - config.ttft_ms / 1000)
+
+    async def _hang_if_told(self, tokens: int) -> None:
+        if self.config.hang_after_tokens is not None and tokens >= self.config.hang_after_tokens:
+            await asyncio.Event().wait()
+
+    def _words(self, job: Job) -> tuple[list[str], FinishReason]:
+        """The whole answer, word by word, and why it ends there."""
+        rng = random.Random(f"{self.config.seed}/{job.request.question}")  # noqa: S311 — the same words every time
+        wanted = self.config.output_tokens
+        count = wanted if isinstance(wanted, int) else max(1, round(wanted.draw(rng)))
+        words = [f"{rng.choice(WORDS)} " for _ in range(count)]
+        for at in range(len(words)):
+            if words[at].strip() in job.request.stops:
+                return words[:at], "stop"
+        if job.max_tokens is not None and job.max_tokens < count:
+            return words[: job.max_tokens], "length"
+        return words, "stop"
+
+    async def health(self) -> None:
+        """Always well."""
+
+
+def _words_in(text: str) -> int:
+    return len(text.split())
