@@ -221,7 +221,7 @@ class Bus:
             try:
                 await self._connect_to(server)
             except (OSError, nats_errors.Error, TimeoutError, ValueError) as error:
-                failure = error
+                failure = self._client.last_error or error
                 await self._client.close()
                 if isinstance(error, nats_errors.AuthorizationError) or "authorization" in str(error).lower():
                     raise BusUnreachable(
@@ -232,7 +232,7 @@ class Bus:
             else:
                 # Only now: a first connect that may "reconnect" hides wrong credentials for two minutes.
                 self._client.set_server_pool(list(self.settings.servers))
-                self._client.options["allow_reconnect"] = True
+                self._client.options.update(allow_reconnect=True, max_reconnect_attempts=-1)
                 await self._subscribe(self._inbox.wildcard, "", self._deliver)
                 return
         raise BusUnreachable(
@@ -253,7 +253,8 @@ class Bus:
             servers=[server],
             name=self.name,
             allow_reconnect=False,
-            max_reconnect_attempts=-1,
+            max_reconnect_attempts=1,
+            reconnect_time_wait=0,
             connect_timeout=CONNECT_TIMEOUT,
             ping_interval=PING_INTERVAL,
             max_outstanding_pings=2,

@@ -83,7 +83,7 @@ class Outbox:
         self._settled.clear()
         self._something.set()
 
-    async def close(self, timeout: float = 5.0) -> None:
+    async def close(self, timeout: float = 2.0) -> None:
         """Waits up to `timeout` seconds for what is still pending, then leaves."""
         try:
             async with asyncio.timeout(timeout):

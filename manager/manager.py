@@ -228,11 +228,11 @@ class Manager:
                 await self._room.wait(priority, again=again, seconds=remaining)
             case Obstacle.PAUSED if self._pause_left(now) < remaining:
                 await self._room.wait(priority, again=again, seconds=self._pause_left(now))
+            case _ if now < self._warm_at and ranking.obstacle is not Obstacle.BUDGET:
+                await self._room.wait(priority, again=again, seconds=self._warm_at - now)
             case Obstacle.EXHAUSTED:
                 self._explain(inflight, ranking)
                 raise failover.exhausted(inflight.attempts)
-            case _ if now < self._warm_at and ranking.obstacle is not Obstacle.BUDGET:
-                await self._room.wait(priority, again=again, seconds=self._warm_at - now)
             case _:
                 self._explain(inflight, ranking)
                 request = inflight.request

@@ -1,7 +1,6 @@
 """The bus against a real server: every fact about nats-py that the code works around has its test here."""
 
 import asyncio
-import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,7 +10,8 @@ import pytest
 from bus import Bus, BusSettings, BusUnreachable, Message, NoResponders, RequestTimeout
 from bus.service import EndpointStats, Service, serve_info
 from contracts import BullpenError, ErrorCode
-from tests.support import NatsServer, eventually
+from tests.servers import NatsServer
+from tests.support import eventually
 
 
 @pytest.fixture
@@ -126,8 +126,8 @@ async def test_the_watchdog_notices_deafness_and_reconnects(bus: Bus) -> None:
     await eventually(lambda: heard == [b"again"])
 
 
-async def test_wrong_credentials_are_told_at_once(private_nats: NatsServer) -> None:
-    settings = BusSettings(servers=(private_nats.url,), user="nobody", password="wrong")
+async def test_wrong_credentials_are_told_at_once(nats: NatsServer) -> None:
+    settings = BusSettings(servers=(nats.url,), user="nobody", password="wrong")
     async with asyncio.timeout(2):
         with pytest.raises(BusUnreachable, match="does not let us in"):
             await Bus.connect("test", settings, patience=30)
@@ -148,47 +148,47 @@ async def test_patience_waits_for_a_server_that_starts_later(tmp_path: Path) -> 
         assert bus.is_connected
         await bus.close()
     finally:
-        await server.stop()
+        server.stop()
 
 
-async def test_a_server_killed_and_restarted_is_found_again(private_nats: NatsServer) -> None:
-    bus = await Bus.connect("test", BusSettings(servers=(private_nats.url,)))
+async def test_a_server_killed_and_restarted_is_found_again(nats: NatsServer) -> None:
+    bus = await Bus.connect("test", BusSettings(servers=(nats.url,)))
     heard: list[bytes] = []
     await bus.subscribe_inline("ears", lambda message: heard.append(message.data))
-    private_nats.kill()
+    nats.kill()
     await eventually(lambda: not bus.is_connected)
-    await private_nats.start()
+    await nats.start()
     await eventually(lambda: bus.is_connected and bus.reconnects == 1, timeout=8)
     await bus.publish("ears", b"back")
     await eventually(lambda: heard == [b"back"])
     await bus.close()
 
 
-async def test_a_frozen_server_is_left_for_another(private_nats: NatsServer, tmp_path: Path) -> None:
+async def test_a_frozen_server_is_left_for_another(nats: NatsServer, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
     other = NatsServer(tmp_path / "other")
     await other.start()
-    bus = await Bus.connect("test", BusSettings(servers=(private_nats.url,)))
-    bus.nats.set_server_pool([private_nats.url, other.url])
-    assert private_nats.process is not None
-    os.kill(private_nats.process.pid, signal.SIGSTOP)
+    bus = await Bus.connect("test", BusSettings(servers=(nats.url,)))
+    bus.nats.set_server_pool([nats.url, other.url])
+    nats.send(signal.SIGSTOP)
     try:
         await eventually(lambda: bus.reconnects >= 1 and bus.is_connected, timeout=15)
     finally:
-        os.kill(private_nats.process.pid, signal.SIGCONT)
+        nats.send(signal.SIGCONT)
         await bus.close()
-        await other.stop()
+        other.stop()
 
 
-async def test_a_client_closed_for_good_says_so(private_nats: NatsServer) -> None:
-    bus = await Bus.connect("test", BusSettings(servers=(private_nats.url,)))
+async def test_a_client_closed_for_good_says_so(nats: NatsServer) -> None:
+    bus = await Bus.connect("test", BusSettings(servers=(nats.url,)))
     await bus.nats._process_err("'maximum connections exceeded'")
     async with asyncio.timeout(5):
         await bus.lost.wait()
     await bus.close()
 
 
-async def test_closing_ourselves_is_not_being_lost(private_nats: NatsServer) -> None:
-    bus = await Bus.connect("test", BusSettings(servers=(private_nats.url,)))
+async def test_closing_ourselves_is_not_being_lost(nats: NatsServer) -> None:
+    bus = await Bus.connect("test", BusSettings(servers=(nats.url,)))
     await bus.close()
     assert not bus.lost.is_set()
 

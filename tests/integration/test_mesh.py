@@ -1,0 +1,374 @@
+"""The mesh over real NATS: what a caller gets, from the Manager and from workers asked directly."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from pydantic_core import from_json
+
+from bus import Message
+from bus.jetstream import PullConsumer
+from contracts import InferenceResponse
+from contracts import subjects as s
+from tests.mesh import Json, SmallMesh
+from tests.support import eventually
+
+SLOW: Json = {"latency_ms": {"fixed": 400}}
+PACED: Json = {"tokens_per_second": 100, "output_tokens": 30}
+
+
+@pytest.fixture
+async def mesh(nats_server: str) -> AsyncIterator[SmallMesh]:
+    async with SmallMesh(nats_server) as mesh:
+        yield mesh
+
+
+async def test_a_question_gets_a_whole_answer(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1")
+    await mesh.manager()
+    answer = await mesh.ask(task_id="mine", metadata={"tenant": "t"})
+    response = InferenceResponse.model_validate(answer)
+    assert (response.task_id, response.model_id, response.worker_id) == ("mine", "simulated", "w-1")
+    assert response.simulated
+    assert len(response.output.split()) == response.completion_tokens == 32
+    assert response.tokens_used == response.prompt_tokens + response.completion_tokens
+    assert response.cost_usd is None  # nobody told the price, and unknown is not zero
+    assert [(a.worker_id, a.outcome) for a in response.attempts] == [("w-1", "ok")]
+
+
+async def test_a_bare_prompt_is_a_question(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1")
+    await mesh.manager()
+    answer = await mesh.ask_raw(b"What is the capital of France?")
+    assert answer["output"]
+
+
+async def test_a_worker_answers_without_any_manager(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1")
+    assert (await mesh.ask("infer.simulated"))["worker_id"] == "w-1"
+    assert (await mesh.ask("infer.simulated.w.w-1"))["worker_id"] == "w-1"
+
+
+@pytest.mark.parametrize("subject", ["infer.auto", "infer.simulated"])
+async def test_a_stream_is_gapless_and_ends_with_the_whole_answer(mesh: SmallMesh, subject: str) -> None:
+    await mesh.worker("w-1", **PACED)
+    await mesh.manager()
+    heard = await mesh.stream(subject)
+    *chunks, final, sentinel = heard
+    assert sentinel is None
+    assert final is not None
+    assert final["type"] == "response"
+    assert [c["seq"] for c in chunks if c] == list(range(len(chunks)))
+    assert len(chunks) > 3
+    assert "".join(c["delta"] for c in chunks if c) == final["output"]
+
+
+async def test_without_a_reply_subject_the_answer_is_published(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1")
+    await mesh.manager()
+    results: list[Message] = []
+    await mesh.bus.subscribe_inline("result.>", results.append)
+    await mesh.bus.publish(s.INFER_AUTO, b'{"prompt":"hi","task_id":"a b"}')
+    await eventually(lambda: results)
+    assert results[0].subject == "result.a_b"
+    assert from_json(results[0].data)["task_id"] == "a b"
+
+
+async def test_nobody_is_there(mesh: SmallMesh) -> None:
+    await mesh.manager()
+    answer = await mesh.ask()
+    assert (answer["error"]["code"], answer["error"]["status"]) == ("no_worker", 503)
+    assert answer["error"]["retryable"]
+
+
+async def test_an_unknown_model_names_what_is_served(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1")
+    await mesh.manager()
+    answer = await mesh.ask(model="gpt-99")
+    assert answer["error"]["code"] == "no_such_model"
+    assert "simulated" in answer["error"]["message"]
+
+
+async def test_what_is_asked_chooses_who_answers(mesh: SmallMesh) -> None:
+    dear = {"models": [{"name": "dear", "price": {"input_per_mtok": 10, "output_per_mtok": 30}}], "local": False}
+    cheap = {"models": [{"name": "cheap", "aliases": ["small"], "price": {"input_per_mtok": 0, "output_per_mtok": 0.1}}]}
+    await mesh.worker("dear-1", **dear)
+    await mesh.worker("cheap-1", **cheap)
+    await mesh.manager()
+    assert (await mesh.ask(model="dear"))["model_id"] == "dear"
+    assert (await mesh.ask(model="small"))["model_id"] == "cheap"
+    for _ in range(5):
+        assert (await mesh.ask(policy="cheapest"))["model_id"] == "cheap"
+        assert (await mesh.ask(policy="local_only"))["model_id"] == "cheap"
+    answer = await mesh.ask(model="dear", max_cost_usd=0.000001)
+    assert (answer["error"]["code"], answer["error"]["field"]) == ("budget_exceeded", "max_cost_usd")
+
+
+async def test_the_cost_is_tokens_times_price(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1", price={"input_per_mtok": 1, "output_per_mtok": 2})
+    await mesh.manager()
+    answer = await mesh.ask(prompt="one two three")
+    assert answer["cost_usd"] == pytest.approx((3 * 1 + 32 * 2) / 1e6)
+
+
+async def test_a_failure_goes_to_the_next_worker(mesh: SmallMesh) -> None:
+    await mesh.worker("bad", error_rate=1.0, latency_ms={"fixed": 1})
+    await mesh.worker("good", **SLOW)
+    await mesh.manager()
+    answers = await asyncio.gather(*(mesh.ask() for _ in range(10)))
+    assert {answer["worker_id"] for answer in answers} == {"good"}
+    tried = [a for answer in answers for a in answer["attempts"] if a["worker_id"] == "bad"]
+    assert tried
+    assert {a["outcome"] for a in tried} == {"failed"}
+
+
+async def test_everybody_failing_is_an_error_that_names_them(mesh: SmallMesh) -> None:
+    for name in ("a", "b"):
+        await mesh.worker(name, error_rate=1.0)
+    await mesh.manager()
+    answer = await mesh.ask()
+    assert answer["error"]["code"] == "upstream_error"
+    assert {a["worker_id"] for a in answer["attempts"]} == {"a", "b"}
+
+
+async def test_a_worker_that_never_claims_loses_the_request(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1", **SLOW)
+    asked: list[Message] = []
+    await mesh.mute_worker("mute", asked.append)
+    await mesh.manager()
+    answers = await asyncio.gather(*(mesh.ask() for _ in range(4)))
+    assert {answer["worker_id"] for answer in answers} == {"w-1"}
+    assert asked
+    assert {"mute"} == {a["worker_id"] for x in answers for a in x["attempts"] if a["outcome"] == "refused"}
+
+
+async def test_a_worker_that_leaves_the_server_loses_its_requests_at_once(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1", **SLOW)
+    asked: list[Message] = []
+    await mesh.mute_worker("mute", asked.append)
+    await mesh.manager(claim_timeout=30)
+    asking = asyncio.create_task(mesh.ask(policy="fastest"))
+    await eventually(lambda: asked)
+    gone = {"client": {"name": s.worker_connection_name("simulated", "mute")}}
+    await mesh.bus.publish(s.SYS_DISCONNECT, json.dumps(gone).encode())
+    answer = await asking
+    assert [(a["worker_id"], a["outcome"]) for a in answer["attempts"]] == [("mute", "uncertain"), ("w-1", "ok")]
+
+
+async def test_more_requests_than_places_wait_their_turn(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1", max_concurrency=2, latency_ms={"fixed": 20})
+    await mesh.manager()
+    answers = await asyncio.gather(*(mesh.ask() for _ in range(40)))
+    assert all("output" in answer for answer in answers)
+
+
+async def test_a_full_waiting_room_says_overloaded_at_once(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1", max_concurrency=1, **SLOW)
+    await mesh.manager(max_waiting=1)
+    answers = await asyncio.gather(*(mesh.ask() for _ in range(5)))
+    refused = [a["error"] for a in answers if "error" in a]
+    assert [e["code"] for e in refused] == ["overloaded"] * 3
+    assert all(e["retry_after_ms"] for e in refused)
+
+
+async def test_interactive_goes_before_batch(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1", max_concurrency=1, latency_ms={"fixed": 100})
+    await mesh.manager()
+    order: list[str] = []
+
+    async def ask(priority: str) -> None:
+        await mesh.ask(priority=priority)
+        order.append(priority)
+
+    first = asyncio.create_task(ask("batch"))
+    await asyncio.sleep(0)
+    asking = [first, *(asyncio.create_task(ask("batch")) for _ in range(3))]
+    await eventually(lambda: mesh.beats["w-1"].inflight == 1)
+    asking.append(asyncio.create_task(ask("interactive")))
+    await asyncio.gather(*asking)
+    assert order.index("interactive") <= 2
+    assert order[-1] == "batch"
+
+
+async def test_a_deadline_is_kept_with_an_error(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1", latency_ms={"fixed": 5000})
+    await mesh.manager()
+    answer = await mesh.ask(deadline_ms=150, timeout=1.2)
+    assert (answer["error"]["code"], answer["error"]["status"]) == ("deadline_exceeded", 504)
+    direct = await mesh.ask("infer.simulated", deadline_ms=150, timeout=1.2)
+    assert direct["error"]["code"] == "deadline_exceeded"
+
+
+async def test_expired_work_is_dropped_before_it_is_computed(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1")
+    answer = await mesh.ask("infer.simulated", headers={"Bullpen-Deadline": "1000000000000"})
+    assert answer["error"]["code"] == "deadline_exceeded"
+
+
+@pytest.mark.parametrize("subject", ["infer.auto", "infer.simulated"])
+async def test_cancel_ends_the_work_and_tells_the_caller(mesh: SmallMesh, subject: str) -> None:
+    await mesh.worker("w-1", latency_ms={"fixed": 10_000})
+    await mesh.manager()
+    asking = asyncio.create_task(mesh.ask(subject, task_id="stop-me"))
+    await eventually(lambda: mesh.beats["w-1"].inflight == 1)
+    await mesh.bus.publish(s.INFER_CANCEL, b'{"task_id":"stop-me"}')
+    assert (await asking)["error"]["code"] == "cancelled"
+    await eventually(lambda: mesh.beats["w-1"].inflight == 0)
+
+
+async def test_rubbish_on_the_side_subjects_is_survived(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1")
+    await mesh.manager()
+    for subject in (s.INFER_CANCEL, s.WORKER_HEARTBEAT, s.SYS_DISCONNECT, s.worker_control("w-1")):
+        for rubbish in (b"", b"null", b"[]", b"\xff", b'{"client":5}', b'{"op":"dance"}'):
+            await mesh.bus.publish(subject, rubbish)
+    assert (await mesh.ask())["output"]
+
+
+async def test_replies_go_to_inboxes_only(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1")
+    await mesh.manager()
+    heard: list[Message] = []
+    await mesh.bus.subscribe_inline("somebody.else", heard.append)
+    await mesh.bus.publish(s.INFER_AUTO, b"hi", reply="somebody.else")
+    await mesh.bus.publish("infer.simulated", b"hi", reply="somebody.else")
+    assert (await mesh.ask())["output"]
+    assert not heard
+
+
+async def test_a_message_that_went_round_is_refused(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1")
+    await mesh.manager()
+    answer = await mesh.ask(headers={"Bullpen-Hops": "2"})
+    assert answer["error"]["code"] == "invalid_request"
+
+
+async def test_draining_finishes_what_runs_and_takes_nothing_new(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1", **SLOW)
+    await mesh.worker("w-2", **SLOW)
+    await mesh.manager()
+    asking = [asyncio.create_task(mesh.ask()) for _ in range(8)]
+    await eventually(lambda: mesh.beats["w-1"].inflight > 0)
+    stopping = asyncio.create_task(mesh.stop("w-1"))
+    await mesh.state("w-1", "draining")
+    later = [await mesh.ask() for _ in range(2)]
+    answers = [*(await asyncio.gather(*asking)), *later]
+    assert all("output" in answer and len(answer["attempts"]) == 1 for answer in answers)
+    assert {answer["worker_id"] for answer in later} == {"w-2"}
+    await stopping
+    await mesh.state("w-1", "stopped")
+
+
+async def test_drain_and_resume_by_remote_control(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1")
+    await mesh.manager()
+    reply = await mesh.bus.request(s.worker_control("w-1"), b'{"op":"drain"}', timeout=2)
+    assert from_json(reply.data)["heartbeat"]["state"] == "draining"
+    assert (await mesh.ask())["error"]["code"] == "no_worker"
+    await mesh.bus.request(s.worker_control("w-1"), b'{"op":"resume"}', timeout=2)
+    await eventually(lambda: mesh.beats["w-1"].state == "ready")
+    assert (await mesh.ask())["output"]
+
+
+async def test_a_stopping_manager_answers_what_it_took(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1", **SLOW)
+    await mesh.manager()
+    asking = [asyncio.create_task(mesh.ask()) for _ in range(5)]
+    await eventually(lambda: mesh.beats["w-1"].inflight == 5)
+    await mesh.stop("m-1")
+    assert all("output" in answer for answer in await asyncio.gather(*asking))
+
+
+async def test_a_manager_that_just_started_hears_before_it_says_nobody(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1", heartbeat_interval=1.0)
+    asking = asyncio.create_task(mesh.manager())
+    await asking
+    assert (await mesh.ask())["output"]
+
+
+async def test_too_little_confidence_escalates_to_another_model(mesh: SmallMesh) -> None:
+    sure: Json = {"models": [{"name": "sure"}], "confidence": {"mean": 0.99, "sd": 0}}
+    unsure: Json = {"models": [{"name": "unsure"}], "confidence": {"mean": 0.2, "sd": 0}, "latency_ms": {"fixed": 1}}
+    await mesh.worker("sure-1", **sure)
+    await mesh.worker("unsure-1", **unsure)
+    await mesh.manager()
+    answers = [await mesh.ask(min_confidence=0.9, policy="fastest") for _ in range(4)]
+    assert {answer["model_id"] for answer in answers} == {"sure"}
+    impossible = await mesh.ask(min_confidence=1.0)
+    assert impossible["model_id"] == "sure"  # the best there is, told as it is
+    assert impossible["confidence"] < 1.0
+
+
+async def test_the_route_is_explained(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1")
+    await mesh.worker("w-2")
+    await mesh.manager()
+    routes: list[Message] = []
+    await mesh.bus.subscribe_inline(s.METRICS_ROUTE, routes.append)
+    answer = await mesh.ask()
+    await eventually(lambda: routes)
+    decision = from_json(routes[0].data)
+    assert decision["winner"] == answer["worker_id"]
+    assert {c["worker_id"] for c in decision["candidates"]} == {"w-1", "w-2"}
+    assert all(set(c["terms"]) == {"cost", "confidence", "load", "resources"} for c in decision["candidates"])
+
+
+async def test_every_request_and_every_attempt_is_booked_once(mesh: SmallMesh) -> None:
+    await mesh.worker("bad", error_rate=1.0, latency_ms={"fixed": 1})
+    await mesh.worker("good", latency_ms={"fixed": 50})
+    await mesh.manager()
+    answers = [await mesh.ask(prompt="hi", policy="fastest") for _ in range(3)]
+    answers += [await mesh.ask(model="none"), await mesh.ask("infer.simulated.w.good"), await mesh.ask("infer.simulated.w.bad")]
+    books = await PullConsumer.open(mesh.bus, stream=s.TELEMETRY_STREAM, durable="test")
+    rows: dict[str, list[Any]] = {s.TELEMETRY_RESPONSE: [], s.TELEMETRY_ATTEMPT: [], s.TELEMETRY_WORKER: []}
+
+    tried = sum(len(a["attempts"]) for a in answers) + 2  # and one for each asked directly
+
+    async def complete() -> bool:
+        for stored in await books.fetch(100, timeout=0.2):
+            rows[stored.subject].append(from_json(stored.data))
+            await stored.ack()
+        return len(rows[s.TELEMETRY_RESPONSE]) >= len(answers) and len(rows[s.TELEMETRY_ATTEMPT]) >= tried
+
+    await eventually(complete)
+    assert not await books.fetch(100, timeout=0.2)
+    assert sorted(r["request_id"] for r in rows[s.TELEMETRY_RESPONSE]) == sorted(a["request_id"] for a in answers)
+    assert len(rows[s.TELEMETRY_ATTEMPT]) == tried
+    keys = [(r["request_id"], r["attempt"]) for r in rows[s.TELEMETRY_ATTEMPT]]
+    assert len(set(keys)) == len(keys)
+    by_id = {r["request_id"]: r for r in rows[s.TELEMETRY_RESPONSE]}
+    for answer in answers:
+        row = by_id[answer["request_id"]]
+        assert row["status"] == ("ok" if "output" in answer else "error")
+        assert row.get("output") == answer.get("output")
+
+
+BAD = [
+    b"",
+    b"   ",
+    b"[]",
+    b"null",
+    b"{",
+    b'{"prompt":',
+    b'{"prompt":""}',
+    b'{"prompt":1}',
+    b'{"promt":"x"}',
+    b'{"prompt":"x","temperature":3}',
+    b'{"prompt":"x","temperature":NaN}',
+    b'{"prompt":"x","context":' + b"[" * 50 + b"]" * 50 + b"}",
+    b"\xff\xfe\x00",
+    b'{"messages":[{"role":"king","content":"x"}]}',
+]
+
+
+@pytest.mark.parametrize("subject", ["infer.auto", "infer.simulated"])
+async def test_bad_input_gets_its_error_and_the_mesh_goes_on(mesh: SmallMesh, subject: str) -> None:
+    await mesh.worker("w-1")
+    await mesh.manager()
+    for body in BAD:
+        answer = await mesh.ask_raw(body, subject, timeout=2)
+        assert (answer["error"]["code"], answer["error"]["status"]) == ("invalid_request", 400), body
+        assert answer["error"]["message"]
+    assert (await mesh.ask(subject))["output"]

@@ -1,0 +1,124 @@
+"""A mesh inside the test's own process: real NATS, real Manager, real workers; only processes are missing."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any, Self
+
+from pydantic_core import from_json
+
+from bus import Bus, BusSettings, Message, Subscription
+from bus.jetstream import StreamSpec, ensure_stream
+from contracts import Heartbeat
+from contracts import subjects as s
+from manager.config import ManagerConfig
+from manager.manager import run as run_manager
+from tests.support import eventually
+from workers.base.discovery import find
+from workers.base.runtime import run_worker
+
+Json = dict[str, Any]
+
+
+class SmallMesh:
+    """Start roles with `manager` and `worker`; ask with `ask`; everything stops at the end."""
+
+    def __init__(self, url: str) -> None:
+        self.settings = BusSettings(servers=(url,))
+        self.bus: Bus
+        self.beats: dict[str, Heartbeat] = {}
+        self._roles: dict[str, tuple[asyncio.Event, asyncio.Task[None]]] = {}
+
+    async def __aenter__(self) -> Self:
+        self.bus = await Bus.connect("test", self.settings)
+        await ensure_stream(self.bus, StreamSpec(s.TELEMETRY_STREAM, (s.TELEMETRY_ANY,)))
+        await self.bus.subscribe_inline(s.WORKER_HEARTBEAT, self._on_beat)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.gather(*(self.stop(role) for role in list(self._roles)))
+        await self.bus.close()
+
+    async def manager(self, name: str = "m-1", **config: Any) -> None:
+        stop = asyncio.Event()
+        running = run_manager(self.settings, ManagerConfig(**config), manager_id=name, stop=stop)
+        self._roles[name] = stop, asyncio.create_task(running)
+        await eventually(lambda: self._answers(f"$SRV.PING.bullpen-manager.{name}"))
+        heard = {worker_id: beat.seq for worker_id, beat in self.beats.items()}
+        await eventually(lambda: all(self.beats[worker_id].seq > seq for worker_id, seq in heard.items()))
+
+    async def worker(self, worker_id: str, backend: str = "simulated", **config: Any) -> None:
+        """Starts a worker and waits until it is ready."""
+        folder = find(backend)
+        told = {"heartbeat_interval": 0.2, **config}
+        stop = asyncio.Event()
+        running = run_worker(
+            self.settings, folder, folder.load().config_class(**told), worker_id=worker_id, stop=stop
+        )
+        self._roles[worker_id] = stop, asyncio.create_task(running)
+        await self.state(worker_id, "ready")
+
+    async def state(self, worker_id: str, state: str) -> Heartbeat:
+        """Waits until the worker says that it is in that state."""
+        await eventually(lambda: worker_id in self.beats and self.beats[worker_id].state == state)
+        return self.beats[worker_id]
+
+    async def stop(self, name: str) -> None:
+        """As SIGTERM would."""
+        stop, running = self._roles.pop(name)
+        stop.set()
+        await running
+
+    async def ask(self, subject: str = s.INFER_AUTO, *, timeout: float = 10, headers: Any = None, **request: Any) -> Json:
+        body = json.dumps({"prompt": "hello there", **request}).encode()
+        return await self.ask_raw(body, subject, timeout=timeout, headers=headers)
+
+    async def ask_raw(self, body: bytes, subject: str = s.INFER_AUTO, *, timeout: float = 10, headers: Any = None) -> Json:
+        reply = await self.bus.request(subject, body, timeout=timeout, headers=headers)
+        answer: Json = from_json(reply.data)
+        if "error" in answer:
+            assert reply.headers["Nats-Service-Error-Code"] == str(answer["error"]["status"])
+            assert reply.headers["Nats-Service-Error"]
+        return answer
+
+    async def stream(self, subject: str = s.INFER_AUTO, **request: Any) -> list[Json | None]:
+        """Every message of a streamed answer; the empty one at the end as None."""
+        messages: asyncio.Queue[Message] = asyncio.Queue()
+        with self.bus.listen(messages.put_nowait) as inbox:
+            body = json.dumps({"prompt": "hello there", "stream": True, **request}).encode()
+            await self.bus.publish(subject, body, reply=inbox.subject)
+            heard: list[Json | None] = []
+            async with asyncio.timeout(15):
+                while not heard or heard[-1] is not None:
+                    message = await messages.get()
+                    heard.append(from_json(message.data) if message.data else None)
+        return heard
+
+    async def mute_worker(self, worker_id: str, on_request: Callable[[Message], None] | None = None) -> Subscription:
+        """Something that beats its heart but never answers. Lasts until the mesh stops."""
+        beat = next(iter(self.beats.values()))
+        heard = on_request or (lambda message: None)
+        listening = await self.bus.subscribe_inline(s.infer_worker(beat.backend, worker_id), heard)
+        stop = asyncio.Event()
+        self._roles[worker_id] = stop, asyncio.create_task(self._beat(beat, worker_id, stop))
+        await eventually(lambda: worker_id in self.beats)
+        return listening
+
+    async def _beat(self, beat: Heartbeat, worker_id: str, stop: asyncio.Event) -> None:
+        seq = 0
+        while not stop.is_set():
+            seq += 1
+            told = beat.model_copy(update={"worker_id": worker_id, "seq": seq, "inflight": 0, "ewma_ms": 1.0})
+            await self.bus.publish(s.WORKER_HEARTBEAT, told.to_bytes())
+            await asyncio.sleep(0.1)
+
+    async def _answers(self, subject: str) -> bool:
+        messages: list[Message] = []
+        with self.bus.listen(messages.append) as inbox:
+            await self.bus.publish(subject, b"", reply=inbox.subject)
+            await asyncio.sleep(0.02)
+        return any(message.data for message in messages)
+
+    def _on_beat(self, message: Message) -> None:
+        beat = Heartbeat.model_validate_json(message.data)
+        self.beats[beat.worker_id] = beat

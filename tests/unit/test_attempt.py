@@ -1,0 +1,123 @@
+"""One try: what counts as a sign of life, and what the end of patience is called."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+
+from contracts import BullpenError, Chunk, Claim, ErrorCode, ErrorReply, Outcome, PartialUsage, Progress
+from manager import failover
+from manager.attempt import Attempt, Ending, read_event
+from manager.config import ManagerConfig
+from manager.ranking import Choice
+from tests.unit.test_ranking import CHEAP, member
+
+CONFIG = ManagerConfig()
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def attempt(number: int = 1, worker: str = "w", *, local: bool = True) -> Attempt:
+    one = member(worker, local=local)
+    return Attempt(number, Choice(one, one.heartbeat.models[0]), 100.0, NOW, prompt_tokens=10)
+
+
+def failed(
+    number: int, code: ErrorCode, *, outcome: Outcome = Outcome.FAILED, died: bool = False, local: bool = True
+) -> Attempt:
+    one = attempt(number, f"w{number}", local=local)
+    one.end(Ending(outcome, BullpenError(code, "no"), died=died), 101.0)
+    return one
+
+
+def test_an_unclaimed_attempt_is_overdue_after_a_quarter_second() -> None:
+    one = attempt()
+    assert one.overdue_at(CONFIG) == pytest.approx(100.25)
+    assert one.overdue().outcome is Outcome.REFUSED
+
+
+def test_while_queued_only_the_heartbeat_counts() -> None:
+    one = attempt()
+    one.hear(Claim(attempt=1, epoch="e"), 100.1)
+    assert one.overdue_at(CONFIG) == float("inf")
+
+
+def test_a_prefill_has_ten_seconds_and_a_token_five() -> None:
+    one = attempt()
+    one.hear(Progress(tokens=0, phase="prefill"), 101.0)
+    assert one.overdue_at(CONFIG) == pytest.approx(111.0)
+    one.hear(Progress(tokens=3, phase="decode"), 102.0)
+    assert one.overdue_at(CONFIG) == pytest.approx(107.0)
+    assert one.overdue().outcome is Outcome.UNCERTAIN
+
+
+def test_progress_that_does_not_move_is_no_sign_of_life() -> None:
+    one = attempt()
+    one.hear(Progress(tokens=3, phase="decode"), 101.0)
+    one.hear(Progress(tokens=3, phase="decode"), 104.0)
+    assert one.overdue_at(CONFIG) == pytest.approx(106.0)
+
+
+def test_what_a_silent_attempt_cost_is_estimated_and_a_refused_one_is_free() -> None:
+    one = attempt()
+    one.hear(Progress(tokens=50, phase="decode"), 101.0)
+    one.end(one.lost("disconnected"), 102.0)
+    assert (one.outcome, one.cost) == (Outcome.UNCERTAIN, CHEAP.cost(10, 50))
+    assert failed(1, ErrorCode.OVERLOADED, outcome=Outcome.REFUSED).cost == Decimal(0)
+
+
+def test_the_workers_own_figure_is_believed() -> None:
+    one = attempt()
+    usage = PartialUsage(prompt_tokens=1, completion_tokens=2, cost_usd=Decimal("0.5"))
+    one.end(Ending(Outcome.FAILED, BullpenError(ErrorCode.UPSTREAM_ERROR, "no"), usage), 101.0)
+    assert one.cost == Decimal("0.5")
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"),
+    [
+        (ErrorCode.OVERLOADED, Outcome.REFUSED),
+        (ErrorCode.CANCELLED, Outcome.CANCELLED),
+        (ErrorCode.UPSTREAM_ERROR, Outcome.FAILED),
+    ],
+)
+def test_what_a_worker_told_becomes_an_outcome(code: ErrorCode, outcome: Outcome) -> None:
+    assert Ending.told(ErrorReply(error=BullpenError(code, "no").detail())).outcome is outcome
+
+
+def test_rubbish_is_an_error_and_not_an_exception() -> None:
+    with pytest.raises(BullpenError) as caught:
+        read_event(b"\xff{}")
+    assert caught.value.code is ErrorCode.UPSTREAM_ERROR
+    assert isinstance(read_event(Chunk(task_id="t", seq=0, delta="x").to_bytes()), Chunk)
+
+
+def test_a_failure_goes_to_the_next_worker() -> None:
+    assert failover.verdict([failed(1, ErrorCode.UPSTREAM_ERROR)], CONFIG) is None
+
+
+def test_a_bad_request_is_bad_everywhere() -> None:
+    error = failover.verdict([failed(1, ErrorCode.INVALID_REQUEST)], CONFIG)
+    assert error is not None
+    assert error.code is ErrorCode.INVALID_REQUEST
+
+
+def test_refusals_cost_nothing_and_are_not_counted() -> None:
+    refusals = [failed(n, ErrorCode.OVERLOADED, outcome=Outcome.REFUSED) for n in range(1, 8)]
+    assert failover.verdict(refusals, CONFIG) is None
+
+
+@pytest.mark.parametrize(("local", "allowed"), [(True, 3), (False, 2)])
+def test_so_many_attempts_and_no_more(local: bool, allowed: int) -> None:
+    tries = [failed(n, ErrorCode.UPSTREAM_ERROR, local=local) for n in range(1, allowed + 1)]
+    assert failover.verdict(tries[:-1], CONFIG) is None
+    error = failover.verdict(tries, CONFIG)
+    assert error is not None
+    assert error.code is ErrorCode.UPSTREAM_ERROR
+    assert f"w{allowed}" in error.message
+
+
+def test_two_deaths_make_a_poison_request() -> None:
+    deaths = [failed(n, ErrorCode.NO_WORKER, outcome=Outcome.UNCERTAIN, died=True) for n in (1, 2)]
+    error = failover.verdict(deaths, CONFIG)
+    assert error is not None
+    assert error.code is ErrorCode.POISON_REQUEST

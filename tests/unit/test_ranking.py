@@ -1,0 +1,129 @@
+"""Who should answer: the four terms, the obstacles, and that the explanation adds up."""
+
+import random
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts import Heartbeat, InferenceRequest, ModelCard, Price, Resources, Terms
+from manager.config import DEFAULT_POLICIES
+from manager.estimates import Estimates
+from manager.ranking import Obstacle, Question, Ranking, rank, score
+from manager.registry import Member
+from tests.unit.test_registry import beat
+
+CHEAP = Price(input_per_mtok=Decimal("0.01"), output_per_mtok=Decimal("0.05"))
+DEAR = Price(input_per_mtok=Decimal(5), output_per_mtok=Decimal(25))
+
+
+def member(name: str, *, model: str = "m", price: Price | None = CHEAP, local: bool = True, **changes: Any) -> Member:
+    card = ModelCard(
+        model_id=model,
+        aliases=(f"{model}-alias",),
+        context_window=changes.pop("window", 1000),
+        capabilities=changes.pop("capabilities", ("chat", "stream")),
+        price=price,
+        local=local,
+    )
+    heartbeat: Heartbeat = beat(name).model_copy(update={"models": (card,), **changes})
+    return Member(heartbeat, 0.0)
+
+
+def choose(*members: Member, estimates: Estimates | None = None, now: float = 0.0, **asked: Any) -> Ranking:
+    request = InferenceRequest(**{"prompt": "hello", **asked})
+    weights = DEFAULT_POLICIES[request.policy]
+    return rank(Question.of(request), members, estimates or Estimates(), weights, now=now, rng=random.Random(1))
+
+
+def winner(ranking: Ranking) -> str:
+    assert ranking.winner is not None, ranking.reasons
+    return ranking.winner.member.worker_id
+
+
+def test_cheapest_takes_the_cheap_one_and_best_the_proven_one() -> None:
+    estimates = Estimates()
+    for _ in range(30):
+        estimates.of("good").learn(0.95)
+        estimates.of("poor").learn(0.3)
+    good, poor = member("g", model="good", price=DEAR, local=False), member("p", model="poor", price=CHEAP)
+    assert winner(choose(good, poor, estimates=estimates, policy="cheapest")) == "p"
+    assert winner(choose(good, poor, estimates=estimates, policy="best")) == "g"
+
+
+def test_fastest_takes_the_quick_one() -> None:
+    assert winner(choose(member("slow", ewma_ms=4000), member("quick", ewma_ms=100), policy="fastest")) == "quick"
+
+
+def test_the_less_loaded_of_equals_wins() -> None:
+    assert winner(choose(member("busy", inflight=3), member("idle"))) == "idle"
+
+
+def test_an_unknown_price_counts_as_dear() -> None:
+    assert winner(choose(member("unknown", price=None), member("known"), policy="cheapest")) == "known"
+
+
+def test_a_worker_short_of_memory_is_passed_over() -> None:
+    full = Resources(memory_used=99, memory_limit=100)
+    ranking = choose(member("full", resources=full), member("fine"))
+    assert winner(ranking) == "fine"
+    assert {c.worker_id: c.passed_over for c in ranking.candidates}["full"] == "near its memory limit"
+
+
+@pytest.mark.parametrize(
+    ("members", "asked", "obstacle"),
+    [
+        ((), {}, Obstacle.NOBODY),
+        (("m",), {"model": "other"}, Obstacle.NO_SUCH_MODEL),
+        (("m",), {"backend": "other"}, Obstacle.NO_SUCH_MODEL),
+        (("m",), {"tools": ({"type": "function"},)}, Obstacle.UNABLE),
+        (("m",), {"prompt": "x" * 8000}, Obstacle.UNABLE),
+        (("m",), {"max_cost_usd": 1e-9}, Obstacle.BUDGET),
+    ],
+)
+def test_why_nobody_can_be_asked(members: tuple[str, ...], asked: dict[str, Any], obstacle: Obstacle) -> None:
+    ranking = choose(*(member("w", model=name) for name in members), **asked)
+    assert (ranking.winner, ranking.obstacle) == (None, obstacle)
+
+
+def test_a_full_worker_is_worth_waiting_for_even_beside_unable_ones() -> None:
+    ranking = choose(member("full", inflight=4), member("leaving", state="draining"))
+    assert ranking.obstacle is Obstacle.FULL
+
+
+def test_a_paused_worker_comes_back_by_itself() -> None:
+    paused = member("p")
+    paused.paused_until = 5.0
+    assert choose(paused, now=4.0).obstacle is Obstacle.PAUSED
+    assert winner(choose(paused, now=5.1)) == "p"
+
+
+def test_local_only_never_leaves_the_machine() -> None:
+    assert choose(member("cloud", local=False), policy="local_only").obstacle is Obstacle.UNABLE
+
+
+def test_an_alias_is_the_model() -> None:
+    assert winner(choose(member("w", model="gpt"), model="gpt-alias")) == "w"
+
+
+@given(
+    loads=st.lists(st.integers(0, 6), min_size=1, max_size=8),
+    prices=st.lists(st.sampled_from([CHEAP, DEAR, None]), min_size=8, max_size=8),
+    policy=st.sampled_from(["balanced", "cheapest", "fastest", "best"]),
+)
+def test_the_explanation_adds_up(loads: list[int], prices: list[Price | None], policy: Any) -> None:
+    members = [member(f"w{i}", price=prices[i], inflight=load) for i, load in enumerate(loads)]
+    ranking = choose(*members, policy=policy)
+    weights: Terms = DEFAULT_POLICIES[policy]
+    told = {c.worker_id: c for c in ranking.candidates}
+    assert set(told) == {m.worker_id for m in members}
+    for candidate in told.values():
+        assert (candidate.terms is None) == (candidate.score is None) == (candidate.passed_over is not None)
+        if candidate.terms is not None:
+            assert candidate.score == score(candidate.terms, weights)
+            assert all(0 <= term <= 1 for term in candidate.terms.model_dump().values())
+    if ranking.winner is not None:
+        best = min(c.score for c in told.values() if c.score is not None)
+        assert (told[ranking.winner.member.worker_id].score or 0) <= best + 0.02

@@ -1,0 +1,116 @@
+"""Who is here: heartbeats and departures in, members out."""
+
+from datetime import UTC, datetime
+
+from contracts import Heartbeat, ModelCard, WorkerState
+from manager.registry import Registry
+
+
+def beat(
+    worker: str = "w", *, seq: int = 1, epoch: str = "e1", state: WorkerState = "ready", **changes: int
+) -> Heartbeat:
+    card = ModelCard(model_id="m", context_window=100, local=True)
+    values = {"inflight": 0, "queued": 0, "capacity": 4, "interval_ms": 1000, **changes}
+    return Heartbeat(
+        worker_id=worker,
+        backend="b",
+        models=(card,),
+        state=state,
+        epoch=epoch,
+        seq=seq,
+        started_at=datetime(2026, 1, 1, tzinfo=UTC),
+        **values,
+    )
+
+
+def obstacle(registry: Registry, worker: str = "w") -> str:
+    member = registry.get(worker)
+    assert member is not None
+    return member.obstacle
+
+
+def test_a_ready_worker_has_no_obstacle_and_the_others_say_why() -> None:
+    registry = Registry(2.5)
+    registry.hear(beat(), 0.0)
+    assert obstacle(registry) == ""
+    registry.hear(beat(seq=2, state="draining").model_copy(update={"reason": "stopping"}), 1.0)
+    assert obstacle(registry) == "draining: stopping"
+
+
+def test_silence_of_two_and_a_half_intervals_is_departure() -> None:
+    registry = Registry(2.5)
+    registry.hear(beat("a"), 0.0)
+    registry.hear(beat("b"), 2.0)
+    assert registry.sweep(2.45, 0.1) == []
+    assert registry.sweep(2.55, 0.1) == ["a"]
+    assert obstacle(registry, "a").startswith("silent for 2.5")
+    assert registry.sweep(2.6, 0.1) == []  # told once
+
+
+def test_the_next_beat_brings_a_silent_worker_back() -> None:
+    registry = Registry(2.5)
+    registry.hear(beat(), 0.0)
+    registry.leave("w", "disconnected")
+    assert obstacle(registry) == "disconnected"
+    registry.hear(beat(seq=2), 0.5)
+    assert obstacle(registry) == ""
+
+
+def test_a_departure_is_news_only_once() -> None:
+    registry = Registry(2.5)
+    registry.hear(beat(), 0.0)
+    assert registry.leave("w", "disconnected")
+    assert not registry.leave("w", "disconnected")
+    assert not registry.leave("stranger", "disconnected")
+
+
+def test_a_restart_voids_what_ran_in_the_old_life() -> None:
+    registry = Registry(2.5)
+    assert registry.hear(beat(epoch="e1"), 0.0) is None
+    assert registry.hear(beat(epoch="e2"), 0.5) == "w"
+
+
+def test_beats_of_an_older_life_or_out_of_order_are_ignored() -> None:
+    registry = Registry(2.5)
+    registry.hear(beat(epoch="e2", seq=5), 0.0)
+    registry.hear(beat(epoch="e1", seq=9, state="draining"), 0.1)
+    registry.hear(beat(epoch="e2", seq=4, state="draining"), 0.2)
+    assert obstacle(registry) == ""
+
+
+def test_load_counts_what_we_sent_since_the_last_beat() -> None:
+    registry = Registry(2.5)
+    registry.hear(beat(inflight=2), 0.0)
+    member = registry.get("w")
+    assert member is not None
+    member.assigned = 1
+    assert (member.load, member.free) == (3, 1)
+    registry.hear(beat(seq=2, inflight=3), 1.0)  # ours is among the three now
+    assert (member.load, member.free) == (3, 1)
+    member.assigned = 0  # ours has ended since
+    assert member.load == 2
+
+
+def test_when_most_fall_silent_at_once_it_is_our_ears() -> None:
+    registry = Registry(2.5)
+    for name in "abc":
+        registry.hear(beat(name), 0.0)
+    assert registry.sweep(2.6, 0.1) == []
+    assert registry.sweep(5.1, 2.5) == ["a", "b", "c"]  # but not for ever
+
+
+def test_a_sleep_of_our_own_excuses_everybody() -> None:
+    registry = Registry(2.5)
+    registry.hear(beat(), 0.0)
+    registry.sweep(1.0, 0.1)
+    assert registry.sweep(6.0, 0.1) == []  # we slept five seconds: nobody's silence counts
+    assert registry.sweep(6.1, 0.1) == []
+
+
+def test_a_stopped_worker_is_forgotten_after_a_while() -> None:
+    registry = Registry(2.5)
+    registry.hear(beat(state="stopped"), 0.0)
+    registry.sweep(30.0, 30.0)
+    assert registry.get("w") is not None
+    registry.sweep(61.0, 31.0)
+    assert registry.get("w") is None
