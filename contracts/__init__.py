@@ -36,7 +36,15 @@ from contracts.heartbeat import (
     Resources,
     WorkerState,
 )
-from contracts.metrics import Candidate, MeshMetrics, ModelMetrics, RouteDecision, Terms, WorkerMetrics
+from contracts.metrics import (
+    Candidate,
+    MeshMetrics,
+    ModelMetrics,
+    RouteDecision,
+    TelemetryMetrics,
+    Terms,
+    WorkerMetrics,
+)
 from contracts.request import ChatMessage, InferenceRequest, Policy, Priority, parse_request, salvage_task_id
 from contracts.response import (
     AttemptSummary,
@@ -105,6 +113,7 @@ __all__ = [
     "RouteDecision",
     "StreamEvent",
     "StrictModel",
+    "TelemetryMetrics",
     "Terms",
     "WorkerEvent",
     "WorkerEventRecord",

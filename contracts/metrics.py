@@ -1,7 +1,6 @@
 """Live figures and explanations, for anybody who listens."""
 
 from datetime import datetime
-from typing import Literal
 
 from contracts.base import OpenModel
 
@@ -89,4 +88,14 @@ class ModelMetrics(OpenModel):
     mean_ms: float | None
 
 
-MetricsKind = Literal["mesh", "model", "worker", "route", "grade"]
+class TelemetryMetrics(OpenModel):
+    """`metrics.mesh`, every 2 s from each accountant."""
+
+    source: str
+    created_at: datetime
+    stored: int
+    """Events booked since its start."""
+    per_second: float
+    dead: int
+    database_away: str = ""
+    """Why nothing can be booked now; empty when all is well."""

@@ -1,1 +1,1 @@
-"""telemetry"""
+"""WHO remembers: books every answer, every attempt and every worker's changes in Postgres."""

@@ -1,0 +1,19 @@
+"""What `telemetry/config.yaml` may say."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from contracts.settings import ConfigModel
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class TelemetryConfig(ConfigModel):
+    batch_size: Annotated[int, Field(ge=1, le=5000)] = 500
+    command_timeout: Seconds = 10.0
+    retry_at_most: Seconds = 5.0
+    stream_max_age: Seconds = 604_800
+    stream_max_bytes: Annotated[int, Field(ge=1 << 20)] = 8 << 30
+    duplicate_window: Seconds = 600
+    report_interval: Seconds = 2.0
