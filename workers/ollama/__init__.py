@@ -1,0 +1,1 @@
+"""A running Ollama, on this machine or another."""
