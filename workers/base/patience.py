@@ -1,7 +1,13 @@
-"""How long a provider may stay silent: before its first token, and between tokens. Never a cap on the whole answer."""
+"""Reading a provider's stream: how long it may stay silent, and how to leave it so that it really stops.
+
+Never a cap on the whole answer, only on the silence before the first token and between tokens. The stream is
+read by a task of its own, because cancelling a task that waits for the network closes the connection at once,
+whereas closing an SDK's generator may leave the provider writing (and billing) into a forgotten socket.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
 from typing import TypeVar
 
 from contracts import BullpenError, ErrorCode
@@ -9,17 +15,47 @@ from workers.base.config import BackendConfig
 
 T = TypeVar("T")
 
+AHEAD = 1000
+"""Pieces that may wait for us; a provider that sends faster than that is made to wait."""
 
-async def patiently(pieces: AsyncIterator[T], config: BackendConfig) -> AsyncIterator[T]:
-    """The pieces as they come. Raises `BullpenError(upstream_error)` when the provider falls silent."""
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    error: Exception | None
+
+
+async def patiently(pieces: AsyncIterator[T], config: BackendConfig) -> AsyncGenerator[T, None]:
+    """The pieces as they come; closing this generator closes the provider's connection.
+
+    Raises `BullpenError(upstream_error)` when the provider falls silent, and whatever the stream raises.
+    """
+    read: asyncio.Queue[T | _End] = asyncio.Queue(AHEAD)
+    reading = asyncio.get_running_loop().create_task(_read(pieces, read))
     seconds, stage = config.first_token_timeout, "before its first token"
-    while True:
-        try:
-            async with asyncio.timeout(seconds):
-                piece = await anext(pieces)
-        except StopAsyncIteration:
-            return
-        except TimeoutError:
-            raise BullpenError(ErrorCode.UPSTREAM_ERROR, f"the provider was silent for {seconds:g} s {stage}") from None
-        yield piece
-        seconds, stage = config.next_token_timeout, "between tokens"
+    try:
+        while not isinstance(piece := await _next(read, seconds, stage), _End):
+            yield piece
+            seconds, stage = config.next_token_timeout, "between tokens"
+        if piece.error is not None:
+            raise piece.error
+    finally:
+        reading.cancel()
+        await asyncio.wait({reading})
+
+
+async def _read(pieces: AsyncIterator[T], read: "asyncio.Queue[T | _End]") -> None:
+    error: Exception | None = None
+    try:
+        async for piece in pieces:
+            await read.put(piece)
+    except Exception as raised:
+        error = raised
+    await read.put(_End(error))
+
+
+async def _next(read: "asyncio.Queue[T]", seconds: float, stage: str) -> T:
+    try:
+        async with asyncio.timeout(seconds):
+            return await read.get()
+    except TimeoutError:
+        raise BullpenError(ErrorCode.UPSTREAM_ERROR, f"the provider was silent for {seconds:g} s {stage}") from None

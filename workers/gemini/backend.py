@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import AsyncGenerator
-from typing import Annotated, cast
+from contextlib import aclosing
+from typing import Annotated
 
 import aiohttp
 import httpx
@@ -66,16 +67,13 @@ class GeminiBackend(Backend[GeminiConfig]):
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
         answer = _Answer(job)
         try:
-            streaming = await self._client.aio.models.generate_content_stream(
+            chunks = await self._client.aio.models.generate_content_stream(
                 model=job.model.model_id, contents=_contents(job), config=_generation(job)
             )
-            chunks = cast("AsyncGenerator[types.GenerateContentResponse, None]", streaming)
-            try:
-                async for chunk in patiently(chunks, self.config):
+            async with aclosing(patiently(chunks, self.config)) as pieces:
+                async for chunk in pieces:
                     if (delta := answer.take(chunk)) is not None:
                         yield delta
-            finally:
-                await chunks.aclose()
         except Exception as error:
             raise _told(error) from error
         if (done := answer.done()) is not None:

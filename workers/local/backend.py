@@ -33,7 +33,7 @@ class LocalConfig(BackendConfig):
     max_concurrency: Annotated[int, Field(ge=1, le=64)] = 4
     max_tokens: Annotated[int, Field(ge=1)] | None = 256
     threads: Annotated[int, Field(ge=1)] | None = None
-    """Processors to compute with; those this process may use when left out."""
+    """Processors to compute with. When left out, this worker's share of those it may use, among `replicas`."""
     gpu_layers: Annotated[int, Field(ge=0)] = 0
 
 
@@ -117,7 +117,7 @@ class LocalBackend(Backend[LocalConfig]):
         params.n_ctx = model.context_window * self.config.max_concurrency
         params.kv_unified = False  # every conversation has its whole window
         params.n_gpu_layers = self.config.gpu_layers
-        params.cpuparams.n_threads = self.config.threads or len(os.sched_getaffinity(0))
+        params.cpuparams.n_threads = self.config.threads or _share_of_processors(self.config.replicas)
         params.verbosity = -1
         params.warmup = False
         params.fit_params = False
@@ -171,6 +171,11 @@ class _Answer:
         if self._finish is None or self._usage is None:
             return None
         return Done(self._finish, self._usage["prompt_tokens"], self._usage["completion_tokens"])
+
+
+def _share_of_processors(replicas: int) -> int:
+    """llama.cpp's threads spin while they wait: two workers on the same processors are twenty times slower, not two."""
+    return max(1, len(os.sched_getaffinity(0)) // replicas)
 
 
 def _only(models: tuple[ModelConfig, ...]) -> ModelConfig:

@@ -5,6 +5,7 @@ Closing the stream closes the connection, which is what makes Ollama stop comput
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated, Any, cast
 
 import httpx
@@ -86,16 +87,14 @@ class OllamaBackend(Backend[OllamaConfig]):
         done: Done | None = None
         try:
             chunks = cast("Chunks", await self._client.chat(**self._body(job)))
-            try:
-                async for chunk in patiently(chunks, self.config):
+            async with aclosing(patiently(chunks, self.config)) as pieces:
+                async for chunk in pieces:
                     calls += [_call(call) for call in chunk.message.tool_calls or ()]
                     if chunk.message.content:
                         logprobs = tuple(token.logprob for token in chunk.logprobs or ())
                         yield Delta(size.take(chunk.message.content), max(1, len(logprobs)), logprobs)
                     if chunk.done:
                         done = _done(chunk, calls)
-            finally:
-                await chunks.aclose()
         except Exception as error:
             raise self._told(error) from error
         if done is not None:

@@ -4,6 +4,7 @@ The SDK's own retries are off, because asking again is the Manager's decision an
 """
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated, Any, cast
 
 import openai
@@ -89,9 +90,10 @@ class OpenAIBackend(Backend[OpenAIConfig]):
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
         answer = _Answer(job)
         try:
-            chunks = await self._client.chat.completions.create(**self._body(job))
-            async with cast("openai.AsyncStream[ChatCompletionChunk]", chunks) as stream:
-                async for chunk in patiently(aiter(stream), self.config):
+            created = await self._client.chat.completions.create(**self._body(job))
+            chunks = cast("openai.AsyncStream[ChatCompletionChunk]", created)
+            async with chunks, aclosing(patiently(aiter(chunks), self.config)) as pieces:
+                async for chunk in pieces:
                     if (delta := answer.take(chunk)) is not None:
                         yield delta
         except openai.OpenAIError as error:

@@ -1,0 +1,224 @@
+"""Stand-in providers: loopback HTTP servers that speak the documented protocols, and can fail on request."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from workers.base import BackendConfig
+
+Json = dict[str, Any]
+WORDS = ["The ", "capital ", "is ", "Paris."]
+
+
+@dataclass
+class Failure:
+    """How the next answers fail."""
+
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    body: str = ""
+    truncate: bool = False
+    garbage: str = ""
+    hang_after: int | None = None
+
+
+class Provider:
+    """One provider. `received` holds the bodies of the calls, `closed` is set when a caller hangs up early."""
+
+    backend: ClassVar[str]
+
+    def __init__(self) -> None:
+        self.received: list[Json] = []
+        self.closed = asyncio.Event()
+        self.failure = Failure()
+        self._server: TestServer
+
+    async def __aenter__(self) -> Self:
+        app = web.Application()
+        self.route(app.router)
+        self._server = TestServer(app, host="127.0.0.1")
+        await self._server.start_server()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._server.close()
+
+    @property
+    def url(self) -> str:
+        return str(self._server.make_url("")).rstrip("/")
+
+    def config(self) -> Json:
+        """What the backend's config must say to use this provider."""
+        raise NotImplementedError
+
+    def route(self, router: web.UrlDispatcher) -> None:
+        raise NotImplementedError
+
+    def pieces(self, body: Json) -> list[str]:
+        """The answer's messages as they travel; the last one says why it ends."""
+        raise NotImplementedError
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        failure = self.failure
+        body: Json = await request.json()
+        self.received.append(body)
+        if failure.status:
+            return web.Response(
+                status=failure.status, headers=failure.headers, text=failure.body or self.error(failure.status)
+            )
+        response = web.StreamResponse(headers={"Content-Type": self.content_type})
+        await response.prepare(request)
+        try:
+            async for piece in self._told(self.pieces(body), failure):
+                await response.write(piece.encode())
+            await response.write_eof()
+        except (ConnectionError, asyncio.CancelledError):
+            self.closed.set()
+            raise
+        return response
+
+    content_type: ClassVar[str] = "text/event-stream"
+
+    def error(self, status: int) -> str:
+        return json.dumps({"error": {"message": f"no ({status})", "code": status, "status": "FAILED"}})
+
+    async def _told(self, pieces: list[str], failure: Failure) -> AsyncIterator[str]:
+        if failure.garbage:
+            yield failure.garbage
+            return
+        for number, piece in enumerate(pieces[:2] if failure.truncate else pieces):
+            if number == failure.hang_after:
+                await self._hang()
+            yield piece
+
+    async def _hang(self) -> None:
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            self.closed.set()
+            raise
+
+
+class OpenAIProvider(Provider):
+    backend = "openai"
+
+    def config(self) -> Json:
+        model = {"name": "m", "capabilities": ["chat", "stream", "tools", "vision", "json", "logprobs"]}
+        return {"base_url": f"{self.url}/v1", "models": [model]}
+
+    def route(self, router: web.UrlDispatcher) -> None:
+        router.add_post("/v1/chat/completions", self.answer)
+        router.add_get("/v1/models", self.models)
+
+    async def models(self, request: web.Request) -> web.Response:
+        if self.failure.status:
+            return web.Response(status=self.failure.status, text=self.error(self.failure.status))
+        model = {"id": "m", "object": "model", "created": 0, "owned_by": "us"}
+        return web.json_response({"object": "list", "data": [model]})
+
+    def pieces(self, body: Json) -> list[str]:
+        if body.get("tools"):
+            call = {"index": 0, "id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a":'}}
+            rest = {"index": 0, "function": {"arguments": " 1}"}}
+            deltas = [{"tool_calls": [call]}, {"tool_calls": [rest]}]
+            return [*(self._chunk(d) for d in deltas), self._chunk({}, "tool_calls"), self._usage(), "data: [DONE]\n\n"]
+        chunks = [self._chunk({"content": word}) for word in WORDS]
+        return [*chunks, self._chunk({}, "stop"), self._usage(), "data: [DONE]\n\n"]
+
+    def _chunk(self, delta: Json, finish: str | None = None) -> str:
+        tokens = [{"token": delta["content"], "logprob": -0.5, "top_logprobs": []}] if "content" in delta else []
+        choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": {"content": tokens}}
+        return self._event({"choices": [choice]})
+
+    def _usage(self) -> str:
+        usage = {"prompt_tokens": 7, "completion_tokens": 4, "total_tokens": 11}
+        return self._event({"choices": [], "usage": usage})
+
+    def _event(self, told: Json) -> str:
+        chunk = {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "m", **told}
+        return f"data: {json.dumps(chunk)}\n\n"
+
+
+class GeminiProvider(Provider):
+    backend = "gemini"
+
+    def config(self) -> Json:
+        model = {"name": "m", "capabilities": ["chat", "stream", "tools", "vision", "json"]}
+        return {"base_url": self.url, "models": [model]}
+
+    def route(self, router: web.UrlDispatcher) -> None:
+        router.add_post("/v1beta/models/m:streamGenerateContent", self.answer)
+        router.add_get("/v1beta/models/m", self.model)
+
+    async def model(self, request: web.Request) -> web.Response:
+        if self.failure.status:
+            return web.Response(status=self.failure.status, text=self.error(self.failure.status))
+        return web.json_response({"name": "models/m"})
+
+    def pieces(self, body: Json) -> list[str]:
+        if body.get("tools"):
+            call = {"functionCall": {"name": "add", "args": {"a": 1}}}
+            return [self._event([call]), self._event([], "STOP")]
+        return [*(self._event([{"text": word}]) for word in WORDS), self._event([], "STOP")]
+
+    def _event(self, parts: list[Json], finish: str | None = None) -> str:
+        candidate: Json = {"content": {"role": "model", "parts": parts}, "index": 0}
+        if finish:
+            candidate["finishReason"] = finish
+        usage = {"promptTokenCount": 7, "candidatesTokenCount": 3, "thoughtsTokenCount": 1, "totalTokenCount": 11}
+        return f"data: {json.dumps({'candidates': [candidate], 'usageMetadata': usage})}\n\n"
+
+
+class OllamaProvider(Provider):
+    backend = "ollama"
+    content_type = "application/x-ndjson"
+
+    def config(self) -> Json:
+        return {"host": self.url}
+
+    def route(self, router: web.UrlDispatcher) -> None:
+        router.add_post("/api/chat", self.answer)
+        router.add_get("/api/tags", self.tags)
+        router.add_post("/api/show", self.show)
+        router.add_post("/api/pull", self.pull)
+
+    async def tags(self, request: web.Request) -> web.Response:
+        if self.failure.status:
+            return web.Response(status=self.failure.status, text=self.error(self.failure.status))
+        return web.json_response({"models": [{"model": "m:latest", "size": 1}]})
+
+    async def show(self, request: web.Request) -> web.Response:
+        info = {"llama.context_length": 2048}
+        return web.json_response({"model_info": info, "capabilities": ["completion", "tools", "vision"]})
+
+    async def pull(self, request: web.Request) -> web.Response:
+        steps = [{"status": "pulling", "completed": 41, "total": 100}, {"status": "success"}]
+        return web.Response(text="\n".join(json.dumps(step) for step in steps))
+
+    def error(self, status: int) -> str:
+        return json.dumps({"error": f"no ({status})"})
+
+    def pieces(self, body: Json) -> list[str]:
+        if body.get("tools"):
+            call = {"function": {"name": "add", "arguments": {"a": 1}}}
+            return [self._line({"role": "assistant", "content": "", "tool_calls": [call]}), self._line({}, done=True)]
+        words = [self._line({"role": "assistant", "content": word}) for word in WORDS]
+        return [*words, self._line({"role": "assistant", "content": ""}, done=True)]
+
+    def _line(self, message: Json, *, done: bool = False) -> str:
+        told: Json = {"model": "m", "message": {"role": "assistant", **message}, "done": done}
+        if done:
+            told |= {"done_reason": "stop", "prompt_eval_count": 7, "eval_count": 4}
+        return json.dumps(told) + "\n"
+
+
+PROVIDERS: dict[str, type[Provider]] = {p.backend: p for p in (OpenAIProvider, GeminiProvider, OllamaProvider)}
+
+
+def configured(config_class: type[BackendConfig], told: Json) -> BackendConfig:
+    return config_class.model_validate({"first_token_timeout": 1.0, "next_token_timeout": 0.5, **told})

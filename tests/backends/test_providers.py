@@ -1,0 +1,207 @@
+"""The same behaviour from every backend that asks a provider over HTTP."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+
+from contracts import BullpenError, ErrorCode, InferenceRequest
+from tests.backends.providers import PROVIDERS, WORDS, Failure, Provider, configured
+from tests.support import eventually
+from workers.base import Backend, Delta, Done, Job
+from workers.base.discovery import discover
+
+HISTORY = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
+IMAGE = "data:image/png;base64,iVBORw0KGgo="
+
+
+@pytest.fixture(autouse=True)
+def keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI", "GEMINI"):
+        monkeypatch.setenv(f"{name}_API_KEY", "sk-planted-canary")
+
+
+@pytest.fixture(params=sorted(PROVIDERS))
+async def provider(request: pytest.FixtureRequest) -> AsyncIterator[Provider]:
+    async with PROVIDERS[request.param]() as provider:
+        yield provider
+
+
+@pytest.fixture
+async def backend(provider: Provider) -> AsyncIterator[Backend[Any]]:
+    cls = discover()[provider.backend].load()
+    backend = cls(configured(cls.config_class, provider.config()))
+    await backend.start(lambda _: None)
+    yield backend
+    await backend.close()
+
+
+def job(backend: Backend[Any], prefix: str = "", max_tokens: int | None = 50, **asked: Any) -> Job:
+    request = InferenceRequest(**{"prompt": "What is the capital of France?", **asked})
+    return Job(request, backend.models()[0], max_tokens, prefix)
+
+
+async def test_an_answer_is_pieces_then_one_end(backend: Backend[Any]) -> None:
+    pieces = [piece async for piece in backend.stream(job(backend))]
+    *deltas, done = pieces
+    assert [d.text for d in deltas if isinstance(d, Delta)] == WORDS
+    assert isinstance(done, Done)
+    assert (done.finish_reason, done.prompt_tokens, done.completion_tokens) == ("stop", 7, 4)
+
+
+async def test_what_was_asked_reaches_the_provider(provider: Provider, backend: Backend[Any]) -> None:
+    asked = job(
+        backend,
+        context={
+            "system": "Be brief.",
+            "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}],
+        },
+        temperature=0.7,
+        stop=("END",),
+        seed=42,
+        top_p=0.5,
+    )
+    await backend.infer(asked)
+    told = str(provider.received[-1])
+    for wanted in ("Be brief.", "Hi", "Ho", "What is the capital of France?", "0.7", "END", "42", "0.5", "50"):
+        assert wanted in told, wanted
+
+
+async def test_an_image_reaches_the_provider(provider: Provider, backend: Backend[Any]) -> None:
+    content = [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": IMAGE}}]
+    request = InferenceRequest.model_validate_json(json.dumps({"messages": [{"role": "user", "content": content}]}))
+    await backend.infer(Job(request, backend.models()[0], 50))
+    assert "iVBORw0KGgo=" in str(provider.received[-1])
+    assert "What is this?" in str(provider.received[-1])
+
+
+async def test_tool_calls_come_back_whole(provider: Provider, backend: Backend[Any]) -> None:
+    tool = {"type": "function", "function": {"name": "add", "description": "adds", "parameters": {"type": "object"}}}
+    done = (await backend.infer(job(backend, tools=(tool,)))).done
+    assert "add" in str(provider.received[-1])
+    assert done.finish_reason == "tool_calls"
+    assert [call["function"]["name"] for call in done.tool_calls] == ["add"]
+    assert done.tool_calls[0]["function"]["arguments"].replace(" ", "") == '{"a":1}'
+
+
+async def test_a_begun_answer_is_passed_on(provider: Provider, backend: Backend[Any]) -> None:
+    await backend.infer(job(backend, prefix="The capital of France"))
+    assert "The capital of France" in str(provider.received[-1])
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (400, ErrorCode.INVALID_REQUEST),
+        (401, ErrorCode.UPSTREAM_AUTH),
+        (403, ErrorCode.UPSTREAM_AUTH),
+        (404, ErrorCode.NO_SUCH_MODEL),
+        (429, ErrorCode.RATE_LIMITED),
+        (500, ErrorCode.UPSTREAM_ERROR),
+        (503, ErrorCode.UPSTREAM_ERROR),
+    ],
+)
+async def test_a_refusal_says_what_to_do_and_is_asked_once(
+    provider: Provider, backend: Backend[Any], status: int, code: ErrorCode
+) -> None:
+    provider.failure = Failure(status=status)
+    with pytest.raises(BullpenError) as caught:
+        await backend.infer(job(backend))
+    assert caught.value.code is code
+    assert "sk-planted-canary" not in str(caught.value)
+    assert len(provider.received) == 1  # one retry layer only, and it is not the SDK
+
+
+@pytest.mark.parametrize(
+    ("header", "low", "high"),
+    [("7", 7000, 7000), ("1e9", 60_000, 60_000), ("-1", 0, 0), ("soon", 1000, 1000), ("date", 8000, 10_000)],
+)
+async def test_a_rate_limit_says_for_how_long(
+    provider: Provider, backend: Backend[Any], header: str, low: int, high: int
+) -> None:
+    if provider.backend == "ollama":
+        pytest.skip("its client does not show the headers of an error")
+    value = format_datetime(datetime.now(UTC) + timedelta(seconds=10), usegmt=True) if header == "date" else header
+    provider.failure = Failure(status=429, headers={"Retry-After": value})
+    with pytest.raises(BullpenError) as caught:
+        await backend.infer(job(backend))
+    assert caught.value.retry_after_ms is not None
+    assert low <= caught.value.retry_after_ms <= high
+
+
+async def test_half_an_answer_is_an_error(provider: Provider, backend: Backend[Any]) -> None:
+    provider.failure = Failure(truncate=True)
+    with pytest.raises(BullpenError, match="truncated"):
+        await backend.infer(job(backend))
+
+
+@pytest.mark.parametrize(
+    "garbage", ["<html>It works!</html>", "data: {nonsense\n\n", '{"x": ', "\0\0\0", "data: []\n\n"]
+)
+async def test_garbage_is_an_error(provider: Provider, backend: Backend[Any], garbage: str) -> None:
+    provider.failure = Failure(garbage=garbage)
+    with pytest.raises(BullpenError) as caught:
+        await backend.infer(job(backend))
+    assert caught.value.code is ErrorCode.UPSTREAM_ERROR
+
+
+@pytest.mark.parametrize("after", [0, 2])
+async def test_silence_is_an_error_and_the_call_is_closed(
+    provider: Provider, backend: Backend[Any], after: int
+) -> None:
+    provider.failure = Failure(hang_after=after)
+    async with asyncio.timeout(5):
+        with pytest.raises(BullpenError, match="silent"):
+            await backend.infer(job(backend))
+        await provider.closed.wait()
+
+
+async def test_leaving_the_stream_closes_the_call_at_once(provider: Provider, backend: Backend[Any]) -> None:
+    provider.failure = Failure(hang_after=2)
+    async with aclosing(backend.stream(job(backend))) as pieces:
+        await anext(pieces)
+        left = time.monotonic()
+    await eventually(provider.closed.is_set)
+    assert time.monotonic() - left < 1  # 0.1 s is the promise; this machine may be busy
+
+
+async def test_cancelling_the_task_closes_the_call(provider: Provider, backend: Backend[Any]) -> None:
+    provider.failure = Failure(hang_after=0)
+    asking = asyncio.create_task(backend.infer(job(backend)))
+    await eventually(lambda: provider.received)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    await eventually(provider.closed.is_set)
+
+
+async def test_answers_side_by_side_do_not_mix(provider: Provider, backend: Backend[Any]) -> None:
+    answers = await asyncio.gather(*(backend.infer(job(backend)) for _ in range(10)))
+    assert {answer.text for answer in answers} == {"".join(WORDS)}
+
+
+async def test_health_tells_a_revoked_key(provider: Provider, backend: Backend[Any]) -> None:
+    await backend.health()
+    provider.failure = Failure(status=401)
+    with pytest.raises(BullpenError) as caught:
+        await backend.health()
+    assert caught.value.code is ErrorCode.UPSTREAM_AUTH
+
+
+@pytest.mark.parametrize("name", sorted(PROVIDERS))
+async def test_nobody_at_home_is_an_error(name: str) -> None:
+    async with PROVIDERS[name]() as provider:
+        cls = discover()[name].load()
+        backend = cls(configured(cls.config_class, provider.config()))
+        await backend.start(lambda _: None)
+        asked = job(backend)
+    with pytest.raises(BullpenError, match="not reachable"):
+        await backend.infer(asked)
+    with pytest.raises(BullpenError, match="not reachable"):
+        await backend.health()
+    await backend.close()
