@@ -1,1 +1,19 @@
-"""client"""
+"""WHO asks: a small Python client over `infer.auto`.
+
+    async with Bullpen.connect() as bp:
+        answer = await bp.ask("What is the capital of France?")
+        async for event in bp.stream("Tell me a story", model="smollm2-135m"):
+            ...
+
+What cannot be answered raises `BullpenError` with the contract's code; a mesh that cannot be reached
+raises `BusUnreachable`, a connection lost for good `BusError`.
+"""
+
+from bus import BusError, BusUnreachable
+from client.client import Bullpen
+from client.errors import RequestFailed
+from client.question import Options
+from client.roster import Roster, Sighting
+from contracts import BullpenError
+
+__all__ = ["Bullpen", "BullpenError", "BusError", "BusUnreachable", "Options", "RequestFailed", "Roster", "Sighting"]

@@ -183,7 +183,7 @@ def parse_request(data: bytes, *, task_id: str | None = None) -> InferenceReques
     """
     body = data.lstrip(b" \t\r\n")
     if not body:
-        raise _invalid("the message is empty: send a prompt, or a JSON object with `prompt`", "prompt")
+        raise _empty()
     request = _from_object(body) if body.startswith(b"{") else _from_text(body)
     if request.task_id is None:
         return request.model_copy(update={"task_id": task_id or new_id()})
@@ -217,6 +217,8 @@ def _from_text(body: bytes) -> InferenceRequest:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
         raise _invalid(f"the body is neither JSON nor UTF-8 text (byte {error.start})", None) from None
+    if not text.strip():  # there are more kinds of space in Unicode than in JSON
+        raise _empty()
     if text.startswith("[") or text in ("null", "true", "false"):
         raise _invalid("the body should be a JSON object or plain text, not another kind of JSON", None)
     if "\0" in text or text.startswith("\ufeff"):
@@ -266,6 +268,10 @@ class _FieldError(ValueError):
         super().__init__(f"{field} {message}")
         self.field = field
         self.message = message
+
+
+def _empty() -> BullpenError:
+    return _invalid("the message is empty: send a prompt, or a JSON object with `prompt`", "prompt")
 
 
 def _invalid(message: str, field: str | None) -> BullpenError:

@@ -89,11 +89,9 @@ def rank(
     rng: random.Random,
 ) -> Ranking:
     """The best worker for `question` among `members`, and how everybody was judged."""
-    judged = [
-        _judge(question, Choice(member, card), estimates, weights, now)
-        for member in members
-        for card in member.heartbeat.models or (_NO_MODEL,)
-    ]
+    choices = [Choice(member, card) for member in members for card in member.heartbeat.models or (_NO_MODEL,)]
+    pace = _pace(choices, estimates)
+    judged = [_judge(question, choice, estimates, weights, pace=pace, now=now) for choice in choices]
     candidates = tuple(candidate for _, candidate, _ in judged)
     able = [(choice, candidate) for choice, candidate, obstacle in judged if obstacle is Obstacle.NONE]
     if able:
@@ -111,13 +109,12 @@ def rank(
     return Ranking(None, obstacle, candidates, reasons)
 
 
-def terms_of(question: Question, choice: Choice, estimates: Estimates) -> Terms:
-    """The four terms of one candidate."""
-    record = estimates.of(choice.card.model_id)
+def terms_of(question: Question, choice: Choice, estimates: Estimates, service_ms: float) -> Terms:
+    """The four terms of one candidate; `service_ms` is what one request takes there, as far as is known."""
     return Terms(
         cost=_cost_term(expected_cost(question, choice.card, estimates)),
-        confidence=1.0 - record.quality,
-        load=_load_term(choice.member, record.mean_ms),
+        confidence=1.0 - estimates.of(choice.card.model_id).quality,
+        load=_load_term(choice.member, service_ms),
         resources=_resources_term(choice.member.heartbeat),
     )
 
@@ -141,11 +138,28 @@ def score(terms: Terms, weights: Terms) -> float:
     )
 
 
+def _pace(choices: Iterable[Choice], estimates: Estimates) -> dict[str, float]:
+    """By model, the milliseconds to expect of a worker that has not answered yet: those of its quickest peer.
+
+    Hope is what lets a new worker show what it can do.
+    """
+    pace: dict[str, float] = {}
+    for choice in choices:
+        model, known = choice.card.model_id, choice.member.heartbeat.ewma_ms
+        if known is not None:
+            pace[model] = min(known, pace.get(model, known))
+    for choice in choices:
+        model = choice.card.model_id
+        pace.setdefault(model, estimates.of(model).mean_ms or QUICK_S * 1000)
+    return pace
+
+
 def _judge(
-    question: Question, choice: Choice, estimates: Estimates, weights: Terms, now: float
+    question: Question, choice: Choice, estimates: Estimates, weights: Terms, *, pace: dict[str, float], now: float
 ) -> tuple[Choice, Candidate, Obstacle]:
     obstacle, why = _obstacle(question, choice, estimates, now)
-    terms = terms_of(question, choice, estimates) if obstacle is Obstacle.NONE else None
+    service_ms = choice.member.heartbeat.ewma_ms or pace[choice.card.model_id]
+    terms = terms_of(question, choice, estimates, service_ms) if obstacle is Obstacle.NONE else None
     candidate = Candidate(
         worker_id=choice.member.worker_id,
         backend=choice.member.heartbeat.backend,
@@ -219,11 +233,9 @@ def _cost_term(usd: float | None) -> float:
     return UNKNOWN_COST if usd is None else usd / (usd + CHEAP_USD)
 
 
-def _load_term(member: Member, model_ms: float | None) -> float:
+def _load_term(member: Member, service_ms: float) -> float:
     """From the expected seconds until an answer: one service time, stretched by how full the worker is."""
-    beat = member.heartbeat
-    service = (beat.ewma_ms or model_ms or QUICK_S * 1000) / 1000
-    expected = service * (1 + member.load / beat.capacity)
+    expected = service_ms / 1000 * (1 + member.load / member.heartbeat.capacity)
     return expected / (expected + QUICK_S)
 
 

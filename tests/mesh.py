@@ -52,9 +52,7 @@ class SmallMesh:
         folder = find(backend)
         told = {"heartbeat_interval": 0.2, **config}
         stop = asyncio.Event()
-        running = run_worker(
-            self.settings, folder, folder.load().config_class(**told), worker_id=worker_id, stop=stop
-        )
+        running = run_worker(self.settings, folder, folder.load().config_class(**told), worker_id=worker_id, stop=stop)
         self._roles[worker_id] = stop, asyncio.create_task(running)
         await self.state(worker_id, "ready")
 
@@ -69,11 +67,15 @@ class SmallMesh:
         stop.set()
         await running
 
-    async def ask(self, subject: str = s.INFER_AUTO, *, timeout: float = 10, headers: Any = None, **request: Any) -> Json:
+    async def ask(
+        self, subject: str = s.INFER_AUTO, *, timeout: float = 10, headers: Any = None, **request: Any
+    ) -> Json:
         body = json.dumps({"prompt": "hello there", **request}).encode()
         return await self.ask_raw(body, subject, timeout=timeout, headers=headers)
 
-    async def ask_raw(self, body: bytes, subject: str = s.INFER_AUTO, *, timeout: float = 10, headers: Any = None) -> Json:
+    async def ask_raw(
+        self, body: bytes, subject: str = s.INFER_AUTO, *, timeout: float = 10, headers: Any = None
+    ) -> Json:
         reply = await self.bus.request(subject, body, timeout=timeout, headers=headers)
         answer: Json = from_json(reply.data)
         if "error" in answer:

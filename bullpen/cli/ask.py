@@ -1,0 +1,155 @@
+"""`bullpen ask`: a question, and its answer as it is made."""
+
+import asyncio
+import sys
+from contextlib import aclosing
+from typing import Annotated
+
+import typer
+
+from bullpen.cli.running import connected, run, tell, usage
+from bullpen.cli.show import as_json, clean, duration, money, note
+from client import Bullpen, BullpenError, Options, RequestFailed
+from contracts import Chunk, ErrorReply, FinalResponse, InferenceResponse, Policy, Resumed
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(ask)
+
+
+def ask(
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="PROMPT", help="The question; left out or -: read from standard input")
+    ] = None,
+    *,
+    model: Annotated[str | None, typer.Option(help="Only workers that serve this model")] = None,
+    backend: Annotated[str | None, typer.Option(help="Only workers of this backend")] = None,
+    policy: Annotated[Policy | None, typer.Option(help="How candidates are weighed (if not said: balanced)")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="The longest answer, in tokens")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, max=2, help="How freely words are chosen")] = None,
+    system: Annotated[str | None, typer.Option(help="What the model is told before the question")] = None,
+    deadline_ms: Annotated[
+        int | None, typer.Option(min=1, help="For all attempts together (if not said: 120000)")
+    ] = None,
+    task_id: Annotated[str | None, typer.Option(help="A name of your own for this task")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the whole response (or error) as JSON")] = False,
+    no_stream: Annotated[bool, typer.Option("--no-stream", help="Print the answer when it is complete")] = False,
+) -> None:
+    """Ask the mesh a question.
+
+    On a terminal the answer is shown as it is made. Ctrl-C stops the work, everywhere.
+
+    Exit codes: 0 answered, 1 an error reply, 2 wrong usage, 3 the mesh cannot be reached.
+
+    Examples:
+
+      bullpen ask "What is the capital of France?"
+
+      bullpen ask --policy local_only --max-tokens 40 "Tell me a joke"
+
+      git diff | bullpen ask --system "Review this change in three sentences"
+
+      bullpen ask --json "2 + 2?" | jq .output
+    """
+    question = _question(prompt)
+    options = Options(
+        model=model,
+        backend=backend,
+        policy=policy,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        context={"system": system} if system else None,
+        deadline_ms=deadline_ms,
+        task_id=task_id,
+    )
+    if json:
+        run(lambda: _print_json(question, options))
+    elif no_stream or not sys.stdout.isatty():
+        run(lambda: _print_whole(question, options))
+    else:
+        run(lambda: _print_pieces(question, options))
+
+
+def _question(prompt: str | None) -> str:
+    if prompt not in (None, "-"):
+        question = str(prompt)
+    elif sys.stdin.isatty():
+        raise usage("there is no question", 'bullpen ask "What is the capital of France?"')
+    else:
+        question = _from_stdin()
+    if not question.strip():
+        raise usage("the question is empty")
+    return question
+
+
+def _from_stdin() -> str:
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise usage(f"standard input is not UTF-8 text (byte {error.start})") from None
+
+
+async def _print_json(question: str, options: Options) -> None:
+    async with connected() as bullpen:
+        try:
+            as_json(await bullpen.ask(question, **options))
+        except BullpenError as error:
+            as_json(error.reply if isinstance(error, RequestFailed) else ErrorReply(error=error.detail()))
+            tell(error)
+            raise typer.Exit(1) from None
+
+
+async def _print_whole(question: str, options: Options) -> None:
+    async with connected() as bullpen:
+        response = await bullpen.ask(question, **options)
+    typer.echo(clean(response.output) if sys.stdout.isatty() else response.output)
+    note(_footer(response))
+
+
+async def _print_pieces(question: str, options: Options) -> None:
+    async with connected() as bullpen:
+        await _show_stream(bullpen, question, options)
+
+
+async def _show_stream(bullpen: Bullpen, question: str, options: Options) -> None:
+    fresh = True
+    try:
+        async with aclosing(bullpen.stream(question, **options)) as events:
+            async for event in events:
+                match event:
+                    case Chunk(delta=delta):
+                        typer.echo(clean(delta), nl=False)
+                        fresh = False
+                    case Resumed():
+                        _tell_resumed(event, fresh=fresh)
+                        fresh = fresh or event.mode == "restarted"
+                    case FinalResponse():
+                        typer.echo()
+                        note(_footer(event))
+    except (BullpenError, asyncio.CancelledError):
+        if not fresh:
+            typer.echo()
+        raise
+
+
+def _tell_resumed(event: Resumed, *, fresh: bool) -> None:
+    if event.mode == "restarted":
+        if not fresh:
+            typer.echo()
+        note(f"{event.from_} is gone; {event.to} starts over:")
+
+
+def _footer(response: InferenceResponse) -> str:
+    facts = [
+        response.model_id + (" (simulated)" if response.simulated else ""),
+        response.worker_id,
+        f"{response.prompt_tokens} + {response.completion_tokens} tokens",
+        money(response.cost_usd),
+        f"confidence {response.confidence:.2f} ({response.confidence_source})",
+        duration(response.duration_ms),
+    ]
+    if len(response.attempts) > 1:
+        facts.append(f"{len(response.attempts)} attempts")
+    if response.finish_reason != "stop":
+        facts.append(f"ended by {response.finish_reason}")
+    return " · ".join(facts)

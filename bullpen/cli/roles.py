@@ -1,0 +1,182 @@
+"""`manager`, `worker`, `telemetry`: one role in the foreground, as containers and `bullpen up` run it; `health`.
+
+Each imports its role when it is called: a worker's process should not carry a Manager.
+"""
+
+# ruff: noqa: PLC0415 — see above
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from bullpen.cli.running import connected, run, settings
+from bullpen.cli.show import problem
+from bullpen.endpoints import resolve_database_url
+from bullpen.process import run_role
+from client import Bullpen
+from client.client import WORKER_SERVICE, Service
+from contracts import subjects as s
+from contracts.settings import ConfigError, load_config
+
+UNHEALTHY = 1
+ROOT = Path(__file__).resolve().parents[2]
+
+Id = Annotated[str | None, typer.Option("--id", help="A name of its own [default: made of role, host and process]")]
+Config = Annotated[Path | None, typer.Option(help="Another config.yaml", dir_okay=False)]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(manager)
+    app.command()(worker)
+    app.command()(telemetry)
+    app.command()(health)
+
+
+def manager(id_: Id = None, config: Config = None) -> None:
+    """Run one Manager.
+
+    It takes questions from infer.auto and picks who answers. Start several: they share the work.
+
+    Examples:
+
+      bullpen manager
+
+      NATS_URL=nats://10.0.0.5:4222 bullpen manager --id manager-2
+    """
+
+    async def role(stop: asyncio.Event) -> None:
+        from manager.config import ManagerConfig
+        from manager.manager import run as run_manager
+
+        read = load_config(ManagerConfig, "manager", config or _own_config("manager"))
+        await run_manager(settings(), read, manager_id=_id("manager", id_), stop=stop)
+
+    raise typer.Exit(run_role("manager", role))
+
+
+def worker(
+    name_or_path: Annotated[
+        str, typer.Argument(metavar="NAME_OR_PATH", help="A backend's name, or a folder with a backend.py")
+    ],
+    config: Config = None,
+    id_: Id = None,
+) -> None:
+    """Run one worker.
+
+    Examples:
+
+      bullpen worker simulated
+
+      bullpen worker local --id local-3
+
+      bullpen worker ./my-backend --config my.yaml
+    """
+
+    async def role(stop: asyncio.Event) -> None:
+        from workers.base.discovery import find
+        from workers.base.runtime import run_worker
+
+        folder = find(name_or_path)
+        try:
+            read = folder.config(config)
+        except ImportError as error:
+            told = await folder.available()
+            raise ConfigError(f"{told.reason or error}: {told.cure}") from None
+        await run_worker(settings(), folder, read, worker_id=_id(folder.name, id_), stop=stop)
+
+    raise typer.Exit(run_role("worker", role))
+
+
+def telemetry(id_: Id = None, config: Config = None) -> None:
+    """Run one accountant: keeps the books in Postgres.
+
+    The database is DATABASE_URL, else that of the mesh which runs on .bullpen/.
+
+    Examples:
+
+      bullpen telemetry
+
+      DATABASE_URL=postgresql://user@host/bullpen bullpen telemetry
+    """
+
+    async def role(stop: asyncio.Event) -> None:
+        from telemetry.config import TelemetryConfig
+        from telemetry.migrate import SchemaMismatch
+        from telemetry.service import run as run_telemetry
+
+        database = resolve_database_url()
+        if database is None:
+            raise ConfigError("there is no database to keep books in: set DATABASE_URL, or start one with `bullpen up`")
+        read = load_config(TelemetryConfig, "telemetry", config or _own_config("telemetry"))
+        try:
+            await run_telemetry(settings(), database, read, instance_id=_id("telemetry", id_), stop=stop)
+        except SchemaMismatch as error:
+            raise ConfigError(str(error)) from None
+
+    raise typer.Exit(run_role("telemetry", role))
+
+
+def health(
+    role: Annotated[
+        Literal["manager", "worker", "telemetry"], typer.Argument(metavar="ROLE", help="manager, worker or telemetry")
+    ],
+    id_: Annotated[str | None, typer.Option("--id", help="Only this one [default: any on this host]")] = None,
+) -> None:
+    """Whether a role on this host can serve: exit 0 or 1.
+
+    The role itself is asked, over NATS, not its port.
+
+    Examples:
+
+      bullpen health manager
+
+      bullpen health worker --id local-1
+    """
+    healthy: list[bool] = []
+
+    async def ask() -> None:
+        async with connected() as bullpen:
+            healthy.extend([await _serves(bullpen, service) for service in await _here(bullpen, role, id_)])
+
+    try:
+        run(ask)
+    except typer.Exit:
+        raise typer.Exit(UNHEALTHY) from None
+    if not any(healthy):
+        problem(f"no {role} on this host can serve")
+        raise typer.Exit(UNHEALTHY)
+
+
+async def _here(bullpen: Bullpen, role: str, id_: str | None) -> list[Service]:
+    """The processes of this role that answer: the one of that id, or those on this host."""
+    host = socket.gethostname()
+    return [
+        service
+        for service in await bullpen.services(f"bullpen-{role}")
+        if (service.id == id_ if id_ else service.metadata.get("host", host) == host)
+    ]
+
+
+async def _serves(bullpen: Bullpen, service: Service) -> bool:
+    """A role that answers can serve; a worker says more exactly how it is."""
+    if service.name != WORKER_SERVICE:
+        return True
+    beat = (await bullpen.control(service.id, "status")).heartbeat
+    return beat is not None and beat.state == "ready"
+
+
+def _own_config(role: str) -> Path | None:
+    path = ROOT / role / "config.yaml"
+    return path if path.is_file() else None
+
+
+def _id(role: str, wanted: str | None) -> str:
+    """Raises `ConfigError` when it cannot stand in a subject."""
+    made = wanted or s.token(f"{role}-{socket.gethostname()}-{os.getpid()}")[:64]
+    if not s.is_name(made):
+        raise ConfigError(f"--id {made!r}: 1 to 64 of A-Z a-z 0-9 _ - are allowed")
+    return made

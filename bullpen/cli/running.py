@@ -1,0 +1,76 @@
+"""How a command meets the mesh: find it, do the work, turn what goes wrong into one line and an exit code."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import typer
+
+from bullpen import logs
+from bullpen.cli.show import problem
+from bullpen.endpoints import resolve_nats_url
+from bus import BusError, BusSettings
+from client import Bullpen
+from contracts import BullpenError, ErrorCode
+from contracts.settings import ConfigError
+
+ERROR_REPLY, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
+"""Exit codes."""
+
+CURES = {
+    ErrorCode.INVALID_REQUEST: "correct it and ask again; `bullpen ask --help` has examples",
+    ErrorCode.PAYLOAD_TOO_LARGE: "ask for less at once",
+    ErrorCode.NO_SUCH_MODEL: "`bullpen models` shows what is served",
+    ErrorCode.NO_WORKER: "`bullpen workers` shows who is here, `bullpen doctor` what is missing",
+    ErrorCode.OVERLOADED: "ask again in a moment, or start more workers",
+    ErrorCode.RATE_LIMITED: "ask again in a moment",
+    ErrorCode.BUDGET_EXCEEDED: "`bullpen models` shows the prices; allow more, or ask for --policy cheapest",
+    ErrorCode.DEADLINE_EXCEEDED: "allow more time with --deadline-ms, or look at `bullpen workers`",
+    ErrorCode.UPSTREAM_AUTH: "`bullpen doctor` shows which key is wrong",
+    ErrorCode.UPSTREAM_ERROR: "`bullpen workers` shows who is unwell; ask again",
+    ErrorCode.INTERNAL: "look into the Manager's log, and ask again",
+}
+"""What to do about an error reply. Those left out say it themselves."""
+
+
+def settings() -> BusSettings:
+    """The environment's settings, at the server that the environment or a running mesh names."""
+    urls = resolve_nats_url().split(",")
+    return replace(BusSettings.from_environment(), servers=tuple(url.strip() for url in urls if url.strip()))
+
+
+@asynccontextmanager
+async def connected() -> AsyncIterator[Bullpen]:
+    async with Bullpen.connect(resolve_nats_url()) as bullpen:
+        yield bullpen
+
+
+def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Does a command's work. Ends the process with a line and an exit code when it fails."""
+    try:
+        logs.configure(level="critical")  # what goes wrong is told below, in one line
+        asyncio.run(work())
+    except BullpenError as error:
+        tell(error)
+        raise typer.Exit(ERROR_REPLY) from None
+    except BusError as error:
+        problem(str(error))
+        raise typer.Exit(UNREACHABLE) from None
+    except ConfigError as error:
+        problem(str(error))
+        raise typer.Exit(USAGE) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def tell(error: BullpenError) -> None:
+    says_it_already = "`bullpen" in error.message
+    problem(str(error), "" if says_it_already else CURES.get(error.code, ""))
+
+
+def usage(what: str, cure: str = "") -> typer.Exit:
+    """Says what is wrong with the command line; to be raised."""
+    problem(what, cure)
+    return typer.Exit(USAGE)

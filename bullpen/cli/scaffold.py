@@ -1,0 +1,112 @@
+"""`new-worker` and `init`: files to begin with."""
+
+import keyword
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bullpen.cli.running import usage
+
+TEMPLATE = Path(__file__).resolve().parents[1] / "templates" / "new_worker"
+NAME = re.compile(r"[a-z][a-z0-9_]{0,62}[a-z0-9]|[a-z]")
+RESERVED = ("base", "auto", "cancel", "feedback")
+"""`workers/base/` is no backend, and the others are subjects already: `infer.cancel`."""
+SECRET = re.compile(r"(?P<name>[A-Z0-9_]*(?:PASSWORD|SECRET|TOKEN))=(?:change-?me)?\s*(?P<comment>#.*)?", re.IGNORECASE)
+
+
+def register(app: typer.Typer) -> None:
+    app.command("new-worker")(new_worker)
+    app.command()(init)
+
+
+def new_worker(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The backend's name: a-z, 0-9 and _; it is asked at infer.NAME")
+    ],
+    *,
+    path: Annotated[
+        Path | None, typer.Option(help="Make it in this folder [default: workers/ of this checkout]", file_okay=False)
+    ] = None,
+) -> None:
+    """Make the folder of a new backend.
+
+    It answers at once, by repeating the question: replace that with your model.
+
+    Examples:
+
+      bullpen new-worker mistral
+
+      bullpen new-worker mistral --path ~/backends
+    """
+    if NAME.fullmatch(name) is None or keyword.iskeyword(name) or name in RESERVED:
+        raise usage(f"{name!r} cannot be a backend's name", "use a-z, 0-9 and _, beginning with a letter")
+    folder = (path or _workers_of_checkout()) / name
+    if folder.exists():
+        raise usage(f"{folder} exists already", "choose another name, or remove it")
+    try:
+        _make(folder, name)
+    except OSError as error:
+        raise usage(f"{folder} cannot be made: {error.strerror}") from None
+    at_hand = name if path is None else folder
+    typer.echo(f"made {folder}\n")
+    typer.echo("Next:")
+    typer.echo(f"  bullpen worker {at_hand}            # it answers already, by repeating the question")
+    typer.echo(f'  bullpen ask --backend {name} "Does anybody hear me?"')
+    typer.echo(f"  {folder / 'backend.py'}: replace `stream` with a call of your model")
+
+
+def init() -> None:
+    """Make .env with random secrets.
+
+    It is .env.example with every empty password, secret and token filled in. What is there is never changed.
+
+    Examples:
+
+      bullpen init && docker compose up
+    """
+    example, made = Path(".env.example"), Path(".env")
+    try:
+        lines = example.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        raise usage(f"there is no {example} here", "run this in a checkout of bullpen") from None
+    filled = [_filled(line) for line in lines]
+    try:
+        file = os.open(made, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except FileExistsError:
+        raise usage(f"{made} exists already and is left as it is", "remove it first if you want new secrets") from None
+    with os.fdopen(file, "w", encoding="utf-8") as output:
+        output.writelines(f"{line}\n" for line in filled)
+    typer.echo(f"made {made}, readable by you alone, with new values for {', '.join(_names(lines)) or 'nothing'}")
+    typer.echo("Next: add the API keys you have to it, then `docker compose up`")
+
+
+def _workers_of_checkout() -> Path:
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "workers" / "base" / "backend.py").is_file():
+            return folder / "workers"
+    raise usage("this is not a checkout of bullpen", "change into one, or say where with --path DIR")
+
+
+def _make(folder: Path, name: str) -> None:
+    folder.mkdir(parents=True)
+    camel = "".join(part.capitalize() for part in name.split("_"))
+    for file in sorted(TEMPLATE.iterdir()):
+        if file.is_file():
+            text = file.read_text(encoding="utf-8")
+            text = text.replace("NewWorker", camel).replace("NEW_WORKER", name.upper()).replace("new_worker", name)
+            (folder / file.name).write_text(text, encoding="utf-8")
+
+
+def _filled(line: str) -> str:
+    found = SECRET.fullmatch(line)
+    return f"{found['name']}={secrets.token_urlsafe(24)}" if found else line
+
+
+def _names(lines: list[str]) -> Iterator[str]:
+    return (found["name"] for line in lines if (found := SECRET.fullmatch(line)))

@@ -1,0 +1,145 @@
+"""How things look: a table for people, whole lines for pipes, JSON for programs.
+
+Colour only on a terminal. Text that came over the wire is cleaned of control characters first: an
+answer must not be able to drive somebody's terminal.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, is_dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console, RenderableType
+from rich.table import Column, Table
+from rich.text import Text
+
+PIPE_WIDTH = 10_000
+"""Columns of a line that no terminal breaks."""
+UNKNOWN = "–"
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_RAW_IN_JSON = re.compile(r"[\x7f-\x9f]")
+
+errors = Console(stderr=True, highlight=False)
+
+
+def clean(text: str) -> str:
+    """The text without what would move a cursor, ring a bell or change a colour."""
+    return _CONTROL.sub("", text)
+
+
+def one_line(text: str, limit: int) -> str:
+    """The text in one line, cut with an ellipsis."""
+    line = " ".join(clean(text).split())
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
+
+
+def text(value: str, style: str = "") -> Text:
+    """A cell's text, as it is: no markup is read from it."""
+    return Text(clean(value), style=style, overflow="fold")
+
+
+def as_json(value: Any) -> None:
+    """Prints it as JSON: indented on a terminal, else in one line. Money is a number, a time RFC 3339."""
+    indent = 2 if sys.stdout.isatty() else None
+    written = json.dumps(value, default=_plain, ensure_ascii=False, indent=indent)
+    typer.echo(_RAW_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", written))
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case BaseModel():
+            return value.model_dump(by_alias=True)
+        case _ if is_dataclass(value) and not isinstance(value, type):
+            return asdict(value)
+        case Decimal():
+            return float(value)
+        case datetime():
+            return value.isoformat().replace("+00:00", "Z")
+        case _:
+            return str(value)
+
+
+def words(header: str) -> Column:
+    """A column of text: broken where it must be, never cut."""
+    return Column(header, overflow="fold")
+
+
+def figures(header: str) -> Column:
+    """A column of numbers."""
+    return Column(header, justify="right", no_wrap=True)
+
+
+def table(columns: Sequence[Column], rows: Iterable[Sequence[RenderableType]], *, heading: bool = True) -> Table:
+    made = Table(*columns, show_header=heading, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def show(what: RenderableType) -> None:
+    """Prints it on standard output; in a pipe every row stays one line."""
+    if sys.stdout.isatty():
+        Console(highlight=False).print(what)
+        return
+    console = Console(highlight=False, width=PIPE_WIDTH)
+    with console.capture() as captured:
+        console.print(what)
+    for line in captured.get().splitlines():
+        typer.echo(line.rstrip())
+
+
+def problem(what: str, cure: str = "") -> None:
+    """One line on standard error, and what to do next."""
+    errors.print(Text.assemble(("error: ", "bold red"), clean(what)), soft_wrap=True)
+    if cure:
+        errors.print(Text.assemble(("next: ", "bold"), clean(cure)), soft_wrap=True)
+
+
+def note(what: str) -> None:
+    """An aside on standard error, for people only."""
+    if sys.stderr.isatty():
+        errors.print(Text(clean(what), style="dim"), soft_wrap=True)
+
+
+# Numbers, as people read them
+
+
+def money(usd: Decimal | None) -> str:
+    """US dollars; None is told as unknown, never as nothing."""
+    if usd is None:
+        return "price unknown"
+    if usd == 0:
+        return "$0"
+    digits = 2 if usd >= 1 else 1 - usd.adjusted()  # two that count
+    return f"${usd:.{digits}f}"
+
+
+def size(number: int) -> str:
+    """Bytes, in the unit that keeps it short."""
+    amount, units = float(number), iter(("B", "KiB", "MiB", "GiB", "TiB"))
+    unit = next(units)
+    for larger in units:
+        if amount < 1000:
+            break
+        amount, unit = amount / 1024, larger
+    return f"{amount:.0f} {unit}" if unit == "B" or amount >= 10 else f"{amount:.1f} {unit}"
+
+
+def duration(ms: float) -> str:
+    return f"{ms:.0f} ms" if ms < 1000 else f"{ms / 1000:.1f} s"
+
+
+def ago(then: datetime) -> str:
+    """How long ago, roughly."""
+    seconds = max(0, round((datetime.now(UTC) - then).total_seconds()))
+    for unit, length in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds // length}{unit} ago"
+    return f"{seconds}s ago"

@@ -1,0 +1,181 @@
+"""`bullpen up` and `bullpen down`: the whole mesh on this machine, in the foreground or in the background."""
+
+import asyncio
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bullpen import background, logs
+from bullpen.cli import welcome
+from bullpen.cli.screen import Screen
+from bullpen.cli.show import problem
+from bullpen.embedded import EmbeddedError
+from bullpen.endpoints import default_data_dir, running
+from bullpen.lock import AlreadyRunning, holder
+from bullpen.mesh import Mesh, MeshError, make_data_dir, role_command
+from bullpen.roster import Roster, asked_for, everybody
+from bus import BusUnreachable
+from contracts.settings import ConfigError
+
+FAILURES = (MeshError, EmbeddedError, AlreadyRunning, BusUnreachable, ConfigError)
+INTERRUPTED = 130
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Where data and logs are kept. Default: $BULLPEN_DATA_DIR, else .bullpen."),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What was asked for on the command line."""
+
+    data_dir: Path
+    workers: str | None
+    managers: int
+    port_nats: int | None
+    postgres: bool
+
+
+def register(app: typer.Typer) -> None:
+    """Adds `up` and `down` to the command line."""
+    app.command()(up)
+    app.command()(down)
+
+
+def up(
+    *,
+    workers: Annotated[
+        str | None,
+        typer.Option(metavar="NAME[:COUNT],…", help="Who answers. Default: every backend that can run here."),
+    ] = None,
+    managers: Annotated[int, typer.Option(min=1, max=16, help="How many Managers share the questions.")] = 1,
+    detach: Annotated[bool, typer.Option("--detach", help="Run in the background; `bullpen down` stops it.")] = False,
+    port_nats: Annotated[
+        int | None, typer.Option(min=1, max=65535, metavar="N", help="Default: 4222; when taken, a free one.")
+    ] = None,
+    no_postgres: Annotated[bool, typer.Option("--no-postgres", help="Keep no books.")] = False,
+    data_dir: DataDir = None,
+    ready_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Start the whole mesh on this machine: NATS, Postgres, Manager, telemetry and workers.
+
+    Uses NATS_URL and DATABASE_URL instead of its own servers when they are set. Ctrl-C stops everything.
+
+    Examples:
+
+      bullpen up
+
+      bullpen up --workers local,simulated:2
+
+      bullpen up --detach --data-dir /tmp/trial
+    """
+    wish = Wish((data_dir or default_data_dir()).resolve(), workers, managers, port_nats, postgres=not no_postgres)
+    try:
+        _refuse_a_second(wish.data_dir)
+        code = _launch(wish) if detach else asyncio.run(_foreground(wish, ready_fd))
+    except FAILURES as error:
+        problem(str(error))
+        raise typer.Exit(1) from None
+    raise typer.Exit(code)
+
+
+def down(data_dir: DataDir = None) -> None:
+    """Stop the mesh of a data directory. Does nothing when none runs."""
+    place = (data_dir or default_data_dir()).resolve()
+    try:
+        stopped = background.stop(place)
+    except OSError as error:
+        problem(f"the mesh on {place} cannot be stopped: {error.strerror}")
+        raise typer.Exit(1) from None
+    typer.echo(f"stopped the mesh on {place}" if stopped else f"no mesh runs on {place}")
+
+
+def _refuse_a_second(data_dir: Path) -> None:
+    if pid := holder(data_dir):
+        if endpoints := running(data_dir):
+            typer.echo(endpoints.model_dump_json(indent=2))
+        raise AlreadyRunning(data_dir, pid)
+
+
+def _launch(wish: Wish) -> int:
+    make_data_dir(wish.data_dir)
+    command = [*role_command(), "up", "--data-dir", str(wish.data_dir), "--managers", str(wish.managers)]
+    command += ["--workers", wish.workers] if wish.workers is not None else []
+    command += ["--port-nats", str(wish.port_nats)] if wish.port_nats is not None else []
+    command += [] if wish.postgres else ["--no-postgres"]
+    return background.launch(command, wish.data_dir / "logs" / "up.log", typer.echo)
+
+
+async def _foreground(wish: Wish, ready_fd: int | None) -> int:
+    """Runs the mesh until somebody asks to stop; returns the exit code."""
+    logs.configure(level="critical")  # what matters is told on the screen
+    began = time.monotonic()
+    screen = Screen()
+    screen.doing("asking each backend whether it can run here")
+    roster = await (everybody() if wish.workers is None else asked_for(wish.workers))
+    mesh = Mesh(
+        wish.data_dir,
+        workers=roster.workers,
+        managers=wish.managers,
+        nats_port=wish.port_nats,
+        postgres=wish.postgres,
+        tell=screen.tell,
+        doing=screen.doing,
+    )
+    leave = _on_signals(mesh)
+    started = await _started(mesh, leave, screen)
+    if started:
+        _welcome(screen, mesh, roster, f"{time.monotonic() - began:.1f} s", ready_fd)
+        await leave.wait()
+    screen.tell("stopping …")
+    await mesh.stop()
+    return 0 if started else INTERRUPTED
+
+
+async def _started(mesh: Mesh, leave: asyncio.Event, screen: Screen) -> bool:
+    """Starts the mesh; False when somebody asked to stop before it was ready."""
+    starting = asyncio.create_task(mesh.start())
+    leaving = asyncio.create_task(leave.wait())
+    await asyncio.wait({starting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    leaving.cancel()
+    screen.idle()
+    if not leave.is_set():
+        await starting
+        return True
+    starting.cancel()
+    await asyncio.wait({starting})
+    return False
+
+
+def _on_signals(mesh: Mesh) -> asyncio.Event:
+    """The event that the first Ctrl-C (or SIGTERM, or a closed terminal) sets; a second one does not wait."""
+    leave = asyncio.Event()
+
+    def interrupted() -> None:
+        if leave.is_set():
+            mesh.kill()
+            os._exit(INTERRUPTED)
+        leave.set()
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, interrupted)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, leave.set)
+    return leave
+
+
+def _welcome(screen: Screen, mesh: Mesh, roster: Roster, took: str, ready_fd: int | None) -> None:
+    how = "Ctrl-C stops it" if ready_fd is None else "`bullpen down` stops it"
+    screen.tell(f"Bullpen is up after {took}; {how}.")
+    for line in welcome.lines(mesh.endpoints, roster, mesh.data_dir):
+        screen.tell(line)
+    screen.settled()
+    if ready_fd is not None:
+        os.write(ready_fd, background.READY)
+        os.close(ready_fd)

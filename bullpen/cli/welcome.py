@@ -1,0 +1,64 @@
+"""What `bullpen up` says when everything runs: where it is, who answers, who could, and what to type next."""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from bullpen.endpoints import DEFAULT_DATA_DIR, Endpoints
+from bullpen.roster import Roster
+
+QUESTION = "What is the capital of France?"
+
+
+def lines(endpoints: Endpoints, roster: Roster, data_dir: Path) -> Iterator[str]:
+    yield ""
+    yield f"  NATS      {endpoints.nats_url}"
+    yield f"  Postgres  {_books(endpoints, data_dir)}"
+    yield f"  Logs      {data_dir / 'logs'}"
+    yield ""
+    yield from _workers(roster)
+    yield ""
+    yield "In another terminal:"
+    yield f"  nats req infer.auto '{QUESTION}' -s {endpoints.nats_url} --timeout 60s"
+    yield f'  {command(endpoints, data_dir)} ask "{QUESTION}"'
+
+
+def command(endpoints: Endpoints, data_dir: Path) -> str:
+    """How to run `bullpen` here so that it finds this mesh."""
+    default = Path(DEFAULT_DATA_DIR).resolve()
+    prefix = "" if data_dir == default else f"NATS_URL={endpoints.nats_url} "
+    return prefix + _program()
+
+
+def _program() -> str:
+    ours = Path(sys.executable).with_name("bullpen")
+    if not ours.exists():
+        return f"{sys.executable} -m bullpen"
+    if shutil.which("bullpen") == str(ours):
+        return "bullpen"
+    near = os.path.relpath(ours)
+    return str(ours) if near.startswith("..") else near
+
+
+def _books(endpoints: Endpoints, data_dir: Path) -> str:
+    if endpoints.database_url is None:
+        return "off: nothing is kept in books"
+    return f"{_without_password(endpoints.database_url)}  (password in {data_dir / 'endpoints.json'})"
+
+
+def _without_password(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    credentials, at, address = rest.rpartition("@")
+    return f"{scheme}://{credentials.partition(':')[0]}{at}{address}"
+
+
+def _workers(roster: Roster) -> Iterator[str]:
+    rows = [("on", squad.folder.name, f"×{squad.count}", squad.reason) for squad in roster.squads]
+    rows += [("off", off.name, "", f"{off.reason}; {off.cure}" if off.cure else off.reason) for off in roster.off]
+    if not roster.squads:
+        yield "No worker runs: every question is answered `no_worker` until one does."
+    width = max((len(name) for _, name, _, _ in rows), default=0)
+    for state, name, count, reason in rows:
+        yield f"  {state:<3}  {name:<{width}} {count:<3}  {reason}".rstrip()

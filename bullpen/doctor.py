@@ -1,0 +1,223 @@
+"""Looks at every part of the mesh as a user of it would, and says what to do about each that is not well.
+
+A part that needs another one which is not there is not looked at: one cause, one finding.
+"""
+
+import asyncio
+import platform
+import shutil
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic_core import from_json
+
+from bullpen.embedded import EmbeddedError, nats_server, postgres
+from bullpen.endpoints import default_data_dir
+from bus import Bus, BusError, BusSettings, NoResponders, RequestTimeout
+from bus.jetstream import jetstream_is_there
+from client import Bullpen
+from client.client import MANAGER_SERVICE, TELEMETRY_SERVICE
+from contracts import Heartbeat
+from contracts import subjects as s
+from telemetry.migrate import available as migrations
+from telemetry.service import CONSUMER
+from telemetry.store import DatabaseAway, Store
+from workers.base.discovery import discover
+
+OLDEST_PYTHON = (3, 11)
+LOW_DISK, FULL_DISK = 2 << 30, 200 << 20
+"""Bytes free below which it is a warning, and a failure."""
+MUCH_LAG = 1000
+"""Events not yet in the books that are no longer a passing thing."""
+WITHIN = 2.0
+EVENT_WITHIN = 1.0
+
+NEWEST_MIGRATION = "SELECT max(version) FROM schema_migrations"
+
+State = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    part: str
+    state: State
+    detail: str
+    cure: str = ""
+
+
+async def examine(settings: BusSettings, database_url: str | None) -> AsyncIterator[Finding]:
+    """Every part, from the ground up."""
+    for finding in (_python(), _nats_program(), _postgres_program(), _disk(default_data_dir())):
+        yield finding
+    async for finding in _mesh(settings, books=database_url is not None):
+        yield finding
+    yield await _postgres(database_url)
+    for name, folder in discover().items():
+        told = await folder.available()
+        yield Finding(f"backend {name}", "ok" if told.available else "warn", told.reason, told.cure)
+
+
+# This machine
+
+
+def _python() -> Finding:
+    if sys.version_info < OLDEST_PYTHON:
+        return Finding("Python", "fail", platform.python_version(), "use Python 3.11 or newer")
+    return Finding("Python", "ok", f"{platform.python_version()} in {sys.prefix}")
+
+
+def _nats_program() -> Finding:
+    try:
+        return Finding("NATS program", "ok", str(nats_server.binary()))
+    except EmbeddedError as error:
+        return Finding("NATS program", "warn", "`bullpen up` cannot start a server of its own", str(error))
+
+
+def _postgres_program() -> Finding:
+    try:
+        programs = postgres.Postgres(default_data_dir() / "postgres").programs
+    except EmbeddedError as error:
+        return Finding("Postgres program", "warn", "`bullpen up` cannot start a database of its own", str(error))
+    return Finding("Postgres program", "ok", str(programs))
+
+
+def _disk(data_dir: Path) -> Finding:
+    existing = next(folder for folder in (data_dir.resolve(), *data_dir.resolve().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    state: State = "fail" if free < FULL_DISK else "warn" if free < LOW_DISK else "ok"
+    cure = "" if state == "ok" else "free some space, or set BULLPEN_DATA_DIR to a larger disk"
+    return Finding("disk", state, f"{free / (1 << 30):.1f} GiB free for {data_dir}", cure)
+
+
+# What is reached over NATS
+
+
+async def _mesh(settings: BusSettings, *, books: bool) -> AsyncIterator[Finding]:
+    try:
+        async with _bullpen(settings) as bullpen:
+            yield await _nats(bullpen.bus)
+            yield await _system_events(bullpen.bus)
+            yield await _managers(bullpen)
+            for finding in _workers(await bullpen.workers()):
+                yield finding
+            async for finding in _books(bullpen, wanted=books):
+                yield finding
+    except BusError as error:
+        yield Finding("NATS", "fail", str(error), "then run this again: the mesh was not looked at")
+
+
+@asynccontextmanager
+async def _bullpen(settings: BusSettings) -> AsyncIterator[Bullpen]:
+    bus = await Bus.connect("doctor", settings)
+    try:
+        yield Bullpen(bus)
+    finally:
+        await bus.close()
+
+
+async def _nats(bus: Bus) -> Finding:
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await bus.flush()
+    took = (loop.time() - began) * 1000
+    return Finding("NATS", "ok", f"{bus.settings.where}, {took:.1f} ms, messages up to {bus.max_payload >> 20} MiB")
+
+
+async def _system_events(bus: Bus) -> Finding:
+    """Whether the server tells when a connection comes or goes: shown by making one."""
+    heard = asyncio.Event()
+    subscription = await bus.subscribe_inline(s.SYS_CONNECT, lambda _: heard.set())
+    await bus.flush()
+    passer_by = await Bus.connect("doctor:passer-by", bus.settings, watchdog=False)
+    try:
+        async with asyncio.timeout(EVENT_WITHIN):
+            await heard.wait()
+    except TimeoutError:
+        return Finding(
+            "system events",
+            "warn",
+            f"none on {s.SYS_CONNECT}: a dead worker is noticed after seconds of silence, not at once",
+            "let the server export them to this account, as the configuration in nats/ does",
+        )
+    finally:
+        await passer_by.close()
+        await subscription.stop()
+    return Finding("system events", "ok", "a dead worker is noticed at once")
+
+
+async def _managers(bullpen: Bullpen) -> Finding:
+    found = [service.id for service in await bullpen.services(MANAGER_SERVICE)]
+    if not found:
+        cure = "start the mesh with `bullpen up`, or one with `bullpen manager`"
+        return Finding("Managers", "fail", f"nobody answers on {s.INFER_AUTO}", cure)
+    return Finding("Managers", "ok", ", ".join(found))
+
+
+def _workers(beats: list[Heartbeat]) -> Iterator[Finding]:
+    ready = [beat.worker_id for beat in beats if beat.state == "ready"]
+    if ready:
+        yield Finding("workers", "ok", f"ready: {', '.join(ready)}")
+    elif beats:
+        yield Finding("workers", "fail", "none is ready", "see each of them below")
+    else:
+        yield Finding("workers", "fail", "none is here", "start one: `bullpen worker NAME`, or `bullpen up`")
+    for beat in beats:
+        if beat.state != "ready":
+            cure = f"bullpen resume {beat.worker_id}" if beat.state == "draining" else ""
+            yield Finding(f"worker {beat.worker_id}", "warn", f"{beat.state}: {beat.reason}".rstrip(": "), cure)
+
+
+# The books
+
+
+async def _books(bullpen: Bullpen, *, wanted: bool) -> AsyncIterator[Finding]:
+    if not await jetstream_is_there(bullpen.bus):
+        cure = "start the server with JetStream (`jetstream {}` in its configuration)"
+        yield Finding("JetStream", "fail", "this account has none: no answer gets into the books", cure)
+        return
+    yield Finding("JetStream", "ok", "answers wait there until they are in the books")
+    if not wanted:
+        return
+    found = [service.id for service in await bullpen.services(TELEMETRY_SERVICE)]
+    if found:
+        yield Finding("telemetry", "ok", ", ".join(found))
+    else:
+        yield Finding("telemetry", "fail", "nobody keeps the books", "start it: `bullpen telemetry`")
+    yield await _lag(bullpen.bus)
+
+
+async def _lag(bus: Bus) -> Finding:
+    """How far the books are behind, as JetStream counts it."""
+    try:
+        subject = f"$JS.API.CONSUMER.INFO.{s.TELEMETRY_STREAM}.{CONSUMER}"
+        told = from_json((await bus.request(subject, b"", timeout=WITHIN)).data)
+        waiting = int(told["num_pending"]) + int(told["num_ack_pending"])
+    except (NoResponders, RequestTimeout, ValueError, KeyError):
+        return Finding("books", "warn", "the stream of events is not there yet", "telemetry makes it when it starts")
+    if waiting > MUCH_LAG:
+        cure = "is Postgres slow or away? Nothing is lost: they wait in JetStream"
+        return Finding("books", "warn", f"{waiting} events are not in them yet", cure)
+    return Finding("books", "ok", f"{waiting} events on their way" if waiting else "up to date")
+
+
+async def _postgres(url: str | None) -> Finding:
+    if url is None:
+        cure = "set DATABASE_URL, or start the mesh with `bullpen up`"
+        return Finding("Postgres", "warn", "no database is named: no answer is kept", cure)
+    store = Store(url, WITHIN)
+    try:
+        schema = await store.perform(lambda connection: connection.fetchval(NEWEST_MIGRATION))
+    except DatabaseAway as error:
+        return Finding("Postgres", "fail", str(error), "start it, check DATABASE_URL, then start `bullpen telemetry`")
+    finally:
+        await store.close()
+    newest = max(migrations())
+    if schema != newest:
+        return Finding(
+            "Postgres", "warn", f"schema {schema}, not {newest}", "start `bullpen telemetry` of this version"
+        )
+    return Finding("Postgres", "ok", f"schema {schema}")

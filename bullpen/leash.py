@@ -1,0 +1,43 @@
+"""Starts a program that ends when its starter does, however the starter ends (even by kill -9).
+
+A script of its own, run with nothing but the standard library, because the kernel forgets the wish when
+the user changes and a fork with Python code in it is not safe beside threads. It becomes the program, so
+the process id stays. Elsewhere than on Linux the wish is not known: there only an orderly stop is sure.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+PR_SET_PDEATHSIG = 1
+KEEP_USER = -1
+
+
+def leashed(
+    program: Sequence[str], *, uid: int = KEEP_USER, gid: int = KEEP_USER, at_death: signal.Signals = signal.SIGKILL
+) -> list[str]:
+    """The command that runs `program` as that user, and sends it `at_death` when this process dies.
+
+    To be started from the main thread: the kernel means the starting thread's death.
+    """
+    numbers = (os.getpid(), int(at_death), uid, gid)
+    return [sys.executable, "-I", "-S", __file__, *map(str, numbers), *program]
+
+
+def main(starter: int, at_death: int, uid: int, gid: int, *program: str) -> None:
+    if uid != KEEP_USER:
+        os.setgroups([])
+        os.setgid(gid)
+        os.setuid(uid)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, at_death)
+        if os.getppid() != starter:
+            sys.exit("the starter died before its program began")
+    os.execv(program[0], program)  # noqa: S606 — no shell is the point
+
+
+if __name__ == "__main__":
+    STARTER, AT_DEATH, UID, GID = map(int, sys.argv[1:5])
+    main(STARTER, AT_DEATH, UID, GID, *sys.argv[5:])

@@ -1,0 +1,69 @@
+"""Logs, on standard error: text for people at a terminal, JSON lines for everybody else.
+
+`BULLPEN_LOG` (`text` or `json`) and `BULLPEN_LOG_LEVEL` say otherwise. Libraries that log the standard
+way are passed on from `warning` up.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from structlog.typing import Processor
+
+from contracts.settings import ConfigError
+
+LEVELS = ("debug", "info", "warning", "error", "critical")
+FORMATS = ("text", "json")
+
+
+def configure(*, level: str = "info", environ: Mapping[str, str] | None = None) -> None:
+    """Sets up logging; `level` is for when the environment says nothing. Raises `ConfigError`."""
+    environ = os.environ if environ is None else environ
+    chosen = _one_of(LEVELS, "BULLPEN_LOG_LEVEL", environ, level)
+    terminal = sys.stderr.isatty()
+    style = _one_of(FORMATS, "BULLPEN_LOG", environ, "text" if terminal else "json")
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *(_for_people(colors=terminal) if style == "text" else _for_machines()),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[chosen.upper()]),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+    )
+    logging.basicConfig(handlers=[_PassOn()], level=logging.WARNING)
+
+
+def _for_people(*, colors: bool) -> list[Processor]:
+    return [
+        structlog.dev.ConsoleRenderer(
+            colors=colors,
+            exception_formatter=structlog.dev.plain_traceback,  # the default one shows local variables: secrets
+            repr_native_str=True,  # what came from outside must not move the cursor or fake a line
+        )
+    ]
+
+
+def _for_machines() -> list[Processor]:
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=True)]
+
+
+def _one_of(allowed: tuple[str, ...], name: str, environ: Mapping[str, str], default: str) -> str:
+    value = (environ.get(name) or default).lower()
+    if value not in allowed:
+        raise ConfigError(f"{name}: {value!r} is not known; it is one of {', '.join(allowed)}")
+    return value
+
+
+class _PassOn(logging.Handler):
+    """Hands the standard library's log records to structlog."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        told: dict[str, Any] = {"logger": record.name}
+        if record.exc_info:
+            told["exc_info"] = record.exc_info
+        structlog.get_logger().log(record.levelno, record.getMessage(), **told)

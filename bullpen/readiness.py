@@ -1,0 +1,70 @@
+"""What the roles say of themselves on the wire, as `bullpen up` hears it."""
+
+from collections.abc import Callable
+
+from pydantic import ValidationError
+
+from bus import Bus, BusError, BusSettings, Message
+from contracts import Heartbeat, WorkerState
+from contracts import subjects as s
+
+PING_WAIT = 0.5
+"""Seconds for an answer to a `$SRV.PING`."""
+
+
+class Watch:
+    """Listens on the mesh. Tells when one of our workers gets unwell, and when it is well again."""
+
+    def __init__(self, bus: Bus, tell: Callable[[str], None]) -> None:
+        self._bus = bus
+        self._tell = tell
+        self.worker_ids: frozenset[str] = frozenset()
+        """The workers to listen for."""
+        self._workers: dict[str, Heartbeat] = {}
+
+    @classmethod
+    async def open(cls, settings: BusSettings, tell: Callable[[str], None]) -> "Watch":
+        """Raises `BusUnreachable`."""
+        watch = cls(await Bus.connect("bullpen:up", settings), tell)
+        await watch._bus.subscribe_inline(s.WORKER_HEARTBEAT, watch._on_heartbeat)
+        return watch
+
+    async def close(self) -> None:
+        await self._bus.close()
+
+    async def answers(self, service: str, process: str) -> bool:
+        """Whether that process of this service answers `$SRV.PING`."""
+        try:
+            await self._bus.request(f"$SRV.PING.{service}.{process}", b"", timeout=PING_WAIT)
+        except BusError:
+            return False
+        return True
+
+    def unheard(self) -> list[str]:
+        """The workers' processes that have said nothing yet."""
+        return [f"worker-{worker_id}" for worker_id in sorted(self.worker_ids - self._workers.keys())]
+
+    def loading(self) -> list[str]:
+        """The workers that can't answer yet, with what they say they are doing."""
+        beats = sorted(self._workers.values(), key=lambda beat: beat.worker_id)
+        return [f"worker-{beat.worker_id}: {beat.reason or beat.state}" for beat in beats if beat.state == "starting"]
+
+    def serving(self) -> bool:
+        """Whether any of our workers can answer."""
+        return any(beat.state == "ready" for beat in self._workers.values())
+
+    def _on_heartbeat(self, message: Message) -> None:
+        try:
+            beat = Heartbeat.model_validate_json(message.data)
+        except ValidationError:
+            return
+        if beat.worker_id in self.worker_ids:
+            before = self._workers.get(beat.worker_id)
+            self._workers[beat.worker_id] = beat
+            self._tell_change(before.state if before else "starting", beat)
+
+    def _tell_change(self, before: WorkerState, beat: Heartbeat) -> None:
+        if beat.state == "degraded" != before:
+            self._tell(f"worker-{beat.worker_id} cannot answer: {beat.reason}")
+        elif beat.state == "ready" and before == "degraded":
+            self._tell(f"worker-{beat.worker_id} can answer again")

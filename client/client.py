@@ -1,0 +1,184 @@
+"""The client: ask, stream, cancel, look who is here, judge an answer, tell a worker what to do."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Literal, Self, Unpack
+
+from pydantic import Field, ValidationError
+
+from bus import Bus, BusSettings, Message, NoResponders, RequestTimeout, Tasks
+from client.exchange import Exchange, cancel_body
+from client.question import Options, Question
+from client.roster import Roster
+from contracts import (
+    BullpenError,
+    Chunk,
+    ControlReply,
+    ControlRequest,
+    ErrorCode,
+    Feedback,
+    FinalResponse,
+    Heartbeat,
+    InferenceResponse,
+    OpenModel,
+    Resumed,
+)
+from contracts import subjects as s
+
+REPLY_WITHIN = 2.0
+"""Seconds that the books and a worker's remote control may take to answer."""
+PING_WITHIN = 0.3
+MANAGER_SERVICE, WORKER_SERVICE, TELEMETRY_SERVICE = "bullpen-manager", "bullpen-worker", "bullpen-telemetry"
+"""What roles call themselves in service discovery."""
+
+
+class Service(OpenModel):
+    """A role's answer to `$SRV.PING`."""
+
+    name: str
+    id: str
+    version: str = ""
+    metadata: dict[str, str] = Field(default_factory=dict)
+
+
+class Bullpen:
+    """A connection to the mesh. Make it with `async with Bullpen.connect() as bp:`."""
+
+    def __init__(self, bus: Bus) -> None:
+        self.bus = bus
+        self._open: set[Exchange] = set()
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, url: str | None = None) -> AsyncIterator[Self]:
+        """To the NATS server at `url`, else as the environment says (`NATS_URL` and its kin).
+
+        Raises `BusUnreachable`. What is still being answered at the end of the block is cancelled.
+        """
+        settings = BusSettings.from_environment()
+        if url is not None:
+            settings = replace(settings, servers=tuple(part.strip() for part in url.split(",")))
+        bus = await Bus.connect("client", settings)
+        client, tasks = cls(bus), Tasks("client")
+        tasks.start(client._tell_when_lost(), "lost")
+        try:
+            yield client
+        finally:
+            await tasks.cancel()
+            for exchange in list(client._open):
+                await exchange.abandon()
+            await bus.close()
+
+    async def ask(self, prompt: str | None = None, **options: Unpack[Options]) -> InferenceResponse:
+        """The whole answer. Raises `BullpenError` (a `RequestFailed`, when the question was sent)."""
+        async with self._exchange(Question.of(prompt, options, stream=False)) as exchange:
+            return await exchange.response()
+
+    async def stream(
+        self, prompt: str | None = None, **options: Unpack[Options]
+    ) -> AsyncGenerator[Chunk | Resumed | FinalResponse, None]:
+        """The answer as it is made; the last event is the `FinalResponse`. Raises as `ask`.
+
+        After a `Resumed` with mode `restarted` the text so far is void. Leaving early stops the work.
+        """
+        async with self._exchange(Question.of(prompt, options, stream=True)) as exchange:
+            while True:
+                event = await exchange.event()
+                yield event
+                if isinstance(event, FinalResponse):
+                    return
+
+    async def cancel(self, task_id: str) -> None:
+        """Stops a task, whoever has it. Nobody has it: nothing happens."""
+        await self.bus.publish(s.INFER_CANCEL, cancel_body(task_id))
+
+    async def feedback(
+        self, task_id: str, score: float, *, source: str | None = None, comment: str | None = None
+    ) -> None:
+        """Judges an answer, from 0 (useless) to 1 (perfect). Returns when it is stored."""
+        try:
+            body = Feedback(task_id=task_id, score=score, source=source, comment=comment).to_bytes()
+        except ValidationError as error:
+            field = str(error.errors()[0]["loc"][0])
+            raise BullpenError(ErrorCode.INVALID_REQUEST, f"{field}: {error.errors()[0]['msg']}", field=field) from None
+        cure = "nobody keeps the books: start the mesh with `bullpen up`, or `bullpen telemetry`"
+        await self._request(s.INFER_FEEDBACK, body, cure)
+
+    async def workers(self, seconds: float = 1.2) -> list[Heartbeat]:
+        """Everybody whose heartbeat was heard in so many seconds, or who says how it is when asked; by id."""
+        async with self.roster() as roster:
+            known, _ = await asyncio.gather(self.services(WORKER_SERVICE), asyncio.sleep(seconds))
+            heard = {beat.worker_id for beat in roster.beats}
+            late = [service.id for service in known if service.id not in heard]
+            for beat in await asyncio.gather(*map(self._status, late)):
+                if beat is not None:
+                    roster.hear(beat, 0.0)
+            return roster.beats
+
+    @asynccontextmanager
+    async def roster(self) -> AsyncIterator[Roster]:
+        """Who is here, kept up to date until the end of the block."""
+        roster, now = Roster(), asyncio.get_running_loop().time
+
+        def heard(message: Message) -> None:
+            try:
+                roster.hear(Heartbeat.model_validate_json(message.data), now())
+            except ValidationError:
+                return
+
+        subscription = await self.bus.subscribe_inline(s.WORKER_HEARTBEAT, heard)
+        try:
+            yield roster
+        finally:
+            await subscription.stop()
+
+    async def services(self, name: str, seconds: float = PING_WITHIN) -> list[Service]:
+        """The roles of that name (`bullpen-manager`, …) that answered a ping in so many seconds, by id."""
+        answers: list[Message] = []
+        with self.bus.listen(answers.append) as listener:
+            await self.bus.publish(f"$SRV.PING.{name}", b"", reply=listener.subject)
+            await asyncio.sleep(seconds)
+        found = [Service.model_validate_json(answer.data) for answer in answers if not answer.no_responders]
+        return sorted(found, key=lambda service: service.id)
+
+    async def control(self, worker_id: str, op: Literal["status", "drain", "resume"]) -> ControlReply:
+        """Tells one worker what to do. Raises `BullpenError(no_worker)` when it is not there."""
+        if not s.is_name(worker_id):
+            raise BullpenError(ErrorCode.INVALID_REQUEST, f"{worker_id!r} is not a worker's id", field="worker_id")
+        cure = f"no worker {worker_id} is here: `bullpen workers` shows who is"
+        answer = await self._request(s.worker_control(worker_id), ControlRequest(op=op).to_bytes(), cure)
+        try:
+            return ControlReply.model_validate_json(answer.data)
+        except ValidationError:
+            raise BullpenError(ErrorCode.INTERNAL, f"{worker_id} answers what cannot be read") from None
+
+    async def _status(self, worker_id: str) -> Heartbeat | None:
+        try:
+            return (await self.control(worker_id, "status")).heartbeat
+        except BullpenError:
+            return None
+
+    async def _request(self, subject: str, body: bytes, nobody: str) -> Message:
+        try:
+            return await self.bus.request(subject, body, timeout=REPLY_WITHIN)
+        except NoResponders:
+            raise BullpenError(ErrorCode.NO_WORKER, nobody) from None
+        except RequestTimeout as error:
+            raise BullpenError(ErrorCode.DEADLINE_EXCEEDED, str(error)) from None
+
+    @asynccontextmanager
+    async def _exchange(self, question: Question) -> AsyncIterator[Exchange]:
+        exchange = Exchange(self.bus, question)
+        self._open.add(exchange)
+        try:
+            async with exchange:
+                yield exchange
+        finally:
+            self._open.discard(exchange)
+
+    async def _tell_when_lost(self) -> None:
+        await self.bus.lost.wait()
+        for exchange in self._open:
+            exchange.connection_lost()

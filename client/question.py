@@ -1,0 +1,60 @@
+"""A question on its way out: checked here with the Manager's own eyes, so that a typo costs no journey."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from pydantic_core import PydanticSerializationError, to_json
+
+from contracts import BullpenError, ErrorCode, JsonObject, Policy, Priority, new_id, parse_request
+
+
+class Options(TypedDict, total=False):
+    """What may be said beside the prompt, by the names of the wire. None means: not said."""
+
+    messages: Sequence[Mapping[str, Any]] | None
+    task_id: str | None
+    idempotency_key: str | None
+    context: Mapping[str, Any] | None
+    temperature: float | None
+    max_tokens: int | None
+    top_p: float | None
+    stop: str | Sequence[str] | None
+    seed: int | None
+    model: str | None
+    backend: str | None
+    policy: Policy | None
+    max_cost_usd: float | None
+    min_confidence: float | None
+    hedge: bool | None
+    deadline_ms: int | None
+    priority: Priority | None
+    response_format: Mapping[str, Any] | None
+    tools: Sequence[Mapping[str, Any]] | None
+    tool_choice: str | Mapping[str, Any] | None
+    metadata: Mapping[str, str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """The message to send, and the two things its sender needs to know of it."""
+
+    body: bytes
+    task_id: str
+    deadline_ms: int
+
+    @classmethod
+    def of(cls, prompt: str | None, options: Options, *, stream: bool) -> "Question":
+        """Raises `BullpenError(invalid_request)` naming the field that is wrong."""
+        task_id = options.get("task_id") or new_id()
+        said: JsonObject = {"prompt": prompt, **options, "task_id": task_id, "stream": stream or None}
+        said["idempotency_key"] = said.get("idempotency_key") or new_id()
+        body = _json({name: value for name, value in said.items() if value is not None})
+        return cls(body, task_id, parse_request(body).deadline_ms)
+
+
+def _json(said: JsonObject) -> bytes:
+    try:
+        return to_json(said)
+    except (PydanticSerializationError, UnicodeEncodeError) as error:
+        raise BullpenError(ErrorCode.INVALID_REQUEST, f"the request cannot be written as JSON: {error}") from None

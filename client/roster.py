@@ -1,0 +1,49 @@
+"""Who is here, as far as was heard: the newest heartbeat of every worker. Pure; the clock is passed in."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from contracts import Heartbeat
+
+SILENT_AFTER = 2.5
+"""Heartbeat intervals without a word after which a worker counts as silent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A worker's newest heartbeat, and when it was heard (seconds, of the loop's clock)."""
+
+    beat: Heartbeat
+    heard: float
+
+    def silent_for(self, now: float) -> float | None:
+        """Seconds without a word, once that is too long; None while all is well, or when it said goodbye."""
+        age = now - self.heard
+        overdue = age > SILENT_AFTER * self.beat.interval_ms / 1000
+        return age if overdue and self.beat.state != "stopped" else None
+
+
+class Roster:
+    def __init__(self) -> None:
+        self._seen: dict[str, Sighting] = {}
+
+    def hear(self, beat: Heartbeat, now: float) -> None:
+        """Takes a heartbeat in; one that is older than what is known changes nothing."""
+        known = self._seen.get(beat.worker_id)
+        if known is None or (beat.epoch, beat.seq) >= (known.beat.epoch, known.beat.seq):
+            self._seen[beat.worker_id] = Sighting(beat, now)
+
+    def forget(self, heard_before: float) -> None:
+        """Drops those of whom nothing was heard since then."""
+        self._seen = {name: seen for name, seen in self._seen.items() if seen.heard >= heard_before}
+
+    def __iter__(self) -> Iterator[Sighting]:
+        """By worker id."""
+        return iter(sorted(self._seen.values(), key=lambda seen: seen.beat.worker_id))
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    @property
+    def beats(self) -> list[Heartbeat]:
+        return [seen.beat for seen in self]

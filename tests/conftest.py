@@ -1,0 +1,62 @@
+"""Fixtures for every level of tests: real servers, each test with its own."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from tests.servers import NatsServer, PostgresServer
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+async def nats(tmp_path: Path) -> AsyncIterator[NatsServer]:
+    """A private NATS server that can be killed, frozen and started again."""
+    directory = tmp_path / "nats"
+    directory.mkdir()
+    server = NatsServer(directory)
+    await server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def nats_server(nats: NatsServer) -> str:
+    """The address of a private NATS server."""
+    return nats.url
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """One Postgres for all tests. A test that stops it must start it again."""
+    server = PostgresServer(tmp_path_factory.mktemp("postgres"))
+    asyncio.run(server.start())
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def postgres(tmp_path: Path) -> Iterator[PostgresServer]:
+    """A private Postgres, not started yet, for tests that maltreat it."""
+    directory = tmp_path / "own-postgres"
+    directory.mkdir()
+    server = PostgresServer(directory)
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+async def database_url(postgres_server: PostgresServer) -> AsyncIterator[str]:
+    """The address of a fresh, empty database."""
+    name = f"test_{next(_numbers)}"
+    connection = await asyncpg.connect(postgres_server.url)
+    try:
+        await connection.execute(f"CREATE DATABASE {name} STRATEGY = FILE_COPY")
+        yield postgres_server.database(name)
+        await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    finally:
+        await connection.close()

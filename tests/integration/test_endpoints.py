@@ -1,0 +1,105 @@
+"""Ports, the lock of a data directory, and how a command finds its mesh."""
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bullpen import endpoints
+from bullpen.endpoints import Endpoints
+from bullpen.lock import AlreadyRunning, Lock, holder
+from bullpen.ports import Ports, any_free, is_free
+
+HERE = Endpoints(nats_url="nats://127.0.0.1:7", database_url="postgresql://here", pids={"nats": 1})
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NATS_URL", "DATABASE_URL", "DATABASE_URL_FILE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as squatter:
+        yield squatter.getsockname()[1]
+
+
+def test_the_standard_port_when_it_is_free(tmp_path: Path) -> None:
+    standard = any_free()
+    assert next(Ports(tmp_path).candidates("nats", standard)) == standard
+
+
+def test_a_free_port_when_the_standard_one_is_taken_and_the_same_one_next_time(tmp_path: Path, taken: int) -> None:
+    port = next(Ports(tmp_path).candidates("nats", taken))
+    assert port != taken
+    assert is_free(port)
+    Ports(tmp_path).remember("nats", port)
+    Ports(tmp_path).remember("postgres", taken)
+    assert next(Ports(tmp_path).candidates("nats", taken)) == port
+    assert next(Ports(tmp_path).candidates("postgres", taken)) not in (port, taken)
+
+
+def test_broken_memory_is_no_obstacle(tmp_path: Path, taken: int) -> None:
+    (tmp_path / "ports.json").write_text("{")
+    assert next(Ports(tmp_path).candidates("nats", taken)) != taken
+
+
+def test_a_data_directory_has_one_mesh(tmp_path: Path) -> None:
+    assert holder(tmp_path) is None
+    lock = Lock(tmp_path)
+    assert holder(tmp_path) == os.getpid()
+    with pytest.raises(AlreadyRunning, match=f"process {os.getpid()}"):
+        Lock(tmp_path)
+    lock.release()
+    assert holder(tmp_path) is None
+    Lock(tmp_path).release()
+
+
+def test_somebody_who_only_looks_does_not_hinder(tmp_path: Path) -> None:
+    Lock(tmp_path).release()
+    with (tmp_path / "up.lock").open() as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        assert holder(tmp_path) is None
+
+
+def test_a_running_mesh_is_found_by_its_data_directory(tmp_path: Path) -> None:
+    lock = Lock(tmp_path)
+    endpoints.write(HERE, tmp_path)
+    assert endpoints.running(tmp_path) == HERE
+    assert endpoints.resolve_nats_url(tmp_path) == HERE.nats_url
+    assert endpoints.resolve_database_url(tmp_path) == HERE.database_url
+    lock.release()
+    assert endpoints.running(tmp_path) is None
+    assert endpoints.resolve_nats_url(tmp_path) == "nats://127.0.0.1:4222"
+    assert endpoints.resolve_database_url(tmp_path) is None
+
+
+def test_the_environment_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = Lock(tmp_path)
+    endpoints.write(HERE, tmp_path)
+    monkeypatch.setenv("NATS_URL", "nats://elsewhere:1")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://elsewhere")
+    assert endpoints.resolve_nats_url(tmp_path) == "nats://elsewhere:1"
+    assert endpoints.resolve_database_url(tmp_path) == "postgresql://elsewhere"
+    lock.release()
+
+
+def test_the_data_directory_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BULLPEN_DATA_DIR", str(tmp_path))
+    endpoints.write(HERE, tmp_path)
+    assert endpoints.read() == HERE
+    endpoints.forget(tmp_path)
+    assert endpoints.read() is None
+
+
+def test_the_file_is_for_its_owner_only_and_whole(tmp_path: Path) -> None:
+    endpoints.write(HERE, tmp_path)
+    file = tmp_path / "endpoints.json"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert list(tmp_path.iterdir()) == [file]
+    file.write_text(file.read_text()[:20])
+    assert endpoints.read(tmp_path) is None

@@ -1,0 +1,184 @@
+"""Faults as sentences, over real processes with real signals: a whole mesh of `bullpen up`'s own making."""
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from pydantic_core import from_json
+
+from bullpen.mesh import Mesh
+from bus import Bus, BusSettings
+from tests.support import eventually
+
+pytestmark = [pytest.mark.scenario, pytest.mark.timeout(120)]
+
+Json = dict[str, Any]
+SLOW = {"BULLPEN_SIMULATED__LATENCY_MS": '{"fixed": 1000}'}
+
+
+class Stage:
+    """A running mesh and a caller."""
+
+    def __init__(self, mesh: Mesh, bus: Bus) -> None:
+        self.mesh = mesh
+        self.bus = bus
+
+    async def ask(self, **request: Any) -> Json:
+        body = json.dumps({"prompt": "hello there", **request}).encode()
+        answer: Json = from_json((await self.bus.request("infer.auto", body, timeout=60)).data)
+        return answer
+
+    def ask_many(self, count: int) -> list[asyncio.Task[Json]]:
+        return [asyncio.create_task(self.ask(task_id=f"task-{number}")) for number in range(count)]
+
+    def send(self, process: str, number: signal.Signals) -> None:
+        os.kill(self.mesh.pid(process), number)
+
+    async def rows(self, query: str) -> list[Any]:
+        connection = await asyncpg.connect(self.mesh.endpoints.database_url)
+        try:
+            return list(await connection.fetch(query))
+        finally:
+            await connection.close()
+
+
+@asynccontextmanager
+async def stage(tmp_path: Path, **options: Any) -> AsyncIterator[Stage]:
+    async with Mesh(tmp_path / "mesh", **options) as mesh:
+        bus = await Bus.connect("test", BusSettings(servers=(mesh.endpoints.nats_url,)))
+        try:
+            yield Stage(mesh, bus)
+        finally:
+            await bus.close()
+
+
+@pytest.fixture
+async def two_slow(tmp_path: Path) -> AsyncIterator[Stage]:
+    """Two workers that take their time, and no books."""
+    async with stage(tmp_path, workers=[("simulated", 2)], postgres=False, env=SLOW) as two:
+        yield two
+
+
+async def test_killing_one_of_two_workers_loses_no_answer(two_slow: Stage) -> None:
+    asking = two_slow.ask_many(50)
+    await asyncio.sleep(0.2)
+    two_slow.send("worker-simulated-1", signal.SIGKILL)
+    answers = await asyncio.gather(*asking)
+    assert [a for a in answers if "output" not in a] == []
+    rerouted = [a for a in answers if len(a["attempts"]) > 1]
+    assert rerouted, "nothing ran on the worker that was killed"
+    assert {a["attempts"][0]["outcome"] for a in rerouted} == {"uncertain"}
+
+
+async def test_freezing_one_of_two_workers_loses_no_answer(two_slow: Stage) -> None:
+    asking = two_slow.ask_many(50)
+    await asyncio.sleep(0.2)
+    two_slow.send("worker-simulated-1", signal.SIGSTOP)
+    frozen = time.monotonic()
+    try:
+        answers = await asyncio.gather(*asking)
+    finally:
+        two_slow.send("worker-simulated-1", signal.SIGCONT)
+    assert [a for a in answers if "output" not in a] == []
+    assert any(len(a["attempts"]) > 1 for a in answers)
+    assert time.monotonic() - frozen < 20  # not the time-out of anything: silence itself was noticed
+    await eventually(lambda: _both_answer(two_slow), timeout=15)
+
+
+def _longer(answers: list[str], count: int) -> bool:
+    return len(answers) > count
+
+
+async def _both_answer(stage: Stage) -> bool:
+    answers = await asyncio.gather(*stage.ask_many(100))  # more than one worker can take at once
+    return {a.get("worker_id") for a in answers} == {"simulated-1", "simulated-2"}
+
+
+async def test_killing_the_last_worker_is_told_and_its_return_is_noticed(tmp_path: Path) -> None:
+    async with stage(tmp_path, workers=[("simulated", 1)], postgres=False) as one:
+        assert (await one.ask())["output"]
+        one.send("worker-simulated-1", signal.SIGKILL)
+        refused: list[Json] = []
+
+        async def gone() -> bool:
+            answer = await one.ask()
+            refused.extend([answer] if "error" in answer else [])
+            return bool(refused)
+
+        await eventually(gone, every=0.005)
+        assert refused[0]["error"]["code"] == "no_worker"
+        assert "simulated-1" in refused[0]["error"]["message"]
+
+        async def back() -> bool:
+            return "output" in await one.ask()
+
+        await eventually(back, timeout=15)
+
+
+async def test_the_books_are_complete_after_postgres_was_away(tmp_path: Path) -> None:
+    async with stage(tmp_path, workers=[("simulated", 2)]) as mesh:
+        answered: list[str] = []
+
+        async def keep_asking() -> None:
+            while True:
+                answer = await mesh.ask()
+                assert "output" in answer, answer
+                answered.append(answer["request_id"])
+
+        asking = [asyncio.create_task(keep_asking()) for _ in range(4)]
+        await eventually(lambda: len(answered) > 20, timeout=20)
+        for _ in range(2):
+            mesh.send("postgres", signal.SIGKILL)
+            answered_before = len(answered)
+            await eventually(partial(_longer, answered, answered_before + 50), timeout=30)
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+
+        async def complete() -> bool:
+            try:
+                rows = await mesh.rows("SELECT request_id::text, count(*) AS times FROM responses GROUP BY 1")
+            except (OSError, asyncpg.PostgresError):
+                return False
+            assert all(row["times"] == 1 for row in rows)
+            return set(answered) <= {row["request_id"] for row in rows}
+
+        await eventually(complete, timeout=30, every=0.2)
+
+
+async def test_nats_killed_and_restarted_finds_everybody_again(two_slow: Stage) -> None:
+    assert (await two_slow.ask())["output"]
+    before = two_slow.mesh.pid("nats")
+    two_slow.send("nats", signal.SIGKILL)
+    await eventually(lambda: two_slow.mesh.pid("nats") != before, timeout=10)
+    await eventually(lambda: two_slow.bus.is_connected and two_slow.bus.reconnects, timeout=15)
+
+    async def answered() -> bool:
+        try:
+            return "output" in from_json((await two_slow.bus.request("infer.auto", b"hi", timeout=2)).data)
+        except Exception:
+            return False
+
+    await eventually(answered, timeout=20)
+
+
+async def test_two_managers_share_and_one_may_die(tmp_path: Path) -> None:
+    async with stage(tmp_path, workers=[("simulated", 1)], managers=2, postgres=False) as mesh:
+        mesh.send("manager-1", signal.SIGKILL)
+
+        async def all_answered() -> bool:
+            """What the dead Manager had taken, nobody answers: that is not promised to a bare request."""
+            asking = [mesh.bus.request("infer.auto", b"hello there", timeout=2) for _ in range(10)]
+            replies = await asyncio.gather(*asking, return_exceptions=True)
+            return all(not isinstance(reply, BaseException) and b'"output"' in reply.data for reply in replies)
+
+        await eventually(all_answered, timeout=20)

@@ -1,0 +1,208 @@
+"""`bullpen up` with real processes: it comes up, mends itself, and leaves nothing behind."""
+
+import asyncio
+import functools
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import PIPE, STDOUT, Process
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import psutil
+import pytest
+from pydantic_core import from_json
+
+from bullpen import background
+from bullpen.endpoints import Endpoints, read, running
+from bullpen.leash import leashed
+from bullpen.mesh import Mesh
+from bus import Bus, BusError, BusSettings
+from tests.servers import free_port
+from tests.support import eventually
+
+pytestmark = [pytest.mark.scenario, pytest.mark.timeout(90)]
+
+OURS_TO_SET = ("NATS_", "DATABASE_URL", "BULLPEN_")
+STANDARD_PORT = 4222
+
+
+def processes(data_dir: Path) -> list[str]:
+    """The command lines of everything that belongs to the mesh of this data directory."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            command = process.cmdline()
+            belongs = process.environ().get("BULLPEN_DATA_DIR") == str(data_dir)
+        except psutil.Error:
+            continue
+        if (belongs or any(str(data_dir) in word for word in command)) and process.pid != os.getpid():
+            found.append(" ".join(command))
+    return found
+
+
+class Place:
+    """A data directory, and `bullpen` commands that use it."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self.environment = {key: value for key, value in os.environ.items() if not key.startswith(OURS_TO_SET)}
+
+    async def start(self, *arguments: str) -> Process:
+        command = [sys.executable, "-m", "bullpen", *arguments, "--data-dir", str(self.data_dir)]
+        return await asyncio.create_subprocess_exec(*leashed(command), stdout=PIPE, stderr=STDOUT, env=self.environment)
+
+    async def run(self, *arguments: str) -> tuple[int, str]:
+        """The command's exit code, and all it said."""
+        process = await self.start(*arguments)
+        said, _ = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, said.decode()
+
+    async def up(self, *arguments: str) -> Process:
+        """Starts a mesh in the foreground and waits until it is ready."""
+        process = await self.start("up", *arguments)
+        await eventually(lambda: running(self.data_dir) or process.returncode is not None, timeout=60)
+        assert process.returncode is None, (await process.communicate())[0].decode()
+        return process
+
+    @property
+    def endpoints(self) -> Endpoints:
+        endpoints = read(self.data_dir)
+        assert endpoints is not None
+        return endpoints
+
+    def has_another(self, name: str, pid: int) -> bool:
+        """Whether `endpoints.json` tells of another process under that name."""
+        return self.endpoints.pids[name] != pid
+
+    async def answers(self, prompt: str) -> bool:
+        """Whether the mesh answers the prompt; not while it is still mending itself."""
+        try:
+            bus = await Bus.connect("asker", BusSettings(servers=(self.endpoints.nats_url,)))
+        except BusError:
+            return False
+        try:
+            answer = await bus.request("infer.auto", prompt.encode(), timeout=5)
+        except BusError:
+            return False
+        finally:
+            await bus.close()
+        return bool(from_json(answer.data).get("output"))
+
+    async def has_booked(self, prompts: int) -> bool:
+        """Whether the books have an answer to so many different prompts."""
+        assert self.endpoints.database_url is not None
+        try:
+            connection = await asyncpg.connect(self.endpoints.database_url)
+        except (OSError, asyncpg.PostgresError):
+            return False
+        try:
+            return bool(prompts == await connection.fetchval("SELECT count(*) FROM responses WHERE status = 'ok'"))
+        finally:
+            await connection.close()
+
+
+@pytest.fixture
+async def place(tmp_path: Path) -> AsyncIterator[Place]:
+    place = Place(tmp_path / "mesh")
+    yield place
+    await asyncio.to_thread(background.stop, place.data_dir)
+    await eventually(lambda: not processes(place.data_dir), timeout=10)
+
+
+async def test_the_mesh_comes_up_answers_and_mends_itself(place: Place) -> None:
+    up = await place.up("--workers", "simulated:2", "--managers", "2")
+    first = place.endpoints
+    assert first.pids.keys() == {
+        *("nats", "postgres", "manager-1", "manager-2"),
+        *("worker-simulated-1", "worker-simulated-2", "telemetry-1"),
+    }
+    assert first.http_url is None
+    assert (place.data_dir / "endpoints.json").stat().st_mode & 0o077 == 0
+    assert await place.answers("Is anybody there?")
+    await eventually(lambda: place.has_booked(1), timeout=10)
+
+    for name, pid in first.pids.items():
+        os.kill(pid, signal.SIGKILL)
+        await eventually(functools.partial(place.has_another, name, pid), timeout=10)
+    again = place.endpoints
+    assert (again.nats_url, again.database_url) == (first.nats_url, first.database_url)
+    await eventually(lambda: place.answers("And now?"), timeout=20)
+    await eventually(lambda: place.has_booked(2), timeout=20)
+
+    up.send_signal(signal.SIGINT)
+    async with asyncio.timeout(5):
+        assert await up.wait() == 0
+    assert processes(place.data_dir) == []
+    assert read(place.data_dir) is None
+
+
+async def test_in_the_background_it_stays_until_down(place: Place) -> None:
+    code, said = await place.run("up", "--detach", "--workers", "simulated", "--no-postgres")
+    assert code == 0, said
+    assert place.endpoints.nats_url in said
+    assert place.endpoints.database_url is None
+    assert said.rstrip().splitlines()[-1].endswith('ask "What is the capital of France?"')
+
+    code, said = await place.run("up", "--workers", "simulated")
+    assert code == 1
+    assert "already runs" in said
+    assert place.endpoints.nats_url in said
+
+    assert await place.run("down") == (0, f"stopped the mesh on {place.data_dir}\n")
+    assert processes(place.data_dir) == []
+    assert await place.run("down") == (0, f"no mesh runs on {place.data_dir}\n")
+
+
+async def test_a_taken_standard_port_is_told_and_another_one_kept(place: Place) -> None:
+    with socket.socket() as squatter:
+        squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            squatter.bind(("127.0.0.1", STANDARD_PORT))
+            squatter.listen()
+        except OSError:
+            pass  # somebody else squats already
+        urls = []
+        for _ in range(2):
+            up = await place.up("--workers", "simulated", "--no-postgres")
+            urls.append(place.endpoints.nats_url)
+            assert await place.answers("Where are you?")
+            up.kill()  # -9: nothing of it may stay, and the next start works
+            said, _ = await up.communicate()
+            assert f"port {STANDARD_PORT} is taken" in said.decode()
+            await eventually(lambda: not processes(place.data_dir))
+    assert urls[0] == urls[1]
+    assert not urls[0].endswith(f":{STANDARD_PORT}")
+
+
+async def test_a_wanted_port_that_is_taken_is_an_error(place: Place) -> None:
+    with socket.create_server(("127.0.0.1", free_port())) as squatter:
+        port = str(squatter.getsockname()[1])
+        code, said = await place.run("up", "--workers", "simulated", "--port-nats", port)
+    assert code == 1
+    assert f"port {port} is taken" in said
+    assert processes(place.data_dir) == []
+
+
+async def test_a_role_that_keeps_dying_is_shown_with_its_last_words(place: Place) -> None:
+    place.environment["BULLPEN_MANAGER__NO_SUCH_KEY"] = "1"
+    code, said = await place.run("up", "--detach", "--workers", "simulated", "--no-postgres")
+    assert code == 1
+    assert "manager-1 keeps dying" in said
+    assert "BULLPEN_MANAGER__NO_SUCH_KEY: there is no such setting" in said
+    assert processes(place.data_dir) == []
+
+
+async def test_servers_that_are_there_already_are_used(tmp_path: Path, nats_server: str, database_url: str) -> None:
+    servers = {"NATS_URL": nats_server, "DATABASE_URL": database_url}
+    async with Mesh(tmp_path / "mesh", workers=[("simulated", 1)], env=servers) as mesh:
+        assert mesh.endpoints.pids.keys() == {"manager-1", "worker-simulated-1", "telemetry-1"}
+        assert (mesh.endpoints.nats_url, mesh.endpoints.database_url) == (nats_server, database_url)
+        before = mesh.pid("worker-simulated-1")
+        await mesh.restart("worker-simulated-1")
+        assert running(mesh.data_dir) == mesh.endpoints
+        assert mesh.pid("worker-simulated-1") != before
+    assert processes(mesh.data_dir) == []

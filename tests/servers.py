@@ -1,0 +1,108 @@
+"""Real servers for tests, private to them: start, stop, kill -9, freeze, start again on the same port."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from bullpen.embedded import nats_server, postgres
+from bullpen.leash import KEEP_USER, leashed
+from tests.support import eventually
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class _Server:
+    """A child process that dies with the tests."""
+
+    def __init__(self, directory: Path, port: int | None = None) -> None:
+        self.directory = directory
+        self.port = port or free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def _spawn(self, command: list[str], *, uid: int = KEEP_USER, gid: int = KEEP_USER) -> subprocess.Popen[bytes]:
+        with (self.directory / "log").open("ab") as log:
+            return subprocess.Popen(
+                leashed(command, uid=uid, gid=gid), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/"
+            )
+
+    async def _ready(self, check: Callable[[], bool | Awaitable[bool]]) -> None:
+        try:
+            await eventually(check, timeout=10, every=0.002)
+        except AssertionError:
+            self.kill()
+            raise AssertionError((self.directory / "log").read_text()) from None
+
+    def send(self, number: signal.Signals) -> None:
+        """For example SIGSTOP, to freeze it, and SIGCONT."""
+        assert self.process is not None
+        os.kill(self.process.pid, number)
+
+    def kill(self) -> None:
+        """kill -9."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: signal.Signals) -> None:
+        if self.process is None:
+            return
+        self.process.send_signal(number)
+        self.process.send_signal(signal.SIGCONT)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process = None
+
+
+class NatsServer(_Server):
+    """The embedded NATS server: JetStream, account MESH without credentials, system events."""
+
+    @property
+    def url(self) -> str:
+        return nats_server.url(self.port)
+
+    async def start(self) -> None:
+        name = f"test-{self.port}"
+        self.process = self._spawn(nats_server.command(self.port, self.directory / "jetstream", name))
+        await self._ready(lambda: nats_server.answers(self.port, name))
+
+    def stop(self) -> None:
+        self._end(signal.SIGTERM)
+
+
+class PostgresServer(_Server):
+    """The embedded Postgres."""
+
+    def __init__(self, directory: Path, port: int | None = None) -> None:
+        super().__init__(directory, port)
+        self.cluster = postgres.Postgres(directory / "postgres")
+
+    @property
+    def url(self) -> str:
+        return self.cluster.url(self.port)
+
+    def database(self, name: str) -> str:
+        """The address of another database of this server."""
+        return f"{self.url.rpartition('/')[0]}/{name}"
+
+    async def start(self) -> None:
+        await asyncio.to_thread(self.cluster.prepare)
+        account = self.cluster.account
+        process = self._spawn(
+            self.cluster.command(self.port),
+            uid=account.pw_uid if account else KEEP_USER,
+            gid=account.pw_gid if account else KEEP_USER,
+        )
+        self.process = process
+        await self._ready(lambda: self.cluster.is_ready(process.pid))
+
+    def stop(self) -> None:
+        self._end(signal.SIGINT)

@@ -1,0 +1,20 @@
+"""Role processes import our modules, whatever lies in the directory they are started from."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from bullpen.mesh import role_command
+
+
+def test_a_role_looks_for_modules_where_we_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["/usr/lib/python", str(tmp_path)])
+    assert role_command() == [sys.executable, "-m", "bullpen"]
+
+
+def test_and_not_in_somebody_elses_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["/usr/lib/python"])
+    assert role_command() == [sys.executable, "-P", "-m", "bullpen"]

@@ -1,0 +1,256 @@
+"""The border: what `parse_request` lets through, and what it refuses by naming the field."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from contracts import BullpenError, ErrorCode, InferenceRequest, parse_request, salvage_task_id
+from contracts.request import MAX_NESTING
+
+steadily = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""Time is not what these tests are about, and this machine may be busy."""
+
+PNG = "data:image/png;base64,iVBORw0KGgo="
+
+
+def deep(levels: int) -> Any:
+    value: Any = "bottom"
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def image(**changes: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": PNG, **changes}}]}]}
+
+
+def said(**field: Any) -> dict[str, Any]:
+    return {"prompt": "hi", **field}
+
+
+BAD_BYTES: dict[str, tuple[bytes, str | None]] = {
+    "nothing": (b"", "prompt"),
+    "only spaces": (b" \r\n\t ", "prompt"),
+    "only spaces of another kind": ("\x0b\u2003\u00a0".encode(), "prompt"),
+    "binary": (b"\x80\x81\xfe\xff", None),
+    "latin-1": ("caf\u00e9".encode("latin-1"), None),
+    "utf-16": ("hello".encode("utf-16"), None),
+    "byte-order mark": ("\ufeffhello".encode(), "prompt"),
+    "NUL in plain text": (b"hel\0lo", "prompt"),
+    "a list": (b'[{"prompt": "hi"}]', None),
+    "null": (b"null", None),
+    "a truth value": (b"true", None),
+    "half an object": (b'{"prompt": "hi"', None),
+    "two objects": (b'{"prompt": "a"}{"prompt": "b"}', None),
+    "single quotes": (b"{'prompt': 'hi'}", None),
+    "trailing comma": (b'{"prompt": "hi",}', None),
+    "comment": (b'{"prompt": "hi" /* there */}', None),
+    "invalid UTF-8 in a string": (b'{"prompt": "\xff"}', None),
+    "half a surrogate pair": (b'{"prompt": "\\ud800"}', None),
+    "raw line break in a string": (b'{"prompt": "a\nb"}', None),
+    "NaN": (b'{"prompt": "hi", "temperature": NaN}', "temperature"),
+    "Infinity": (b'{"prompt": "hi", "top_p": Infinity}', "top_p"),
+    "-Infinity deep inside": (b'{"prompt": "hi", "context": {"a": [-Infinity]}}', "context.a.0"),
+    "a number beyond all floats": (b'{"prompt": "hi", "temperature": 1e999}', "temperature"),
+    "nested by an attacker": (b'{"prompt": "hi", "context": ' + b'{"a":' * 5000 + b"1" + b"}" * 5001, None),
+}
+
+BAD_FIELDS: dict[str, tuple[dict[str, Any], str]] = {
+    "nothing asked": ({}, "prompt"),
+    "no prompt but options": ({"temperature": 0.5}, "prompt"),
+    "empty prompt": ({"prompt": ""}, "prompt"),
+    "blank prompt": ({"prompt": " \n "}, "prompt"),
+    "prompt is a number": ({"prompt": 7}, "prompt"),
+    "prompt is a list": ({"prompt": ["hi"]}, "prompt"),
+    "empty messages": ({"messages": []}, "messages"),
+    "messages is text": ({"messages": "hi"}, "messages"),
+    "messages say nothing": ({"messages": [{"role": "user", "content": " "}]}, "messages"),
+    "message is text": ({"messages": ["hi"]}, "messages.0"),
+    "message without role": ({"messages": [{"content": "hi"}]}, "messages.0.role"),
+    "unknown role": ({"messages": [{"role": "root", "content": "hi"}]}, "messages.0.role"),
+    "second message wrong": ({"messages": [{"role": "user", "content": "a"}, {"role": "?"}]}, "messages.1.role"),
+    "content is a number": ({"messages": [{"role": "user", "content": 7}]}, "messages.0.content"),
+    "unknown field in a message": ({"messages": [{"role": "user", "content": "a", "to": 1}]}, "messages.0.to"),
+    "unknown kind of part": ({"messages": [{"role": "user", "content": [{"type": "audio"}]}]}, "messages.0.content.0"),
+    "part without text": ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages.0.content.0.text"),
+    "image by address": (image(url="https://example.org/a.png"), "messages.0.content.0.image_url.url"),
+    "image that is none": (image(url="data:text/html;base64,AAAA"), "messages.0.content.0.image_url.url"),
+    "unknown image detail": (image(detail="huge"), "messages.0.content.0.image_url.detail"),
+    "typo": (said(temprature=0.5), "temprature"),
+    "temperature is text": (said(temperature="0.5"), "temperature"),
+    "temperature is a truth value": (said(temperature=True), "temperature"),
+    "temperature too high": (said(temperature=2.01), "temperature"),
+    "temperature negative": (said(temperature=-0.1), "temperature"),
+    "max_tokens is nothing": (said(max_tokens=0), "max_tokens"),
+    "max_tokens is a fraction": (said(max_tokens=1.5), "max_tokens"),
+    "max_tokens is absurd": (said(max_tokens=10**12), "max_tokens"),
+    "top_p is zero": (said(top_p=0), "top_p"),
+    "top_p is two": (said(top_p=2), "top_p"),
+    "stop is a number": (said(stop=1), "stop"),
+    "stop holds a number": (said(stop=["a", 1]), "stop.1"),
+    "seed beyond 64 bits": (said(seed=2**63), "seed"),
+    "seed has a thousand digits": (said(seed=10**1000), "seed"),
+    "stream is text": (said(stream="true"), "stream"),
+    "stream is a number": (said(stream=1), "stream"),
+    "task_id is empty": (said(task_id=""), "task_id"),
+    "task_id is a number": (said(task_id=7), "task_id"),
+    "task_id is too long": (said(task_id="x" * 129), "task_id"),
+    "task_id has a line break": (said(task_id="a\nb"), "task_id"),
+    "idempotency_key is empty": (said(idempotency_key=""), "idempotency_key"),
+    "idempotency_key is too long": (said(idempotency_key="x" * 129), "idempotency_key"),
+    "model is empty": (said(model=""), "model"),
+    "model is too long": (said(model="m" * 257), "model"),
+    "backend is a subject": (said(backend="local.>"), "backend"),
+    "backend is empty": (said(backend=""), "backend"),
+    "unknown policy": (said(policy="free"), "policy"),
+    "unknown priority": (said(priority="urgent"), "priority"),
+    "negative budget": (said(max_cost_usd=-1), "max_cost_usd"),
+    "confidence in percent": (said(min_confidence=80), "min_confidence"),
+    "deadline of nothing": (said(deadline_ms=0), "deadline_ms"),
+    "deadline of a year": (said(deadline_ms=31_536_000_000), "deadline_ms"),
+    "deadline is a fraction": (said(deadline_ms=0.5), "deadline_ms"),
+    "context is text": (said(context="x"), "context"),
+    "context is null": (said(context=None), "context"),
+    "system is a list": (said(context={"system": ["be brief"]}), "context.system"),
+    "earlier turns are text": (said(context={"messages": "hi"}), "context.messages"),
+    "earlier turn without role": (said(context={"messages": [{"content": "a"}]}), "context.messages.0.role"),
+    "tools is an object": (said(tools={}), "tools"),
+    "tool is text": (said(tools=["look"]), "tools.0"),
+    "tool_choice is a number": (said(tool_choice=1), "tool_choice"),
+    "response_format is text": (said(response_format="json"), "response_format"),
+    "metadata holds a number": (said(metadata={"tenant": 7}), "metadata.tenant"),
+    "metadata is a list": (said(metadata=[]), "metadata"),
+    "nested too deep": (said(context={"a": deep(MAX_NESTING)}), "context"),
+}
+
+
+def refused(body: bytes) -> BullpenError:
+    with pytest.raises(BullpenError) as caught:
+        parse_request(body)
+    assert caught.value.code is ErrorCode.INVALID_REQUEST
+    assert not caught.value.retryable
+    assert caught.value.message
+    return caught.value
+
+
+@pytest.mark.parametrize(("body", "field"), BAD_BYTES.values(), ids=BAD_BYTES.keys())
+def test_bytes_that_are_no_request_are_refused(body: bytes, field: str | None) -> None:
+    assert refused(body).field == field
+
+
+@pytest.mark.parametrize(("body", "field"), BAD_FIELDS.values(), ids=BAD_FIELDS.keys())
+def test_a_wrong_field_is_named(body: dict[str, Any], field: str) -> None:
+    error = refused(json.dumps(body).encode())
+    assert error.field == field
+    assert field in error.message
+
+
+@pytest.mark.parametrize(
+    "text", ["hello", "What is 2 + 2?", "déjà vu ☕", "3", "nullify", "trueish", '"quoted"', "{" * 0 + "a { b"]
+)
+def test_plain_text_is_a_prompt(text: str) -> None:
+    request = parse_request(text.encode())
+    assert (request.prompt, request.stream) == (text, False)
+    assert request.task_id
+
+
+def test_spaces_around_json_do_not_matter() -> None:
+    assert parse_request(b' \n {"prompt": "hi"} \n').prompt == "hi"
+
+
+@pytest.mark.parametrize("levels", [1, MAX_NESTING - 3])
+def test_reasonable_nesting_passes_untouched(levels: int) -> None:
+    assert parse_request(json.dumps(said(context={"a": deep(levels)})).encode()).context == {"a": deep(levels)}
+
+
+def test_the_caller_s_task_id_is_kept_and_a_missing_one_is_made() -> None:
+    assert parse_request(b'{"prompt": "hi", "task_id": "mine"}', task_id="header").task_id == "mine"
+    assert parse_request(b'{"prompt": "hi"}', task_id="header").task_id == "header"
+    first, second = parse_request(b"hi").task_id, parse_request(b"hi").task_id
+    assert first is not None
+    assert second is not None
+    assert first < second
+
+
+@pytest.mark.parametrize(
+    ("body", "task_id"),
+    [
+        (b'{"task_id": "mine", "temperature": 9}', "mine"),
+        (b'{"task_id": "mine", "temperature": NaN}', "mine"),
+        (b'{"task_id": 7}', None),
+        (b'{"task_id": ""}', None),
+        (b'{"task_id": "a\\u001b[2J"}', None),
+        (b'{"task_id": "' + b"x" * 129 + b'"}', None),
+        (b"[]", None),
+        (b"plain text", None),
+        (b"\xff", None),
+    ],
+)
+def test_a_refused_request_keeps_its_task_id_where_it_is_one(body: bytes, task_id: str | None) -> None:
+    assert salvage_task_id(body) == task_id
+
+
+def test_the_conversation_is_system_then_history_then_question() -> None:
+    context = {
+        "system": "be brief",
+        "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+    }
+    request = parse_request(json.dumps(said(context={**context, "ticket": 7})).encode())
+    assert [(m.role, m.text) for m in request.conversation] == [
+        ("system", "be brief"),
+        ("user", "a"),
+        ("assistant", "b"),
+        ("user", "hi"),
+    ]
+    assert request.context_extras == {"ticket": 7}
+
+
+@steadily
+@given(st.binary(max_size=200))
+@example(b'{"prompt": "hi", "seed": ' + b"9" * 5000 + b"}")
+@example(b'{"prompt": "hi", "context": {"n": ' + b"9" * 5000 + b"}}")
+@example(b"{" * 100_000)
+@example(b'{"a":' * 100_000)
+@example(b"[" * 100_000)
+@example(b'{"prompt": "hi", "metadata": {"\\u0000": "\\u0000"}}')
+def test_any_bytes_are_a_request_or_a_named_refusal(body: bytes) -> None:
+    accepted_or_refused(body)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+NAMES = st.sampled_from(sorted(InferenceRequest.model_fields))
+
+
+@steadily
+@given(st.dictionaries(NAMES | st.text(max_size=6), JSON, max_size=6))
+@example({"prompt": "hi", "messages": [{"role": "user", "content": [{"type": []}]}]})
+@example({"prompt": "hi", "context": {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}})
+@example({"messages": [{"role": "tool", "content": None, "tool_calls": []}]})
+def test_any_json_object_is_a_request_or_a_named_refusal(body: dict[str, Any]) -> None:
+    accepted_or_refused(json.dumps(body).encode("utf-8", "surrogatepass"))
+
+
+@steadily
+@given(st.dictionaries(NAMES, JSON, max_size=3))
+def test_any_field_beside_a_good_prompt(body: dict[str, Any]) -> None:
+    accepted_or_refused(json.dumps({**body, "prompt": "hi"}).encode("utf-8", "surrogatepass"))
+
+
+def accepted_or_refused(body: bytes) -> None:
+    try:
+        request = parse_request(body)
+    except BullpenError as error:
+        assert error.code is ErrorCode.INVALID_REQUEST
+        error.detail().model_dump_json()
+    else:
+        assert request.conversation
+        assert request.needs >= {"chat"}
+        assert InferenceRequest.model_validate_json(request.model_dump_json()) == request
+    salvage_task_id(body)

@@ -1,0 +1,167 @@
+"""The small parts of a worker: places, confidence, resources, provider errors."""
+
+import asyncio
+from functools import partial
+from math import log
+from pathlib import Path
+
+import pytest
+
+from contracts import BullpenError, ErrorCode
+from tests.support import eventually
+from workers.base.admission import Admission
+from workers.base.confidence import UNKNOWN, Confidence
+from workers.base.provider_errors import first_line, from_status, retry_after_ms
+from workers.base.resources import ResourceMeter
+
+
+class Places:
+    """Holds places in an `Admission` until told to let go, and remembers who got one."""
+
+    def __init__(self, admission: Admission) -> None:
+        self.admission = admission
+        self.got: list[str] = []
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def ask(self, name: str, priority: str = "interactive") -> None:
+        self._tasks[name] = asyncio.create_task(self._hold(name, priority))
+
+    async def _hold(self, name: str, priority: str) -> None:
+        async with self.admission.place("batch" if priority == "batch" else "interactive"):
+            self.got.append(name)
+            await asyncio.Event().wait()
+
+    def last_is(self, name: str) -> bool:
+        return self.got[-1:] == [name]
+
+    async def leave(self, name: str) -> None:
+        task = self._tasks.pop(name)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        for name in list(self._tasks):
+            await self.leave(name)
+
+
+async def test_places_are_given_in_order_interactive_first() -> None:
+    places = Places(Admission(1, 10))
+    for name, priority in (("a", "batch"), ("b", "batch"), ("c", "interactive"), ("d", "interactive")):
+        places.ask(name, priority)
+        await asyncio.sleep(0)
+    for name in "acd":
+        await eventually(partial(places.last_is, name))
+        await places.leave(name)
+    await eventually(lambda: places.got == ["a", "c", "d", "b"])
+    await places.close()
+    assert (places.admission.inflight, places.admission.queued) == (0, 0)
+
+
+async def test_beyond_the_queue_it_says_overloaded_at_once() -> None:
+    places = Places(Admission(1, 1))
+    places.ask("a")
+    places.ask("b")
+    await eventually(lambda: places.admission.queued == 1)
+    with pytest.raises(BullpenError) as caught:
+        async with places.admission.place("interactive"):
+            pass
+    assert caught.value.code is ErrorCode.OVERLOADED
+    await places.close()
+
+
+async def test_who_gives_up_waiting_does_not_take_a_place_along() -> None:
+    places = Places(Admission(1, 5))
+    for name in "abc":
+        places.ask(name)
+        await asyncio.sleep(0)
+    await places.leave("b")
+    await places.leave("a")
+    await eventually(lambda: places.got == ["a", "c"])
+    await places.close()
+    assert places.admission.inflight == 0
+
+
+async def test_a_place_given_in_the_instant_of_giving_up_is_passed_on() -> None:
+    places = Places(Admission(1, 5))
+    for name in "abc":
+        places.ask(name)
+        await asyncio.sleep(0)
+    tasks = [places._tasks.pop(name) for name in "ab"]
+    for task in tasks:
+        task.cancel()  # a leaves, which gives b the place, in the same instant as b gives up
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await eventually(lambda: places.got == ["a", "c"])
+    await places.close()
+    assert places.admission.inflight == 0
+
+
+def test_confidence_is_the_geometric_mean_of_the_tokens() -> None:
+    value, source = Confidence().of([log(0.9), log(0.4)])
+    assert source == "logprobs"
+    assert value == pytest.approx(0.6)
+
+
+def test_without_probabilities_it_is_the_running_average_and_says_so() -> None:
+    confidence = Confidence()
+    assert confidence.of([]) == (UNKNOWN, "prior")
+    for _ in range(200):
+        confidence.of([log(0.9)])
+    value, source = confidence.of([])
+    assert source == "prior"
+    assert value == pytest.approx(0.9, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("files", "memory", "cores"),
+    [
+        ({"memory.max": "268435456", "cpu.max": "150000 100000"}, 268435456, 1.5),
+        ({"memory.max": "max", "cpu.max": "max 100000"}, None, None),
+        (
+            {
+                "memory/memory.limit_in_bytes": "1048576",
+                "cpu/cpu.cfs_quota_us": "50000",
+                "cpu/cpu.cfs_period_us": "100000",
+            },
+            1048576,
+            0.5,
+        ),
+        ({"memory/memory.limit_in_bytes": str(2**63 - 4096), "cpu/cpu.cfs_quota_us": "-1"}, None, None),
+        ({}, None, None),
+    ],
+    ids=["v2", "v2 without limits", "v1", "v1 without limits", "none"],
+)
+def test_limits_are_the_containers(
+    tmp_path: Path, files: dict[str, str], memory: int | None, cores: float | None
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    told = ResourceMeter(tmp_path).read()
+    whole = ResourceMeter(tmp_path / "nowhere").read()
+    assert told.memory_limit == (memory or whole.memory_limit)
+    assert told.cpu_limit == (cores or whole.cpu_limit)
+    assert told.memory_used > 0
+
+
+@pytest.mark.parametrize(
+    ("headers", "milliseconds"),
+    [
+        ({"retry-after": "2"}, 2000),
+        ({"Retry-After": "0.5"}, 500),
+        ({"retry-after-ms": "250", "retry-after": "9"}, 250),
+        ({"retry-after": "nan"}, 1000),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0),
+        ({"retry-after": "99999999999999999999"}, 60_000),
+        ({"retry-after": "soon"}, 1000),
+        ({}, 1000),
+    ],
+)
+def test_how_long_a_provider_asks_us_to_wait(headers: dict[str, str], milliseconds: int) -> None:
+    assert retry_after_ms(headers) == milliseconds
+
+
+def test_a_providers_text_is_cut_to_its_first_line() -> None:
+    assert first_line("\n one \n two") == "one"
+    assert len(first_line("x" * 5000)) <= 201
+    assert from_status(418, "").code is ErrorCode.UPSTREAM_ERROR
