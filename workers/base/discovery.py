@@ -53,9 +53,12 @@ class BackendFolder:
         """Whether this backend can run here now, and what to do when it can't. Never raises."""
         try:
             return await self.load().available(self.config())
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             missing = error.name or str(error)
             return Availability.no(f"the package {missing} is not installed", f"pip install 'bullpen[{self.name}]'")
+        except ImportError as error:
+            cure = "install the library it names with your system's package manager"
+            return Availability.no(f"its SDK cannot be loaded: {error}", cure)
         except ConfigError as error:
             return Availability.no(str(error), "correct the file")
 

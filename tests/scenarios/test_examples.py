@@ -1,0 +1,90 @@
+"""What the README and the examples say is true: each is run against a real mesh."""
+
+import asyncio
+import os
+import re
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from bullpen.mesh import Mesh
+from bus import Bus, BusSettings
+from tests.support import eventually
+
+pytestmark = [pytest.mark.scenario, pytest.mark.timeout(90)]
+
+ROOT = Path(__file__).resolve().parents[2]
+NATS = shutil.which("nats", path=f"{os.environ.get('PATH', '')}:{Path.home() / 'go' / 'bin'}")
+needs_nats = pytest.mark.skipif(NATS is None, reason="the nats command line tool is not installed")
+
+
+@pytest.fixture
+async def url(tmp_path: Path) -> AsyncIterator[str]:
+    async with Mesh(tmp_path / "mesh", workers=[("simulated", 1)], postgres=False) as mesh:
+        yield mesh.endpoints.nats_url
+
+
+async def run(url: str, *command: str) -> str:
+    """What a command prints; it must succeed."""
+    path = os.environ.get("PATH", "") + (f":{Path(NATS).parent}" if NATS else "")
+    environment = {**os.environ, "NATS_URL": url, "PYTHONPATH": str(ROOT), "PATH": path}
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=ROOT, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    told, errors = await process.communicate()
+    assert process.returncode == 0, errors.decode()
+    return told.decode()
+
+
+@pytest.mark.parametrize("script", ["ask.py", "stream.py"])
+async def test_the_python_examples_answer(url: str, script: str) -> None:
+    assert len((await run(url, sys.executable, f"examples/{script}", "Who is there?")).split()) == 32
+
+
+async def test_the_readmes_python_answers(url: str, tmp_path: Path) -> None:
+    found = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert found is not None
+    script = tmp_path / "readme.py"
+    script.write_text(found[1].replace("nats://127.0.0.1:4222", url))
+    assert len((await run(url, sys.executable, str(script))).split()) == 32
+
+
+@needs_nats
+async def test_the_nats_tool_answers(url: str) -> None:
+    assert '"output"' in await run(url, "examples/ask.sh", "Who is there?")
+    streamed = '{"prompt":"Tell me a story","stream":true}'
+    words = ["nats", "req", "infer.auto", streamed, "--wait-for-empty", "--reply-timeout", "30s", "--timeout", "60s"]
+    told = await run(url, *words, "--raw", "-s", url)
+    assert '"type":"chunk"' in told
+    assert '"type":"response"' in told
+    assert "bullpen-manager" in await run(url, "nats", "micro", "ls", "-s", url)
+
+
+@needs_nats
+async def test_a_shell_script_is_a_worker(url: str) -> None:
+    assert NATS is not None
+    path = f"{Path(NATS).parent}:{os.environ.get('PATH', '')}"
+    worker = await asyncio.create_subprocess_exec(
+        "examples/worker.sh",
+        cwd=ROOT,
+        env={**os.environ, "NATS_URL": url, "PATH": path},
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    bus = await Bus.connect("test", BusSettings(servers=(url,)))
+    try:
+
+        async def answered() -> bool:
+            try:
+                return b"hello from bash" in (await bus.request("infer.bash", b"hi", timeout=2)).data
+            except Exception:
+                return False
+
+        await eventually(answered, timeout=10)
+    finally:
+        worker.kill()
+        await worker.wait()
+        await bus.close()

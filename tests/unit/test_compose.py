@@ -1,0 +1,83 @@
+"""What the containers promise: hardened, limited, healthy by their own word, and no password by default."""
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bullpen.embedded import nats_server
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
+OURS = {name: told for name, told in COMPOSE["services"].items() if "build" in told}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_containers_are_locked_down(name: str) -> None:
+    told = OURS[name]
+    assert told["user"] == "10001:10001"
+    assert told["read_only"] is True
+    assert told["cap_drop"] == ["ALL"]
+    assert told["security_opt"] == ["no-new-privileges:true"]
+    assert told["mem_limit"]
+    assert told["cpus"]
+    assert told["pids_limit"]
+    assert told["init"] is True
+    assert told["restart"] == "unless-stopped"
+    assert told["healthcheck"]["test"][:5] == ["CMD", "python", "-m", "bullpen", "health"]
+    assert "ports" not in told
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_image_has_its_dockerfile(name: str) -> None:
+    assert (ROOT / OURS[name]["build"]["dockerfile"]).is_file()
+
+
+def test_every_backend_has_its_container() -> None:
+    folders = {path.parent.name for path in (ROOT / "workers").glob("*/backend.py") if path.parent.name != "base"}
+    built = {Path(told["build"]["dockerfile"]).parent.name for told in OURS.values()}
+    assert folders <= built
+
+
+def test_only_nats_is_reachable_and_only_from_this_machine() -> None:
+    published = {name: told["ports"] for name, told in COMPOSE["services"].items() if "ports" in told}
+    assert list(published) == ["nats"]
+    assert published["nats"][0].startswith("${NATS_BIND:-127.0.0.1}:")
+
+
+def test_no_password_has_a_default() -> None:
+    text = (ROOT / "compose.yaml").read_text()
+    assert "PASSWORD:-" not in text
+    example = (ROOT / ".env.example").read_text().splitlines()
+    assert [
+        line for line in example if "PASSWORD=" in line and not line.startswith("#") and not line.endswith("=")
+    ] == []
+
+
+def test_the_server_takes_its_config(tmp_path: Path) -> None:
+    roles = ("CLIENT", "WORKER", "MANAGER", "TELEMETRY", "OBSERVER", "ADMIN")
+    environment = {f"NATS_{role}_PASSWORD": f"s{role}" for role in roles} | {"NATS_NAME": "test"}
+    command = [str(nats_server.binary()), "-t", "-c", str(ROOT / "nats" / "nats.conf")]
+    told = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+
+
+@pytest.mark.parametrize("lock", sorted((ROOT / "requirements").glob("*.lock")), ids=lambda path: path.stem)
+def test_the_images_pin_what_the_whole_lock_pins(lock: Path) -> None:
+    """One version of everything: a container runs what the tests ran."""
+    assert _pins(lock) <= _pins(ROOT / "requirements.lock")
+
+
+@pytest.mark.parametrize("lock", [ROOT / "requirements.lock", *sorted((ROOT / "requirements").glob("*.lock"))])
+def test_locks_have_hashes_and_no_addresses(lock: Path) -> None:
+    text = lock.read_text()
+    assert "://" not in text
+    assert "--index-url" not in text
+    assert text.count("==") <= text.count("--hash=")
+
+
+def _pins(lock: Path) -> set[str]:
+    return {line.split()[0] for line in lock.read_text().splitlines() if "==" in line and not line.startswith(" ")}
