@@ -24,8 +24,8 @@ from client.client import MANAGER_SERVICE, TELEMETRY_SERVICE
 from contracts import Heartbeat
 from contracts import subjects as s
 from telemetry.migrate import available as migrations
-from telemetry.service import CONSUMER
 from telemetry.store import DatabaseAway, Store
+from telemetry.stream import API, CONSUMER
 from workers.base.discovery import discover
 
 OLDEST_PYTHON = (3, 11)
@@ -193,7 +193,7 @@ async def _books(bullpen: Bullpen, *, wanted: bool) -> AsyncIterator[Finding]:
 async def _lag(bus: Bus) -> Finding:
     """How far the books are behind, as JetStream counts it."""
     try:
-        subject = f"$JS.API.CONSUMER.INFO.{s.TELEMETRY_STREAM}.{CONSUMER}"
+        subject = f"{API}.CONSUMER.INFO.{s.TELEMETRY_STREAM}.{CONSUMER}"
         told = from_json((await bus.request(subject, b"", timeout=WITHIN)).data)
         waiting = int(told["num_pending"]) + int(told["num_ack_pending"])
     except (NoResponders, RequestTimeout, ValueError, KeyError):

@@ -166,27 +166,24 @@ class Mesh:
     async def _until_ready(self) -> None:
         """Waits for a word of every role; for models that load slowly only as long as nobody can answer."""
         assert self._watch is not None
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        while True:
-            silent, loading = await self._silent(self._watch), self._watch.loading()
-            waited = loop.time() - began
-            patience = SLOW_WORKERS if self._watch.serving() else ROLES_WITHIN
-            if not silent and (not loading or waited > patience):
-                break
-            self._check_hope(silent, waited)
-            self._doing(f"waiting for {', '.join([*silent, *loading])}")
-            await asyncio.sleep(0.05)
-        for worker in loading:
+        watch, began = self._watch, asyncio.get_running_loop().time()
+        services = sorted(name for name in self._supervisor.pids if name.startswith(("manager-", "telemetry-")))
+        while silent := [name for name in services if not await watch.answers(name)]:
+            await self._wait_for(silent, began)
+        watch.listen_anew()  # the Managers hear heartbeats by now, so what we hear from here on, they know too
+        while watch.unheard() or self._is_worth_waiting(watch, began):
+            await self._wait_for(watch.unheard(), began, watch.loading())
+        for worker in watch.loading():
             self._tell(f"{worker}; it joins when it is done")
 
-    async def _silent(self, watch: Watch) -> list[str]:
-        """The roles that nothing was heard of yet."""
-        roles = [
-            (f"bullpen-{name.partition('-')[0]}", name) for name in self._supervisor.pids.keys() - {NATS, POSTGRES}
-        ]
-        services = [(service, name) for service, name in sorted(roles) if service != "bullpen-worker"]
-        return watch.unheard() + [name for service, name in services if not await watch.answers(service, name)]
+    def _is_worth_waiting(self, watch: Watch, began: float) -> bool:
+        patience = SLOW_WORKERS if watch.serving() else ROLES_WITHIN
+        return bool(watch.loading()) and asyncio.get_running_loop().time() - began < patience
+
+    async def _wait_for(self, silent: Sequence[str], began: float, loading: Sequence[str] = ()) -> None:
+        self._check_hope(silent, asyncio.get_running_loop().time() - began)
+        self._doing(f"waiting for {', '.join([*silent, *loading])}")
+        await asyncio.sleep(0.05)
 
     def _check_hope(self, silent: Sequence[str], waited: float) -> None:
         """Raises `MeshError` when a role keeps dying, or says nothing for too long."""

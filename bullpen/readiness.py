@@ -21,6 +21,7 @@ class Watch:
         self.worker_ids: frozenset[str] = frozenset()
         """The workers to listen for."""
         self._workers: dict[str, Heartbeat] = {}
+        self._heard: set[str] = set()
 
     @classmethod
     async def open(cls, settings: BusSettings, tell: Callable[[str], None]) -> "Watch":
@@ -32,17 +33,22 @@ class Watch:
     async def close(self) -> None:
         await self._bus.close()
 
-    async def answers(self, service: str, process: str) -> bool:
-        """Whether that process of this service answers `$SRV.PING`."""
+    async def answers(self, process: str) -> bool:
+        """Whether a Manager or telemetry process (`manager-1`) answers `$SRV.PING`."""
+        service = f"bullpen-{process.partition('-')[0]}"
         try:
             await self._bus.request(f"$SRV.PING.{service}.{process}", b"", timeout=PING_WAIT)
         except BusError:
             return False
         return True
 
+    def listen_anew(self) -> None:
+        """Nobody counts as heard until the next heartbeat."""
+        self._heard.clear()
+
     def unheard(self) -> list[str]:
         """The workers' processes that have said nothing yet."""
-        return [f"worker-{worker_id}" for worker_id in sorted(self.worker_ids - self._workers.keys())]
+        return [f"worker-{worker_id}" for worker_id in sorted(self.worker_ids - self._heard)]
 
     def loading(self) -> list[str]:
         """The workers that can't answer yet, with what they say they are doing."""
@@ -59,6 +65,7 @@ class Watch:
         except ValidationError:
             return
         if beat.worker_id in self.worker_ids:
+            self._heard.add(beat.worker_id)
             before = self._workers.get(beat.worker_id)
             self._workers[beat.worker_id] = beat
             self._tell_change(before.state if before else "starting", beat)

@@ -97,5 +97,7 @@ class TelemetryMetrics(OpenModel):
     """Events booked since its start."""
     per_second: float
     dead: int
+    waiting: int | None = None
+    """Events in the stream that are not booked yet; None: not known."""
     database_away: str = ""
     """Why nothing can be booked now; empty when all is well."""

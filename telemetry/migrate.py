@@ -5,30 +5,35 @@ database that is newer than this code, or a file that was changed after it ran, 
 """
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
-from telemetry.store import SQL, Connection, Store
+from telemetry.store import SQL, Connection, Store, sql
 
 log = structlog.get_logger(__name__)
 
 FOLDER = SQL / "migrations"
 LOCK = 0x62756C6C
 """Any number that is ours: the advisory lock's key."""
-
-_TABLE = """
-CREATE TABLE IF NOT EXISTS schema_migrations (
-    version    integer PRIMARY KEY,
-    name       text NOT NULL,
-    digest     text NOT NULL,
-    applied_at timestamptz NOT NULL DEFAULT now()
-)
-"""
+LONGEST = 3600.0
+"""Seconds that one migration of a full database may take, the wait for somebody else's included."""
 
 
 class SchemaMismatch(Exception):
     """The database's schema does not fit this code; the message says how and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    number: int
+    path: Path
+    text: str
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
 
 
 def available(folder: Path = FOLDER) -> dict[int, Path]:
@@ -37,40 +42,47 @@ def available(folder: Path = FOLDER) -> dict[int, Path]:
 
 
 async def migrate(store: Store, folder: Path = FOLDER) -> int:
-    """Brings the database to the newest schema and returns its version. Raises `DatabaseAway`, `SchemaMismatch`."""
-    files = available(folder)
-    texts = {number: path.read_text(encoding="utf-8") for number, path in files.items()}
+    """Brings the database to the newest schema and returns its version. Raises `DatabaseAway`, `SchemaMismatch`.
 
-    async def work(connection: Connection) -> None:
+    Each migration is a transaction of its own: what succeeded stays when a later one fails.
+    """
+    files = [Migration(number, path, path.read_text("utf-8")) for number, path in available(folder).items()]
+
+    async def step(connection: Connection) -> None:
         async with connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
-            await connection.execute(_TABLE)
-            done = {row["version"]: row["digest"] for row in await connection.fetch("SELECT * FROM schema_migrations")}
-            _check(done, files)
-            for number in sorted(files.keys() - done.keys()):
-                await _apply(connection, number, files[number], texts[number])
+            await connection.execute(sql("schema_migrations"))
+            if missing := await _missing(connection, files):
+                await _apply(connection, missing[0])
 
-    await store.perform(work)
-    return max(files, default=0)
+    while await store.perform(lambda connection: _missing(connection, files)):
+        await store.perform(step, within=LONGEST)
+    return files[-1].number
 
 
-def _check(done: dict[int, str], files: dict[int, Path]) -> None:
-    if unknown := sorted(done.keys() - files.keys()):
+async def _missing(connection: Connection, files: list[Migration]) -> list[Migration]:
+    """Those that have not run yet. Raises `SchemaMismatch`."""
+    if await connection.fetchval("SELECT to_regclass('schema_migrations')") is None:
+        return files
+    rows = await connection.fetch("SELECT version, digest FROM schema_migrations ORDER BY version")
+    done: dict[int, str] = {row["version"]: row["digest"] for row in rows}
+    known = {file.number: file for file in files}
+    if unknown := done.keys() - known.keys():
         raise SchemaMismatch(
-            f"the database has migration {unknown[-1]:04d}, which this version does not know: run a newer bullpen"
+            f"the database has migration {max(unknown):04d}, which this version does not know: run a newer bullpen"
         )
     for number, digest in done.items():
-        if digest != _digest(files[number]):
-            raise SchemaMismatch(f"{files[number].name} was changed after it ran: add a new migration instead")
+        if known[number].digest != digest:
+            raise SchemaMismatch(f"{known[number].path.name} was changed after it ran: add a new migration instead")
+    return [file for file in files if file.number not in done]
 
 
-async def _apply(connection: Connection, number: int, path: Path, text: str) -> None:
-    await connection.execute(text)
+async def _apply(connection: Connection, file: Migration) -> None:
+    await connection.execute(file.text)
     await connection.execute(
-        "INSERT INTO schema_migrations (version, name, digest) VALUES ($1, $2, $3)", number, path.stem, _digest(path)
+        "INSERT INTO schema_migrations (version, name, digest) VALUES ($1, $2, $3)",
+        file.number,
+        file.path.stem,
+        file.digest,
     )
-    log.info("schema_migrated", version=number, name=path.stem)
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    log.info("schema_migrated", version=file.number, name=file.path.stem)

@@ -5,7 +5,7 @@ from decimal import Decimal
 from typing import Literal
 from uuid import UUID
 
-from contracts import OpenModel
+from contracts import OpenModel, Outcome
 from telemetry.store import Store
 
 CostKey = Literal["model", "tenant", "day"]
@@ -34,6 +34,33 @@ class BookedResponse(OpenModel):
     output: str | None
 
 
+class BookedAttempt(OpenModel):
+    """One try at a request."""
+
+    attempt: int
+    created_at: datetime
+    worker_id: str
+    backend: str
+    model_id: str
+    outcome: Outcome
+    error_code: str | None
+    error_message: str | None
+    duration_ms: float
+    ttft_ms: float | None
+    queue_ms: float | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cost_usd: Decimal | None
+    confidence: float | None
+
+
+class BookedRequest(OpenModel):
+    """One request with all its tries, the first one first."""
+
+    response: BookedResponse
+    attempts: tuple[BookedAttempt, ...]
+
+
 class CostRow(OpenModel):
     """What a model, a tenant or a day cost. `unpriced` requests are not in `cost_usd`."""
 
@@ -42,6 +69,27 @@ class CostRow(OpenModel):
     tokens: int | None
     cost_usd: Decimal | None
     unpriced: int
+
+
+class Scorecard(OpenModel):
+    """How a model does."""
+
+    model_id: str
+    answers: int
+    attempts: int
+    error_rate: float | None
+    """Of the tries that ended with an answer or a failure; None before the first."""
+    confidence: float | None
+    feedback: float | None
+    """Mean of the callers' scores, 0..1; None without any."""
+    judgements: int
+    p50_ms: float | None
+    p95_ms: float | None
+    cost_usd: Decimal | None
+    """Of all tries with a known price; `unpriced` tells how many are not in it."""
+    unpriced: int
+    cost_per_answer: Decimal | None
+    last_answer: datetime | None
 
 
 async def recent_responses(
@@ -61,3 +109,27 @@ async def recent_responses(
 async def cost_by(store: Store, key: CostKey, *, since: datetime | None = None) -> list[CostRow]:
     """The cost by `key`, the dearest first. Raises `DatabaseAway`."""
     return [CostRow.model_validate(dict(row)) for row in await store.fetch(f"cost_by_{key}", since)]
+
+
+async def response(store: Store, name: str) -> BookedRequest | None:
+    """The request with that request id or task id, the newest if several bear it. Raises `DatabaseAway`."""
+    rows = await store.fetch("response", _uuid(name), name)
+    if not rows:
+        return None
+    attempts = await store.fetch("attempts_of", rows[0]["request_id"])
+    return BookedRequest(
+        response=BookedResponse.model_validate(dict(rows[0])),
+        attempts=tuple(BookedAttempt.model_validate(dict(row)) for row in attempts),
+    )
+
+
+async def scorecard(store: Store) -> list[Scorecard]:
+    """Every model that was ever tried, the busiest first. Raises `DatabaseAway`."""
+    return [Scorecard.model_validate(dict(row)) for row in await store.fetch("scorecard")]
+
+
+def _uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None

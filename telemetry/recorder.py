@@ -6,147 +6,103 @@ is away the batch is held and the stream waits. What can never be booked goes to
 """
 
 import asyncio
-import random
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import structlog
-from pydantic import ValidationError
 
-from bus import BusError
+from bus import Bus
 from bus.jetstream import PullConsumer, StoredMessage
-from contracts import AttemptRecord, FeedbackRecord, OpenModel, ResponseRecord, WorkerEventRecord
 from contracts import subjects as s
 from telemetry.config import TelemetryConfig
-from telemetry.store import DatabaseAway, DeadLetter, RowsRefused, Store, declare
+from telemetry.entries import Entry, Unbookable, parts, read
+from telemetry.patience import Patience
+from telemetry.store import RowsRefused, Store
+from telemetry.stream import ACK_WAIT, CONSUMER
 
 log = structlog.get_logger(__name__)
 
-TABLES: dict[str, tuple[str, type[OpenModel]]] = {
-    s.TELEMETRY_RESPONSE: ("responses", ResponseRecord),
-    s.TELEMETRY_ATTEMPT: ("attempts", AttemptRecord),
-    s.TELEMETRY_FEEDBACK: ("feedback", FeedbackRecord),
-    s.TELEMETRY_WORKER: ("worker_events", WorkerEventRecord),
-}
-"""Which table an event of a subject belongs to, and what it must look like."""
-for _table, _record in TABLES.values():
-    declare(_table, list(_record.model_fields))
-
-FETCH_WAIT = 0.5
-NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
-REPLACED = rb"\1\\ufffd"
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One event, ready to be booked."""
-
-    message: StoredMessage
-    table: str
-    row: bytes
+MAX_BYTES = 16 << 20
+"""Of rows in one transaction: Postgres wants several times as much memory to take them apart."""
 
 
 class Recorder:
-    def __init__(self, consumer: PullConsumer, store: Store, config: TelemetryConfig) -> None:
-        self._consumer = consumer
+    def __init__(self, bus: Bus, store: Store, database: Patience, config: TelemetryConfig) -> None:
+        self._bus = bus
         self._store = store
+        self._database = database
         self._config = config
+        self._held: Sequence[StoredMessage] = ()
         self.stored = 0
-        """Events booked since the start (an event delivered twice counts twice)."""
+        """Rows written since the start."""
         self.dead = 0
-        self.away = ""
-        """Why the database is away; empty while it is there."""
+        """Events laid aside since the start."""
 
-    async def run(self) -> None:
-        """Books whatever comes, until cancelled. Raises `BusError` when the stream is lost."""
-        while True:
-            batch = await self._consumer.fetch(self._config.batch_size, timeout=FETCH_WAIT)
-            if batch:
-                await self.keep(batch)
+    async def run(self, stop: asyncio.Event) -> None:
+        """Books whatever comes until `stop` is set. Raises `BusError` when the stream is lost."""
+        consumer = await PullConsumer.open(self._bus, stream=s.TELEMETRY_STREAM, durable=CONSUMER, ack_wait_s=ACK_WAIT)
+        try:
+            while not stop.is_set():
+                batch = await consumer.fetch(self._config.batch_size, timeout=self._config.fetch_wait)
+                if batch:
+                    await self.keep(batch)
+        finally:
+            await consumer.close()
 
     async def keep(self, batch: Sequence[StoredMessage]) -> None:
-        """Books one batch and acknowledges it; waits as long as the database is away."""
-        entries, dead = _read(batch)
-        await self._save(entries, [letter for _, letter in dead])
-        for entry in entries:
-            await entry.message.ack()
-        for message, _ in dead:
-            await message.term()
-        self.stored += len(entries)
-        self.dead += len(dead)
-
-    async def _save(self, entries: Sequence[Entry], letters: Sequence[DeadLetter]) -> None:
-        """Stores the entries; of a batch that the database refuses, the halves, down to the one bad row."""
+        """Books one batch, then acknowledges it; waits as long as the database is away."""
+        self._held = batch
         try:
-            await self._patiently(entries, letters)
-        except RowsRefused as error:
-            if len(entries) == 1:
-                log.error("event_unbookable", subject=entries[0].message.subject, reason=str(error))
-                self.dead += 1
-                await self._patiently([], [*letters, _letter(entries[0].message, str(error))])
-                return
-            middle = len(entries) // 2
-            await self._save(entries[:middle], letters)
-            await self._save(entries[middle:], [])
+            terminated = await self._book(batch)
+        except asyncio.CancelledError:
+            await self._give_back()
+            raise
+        for message in batch:
+            await (message.term() if message.stream_seq in terminated else message.ack())
 
-    async def _patiently(self, entries: Sequence[Entry], letters: Sequence[DeadLetter]) -> None:
-        """Stores, and tries again while the database is away. Raises `RowsRefused`."""
+    async def _book(self, batch: Sequence[StoredMessage]) -> set[int]:
+        """Every event is in its table or in `dead_letters`; returns the numbers of the latter."""
+        entries, unbookable = read(batch)
+        unsaved = unbookable
+        for part in parts(entries, MAX_BYTES):
+            refused = await self._save(part, unsaved)
+            unbookable, unsaved = [*unbookable, *refused], []
+        if unbookable:
+            first = unbookable[0]
+            log.error("events_unbookable", events=len(unbookable), subject=first.event.subject, reason=first.reason)
+        self.dead += len(unbookable)
+        return {one.event.stream_seq for one in unbookable}
+
+    async def _save(self, entries: Sequence[Entry], unbookable: Sequence[Unbookable]) -> list[Unbookable]:
+        """Stores both. Of entries that the database refuses, the halves, down to the bad ones, which are returned."""
+        try:
+            await self._commit(entries, unbookable)
+        except RowsRefused as error:
+            if not entries:
+                raise
+            if len(entries) == 1:
+                bad = Unbookable(entries[0].event, str(error))
+                await self._commit([], [*unbookable, bad])
+                return [bad]
+            middle = len(entries) // 2
+            return await self._save(entries[:middle], unbookable) + await self._save(entries[middle:], [])
+        return []
+
+    async def _commit(self, entries: Sequence[Entry], unbookable: Sequence[Unbookable]) -> None:
+        """One transaction, tried again while the database is away. Raises `RowsRefused`."""
         tables: dict[str, list[bytes]] = {}
         for entry in entries:
             tables.setdefault(entry.table, []).append(entry.row)
-        pause = 0.1
-        while True:
-            try:
-                await self._store.save(tables, letters)
-            except DatabaseAway as error:
-                self._tell_away(str(error))
-                await self._hold(entries)
-                await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 — jitter
-                pause = min(pause * 2, self._config.retry_at_most)
-            else:
-                self._tell_away("")
-                return
+        letters = [one.letter for one in unbookable]
+        self.stored += await self._database.until_done(lambda: self._store.save(tables, letters), self._hold)
 
-    async def _hold(self, entries: Sequence[Entry]) -> None:
-        """Tells JetStream that these are still being worked on, so that nobody else gets them."""
-        try:
-            for entry in entries:
-                await entry.message.in_progress()
-        except BusError as error:
-            log.debug("hold_failed", error=str(error))
+    async def _hold(self) -> None:
+        """Tells JetStream that the batch is still being worked on, so that nobody else gets it."""
+        if self._bus.is_connected:
+            for message in self._held:
+                await message.in_progress()
 
-    def _tell_away(self, reason: str) -> None:
-        if reason and not self.away:
-            log.warning(
-                "database_away", reason=reason, cure="events wait in JetStream; start Postgres or check DATABASE_URL"
-            )
-        elif self.away and not reason:
-            log.info("database_back")
-        self.away = reason
-
-
-def _read(batch: Sequence[StoredMessage]) -> tuple[list[Entry], list[tuple[StoredMessage, DeadLetter]]]:
-    """The batch as rows, and what of it can't be read."""
-    entries: list[Entry] = []
-    dead: list[tuple[StoredMessage, DeadLetter]] = []
-    for message in batch:
-        try:
-            entries.append(_entry(message))
-        except (ValidationError, KeyError) as error:
-            reason = "no such subject" if isinstance(error, KeyError) else str(error).replace("\n", " ")[:500]
-            log.error("event_unreadable", subject=message.subject, reason=reason)
-            dead.append((message, _letter(message, reason)))
-    return entries, dead
-
-
-def _entry(message: StoredMessage) -> Entry:
-    table, record = TABLES[message.subject]
-    row = record.model_validate_json(message.data).to_bytes()
-    # Postgres has no U+0000 in text; the event's own bytes keep it in the stream.
-    return Entry(message, table, NUL.sub(REPLACED, row) if b"\\u0000" in row else row)
-
-
-def _letter(message: StoredMessage, reason: str) -> DeadLetter:
-    subject = message.subject.replace("\0", "�")
-    return DeadLetter(message.stream_seq, subject, reason.replace("\0", "�"), message.data)
+    async def _give_back(self) -> None:
+        """We leave: somebody else may have the batch at once."""
+        if self._bus.is_connected:
+            for message in self._held:
+                await message.nak()

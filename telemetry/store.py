@@ -8,18 +8,22 @@ is away, and its connections are thrown away.
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
+from asyncpg.pool import PoolConnectionProxy
 
 SQL = Path(__file__).parent / "sql"
 OF_THE_DATA = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
 """Errors that say something of the rows, not of the database: trying again would not help."""
+SESSION = {"application_name": "bullpen", "timezone": "UTC"}
+"""UTC also for a time that comes without its zone, and for the views' hours and days."""
+CLOSE_WITHIN = 1.0
 
 Row = asyncpg.Record
-Connection = Any
-"""asyncpg's connection, or the pool's stand-in for one."""
+Connection: TypeAlias = "PoolConnectionProxy[Row]"
 T = TypeVar("T")
 
 
@@ -48,6 +52,7 @@ class Store:
         self._url = url
         self._timeout = timeout
         self._pool: asyncpg.Pool[Row] | None = None
+        self._opening = asyncio.Lock()
 
     async def save(self, tables: Mapping[str, Sequence[bytes]], dead: Sequence[DeadLetter] = ()) -> int:
         """Stores rows (each a JSON object whose keys are columns) in one transaction; returns how many were new.
@@ -56,14 +61,12 @@ class Store:
         """
 
         async def work(connection: Connection) -> int:
-            new = 0
             async with connection.transaction():
-                for table, rows in tables.items():
-                    status = await connection.execute(_insert(table), f"[{b','.join(rows).decode()}]")
-                    new += int(status.rpartition(" ")[2])
-                for letter in dead:
-                    await connection.execute(_DEAD, letter.stream_seq, letter.subject, letter.reason, letter.body)
-            return new
+                new = [await _insert(connection, table, rows) for table, rows in tables.items()]
+                if dead:
+                    letters = zip(*((d.stream_seq, d.subject, d.reason, d.body) for d in dead), strict=True)
+                    await connection.execute(sql("insert_dead_letters"), *letters)
+            return sum(new)
 
         return await self.perform(work)
 
@@ -75,36 +78,52 @@ class Store:
 
         return await self.perform(work)
 
-    async def perform(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """Does one bounded piece of work on a connection. Raises `DatabaseAway`, `RowsRefused`.
+    async def perform(self, work: Callable[[Connection], Awaitable[T]], *, within: float | None = None) -> T:
+        """Does one piece of work on a connection, bounded to `within` seconds (as given to the store).
 
-        It runs in a task of its own, because even giving up on a frozen database (roll back, cancel the
-        query) would wait for it.
+        Raises `DatabaseAway`, `RowsRefused`. It runs in a task of its own, because even giving up on a frozen
+        database (roll back, cancel the query) would wait for it.
         """
+        seconds = within or self._timeout
         task = asyncio.get_running_loop().create_task(self._on_connection(work))
         try:
-            await asyncio.wait({task}, timeout=self._timeout)
+            await asyncio.wait({task}, timeout=seconds)
             if not task.done():
-                raise DatabaseAway(f"it has not answered for {self._timeout:g} s")
+                raise DatabaseAway(f"it has not answered for {seconds:g} s")
             return task.result()
         except OF_THE_DATA as error:
-            raise RowsRefused(str(error)) from error
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-            self.forget()
-            raise DatabaseAway(f"{type(error).__name__}: {error}".rstrip(": ")) from error
+            raise RowsRefused(_reason(error)) from error
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            self._forget()
+            raise DatabaseAway(_reason(error)) from error
         finally:
             if not task.done():
-                self.forget()
+                self._forget()
+                task.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody asks any more
                 task.cancel()
-                await asyncio.wait({task}, timeout=1)
+                await asyncio.wait({task}, timeout=CLOSE_WITHIN)
 
     async def _on_connection(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        if self._pool is None:
-            self._pool = await asyncpg.create_pool(self._url, min_size=1, max_size=4, timeout=self._timeout)
-        async with self._pool.acquire() as connection:
+        async with self._opening:
+            if self._pool is None:
+                self._pool = await self._open()
+            pool = self._pool
+        async with pool.acquire() as connection:
             return await work(connection)
 
-    def forget(self) -> None:
+    async def _open(self) -> "asyncpg.Pool[Row]":
+        try:
+            return await asyncpg.create_pool(
+                self._url, min_size=1, max_size=4, timeout=self._timeout, server_settings=SESSION
+            )
+        except ValueError:
+            # What asyncpg says of an address that it cannot read may quote a part of the password.
+            raise DatabaseAway(
+                "DATABASE_URL is not the address of a Postgres: write postgresql://user:password@host:5432/database, "
+                "special characters in the password as %XX"
+            ) from None
+
+    def _forget(self) -> None:
         """Throws all connections away without asking the other side, which may be frozen."""
         pool, self._pool = self._pool, None
         if pool is not None:
@@ -115,30 +134,24 @@ class Store:
         if pool is None:
             return
         try:
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(CLOSE_WITHIN):
                 await pool.close()
         except TimeoutError:
             pool.terminate()
 
 
+@cache
 def sql(name: str) -> str:
     """The text of `sql/<name>.sql`."""
     return (SQL / f"{name}.sql").read_text(encoding="utf-8")
 
 
-_COLUMNS: dict[str, str] = {}
-_DEAD = "INSERT INTO dead_letters (stream_seq, subject, reason, body) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING"
+async def _insert(connection: Connection, table: str, rows: Sequence[bytes]) -> int:
+    status = await connection.execute(sql(f"insert_{table}"), f"[{b','.join(rows).decode()}]")
+    return int(status.rpartition(" ")[2])
 
 
-def declare(table: str, columns: Sequence[str]) -> None:
-    """Names the columns of a table that `save` may fill."""
-    _COLUMNS[table] = ", ".join(columns)
-
-
-def _insert(table: str) -> str:
-    columns = _COLUMNS[table]
-    # No text from outside is in here: tables and columns come from our own record classes.
-    return (
-        f"INSERT INTO {table} ({columns}) SELECT {columns} "  # noqa: S608 — see above
-        f"FROM json_populate_recordset(NULL::{table}, $1::json) ON CONFLICT DO NOTHING"
-    )
+def _reason(error: Exception) -> str:
+    """What is wrong, without Postgres's DETAIL: it quotes the row, and what people asked is not for the log."""
+    told = error.message if isinstance(error, asyncpg.PostgresError) else str(error)
+    return f"{type(error).__name__}: {told}".rstrip(": ")

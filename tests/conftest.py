@@ -2,6 +2,8 @@
 
 import asyncio
 import itertools
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -11,6 +13,25 @@ import pytest
 from tests.servers import NatsServer, PostgresServer
 
 _numbers = itertools.count(1)
+_own_temp = pytest.StashKey[str]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Gives this run a temporary folder of its own.
+
+    The one that pytest shares between runs is closed to others whenever another run begins, and Postgres, which
+    runs as somebody else when we are root, would lose its files in the middle of a test.
+    """
+    if config.option.basetemp is None:
+        own_temp = tempfile.mkdtemp(prefix="bullpen-tests-")
+        config.option.basetemp = config.stash[_own_temp] = own_temp
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    own_temp = session.config.stash.get(_own_temp, None)
+    if own_temp is not None and exitstatus == pytest.ExitCode.OK:  # else its logs tell what went wrong
+        shutil.rmtree(own_temp, ignore_errors=True)
 
 
 @pytest.fixture

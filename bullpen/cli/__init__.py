@@ -14,8 +14,8 @@ from typer.main import get_group
 START, ASK, LOOK, ACT, ROLES, MAKE = "Start", "Ask", "Look", "Act", "One role (what containers run)", "Make"
 
 COMMANDS = {
-    "up": ("up", START, "Start the whole mesh on this machine: NATS, Postgres, Manager, telemetry and workers."),
-    "down": ("up", START, "Stop the mesh of a data directory. Does nothing when none runs."),
+    "up": ("up", START, "Start the whole mesh on this machine: NATS, Postgres, a Manager, telemetry and workers."),
+    "down": ("up", START, "Stop the mesh that runs on a data directory."),
     "ask": ("ask", ASK, "Ask the mesh a question."),
     "workers": ("look", LOOK, "Who is here: every worker, its state and its load."),
     "models": ("look", LOOK, "What is served: every model, by whom, at what price."),

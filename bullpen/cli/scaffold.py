@@ -105,7 +105,11 @@ def _make(folder: Path, name: str) -> None:
 
 def _filled(line: str) -> str:
     found = SECRET.fullmatch(line)
-    return f"{found['name']}={secrets.token_urlsafe(24)}" if found else line
+    return f"{found['name']}={_secret()}" if found else line
+
+
+def _secret() -> str:
+    return f"s{secrets.token_hex(24)}"  # a letter first: NATS reads a value that begins with a digit as a number
 
 
 def _names(lines: list[str]) -> Iterator[str]:

@@ -97,15 +97,20 @@ def show(what: RenderableType) -> None:
 
 def problem(what: str, cure: str = "") -> None:
     """One line on standard error, and what to do next."""
-    errors.print(Text.assemble(("error: ", "bold red"), clean(what)), soft_wrap=True)
+    _tell(Text.assemble(("error: ", "bold red"), clean(what)))
     if cure:
-        errors.print(Text.assemble(("next: ", "bold"), clean(cure)), soft_wrap=True)
+        _tell(Text.assemble(("next: ", "bold"), clean(cure)))
 
 
 def note(what: str) -> None:
     """An aside on standard error, for people only."""
     if sys.stderr.isatty():
-        errors.print(Text(clean(what), style="dim"), soft_wrap=True)
+        _tell(Text(clean(what), style="dim"))
+
+
+def _tell(line: Text) -> None:
+    """On standard error: broken between words on a terminal, one line elsewhere."""
+    errors.print(line, soft_wrap=not errors.is_terminal)
 
 
 # Numbers, as people read them

@@ -63,7 +63,7 @@ def up(
     data_dir: DataDir = None,
     ready_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Start the whole mesh on this machine: NATS, Postgres, Manager, telemetry and workers.
+    """Start the whole mesh on this machine: NATS, Postgres, a Manager, telemetry and workers.
 
     Uses NATS_URL and DATABASE_URL instead of its own servers when they are set. Ctrl-C stops everything.
 
@@ -86,7 +86,16 @@ def up(
 
 
 def down(data_dir: DataDir = None) -> None:
-    """Stop the mesh of a data directory. Does nothing when none runs."""
+    """Stop the mesh that runs on a data directory.
+
+    Does nothing when none runs there.
+
+    Examples:
+
+      bullpen down
+
+      bullpen down --data-dir /tmp/trial
+    """
     place = (data_dir or default_data_dir()).resolve()
     try:
         stopped = background.stop(place)

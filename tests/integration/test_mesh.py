@@ -93,7 +93,7 @@ async def test_an_unknown_model_names_what_is_served(mesh: SmallMesh) -> None:
 
 async def test_what_is_asked_chooses_who_answers(mesh: SmallMesh) -> None:
     dear: Json = {"models": [{"name": "dear", "price": {"input_per_mtok": 10, "output_per_mtok": 30}}], "local": False}
-    cheap = {
+    cheap: Json = {
         "models": [{"name": "cheap", "aliases": ["small"], "price": {"input_per_mtok": 0, "output_per_mtok": 0.1}}]
     }
     await mesh.worker("dear-1", **dear)
@@ -148,6 +148,8 @@ async def test_a_worker_that_never_claims_loses_the_request(mesh: SmallMesh) -> 
 
 async def test_a_worker_that_leaves_the_server_loses_its_requests_at_once(mesh: SmallMesh) -> None:
     await mesh.worker("w-1", **SLOW)
+    await mesh.ask("infer.simulated")
+    await eventually(lambda: mesh.beats["w-1"].ewma_ms)  # known to be slower than the other one claims to be
     asked: list[Message] = []
     await mesh.mute_worker("mute", asked.append)
     await mesh.manager(claim_timeout=30)

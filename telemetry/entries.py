@@ -1,0 +1,97 @@
+"""What an event becomes: a row for its table, or something that nobody can book, with the reason why."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pydantic import ValidationError
+
+from contracts import AttemptRecord, FeedbackRecord, OpenModel, ResponseRecord, WorkerEventRecord
+from contracts import subjects as s
+from telemetry.store import DeadLetter
+
+TABLES: dict[str, tuple[str, type[OpenModel]]] = {
+    s.TELEMETRY_RESPONSE: ("responses", ResponseRecord),
+    s.TELEMETRY_ATTEMPT: ("attempts", AttemptRecord),
+    s.TELEMETRY_FEEDBACK: ("feedback", FeedbackRecord),
+    s.TELEMETRY_WORKER: ("worker_events", WorkerEventRecord),
+}
+"""Which table an event of a subject belongs to, and what it must look like."""
+
+NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+REPLACED = rb"\1\\ufffd"
+REASON_CHARACTERS = 500
+
+
+class Event(Protocol):
+    """A message of the stream, as far as it matters here."""
+
+    subject: str
+    data: bytes
+
+    @property
+    def stream_seq(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One event, ready to be booked."""
+
+    event: Event
+    table: str
+    row: bytes
+    """A JSON object whose keys are columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unbookable:
+    """One event that will never be a row."""
+
+    event: Event
+    reason: str
+
+    @property
+    def letter(self) -> DeadLetter:
+        subject, reason = (text.replace("\0", "�") for text in (self.event.subject, self.reason))
+        return DeadLetter(self.event.stream_seq, subject, reason, self.event.data)
+
+
+def read(batch: Sequence[Event]) -> tuple[list[Entry], list[Unbookable]]:
+    """The batch as rows, and what of it can't be read."""
+    entries: list[Entry] = []
+    unbookable: list[Unbookable] = []
+    for event in batch:
+        if event.subject not in TABLES:
+            unbookable.append(Unbookable(event, "no such subject"))
+            continue
+        try:
+            entries.append(_entry(event))
+        except ValidationError as error:
+            unbookable.append(Unbookable(event, _told(error)))
+    return entries, unbookable
+
+
+def parts(entries: Sequence[Entry], max_bytes: int) -> Iterator[Sequence[Entry]]:
+    """The entries in portions whose rows have at most `max_bytes` (or a single row); at least one portion."""
+    start = size = 0
+    for index, entry in enumerate(entries):
+        size += len(entry.row)
+        if size > max_bytes and index > start:
+            yield entries[start:index]
+            start, size = index, len(entry.row)
+    yield entries[start:]
+
+
+def _entry(event: Event) -> Entry:
+    table, record = TABLES[event.subject]
+    row = record.model_validate_json(event.data).to_bytes()
+    # Postgres has no U+0000 in text; the event's own bytes keep it in the stream.
+    return Entry(event, table, NUL.sub(REPLACED, row) if b"\\u0000" in row else row)
+
+
+def _told(error: ValidationError) -> str:
+    """Which fields are wrong and how, without what stood in them: what people asked is not for the log."""
+    details = error.errors(include_url=False, include_context=False, include_input=False)
+    fields = (f"{'.'.join(map(str, detail['loc'])) or 'the event'}: {detail['msg']}" for detail in details)
+    return "; ".join(fields)[:REASON_CHARACTERS]

@@ -1,0 +1,7 @@
+INSERT INTO feedback (
+    task_id, score, source, comment, feedback_id, created_at
+)
+SELECT
+    task_id, score, source, comment, feedback_id, created_at
+FROM json_populate_recordset(NULL::feedback, $1)
+ON CONFLICT DO NOTHING

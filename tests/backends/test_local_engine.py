@@ -1,0 +1,198 @@
+"""What llama.cpp itself says of the worker around it: places are freed, windows are true, nobody else gets in."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, Request, build_opener
+
+import pytest
+import pytest_asyncio
+from pydantic import ValidationError
+
+from contracts import BullpenError, ErrorCode, InferenceRequest
+from tests.support import eventually
+from workers.base import Backend, Job
+from workers.base.discovery import discover
+
+pytest.importorskip("xllamacpp", reason="the wheel with llama.cpp is not installed")
+pytestmark = [pytest.mark.timeout(60), pytest.mark.asyncio(loop_scope="module")]
+
+FOLDER = discover()["local"]
+LONG = "word " * 1500
+
+
+def made(**told: Any) -> Backend[Any]:
+    return FOLDER.load()(FOLDER.config().model_copy(update=told))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def local() -> AsyncIterator[Backend[Any]]:
+    backend = made()
+    await backend.start(lambda _: None)
+    yield backend
+    await backend.close()
+
+
+def job(backend: Backend[Any], prompt: str = "What is the capital of France?", prefix: str = "", **asked: Any) -> Job:
+    request = InferenceRequest(**{"prompt": prompt, "temperature": 0.0, **asked})
+    return Job(request, backend.models()[0], request.max_tokens or 32, prefix)
+
+
+def slots(backend: Backend[Any], key: str | None = None) -> list[dict[str, Any]]:
+    """What llama.cpp says of its places, over its own HTTP port."""
+    inside: Any = backend
+    ask = Request(
+        f"{inside._server.listening_address}/slots", headers={"Authorization": f"Bearer {key or inside._key}"}
+    )
+    with build_opener(ProxyHandler({})).open(ask, timeout=10) as told:
+        found: list[dict[str, Any]] = json.load(told)
+    return found
+
+
+async def busy(backend: Backend[Any]) -> int:
+    return sum(slot["is_processing"] for slot in await asyncio.to_thread(slots, backend))
+
+
+@pytest.mark.parametrize("prompt", ["Tell me a very long story.", LONG], ids=["writing", "reading"])
+async def test_leaving_frees_the_place_long_before_the_answer_would_have_ended(
+    local: Backend[Any], prompt: str
+) -> None:
+    """Whether it writes already or still reads the prompt."""
+    asking = asyncio.create_task(local.infer(job(local, prompt, max_tokens=400)))
+    await eventually(lambda: busy(local), timeout=10)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    await eventually(lambda: _free(local), timeout=10)
+    assert 0 < await _held(local) < 400
+
+
+async def _free(backend: Backend[Any]) -> bool:
+    return not await busy(backend)
+
+
+async def _held(backend: Backend[Any]) -> int:
+    """Tokens that the place asked last holds, read and written."""
+    asked = [slot for slot in await asyncio.to_thread(slots, backend) if "id_task" in slot]
+    held: int = max(asked, key=lambda slot: int(slot["id_task"]))["n_prompt_tokens"]
+    return held
+
+
+async def test_every_place_has_the_window_that_the_card_promises(local: Backend[Any]) -> None:
+    promised = local.models()[0].context_window
+    assert {slot["n_ctx"] for slot in await asyncio.to_thread(slots, local)} == {promised}
+
+
+async def test_a_window_is_never_more_than_the_model_was_trained_for() -> None:
+    model = FOLDER.config().models[0].model_copy(update={"context_window": 16384})
+    backend = made(models=(model,), max_concurrency=1)
+    await backend.start(lambda _: None)
+    try:
+        assert backend.models()[0].context_window == 8192
+    finally:
+        await backend.close()
+
+
+async def test_its_http_port_is_on_loopback_and_closed_to_everybody(local: Backend[Any]) -> None:
+    inside: Any = local
+    assert inside._server.listening_address.startswith("http://127.0.0.1:")
+    with pytest.raises(HTTPError) as refused:
+        await asyncio.to_thread(slots, local, "guess")
+    refused.value.close()
+    assert refused.value.code == 401
+
+
+async def test_a_conversation_that_ends_with_the_start_of_an_answer_can_be_continued(local: Backend[Any]) -> None:
+    messages = [
+        {"role": "user", "content": "What is the capital of France?"},
+        {"role": "assistant", "content": "The capital of"},
+    ]
+    request = InferenceRequest.model_validate_json(json.dumps({"messages": messages, "temperature": 0.0}))
+    answer = await local.infer(Job(request, local.models()[0], 16, " France is"))
+    assert answer.text.strip().startswith("Paris")
+
+
+async def test_the_same_seed_gets_the_same_answer(local: Backend[Any]) -> None:
+    asked = job(local, "Tell me something.", temperature=1.5, seed=-7)
+    first, second = [(await local.infer(asked)).text for _ in range(2)]
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        ({"stop": ""}, None),
+        ({"stop": ("\0", "x" * 5000)}, None),
+        ({"seed": 2**63 - 1, "temperature": 2.0, "top_p": 1e-300}, None),
+        ({"prompt": "\ud7ff\U0010ffff\u202e"}, None),
+        ({"context": {"system": " "}}, None),
+        ({"response_format": {"type": "nonsense"}}, ErrorCode.INVALID_REQUEST),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"$ref": "#/nowhere"}}}},
+            ErrorCode.INVALID_REQUEST,
+        ),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"schema": {"type": "array", "minItems": 10**6}},
+                }
+            },
+            ErrorCode.INVALID_REQUEST,
+        ),
+    ],
+)
+async def test_odd_wishes_are_answered_or_refused(
+    local: Backend[Any], asked: dict[str, Any], code: ErrorCode | None
+) -> None:
+    try:
+        answer = await local.infer(job(local, **{"max_tokens": 4, **asked}))
+    except BullpenError as error:
+        assert error.code is code
+    else:
+        assert code is None
+        assert answer.text
+    await local.health()
+
+
+async def test_it_is_not_well_when_nothing_moves() -> None:
+    backend = made(next_token_timeout=0.01)
+    with pytest.raises(BullpenError, match="not loaded"):
+        await backend.health()
+    await backend.start(lambda _: None)
+    await backend.health()
+    async with aclosing(backend.stream(job(backend, LONG))) as pieces:
+        reading = asyncio.ensure_future(anext(pieces))
+        await eventually(lambda: _unwell(backend))
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+    await backend.health()
+    await backend.close()
+
+
+async def _unwell(backend: Backend[Any]) -> bool:
+    try:
+        await backend.health()
+    except BullpenError as error:
+        return "none moved" in error.message
+    return False
+
+
+async def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "poem.gguf"
+    file.write_text("Roses are red")
+    model = FOLDER.config().models[0].model_copy(update={"options": {"path": str(file)}})
+    backend = made(models=(model,))
+    with pytest.raises(BullpenError, match=r"poem\.gguf"):
+        await backend.start(lambda _: None)
+    await backend.close()
+
+
+async def test_it_does_not_claim_what_it_cannot_do() -> None:
+    with pytest.raises(ValidationError, match="cannot do tools, vision yet"):
+        FOLDER.load().config_class.model_validate(
+            {"models": [{"name": "m", "capabilities": ["chat", "vision", "tools"]}]}
+        )

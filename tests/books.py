@@ -1,0 +1,208 @@
+"""Records to be booked, and a running accountant to book them."""
+
+import asyncio
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Self
+
+import psutil
+from pydantic import BaseModel
+from pydantic_core import from_json
+
+from bus import Bus, BusSettings, Message
+from bus.jetstream import ensure_stream
+from bus.outbox import Outbox
+from contracts import (
+    AttemptRecord,
+    FeedbackRecord,
+    OpenModel,
+    Outcome,
+    Price,
+    ResponseRecord,
+    TelemetryMetrics,
+    WorkerEventRecord,
+    new_id,
+)
+from contracts import subjects as s
+from telemetry.config import TelemetryConfig
+from telemetry.service import run as run_telemetry
+from telemetry.store import Connection, DatabaseAway, Store
+from telemetry.stream import CONSUMER, spec
+from tests.servers import PostgresServer
+from tests.support import eventually
+
+NOW = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
+
+SUBJECTS: dict[type[BaseModel], str] = {
+    ResponseRecord: s.TELEMETRY_RESPONSE,
+    AttemptRecord: s.TELEMETRY_ATTEMPT,
+    FeedbackRecord: s.TELEMETRY_FEEDBACK,
+    WorkerEventRecord: s.TELEMETRY_WORKER,
+}
+
+
+def response(**changes: Any) -> ResponseRecord:
+    values: dict[str, Any] = {
+        "request_id": new_id(),
+        "task_id": "t",
+        "created_at": NOW,
+        "status": "ok",
+        "model_id": "m",
+        "worker_id": "w",
+        "prompt_tokens": 10,
+        "completion_tokens": 20,
+        "tokens_used": 30,
+        "cost_usd": Decimal("0.000123456789"),
+        "price": Price(input_per_mtok=Decimal("0.1"), output_per_mtok=Decimal("0.2")),
+        "duration_ms": 100.0,
+        "confidence": 0.9,
+        "confidence_source": "logprobs",
+        "attempts": 1,
+        "prompt": "hi",
+        "output": "ho",
+    }
+    return ResponseRecord(**{**values, **changes})
+
+
+def attempt(**changes: Any) -> AttemptRecord:
+    values: dict[str, Any] = {
+        "request_id": new_id(),
+        "attempt": 1,
+        "task_id": "t",
+        "created_at": NOW,
+        "worker_id": "w",
+        "backend": "b",
+        "model_id": "m",
+        "outcome": Outcome.OK,
+        "duration_ms": 100.0,
+        "prompt_tokens": 10,
+        "completion_tokens": 20,
+        "cost_usd": Decimal("0.5"),
+        "confidence": 0.9,
+    }
+    return AttemptRecord(**{**values, **changes})
+
+
+def feedback(**changes: Any) -> FeedbackRecord:
+    values: dict[str, Any] = {"feedback_id": new_id(), "created_at": NOW, "task_id": "t", "score": 0.5}
+    return FeedbackRecord(**{**values, **changes})
+
+
+def worker_event(**changes: Any) -> WorkerEventRecord:
+    values: dict[str, Any] = {
+        "event_id": new_id(),
+        "created_at": NOW,
+        "worker_id": "w",
+        "backend": "b",
+        "epoch": new_id(),
+        "state": "ready",
+    }
+    return WorkerEventRecord(**{**values, **changes})
+
+
+class Books:
+    """The tables, a way to tell the stream things, and accountants in between once they are started."""
+
+    def __init__(self, nats_url: str, database_url: str) -> None:
+        self.settings = BusSettings(servers=(nats_url,))
+        self.database_url = database_url
+        self.store = Store(database_url, 5)
+        self.metrics: list[TelemetryMetrics] = []
+        self.bus: Bus
+        self.outbox: Outbox
+        self._running: list[tuple[asyncio.Event, asyncio.Task[None]]] = []
+
+    async def __aenter__(self) -> Self:
+        self.bus = await Bus.connect("test", self.settings)
+        self.outbox = await Outbox.open("test", self.settings)
+        await self.bus.subscribe_inline(s.METRICS_MESH, self._on_metrics)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+        await self.outbox.close()
+        await self.store.close()
+        await self.bus.close()
+
+    def start(self, name: str = "t-1", **config: Any) -> asyncio.Task[None]:
+        stop = asyncio.Event()
+        quick = TelemetryConfig(
+            **{"fetch_wait": 0.1, "command_timeout": 2, "retry_at_most": 0.3, "report_interval": 0.1, **config}
+        )
+        running = run_telemetry(self.settings, self.database_url, quick, instance_id=name, stop=stop)
+        task = asyncio.create_task(running)
+        self._running.append((stop, task))
+        return task
+
+    async def stop(self) -> None:
+        while self._running:
+            stop, running = self._running.pop()
+            stop.set()
+            await running
+
+    def forget(self, task: asyncio.Task[None]) -> None:
+        """That one ends by itself, as the test says."""
+        self._running = [(stop, running) for stop, running in self._running if running is not task]
+
+    def tell(self, *records: OpenModel, subject: str = "") -> None:
+        for record in records:
+            self.outbox.put(subject or SUBJECTS[type(record)], record, new_id())
+
+    async def make_stream(self) -> None:
+        """As an accountant would, so that events can be told before there is one."""
+        await ensure_stream(self.bus, spec(TelemetryConfig()))
+
+    async def told(self) -> None:
+        """All that was told is in the stream."""
+        await eventually(lambda: not self.outbox.pending, timeout=10)
+
+    async def publish(self, subject: str, *bodies: bytes) -> None:
+        """Straight into the stream, which is there already."""
+        for body in bodies:
+            await self.bus.request(subject, body, timeout=2)
+
+    @property
+    def latest(self) -> TelemetryMetrics:
+        """What an accountant said last of itself; for `eventually`."""
+        assert self.metrics
+        return self.metrics[-1]
+
+    async def rows(self, table: str) -> list[dict[str, Any]]:
+        async def work(connection: Connection) -> list[dict[str, Any]]:
+            return [dict(row) for row in await connection.fetch(f"SELECT * FROM {table}")]
+
+        return await self.store.perform(work)
+
+    async def count(self, table: str = "responses") -> int:
+        with suppress(DatabaseAway):
+            return len(await self.rows(table))
+        return -1
+
+    def booked(self, count: int, table: str = "responses") -> Callable[[], Any]:
+        """For `eventually`: so many rows are there, and all that was told is settled."""
+
+        async def check() -> bool:
+            return not self.outbox.pending and await self.waiting() == 0 and await self.count(table) >= count
+
+        return check
+
+    async def waiting(self) -> int:
+        """Events that no accountant has acknowledged yet."""
+        subject = f"$JS.API.CONSUMER.INFO.{s.TELEMETRY_STREAM}.{CONSUMER}"
+        told = from_json((await self.bus.request(subject, b"", timeout=2)).data)
+        assert "error" not in told, told
+        return int(told["num_pending"] + told["num_ack_pending"])
+
+    def _on_metrics(self, message: Message) -> None:
+        self.metrics.append(TelemetryMetrics.model_validate_json(message.data))
+
+
+def signal_all(database: PostgresServer, number: signal.Signals) -> None:
+    """To every process of it: SIGSTOP freezes it."""
+    assert database.process is not None
+    postmaster = psutil.Process(database.process.pid)
+    for process in (postmaster, *postmaster.children(recursive=True)):
+        process.send_signal(number)

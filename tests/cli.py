@@ -1,0 +1,147 @@
+"""Runs `bullpen`: in this process (`invoke`, `bullpen`), in one of its own (`start`, `finish`), on a terminal."""
+
+import asyncio
+import fcntl
+import json
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import structlog
+from typer.testing import CliRunner
+
+from bullpen.cli import app
+
+ROOT = Path(__file__).resolve().parents[1]
+WITHIN = 15.0
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+@dataclass
+class Result:
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def environment(**changes: str | None) -> dict[str, str]:
+    """Ours without anything that points at a mesh; None removes a variable."""
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("NATS_", "BULLPEN_", "DATABASE_")) and key not in ("COLUMNS", "NO_COLOR", "FORCE_COLOR")
+    }
+    kept |= {"BULLPEN_DATA_DIR": "/nonexistent", "PYTHONPATH": str(ROOT), "TERM": "xterm-256color"}
+    return {key: value for key, value in (kept | changes).items() if value is not None}
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "bullpen", *arguments]
+
+
+async def start(*arguments: str, **env: str | None) -> asyncio.subprocess.Process:
+    """Starts it; end it with `finish`."""
+    return await asyncio.create_subprocess_exec(
+        *command(*arguments),
+        cwd=ROOT,
+        env=environment(**env),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+async def finish(process: asyncio.subprocess.Process, stdin: bytes = b"", sign: signal.Signals | None = None) -> Result:
+    """Waits for its end, after a signal if one is given; kills it when that takes too long."""
+    try:
+        if sign is not None:
+            process.send_signal(sign)
+        out, err = await asyncio.wait_for(process.communicate(stdin), WITHIN)
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+    assert process.returncode is not None
+    return Result(process.returncode, out.decode(), err.decode())
+
+
+def invoke(*arguments: str, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> Result:
+    """Runs it to its end, in this process. One at a time: standard output is changed for it."""
+    unset: dict[str, str | None] = dict.fromkeys(os.environ.keys() - environment().keys())
+    told = CliRunner().invoke(app, arguments, input=stdin, env={**unset, **environment(**(env or {}))})
+    structlog.reset_defaults()
+    if told.exception is not None and not isinstance(told.exception, SystemExit):
+        raise told.exception
+    return Result(told.exit_code, told.stdout, told.stderr)
+
+
+async def bullpen(*arguments: str, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> Result:
+    """`invoke`, while others go on."""
+    return await asyncio.to_thread(invoke, *arguments, stdin=stdin, env=env)
+
+
+class Terminal:
+    """It on a terminal of 80 columns: `screen` is all that was shown, without colours."""
+
+    def __init__(self, process: asyncio.subprocess.Process, master: int) -> None:
+        self._process = process
+        self._master = master
+        self._shown = b""
+        asyncio.get_running_loop().add_reader(master, self._read)
+
+    @classmethod
+    async def run(cls, *arguments: str, columns: int = 80, **env: str | None) -> Self:
+        master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
+        process = await asyncio.create_subprocess_exec(
+            *command(*arguments),
+            cwd=ROOT,
+            env=environment(**env),
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+        )
+        os.close(slave)
+        return cls(process, master)
+
+    @property
+    def raw(self) -> str:
+        return self._shown.decode(errors="replace")
+
+    @property
+    def screen(self) -> str:
+        return _ESCAPES.sub("", self.raw).replace("\r\n", "\n")
+
+    def interrupt(self) -> None:
+        """What Ctrl-C does: every process of the terminal's group gets a SIGINT."""
+        os.killpg(self._process.pid, signal.SIGINT)
+
+    async def end(self) -> int:
+        """Its exit code."""
+        try:
+            return await asyncio.wait_for(self._process.wait(), WITHIN)
+        finally:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+            self._read()
+            asyncio.get_running_loop().remove_reader(self._master)
+            os.close(self._master)
+
+    def _read(self) -> None:
+        os.set_blocking(self._master, False)
+        with suppress(OSError):  # nothing more now, or the other side is closed
+            while piece := os.read(self._master, 65536):
+                self._shown += piece

@@ -1,0 +1,206 @@
+"""Postgres itself: the schema comes into being, calls end in time, and whatever is wrong is said."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from telemetry import migrate as migrations
+from telemetry.migrate import FOLDER, SchemaMismatch, available, migrate
+from telemetry.store import Connection, DatabaseAway, DeadLetter, RowsRefused, Store
+from tests.books import response, signal_all
+from tests.servers import PostgresServer
+
+NEWEST = max(available())
+TABLES = {"responses", "attempts", "feedback", "worker_events", "grades", "dead_letters"}
+VIEWS = {"model_performance", "model_error_rate", "model_cost", "model_scorecard"}
+
+
+@pytest.fixture
+async def store(database_url: str) -> AsyncIterator[Store]:
+    store = Store(database_url, 10)
+    yield store
+    await store.close()
+
+
+async def query(store: Store, text: str) -> list[Any]:
+    async def work(connection: Connection) -> list[Any]:
+        return [row[0] for row in await connection.fetch(text)]
+
+    return await store.perform(work)
+
+
+async def relations(store: Store) -> set[str]:
+    names = "SELECT table_name::text FROM information_schema.tables WHERE table_schema = 'public'"
+    return set(await query(store, names))
+
+
+async def test_tables_and_views_bear_the_names_of_the_contract(store: Store) -> None:
+    assert await migrate(store) == NEWEST
+    assert await relations(store) == TABLES | VIEWS | {"schema_migrations"}
+
+
+async def test_migrating_again_changes_nothing(store: Store) -> None:
+    await migrate(store)
+    before = await query(store, "SELECT applied_at FROM schema_migrations")
+    assert await migrate(store) == NEWEST
+    assert await query(store, "SELECT applied_at FROM schema_migrations") == before
+
+
+async def test_migrations_run_once_also_side_by_side(database_url: str) -> None:
+    stores = [Store(database_url, 10) for _ in range(5)]
+    assert await asyncio.gather(*(migrate(store) for store in stores)) == [NEWEST] * 5
+    assert await query(stores[0], "SELECT version FROM schema_migrations ORDER BY 1") == list(available())
+    for store in stores:
+        await store.close()
+
+
+async def test_who_migrates_slowly_is_waited_for(database_url: str) -> None:
+    """Longer than a database may be silent otherwise: it works, it is not away."""
+    store = Store(database_url, 0.5)
+    other = await asyncpg.connect(database_url)
+    await other.execute("BEGIN")
+    await other.execute("SELECT pg_advisory_xact_lock($1)", migrations.LOCK)
+    migrating = asyncio.create_task(migrate(store))
+    done, _ = await asyncio.wait({migrating}, timeout=1.5)
+    assert not done
+    await other.execute("COMMIT")
+    assert await migrating == NEWEST
+    await other.close()
+    await store.close()
+
+
+async def test_a_filled_database_keeps_its_rows(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "0001_books.sql").write_text((FOLDER / "0001_books.sql").read_text())
+    assert await migrate(store, tmp_path) == 1
+    await store.save({"responses": [response().to_bytes() for _ in range(100)]})
+    (tmp_path / "0002_more.sql").write_text(
+        "ALTER TABLE responses ADD COLUMN more integer NOT NULL DEFAULT 7; CREATE INDEX ON responses (more);"
+    )
+    assert await migrate(store, tmp_path) == 2
+    assert await query(store, "SELECT count(*) FROM responses WHERE more = 7") == [100]
+
+
+async def test_one_that_fails_leaves_nothing_of_itself_and_all_before_it(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "0001_good.sql").write_text("CREATE TABLE good (id int);")
+    (tmp_path / "0002_bad.sql").write_text("CREATE TABLE half (id int); SELECT 1 / 0;")
+    with pytest.raises(RowsRefused, match="division by zero"):
+        await migrate(store, tmp_path)
+    assert await relations(store) == {"good", "schema_migrations"}
+    (tmp_path / "0002_bad.sql").write_text("CREATE TABLE whole (id int);")
+    assert await migrate(store, tmp_path) == 2
+    assert await relations(store) == {"good", "whole", "schema_migrations"}
+
+
+async def test_a_newer_database_and_a_changed_migration_are_errors(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "0001_one.sql").write_text("CREATE TABLE one (id int)")
+    (tmp_path / "0002_two.sql").write_text("CREATE TABLE two (id int)")
+    assert await migrate(store, tmp_path) == 2
+    (tmp_path / "0002_two.sql").write_text("CREATE TABLE three (id int)")
+    with pytest.raises(SchemaMismatch, match=r"0002_two\.sql was changed after it ran"):
+        await migrate(store, tmp_path)
+    (tmp_path / "0002_two.sql").unlink()
+    with pytest.raises(SchemaMismatch, match="migration 0002, which this version does not know: run a newer"):
+        await migrate(store, tmp_path)
+
+
+async def test_rows_and_dead_letters_are_stored_together_or_not_at_all(store: Store) -> None:
+    await migrate(store)
+    letter = DeadLetter(1, "telemetry.x", "why", b"\0raw\xff")
+    bad = response().model_copy(update={"request_id": "x"})
+    with pytest.raises(RowsRefused, match="uuid"):
+        await store.save({"responses": [response().to_bytes(), bad.to_bytes()]}, [letter])
+    assert await query(store, "SELECT 1 FROM responses UNION ALL SELECT 1 FROM dead_letters") == []
+    one = response().to_bytes()
+    assert await store.save({"responses": [one, one, response().to_bytes()]}, [letter, letter]) == 2
+    assert await store.save({"responses": [one]}, [letter]) == 0
+    assert await query(store, "SELECT body FROM dead_letters") == [b"\0raw\xff"]
+
+
+async def test_a_frozen_database_is_away_in_time_and_comes_back(postgres: PostgresServer) -> None:
+    await postgres.start()
+    store, other = Store(postgres.url, 0.5), Store(postgres.url, 0.5)
+    assert await query(store, "SELECT 1") == [1]
+    try:
+        signal_all(postgres, signal.SIGSTOP)
+        for frozen in (store, store, other):  # with a connection, after it was thrown away, and without any
+            async with asyncio.timeout(3):
+                with pytest.raises(DatabaseAway, match=r"has not answered for 0\.5 s"):
+                    await query(frozen, "SELECT 1")
+    finally:
+        signal_all(postgres, signal.SIGCONT)
+    assert await query(store, "SELECT 1") == [1]
+    assert await query(other, "SELECT 1") == [1]
+    async with asyncio.timeout(3):
+        await store.close()
+        await other.close()
+
+
+async def test_closing_does_not_wait_for_a_frozen_database(postgres: PostgresServer) -> None:
+    await postgres.start()
+    store = Store(postgres.url, 10)
+    assert await query(store, "SELECT 1") == [1]
+    try:
+        signal_all(postgres, signal.SIGSTOP)
+        async with asyncio.timeout(3):
+            await store.close()
+    finally:
+        signal_all(postgres, signal.SIGCONT)
+
+
+async def test_a_restarted_database_is_used_again(postgres: PostgresServer) -> None:
+    await postgres.start()
+    store = Store(postgres.url, 5)
+    assert await query(store, "SELECT 1") == [1]
+    postgres.kill()
+    with pytest.raises(DatabaseAway):
+        await query(store, "SELECT 1")
+    await postgres.start()
+    assert await query(store, "SELECT 1") == [1]
+    await store.close()
+
+
+async def test_a_database_that_cannot_write_is_away_and_its_rows_are_not_poison(store: Store) -> None:
+    await migrate(store)
+    [name] = await query(store, "SELECT current_database()::text")
+    await query(store, f"ALTER DATABASE {name} SET default_transaction_read_only TO on")
+    await store.close()
+    with pytest.raises(DatabaseAway, match="read-only"):
+        await store.save({"responses": [response().to_bytes()]})
+
+
+async def test_many_at_once_share_one_pool(store: Store) -> None:
+    await asyncio.gather(*(query(store, "SELECT pg_sleep(0.05)") for _ in range(20)))
+    ours = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'bullpen' AND datname = current_database()"
+    assert (await query(store, ours))[0] <= 4
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "nonsense",
+        "mysql://user:secret@127.0.0.1/db",
+        "postgresql://user:se/secret@127.0.0.1/db",
+        "postgresql://user:secret@127.0.0.1:port/db",
+    ],
+)
+async def test_an_address_that_is_none_is_told_without_its_password(address: str) -> None:
+    with pytest.raises(DatabaseAway, match="DATABASE_URL is not the address of a Postgres") as told:
+        await query(Store(address, 1), "SELECT 1")
+    assert "secret" not in str(told.value)
+    assert told.value.__suppress_context__
+
+
+async def test_a_wrong_password_and_a_closed_port_are_told(postgres_server: PostgresServer) -> None:
+    wrong = postgres_server.url.replace(postgres_server.cluster.password, "secret")
+    for address, reason in (
+        (wrong, "password authentication failed"),
+        ("postgresql://u:secret@127.0.0.1:1/d", "Connect"),
+    ):
+        with pytest.raises(DatabaseAway, match=reason) as told:
+            await query(Store(address, 2), "SELECT 1")
+        assert "secret" not in str(told.value)
