@@ -333,7 +333,11 @@ def _message(msg: Msg) -> Message:
 
 
 def _with_jitter(servers: list[Server], info: dict[str, Any]) -> tuple[Server, float]:
-    """Which server to try next, and after how many seconds (full jitter, growing with each failure)."""
-    server = random.choice(servers)  # noqa: S311 — spreads load, no secret
-    longest = min(RECONNECT_CAP, RECONNECT_FIRST * 2 ** min(server.reconnects, 8))
+    """Which server to try next, and after how many seconds (full jitter, growing with each failure).
+
+    One of those that failed least: a frozen server takes seconds to fail, and its peer may be well.
+    """
+    fewest = min(server.reconnects for server in servers)
+    server = random.choice([server for server in servers if server.reconnects == fewest])  # noqa: S311 — no secret
+    longest = min(RECONNECT_CAP, RECONNECT_FIRST * 2 ** min(fewest, 8))
     return server, random.uniform(0, longest)  # noqa: S311 — jitter

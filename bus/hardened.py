@@ -5,6 +5,8 @@
   counted and dropped.
 * A `flush()` that was cancelled or timed out leaves a finished future behind; the next PONG trips over
   it and ends the read loop in the same silent way.
+* A connection that was opened but never greeted (a frozen server) is forgotten without being closed. Here it
+  is aborted before the next one is opened.
 * When the server freezes, reconnecting first waits for the old socket to close, which can take
   minutes. Here the old socket is aborted after a second.
 """
@@ -13,7 +15,7 @@ import asyncio
 from typing import Any
 
 import structlog
-from nats.aio.client import Client
+from nats.aio.client import Client, Srv
 from nats.aio.transport import Transport
 
 log = structlog.get_logger(__name__)
@@ -52,6 +54,12 @@ class HardenedClient(Client):
             self._pongs[0] = asyncio.get_running_loop().create_future()
         await super()._process_pong()
 
+    async def _connect_to_server(self, s: Srv) -> None:
+        writer = _writer(self._transport)
+        if writer is not None:
+            writer.transport.abort()
+        await super()._connect_to_server(s)
+
     async def _attempt_reconnect(self) -> None:
         _abort_later(self._transport)
         await super()._attempt_reconnect()
@@ -66,6 +74,10 @@ def _abort_later(transport: Transport | None) -> None:
 
     The writer is remembered, not the transport: nats-py puts the next connection into the same object.
     """
-    writer: asyncio.StreamWriter | None = getattr(transport, "_io_writer", None)
+    writer = _writer(transport)
     if writer is not None:
         asyncio.get_running_loop().call_later(CLOSE_WITHIN, writer.transport.abort)
+
+
+def _writer(transport: Transport | None) -> asyncio.StreamWriter | None:
+    return getattr(transport, "_io_writer", None)

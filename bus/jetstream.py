@@ -11,7 +11,7 @@ from nats import errors as nats_errors
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
-from nats.js.errors import APIError, BadRequestError, NotFoundError
+from nats.js.errors import APIError, NotFoundError
 
 from bus.connection import Bus
 from bus.errors import BusError
@@ -85,9 +85,9 @@ async def ensure_stream(bus: Bus, spec: StreamSpec) -> None:
     js = bus.nats.jetstream(timeout=API_TIMEOUT)
     try:
         try:
-            await js.add_stream(spec.config())
-        except BadRequestError:
             await js.update_stream(spec.config())
+        except NotFoundError:
+            await js.add_stream(spec.config())
     except (nats_errors.Error, OSError, TimeoutError) as error:
         raise BusError(f"cannot make stream {spec.name}: {_reason(error)}") from error
 

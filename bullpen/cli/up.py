@@ -59,6 +59,9 @@ def up(
     port_nats: Annotated[
         int | None, typer.Option(min=1, max=65535, metavar="N", help="Default: 4222; when taken, a free one.")
     ] = None,
+    port_http: Annotated[
+        int | None, typer.Option(min=1, max=65535, metavar="N", help="For the HTTP gateway, which is not built yet.")
+    ] = None,
     no_postgres: Annotated[bool, typer.Option("--no-postgres", help="Keep no books.")] = False,
     data_dir: DataDir = None,
     ready_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
@@ -75,6 +78,8 @@ def up(
 
       bullpen up --detach --data-dir /tmp/trial
     """
+    if port_http is not None:
+        typer.echo("--port-http does nothing yet: there is no HTTP gateway; ask over NATS", err=True)
     wish = Wish((data_dir or default_data_dir()).resolve(), workers, managers, port_nats, postgres=not no_postgres)
     try:
         _refuse_a_second(wish.data_dir)
