@@ -91,12 +91,21 @@ class Bus:
         self._client = HardenedClient()
         self._inbox: Inbox[Message] = Inbox(f"{settings.inbox_prefix}.{new_id().replace('-', '')}")
         self._tasks = Tasks(f"bus:{name}")
+        self._established = False
         self._closing = False
         self._slow = 0
 
     @classmethod
-    async def connect(cls, name: str, settings: BusSettings, *, patience: float = 0.0, watchdog: bool = True) -> "Bus":
-        """Connects; tries again for `patience` seconds when no server answers.
+    async def connect(
+        cls,
+        name: str,
+        settings: BusSettings,
+        *,
+        patience: float = 0.0,
+        stop: asyncio.Event | None = None,
+        watchdog: bool = True,
+    ) -> "Bus":
+        """Connects; tries again for `patience` seconds when no server answers, unless `stop` is set meanwhile.
 
         Wrong credentials are told at once. Raises `BusUnreachable`.
         """
@@ -107,7 +116,8 @@ class Bus:
             try:
                 await bus._connect()
             except BusUnreachable as error:
-                if loop.time() >= end or isinstance(error.__cause__, nats_errors.AuthorizationError):
+                hopeless = loop.time() >= end or (stop is not None and stop.is_set())
+                if hopeless or isinstance(error.__cause__, nats_errors.AuthorizationError):
                     raise
                 await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311 — jitter, not a secret
             else:
@@ -234,6 +244,7 @@ class Bus:
                 self._client.set_server_pool(list(self.settings.servers))
                 self._client.options.update(allow_reconnect=True, max_reconnect_attempts=-1)
                 await self._subscribe(self._inbox.wildcard, "", self._deliver)
+                self._established = True
                 return
         raise BusUnreachable(
             f"no NATS server answers at {self.settings.where} ({failure or 'none named'}): "
@@ -313,7 +324,7 @@ class Bus:
             log.debug("bus_error", name=self.name, error=repr(error))
 
     async def _on_disconnect(self) -> None:
-        if not self._closing:
+        if self._established and not self._closing:
             log.warning("bus_disconnected", name=self.name, servers=self.settings.where)
 
     async def _on_reconnect(self) -> None:
@@ -323,7 +334,7 @@ class Bus:
             self._tasks.start(callback(), "on_reconnect")
 
     async def _on_closed(self) -> None:
-        if not self._closing:
+        if self._established and not self._closing:
             log.error("bus_lost", name=self.name, error=repr(self._client.last_error), cure="exiting to be restarted")
             self.lost.set()
 

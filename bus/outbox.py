@@ -54,9 +54,11 @@ class Outbox:
         self.dropped = 0
 
     @classmethod
-    async def open(cls, name: str, settings: BusSettings, *, patience: float = 0.0) -> "Outbox":
+    async def open(
+        cls, name: str, settings: BusSettings, *, patience: float = 0.0, stop: asyncio.Event | None = None
+    ) -> "Outbox":
         """Connects under the name `outbox:<name>`. Raises `BusUnreachable`."""
-        outbox = cls(await Bus.connect(f"outbox:{name}", settings, patience=patience))
+        outbox = cls(await Bus.connect(f"outbox:{name}", settings, patience=patience, stop=stop))
         for number in range(PUMPS):
             outbox._tasks.start(outbox._pump(), f"pump-{number}")
         return outbox

@@ -4,6 +4,7 @@ Answered here and not by nats-py's `micro`, which handles one request at a time 
 flight when it stops.
 """
 
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -80,7 +81,7 @@ class Service:
             "name": self.name,
             "id": self.id,
             "version": self.version,
-            "metadata": dict(self.metadata),
+            "metadata": {"host": socket.gethostname(), **self.metadata},
         }
 
 

@@ -488,8 +488,8 @@ class Manager:
 
 async def run(settings: BusSettings, config: ManagerConfig, *, manager_id: str, stop: asyncio.Event) -> None:
     """Runs one Manager until `stop` is set. Raises `BusUnreachable`; `BusError` when the bus was lost."""
-    bus = await Bus.connect(f"manager:{manager_id}", settings, patience=START_PATIENCE)
-    outbox = await Outbox.open(manager_id, settings, patience=START_PATIENCE)
+    bus = await Bus.connect(f"manager:{manager_id}", settings, patience=START_PATIENCE, stop=stop)
+    outbox = await Outbox.open(manager_id, settings, patience=START_PATIENCE, stop=stop)
     try:
         await Manager(bus, outbox, config, manager_id).run(stop)
         if bus.lost.is_set():

@@ -119,7 +119,7 @@ async def run(
 
     Raises `BusUnreachable`, `SchemaMismatch`, and `BusError` when the bus was lost.
     """
-    bus = await Bus.connect(f"telemetry:{instance_id}", settings, patience=START_PATIENCE)
+    bus = await Bus.connect(f"telemetry:{instance_id}", settings, patience=START_PATIENCE, stop=stop)
     store = Store(database_url, config.command_timeout)
     try:
         await Accountant(bus, store, config, instance_id).run(stop)

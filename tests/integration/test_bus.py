@@ -138,6 +138,22 @@ async def test_no_server_is_told_with_what_to_do() -> None:
         await Bus.connect("test", BusSettings(servers=("nats://127.0.0.1:1",)))
 
 
+async def test_one_dead_server_of_two_is_no_loss(nats_server: str) -> None:
+    for _ in range(6):  # which one is tried first is a matter of chance
+        bus = await Bus.connect("test", BusSettings(servers=("nats://127.0.0.1:1", nats_server)))
+        assert bus.is_connected
+        assert not bus.lost.is_set()
+        await bus.close()
+
+
+async def test_a_stop_ends_the_patience() -> None:
+    stop = asyncio.Event()
+    stop.set()
+    async with asyncio.timeout(5):
+        with pytest.raises(BusUnreachable):
+            await Bus.connect("test", BusSettings(servers=("nats://127.0.0.1:1",)), patience=60, stop=stop)
+
+
 async def test_patience_waits_for_a_server_that_starts_later(tmp_path: Path) -> None:
     server = NatsServer(tmp_path)
     connecting = asyncio.create_task(Bus.connect("test", BusSettings(servers=(server.url,)), patience=10))

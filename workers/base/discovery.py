@@ -4,6 +4,7 @@ A folder under `workers/` with a `backend.py` is a backend of the house. An inst
 with an entry point in the group `bullpen.workers`; a folder elsewhere is given by its path.
 """
 
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -93,13 +94,18 @@ def find(name_or_path: str) -> BackendFolder:
 
 
 def _from_path(name: str, path: Path) -> Any:
-    module_name = f"bullpen_worker_{name.replace('-', '_')}"
-    spec = importlib.util.spec_from_file_location(
-        f"{module_name}.backend", path / "backend.py", submodule_search_locations=None
-    )
+    """The module in a folder outside the packages; the same one each time, so that its classes stay the same."""
+    module_name = f"bullpen_worker_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}_{name}"
+    if module_name in sys.modules:
+        return sys.modules[module_name]
+    spec = importlib.util.spec_from_file_location(module_name, path / "backend.py")
     if spec is None or spec.loader is None:
         raise ConfigError(f"{path / 'backend.py'}: cannot be imported")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[module_name]
+        raise
     return module

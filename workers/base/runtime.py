@@ -381,8 +381,8 @@ async def run_worker(
         raise ConfigError(f"{worker_id!r} is not a worker id: 1 to 64 of A-Z a-z 0-9 _ - are allowed")
     backend = folder.load()(config)
     name = s.worker_connection_name(backend.name, worker_id)
-    bus = await Bus.connect(name, settings, patience=START_PATIENCE)
-    outbox = await Outbox.open(worker_id, settings, patience=START_PATIENCE)
+    bus = await Bus.connect(name, settings, patience=START_PATIENCE, stop=stop)
+    outbox = await Outbox.open(worker_id, settings, patience=START_PATIENCE, stop=stop)
     try:
         await Worker(bus, outbox, backend, config, worker_id).run(stop)
         if bus.lost.is_set():
