@@ -93,7 +93,7 @@ class Attempt:
 
     @property
     def duration_ms(self) -> float:
-        return (self.ended_at - self.sent) * 1000
+        return round((self.ended_at - self.sent) * 1000, 3)
 
     @property
     def outcome(self) -> Outcome:

@@ -109,11 +109,11 @@ class Inflight:
 
     def finished(self, answer: FinalResponse, attempt: Attempt, now: float) -> InferenceResponse:
         """The answer as the caller gets it: times from the caller's point of view, all attempts named."""
-        before_ms = (attempt.sent - self.arrived) * 1000
+        before_ms = round((attempt.sent - self.arrived) * 1000, 3)
         told = {
             "task_id": self.task_id,
             "request_id": self.request_id,
-            "duration_ms": (now - self.arrived) * 1000,
+            "duration_ms": round((now - self.arrived) * 1000, 3),
             "queue_ms": answer.queue_ms + before_ms,
             "ttft_ms": None if answer.ttft_ms is None else answer.ttft_ms + before_ms,
             "attempts": self.summaries,

@@ -55,7 +55,7 @@ class Call:
 
     @property
     def elapsed_ms(self) -> float:
-        return (asyncio.get_running_loop().time() - self.arrived) * 1000
+        return round((asyncio.get_running_loop().time() - self.arrived) * 1000, 3)
 
 
 def _number(text: str | None, *, default: int) -> int:

@@ -42,11 +42,11 @@ class Execution:
 
     @property
     def queue_ms(self) -> float:
-        return 0.0 if self.started is None else (self.started - self.call.arrived) * 1000
+        return 0.0 if self.started is None else round((self.started - self.call.arrived) * 1000, 3)
 
     @property
     def ttft_ms(self) -> float | None:
-        return None if self.first_token is None else (self.first_token - self.call.arrived) * 1000
+        return None if self.first_token is None else round((self.first_token - self.call.arrived) * 1000, 3)
 
     @property
     def usage(self) -> PartialUsage:
@@ -64,6 +64,8 @@ class Execution:
             return Decimal(0)
         if self.job is None or self.job.model.price is None or self.done is None:
             return None
+        if not self.done.prompt_tokens:
+            return None  # every question has tokens: the provider did not tell its usage, and unknown is not zero
         return self.job.model.price.cost(self.done.prompt_tokens, self.done.completion_tokens)
 
     def stop(self, why: BullpenError) -> None:
