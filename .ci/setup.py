@@ -23,8 +23,7 @@ NO_VENV = """
 This Python cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv
 """
 NO_INSTALL = """
-The packages could not be installed (see above). Once the cause is mended, call make again: what was already
-downloaded is kept.
+The packages could not be installed (see above). Once the cause is mended, call make again.
 """
 
 
@@ -35,7 +34,7 @@ def main() -> None:
         if is_complete(wanted):
             return
         began = time.monotonic()
-        print(f"Setting up .venv with Python {sys.version.split()[0]}: downloads about 250 MB, once …", flush=True)
+        print(f"Setting up .venv with Python {sys.version.split()[0]}: downloads about 200 MB, once …", flush=True)
         make_venv()
         install()
         STAMP.write_text(wanted)

@@ -12,7 +12,7 @@ Seconds = Annotated[float, Field(gt=0)]
 class TelemetryConfig(ConfigModel):
     batch_size: Annotated[int, Field(ge=1, le=5000)] = 500
     fetch_wait: Seconds = 0.5
-    command_timeout: Seconds = 10.0
+    command_timeout: Seconds = 5.0
     retry_at_most: Seconds = 5.0
     stream_max_age: Seconds = 604_800
     stream_max_bytes: Annotated[int, Field(ge=1 << 20)] = 8 << 30

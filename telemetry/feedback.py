@@ -80,5 +80,5 @@ async def _answer(bus: Bus, reply: str, failure: BullpenError | None) -> None:
     if failure is None:
         await bus.publish(reply, STORED, headers=headers)
         return
-    headers |= {h.SERVICE_ERROR: " ".join(failure.message.split()), h.SERVICE_ERROR_CODE: str(failure.status)}
+    headers |= {h.SERVICE_ERROR: failure.message, h.SERVICE_ERROR_CODE: str(failure.status)}
     await bus.publish(reply, ErrorReply(error=failure.detail()).to_bytes(), headers=headers)

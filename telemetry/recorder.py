@@ -22,7 +22,10 @@ from telemetry.stream import ACK_WAIT, CONSUMER
 log = structlog.get_logger(__name__)
 
 MAX_BYTES = 16 << 20
-"""Of rows in one transaction: Postgres wants several times as much memory to take them apart."""
+"""Of one transaction and, as far as one can know before, of one fetch: NATS cuts off who cannot read fast enough
+what it asked for, and Postgres wants several times as much memory to take rows apart."""
+FIRST_FETCH = 10
+"""Few, because before the first batch nobody knows how large events are."""
 
 
 class Recorder:
@@ -32,6 +35,7 @@ class Recorder:
         self._database = database
         self._config = config
         self._held: Sequence[StoredMessage] = ()
+        self._largest = MAX_BYTES // FIRST_FETCH
         self.stored = 0
         """Rows written since the start."""
         self.dead = 0
@@ -42,8 +46,10 @@ class Recorder:
         consumer = await PullConsumer.open(self._bus, stream=s.TELEMETRY_STREAM, durable=CONSUMER, ack_wait_s=ACK_WAIT)
         try:
             while not stop.is_set():
-                batch = await consumer.fetch(self._config.batch_size, timeout=self._config.fetch_wait)
+                wanted = max(1, min(self._config.batch_size, MAX_BYTES // self._largest))
+                batch = await consumer.fetch(wanted, timeout=self._config.fetch_wait)
                 if batch:
+                    self._largest = max(len(message.data) for message in batch) or 1
                     await self.keep(batch)
         finally:
             await consumer.close()

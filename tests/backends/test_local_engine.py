@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -179,6 +180,19 @@ async def _unwell(backend: Backend[Any]) -> bool:
     except BullpenError as error:
         return "none moved" in error.message
     return False
+
+
+@pytest.mark.parametrize("after", [0, 0.1])
+async def test_it_can_be_closed_while_it_starts(after: float) -> None:
+    """llama.cpp hangs for ever, and the process with it, when it is let go before it runs."""
+    threads = set(threading.enumerate())
+    backend = made()
+    starting = asyncio.create_task(backend.start(lambda _: None))
+    await asyncio.wait({starting}, timeout=after)
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    await backend.close()
+    assert not [t for t in set(threading.enumerate()) - threads if t.name.startswith("llama")]
 
 
 async def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:

@@ -104,14 +104,14 @@ async def test_on_a_terminal_the_answer_is_shown_as_it_is_made(manager: FakeMana
         await manager.final(message, task_id, cost_usd=Decimal("0.00012"), simulated=True)
 
     manager.script = slowly
-    terminal = await Terminal.run("ask", "Where?", NATS_URL=nats_server)
-    await eventually(lambda: terminal.screen == "Par[2Ji", timeout=10)
-    assert "\x1b[2J" not in terminal.raw, "the answer must not drive the terminal"
-    go_on.set()
-    assert await terminal.end() == 0
-    answer, footer = terminal.screen.splitlines()
-    assert answer == "Par[2Jis"
-    assert footer == "m (simulated) · w-1 · 1 + 2 tokens · $0.00012 · confidence 0.50 (prior) · 4 ms"
+    async with Terminal.run("ask", "Where?", NATS_URL=nats_server) as terminal:
+        await eventually(lambda: terminal.screen == "Par[2Ji", timeout=10)
+        assert "\x1b[2J" not in terminal.raw, "the answer must not drive the terminal"
+        go_on.set()
+        assert await terminal.end() == 0
+        answer, footer = terminal.screen.splitlines()
+        assert answer == "Par[2Jis"
+        assert footer == "m (simulated) · w-1 · 1 + 2 tokens · $0.00012 · confidence 0.50 (prior) · 4 ms"
 
 
 async def test_a_worker_that_starts_over_is_told(manager: FakeManager, nats_server: str) -> None:
@@ -123,9 +123,9 @@ async def test_a_worker_that_starts_over_is_told(manager: FakeManager, nats_serv
         await manager.final(message, task_id)
 
     manager.script = resume
-    terminal = await Terminal.run("ask", "Where?", NATS_URL=nats_server)
-    assert await terminal.end() == 0
-    assert terminal.screen.splitlines()[:3] == ["Lon", "w-0 is gone; w-1 starts over:", "Paris"]
+    async with Terminal.run("ask", "Where?", NATS_URL=nats_server) as terminal:
+        assert await terminal.end() == 0
+        assert terminal.screen.splitlines()[:3] == ["Lon", "w-0 is gone; w-1 starts over:", "Paris"]
 
 
 @pytest.mark.parametrize("arguments", [(), ("--json",)])
@@ -138,12 +138,12 @@ async def test_ctrl_c_stops_the_work_and_exits_130(
         await manager.silence(message, task_id)
 
     manager.script = begin
-    terminal = await Terminal.run("ask", "hi", "--task-id", "mine", *arguments, NATS_URL=nats_server)
-    await eventually(lambda: manager.requests and (arguments or "Once upon" in terminal.screen), timeout=10)
-    terminal.interrupt()
-    assert await terminal.end() == 130
-    await eventually(lambda: manager.cancelled == ["mine"])
-    assert terminal.screen == ("" if arguments else "Once upon\n")
+    async with Terminal.run("ask", "hi", "--task-id", "mine", *arguments, NATS_URL=nats_server) as terminal:
+        await eventually(lambda: manager.requests and (arguments or "Once upon" in terminal.screen), timeout=10)
+        terminal.interrupt()
+        assert await terminal.end() == 130
+        await eventually(lambda: manager.cancelled == ["mine"])
+        assert terminal.screen == ("" if arguments else "Once upon\n")
 
 
 # Who is here
@@ -210,12 +210,12 @@ async def test_workers_and_models_are_listed(workers: Workers, nats_server: str)
 async def test_a_narrow_terminal_breaks_cells_and_loses_nothing(workers: Workers, nats_server: str) -> None:
     name = "a-worker-with-a-rather-long-name"
     workers.beats = [heartbeat(name, state="starting", reason="loading: 41 % of a large file")]
-    terminal = await Terminal.run("workers", columns=60, NATS_URL=nats_server)
-    assert await terminal.end() == 0
-    assert all(len(line) <= 60 for line in terminal.screen.splitlines())
-    header, *rows = terminal.screen.splitlines()
-    shown = "".join(row[: header.index("BACKEND")].strip() for row in rows)
-    assert shown.startswith(name)
+    async with Terminal.run("workers", columns=60, NATS_URL=nats_server) as terminal:
+        assert await terminal.end() == 0
+        assert all(len(line) <= 60 for line in terminal.screen.splitlines())
+        header, *rows = terminal.screen.splitlines()
+        shown = "".join(row[: header.index("BACKEND")].strip() for row in rows)
+        assert shown.startswith(name)
 
 
 async def test_an_empty_mesh_is_an_empty_list(nats_server: str) -> None:
@@ -224,14 +224,14 @@ async def test_an_empty_mesh_is_an_empty_list(nats_server: str) -> None:
 
 
 async def test_watching_follows_every_change_until_ctrl_c(workers: Workers, nats_server: str) -> None:
-    terminal = await Terminal.run("workers", "--watch", NATS_URL=nats_server)
-    await eventually(lambda: "local-1" in terminal.screen, timeout=10)
-    workers.beats = [heartbeat("newcomer", seq=2), heartbeat("local-1", seq=2, state="draining")]
-    await eventually(lambda: "newcomer" in terminal.screen and "draining" in terminal.screen)
-    await eventually(lambda: "silent for" in terminal.screen, timeout=10)  # local-2 says nothing any more
-    terminal.interrupt()
-    assert await terminal.end() == 130
-    assert "Traceback" not in terminal.screen
+    async with Terminal.run("workers", "--watch", NATS_URL=nats_server) as terminal:
+        await eventually(lambda: "local-1" in terminal.screen, timeout=10)
+        workers.beats = [heartbeat("newcomer", seq=2), heartbeat("local-1", seq=2, state="draining")]
+        await eventually(lambda: "newcomer" in terminal.screen and "draining" in terminal.screen)
+        await eventually(lambda: "silent for" in terminal.screen, timeout=10)  # local-2 says nothing any more
+        terminal.interrupt()
+        assert await terminal.end() == 130
+        assert "Traceback" not in terminal.screen
 
 
 async def test_drain_and_resume(workers: Workers, nats_server: str) -> None:

@@ -17,7 +17,7 @@ from pydantic_core import from_json, to_json
 from structlog.testing import capture_logs
 
 from bus import Bus, BusError, Message
-from bus.jetstream import StoredMessage
+from bus.jetstream import PullConsumer, StoredMessage
 from contracts import ErrorCode, OpenModel
 from contracts import subjects as s
 from telemetry import recorder, stream
@@ -133,7 +133,7 @@ async def test_two_accountants_share_the_work(books: Books) -> None:
 DIES_BEFORE_IT_ACKNOWLEDGES = """
 import asyncio, os, signal, sys
 from bus import BusSettings
-from bus.jetstream import StoredMessage
+from bus.jetstream import PullConsumer, StoredMessage
 from telemetry import recorder
 from telemetry.config import TelemetryConfig
 from telemetry.service import run
@@ -176,6 +176,7 @@ async def test_one_bad_row_does_not_take_the_others_with_it(books: Books, monkey
     good = [response() for _ in range(199)]
     bad = response().model_copy(update={"request_id": "not-a-uuid"})
     transactions = count_transactions(monkeypatch)
+    monkeypatch.setattr(recorder, "FIRST_FETCH", 200)
     await books.make_stream()
     books.tell(*good[:100], bad, *good[100:])
     await books.told()
@@ -255,10 +256,14 @@ async def test_a_stream_made_anew_is_booked_like_the_first(books: Books) -> None
     await books.publish(s.TELEMETRY_RESPONSE, b"one", response().to_bytes())
     await eventually(books.booked(1), timeout=10)
     await books.bus.request(f"$JS.API.STREAM.DELETE.{s.TELEMETRY_STREAM}", b"", timeout=2)
-    books.outbox.put(s.TELEMETRY_RESPONSE, Rubbish(), "1")
+    books.tell(Rubbish(), subject=s.TELEMETRY_RESPONSE)
+    await books.told()
     books.tell(response())
-    await eventually(books.booked(2), timeout=15)
-    await eventually(books.booked(2, "dead_letters"), timeout=5)
+    await eventually(books.booked(2), timeout=10)
+    assert {(letter["stream_seq"], letter["body"]) for letter in await books.rows("dead_letters")} == {
+        (1, b"one"),
+        (1, Rubbish().to_bytes()),
+    }
     answers: list[Message] = []
     with books.bus.listen(answers.append) as inbox:
         await books.bus.publish("$SRV.PING.bullpen-telemetry", b"", reply=inbox.subject)
@@ -274,11 +279,37 @@ class Rubbish(OpenModel):
 async def test_many_bytes_are_stored_in_parts(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "MAX_BYTES", 10_000)
     transactions = count_transactions(monkeypatch)
+    await books.make_stream()
     books.tell(*(response(output="x" * 3000) for _ in range(30)), response(output="x" * 20_000))
+    await books.told()
     books.start()
     await eventually(books.booked(31), timeout=10)
     assert sum(transactions) == 31
     assert max(transactions) == 2
+
+
+async def test_no_more_is_asked_for_than_can_be_read_in_time(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NATS cuts off who asks for hundreds of megabytes at once, and gives them to nobody for a minute."""
+    monkeypatch.setattr(recorder, "MAX_BYTES", 100_000)
+    fetched: list[tuple[int, list[int]]] = []
+    fetch = PullConsumer.fetch
+
+    async def noted(consumer: PullConsumer, batch: int, *, timeout: float) -> list[StoredMessage]:
+        messages = await fetch(consumer, batch, timeout=timeout)
+        if messages:
+            fetched.append((batch, [len(message.data) for message in messages]))
+        return messages
+
+    monkeypatch.setattr(PullConsumer, "fetch", noted)
+    await books.make_stream()
+    books.tell(*(response(output="x" * 20_000) for _ in range(30)), *(response() for _ in range(300)))
+    await books.told()
+    books.start()
+    await eventually(books.booked(330), timeout=10)
+    asked = [wanted for wanted, _ in fetched]
+    assert asked[0] == recorder.FIRST_FETCH
+    assert asked[1] == 4  # of those that the first batch was made of
+    assert asked[-1] > 100  # small ones again
 
 
 async def test_a_full_stream_makes_room_for_what_is_new(books: Books) -> None:

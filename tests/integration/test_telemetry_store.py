@@ -12,7 +12,7 @@ import pytest
 from telemetry import migrate as migrations
 from telemetry.migrate import FOLDER, SchemaMismatch, available, migrate
 from telemetry.store import Connection, DatabaseAway, DeadLetter, RowsRefused, Store
-from tests.books import response, signal_all
+from tests.books import attempt, response, signal_all
 from tests.servers import PostgresServer
 
 NEWEST = max(available())
@@ -85,10 +85,14 @@ async def test_a_filled_database_keeps_its_rows(store: Store, tmp_path: Path) ->
     assert await query(store, "SELECT count(*) FROM responses WHERE more = 7") == [100]
 
 
-async def test_one_that_fails_leaves_nothing_of_itself_and_all_before_it(store: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize("failure", ["SELECT 1 / 0;", "ALTER TABLE schema_migrations RENAME name TO unknown;"])
+async def test_one_that_fails_leaves_nothing_of_itself_and_all_before_it(
+    store: Store, tmp_path: Path, failure: str
+) -> None:
+    """Whether it fails itself or cannot be recorded."""
     (tmp_path / "0001_good.sql").write_text("CREATE TABLE good (id int);")
-    (tmp_path / "0002_bad.sql").write_text("CREATE TABLE half (id int); SELECT 1 / 0;")
-    with pytest.raises(RowsRefused, match="division by zero"):
+    (tmp_path / "0002_bad.sql").write_text(f"CREATE TABLE half (id int); {failure}")
+    with pytest.raises((RowsRefused, DatabaseAway)):
         await migrate(store, tmp_path)
     assert await relations(store) == {"good", "schema_migrations"}
     (tmp_path / "0002_bad.sql").write_text("CREATE TABLE whole (id int);")
@@ -113,12 +117,20 @@ async def test_rows_and_dead_letters_are_stored_together_or_not_at_all(store: St
     letter = DeadLetter(1, "telemetry.x", "why", b"\0raw\xff")
     bad = response().model_copy(update={"request_id": "x"})
     with pytest.raises(RowsRefused, match="uuid"):
-        await store.save({"responses": [response().to_bytes(), bad.to_bytes()]}, [letter])
-    assert await query(store, "SELECT 1 FROM responses UNION ALL SELECT 1 FROM dead_letters") == []
+        await store.save({"attempts": [attempt().to_bytes()], "responses": [bad.to_bytes()]}, [letter])
+    assert await query(store, "SELECT 1 FROM attempts UNION ALL SELECT 1 FROM dead_letters") == []
     one = response().to_bytes()
     assert await store.save({"responses": [one, one, response().to_bytes()]}, [letter, letter]) == 2
     assert await store.save({"responses": [one]}, [letter]) == 0
     assert await query(store, "SELECT body FROM dead_letters") == [b"\0raw\xff"]
+
+
+async def test_a_refusal_does_not_quote_the_row(store: Store) -> None:
+    await migrate(store)
+    row = response(prompt="canary").to_bytes().replace(b'"status":"ok"', b'"status":"fine"')
+    with pytest.raises(RowsRefused, match="responses_status_check") as told:
+        await store.save({"responses": [row]})
+    assert "canary" not in str(told.value)
 
 
 async def test_a_frozen_database_is_away_in_time_and_comes_back(postgres: PostgresServer) -> None:

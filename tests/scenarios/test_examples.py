@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bullpen.endpoints import Endpoints, write
 from bullpen.mesh import Mesh
 from bus import Bus, BusSettings
 from tests.support import eventually
@@ -18,7 +19,13 @@ pytestmark = [pytest.mark.scenario, pytest.mark.timeout(90)]
 
 ROOT = Path(__file__).resolve().parents[2]
 NATS = shutil.which("nats", path=f"{os.environ.get('PATH', '')}:{Path.home() / 'go' / 'bin'}")
+NODE = shutil.which("node")
+NODE_MODULES = [folder / "node_modules" / "nats" for folder in (ROOT / "examples", ROOT, *ROOT.parents)]
 needs_nats = pytest.mark.skipif(NATS is None, reason="the nats command line tool is not installed")
+needs_node = pytest.mark.skipif(
+    NODE is None or not any(folder.is_dir() for folder in NODE_MODULES),
+    reason="Node.js or its package nats is not installed: npm install --no-save --prefix examples nats",
+)
 
 
 @pytest.fixture
@@ -52,6 +59,12 @@ async def test_the_readmes_python_answers(url: str, tmp_path: Path) -> None:
     assert len((await run(url, sys.executable, str(script))).split()) == 32
 
 
+@needs_node
+async def test_the_javascript_example_answers(url: str) -> None:
+    assert NODE is not None
+    assert len((await run(url, NODE, "examples/ask.mjs", "Who is there?")).split()) == 32
+
+
 @needs_nats
 async def test_the_nats_tool_answers(url: str) -> None:
     assert '"output"' in await run(url, "examples/ask.sh", "Who is there?")
@@ -61,6 +74,14 @@ async def test_the_nats_tool_answers(url: str) -> None:
     assert '"type":"chunk"' in told
     assert '"type":"response"' in told
     assert "bullpen-manager" in await run(url, "nats", "micro", "ls", "-s", url)
+
+
+async def test_the_readme_finds_the_process_to_kill(tmp_path: Path) -> None:
+    found = re.search(r"kill -9 \$\((.*)\)\n", (ROOT / "README.md").read_text())
+    assert found is not None
+    write(Endpoints(nats_url="nats://here", pids={"worker-local-1": 4711, "worker-local-12": 4712}), tmp_path)
+    finding = found[1].replace(".bullpen/", f"{tmp_path}/")
+    assert (await run("", "sh", "-c", finding)).strip() == "4711"
 
 
 @needs_nats

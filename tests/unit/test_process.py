@@ -51,7 +51,7 @@ def test_text_is_for_people_and_fakes_no_line(
 ) -> None:
     monkeypatch.setenv("BULLPEN_LOG", "text")
     logs.configure()
-    structlog.get_logger().info("worker_ready", worker_id="a\nfaked \x1b[2J")
+    structlog.get_logger().info("worker_ready", worker_id="a\nfaked", reason="\x1b[2J")
     [line] = capsys.readouterr().err.splitlines()
     assert "worker_ready" in line
     assert "\x1b" not in line

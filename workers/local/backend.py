@@ -96,11 +96,12 @@ class LocalBackend(Backend[LocalConfig]):
             raise BullpenError(ErrorCode.UPSTREAM_ERROR, f"{why} ({first_line(str(error))})") from error
 
     def _load(self, params: Any) -> None:
+        """Returns when the model answers. Letting go of a server whose loop does not run yet would hang for ever."""
         server = xllamacpp.Server(params)
         address = urlsplit(server.listening_address)
         with closing(HTTPConnection(address.hostname or "", address.port, timeout=10)) as connection:
-            connection.request("GET", "/props", headers={"Authorization": f"Bearer {self._key}"})
-            self._window = json.load(connection.getresponse())["default_generation_settings"]["n_ctx"]
+            connection.request("GET", "/slots", headers={"Authorization": f"Bearer {self._key}"})
+            self._window = json.load(connection.getresponse())[0]["n_ctx"]
         self._server = server
 
     def models(self) -> tuple[ModelCard, ...]:
@@ -155,10 +156,8 @@ class LocalBackend(Backend[LocalConfig]):
             )
 
     async def close(self) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._threads, self._unload)
-        self._threads.shutdown()
-
-    def _unload(self) -> None:
+        """Waits for the threads that still compute: an answer that was left ends at its next piece."""
+        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
         self._server = None
 
     def _params(self, model: ModelConfig, path: Path) -> Any:
