@@ -32,7 +32,6 @@ from contracts import (
     InferenceResponse,
     Outcome,
     Progress,
-    ResponseRecord,
     RouteDecision,
     WorkerMessage,
     new_id,
@@ -44,6 +43,7 @@ from contracts import headers as h
 from contracts import subjects as s
 from manager import failover
 from manager.attempt import Attempt, Ending, read_event
+from manager.books import Books
 from manager.config import ManagerConfig
 from manager.estimates import Estimates
 from manager.inflight import Gone, Heard, Inflight, hops, out_of_time
@@ -68,6 +68,7 @@ class Manager:
     def __init__(self, bus: Bus, outbox: Outbox, config: ManagerConfig, manager_id: str) -> None:
         self._bus = bus
         self._outbox = outbox
+        self._books = Books(outbox, manager_id)
         self._config = config
         self._id = manager_id
         self._registry = Registry(config.silent_after_beats)
@@ -141,7 +142,7 @@ class Manager:
         finally:
             self._inflight.discard(inflight)
             inflight.close()
-        self._book(inflight, response, failure)
+        self._close(inflight, response, failure)
 
     def _admit(self, message: Message) -> Inflight:
         """Reads the request. Raises `BullpenError(invalid_request)`."""
@@ -378,36 +379,11 @@ class Manager:
 
     # After the answer
 
-    def _book(self, inflight: Inflight, response: InferenceResponse | None, failure: BullpenError | None) -> None:
-        """One row for the request and one for each attempt; nothing on the way of the answer waited for this."""
+    def _close(self, inflight: Inflight, response: InferenceResponse | None, failure: BullpenError | None) -> None:
+        """Figures and books; nothing on the way of the answer waited for this."""
         self._stats.count(self._now() - inflight.arrived, str(failure) if failure else None)
         self._metrics.count(failed=failure is not None, rerouted=len(inflight.attempts) > 1)
-        request = inflight.request
-        if response is not None and failure is None:
-            winner = next(a for a in inflight.attempts if a.worker_id == response.worker_id)
-            record = ResponseRecord.answered(
-                request,
-                response,
-                created_at=inflight.created_at,
-                cost_usd=response.cost_usd,
-                price=winner.choice.card.price,
-                manager_id=self._id,
-            )
-        else:
-            record = ResponseRecord.failed(
-                request,
-                failure or internal_error(),
-                request_id=inflight.request_id,
-                created_at=inflight.created_at,
-                duration_ms=(self._now() - inflight.arrived) * 1000,
-                attempts=len(inflight.attempts),
-                cost_usd=inflight.cost,
-                manager_id=self._id,
-            )
-        self._outbox.put(s.TELEMETRY_RESPONSE, record, inflight.request_id)
-        for attempt in inflight.attempts:
-            row = attempt.record(inflight.request_id, inflight.task_id)
-            self._outbox.put(s.TELEMETRY_ATTEMPT, row, f"{inflight.request_id}/{attempt.number}")
+        self._books.book(inflight, response, failure, self._now())
 
     async def _refuse(self, message: Message, error: BullpenError) -> None:
         """Tells what is wrong with a request that could not even be read."""
