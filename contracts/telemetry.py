@@ -70,7 +70,7 @@ class ResponseRecord(OpenModel):
         manager_id: str | None = None,
     ) -> "ResponseRecord":
         """The row of a request that got its answer; `cost_usd` is that of all attempts together."""
-        shared = {name: getattr(response, name) for name in cls.model_fields if name in InferenceResponse.model_fields}
+        shared = {name: getattr(response, name) for name in _SHARED}
         told = {
             "created_at": created_at,
             "status": "ok",
@@ -79,7 +79,7 @@ class ResponseRecord(OpenModel):
             "price": price,
             "attempts": max(1, len(response.attempts)),
         }
-        return cls.model_validate({**shared, **_asked(request), **told})
+        return cls.model_construct(**{**shared, **_asked(request), **told})
 
     @classmethod
     def failed(
@@ -107,6 +107,10 @@ class ResponseRecord(OpenModel):
             manager_id=manager_id,
             **_asked(request),
         )
+
+
+_SHARED = tuple(name for name in ResponseRecord.model_fields if name in InferenceResponse.model_fields)
+"""The fields that the books take from the answer as they are."""
 
 
 def _asked(request: InferenceRequest) -> JsonObject:

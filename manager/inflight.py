@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 
@@ -47,6 +47,7 @@ class Inflight:
     task_id: str
     request_id: str
     reply: Reply
+    asked: Question
     arrived: float
     """The loop's clock, as is `deadline`."""
     deadline: float
@@ -77,7 +78,8 @@ class Inflight:
         return None if None in costs else sum((cost for cost in costs if cost is not None), Decimal(0))
 
     def question(self) -> Question:
-        return Question.of(self.request, self.tried)
+        """What ranking needs to know now: the question, and who was tried."""
+        return replace(self.asked, excluded=self.tried)
 
     def remaining(self, now: float) -> float:
         """Seconds until the deadline."""

@@ -48,7 +48,7 @@ from manager.config import ManagerConfig
 from manager.estimates import Estimates
 from manager.inflight import Gone, Heard, Inflight, hops, out_of_time
 from manager.metrics import Metrics
-from manager.ranking import Choice, Obstacle, Ranking, rank
+from manager.ranking import Choice, Obstacle, Question, Ranking, rank
 from manager.registry import Registry
 from manager.waiting import WaitingRoom
 
@@ -159,6 +159,7 @@ class Manager:
             task_id=request.task_id,
             request_id=request_id,
             reply=Reply(self._bus, message.reply, request.task_id, request_id, streaming=request.stream),
+            asked=Question.of(request),
             arrived=now,
             deadline=now + seconds_left(message.headers, request.deadline_ms),
         )
@@ -267,8 +268,7 @@ class Manager:
     async def _send(self, inflight: Inflight, choice: Choice) -> Attempt:
         """Hands the request to the worker, on the worker's own subject."""
         now, member = self._now(), choice.member
-        question = inflight.question()
-        attempt = Attempt(len(inflight.attempts) + 1, choice, now, utc_now(), question.tokens_in)
+        attempt = Attempt(len(inflight.attempts) + 1, choice, now, utc_now(), inflight.asked.tokens_in)
         previous = inflight.current
         inflight.attempts.append(attempt)
         member.assigned += 1

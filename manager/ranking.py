@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
-from contracts import Candidate, Heartbeat, InferenceRequest, ModelCard, Terms
+from contracts import Candidate, Capability, Heartbeat, InferenceRequest, ModelCard, Terms
 from manager.estimates import Estimates, prompt_tokens
 from manager.registry import Member
 
@@ -71,12 +71,13 @@ class Question:
 
     request: InferenceRequest
     tokens_in: int
+    needs: frozenset[Capability]
     excluded: frozenset[str] = frozenset()
     """Workers that were tried already."""
 
     @classmethod
     def of(cls, request: InferenceRequest, excluded: Iterable[str] = ()) -> "Question":
-        return cls(request, prompt_tokens(request), frozenset(excluded))
+        return cls(request, prompt_tokens(request), request.needs, frozenset(excluded))
 
 
 def rank(
@@ -192,7 +193,7 @@ def _unable(question: Question, choice: Choice) -> tuple[Obstacle, str] | None:
         return Obstacle.UNABLE, obstacle
     if request.policy == "local_only" and not card.local:
         return Obstacle.UNABLE, "not local"
-    if missing := request.needs - set(card.capabilities):
+    if missing := question.needs.difference(card.capabilities):
         return Obstacle.UNABLE, f"cannot do {', '.join(sorted(missing))}"
     if question.tokens_in > card.context_window:
         return Obstacle.UNABLE, f"about {question.tokens_in} tokens do not fit into {card.context_window}"
