@@ -4,6 +4,7 @@ What JetStream acknowledged it keeps across the death of any process here. How w
 power cut is the server's `sync_interval`, see `nats/`.
 """
 
+from collections.abc import Awaitable
 from dataclasses import dataclass
 
 import structlog
@@ -47,7 +48,7 @@ class StreamSpec:
 
 
 class StoredMessage:
-    """A message from a stream, to be acknowledged one way or the other."""
+    """A message from a stream, to be acknowledged one way or the other. Each way raises `BusError`."""
 
     def __init__(self, msg: Msg) -> None:
         self._msg = msg
@@ -65,19 +66,26 @@ class StoredMessage:
 
     async def ack(self) -> None:
         """Done: never deliver it again."""
-        await self._msg.ack()
+        await _settled(self._msg.ack())
 
     async def nak(self, delay_s: float = 0.0) -> None:
         """Not now: deliver it again after `delay_s`."""
-        await self._msg.nak(delay=delay_s)
+        await _settled(self._msg.nak(delay=delay_s))
 
     async def in_progress(self) -> None:
         """Still at it: do not deliver it to somebody else yet."""
-        await self._msg.in_progress()
+        await _settled(self._msg.in_progress())
 
     async def term(self) -> None:
         """Never deliver it again, though it was not done."""
-        await self._msg.term()
+        await _settled(self._msg.term())
+
+
+async def _settled(telling: Awaitable[None]) -> None:
+    try:
+        await telling
+    except (nats_errors.Error, OSError) as error:
+        raise BusError(f"cannot acknowledge: {error!r}") from error
 
 
 async def ensure_stream(bus: Bus, spec: StreamSpec) -> None:

@@ -60,7 +60,7 @@ class Bullpen:
         settings = BusSettings.from_environment()
         if url is not None:
             settings = replace(settings, servers=tuple(part.strip() for part in url.split(",")))
-        bus = await Bus.connect("client", settings)
+        bus = await Bus.connect("client", settings, watchdog=False)  # short-lived, and may not publish to inboxes
         client, tasks = cls(bus), Tasks("client")
         tasks.start(client._tell_when_lost(), "lost")
         try:

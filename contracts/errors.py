@@ -78,6 +78,10 @@ NOT_STARTED = frozenset({ErrorCode.NO_SUCH_MODEL, ErrorCode.NO_WORKER, ErrorCode
 """Codes that mean the worker refused before computing anything: going elsewhere costs nothing."""
 
 
+MAX_MESSAGE, MAX_FIELD = 2000, 200
+"""Characters. An error may quote what is wrong, which may be megabytes; the error itself must always fit."""
+
+
 class ErrorDetail(OpenModel):
     code: ErrorCode
     status: int
@@ -137,10 +141,10 @@ class BullpenError(Exception):
         return ErrorDetail(
             code=self.code,
             status=self.status,
-            message=self.message,
+            message=_short(self.message, MAX_MESSAGE),
             retryable=self.retryable,
             retry_after_ms=self.retry_after_ms,
-            field=self.field,
+            field=None if self.field is None else _short(self.field, MAX_FIELD),
         )
 
     @classmethod
@@ -152,3 +156,7 @@ class BullpenError(Exception):
             retry_after_ms=detail.retry_after_ms,
             retryable=detail.retryable,
         )
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"

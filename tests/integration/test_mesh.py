@@ -368,6 +368,8 @@ BAD = [
     b'{"prompt":"x","context":' + b"[" * 50 + b"]" * 50 + b"}",
     b"\xff\xfe\x00",
     b'{"messages":[{"role":"king","content":"x"}]}',
+    b'{"prompt":"x","' + b"k" * 5_000_000 + b'":1}',
+    b'{"prompt":"x","task_id":"' + b"k" * 5_000_000 + b'"}',
 ]
 
 

@@ -185,6 +185,15 @@ async def test_a_database_that_cannot_write_is_away_and_its_rows_are_not_poison(
         await store.save({"responses": [response().to_bytes()]})
 
 
+async def test_a_connection_that_breaks_in_the_middle_of_a_commit_is_away(store: Store) -> None:
+    async def work(connection: Connection) -> None:
+        raise asyncpg.InternalClientError("got result for unknown protocol state")
+
+    with pytest.raises(DatabaseAway, match="unknown protocol state"):
+        await store.perform(work)
+    assert await query(store, "SELECT 1") == [1]
+
+
 async def test_many_at_once_share_one_pool(store: Store) -> None:
     await asyncio.gather(*(query(store, "SELECT pg_sleep(0.05)") for _ in range(20)))
     ours = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'bullpen' AND datname = current_database()"
