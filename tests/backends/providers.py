@@ -25,16 +25,24 @@ class Failure:
     truncate: bool = False
     garbage: str = ""
     hang_after: int | None = None
+    mute: bool = False
+    """Takes the question and says nothing at all, not even a status."""
+    endless: str = ""
+    """Sent again and again for as long as the caller listens."""
 
 
 class Provider:
-    """One provider. `received` holds the bodies of the calls, `closed` is set when a caller hangs up early."""
+    """One provider. `received` holds the bodies of the calls, `closed` is set when a caller hangs up early.
+
+    `sent` counts the characters of the answers.
+    """
 
     backend: ClassVar[str]
 
     def __init__(self) -> None:
         self.received: list[Json] = []
         self.closed = asyncio.Event()
+        self.sent = 0
         self.failure = Failure()
         self._server: TestServer
 
@@ -71,11 +79,14 @@ class Provider:
             return web.Response(
                 status=failure.status, headers=failure.headers, text=failure.body or self.error(failure.status)
             )
+        if failure.mute:
+            await self._hang()
         response = web.StreamResponse(headers={"Content-Type": self.content_type})
         await response.prepare(request)
         try:
             async for piece in self._told(self.pieces(body), failure):
                 await response.write(piece.encode())
+                self.sent += len(piece)
             await response.write_eof()
         except (ConnectionError, asyncio.CancelledError):
             self.closed.set()
@@ -91,6 +102,8 @@ class Provider:
         if failure.garbage:
             yield failure.garbage
             return
+        while failure.endless:
+            yield failure.endless
         for number, piece in enumerate(pieces[:2] if failure.truncate else pieces):
             if number == failure.hang_after:
                 await self._hang()
@@ -148,7 +161,7 @@ class GeminiProvider(Provider):
     backend = "gemini"
 
     def config(self) -> Json:
-        model = {"name": "m", "capabilities": ["chat", "stream", "tools", "vision", "json"]}
+        model = {"name": "m", "capabilities": ["chat", "stream", "tools", "vision", "json", "logprobs"]}
         return {"base_url": self.url, "models": [model]}
 
     def route(self, router: web.UrlDispatcher) -> None:
@@ -168,6 +181,8 @@ class GeminiProvider(Provider):
 
     def _event(self, parts: list[Json], finish: str | None = None) -> str:
         candidate: Json = {"content": {"role": "model", "parts": parts}, "index": 0}
+        if any("text" in part for part in parts):
+            candidate["logprobsResult"] = {"chosenCandidates": [{"token": parts[0]["text"], "logProbability": -0.5}]}
         if finish:
             candidate["finishReason"] = finish
         usage = {"promptTokenCount": 7, "candidatesTokenCount": 3, "thoughtsTokenCount": 1, "totalTokenCount": 11}
@@ -179,7 +194,7 @@ class OllamaProvider(Provider):
     content_type = "application/x-ndjson"
 
     def config(self) -> Json:
-        return {"host": self.url}
+        return {"host": self.url, "models": [{"name": "m", "capabilities": ["chat", "stream", "logprobs"]}]}
 
     def route(self, router: web.UrlDispatcher) -> None:
         router.add_post("/api/chat", self.answer)
@@ -212,6 +227,8 @@ class OllamaProvider(Provider):
 
     def _line(self, message: Json, *, done: bool = False) -> str:
         told: Json = {"model": "m", "message": {"role": "assistant", **message}, "done": done}
+        if message.get("content"):
+            told["logprobs"] = [{"token": message["content"], "logprob": -0.5}]
         if done:
             told |= {"done_reason": "stop", "prompt_eval_count": 7, "eval_count": 4}
         return json.dumps(told) + "\n"

@@ -2,11 +2,12 @@
 
 Never a cap on the whole answer, only on the silence before the first token and between tokens. The stream is
 read by a task of its own, because cancelling a task that waits for the network closes the connection at once,
-whereas closing an SDK's generator may leave the provider writing (and billing) into a forgotten socket.
+whereas closing an SDK's generator may leave the provider writing (and billing) into a forgotten socket. The same
+task asks the question, so that a provider that takes a question and never answers is silence too.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,6 +15,8 @@ from contracts import BullpenError, ErrorCode
 from workers.base.config import BackendConfig
 
 T = TypeVar("T")
+Ask = Callable[[], Awaitable[AsyncIterator[T]]]
+"""Asks the provider; what it returns is the stream of the answer."""
 
 AHEAD = 1000
 """Pieces that may wait for us; a provider that sends faster than that is made to wait."""
@@ -24,13 +27,13 @@ class _End:
     error: Exception | None
 
 
-async def patiently(pieces: AsyncIterator[T], config: BackendConfig) -> AsyncGenerator[T, None]:
-    """The pieces as they come; closing this generator closes the provider's connection.
+async def patiently(ask: Ask[T], config: BackendConfig) -> AsyncGenerator[T, None]:
+    """The pieces of the answer as they come; closing this generator closes the provider's connection.
 
-    Raises `BullpenError(upstream_error)` when the provider falls silent, and whatever the stream raises.
+    Raises `BullpenError(upstream_error)` when the provider falls silent, and whatever asking or the stream raises.
     """
     read: asyncio.Queue[T | _End] = asyncio.Queue(AHEAD)
-    reading = asyncio.get_running_loop().create_task(_read(pieces, read))
+    reading = asyncio.get_running_loop().create_task(_read(ask, read))
     seconds, stage = config.first_token_timeout, "before its first token"
     try:
         while not isinstance(piece := await _next(read, seconds, stage), _End):
@@ -43,14 +46,25 @@ async def patiently(pieces: AsyncIterator[T], config: BackendConfig) -> AsyncGen
         await asyncio.wait({reading})
 
 
-async def _read(pieces: AsyncIterator[T], read: "asyncio.Queue[T | _End]") -> None:
+async def _read(ask: Ask[T], read: "asyncio.Queue[T | _End]") -> None:
     error: Exception | None = None
     try:
-        async for piece in pieces:
-            await read.put(piece)
+        pieces = await ask()
+        try:
+            async for piece in pieces:
+                await read.put(piece)
+        finally:
+            await _close(pieces)
     except Exception as raised:
         error = raised
     await read.put(_End(error))
+
+
+async def _close(pieces: object) -> None:
+    """Lets go of a stream that was left while it waited for us, not for the network."""
+    close = getattr(pieces, "aclose", None)
+    if close is not None:
+        await close()
 
 
 async def _next(read: "asyncio.Queue[T]", seconds: float, stage: str) -> T:

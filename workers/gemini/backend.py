@@ -1,27 +1,38 @@
 """The official google-genai SDK. Always streamed, never retried here: asking again is the Manager's decision."""
 
-import json
-from collections.abc import AsyncGenerator
+import asyncio
+from base64 import b64encode
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from typing import Annotated
+from typing import Annotated, Any
 
-import aiohttp
-import httpx
+import httpx2
 from google import genai
 from google.genai import errors, types
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from contracts import BullpenError, ChatMessage, ErrorCode, FinishReason, JsonObject, ModelCard, new_id
-from contracts.settings import secret
+from contracts import BullpenError, ErrorCode, FinishReason, JsonObject, ModelCard
+from contracts.settings import ConfigError
 from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, Report
-from workers.base.chat import SizeGuard, split_data_url
+from workers.base.chat import CHARACTERS_PER_TOKEN, SizeGuard, tokens, tokens_in
+from workers.base.connection import CONNECT_TIMEOUT, QUICK, UNUSABLE, address, api_key, bounded, place, without
 from workers.base.patience import patiently
 from workers.base.provider_errors import from_status, garbage, unreachable
+from workers.gemini.question import contents_of, generation_of
 
+KEY, URL = "GEMINI_API_KEY", "GEMINI_BASE_URL"
 FINISH: dict[str, FinishReason] = {"STOP": "stop", "MAX_TOKENS": "length"}
-CUT = {"MALFORMED_FUNCTION_CALL", "MALFORMED_RESPONSE", "OTHER", "FINISH_REASON_UNSPECIFIED"}
-"""Endings that are failures, not answers."""
-DAY_MS = 86_400_000
+FILTERED = {
+    "SAFETY",
+    "RECITATION",
+    "LANGUAGE",
+    "BLOCKLIST",
+    "PROHIBITED_CONTENT",
+    "SPII",
+    "MODEL_ARMOR",
+    "IMAGE_SAFETY",
+}
+"""Any other ending (a malformed call, `OTHER`) is a failure, not an answer."""
 
 
 class GeminiConfig(BackendConfig):
@@ -37,24 +48,46 @@ class GeminiBackend(Backend[GeminiConfig]):
 
     def __init__(self, config: GeminiConfig) -> None:
         super().__init__(config)
+        self._key = api_key(KEY)
+        self._url = address(URL, config.base_url)
+        hooks: dict[str, list[Callable[..., Any]]] = {"request": [self._limit_silence], "response": [bounded]}
+        self._http = httpx2.AsyncClient(event_hooks=hooks, limits=httpx2.Limits(), follow_redirects=True)
         self._client = genai.Client(
-            api_key=secret("GEMINI_API_KEY") or "none-needed",
+            api_key=self._key or "none-needed",
             vertexai=False,
             http_options=types.HttpOptions(
-                base_url=_base_url(config),
+                base_url=self._url,
                 api_version=config.api_version,
-                timeout=DAY_MS,  # silence is bounded piece by piece, not the whole answer
+                httpx_async_client=self._http,
                 retry_options=types.HttpRetryOptions(attempts=1),
             ),
         )
 
+    async def _limit_silence(self, request: httpx2.Request) -> None:
+        """The SDK has one time-out, for the whole answer; these are for silence only."""
+        silence = max(self.config.first_token_timeout, self.config.next_token_timeout) + 1
+        request.extensions["timeout"] = httpx2.Timeout(silence, connect=CONNECT_TIMEOUT).as_dict()
+
     @classmethod
     async def available(cls, config: GeminiConfig) -> Availability:
-        if secret("GEMINI_API_KEY") is not None:
-            return Availability.yes("GEMINI_API_KEY is set")
-        if _base_url(config) is not None:
-            return Availability.yes(f"a server at {_base_url(config)}")
-        return Availability.no("no key", "set GEMINI_API_KEY, or GEMINI_BASE_URL for a server of your own")
+        try:
+            backend = cls(config)
+        except ConfigError as error:
+            return Availability.no(str(error), f"correct {URL} or {KEY}")
+        async with aclosing(backend._http):
+            return await backend._available()
+
+    async def _available(self) -> Availability:
+        if self._url is None:
+            if self._key is None:
+                return Availability.no("no key", f"set {KEY}, or {URL} for a server of your own")
+            return Availability.yes(f"{KEY} is set")
+        try:
+            async with asyncio.timeout(QUICK):
+                await self._http.head(self._url)
+        except (httpx2.HTTPError, TimeoutError):
+            return Availability.no(f"{place(self._url)} is not reachable", f"start that server, or correct {URL}")
+        return Availability.yes(f"{place(self._url)} answers")
 
     async def start(self, report: Report) -> None:
         if not self.config.models:
@@ -65,32 +98,45 @@ class GeminiBackend(Backend[GeminiConfig]):
         return tuple(model.card(local=False) for model in self.config.models)
 
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
-        answer = _Answer(job)
-        try:
-            chunks = await self._client.aio.models.generate_content_stream(
-                model=job.model.model_id, contents=_contents(job), config=_generation(job)
+        answer, contents = _Answer(job), contents_of(job)
+        generation = generation_of(job, self._options(job.model.model_id))
+
+        async def ask() -> AsyncIterator[types.GenerateContentResponse]:
+            return await self._client.aio.models.generate_content_stream(
+                model=job.model.model_id, contents=contents, config=generation
             )
-            async with aclosing(patiently(chunks, self.config)) as pieces:
-                async for chunk in pieces:
+
+        try:
+            async with aclosing(patiently(ask, self.config)) as chunks:
+                async for chunk in chunks:
                     if (delta := answer.take(chunk)) is not None:
                         yield delta
-        except Exception as error:
-            raise _told(error) from error
+        except (errors.APIError, httpx2.HTTPError, *UNUSABLE) as error:
+            raise self._told(error) from error
         if (done := answer.done()) is not None:
             yield done
 
     async def health(self) -> None:
-        model = self.config.models[0].name
         try:
-            await self._client.aio.models.get(model=model)
-        except errors.APIError as error:
-            if error.code not in (404, 405, 501):  # a stand-in server may not describe its models
-                raise _told(error) from error
-        except Exception as error:
-            raise _told(error) from error
+            await self._client.aio.models.get(model=self.config.models[0].name)
+        except (errors.APIError, httpx2.HTTPError, *UNUSABLE) as error:
+            if not isinstance(error, errors.APIError) or error.code not in (404, 405, 501):
+                raise self._told(error) from error  # but a stand-in server may not describe its models
 
     async def close(self) -> None:
-        await self._client.aio.aclose()
+        await self._http.aclose()
+        self._client.close()
+
+    def _options(self, name: str) -> JsonObject:
+        return next((model.options for model in self.config.models if model.name == name), {})
+
+    def _told(self, error: Exception) -> BullpenError:
+        """What a failure means to the mesh."""
+        if isinstance(error, httpx2.HTTPError):
+            return unreachable(place(self._url) if self._url else "the Gemini API", error)
+        if isinstance(error, errors.APIError) and isinstance(error.code, int):
+            return from_status(error.code, without(self._key, str(error.message or error)), _wait(error))
+        return garbage(without(self._key, str(error)))
 
 
 class _Answer:
@@ -99,8 +145,9 @@ class _Answer:
     def __init__(self, job: Job) -> None:
         self._size = SizeGuard(job.max_tokens)
         self._finish: FinishReason | None = None
-        self._usage: types.GenerateContentResponseUsageMetadata | None = None
+        self._usage = types.GenerateContentResponseUsageMetadata()
         self._calls: list[JsonObject] = []
+        self._tokens = 0
 
     def take(self, chunk: types.GenerateContentResponse) -> Delta | None:
         self._usage = chunk.usage_metadata or self._usage
@@ -109,97 +156,58 @@ class _Answer:
         if not chunk.candidates:
             return None
         candidate = chunk.candidates[0]
-        if candidate.finish_reason is not None and candidate.finish_reason.name not in CUT:
-            self._finish = FINISH.get(candidate.finish_reason.name, "content_filter")
+        if candidate.finish_reason is not None:
+            name = candidate.finish_reason.name
+            self._finish = "content_filter" if name in FILTERED else FINISH.get(name)
         parts = (candidate.content.parts or []) if candidate.content else []
-        self._calls += [_call(part.function_call) for part in parts if part.function_call]
-        text = "".join(part.text for part in parts if part.text and not part.thought)
-        return Delta(self._size.take(text), tokens=max(1, len(text) // 4)) if text else None
+        self._calls += [self._call(part) for part in parts if part.function_call]
+        text = self._size.take("".join(part.text for part in parts if part.text and not part.thought))
+        chances = _logprobs(candidate)
+        if not text and not chances:
+            return None
+        # Pieces are longer than a token here; how many it really were is told at the end.
+        count = len(chances) if len(chances) > 1 else -(-len(text) // CHARACTERS_PER_TOKEN)
+        self._tokens += count
+        return Delta(text, count, chances)
+
+    def _call(self, part: types.Part) -> JsonObject:
+        """A call as the mesh tells it. The model wants its signed thoughts back with the result, where it gave any."""
+        function = part.function_call or types.FunctionCall()
+        call = self._size.call(function.name or "", function.args or {}, function.id)
+        self._tokens += tokens_in(call)
+        if part.thought_signature:
+            signature = b64encode(part.thought_signature).decode()
+            call["extra_content"] = {"google": {"thought_signature": self._size.take(signature)}}
+        return call
 
     def done(self) -> Done | None:
-        """The end; None when the provider never said why it stopped. What it thought is billed as output."""
+        """The end; None when the provider never said why it stopped. What it thought is billed as output.
+
+        A server that tells no usage: then an estimate stands for the answer's tokens, and the prompt's are
+        unknown and counted as none.
+        """
         if self._finish is None:
             return None
-        usage = self._usage or types.GenerateContentResponseUsageMetadata()
-        completion = (usage.candidates_token_count or 0) + (usage.thoughts_token_count or 0)
+        usage = self._usage
+        completion = tokens(usage.candidates_token_count, self._tokens) + tokens(usage.thoughts_token_count, 0)
         finish: FinishReason = "tool_calls" if self._calls and self._finish == "stop" else self._finish
-        return Done(finish, usage.prompt_token_count or 0, completion, tuple(self._calls))
+        return Done(finish, tokens(usage.prompt_token_count, 0), completion, tuple(self._calls))
 
 
-def _generation(job: Job) -> types.GenerateContentConfig:
-    request = job.request
-    schema = (request.response_format or {}).get("json_schema", {}).get("schema")
-    wants_json = request.response_format is not None and request.response_format.get("type") != "text"
-    system = "\n\n".join(m.text for m in request.conversation if m.role in ("system", "developer"))
-    return types.GenerateContentConfig(
-        system_instruction=system or None,
-        temperature=request.temperature,
-        top_p=request.top_p,
-        max_output_tokens=job.max_tokens,
-        stop_sequences=list(request.stops) or None,
-        seed=request.seed,
-        response_mime_type="application/json" if wants_json else None,
-        response_json_schema=schema,
-        tools=[_tool(tool) for tool in request.tools or ()] or None,
-        automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
-    )
+def _logprobs(candidate: types.Candidate) -> tuple[float, ...]:
+    """One for each token, or their average as one, which comes to the same confidence."""
+    result = candidate.logprobs_result
+    chosen = [token.log_probability for token in (result.chosen_candidates or [] if result else [])]
+    told = chosen or [candidate.avg_logprobs]
+    return tuple(min(0.0, value) for value in told if value is not None)
 
 
-def _contents(job: Job) -> list[types.Content]:
-    messages = [m for m in job.request.conversation if m.role not in ("system", "developer")]
-    if job.prefix:
-        messages.append(ChatMessage(role="assistant", content=job.prefix))
-    return [types.Content(role=_role(message), parts=_parts(message)) for message in messages]
-
-
-def _role(message: ChatMessage) -> str:
-    return "model" if message.role == "assistant" else "user"
-
-
-def _parts(message: ChatMessage) -> list[types.Part]:
-    if message.role == "tool":
-        answer = types.FunctionResponse(name=message.name or message.tool_call_id, response={"result": message.text})
-        return [types.Part(function_response=answer)]
-    parts = [types.Part(text=message.text)] if message.text else []
-    for url in message.images:
-        mime_type, data = split_data_url(url)
-        parts.append(types.Part.model_validate({"inline_data": {"mime_type": mime_type, "data": data}}))
-    for call in message.tool_calls or ():
-        arguments = json.loads(call["function"]["arguments"] or "{}")
-        parts.append(types.Part(function_call=types.FunctionCall(name=call["function"]["name"], args=arguments)))
-    return parts
-
-
-def _tool(tool: JsonObject) -> types.Tool:
-    function = tool.get("function", {})
-    declaration = types.FunctionDeclaration(
-        name=function.get("name"),
-        description=function.get("description"),
-        parameters_json_schema=function.get("parameters"),
-    )
-    return types.Tool(function_declarations=[declaration])
-
-
-def _call(call: types.FunctionCall) -> JsonObject:
-    arguments = json.dumps(call.args or {})
-    return {"id": call.id or new_id(), "type": "function", "function": {"name": call.name, "arguments": arguments}}
-
-
-def _told(error: Exception) -> BullpenError:
-    """What an SDK failure means to the mesh. Cancellation is no `Exception` and passes by."""
-    match error:
-        case BullpenError():
-            return error
-        case errors.APIError():
-            headers = getattr(error.response, "headers", None) or {}
-            return from_status(error.code or 500, error.message or str(error), dict(headers))
-        case aiohttp.ClientConnectionError() | httpx.TransportError() | OSError():
-            return unreachable("the Gemini API", error)
-        case ValidationError() | ValueError() | KeyError() | TypeError() | aiohttp.ClientError():
-            return garbage(str(error))
-        case _:
-            return garbage(f"{type(error).__name__}: {error}")
-
-
-def _base_url(config: GeminiConfig) -> str | None:
-    return config.base_url or secret("GEMINI_BASE_URL")
+def _wait(error: errors.APIError) -> dict[str, str]:
+    """The headers of a refusal. Google says how long to wait in the body instead."""
+    headers = dict(getattr(error.response, "headers", None) or {})
+    try:
+        details: list[Any] = error.details["error"]["details"]
+        delays = [str(detail["retryDelay"]) for detail in details if "retryDelay" in detail]
+    except UNUSABLE:
+        delays = []
+    return {"retry-after": delays[0].removesuffix("s"), **headers} if delays else headers

