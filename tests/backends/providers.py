@@ -34,7 +34,7 @@ class Failure:
 class Provider:
     """One provider. `received` holds the bodies of the calls, `closed` is set when a caller hangs up early.
 
-    `sent` counts the characters of the answers.
+    `sent` counts the characters of the answers, `callers` are the far ends of the connections.
     """
 
     backend: ClassVar[str]
@@ -43,6 +43,7 @@ class Provider:
         self.received: list[Json] = []
         self.closed = asyncio.Event()
         self.sent = 0
+        self.callers: set[object] = set()
         self.failure = Failure()
         self._server: TestServer
 
@@ -75,6 +76,7 @@ class Provider:
         failure = self.failure
         body: Json = await request.json()
         self.received.append(body)
+        self.callers.add(request.transport and request.transport.get_extra_info("peername"))
         if failure.status:
             return web.Response(
                 status=failure.status, headers=failure.headers, text=failure.body or self.error(failure.status)

@@ -118,6 +118,15 @@ async def test_leaving_a_provider_that_is_faster_than_we_read(provider: Provider
     await eventually(provider.closed.is_set)
 
 
+async def test_no_question_goes_where_the_other_side_may_be_leaving(provider: Provider, backend: Backend[Any]) -> None:
+    """llama.cpp and uvicorn close kept connections when they like; nothing would ask again."""
+    if provider.backend == "ollama":
+        pytest.skip("its server keeps what it says it keeps")
+    for _ in range(3):
+        await backend.infer(job(backend))
+    assert len(provider.callers) == 3
+
+
 async def test_the_key_is_in_no_error(provider: Provider, backend: Backend[Any]) -> None:
     for status in (400, 401, 429, 500):
         for body in (provider.error(status).replace("no (", f"bad key {CANARY} ("), CANARY, f'["{CANARY}"]'):

@@ -32,6 +32,15 @@ def address(variable: str, configured: str | None) -> str | None:
     return url
 
 
+def is_plain(url: str | None) -> bool:
+    """Whether a server is spoken to without TLS, so that every call should get a connection of its own.
+
+    That costs next to nothing. Kept connections cost an answer now and then: llama.cpp and servers on uvicorn
+    close them just when the next question is on its way, and nothing asks again.
+    """
+    return url is not None and urlsplit(url).scheme == "http"
+
+
 def place(url: str) -> str:
     """An address as it is shown to people: without path, user or password."""
     parts = urlsplit(url)

@@ -15,7 +15,17 @@ from contracts import BullpenError, ErrorCode, FinishReason, JsonObject, ModelCa
 from contracts.settings import ConfigError
 from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, Report
 from workers.base.chat import CHARACTERS_PER_TOKEN, SizeGuard, tokens, tokens_in
-from workers.base.connection import CONNECT_TIMEOUT, QUICK, UNUSABLE, address, api_key, bounded, place, without
+from workers.base.connection import (
+    CONNECT_TIMEOUT,
+    QUICK,
+    UNUSABLE,
+    address,
+    api_key,
+    bounded,
+    is_plain,
+    place,
+    without,
+)
 from workers.base.patience import patiently
 from workers.base.provider_errors import from_status, garbage, unreachable
 from workers.gemini.question import contents_of, generation_of
@@ -51,7 +61,8 @@ class GeminiBackend(Backend[GeminiConfig]):
         self._key = api_key(KEY)
         self._url = address(URL, config.base_url)
         hooks: dict[str, list[Callable[..., Any]]] = {"request": [self._limit_silence], "response": [bounded]}
-        self._http = httpx2.AsyncClient(event_hooks=hooks, limits=httpx2.Limits(), follow_redirects=True)
+        limits = httpx2.Limits(max_keepalive_connections=0 if is_plain(self._url) else None)
+        self._http = httpx2.AsyncClient(event_hooks=hooks, limits=limits, follow_redirects=True)
         self._client = genai.Client(
             api_key=self._key or "none-needed",
             vertexai=False,

@@ -1,27 +1,37 @@
 """The official SDK against OpenAI, or against `base_url`. Always streamed: a closed stream stops the bill.
 
-The SDK's own retries are off, because asking again is the Manager's decision and costs money. The SDK reads
-answers trustingly; everything that is taken from one is therefore checked here.
+The SDK's own retries are off, because asking again is the Manager's decision and costs money.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Literal, cast
 
 import openai
 import structlog
-from openai.types import CompletionUsage, Model
+from openai.types import Model
 from openai.types.chat import ChatCompletionChunk
 from pydantic import Field
 
-from contracts import BullpenError, ErrorCode, FinishReason, JsonObject, ModelCard
+from contracts import BullpenError, ErrorCode, JsonObject, ModelCard
 from contracts.settings import ConfigError
 from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, ModelConfig, Report
-from workers.base.chat import SizeGuard, logprobs, openai_messages, tokens
-from workers.base.connection import CONNECT_TIMEOUT, QUICK, UNUSABLE, address, api_key, bounded, place, without
+from workers.base.chat import openai_messages, tokens
+from workers.base.connection import (
+    CONNECT_TIMEOUT,
+    QUICK,
+    UNUSABLE,
+    address,
+    api_key,
+    bounded,
+    is_plain,
+    place,
+    without,
+)
 from workers.base.patience import patiently
 from workers.base.provider_errors import from_status, garbage, unreachable
+from workers.openai.answer import Answer
 
 log = structlog.get_logger(__name__)
 
@@ -30,14 +40,6 @@ OWN_API = "api.openai.com"
 MOST_MODELS = 50
 WINDOWS = ("max_model_len", "context_length", "context_window", "n_ctx")
 """What servers call the context window in their list of models (vLLM; OpenRouter; Groq; llama.cpp)."""
-FINISH: dict[str, FinishReason] = {
-    "length": "length",
-    "tool_calls": "tool_calls",
-    "function_call": "tool_calls",
-    "content_filter": "content_filter",
-}
-CUT = {"error", "abort"}
-"""Endings that are failures, not answers (OpenRouter; vLLM and SGLang)."""
 
 
 class OpenAIConfig(BackendConfig):
@@ -64,11 +66,13 @@ class OpenAIBackend(Backend[OpenAIConfig]):
         self._url = address(URL, config.base_url)
         silence = max(config.first_token_timeout, config.next_token_timeout)
         timeout = openai.Timeout(silence + 1, connect=CONNECT_TIMEOUT)
+        once = {"Connection": "close"} if is_plain(self._url) else {}
         self._client = openai.AsyncOpenAI(
             api_key=self._key or "none-needed",
             base_url=self._url or f"https://{OWN_API}/v1",
             max_retries=0,
             timeout=timeout,
+            default_headers=once,
             http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [bounded]}),
         )
         self._models: tuple[ModelConfig, ...] = config.models
@@ -117,7 +121,7 @@ class OpenAIBackend(Backend[OpenAIConfig]):
         return tuple(model.card(local=self.config.local) for model in self._models)
 
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
-        answer, body = _Answer(job), self._body(job)
+        answer, body = Answer(job), self._body(job)
 
         async def ask() -> AsyncIterator[ChatCompletionChunk]:
             return cast("openai.AsyncStream[ChatCompletionChunk]", await self._client.chat.completions.create(**body))
@@ -189,61 +193,6 @@ class OpenAIBackend(Backend[OpenAIConfig]):
         if isinstance(error, openai.APIError) and (status := _status(error.body)) is not None:
             return from_status(status, text)
         return garbage(text)
-
-
-class _Answer:
-    """Gathers the pieces of one answer."""
-
-    def __init__(self, job: Job) -> None:
-        self._size = SizeGuard(job.max_tokens)
-        self._finish: FinishReason | None = None
-        self._usage: CompletionUsage | None = None
-        self._calls: dict[int, JsonObject] = {}
-        self._refused = False
-        self._tokens = 0
-
-    def take(self, chunk: ChatCompletionChunk) -> Delta | None:
-        self._usage = chunk.usage or self._usage
-        if not chunk.choices:
-            return None
-        choice = chunk.choices[0]
-        if choice.finish_reason and choice.finish_reason not in CUT:
-            self._finish = FINISH.get(choice.finish_reason, "stop")
-        for call in choice.delta.tool_calls or []:
-            self._add_call(call)
-        self._refused = self._refused or bool(choice.delta.refusal)
-        text = choice.delta.content or choice.delta.refusal
-        if not text:
-            return None
-        chances = logprobs(choice.logprobs.content) if choice.logprobs else ()
-        self._tokens += max(1, len(chances))
-        return Delta(self._size.take(text), max(1, len(chances)), chances)
-
-    def _add_call(self, call: Any) -> None:
-        """Tool calls come in pieces: the name first, then its arguments bit by bit."""
-        known = self._calls.setdefault(
-            call.index, {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
-        )
-        known["id"] = self._size.take(call.id or known["id"])
-        self._tokens += 1
-        if call.function is not None:
-            known["function"]["name"] += self._size.take(call.function.name or "")
-            known["function"]["arguments"] += self._size.take(call.function.arguments or "")
-
-    def done(self) -> Done | None:
-        """The end; None when the provider never said why it stopped.
-
-        Some servers tell no usage: then the pieces counted stand for the answer's tokens, and the prompt's
-        are unknown and counted as none.
-        """
-        if self._finish is None:
-            return None
-        calls = tuple(self._calls[index] for index in sorted(self._calls))
-        finish: FinishReason = "content_filter" if self._refused else self._finish
-        if calls and finish == "stop":
-            finish = "tool_calls"
-        prompt = tokens(getattr(self._usage, "prompt_tokens", None), 0)
-        return Done(finish, prompt, tokens(getattr(self._usage, "completion_tokens", None), self._tokens), calls)
 
 
 def _described(model: Model) -> ModelConfig:

@@ -1,0 +1,75 @@
+"""An answer, gathered from its chunks.
+
+The SDK reads them trustingly: whatever a server puts in a field is in the field. So everything is checked here.
+"""
+
+from typing import Any
+
+from openai.types import CompletionUsage
+from openai.types.chat import ChatCompletionChunk
+
+from contracts import FinishReason, JsonObject
+from workers.base import Delta, Done, Job
+from workers.base.chat import SizeGuard, logprobs, tokens
+
+FINISH: dict[str, FinishReason] = {
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+}
+CUT = {"error", "abort"}
+"""Endings that are failures, not answers (OpenRouter; vLLM and SGLang)."""
+
+
+class Answer:
+    def __init__(self, job: Job) -> None:
+        self._size = SizeGuard(job.max_tokens)
+        self._finish: FinishReason | None = None
+        self._usage: CompletionUsage | None = None
+        self._calls: dict[int, JsonObject] = {}
+        self._refused = False
+        self._tokens = 0
+
+    def take(self, chunk: ChatCompletionChunk) -> Delta | None:
+        self._usage = chunk.usage or self._usage
+        if not chunk.choices:
+            return None
+        choice = chunk.choices[0]
+        if choice.finish_reason and choice.finish_reason not in CUT:
+            self._finish = FINISH.get(choice.finish_reason, "stop")
+        for call in choice.delta.tool_calls or []:
+            self._add_call(call)
+        self._refused = self._refused or bool(choice.delta.refusal)
+        text = choice.delta.content or choice.delta.refusal
+        if not text:
+            return None
+        chances = logprobs(choice.logprobs.content) if choice.logprobs else ()
+        self._tokens += max(1, len(chances))
+        return Delta(self._size.take(text), max(1, len(chances)), chances)
+
+    def _add_call(self, call: Any) -> None:
+        """Tool calls come in pieces: the name first, then its arguments bit by bit."""
+        known = self._calls.setdefault(
+            call.index, {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
+        )
+        known["id"] = self._size.take(call.id or known["id"])
+        self._tokens += 1
+        if call.function is not None:
+            known["function"]["name"] += self._size.take(call.function.name or "")
+            known["function"]["arguments"] += self._size.take(call.function.arguments or "")
+
+    def done(self) -> Done | None:
+        """The end; None when the provider never said why it stopped.
+
+        Some servers tell no usage: then the pieces counted stand for the answer's tokens, and the prompt's
+        are unknown and counted as none.
+        """
+        if self._finish is None:
+            return None
+        calls = tuple(self._calls[index] for index in sorted(self._calls))
+        finish: FinishReason = "content_filter" if self._refused else self._finish
+        if calls and finish == "stop":
+            finish = "tool_calls"
+        prompt = tokens(getattr(self._usage, "prompt_tokens", None), 0)
+        return Done(finish, prompt, tokens(getattr(self._usage, "completion_tokens", None), self._tokens), calls)
