@@ -14,8 +14,9 @@ from contracts import BullpenError, ErrorCode, InferenceRequest
 from contracts.settings import ConfigError
 from tests.backends.providers import PROVIDERS, WORDS, Failure, Json, Provider, configured
 from tests.support import eventually
-from workers.base import Backend, Delta, Done, Job, connection
+from workers.base import Backend, BackendConfig, Delta, Done, Job, connection
 from workers.base.discovery import discover
+from workers.base.patience import patiently
 
 CANARY = "sk-planted-canary"
 MIB = 1 << 20
@@ -25,7 +26,8 @@ NOTHING = {
     "ollama": '{"message":{"role":"assistant","content":""},"done":false}\n',
 }
 BAD_ADDRESSES = ("http://[", "http://host:port", "http://127.0.0.1:0", "http://127.0.0.1:9")
-HOSTILE: tuple[Any, ...] = (None, -1, 1 << 70, 1e400, True, "\0", "\ud800", [], [None], {}, {"a": [1]})
+NUMBERS = (-1, 1 << 70, 1e400, -1e400, float("nan"), True)
+HOSTILE: tuple[Any, ...] = (None, *NUMBERS, "\0", "\ud800", [], [None], {}, {"a": [1]})
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +127,42 @@ async def test_no_question_goes_where_the_other_side_may_be_leaving(provider: Pr
     for _ in range(3):
         await backend.infer(job(backend))
     assert len(provider.callers) == 3
+
+
+async def test_a_stream_that_waits_for_us_is_closed_before_we_have_left() -> None:
+    """Not sometime later, when somebody collects the garbage."""
+    closed = False
+
+    async def endless() -> AsyncIterator[int]:
+        nonlocal closed
+        try:
+            while True:
+                yield 1
+        finally:
+            closed = True
+
+    stream = endless()  # held, so that no collector can help
+
+    async def ask() -> AsyncIterator[int]:
+        return stream
+
+    async with aclosing(patiently(ask, BackendConfig())) as pieces:
+        await anext(pieces)
+    assert closed
+
+
+async def test_nonsense_in_the_middle_ends_the_call_at_once(
+    provider: Provider, backend: Backend[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some SDKs raise and leave the connection to the garbage collector: the provider writes on, and bills."""
+    first, second, *_ = type(provider).pieces(provider, {})
+    nonsense = rewritten_one(1, second, lambda _, told: told.update(dict.fromkeys(told, 7)))
+    monkeypatch.setattr(provider, "pieces", lambda _: [first, nonsense, second])
+    provider.failure = Failure(hang_after=2)
+    with pytest.raises(BullpenError, match="unusable") as caught:
+        await backend.infer(job(backend))
+    await eventually(provider.closed.is_set, timeout=2)
+    assert caught.value.__cause__ is not None  # whoever holds the error holds the SDK's frames
 
 
 async def test_the_key_is_in_no_error(provider: Provider, backend: Backend[Any]) -> None:

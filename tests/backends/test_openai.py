@@ -97,7 +97,7 @@ async def test_openai_needs_a_key_in_every_region(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("OPENAI_API_KEY")
     for url in (None, "https://api.openai.com/v1", "https://eu.api.openai.com/v1"):
         told = await OpenAIBackend.available(OpenAIConfig(base_url=url))
-        assert not told.available
+        assert (told.available, told.reason) == (False, "no key and no server")
         assert "OPENAI_API_KEY" in told.cure
 
 
@@ -262,6 +262,9 @@ async def test_an_error_in_the_middle_says_what_to_do(
 # A real server
 
 
+WINDOW = 8192
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def real() -> AsyncIterator[OpenAIBackend]:
     xx = pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: pip install 'bullpen[local]'")
@@ -272,7 +275,7 @@ async def real() -> AsyncIterator[OpenAIBackend]:
     params.model.path = str(next(Path(spec.origin).parent.glob("*.gguf")))
     params.model_alias = {"smollm2"}
     params.n_parallel = 1
-    params.n_ctx = 1024
+    params.n_ctx = WINDOW
     params.cpuparams.n_threads = 1  # they spin while they wait, and this machine has others
     params.cache_ram_mib = 0
     params.verbosity = -1
@@ -292,7 +295,7 @@ def asks_it(test: Any) -> Any:
 @asks_it
 async def test_a_real_server_answers(real: OpenAIBackend) -> None:
     (card,) = real.models()
-    assert (card.model_id, card.context_window, card.local) == ("smollm2", 1024, True)
+    assert (card.model_id, card.context_window, card.local) == ("smollm2", WINDOW, True)
     system = {"system": "You answer questions with short facts."}
     *deltas, done = [piece async for piece in real.stream(job(real, context=system))]
     assert "Paris" in "".join(piece.text for piece in deltas if isinstance(piece, Delta))

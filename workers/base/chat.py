@@ -75,10 +75,9 @@ def tokens(told: object, otherwise: int) -> int:
     return told if isinstance(told, int) and 0 < told < 1 << 31 else otherwise
 
 
-def logprobs(told: Iterable[Any] | None) -> tuple[float, ...]:
+def logprobs(told: Iterable[object]) -> tuple[float, ...]:
     """The log-probabilities of tokens, as far as they are any."""
-    values = (getattr(token, "logprob", None) for token in told or ())
-    return tuple(min(0.0, value) for value in values if isinstance(value, int | float) and isfinite(value))
+    return tuple(min(0.0, value) for value in told if isinstance(value, int | float) and isfinite(value))
 
 
 class SizeGuard:

@@ -1,5 +1,7 @@
 """What every connection to a provider needs: an address and a key that can be used, and an end to what comes back."""
 
+from contextlib import suppress
+from contextvars import ContextVar
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,6 +17,10 @@ MAX_BODY = 128 << 20
 
 UNUSABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 """What client libraries raise when an answer has not the form of one."""
+
+
+opened: ContextVar[list[Any]] = ContextVar("opened")
+"""The responses that a task opened, so that it can close them whatever an SDK does with them."""
 
 
 def address(variable: str, configured: str | None) -> str | None:
@@ -66,6 +72,8 @@ async def bounded(response: Any) -> None:
     It counts what arrives after decompression. Works for httpx and for its successor httpx2, which the SDKs
     are about to change to.
     """
+    with suppress(LookupError):
+        opened.get().append(response)
     read = response.aiter_bytes
 
     async def limited(*how: Any) -> Any:

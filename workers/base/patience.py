@@ -9,10 +9,11 @@ task asks the question, so that a provider that takes a question and never answe
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from contracts import BullpenError, ErrorCode
 from workers.base.config import BackendConfig
+from workers.base.connection import opened
 
 T = TypeVar("T")
 Ask = Callable[[], Awaitable[AsyncIterator[T]]]
@@ -48,23 +49,27 @@ async def patiently(ask: Ask[T], config: BackendConfig) -> AsyncGenerator[T, Non
 
 async def _read(ask: Ask[T], read: "asyncio.Queue[T | _End]") -> None:
     error: Exception | None = None
+    responses: list[Any] = []
+    opened.set(responses)
     try:
-        pieces = await ask()
-        try:
-            async for piece in pieces:
-                await read.put(piece)
-        finally:
-            await _close(pieces)
+        await _pour(ask, read)
     except Exception as raised:
         error = raised
+    finally:
+        for response in responses:  # an SDK that choked on one may have left it to the garbage collector
+            await response.aclose()
     await read.put(_End(error))
 
 
-async def _close(pieces: object) -> None:
-    """Lets go of a stream that was left while it waited for us, not for the network."""
-    close = getattr(pieces, "aclose", None)
-    if close is not None:
-        await close()
+async def _pour(ask: Ask[T], read: "asyncio.Queue[T | _End]") -> None:
+    pieces = await ask()
+    try:
+        async for piece in pieces:
+            await read.put(piece)
+    finally:
+        close = getattr(pieces, "aclose", None)
+        if close is not None:
+            await close()
 
 
 async def _next(read: "asyncio.Queue[T]", seconds: float, stage: str) -> T:

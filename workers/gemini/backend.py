@@ -14,7 +14,7 @@ from pydantic import Field
 from contracts import BullpenError, ErrorCode, FinishReason, JsonObject, ModelCard
 from contracts.settings import ConfigError
 from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, Report
-from workers.base.chat import CHARACTERS_PER_TOKEN, SizeGuard, tokens, tokens_in
+from workers.base.chat import CHARACTERS_PER_TOKEN, SizeGuard, logprobs, tokens, tokens_in
 from workers.base.connection import (
     CONNECT_TIMEOUT,
     QUICK,
@@ -188,7 +188,7 @@ class _Answer:
         self._tokens += tokens_in(call)
         if part.thought_signature:
             signature = b64encode(part.thought_signature).decode()
-            call["extra_content"] = {"google": {"thought_signature": self._size.take(signature)}}
+            call["extra_content"] = {"google": {"thought_signature": signature}}
         return call
 
     def done(self) -> Done | None:
@@ -209,8 +209,7 @@ def _logprobs(candidate: types.Candidate) -> tuple[float, ...]:
     """One for each token, or their average as one, which comes to the same confidence."""
     result = candidate.logprobs_result
     chosen = [token.log_probability for token in (result.chosen_candidates or [] if result else [])]
-    told = chosen or [candidate.avg_logprobs]
-    return tuple(min(0.0, value) for value in told if value is not None)
+    return logprobs(chosen or [candidate.avg_logprobs])
 
 
 def _wait(error: errors.APIError) -> dict[str, str]:

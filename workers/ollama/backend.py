@@ -211,7 +211,7 @@ class _Answer:
             self._tokens += tokens_in(self._calls[-1])
         if not chunk.message.content:
             return None
-        chances = logprobs(chunk.logprobs)
+        chances = logprobs(token.logprob for token in chunk.logprobs or ())
         self._tokens += max(1, len(chances))
         return Delta(self._size.take(chunk.message.content), max(1, len(chances)), chances)
 

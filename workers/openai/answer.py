@@ -44,7 +44,8 @@ class Answer:
         text = choice.delta.content or choice.delta.refusal
         if not text:
             return None
-        chances = logprobs(choice.logprobs.content) if choice.logprobs else ()
+        told = choice.logprobs.content if choice.logprobs else None
+        chances = logprobs(token.logprob for token in told or ())
         self._tokens += max(1, len(chances))
         return Delta(self._size.take(text), max(1, len(chances)), chances)
 
@@ -53,7 +54,8 @@ class Answer:
         known = self._calls.setdefault(
             call.index, {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
         )
-        known["id"] = self._size.take(call.id or known["id"])
+        if call.id and call.id != known["id"]:
+            known["id"] = self._size.take(call.id)
         self._tokens += 1
         if call.function is not None:
             known["function"]["name"] += self._size.take(call.function.name or "")
