@@ -267,6 +267,7 @@ class Bus:
             max_reconnect_attempts=1,
             reconnect_time_wait=0,
             connect_timeout=CONNECT_TIMEOUT,
+            inbox_prefix=settings.inbox_prefix,  # also for what JetStream answers: it is nobody else's business
             ping_interval=PING_INTERVAL,
             max_outstanding_pings=2,
             pending_size=PENDING_BYTES,

@@ -1,0 +1,11 @@
+#!/bin/sh
+# Writes what each image installs, `base.lock` and one lock per backend that needs more, after pyproject.toml changed.
+# Versions are those of ../requirements.lock, so that a container runs what the tests ran. Needs `uv`.
+set -eu
+cd "$(dirname "$0")/.."
+lock() { # NAME [EXTRA]
+  uv pip compile pyproject.toml ${2:+--extra "$2"} --constraint requirements.lock --universal --python-version 3.11 \
+    --generate-hashes --no-header --no-annotate --quiet --output-file "requirements/$1.lock"
+}
+lock base
+for extra in local ollama openai gemini; do lock "$extra" "$extra"; done

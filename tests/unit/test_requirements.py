@@ -1,0 +1,82 @@
+"""What the images install: what the tests ran, checked by hash, from wherever the reader's pip looks."""
+
+import ast
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+WHOLE = ROOT / "requirements.lock"
+IMAGES = sorted((ROOT / "requirements").glob("*.lock"))
+DOCKERFILES = sorted([*ROOT.glob("*/Dockerfile"), *ROOT.glob("workers/*/Dockerfile")])
+
+
+@pytest.mark.parametrize("lock", IMAGES, ids=lambda path: path.stem)
+def test_the_images_pin_what_the_whole_lock_pins(lock: Path) -> None:
+    """One version of everything: a container runs what the tests ran."""
+    assert _pins(lock)
+    assert _pins(lock) <= _pins(WHOLE)
+
+
+@pytest.mark.parametrize("lock", [WHOLE, *IMAGES], ids=lambda path: path.stem)
+def test_locks_have_hashes_and_no_addresses(lock: Path) -> None:
+    text = lock.read_text()
+    assert "://" not in text
+    assert "--index-url" not in text
+    pins = [part for part in text.replace("\\\n", "").splitlines() if part and not part.startswith("#")]
+    assert [pin for pin in pins if "--hash=sha256:" not in pin] == []
+
+
+@pytest.mark.parametrize("lock", IMAGES, ids=lambda path: path.stem)
+def test_an_image_installs_no_other_backends_package(lock: Path) -> None:
+    base = _names(ROOT / "requirements" / "base.lock")
+    own = {"ollama": "ollama", "openai": "openai", "gemini": "google-genai", "local": "xllamacpp"}
+    assert base <= _names(lock)
+    assert _names(lock) & set(own.values()) <= {own.get(lock.stem, "")}
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.parent.name)
+def test_every_dockerfile_installs_by_hash_from_a_lock_that_is_there(dockerfile: Path) -> None:
+    lines = dockerfile.read_text().splitlines()
+    copied = [line.split()[1] for line in lines if line.startswith("COPY requirements/")]
+    assert len(copied) == 1
+    assert (ROOT / copied[0]).is_file()
+    installs = [line for line in lines if "pip install" in line]
+    assert installs
+    assert all("--no-deps" in line and "--require-hashes" in line for line in installs)
+    assert "USER 10001:10001" in lines
+    assert 'ENTRYPOINT ["python", "-m", "bullpen"]' in lines
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.parent.name)
+def test_an_image_installs_whatever_its_code_imports(dockerfile: Path) -> None:
+    """Also what comes along only by chance where every backend is installed."""
+    lock = next(
+        line.split()[1] for line in dockerfile.read_text().splitlines() if line.startswith("COPY requirements/")
+    )
+    installed = {name.replace("-", "_") for name in _names(ROOT / lock)}
+    folders = [ROOT / "contracts", ROOT / "bus", ROOT / "workers" / "base", dockerfile.parent]
+    assert {module: names for module, names in _foreign_imports(folders).items() if not names & installed} == {}
+
+
+def _foreign_imports(folders: list[Path]) -> dict[str, set[str]]:
+    """The modules of others that the code imports, with the distributions they may come from."""
+    nodes = [
+        node for folder in folders for path in folder.glob("*.py") for node in ast.walk(ast.parse(path.read_text()))
+    ]
+    modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    modules |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    ours = {path.parent.name for path in ROOT.glob("*/__init__.py")} | {"workers"}
+    come_from = packages_distributions()
+    tops = {module.partition(".")[0] for module in modules} - ours - set(sys.stdlib_module_names)
+    return {top: {name.lower().replace("-", "_") for name in come_from.get(top, ())} for top in tops}
+
+
+def _pins(lock: Path) -> set[str]:
+    return {line.split()[0] for line in lock.read_text().splitlines() if "==" in line and not line.startswith(" ")}
+
+
+def _names(lock: Path) -> set[str]:
+    return {pin.partition("==")[0] for pin in _pins(lock)}
