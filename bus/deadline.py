@@ -1,17 +1,34 @@
-"""The deadline as it travels: absolute, in unix milliseconds, so that a message that waited knows its age."""
+"""The deadline as it travels: absolute, in unix milliseconds, so that a message that waited knows its age.
+
+Hosts' clocks differ. A deadline that disagrees with the request's own `deadline_ms` by no more than clocks may
+is taken for a fresh one; a Manager writes it in the clock of the worker it sends to.
+"""
 
 from collections.abc import Mapping
 from time import time
 
+from contracts import InferenceRequest
 from contracts.headers import DEADLINE
 
+CLOCKS_MAY_DIFFER = 5.0
+"""Seconds."""
 
-def seconds_left(headers: Mapping[str, str], deadline_ms: int) -> float:
-    """Until the deadline in the headers if there is one, else the request's own; negative when it has passed."""
+
+def seconds_left(headers: Mapping[str, str], request: InferenceRequest, *, own_clock: bool = False) -> float:
+    """Until the deadline in the headers if there is one, else the request's own; negative when it has passed.
+
+    `own_clock`: whoever wrote the header knew this host's clock.
+    """
+    allowed = request.deadline_ms / 1000
     deadline = headers.get(DEADLINE, "")
-    return int(deadline) / 1000 - time() if deadline.isdigit() else deadline_ms / 1000
+    if not deadline.isdigit():
+        return allowed
+    left = int(deadline) / 1000 - time()
+    if own_clock or "deadline_ms" not in request.model_fields_set:
+        return left
+    return allowed if abs(left - allowed) <= CLOCKS_MAY_DIFFER else min(left, allowed)
 
 
-def header(seconds: float) -> str:
-    """The header's value for a deadline in so many seconds."""
-    return str(round((time() + seconds) * 1000))
+def header(seconds: float, offset: float = 0.0) -> str:
+    """The header's value for a deadline in so many seconds, in a clock that is `offset` seconds ahead of ours."""
+    return str(round((time() + seconds + offset) * 1000))

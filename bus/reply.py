@@ -2,11 +2,19 @@
 
 Both who answer callers use it, the Manager and a worker asked directly, so that both keep the same
 promises: never silence, never two answers, an answer that is too large becomes an error that says so.
+
+Each piece of a stream names an inbox of ours as its reply subject. Nobody answers there but the server: it says
+"no responders" when the reader's inbox is gone, and then the work can stop. A message without a reply subject
+would vanish without a word.
 """
+
+import asyncio
+from collections.abc import Callable
 
 import structlog
 
-from bus.connection import Bus, Headers
+from bus.connection import Bus, Headers, Message
+from bus.inbox import Listener
 from contracts import (
     AttemptSummary,
     BullpenError,
@@ -26,7 +34,16 @@ log = structlog.get_logger(__name__)
 class Reply:
     """Where one request's answer goes: its reply subject, or `result.<task_id>` when it has none."""
 
-    def __init__(self, bus: Bus, subject: str, task_id: str, request_id: str, *, streaming: bool) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        subject: str,
+        task_id: str,
+        request_id: str,
+        *,
+        streaming: bool,
+        on_abandoned: Callable[[], None] | None = None,
+    ) -> None:
         self._bus = bus
         self._subject = subject or result(task_id)
         self._task_id = task_id
@@ -37,19 +54,28 @@ class Reply:
         """The text the caller has so far (streams only)."""
         self.finished = False
         self.was_resumed = False
+        self.first_chunk_at: float | None = None
+        """When the first piece was passed on (loop's clock, seconds)."""
+        self.abandoned = asyncio.Event()
+        """Set when the server said that nobody reads this stream any more. Pieces are then kept back."""
+        self.on_abandoned = on_abandoned
+        """Called once, at the same moment; it must not block."""
+        self._echo: Listener[Message] | None = None
 
     @property
     def streaming(self) -> bool:
         return self._streaming
 
-    async def chunk(self, delta: str) -> None:
-        """Passes a piece on, when the caller wants pieces."""
+    async def chunk(self, delta: str, tokens: int | None = None) -> None:
+        """Passes a piece on, when the caller wants pieces. `tokens`: those of the answer so far, if known."""
         if not self._streaming or self.finished or not delta:
             return
-        chunk = Chunk(task_id=self._task_id, seq=self._seq, delta=delta)
+        chunk = Chunk(task_id=self._task_id, seq=self._seq, delta=delta, tokens=tokens)
         self._seq += 1
         self.delivered += delta
-        await self._bus.publish(self._subject, chunk.to_bytes(), headers=self._headers())
+        if self.first_chunk_at is None:
+            self.first_chunk_at = asyncio.get_running_loop().time()
+        await self._pass_on(chunk)
 
     async def resumed(self, from_worker: str, to_worker: str, *, continued: bool) -> None:
         """Tells a streaming caller that another worker goes on."""
@@ -66,7 +92,7 @@ class Reply:
         self.was_resumed = True
         if not continued:
             self.delivered = ""
-        await self._bus.publish(self._subject, event.to_bytes(), headers=self._headers())
+        await self._pass_on(event)
 
     async def response(self, response: InferenceResponse) -> BullpenError | None:
         """The answer. One that is larger than the server takes is told as an error, which is returned."""
@@ -92,9 +118,31 @@ class Reply:
             log.error("second_answer_withheld", task_id=self._task_id, request_id=self._request_id)
             return
         self.finished = True
+        self._close_echo()
         await self._bus.publish(self._subject, body, headers=headers)
         if self._streaming:
             await self._bus.publish(self._subject, b"")  # ADR-47: the stream ends with an empty message
+
+    async def _pass_on(self, piece: Chunk | Resumed) -> None:
+        if self.abandoned.is_set():
+            return
+        if self._echo is None:
+            self._echo = self._bus.listen(self._heard)
+        await self._bus.publish(self._subject, piece.to_bytes(), reply=self._echo.subject, headers=self._headers())
+
+    def _heard(self, message: Message) -> None:
+        if not message.no_responders:
+            return  # a reader who answers to pieces: nobody waits for that
+        self._close_echo()
+        log.info("reader_gone", task_id=self._task_id, request_id=self._request_id, chunks=self._seq)
+        self.abandoned.set()
+        if self.on_abandoned is not None:
+            self.on_abandoned()
+
+    def _close_echo(self) -> None:
+        if self._echo is not None:
+            self._echo.close()
+            self._echo = None
 
     def _headers(self) -> Headers:
         return {CONTENT_TYPE: JSON, TASK: task_header(self._task_id)}

@@ -26,6 +26,8 @@ class Progress(OpenModel):
     type: Literal["progress"] = "progress"
     tokens: int
     phase: Phase
+    moved: int | None = None
+    """Grows with every sign of progress, also while the prompt is read. None: only `tokens` and `phase` tell."""
 
 
 class Go(OpenModel):
@@ -47,15 +49,33 @@ class CancelRequest(StrictModel):
     task_id: Annotated[str, Field(min_length=1, max_length=128)]
 
 
-class ControlRequest(OpenModel):
-    """`worker.control.<worker_id>`."""
+class StatusRequest(OpenModel):
+    """`infer.status`: who has this task?"""
 
-    op: Literal["status", "drain", "resume", "swap", "reload", "cancel"]
+    task_id: str | None = None
+    request_id: str | None = None
+
+
+class StatusReply(OpenModel):
+    """From the Manager that has it."""
+
+    manager_id: str
+    task_id: str
+    request_id: str
+    state: Literal["waiting", "running"]
+
+
+class ControlRequest(OpenModel):
+    """`worker.control.<worker_id>`, and `manager.control.<manager_id>` for `status`, `drain` and `resume`."""
+
+    op: Literal["status", "drain", "resume", "swap", "reload", "cancel", "superseded"]
     model: str | None = None
     """For `swap`: the model to serve next."""
     request_id: str | None = None
     """For `cancel`: which request, with `attempt`."""
     attempt: int | None = None
+    epoch: str | None = None
+    """For `superseded`: the incarnation that has this id now; an older one leaves."""
 
 
 class ControlReply(OpenModel):
@@ -65,3 +85,14 @@ class ControlReply(OpenModel):
     worker_id: str
     message: str = ""
     heartbeat: Heartbeat | None = None
+
+
+class ManagerReply(OpenModel):
+    """What a Manager answers to a control request."""
+
+    ok: bool
+    manager_id: str
+    message: str = ""
+    state: Literal["ready", "draining"]
+    inflight: int
+    waiting: int

@@ -11,7 +11,8 @@ from pydantic import Field
 
 from contracts.base import Money, OpenModel
 
-Capability = Literal["chat", "stream", "tools", "vision", "json", "logprobs", "embed"]
+Capability = Literal["chat", "stream", "tools", "vision", "json", "logprobs", "embed", "prefill"]
+"""`prefill`: can go on after a given start of the answer, so that another worker's stream goes on unbroken."""
 WorkerState = Literal["starting", "ready", "degraded", "draining", "stopped"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
@@ -97,6 +98,8 @@ class Heartbeat(OpenModel):
     seq: int
     interval_ms: int = 1000
     started_at: datetime
+    sent_at: int | None = None
+    """Unix milliseconds on the worker's own clock: how far it is from ours can be learned from this."""
     host: str = ""
     version: str = ""
     config_digest: str = ""

@@ -76,6 +76,8 @@ class Chunk(OpenModel):
     seq: int
     """0, 1, 2 … over the whole stream: never repeated, never skipped."""
     delta: str
+    tokens: int | None = None
+    """Worker to Manager: the tokens of the answer so far."""
 
 
 class Resumed(OpenModel):

@@ -18,11 +18,18 @@ from pydantic_core import core_schema
 
 import contracts as c
 
-READ: tuple[type[BaseModel], ...] = (c.InferenceRequest, c.CancelRequest, c.Feedback, c.ControlRequest, c.Heartbeat)
+READ: tuple[type[BaseModel], ...] = (
+    c.InferenceRequest,
+    c.CancelRequest,
+    c.Feedback,
+    c.ControlRequest,
+    c.StatusRequest,
+    c.Heartbeat,
+)
 """Sent by callers, tools, and workers in any language."""
 WRITTEN: tuple[type[BaseModel], ...] = (
     *(c.InferenceResponse, c.ErrorReply, c.Chunk, c.Resumed, c.FinalResponse),
-    *(c.ControlReply, c.Claim, c.Progress, c.Go),
+    *(c.ControlReply, c.ManagerReply, c.StatusReply, c.Claim, c.Progress, c.Go),
     *(c.RouteDecision, c.MeshMetrics, c.WorkerMetrics, c.ModelMetrics, c.TelemetryMetrics),
     *(c.ResponseRecord, c.AttemptRecord, c.WorkerEventRecord, c.FeedbackRecord),
 )

@@ -5,6 +5,8 @@ import re
 INFER_AUTO = "infer.auto"
 INFER_CANCEL = "infer.cancel"
 INFER_FEEDBACK = "infer.feedback"
+INFER_STATUS = "infer.status"
+"""Who has this task? Only the Manager that holds it answers, so silence means: nobody, ask again."""
 INFER_ANY_WORKER = "infer.*.w.*"
 INFER_QUEUE = "q"
 """The queue group of everybody who shares `infer.*` work; `nats reply` needs `-q q` to join it."""
@@ -57,6 +59,10 @@ def infer_worker(backend: str, worker_id: str) -> str:
 
 def worker_control(worker_id: str) -> str:
     return f"worker.control.{_checked(worker_id)}"
+
+
+def manager_control(manager_id: str) -> str:
+    return f"manager.control.{_checked(manager_id)}"
 
 
 def result(task_id: str) -> str:

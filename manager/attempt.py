@@ -1,10 +1,11 @@
 """One try at one worker: what we heard of it, and until when silence is still fine. Pure.
 
 An attempt is *not started* until its worker claims it, *uncertain* when it was claimed and then fell
-silent, and over when an answer, an error or our patience ends it.
+silent, and over when an answer, an error or our patience ends it. What its worker still says after we gave
+up on it, how much it used or an answer that came too late, is for the books.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 
@@ -68,19 +69,49 @@ class Ending:
         return cls(outcome, error, reply.usage or PartialUsage())
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The start of an answer that the caller has already: what comes next has to go on after it."""
+
+    text: str = ""
+    tokens: int = 0
+
+
 class Attempt:
-    def __init__(self, number: int, choice: Choice, now: float, created_at: datetime, prompt_tokens: int) -> None:
+    def __init__(
+        self,
+        number: int,
+        choice: Choice,
+        now: float,
+        created_at: datetime,
+        prompt_tokens: int,
+        *,
+        start: Start = Start(),
+        probe: bool = False,
+    ) -> None:
         self.number = number
         self.choice = choice
         self.epoch = choice.member.heartbeat.epoch
         self.sent = now
         self.created_at = created_at
+        self.start = start
+        self.probe = probe
+        """It decides whether the worker's breaker closes again."""
         self.claimed = False
         self.phase: Phase = "queued"
         self.tokens = 0
+        self.heard = now
+        """When the worker last said anything about it."""
         self.ended: Ending | FinalResponse | None = None
         self.ended_at = now
+        self.said_all = False
+        """The worker will say no more about it: it told how it ended, or it is gone."""
+        self.missed_piece = False
+        """A part of its stream was lost on the way to us."""
+        self._pieces = 0
+        self._late: FinalResponse | None = None
         self._moved = now
+        self._moves = 0
         self._prompt_tokens = prompt_tokens
 
     @property
@@ -102,20 +133,29 @@ class Attempt:
         return Outcome.OK if isinstance(self.ended, FinalResponse) else self.ended.outcome
 
     @property
+    def paid(self) -> bool:
+        return not self.choice.card.local
+
+    @property
     def error(self) -> BullpenError | None:
         return self.ended.error if isinstance(self.ended, Ending) else None
 
     def hear(self, event: Claim | Progress | Chunk, now: float) -> None:
         """A sign of life that moved something restarts our patience; one that did not, does not."""
+        self.heard = now
         if isinstance(event, Chunk):
             self.claimed, self.phase, self._moved = True, "decode", now
-            self.tokens += 1
+            self.missed_piece = self.missed_piece or event.seq != self._pieces
+            self._pieces += 1
+            self.tokens = self.tokens + 1 if event.tokens is None else event.tokens
         elif isinstance(event, Claim):
             self.claimed = True
             self._moved = now
         else:
-            if event.tokens > self.tokens or event.phase != self.phase:
+            moves = event.moved or 0
+            if event.tokens > self.tokens or event.phase != self.phase or moves > self._moves:
                 self._moved = now
+            self._moves = max(self._moves, moves)
             self.claimed, self.phase, self.tokens = True, event.phase, max(self.tokens, event.tokens)
 
     def wait_again(self, now: float) -> None:
@@ -138,17 +178,33 @@ class Attempt:
             return Ending(Outcome.REFUSED, error)
         stage = "between tokens" if self.phase == "decode" else "before the first token"
         error = BullpenError(ErrorCode.UPSTREAM_ERROR, f"{self.worker_id} stalled {stage}")
-        return Ending(Outcome.UNCERTAIN, error, self._seen())
+        return Ending(Outcome.UNCERTAIN, error, self.seen)
 
-    def lost(self, why: str) -> Ending:
-        """The worker went away."""
+    def lost(self, why: str, *, died: bool) -> Ending:
+        """The worker went away; `died`: its process ended, it did not only fall silent."""
         error = BullpenError(ErrorCode.NO_WORKER, f"{self.worker_id} went away ({why})")
         started = self.claimed and self.phase != "queued"
-        return Ending(Outcome.UNCERTAIN, error, self._seen(), died=started or not self.claimed)
+        return Ending(Outcome.UNCERTAIN, error, self.seen, died=died and (started or not self.claimed))
 
-    def end(self, ending: Ending | FinalResponse, now: float) -> None:
-        self.ended = ending
-        self.ended_at = now
+    def end(self, ending: Ending | FinalResponse, now: float, *, said_all: bool) -> None:
+        """`said_all`: the worker itself told the end, or can tell nothing any more."""
+        self.ended, self.ended_at, self.said_all = ending, now, said_all
+
+    def hear_afterwards(self, event: object) -> None:
+        """What the worker says after we gave up on it: how much it used, or an answer that nobody waits for."""
+        if not isinstance(self.ended, Ending) or self.said_all:
+            return
+        if isinstance(event, ErrorReply):
+            self.said_all = True
+            self.ended = replace(self.ended, usage=event.usage or self.ended.usage)
+        elif isinstance(event, FinalResponse):
+            self.said_all, self._late = True, event
+            hedged = self.ended.outcome is Outcome.HEDGED_LOSER
+            usage = PartialUsage(
+                prompt_tokens=event.prompt_tokens, completion_tokens=event.completion_tokens, cost_usd=event.cost_usd
+            )
+            outcome = Outcome.HEDGED_LOSER if hedged else Outcome.LATE_DISCARDED
+            self.ended = replace(self.ended, outcome=outcome, usage=usage)
 
     @property
     def cost(self) -> Decimal | None:
@@ -157,13 +213,15 @@ class Attempt:
             return self.ended.cost_usd
         if self.outcome is Outcome.REFUSED:
             return Decimal(0)
-        usage = self.ended.usage if self.ended else self._seen()
+        usage = self.ended.usage if self.ended else self.seen
         if usage.cost_usd is not None:
             return usage.cost_usd
         price = self.choice.card.price
         return price.cost(usage.prompt_tokens or self._prompt_tokens, usage.completion_tokens or 0) if price else None
 
-    def _seen(self) -> PartialUsage:
+    @property
+    def seen(self) -> PartialUsage:
+        """What it used, as far as we know."""
         return PartialUsage(completion_tokens=self.tokens)
 
     def summary(self) -> AttemptSummary:
@@ -177,8 +235,8 @@ class Attempt:
 
     def record(self, request_id: str, task_id: str) -> AttemptRecord:
         """The row of the books."""
-        answer = self.ended if isinstance(self.ended, FinalResponse) else None
-        usage = self.ended.usage if isinstance(self.ended, Ending) else self._seen()
+        answer = self.ended if isinstance(self.ended, FinalResponse) else self._late
+        usage = self.ended.usage if isinstance(self.ended, Ending) else self.seen
         return AttemptRecord(
             request_id=request_id,
             attempt=self.number,

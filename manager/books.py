@@ -4,6 +4,7 @@ from bus.outbox import Outbox
 from bus.reply import internal_error
 from contracts import BullpenError, InferenceResponse, ResponseRecord
 from contracts.subjects import TELEMETRY_ATTEMPT, TELEMETRY_RESPONSE
+from manager.attempt import Attempt
 from manager.inflight import Inflight
 
 
@@ -24,6 +25,11 @@ class Books:
         for attempt in inflight.attempts:
             row = attempt.record(inflight.request_id, inflight.task_id)
             self._outbox.put(TELEMETRY_ATTEMPT, row, f"{inflight.request_id}/{attempt.number}")
+
+    def book_again(self, inflight: Inflight, attempt: Attempt) -> None:
+        """What an attempt turned out to have done, after it was booked as given up on."""
+        row = attempt.record(inflight.request_id, inflight.task_id)
+        self._outbox.put(TELEMETRY_ATTEMPT, row, f"{inflight.request_id}/{attempt.number}/late")
 
     def _answered(self, inflight: Inflight, response: InferenceResponse) -> ResponseRecord:
         winner = next(a for a in inflight.attempts if a.worker_id == response.worker_id)

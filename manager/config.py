@@ -9,6 +9,8 @@ from contracts.settings import ConfigModel
 
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 POLICIES: tuple[Policy, ...] = ("balanced", "cheapest", "fastest", "best", "local_only")
 
 DEFAULT_POLICIES: dict[Policy, Terms] = {
@@ -18,6 +20,29 @@ DEFAULT_POLICIES: dict[Policy, Terms] = {
     "best": Terms(cost=0.1, confidence=10.0, load=0.5, resources=0.1),
     "local_only": Terms(cost=0.5, confidence=1.0, load=1.0, resources=0.3),
 }
+
+
+class Retries(ConfigModel):
+    """How many requests may be given to a second worker after the first may have begun."""
+
+    share: Share = 0.1
+    """Of the requests, plus …"""
+    per_second: NotNegative = 10.0
+    """… so many every second, plus …"""
+    burst: NotNegative = 500.0
+    """… so many at once: what a whole worker may have running when it dies."""
+    duplicate_spend_share: Share = 0.05
+    """What may be spent twice on workers that send bills, of what was spent there in ten minutes, or at least …"""
+    duplicate_spend_floor_usd: NotNegative = 0.10
+
+
+class Hedging(ConfigModel):
+    """Asking a second, idle worker when the first is slower than nearly always."""
+
+    share: Share = 0.05
+    """At most so many of the requests; 0 switches it off."""
+    at_least: Annotated[int, Field(ge=1)] = 20
+    """Answers of a model that must have been seen before its usual time is known."""
 
 
 class ManagerConfig(ConfigModel):
@@ -30,6 +55,8 @@ class ManagerConfig(ConfigModel):
     max_waiting: Annotated[int, Field(ge=0)] = 1000
     max_attempts_local: Count = 3
     max_attempts_paid: Count = 2
+    retries: Retries = Retries()
+    hedging: Hedging = Hedging()
 
     @field_validator("policies")
     @classmethod

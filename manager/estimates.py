@@ -4,7 +4,8 @@ First honest form: moving averages by model, and a Beta-like mean of how well a 
 out, which starts in the middle so that a new model is neither banned nor trusted.
 """
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 
 from contracts import InferenceRequest, InferenceResponse
 
@@ -17,6 +18,9 @@ PRIOR_WEIGHT = 4.0
 PRIOR_QUALITY = 0.6
 MEMORY = 0.98
 """What an old answer still counts after each new one."""
+RECENT = 200
+"""Answers of which the usual time is taken."""
+SLOW = 0.95
 
 
 @dataclass(slots=True)
@@ -29,6 +33,13 @@ class ModelRecord:
     mean_ms: float | None = None
     answered: int = 0
     failed: int = 0
+    recent_ms: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+
+    @property
+    def slow_ms(self) -> float:
+        """Milliseconds that 95 of 100 of the last answers needed at most (p95); infinite when there are none."""
+        ordered = sorted(self.recent_ms)
+        return ordered[int(SLOW * len(ordered))] if ordered else float("inf")
 
     @property
     def quality(self) -> float:
@@ -53,6 +64,7 @@ class Estimates:
     def answered(self, response: InferenceResponse, service_ms: float) -> None:
         record = self.of(response.model_id)
         record.answered += 1
+        record.recent_ms.append(service_ms)
         record.learn(response.confidence)
         record.output_tokens += WEIGHT * (response.completion_tokens - record.output_tokens)
         record.mean_ms = (

@@ -16,31 +16,41 @@ DEATHS_ALLOWED = 2
 
 def verdict(attempts: Sequence[Attempt], config: ManagerConfig) -> BullpenError | None:
     """The error to end with after the last attempt failed, or None: ask the next worker."""
-    last = attempts[-1].ended
-    assert isinstance(last, Ending)
+    ending = last(attempts).ended
+    assert isinstance(ending, Ending)
     if sum(1 for a in attempts if isinstance(a.ended, Ending) and a.ended.died) >= DEATHS_ALLOWED:
         return BullpenError(ErrorCode.POISON_REQUEST, f"{DEATHS_ALLOWED} workers died on this request")
-    if last.error.code not in ANOTHER_WORKER_MAY_HELP:
-        return last.error
-    started = [a for a in attempts if a.outcome not in (Outcome.OK, Outcome.REFUSED)]
-    paid = any(not a.choice.card.local for a in started)
-    if len(started) >= (config.max_attempts_paid if paid else config.max_attempts_local):
+    if ending.error.code not in ANOTHER_WORKER_MAY_HELP:
+        return ending.error
+    tried = started(attempts)
+    paid = any(attempt.paid for attempt in tried)
+    if len(tried) >= (config.max_attempts_paid if paid else config.max_attempts_local):
         return exhausted(attempts)
     return None
 
 
-def exhausted(attempts: Sequence[Attempt]) -> BullpenError:
-    """Everybody we may ask was asked: the last word of the last one, said so."""
-    last = next((a for a in reversed(attempts) if a.error is not None), None)
-    if last is None or last.error is None:
+def last(attempts: Sequence[Attempt]) -> Attempt:
+    """The one that ended last."""
+    return max(attempts, key=lambda attempt: attempt.ended_at)
+
+
+def started(attempts: Sequence[Attempt]) -> list[Attempt]:
+    """Those that may have cost something and brought no answer."""
+    return [attempt for attempt in attempts if attempt.outcome not in (Outcome.OK, Outcome.REFUSED)]
+
+
+def exhausted(attempts: Sequence[Attempt], because: str = "") -> BullpenError:
+    """Everybody we may ask was asked: the last word of the last one, said so, and why nobody else is asked."""
+    error = next((a.error for a in reversed(attempts) if a.error is not None), None)
+    if error is None:
         return BullpenError(ErrorCode.NO_WORKER, "no other worker can take this request")
     names = ", ".join(a.worker_id for a in attempts)
     return BullpenError(
-        last.error.code,
-        f"tried {names}: {last.error.message}",
-        field=last.error.field,
-        retry_after_ms=last.error.retry_after_ms,
-        retryable=last.error.retryable,
+        error.code,
+        f"tried {names}: {error.message}" + (f" ({because})" if because else ""),
+        field=error.field,
+        retry_after_ms=error.retry_after_ms,
+        retryable=error.retryable,
     )
 
 
@@ -55,17 +65,15 @@ def nobody(ranking: Ranking, asked: str | None, served: Sequence[str]) -> Bullpe
         case Obstacle.NO_SUCH_MODEL:
             listed = ", ".join(served) or "nothing"
             return BullpenError(ErrorCode.NO_SUCH_MODEL, f"nobody serves {asked}; served are: {listed}", field="model")
-        case Obstacle.PAUSED:
-            return BullpenError(
-                ErrorCode.RATE_LIMITED, f"every fitting worker is rate limited: {because}", retry_after_ms=1000
-            )
-        case Obstacle.FULL:
-            return BullpenError(ErrorCode.OVERLOADED, f"every fitting worker is full: {because}", retry_after_ms=1000)
-        case Obstacle.UNABLE:
-            return BullpenError(ErrorCode.NO_WORKER, f"nobody can answer this now: {because}", retry_after_ms=1000)
-        case _:
-            return BullpenError(
-                ErrorCode.NO_WORKER,
-                "no worker is in the bullpen: start one with `bullpen worker NAME`",
-                retry_after_ms=1000,
-            )
+    code, what = _LATER.get(ranking.obstacle, _NOBODY)
+    return BullpenError(code, f"{what}: {because}" if because else what, retry_after_ms=1000)
+
+
+_NOBODY = (ErrorCode.NO_WORKER, "no worker is in the bullpen: start one with `bullpen worker NAME`")
+_LATER = {
+    Obstacle.PAUSED: (ErrorCode.RATE_LIMITED, "every fitting worker is rate limited"),
+    Obstacle.FULL: (ErrorCode.OVERLOADED, "every fitting worker is full"),
+    Obstacle.UNABLE: (ErrorCode.NO_WORKER, "nobody can answer this now"),
+    Obstacle.FAILING: (ErrorCode.NO_WORKER, "nobody can answer this now"),
+}
+"""What the same request may not meet a little later."""

@@ -1,7 +1,8 @@
 """A request on its way through the Manager: what was asked, who was tried, what they said."""
 
 import asyncio
-from collections.abc import Mapping
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
@@ -11,16 +12,21 @@ from bus.reply import task_header
 from contracts import (
     AttemptSummary,
     BullpenError,
+    Capability,
     ErrorCode,
+    ErrorReply,
     FinalResponse,
     InferenceRequest,
     InferenceResponse,
+    StatusRequest,
     WorkerMessage,
     utc_now,
 )
 from contracts import headers as h
-from manager.attempt import Attempt
+from manager.attempt import Attempt, read_event
 from manager.ranking import Question
+
+PREFILL: frozenset[Capability] = frozenset({"prefill"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +34,8 @@ class Gone:
     """Not a worker's word but ours: it went away."""
 
     why: str
+    died: bool = True
+    """Its process ended; False: it only fell silent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +45,10 @@ class Heard:
     attempt: Attempt
     event: WorkerMessage | Gone | BullpenError
     sender: str = ""
+
+
+_NOBODY_LISTENS = ErrorReply(error=BullpenError(ErrorCode.NO_WORKER, "nobody listens there").detail())
+"""What the server's own "no responders" means: it was not begun, so going elsewhere is free."""
 
 
 @dataclass(slots=True, eq=False)
@@ -57,11 +69,25 @@ class Inflight:
     events: asyncio.Queue[Heard] = field(default_factory=asyncio.Queue)
     best: FinalResponse | None = None
     """The best answer so far, when it was not sure enough to be final."""
-    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    cancelled: BullpenError | None = None
+    """Why nobody wants the answer any more."""
+    delivered_tokens: int = 0
+    """Of the text that a streaming caller has so far."""
 
     @property
     def current(self) -> Attempt | None:
         return self.attempts[-1] if self.attempts else None
+
+    @property
+    def running(self) -> list[Attempt]:
+        """Who is at it now."""
+        return [attempt for attempt in self.attempts if attempt.ended is None]
+
+    @property
+    def continuable(self) -> bool:
+        """Whether the caller has the start of an answer that somebody else can go on with."""
+        whole = self.request.tools or self.request.response_format
+        return bool(self.reply.delivered) and self.best is None and not whole
 
     @property
     def tried(self) -> frozenset[str]:
@@ -77,9 +103,14 @@ class Inflight:
         costs = [attempt.cost for attempt in self.attempts]
         return None if None in costs else sum((cost for cost in costs if cost is not None), Decimal(0))
 
-    def question(self) -> Question:
+    def is_meant(self, asked: StatusRequest) -> bool:
+        """Whether somebody asks about this one."""
+        return asked.request_id == self.request_id or (asked.request_id is None and asked.task_id == self.task_id)
+
+    def question(self, *, prefill: bool = False) -> Question:
         """What ranking needs to know now: the question, and who was tried."""
-        return replace(self.asked, excluded=self.tried)
+        needs = self.asked.needs | PREFILL if prefill else self.asked.needs
+        return replace(self.asked, excluded=self.tried, needs=needs)
 
     def remaining(self, now: float) -> float:
         """Seconds until the deadline."""
@@ -87,10 +118,13 @@ class Inflight:
 
     def headers_for(self, attempt: Attempt, now: float) -> dict[str, str]:
         """What the worker must know beside the caller's own words."""
-        passed_on = {name: self.headers[name] for name in (h.TRACEPARENT, h.TRACESTATE) if name in self.headers}
+        told = {name: self.headers[name] for name in (h.TRACEPARENT, h.TRACESTATE) if name in self.headers}
+        if attempt.start.text:
+            told[h.CONTINUE] = b64encode(attempt.start.text.encode()).decode()
+            told[h.CONTINUE_TOKENS] = str(attempt.start.tokens)
         return {
-            **passed_on,
-            h.DEADLINE: deadline.header(self.remaining(now)),
+            **told,
+            h.DEADLINE: deadline.header(self.remaining(now), attempt.choice.member.clock.seconds),
             h.ATTEMPT: str(attempt.number),
             h.REQUEST: self.request_id,
             h.TASK: task_header(self.task_id),
@@ -98,6 +132,26 @@ class Inflight:
             h.EVENTS: "1",
             h.HOPS: str(hops(self.headers) + 1),
         }
+
+    def hear(self, attempt: Attempt, message: Message) -> None:
+        """Something came from the worker of an attempt."""
+        event: WorkerMessage | BullpenError
+        try:
+            event = _NOBODY_LISTENS if message.no_responders else read_event(message.data)
+        except BullpenError as error:
+            event = error
+        self.events.put_nowait(Heard(attempt, event, message.reply))
+
+    def heard_so_far(self) -> Iterator[Heard]:
+        """What was heard and not looked at yet."""
+        while not self.events.empty():
+            yield self.events.get_nowait()
+
+    def lost(self, worker_id: str, why: str, *, died: bool) -> None:
+        """A worker is gone, and with it whatever it did for this request."""
+        for attempt in self.running:
+            if attempt.worker_id == worker_id:
+                self.events.put_nowait(Heard(attempt, Gone(why, died)))
 
     async def next_event(self, until: float) -> Heard | None:
         """The next thing heard, or None when the loop's clock reaches `until`."""
@@ -112,12 +166,18 @@ class Inflight:
     def finished(self, answer: FinalResponse, attempt: Attempt, now: float) -> InferenceResponse:
         """The answer as the caller gets it: times from the caller's point of view, all attempts named."""
         before_ms = round((attempt.sent - self.arrived) * 1000, 3)
+        ttft_ms = None if answer.ttft_ms is None else answer.ttft_ms + before_ms
+        if self.reply.first_chunk_at is not None:
+            ttft_ms = round((self.reply.first_chunk_at - self.arrived) * 1000, 3)
         told = {
+            "output": attempt.start.text + answer.output,
+            "completion_tokens": attempt.start.tokens + answer.completion_tokens,
+            "tokens_used": attempt.start.tokens + answer.tokens_used,
             "task_id": self.task_id,
             "request_id": self.request_id,
             "duration_ms": round((now - self.arrived) * 1000, 3),
             "queue_ms": answer.queue_ms + before_ms,
-            "ttft_ms": None if answer.ttft_ms is None else answer.ttft_ms + before_ms,
+            "ttft_ms": ttft_ms,
             "attempts": self.summaries,
             "cost_usd": self.cost,
             "resumed": self.reply.was_resumed,
@@ -125,11 +185,11 @@ class Inflight:
         values = {name: getattr(answer, name) for name in InferenceResponse.model_fields}
         return InferenceResponse.model_construct(**{**values, **told})
 
-    def cancel(self) -> None:
-        """The caller wants it no more; whoever follows an attempt notices at once."""
-        self.cancelled.set()
+    def cancel(self, why: str) -> None:
+        """Nobody wants it any more; whoever follows an attempt notices at once."""
+        self.cancelled = self.cancelled or BullpenError(ErrorCode.CANCELLED, why)
         if self.current is not None:
-            self.events.put_nowait(Heard(self.current, Gone("cancelled")))
+            self.events.put_nowait(Heard(self.current, Gone(why)))
 
     def close(self) -> None:
         for listener in self.listeners:

@@ -56,7 +56,7 @@ class Metrics:
                 created_at=now,
                 worker_id=beat.worker_id,
                 backend=beat.backend,
-                state=member.gone or beat.state,
+                state=member.gone or ("failing" if member.breaker.is_open else beat.state),
                 inflight=beat.inflight,
                 queued=beat.queued,
                 capacity=beat.capacity,

@@ -38,6 +38,8 @@ class Obstacle(Enum):
     """Somebody fits but asked to be left alone for a while."""
     EXHAUSTED = "exhausted"
     """Everybody who fits has been tried."""
+    FAILING = "failing"
+    """Who fits has failed so often that it is left alone for a while (its breaker is open)."""
     BUDGET = "budget"
     UNABLE = "unable"
     """Somebody serves this, but is not ready or cannot do what is asked."""
@@ -45,7 +47,7 @@ class Obstacle(Enum):
     NOBODY = "nobody"
 
 
-PRECEDENCE = (Obstacle.FULL, Obstacle.PAUSED, Obstacle.EXHAUSTED, Obstacle.BUDGET, Obstacle.UNABLE)
+PRECEDENCE = (Obstacle.FULL, Obstacle.PAUSED, Obstacle.EXHAUSTED, Obstacle.FAILING, Obstacle.BUDGET, Obstacle.UNABLE)
 """Of several reasons the most hopeful one is told."""
 
 
@@ -210,6 +212,9 @@ def _not_now(question: Question, choice: Choice, estimates: Estimates, now: floa
         cost = expected_cost(question, choice.card, estimates)
         if cost is None or cost > request.max_cost_usd:
             return Obstacle.BUDGET, "price unknown" if cost is None else f"would cost about {cost:.6f} USD"
+    if not member.breaker.admits(now):
+        rest = member.breaker.rest(now)
+        return Obstacle.FAILING, f"failing ({member.breaker.why}), tried again in {rest:.1f} s"
     if member.paused_until > now:
         return Obstacle.PAUSED, f"asked to wait {member.paused_until - now:.1f} s"
     if not member.free:

@@ -5,13 +5,26 @@ Pure: no clock of its own, no network. `now` is the loop's monotonic time in sec
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import Enum
 
 from contracts import Heartbeat
+from manager.breaker import Breaker
+from manager.clock import ClockOffset
 
 FORGET_AFTER = 60.0
 """Seconds after which a silent worker is no longer even listed."""
 PANIC_SHARE = 0.5
 """When more than this share goes silent at once, it is probably we who are deaf."""
+
+
+class News(Enum):
+    """What a heartbeat tells beside the worker's state."""
+
+    NONE = "none"
+    VOID = "void"
+    """It restarted, or it left: what ran there will not come back."""
+    SUPERSEDED = "superseded"
+    """An older worker of this id is still beating its heart."""
 
 
 @dataclass(slots=True)
@@ -29,7 +42,10 @@ class Member:
     """It asked to be left alone until then (rate limit, overload)."""
     answered: int = 0
     failed: int = 0
-    tried_at: float = field(default=0.0)
+    silent: bool = False
+    """Gone because its heart was not heard: it may be deaf, frozen, cut off, or all of these but alive."""
+    breaker: Breaker = field(default_factory=Breaker)
+    clock: ClockOffset = field(default_factory=ClockOffset)
 
     @property
     def worker_id(self) -> str:
@@ -44,6 +60,21 @@ class Member:
     @property
     def free(self) -> int:
         return max(0, self.heartbeat.capacity - self.load)
+
+    @property
+    def idle(self) -> bool:
+        """Less than half full: it has time for somebody else's work."""
+        return not self.heartbeat.queued and self.load * 2 < self.heartbeat.capacity
+
+    @property
+    def all_local(self) -> bool:
+        """Nothing it does sends a bill."""
+        return all(card.local for card in self.heartbeat.models)
+
+    @property
+    def patience(self) -> float:
+        """Seconds of one heartbeat interval."""
+        return self.heartbeat.interval_ms / 1000
 
     @property
     def obstacle(self) -> str:
@@ -69,21 +100,25 @@ class Registry:
     def get(self, worker_id: str) -> Member | None:
         return self._members.get(worker_id)
 
-    def hear(self, beat: Heartbeat, now: float) -> str | None:
-        """Takes a heartbeat in. Returns a worker id whose running work is void: it restarted, or it left."""
+    def hear(self, beat: Heartbeat, now: float, *, wall: float) -> News:
+        """Takes a heartbeat in, received at `now` (loop's clock) and `wall` (unix seconds)."""
         member = self._members.get(beat.worker_id)
         if member is None:
-            self._members[beat.worker_id] = Member(beat, now)
-            return None
+            member = self._members[beat.worker_id] = Member(beat, now)
+            member.clock.hear(beat.sent_at, wall)
+            return News.NONE
         known = member.heartbeat
-        if beat.epoch < known.epoch or (beat.epoch == known.epoch and beat.seq <= known.seq):
-            return None  # an older incarnation, or an older beat
+        if beat.epoch < known.epoch and not member.gone:
+            return News.SUPERSEDED
+        if beat.epoch == known.epoch and beat.seq <= known.seq:
+            return News.NONE
+        member.clock.hear(beat.sent_at, wall)
         restarted = beat.epoch != known.epoch
         member.heartbeat, member.heard, member.assigned_at_beat = beat, now, member.assigned
-        member.gone = "stopped" if beat.state == "stopped" else ""
+        member.gone, member.silent = "stopped" if beat.state == "stopped" else "", False
         if restarted:
-            member.paused_until = 0.0
-        return beat.worker_id if restarted or member.gone else None
+            member.paused_until, member.breaker = 0.0, Breaker()
+        return News.VOID if restarted or member.gone else News.NONE
 
     def leave(self, worker_id: str, why: str) -> bool:
         """A worker's connection is gone. Returns whether that is news; its next heartbeat brings it back."""
@@ -104,14 +139,17 @@ class Registry:
         if slept > every:
             self.excuse(slept)
         present = [m for m in self._members.values() if not m.gone]
-        silent = [m for m in present if now - m.heard > self._silent_after * m.heartbeat.interval_ms / 1000]
+        silent = [m for m in present if now - m.heard > self._silent_after * m.patience]
         if len(silent) > 1 and len(silent) > PANIC_SHARE * len(present):
-            overdue = [m for m in silent if now - m.heard > 2 * self._silent_after * m.heartbeat.interval_ms / 1000]
-            silent = overdue
+            silent = [m for m in silent if now - m.heard > 2 * self._silent_after * m.patience]
         for member in silent:
-            member.gone = f"silent for {now - member.heard:.1f} s"
+            member.gone, member.silent = f"silent for {now - member.heard:.1f} s", True
         self._forget(now)
         return [member.worker_id for member in silent]
+
+    def nothing_heard(self, member: Member, since: float, now: float) -> bool:
+        """Whether a silent worker has not said anything else either since then, for as long as a heart may pause."""
+        return now - since > self._silent_after * member.patience
 
     def excuse(self, seconds: float) -> None:
         """We could not listen for so long: nobody's silence in that time counts."""

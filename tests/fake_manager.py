@@ -17,6 +17,7 @@ from contracts import (
     InferenceResponse,
     ModelCard,
     Outcome,
+    StatusReply,
     new_id,
     utc_now,
 )
@@ -63,19 +64,34 @@ def heartbeat(worker_id: str = "w-1", **changes: Any) -> Heartbeat:
 
 
 class FakeManager:
-    """Set `script`, then ask. `requests` is what was asked, `cancelled` the task ids that were stopped."""
+    """Set `script`, then ask. `requests` is what was asked, `cancelled` the task ids that were stopped.
+
+    It says of a task that it has it (`infer.status`) while the script runs.
+    """
 
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
         self.requests: list[tuple[Message, dict[str, Any]]] = []
         self.cancelled: list[str] = []
+        self.state = "ready"
+        self.has: list[str] = []
+        """The tasks it has now."""
+        self.asked_for: list[str] = []
+        """The tasks that somebody looked for."""
         self.script: Callable[[Message, str], Awaitable[None]] = self.answer
 
     @classmethod
+    async def connect(cls, url: str) -> Self:
+        """One that listens to nothing yet."""
+        return cls(await Bus.connect("manager:fake", BusSettings(servers=(url,))))
+
+    @classmethod
     async def start(cls, url: str) -> Self:
-        manager = cls(await Bus.connect("manager:fake", BusSettings(servers=(url,))))
+        manager = await cls.connect(url)
         await manager.bus.subscribe(s.INFER_AUTO, manager._serve, queue=s.INFER_QUEUE)
         await manager.bus.subscribe_inline(s.INFER_CANCEL, manager._on_cancel)
+        await manager.bus.subscribe(s.INFER_STATUS, manager._on_status)
+        await manager.bus.subscribe(s.manager_control("fake"), manager._on_control)
         await serve_info(manager.bus, Service("bullpen-manager", "fake", "1.0.0", "a fake"))
         await manager.bus.flush()
         return manager
@@ -110,8 +126,26 @@ class FakeManager:
 
     async def _serve(self, message: Message) -> None:
         request = json.loads(message.data)
+        task_id = request["task_id"]
         self.requests.append((message, request))
-        await self.script(message, request["task_id"])
+        self.has.append(task_id)
+        try:
+            await self.script(message, task_id)
+        finally:
+            self.has.remove(task_id)
+
+    async def _on_status(self, message: Message) -> None:
+        task_id = json.loads(message.data)["task_id"]
+        self.asked_for.append(task_id)
+        if task_id in self.has:
+            reply = StatusReply(manager_id="fake", task_id=task_id, request_id="r", state="running")
+            await self.bus.publish(message.reply, reply.to_bytes())
+
+    async def _on_control(self, message: Message) -> None:
+        op = json.loads(message.data)["op"]
+        self.state = {"drain": "draining", "resume": "ready"}.get(op, self.state)
+        told = {"ok": True, "manager_id": "fake", "state": self.state, "inflight": len(self.has), "waiting": 0}
+        await self.bus.publish(message.reply, json.dumps(told).encode())
 
     def _on_cancel(self, message: Message) -> None:
         self.cancelled.append(json.loads(message.data)["task_id"])

@@ -56,6 +56,10 @@ class SmallMesh:
         self._roles[worker_id] = stop, asyncio.create_task(running)
         await self.state(worker_id, "ready")
 
+    def running(self, name: str) -> "asyncio.Task[None]":
+        """The task of a role; this mesh does not care for it any more."""
+        return self._roles.pop(name)[1]
+
     async def state(self, worker_id: str, state: str) -> Heartbeat:
         """Waits until the worker says that it is in that state."""
         await eventually(lambda: worker_id in self.beats and self.beats[worker_id].state == state)

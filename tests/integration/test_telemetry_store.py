@@ -9,6 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from contracts import Outcome
 from telemetry import migrate as migrations
 from telemetry.migrate import FOLDER, SchemaMismatch, available, migrate
 from telemetry.store import Connection, DatabaseAway, DeadLetter, RowsRefused, Store
@@ -201,6 +202,35 @@ async def test_a_connection_that_breaks_in_the_middle_of_a_commit_is_away(store:
     with pytest.raises(DatabaseAway, match="unknown protocol state"):
         await store.perform(work)
     assert await query(store, "SELECT 1") == [1]
+
+
+async def test_an_attempt_that_was_given_up_on_may_turn_out_to_have_been_computed(store: Store) -> None:
+    await migrate(store)
+    given_up = attempt(outcome=Outcome.UNCERTAIN, confidence=None, completion_tokens=None)
+    late = given_up.model_copy(update={"outcome": Outcome.LATE_DISCARDED, "confidence": 0.9, "completion_tokens": 7})
+    told = "SELECT outcome || ' ' || coalesce(completion_tokens, 0) FROM attempts"
+    await store.save({"attempts": [given_up.to_bytes()]})
+    assert await query(store, told) == ["uncertain 0"]
+    for rows in ([late], [given_up, late, given_up], [given_up]):
+        await store.save({"attempts": [row.to_bytes() for row in rows]})
+        assert await query(store, told) == ["late_discarded 7"]
+
+
+async def test_what_an_attempt_turned_out_to_be_may_come_first(store: Store) -> None:
+    await migrate(store)
+    given_up = attempt(outcome=Outcome.UNCERTAIN, confidence=None)
+    late = given_up.model_copy(update={"outcome": Outcome.LATE_DISCARDED, "confidence": 0.9})
+    await store.save({"attempts": [late.to_bytes(), given_up.to_bytes()]})
+    await store.save({"attempts": [given_up.to_bytes()]})
+    assert await query(store, "SELECT outcome FROM attempts") == ["late_discarded"]
+
+
+async def test_an_answer_that_counted_stays_as_it_is(store: Store) -> None:
+    await migrate(store)
+    answered = attempt()
+    await store.save({"attempts": [answered.to_bytes()]})
+    await store.save({"attempts": [answered.model_copy(update={"outcome": Outcome.LATE_DISCARDED}).to_bytes()]})
+    assert await query(store, "SELECT outcome FROM attempts") == ["ok"]
 
 
 async def test_many_at_once_share_one_pool(store: Store) -> None:

@@ -25,7 +25,7 @@ def failed(
     number: int, code: ErrorCode, *, outcome: Outcome = Outcome.FAILED, died: bool = False, local: bool = True
 ) -> Attempt:
     one = attempt(number, f"w{number}", local=local)
-    one.end(Ending(outcome, BullpenError(code, "no"), died=died), 101.0)
+    one.end(Ending(outcome, BullpenError(code, "no"), died=died), 101.0, said_all=True)
     return one
 
 
@@ -60,7 +60,7 @@ def test_progress_that_does_not_move_is_no_sign_of_life() -> None:
 def test_what_a_silent_attempt_cost_is_estimated_and_a_refused_one_is_free() -> None:
     one = attempt()
     one.hear(Progress(tokens=50, phase="decode"), 101.0)
-    one.end(one.lost("disconnected"), 102.0)
+    one.end(one.lost("disconnected", died=True), 102.0, said_all=True)
     assert (one.outcome, one.cost) == (Outcome.UNCERTAIN, CHEAP.cost(10, 50))
     assert failed(1, ErrorCode.OVERLOADED, outcome=Outcome.REFUSED).cost == Decimal(0)
 
@@ -68,7 +68,7 @@ def test_what_a_silent_attempt_cost_is_estimated_and_a_refused_one_is_free() -> 
 def test_the_workers_own_figure_is_believed() -> None:
     one = attempt()
     usage = PartialUsage(prompt_tokens=1, completion_tokens=2, cost_usd=Decimal("0.5"))
-    one.end(Ending(Outcome.FAILED, BullpenError(ErrorCode.UPSTREAM_ERROR, "no"), usage), 101.0)
+    one.end(Ending(Outcome.FAILED, BullpenError(ErrorCode.UPSTREAM_ERROR, "no"), usage), 101.0, said_all=True)
     assert one.cost == Decimal("0.5")
 
 

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from contracts import Heartbeat, ModelCard, WorkerState
-from manager.registry import Registry
+from manager.registry import News, Registry
 
 
 def beat(
@@ -31,16 +31,16 @@ def obstacle(registry: Registry, worker: str = "w") -> str:
 
 def test_a_ready_worker_has_no_obstacle_and_the_others_say_why() -> None:
     registry = Registry(2.5)
-    registry.hear(beat(), 0.0)
+    registry.hear(beat(), 0.0, wall=0.0)
     assert obstacle(registry) == ""
-    registry.hear(beat(seq=2, state="draining").model_copy(update={"reason": "stopping"}), 1.0)
+    registry.hear(beat(seq=2, state="draining").model_copy(update={"reason": "stopping"}), 1.0, wall=0.0)
     assert obstacle(registry) == "draining: stopping"
 
 
 def test_silence_of_two_and_a_half_intervals_is_departure() -> None:
     registry = Registry(2.5)
-    registry.hear(beat("a"), 0.0)
-    registry.hear(beat("b"), 2.0)
+    registry.hear(beat("a"), 0.0, wall=0.0)
+    registry.hear(beat("b"), 2.0, wall=0.0)
     assert registry.sweep(2.45, 0.1) == []
     assert registry.sweep(2.55, 0.1) == ["a"]
     assert obstacle(registry, "a").startswith("silent for 2.5")
@@ -49,16 +49,16 @@ def test_silence_of_two_and_a_half_intervals_is_departure() -> None:
 
 def test_the_next_beat_brings_a_silent_worker_back() -> None:
     registry = Registry(2.5)
-    registry.hear(beat(), 0.0)
+    registry.hear(beat(), 0.0, wall=0.0)
     registry.leave("w", "disconnected")
     assert obstacle(registry) == "disconnected"
-    registry.hear(beat(seq=2), 0.5)
+    registry.hear(beat(seq=2), 0.5, wall=0.0)
     assert obstacle(registry) == ""
 
 
 def test_a_departure_is_news_only_once() -> None:
     registry = Registry(2.5)
-    registry.hear(beat(), 0.0)
+    registry.hear(beat(), 0.0, wall=0.0)
     assert registry.leave("w", "disconnected")
     assert not registry.leave("w", "disconnected")
     assert not registry.leave("stranger", "disconnected")
@@ -66,26 +66,26 @@ def test_a_departure_is_news_only_once() -> None:
 
 def test_a_restart_voids_what_ran_in_the_old_life() -> None:
     registry = Registry(2.5)
-    assert registry.hear(beat(epoch="e1"), 0.0) is None
-    assert registry.hear(beat(epoch="e2"), 0.5) == "w"
+    assert registry.hear(beat(epoch="e1"), 0.0, wall=0.0) is News.NONE
+    assert registry.hear(beat(epoch="e2"), 0.5, wall=0.0) is News.VOID
 
 
 def test_beats_of_an_older_life_or_out_of_order_are_ignored() -> None:
     registry = Registry(2.5)
-    registry.hear(beat(epoch="e2", seq=5), 0.0)
-    registry.hear(beat(epoch="e1", seq=9, state="draining"), 0.1)
-    registry.hear(beat(epoch="e2", seq=4, state="draining"), 0.2)
+    registry.hear(beat(epoch="e2", seq=5), 0.0, wall=0.0)
+    registry.hear(beat(epoch="e1", seq=9, state="draining"), 0.1, wall=0.0)
+    registry.hear(beat(epoch="e2", seq=4, state="draining"), 0.2, wall=0.0)
     assert obstacle(registry) == ""
 
 
 def test_load_counts_what_we_sent_since_the_last_beat() -> None:
     registry = Registry(2.5)
-    registry.hear(beat(inflight=2), 0.0)
+    registry.hear(beat(inflight=2), 0.0, wall=0.0)
     member = registry.get("w")
     assert member is not None
     member.assigned = 1
     assert (member.load, member.free) == (3, 1)
-    registry.hear(beat(seq=2, inflight=3), 1.0)  # ours is among the three now
+    registry.hear(beat(seq=2, inflight=3), 1.0, wall=0.0)  # ours is among the three now
     assert (member.load, member.free) == (3, 1)
     member.assigned = 0  # ours has ended since
     assert member.load == 2
@@ -94,14 +94,14 @@ def test_load_counts_what_we_sent_since_the_last_beat() -> None:
 def test_when_most_fall_silent_at_once_it_is_our_ears() -> None:
     registry = Registry(2.5)
     for name in "abc":
-        registry.hear(beat(name), 0.0)
+        registry.hear(beat(name), 0.0, wall=0.0)
     assert registry.sweep(2.6, 0.1) == []
     assert registry.sweep(5.1, 2.5) == ["a", "b", "c"]  # but not for ever
 
 
 def test_a_sleep_of_our_own_excuses_everybody() -> None:
     registry = Registry(2.5)
-    registry.hear(beat(), 0.0)
+    registry.hear(beat(), 0.0, wall=0.0)
     registry.sweep(1.0, 0.1)
     assert registry.sweep(6.0, 0.1) == []  # we slept five seconds: nobody's silence counts
     assert registry.sweep(6.1, 0.1) == []
@@ -109,7 +109,7 @@ def test_a_sleep_of_our_own_excuses_everybody() -> None:
 
 def test_a_stopped_worker_is_forgotten_after_a_while() -> None:
     registry = Registry(2.5)
-    registry.hear(beat(state="stopped"), 0.0)
+    registry.hear(beat(state="stopped"), 0.0, wall=0.0)
     registry.sweep(30.0, 30.0)
     assert registry.get("w") is not None
     registry.sweep(61.0, 31.0)

@@ -39,12 +39,13 @@ class Audience(Protocol):
     async def permission(self) -> float | None:
         """Asks whether to spend. The seconds left for it, or None when there is no such limit.
 
-        Raises `BullpenError(cancelled)` when nobody wants the answer any more.
+        Raises `BullpenError(no_worker)` when nobody wants the answer any more.
         """
 
-    async def progress(self, tokens: int, phase: Phase) -> None: ...
+    async def progress(self, tokens: int, phase: Phase, moves: int) -> None: ...
 
-    async def chunk(self, text: str) -> None: ...
+    async def chunk(self, text: str, tokens: int) -> None:
+        """A piece of the answer, and how many tokens the answer has with it."""
 
     async def response(self, response: InferenceResponse) -> BullpenError | None:
         """The answer; returns the error that was told instead, when the answer could not be sent."""
@@ -68,11 +69,11 @@ class DirectCaller:
     async def permission(self) -> float | None:
         return None
 
-    async def progress(self, tokens: int, phase: Phase) -> None:
+    async def progress(self, tokens: int, phase: Phase, moves: int) -> None:
         """A caller sees chunks, or nothing until the answer."""
 
-    async def chunk(self, text: str) -> None:
-        await self._reply.chunk(text)
+    async def chunk(self, text: str, tokens: int) -> None:
+        await self._reply.chunk(text, tokens)
 
     async def response(self, response: InferenceResponse) -> BullpenError | None:
         return await self._reply.response(response)
@@ -115,11 +116,11 @@ class RoutedCaller:
             raise _unwanted("the Manager is gone")
         return Go.model_validate_json(message.data).budget_ms / 1000
 
-    async def progress(self, tokens: int, phase: Phase) -> None:
-        await self._bus.publish(self._inbox, Progress(tokens=tokens, phase=phase).to_bytes())
+    async def progress(self, tokens: int, phase: Phase, moves: int) -> None:
+        await self._bus.publish(self._inbox, Progress(tokens=tokens, phase=phase, moved=moves).to_bytes())
 
-    async def chunk(self, text: str) -> None:
-        chunk = Chunk(task_id=self._task_id, seq=self._seq, delta=text)
+    async def chunk(self, text: str, tokens: int) -> None:
+        chunk = Chunk(task_id=self._task_id, seq=self._seq, delta=text, tokens=tokens)
         self._seq += 1
         await self._bus.publish(self._inbox, chunk.to_bytes())
 
@@ -147,12 +148,15 @@ class Chunker:
     def __init__(self, audience: Audience) -> None:
         self._audience = audience
         self._pieces: list[str] = []
+        self._tokens = 0
         self._timer: asyncio.TimerHandle | None = None
         self._sending: asyncio.Task[None] | None = None
         self._first = True
 
-    async def add(self, text: str) -> None:
+    async def add(self, text: str, tokens: int) -> None:
+        """`tokens`: of the answer, with this piece."""
         self._pieces.append(text)
+        self._tokens = tokens
         if self._first:
             self._first = False
             await self.flush()
@@ -168,22 +172,23 @@ class Chunker:
             await self._sending
         if self._pieces:
             text, self._pieces = "".join(self._pieces), []
-            await self._audience.chunk(text)
+            await self._audience.chunk(text, self._tokens)
 
     def _due(self) -> None:
         self._timer = None
         text, self._pieces = "".join(self._pieces), []
         before = self._sending
-        self._sending = asyncio.get_running_loop().create_task(self._send(text, before))
+        self._sending = asyncio.get_running_loop().create_task(self._send(text, self._tokens, before))
 
-    async def _send(self, text: str, before: asyncio.Task[None] | None) -> None:
+    async def _send(self, text: str, tokens: int, before: asyncio.Task[None] | None) -> None:
         if before is not None:
             await before
         try:
-            await self._audience.chunk(text)
+            await self._audience.chunk(text, tokens)
         except BusError:
             return  # the connection is away; the final message tells what became of the answer
 
 
 def _unwanted(why: str) -> BullpenError:
-    return BullpenError(ErrorCode.CANCELLED, why)
+    """Nothing was begun, so whoever still wants it may ask somebody else."""
+    return BullpenError(ErrorCode.NO_WORKER, why)

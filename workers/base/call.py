@@ -1,12 +1,13 @@
 """A request as it reached this worker: its bytes and headers, read once."""
 
 import asyncio
+from base64 import b64decode
 from dataclasses import dataclass
 from datetime import datetime
 
 from bus import Message
 from bus.deadline import seconds_left
-from contracts import InferenceRequest, new_id, parse_request, utc_now
+from contracts import BullpenError, ErrorCode, InferenceRequest, new_id, parse_request, utc_now
 from contracts import headers as h
 
 
@@ -25,23 +26,29 @@ class Call:
     deadline: float
     created_at: datetime
     reply: str
+    prefix: str = ""
+    """The start of the answer, which the caller has from another worker already."""
+    prefix_tokens: int = 0
 
     @classmethod
     def read(cls, message: Message) -> "Call":
         """Raises `BullpenError(invalid_request)`."""
         headers, arrived = message.headers, asyncio.get_running_loop().time()
         request = parse_request(message.data, task_id=headers.get(h.TASK))
+        routed = headers.get(h.EVENTS) == "1" and bool(message.reply)
         return cls(
             request=request,
             task_id=request.task_id or new_id(),
             request_id=headers.get(h.REQUEST) or new_id(),
             attempt=_number(headers.get(h.ATTEMPT), default=1),
             model=headers.get(h.MODEL) or request.model,
-            routed=headers.get(h.EVENTS) == "1" and bool(message.reply),
+            routed=routed,
             arrived=arrived,
-            deadline=arrived + seconds_left(headers, request.deadline_ms),
+            deadline=arrived + seconds_left(headers, request, own_clock=routed),
             created_at=utc_now(),
             reply=message.reply,
+            prefix=_prefix(headers.get(h.CONTINUE, "")),
+            prefix_tokens=_number(headers.get(h.CONTINUE_TOKENS), default=0),
         )
 
     @property
@@ -60,3 +67,10 @@ class Call:
 
 def _number(text: str | None, *, default: int) -> int:
     return int(text) if text is not None and text.isdigit() else default
+
+
+def _prefix(text: str) -> str:
+    try:
+        return b64decode(text, validate=True).decode()
+    except ValueError:
+        raise BullpenError(ErrorCode.INVALID_REQUEST, "is not base64 of UTF-8", field=h.CONTINUE) from None

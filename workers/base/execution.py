@@ -30,6 +30,8 @@ class Execution:
         self.text: list[str] = []
         self.logprobs: list[float] = []
         self.tokens = 0
+        self.moves = 0
+        """Signs of progress; they come also while the prompt is read."""
         self.done: Done | None = None
         self._work: asyncio.Task[None] | None = None
         self._stopped: BullpenError | None = None
@@ -96,6 +98,9 @@ class Execution:
         chunker = Chunker(audience)
         async with aclosing(backend.stream(job)) as pieces:
             async for piece in pieces:
+                self.moves += 1
+                if isinstance(piece, Delta) and not piece.text and not piece.tokens:
+                    continue  # the prompt is being read
                 if self.first_token is None:
                     self.first_token = clock()
                 if isinstance(piece, Done):
@@ -103,7 +108,7 @@ class Execution:
                     break
                 self._take(piece)
                 if audience.wants_chunks and piece.text:
-                    await chunker.add(piece.text)
+                    await chunker.add(piece.text, self.tokens)
         await chunker.flush()
         if self.done is None:
             raise truncated()
@@ -112,8 +117,8 @@ class Execution:
         """Claims the attempt, then tells its progress, until cancelled."""
         await audience.claim()
         while True:
+            await audience.progress(self.tokens, self.phase, self.moves)
             await asyncio.sleep(PROGRESS_EVERY)
-            await audience.progress(self.tokens, self.phase)
 
     def _take(self, piece: Delta) -> None:
         self.text.append(piece.text)

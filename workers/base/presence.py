@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import socket
+from time import time
 
 import structlog
 
@@ -99,6 +100,7 @@ class Presence:
             seq=self._seq,
             interval_ms=round(self._config.heartbeat_interval * 1000),
             started_at=self._started_at,
+            sent_at=round(time() * 1000),
             host=socket.gethostname(),
             config_digest=self._digest,
         )

@@ -37,7 +37,7 @@ from contracts import subjects as s
 from contracts.settings import ConfigError
 from workers.base.admission import Admission
 from workers.base.audience import Audience, DirectCaller, RoutedCaller
-from workers.base.backend import Job
+from workers.base.backend import Done, Job
 from workers.base.books import DirectBooks
 from workers.base.call import Call
 from workers.base.confidence import Confidence
@@ -65,6 +65,7 @@ class Worker:
         self._confidence: dict[str, Confidence] = {}
         self._running: dict[tuple[str, int], Execution] = {}
         self._shared: Subscription | None = None
+        self._superseded = asyncio.Event()
         self._tasks = Tasks(worker_id)
         self._stats = EndpointStats("infer", s.infer_backend(backend.name), s.INFER_QUEUE)
 
@@ -73,8 +74,12 @@ class Worker:
         self._tasks.start(self._presence.beat(), "heartbeat")
         await self._listen()
         self._tasks.start(self._keep_well(), "health")
-        await first_of(stop, self._bus.lost)
+        await first_of(stop, self._bus.lost, self._superseded)
         await self._drain()
+        if self._superseded.is_set():
+            raise ConfigError(
+                f"another worker goes by the id {self._id} and started later: give each an id of its own with --id"
+            )
 
     async def _listen(self) -> None:
         backend, bus = self._backend.name, self._bus
@@ -159,7 +164,7 @@ class Worker:
             return
         self._running[execution.call.key] = execution
         try:
-            await self._answer(execution, self._audience(execution.call))
+            await self._answer(execution, self._audience(execution))
         finally:
             del self._running[execution.call.key]
 
@@ -209,6 +214,9 @@ class Worker:
     async def _in_turn(self, execution: Execution, job: Job, audience: Audience) -> None:
         """Waits for a place, asks before spending money, computes."""
         async with self._admission.place(execution.call.request.priority):
+            if job.max_tokens == 0:
+                execution.done = Done("length", prompt_tokens=0, completion_tokens=0)  # others said it all already
+                return
             if job.model.local:
                 await execution.compute(self._backend, job, audience)
                 return
@@ -225,7 +233,8 @@ class Worker:
 
     def _job(self, call: Call) -> Job:
         card = self._card(call.model)
-        missing = call.request.needs - set(card.capabilities)
+        needs = call.request.needs | {"prefill"} if call.prefix else call.request.needs
+        missing = needs - set(card.capabilities)
         if missing:
             raise BullpenError(
                 ErrorCode.INVALID_REQUEST,
@@ -235,7 +244,9 @@ class Worker:
         configured = next((m.max_tokens for m in self._config.models if m.name == card.model_id), None)
         limit = configured or self._config.max_tokens
         wanted = call.request.max_tokens or limit
-        return Job(call.request, card, min(wanted, limit) if wanted and limit else wanted)
+        most = min(wanted, limit) if wanted and limit else wanted
+        left = None if most is None else max(0, most - call.prefix_tokens)
+        return Job(call.request, card, left, call.prefix)
 
     def _card(self, name: str | None) -> ModelCard:
         models = self._presence.models
@@ -276,7 +287,8 @@ class Worker:
             created_at=utc_now(),
         )
 
-    def _audience(self, call: Call) -> Audience:
+    def _audience(self, execution: Execution) -> Audience:
+        call = execution.call
         if call.routed:
             return RoutedCaller(
                 self._bus,
@@ -288,6 +300,8 @@ class Worker:
                 streaming=call.request.stream,
             )
         reply = Reply(self._bus, call.reply, call.task_id, call.request_id, streaming=call.request.stream)
+        gone = BullpenError(ErrorCode.CANCELLED, "nobody reads the stream any more")
+        reply.on_abandoned = lambda: execution.stop(gone)
         return DirectCaller(reply)
 
     async def _tell(self, audience: Audience, error: BullpenError, execution: Execution) -> None:
@@ -347,6 +361,10 @@ class Worker:
             execution = self._running.get((request.request_id or "", request.attempt or 0))
             if execution is not None:
                 execution.stop(BullpenError(ErrorCode.CANCELLED, "cancelled by the Manager"))
+        elif request.op == "superseded":
+            if request.epoch is not None and request.epoch != self._presence.epoch:
+                log.error("superseded", worker_id=self._id, by=request.epoch)
+                self._superseded.set()
         elif request.op != "status":
             text = f"this worker cannot {request.op} while it runs: change its config.yaml and restart it"
         return ControlReply(ok=not text, worker_id=self._id, message=text, heartbeat=self._presence.heartbeat())

@@ -1,0 +1,66 @@
+"""After the answer: what workers still say about attempts that were given up on, for the books.
+
+A worker that was told to stop says at once how much it had used. One that was frozen may wake up much later
+and answer: nobody gets that answer, but it was computed, and somebody pays for it.
+"""
+
+from contracts import BullpenError, InferenceResponse, Outcome
+from manager.attempt import Attempt
+from manager.books import Books
+from manager.desk import Desk
+from manager.inflight import Inflight
+
+LAST_WORDS = 1.0
+"""Seconds to wait for what cancelled workers have used before the request is booked."""
+LATE = 120.0
+"""Seconds in which an answer that came too late is still booked as such."""
+
+
+class Aftermath:
+    def __init__(self, desk: Desk, books: Books) -> None:
+        self._desk = desk
+        self._books = books
+
+    async def settle(
+        self, inflight: Inflight, response: InferenceResponse | None, failure: BullpenError | None
+    ) -> None:
+        """Books the request and its attempts, once those who were told to stop have said what they used."""
+        await self._listen(inflight, _stopped(inflight), LAST_WORDS)
+        self._books.book(inflight, response, failure, self._desk.now())
+        self._count_spending(inflight)
+
+    async def wait_for_the_late(self, inflight: Inflight) -> None:
+        """Books the answers that come after all."""
+        silent = _unsettled(inflight)
+        await self._listen(inflight, silent, LATE)
+        for attempt in silent:
+            if attempt.said_all:
+                self._books.book_again(inflight, attempt)
+
+    def _count_spending(self, inflight: Inflight) -> None:
+        spent = [float(attempt.cost or 0) for attempt in inflight.attempts if attempt.paid]
+        useful = [float(a.cost or 0) for a in inflight.attempts if a.paid and a.outcome is Outcome.OK]
+        self._desk.spending.record(self._desk.now(), sum(spent), sum(spent) - sum(useful))
+
+    async def _listen(self, inflight: Inflight, attempts: list[Attempt], seconds: float) -> None:
+        """Until all of them have said their last word, at most so many seconds."""
+        until = self._desk.now() + seconds
+        while not all(attempt.said_all for attempt in attempts):
+            heard = await inflight.next_event(until)
+            if heard is None:
+                return
+            heard.attempt.hear_afterwards(heard.event)
+
+
+def has_late(inflight: Inflight) -> bool:
+    """Whether somebody who was given up on may still answer."""
+    return bool(_unsettled(inflight))
+
+
+def _unsettled(inflight: Inflight) -> list[Attempt]:
+    return [attempt for attempt in inflight.attempts if attempt.ended is not None and not attempt.said_all]
+
+
+def _stopped(inflight: Inflight) -> list[Attempt]:
+    """Those who were told to stop and can be expected to hear it."""
+    return [attempt for attempt in _unsettled(inflight) if not attempt.choice.member.gone]

@@ -1,0 +1,66 @@
+"""How much may be tried twice. Pure; `now` is the loop's clock in seconds.
+
+Failover must not become the storm that brings the rest down: what is tried again is a share of what was
+asked, plus a floor that covers the death of a whole worker. And on workers that send bills, duplicates may
+be a small share of what is spent.
+"""
+
+from collections import deque
+
+DUPLICATES_WITHIN = 600.0
+"""Seconds over which spending is watched."""
+
+
+class Allowance:
+    """A token bucket that every request fills a little: a share of the requests, plus a floor, up to a burst."""
+
+    def __init__(self, share: float, *, per_second: float = 0.0, burst: float, filled: bool) -> None:
+        self._share = share
+        self._per_second = per_second
+        self._burst = burst
+        self._tokens = burst if filled else 0.0
+        self._filled_at: float | None = None
+
+    def asked(self) -> None:
+        """A request came."""
+        self._tokens = min(self._burst, self._tokens + self._share)
+
+    def take(self, now: float) -> bool:
+        """Takes one, if there is one."""
+        if self._filled_at is not None:
+            self._tokens = min(self._burst, self._tokens + self._per_second * (now - self._filled_at))
+        self._filled_at = now
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True
+
+
+class Spending:
+    """US dollars of the last ten minutes, and how much of them bought nothing."""
+
+    def __init__(self, duplicate_share: float, floor_usd: float) -> None:
+        self._share = duplicate_share
+        self._floor = floor_usd
+        self._entries: deque[tuple[float, float, float]] = deque()
+        self._spent = 0.0
+        self._duplicate = 0.0
+
+    def record(self, now: float, spent: float, duplicate: float) -> None:
+        """A request is over: what it cost in all, and how much of that others' answers made useless."""
+        if not spent:
+            return
+        self._entries.append((now, spent, duplicate))
+        self._spent += spent
+        self._duplicate += duplicate
+
+    def allows(self, now: float, expected: float) -> bool:
+        """Whether another `expected` dollars may be spent on something that may have been paid for already."""
+        self._forget(now)
+        return self._duplicate + expected <= max(self._floor, self._share * self._spent)
+
+    def _forget(self, now: float) -> None:
+        while self._entries and self._entries[0][0] < now - DUPLICATES_WITHIN:
+            _, spent, duplicate = self._entries.popleft()
+            self._spent -= spent
+            self._duplicate -= duplicate

@@ -1,0 +1,112 @@
+"""What all requests of one Manager share: who is here, how they did, who waits, and what may be spent twice."""
+
+import asyncio
+import random
+from collections.abc import Iterable
+
+from bus import Bus
+from contracts import ANOTHER_WORKER_MAY_HELP, ErrorCode, FinalResponse, Outcome, Policy
+from manager.attempt import Attempt, Ending
+from manager.budget import Allowance, Spending
+from manager.config import ManagerConfig
+from manager.estimates import Estimates
+from manager.metrics import Metrics
+from manager.ranking import Choice, Question, Ranking, rank
+from manager.registry import Member, Registry
+from manager.waiting import WaitingRoom
+
+PAUSE_UNTOLD = 0.1
+"""Seconds to leave a worker alone that said it is full without saying for how long."""
+HEDGES_AT_ONCE = 10.0
+
+
+class Desk:
+    def __init__(self, bus: Bus, config: ManagerConfig, manager_id: str, metrics: Metrics) -> None:
+        self.bus = bus
+        self.config = config
+        self.manager_id = manager_id
+        self.metrics = metrics
+        self.registry = Registry(config.silent_after_beats)
+        self.estimates = Estimates()
+        self.room = WaitingRoom(config.max_waiting)
+        retries, hedging = config.retries, config.hedging
+        self.retries = Allowance(
+            retries.share, per_second=retries.per_second, burst=max(1.0, retries.burst), filled=retries.burst >= 1.0
+        )
+        self.hedges = Allowance(hedging.share, burst=HEDGES_AT_ONCE, filled=False)
+        self.spending = Spending(retries.duplicate_spend_share, retries.duplicate_spend_floor_usd)
+        self.warm_at = 0.0
+        """Until then (loop's clock) an empty registry means "not heard yet", not "nobody"."""
+        self._rng = random.Random()  # noqa: S311 — breaks ties, guards no secret
+
+    @staticmethod
+    def now() -> float:
+        """The loop's clock, seconds."""
+        return asyncio.get_running_loop().time()
+
+    def asked(self) -> None:
+        """A request came: it widens a little what may be tried twice."""
+        self.retries.asked()
+        self.hedges.asked()
+
+    def rank(self, question: Question, policy: Policy, among: Iterable[Member] | None = None) -> Ranking:
+        """How everybody is judged for this question (or only those `among`), and who wins."""
+        members = self.registry if among is None else among
+        weights = self.config.policies[policy]
+        return rank(question, members, self.estimates, weights, now=self.now(), rng=self._rng)
+
+    def served(self) -> list[str]:
+        """The models that somebody here serves."""
+        return sorted({card.model_id for m in self.registry if not m.gone for card in m.heartbeat.models})
+
+    def pause_left(self) -> float:
+        """Seconds until the first of those who asked to be left alone may be asked again."""
+        now = self.now()
+        return min((m.paused_until - now for m in self.registry if m.paused_until > now), default=0.0) + 0.001
+
+    def took(self, choice: Choice) -> bool:
+        """A worker was given a request. True: it is the probe of its breaker."""
+        choice.member.assigned += 1
+        return choice.member.breaker.sent()
+
+    def learn(self, attempt: Attempt) -> None:
+        """An attempt has ended: what that says of its worker and model, and a place for the next in line."""
+        attempt.choice.member.assigned -= 1
+        if isinstance(attempt.ended, FinalResponse):
+            self._answered(attempt, attempt.ended)
+        elif isinstance(attempt.ended, Ending):
+            self._failed(attempt, attempt.ended)
+        self.room.call(1)
+
+    def _answered(self, attempt: Attempt, answer: FinalResponse) -> None:
+        member = attempt.choice.member
+        member.answered += 1
+        member.breaker.succeeded(self.now(), probe=attempt.probe)
+        self.estimates.answered(answer, attempt.duration_ms - answer.queue_ms)
+
+    def _failed(self, attempt: Attempt, ending: Ending) -> None:
+        member, breaker = attempt.choice.member, attempt.choice.member.breaker
+        if ending.outcome not in (Outcome.CANCELLED, Outcome.HEDGED_LOSER):
+            member.failed += 1
+        if _blames_worker(attempt, ending):
+            breaker.failed(self.now(), ending.error.message, probe=attempt.probe)
+        else:
+            breaker.withdrawn(probe=attempt.probe)
+        if attempt.said_all and ending.error.code in (ErrorCode.OVERLOADED, ErrorCode.RATE_LIMITED):
+            told = ending.error.retry_after_ms
+            member.paused_until = self.now() + (PAUSE_UNTOLD if told is None else told / 1000)
+        if ending.outcome in (Outcome.FAILED, Outcome.TRUNCATED):
+            self.estimates.failed(attempt.model_id)
+
+
+def _blames_worker(attempt: Attempt, ending: Ending) -> bool:
+    """Whether this failure says that the worker is not well.
+
+    Not when it was refused in words (full, limited, draining), when the request itself was wrong or called off,
+    and not when the worker is gone: the registry knows that already.
+    """
+    if attempt.choice.member.gone or ending.died or ending.outcome in (Outcome.CANCELLED, Outcome.HEDGED_LOSER):
+        return False
+    if ending.outcome is Outcome.REFUSED and attempt.said_all:
+        return False
+    return ending.error.code in ANOTHER_WORKER_MAY_HELP

@@ -1,0 +1,358 @@
+"""One request's way to its answer: choose, send, follow, and choose again when that came to nothing.
+
+Read `answer` first. Usually one worker is at it; two when the first is slower than nearly always (hedging).
+What has gone out to a streaming caller is never taken back: whoever comes next goes on after it, or the
+stream says that it starts anew.
+"""
+
+from math import inf
+
+import structlog
+
+from bus import Message
+from contracts import (
+    BullpenError,
+    Chunk,
+    Claim,
+    ControlRequest,
+    ErrorCode,
+    ErrorReply,
+    FinalResponse,
+    Go,
+    InferenceResponse,
+    Outcome,
+    Progress,
+    RouteDecision,
+    utc_now,
+)
+from contracts import subjects as s
+from manager import failover
+from manager.attempt import Attempt, Ending, Start
+from manager.desk import Desk
+from manager.inflight import Gone, Heard, Inflight, out_of_time
+from manager.ranking import Choice, Obstacle, Ranking, expected_cost
+
+log = structlog.get_logger(__name__)
+
+
+class Pursuit:
+    def __init__(self, desk: Desk, inflight: Inflight) -> None:
+        self._desk = desk
+        self._inflight = inflight
+        self._hedge_at = inf
+        """When (loop's clock) a second worker is asked as well."""
+
+    async def answer(self) -> InferenceResponse:
+        """Asks one worker after the other until one has answered well enough. Raises `BullpenError`."""
+        inflight = self._inflight
+        while True:
+            choice = await self._choose()
+            if choice is None:
+                return self._best()
+            await self._send(choice)
+            self._hedge_at = self._hedging_from()
+            answer = await self._follow()
+            if answer is not None and self._sure_enough(answer):
+                return self._best()
+            if answer is None and (error := self._verdict()):
+                if inflight.best is None:
+                    raise error
+                return self._best()
+
+    def _sure_enough(self, answer: FinalResponse) -> bool:
+        """Keeps the better answer; True when it reaches the confidence the caller asked for."""
+        inflight = self._inflight
+        if inflight.best is None or answer.confidence > inflight.best.confidence:
+            inflight.best = answer
+        return answer.confidence >= (inflight.request.min_confidence or 0.0)
+
+    def _best(self) -> InferenceResponse:
+        answer = self._inflight.best
+        assert answer is not None
+        attempt = next(a for a in self._inflight.attempts if a.ended is answer)
+        return self._inflight.finished(answer, attempt, self._desk.now())
+
+    def _verdict(self) -> BullpenError | None:
+        """Nobody answered: the error to end with, or None: ask the next one."""
+        attempts, desk = self._inflight.attempts, self._desk
+        if error := failover.verdict(attempts, desk.config):
+            return error
+        tried = failover.started(attempts)
+        if failover.last(attempts) not in tried:
+            return None  # it was refused: going elsewhere costs nothing
+        if not desk.retries.take(desk.now()):
+            return failover.exhausted(attempts, "too much is being tried again already")
+        wasted = sum(float(attempt.cost or 0) for attempt in tried if attempt.paid)
+        if wasted and not desk.spending.allows(desk.now(), wasted):
+            return failover.exhausted(attempts, "too much has been paid twice in the last ten minutes")
+        return None
+
+    # Choosing
+
+    async def _choose(self) -> Choice | None:
+        """The best worker; waits while all are full. None when a less sure answer is all there will be."""
+        inflight, again = self._inflight, False
+        while True:
+            self._check_wanted()
+            if inflight.remaining(self._desk.now()) <= 0:
+                raise out_of_time()
+            if (late := self._late_answer()) is not None:
+                inflight.best = late
+                return None
+            ranking = self._rank()
+            if ranking.winner is not None:
+                self._explain(ranking)
+                return ranking.winner
+            if inflight.best is not None:
+                return None
+            await self._wait_for_somebody(ranking, again=again)
+            again = True
+
+    def _check_wanted(self) -> None:
+        if self._inflight.cancelled is not None:
+            raise self._inflight.cancelled
+
+    def _rank(self) -> Ranking:
+        """Everybody; but when a stream has begun, those who can go on with it come first."""
+        inflight = self._inflight
+        policy = inflight.request.policy if inflight.best is None else "best"
+        if inflight.continuable:
+            ranking = self._desk.rank(inflight.question(prefill=True), policy)
+            if ranking.winner is not None:
+                return ranking
+        return self._desk.rank(inflight.question(), policy)
+
+    async def _wait_for_somebody(self, ranking: Ranking, *, again: bool) -> None:
+        """Waits when waiting can help. Raises `BullpenError` saying why nobody can be asked when it can't."""
+        desk, inflight = self._desk, self._inflight
+        now, priority = desk.now(), inflight.request.priority
+        remaining = inflight.remaining(now)
+        match ranking.obstacle:
+            case Obstacle.FULL:
+                await desk.room.wait(priority, again=again, seconds=remaining)
+            case Obstacle.PAUSED if desk.pause_left() < remaining:
+                await desk.room.wait(priority, again=again, seconds=desk.pause_left())
+            case _ if now < desk.warm_at and ranking.obstacle is not Obstacle.BUDGET:
+                await desk.room.wait(priority, again=again, seconds=desk.warm_at - now)
+            case Obstacle.EXHAUSTED:
+                self._explain(ranking)
+                raise failover.exhausted(inflight.attempts)
+            case _:
+                self._explain(ranking)
+                request = inflight.request
+                raise failover.nobody(ranking, request.model or request.backend, desk.served())
+
+    def _explain(self, ranking: Ranking) -> None:
+        """Says on `metrics.route` who was considered, and why the winner won."""
+        winner, inflight, desk = ranking.winner, self._inflight, self._desk
+        decision = RouteDecision(
+            manager_id=desk.manager_id,
+            request_id=inflight.request_id,
+            task_id=inflight.task_id,
+            attempt=len(inflight.attempts) + 1,
+            policy=inflight.request.policy,
+            weights=desk.config.policies[inflight.request.policy],
+            winner=winner.member.worker_id if winner else None,
+            model_id=winner.card.model_id if winner else None,
+            candidates=ranking.candidates,
+            created_at=utc_now(),
+        )
+        desk.metrics.tell(s.METRICS_ROUTE, decision)
+
+    # Asking
+
+    async def _send(self, choice: Choice) -> None:
+        """Hands the request to the worker, on the worker's own subject."""
+        desk, inflight, now = self._desk, self._inflight, self._desk.now()
+        start = await self._resume(choice)
+        attempt = Attempt(
+            len(inflight.attempts) + 1,
+            choice,
+            now,
+            utc_now(),
+            inflight.asked.tokens_in,
+            start=start,
+            probe=desk.took(choice),
+        )
+        inflight.attempts.append(attempt)
+        listener = desk.bus.listen(lambda message: self._hear(attempt, message))
+        inflight.listeners.append(listener)
+        await desk.bus.publish(
+            s.infer_worker(choice.member.heartbeat.backend, choice.member.worker_id),
+            inflight.body,
+            reply=listener.subject,
+            headers=inflight.headers_for(attempt, now),
+        )
+
+    async def _resume(self, choice: Choice) -> Start:
+        """What the next worker has to go on after. A caller who has text already is told what becomes of it."""
+        inflight = self._inflight
+        previous, reply = inflight.current, inflight.reply
+        if previous is None or not reply.delivered:
+            return Start()
+        start = Start()
+        if inflight.continuable and "prefill" in choice.card.capabilities:
+            start = Start(reply.delivered, inflight.delivered_tokens)
+        await reply.resumed(previous.worker_id, choice.member.worker_id, continued=bool(start.text))
+        return start
+
+    def _hear(self, attempt: Attempt, message: Message) -> None:
+        self._inflight.hear(attempt, message)
+        if message.no_responders:
+            self._desk.registry.leave(attempt.worker_id, "nobody listens on its subject")
+        if attempt.ended is not None:
+            self._desk.room.call(len(self._desk.room))  # it may be what somebody waits for
+
+    # Following
+
+    async def _follow(self) -> FinalResponse | None:
+        """Listens to whoever is at it until one has answered; None: nobody will.
+
+        Raises `BullpenError` when the caller wants it no more or the deadline has passed.
+        """
+        inflight = self._inflight
+        while inflight.running:
+            heard = await inflight.next_event(self._patience_ends())
+            if inflight.cancelled is not None:
+                await self._call_off(inflight.cancelled)
+                raise inflight.cancelled
+            if heard is None:
+                await self._lose_patience()
+            elif (answer := await self._take(heard)) is not None:
+                await self._call_off(BullpenError(ErrorCode.CANCELLED, "another worker was quicker"))
+                return answer
+        return None
+
+    def _patience_ends(self) -> float:
+        inflight, config = self._inflight, self._desk.config
+        overdue = (attempt.overdue_at(config) for attempt in inflight.running)
+        return min(inflight.deadline, self._hedge_at, *overdue)
+
+    async def _take(self, heard: Heard) -> FinalResponse | None:
+        """One thing heard. Returns an answer that counts."""
+        attempt, event = heard.attempt, heard.event
+        if attempt.ended is not None:
+            return self._take_late(heard)
+        match event:
+            case Claim() | Progress() as sign:
+                attempt.hear(sign, self._desk.now())
+                if heard.sender:
+                    go = Go(budget_ms=max(1, round(self._inflight.remaining(self._desk.now()) * 1000)))
+                    await self._desk.bus.publish(heard.sender, go.to_bytes())
+            case Chunk() as chunk:
+                await self._take_chunk(attempt, chunk)
+            case FinalResponse() as answer:
+                await self._catch_up(attempt, answer)
+                self._end(attempt, answer, said_all=True)
+                return answer
+            case ErrorReply() as reply:
+                self._end(attempt, Ending.told(reply), said_all=True)
+            case Gone(why, died):
+                self._end(attempt, attempt.lost(why, died=died), said_all=died)
+            case BullpenError() as rubbish:
+                await self._give_up(attempt, Ending(Outcome.FAILED, rubbish, attempt.seen))
+        return None
+
+    async def _take_chunk(self, attempt: Attempt, chunk: Chunk) -> None:
+        """Passes it on. Of two who race, the first who speaks to the caller has won."""
+        attempt.hear(chunk, self._desk.now())
+        if attempt.missed_piece:
+            return  # the rest comes with the answer
+        self._hedge_at = inf
+        if len(self._inflight.running) > 1:
+            await self._call_off(BullpenError(ErrorCode.CANCELLED, "another worker was quicker"), but=attempt)
+        await self._deliver(chunk.delta, attempt.start.tokens + attempt.tokens)
+
+    async def _deliver(self, text: str, tokens: int) -> None:
+        """More text for a streaming caller, who then has so many tokens of the answer."""
+        self._inflight.delivered_tokens = tokens
+        await self._inflight.reply.chunk(text, tokens)
+
+    async def _catch_up(self, attempt: Attempt, answer: FinalResponse) -> None:
+        """A piece may be lost when a connection breaks: what the caller misses is in the answer itself."""
+        whole, reply = attempt.start.text + answer.output, self._inflight.reply
+        if reply.streaming and whole != reply.delivered and whole.startswith(reply.delivered):
+            await self._deliver(whole[len(reply.delivered) :], attempt.start.tokens + answer.completion_tokens)
+
+    def _take_late(self, heard: Heard) -> FinalResponse | None:
+        """The answer of a worker that was given up on counts, as long as nobody has answered yet."""
+        attempt, event = heard.attempt, heard.event
+        if isinstance(event, FinalResponse) and not self._inflight.reply.streaming and not attempt.said_all:
+            attempt.end(event, self._desk.now(), said_all=True)
+            return event
+        if isinstance(event, ErrorReply | FinalResponse):
+            attempt.hear_afterwards(event)
+        return None
+
+    def _late_answer(self) -> FinalResponse | None:
+        """Whether somebody given up on has answered while nobody was being followed."""
+        for heard in self._inflight.heard_so_far():
+            if heard.attempt.ended is not None and (late := self._take_late(heard)) is not None:
+                return late
+        return None
+
+    # Losing patience
+
+    async def _lose_patience(self) -> None:
+        inflight, now = self._inflight, self._desk.now()
+        if inflight.remaining(now) <= 0:
+            await self._call_off(out_of_time())
+            raise out_of_time()
+        if now >= self._hedge_at:
+            await self._hedge()
+            return
+        for attempt in inflight.running:
+            if attempt.overdue_at(self._desk.config) > now:
+                continue
+            if not attempt.claimed and self._rank().winner is None:
+                attempt.wait_again(now)  # slow to claim, but there is nobody else
+            else:
+                await self._give_up(attempt, attempt.overdue())
+
+    def _hedging_from(self) -> float:
+        """When a second worker is asked as well: later than nearly all of this model's answers come."""
+        inflight, hedging = self._inflight, self._desk.config.hedging
+        attempt, request = inflight.attempts[-1], inflight.request
+        if len(inflight.attempts) > 1 or request.priority != "interactive" or not hedging.share:
+            return inf
+        if not request.hedge and (attempt.paid or "hedge" in request.model_fields_set):
+            return inf
+        record = self._desk.estimates.of(attempt.model_id)
+        return attempt.sent + record.slow_ms / 1000 if len(record.recent_ms) >= hedging.at_least else inf
+
+    async def _hedge(self) -> None:
+        """Asks an idle worker too, if one is here and not too many requests are doubled already."""
+        self._hedge_at = inf
+        desk, inflight = self._desk, self._inflight
+        idle = [m for m in desk.registry if m.idle and (inflight.request.hedge or m.all_local)]
+        ranking = desk.rank(inflight.question(), inflight.request.policy, idle)
+        if ranking.winner is None or not desk.hedges.take(desk.now()):
+            return
+        cost = expected_cost(inflight.asked, ranking.winner.card, desk.estimates)
+        if not ranking.winner.card.local and not desk.spending.allows(desk.now(), cost or 0.0):
+            return
+        self._explain(ranking)
+        await self._send(ranking.winner)
+
+    # Ending
+
+    async def _call_off(self, why: BullpenError, but: Attempt | None = None) -> None:
+        """Stops everybody who is still at it: their answer is not wanted (any more)."""
+        won = but is not None or any(isinstance(attempt.ended, FinalResponse) for attempt in self._inflight.attempts)
+        wanted = Outcome.HEDGED_LOSER if won else Outcome.CANCELLED
+        outcome = Outcome.UNCERTAIN if why.code is ErrorCode.DEADLINE_EXCEEDED else wanted
+        for attempt in self._inflight.running:
+            if attempt is not but:
+                await self._give_up(attempt, Ending(outcome, why, attempt.seen))
+
+    async def _give_up(self, attempt: Attempt, ending: Ending) -> None:
+        """Ends the attempt from our side, and tells the worker to stop."""
+        self._end(attempt, ending, said_all=False)
+        cancel = ControlRequest(op="cancel", request_id=self._inflight.request_id, attempt=attempt.number)
+        await self._desk.bus.publish(s.worker_control(attempt.worker_id), cancel.to_bytes())
+
+    def _end(self, attempt: Attempt, ending: Ending | FinalResponse, *, said_all: bool) -> None:
+        attempt.end(ending, self._desk.now(), said_all=said_all)
+        if isinstance(ending, Ending):
+            log.info("attempt_ended", worker_id=attempt.worker_id, outcome=ending.outcome, error=str(ending.error))
+        self._desk.learn(attempt)

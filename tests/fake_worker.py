@@ -1,0 +1,146 @@
+"""A worker that does what a test says, word by word: what a real one does only when it is ill."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Self
+
+from pydantic_core import from_json
+
+from bus import Bus, Message
+from contracts import (
+    BullpenError,
+    Chunk,
+    Claim,
+    ControlRequest,
+    ErrorReply,
+    FinalResponse,
+    Heartbeat,
+    ModelCard,
+    OpenModel,
+    PartialUsage,
+    Progress,
+    WorkerState,
+    new_id,
+    utc_now,
+)
+from contracts import headers as h
+from contracts import subjects as s
+
+
+class Asked:
+    """A request that reached the fake worker."""
+
+    def __init__(self, bus: Bus, worker_id: str, message: Message) -> None:
+        self._bus = bus
+        self._worker_id = worker_id
+        self.headers = message.headers
+        self.body = from_json(message.data)
+        self._inbox = message.reply
+        self._pieces = 0
+
+    async def say(self, message: OpenModel) -> None:
+        await self._bus.publish(self._inbox, message.to_bytes())
+
+    async def claim(self) -> None:
+        await self.say(Claim(attempt=int(self.headers[h.ATTEMPT]), epoch="1"))
+
+    async def progress(self, tokens: int = 0, moved: int | None = None) -> None:
+        await self.say(Progress(tokens=tokens, phase="decode" if tokens else "prefill", moved=moved))
+
+    async def chunk(self, text: str, *, lost: bool = False) -> None:
+        """A piece of the answer; a `lost` one never arrives."""
+        seq, self._pieces = self._pieces, self._pieces + 1
+        if not lost:
+            await self.say(Chunk(task_id=self.headers[h.TASK], seq=seq, delta=text, tokens=seq + 1))
+
+    async def answer(self, output: str, *, tokens: int = 2) -> None:
+        await self.say(
+            FinalResponse(
+                task_id=self.headers[h.TASK],
+                model_id=self.headers[h.MODEL],
+                output=output,
+                tokens_used=10 + tokens,
+                duration_ms=1.0,
+                confidence=0.9,
+                request_id=self.headers[h.REQUEST],
+                backend="fake",
+                worker_id=self._worker_id,
+                prompt_tokens=10,
+                completion_tokens=tokens,
+                cost_usd=None,
+                finish_reason="stop",
+                confidence_source="prior",
+                created_at=utc_now(),
+            )
+        )
+
+    async def fail(self, error: BullpenError, usage: PartialUsage | None = None) -> None:
+        await self.say(ErrorReply(task_id=self.headers[h.TASK], error=error.detail(), usage=usage))
+
+
+class FakeWorker:
+    """`async with FakeWorker(bus, "fake-1", script)`: beats its heart, looks quick, and hands requests to `script`."""
+
+    def __init__(
+        self, bus: Bus, worker_id: str, on_request: Callable[[Asked], None] = lambda asked: None, *, clock: float = 0.0
+    ) -> None:
+        """`clock`: seconds that its wall clock is ahead of everybody else's."""
+        self._bus = bus
+        self._id = worker_id
+        self._on_request = on_request
+        self._clock = clock
+        self._epoch = new_id()
+        self.asked: list[Asked] = []
+        self.told: list[ControlRequest] = []
+
+    async def __aenter__(self) -> Self:
+        subject = s.infer_worker("fake", self._id)
+        self._listening = [
+            await self._bus.subscribe_inline(subject, self._on_message),
+            await self._bus.subscribe_inline(s.worker_control(self._id), self._on_control),
+        ]
+        self._beating = asyncio.create_task(self._beat())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._beating.cancel()
+        await asyncio.gather(self._beating, return_exceptions=True)
+        for subscription in self._listening:
+            await subscription.stop()
+        await self._bus.publish(s.WORKER_HEARTBEAT, self._heartbeat(1_000_000, "stopped").to_bytes())
+
+    def heartbeat(self, seq: int) -> Heartbeat:
+        return self._heartbeat(seq, "ready")
+
+    def _heartbeat(self, seq: int, state: WorkerState) -> Heartbeat:
+        card = ModelCard(
+            model_id="fake", context_window=8192, capabilities=("chat", "stream", "prefill", "json"), local=True
+        )
+        now = utc_now()
+        return Heartbeat(
+            worker_id=self._id,
+            backend="fake",
+            models=(card,),
+            state=state,
+            capacity=64,
+            ewma_ms=1.0,
+            epoch=self._epoch,
+            seq=seq,
+            started_at=now,
+            sent_at=round((now.timestamp() + self._clock) * 1000),
+        )
+
+    async def _beat(self) -> None:
+        seq = 0
+        while True:
+            seq += 1
+            await self._bus.publish(s.WORKER_HEARTBEAT, self.heartbeat(seq).to_bytes())
+            await asyncio.sleep(0.2)
+
+    def _on_message(self, message: Message) -> None:
+        asked = Asked(self._bus, self._id, message)
+        self.asked.append(asked)
+        self._on_request(asked)
+
+    def _on_control(self, message: Message) -> None:
+        self.told.append(ControlRequest.model_validate_json(message.data))

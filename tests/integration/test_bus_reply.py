@@ -1,0 +1,115 @@
+"""What a caller gets, and how it is noticed that nobody reads a stream any more."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from bus import Bus, BusSettings, Message, Reply
+from contracts import BullpenError, ErrorCode
+from tests.support import eventually
+
+
+@pytest.fixture
+async def bus(nats_server: str) -> AsyncIterator[Bus]:
+    async with connected(nats_server) as bus:
+        yield bus
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Bus]:
+    bus = await Bus.connect("test", BusSettings(servers=(url,)), watchdog=False)
+    try:
+        await bus.flush()  # the server knows of its inbox
+        yield bus
+    finally:
+        await bus.close()
+
+
+def stream(bus: Bus, subject: str) -> Reply:
+    return Reply(bus, subject, "t1", "r1", streaming=True)
+
+
+async def test_a_reader_who_left_is_noticed_at_the_next_piece(bus: Bus, nats_server: str) -> None:
+    left: list[str] = []
+    async with connected(nats_server) as reader:
+        read: list[Message] = []
+        inbox = reader.listen(read.append)
+        reply = Reply(bus, inbox.subject, "t1", "r1", streaming=True, on_abandoned=lambda: left.append("left"))
+        await reply.chunk("Par")
+        await eventually(lambda: read)
+        await bus.flush()
+        assert not reply.abandoned.is_set()
+    await reply.chunk("is")
+    async with asyncio.timeout(2):
+        await reply.abandoned.wait()
+    await reply.chunk(" is a city")
+    await bus.flush()
+    assert left == ["left"]
+    assert len(bus._inbox) == 0  # nothing is waited for any more
+
+
+async def test_a_reader_who_listens_is_never_taken_for_gone(bus: Bus, nats_server: str) -> None:
+    """Also not one who answers to every piece."""
+    async with connected(nats_server) as reader:
+
+        def answer(message: Message) -> None:
+            if message.reply:
+                answers.append(asyncio.ensure_future(reader.publish(message.reply, b"thanks")))
+
+        answers: list[asyncio.Future[None]] = []
+        reply = stream(bus, reader.listen(answer).subject)
+        for _ in range(20):
+            await reply.chunk("piece ")
+        await bus.flush()
+        await eventually(lambda: len(answers) == 20)
+        await asyncio.gather(*answers)
+        await reader.flush()
+        await bus.flush()
+    assert not reply.abandoned.is_set()
+
+
+async def test_the_last_word_leaves_nothing_open(bus: Bus) -> None:
+    read: list[Message] = []
+    reply = stream(bus, bus.listen(read.append).subject)
+    await reply.chunk("Par")
+    assert len(bus._inbox) == 2  # the reader's and the one for the server's word
+    await reply.error(BullpenError(ErrorCode.CANCELLED, "enough"))
+    await eventually(lambda: len(read) == 3)
+    assert read[-1].data == b""
+    assert len(bus._inbox) == 1
+
+
+async def test_pieces_carry_their_number_and_the_tokens_so_far(bus: Bus) -> None:
+    read: list[dict[str, Any]] = []
+    reply = stream(bus, bus.listen(lambda message: read.append(json.loads(message.data))).subject)
+    assert reply.first_chunk_at is None
+    await reply.chunk("Par", 1)
+    first = reply.first_chunk_at
+    await reply.resumed("w1", "w2", continued=True)
+    await reply.chunk("is", 2)
+    await reply.chunk("", 3)
+    await eventually(lambda: len(read) == 3)
+    assert [(piece["seq"], piece.get("delta"), piece.get("tokens")) for piece in read] == [
+        (0, "Par", 1),
+        (1, None, None),
+        (2, "is", 2),
+    ]
+    assert first is not None
+    assert reply.first_chunk_at == first
+    assert reply.delivered == "Paris"
+
+
+async def test_a_caller_who_wants_one_answer_is_asked_for_nothing(bus: Bus) -> None:
+    """An answer names no reply subject: a bare `nats req` that is gone costs nothing."""
+    read: list[Message] = []
+    reply = Reply(bus, bus.listen(read.append).subject, "t1", "r1", streaming=False)
+    await reply.chunk("Par")
+    await reply.error(BullpenError(ErrorCode.CANCELLED, "enough"))
+    await eventually(lambda: read)
+    await bus.flush()
+    assert [message.reply for message in read] == [""]
+    assert reply.first_chunk_at is None

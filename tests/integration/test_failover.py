@@ -1,0 +1,409 @@
+"""When a worker goes quiet: who goes on, with what, and what the books say. Real NATS, real Manager, ill workers."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from time import time
+from typing import Any
+
+import pytest
+from pydantic_core import from_json
+
+from bus import Bus
+from contracts import AttemptRecord, BullpenError, ErrorCode, PartialUsage
+from contracts import headers as h
+from contracts.settings import ConfigError
+from tests.fake_worker import Asked, FakeWorker
+from tests.mesh import Json, SmallMesh
+from tests.servers import NatsServer
+from tests.support import eventually
+
+WORDY = {"tokens_per_second": 200.0, "output_tokens": 40}
+HANGS = {**WORDY, "hang_after_tokens": 10}
+IMPATIENT = {"next_token_timeout": 0.4, "first_token_timeout": 0.6}
+
+
+@pytest.fixture
+async def mesh(nats: NatsServer) -> AsyncIterator[SmallMesh]:
+    async with SmallMesh(nats.url) as mesh:
+        yield mesh
+
+
+_running: set[asyncio.Task[None]] = set()
+
+
+def acting(script: Any) -> Any:
+    """`script`, a coroutine function of what was asked, as the callback that a fake worker wants."""
+
+    def on_request(asked: Asked) -> None:
+        task = asyncio.ensure_future(script(asked))
+        _running.add(task)
+        task.add_done_callback(_running.discard)
+
+    return on_request
+
+
+class Attempts:
+    """The rows that are booked for attempts, as they come."""
+
+    def __init__(self) -> None:
+        self.rows: list[AttemptRecord] = []
+
+    @classmethod
+    async def of(cls, mesh: SmallMesh) -> "Attempts":
+        attempts = cls()
+        await mesh.bus.subscribe_inline("telemetry.attempt", lambda m: attempts.rows.append(_row(m.data)))
+        return attempts
+
+    async def outcomes(self, *expected: str) -> list[AttemptRecord]:
+        """Waits until these are booked, in the order of the attempts."""
+        await eventually(lambda: [r.outcome for r in sorted(self.rows, key=lambda r: r.attempt)] == list(expected))
+        return sorted(self.rows, key=lambda row: row.attempt)
+
+
+def _row(data: bytes) -> AttemptRecord:
+    return AttemptRecord.model_validate_json(data)
+
+
+def check_stream(heard: list[Json | None]) -> tuple[str, Json]:
+    """The text a reader has at the end, and the last message; nothing may be missing or come twice."""
+    *pieces, final, end = heard
+    assert end is None
+    assert final is not None
+    told = [piece for piece in pieces if piece is not None]
+    assert [piece["seq"] for piece in told] == list(range(len(told)))
+    text = ""
+    for piece in told:
+        if piece["type"] == "chunk":
+            text += piece["delta"]
+        elif piece["mode"] == "restarted":
+            text = ""
+    return text, final
+
+
+# Streams
+
+
+async def test_a_stream_whose_worker_stalls_goes_on_where_it_stopped(mesh: SmallMesh) -> None:
+    booked = await Attempts.of(mesh)
+    await mesh.worker("w-1", **HANGS)
+    await mesh.manager(**IMPATIENT)
+    asking = asyncio.create_task(mesh.stream(prompt="tell me more"))
+    await mesh.worker("w-2", **WORDY)
+    text, final = check_stream(heard := await asking)
+    [resumed] = [piece for piece in heard if piece and piece.get("type") == "resumed"]
+    assert (resumed["from"], resumed["to"], resumed["mode"]) == ("w-1", "w-2", "continued")
+    assert text == final["output"] == (await mesh.ask(prompt="tell me more", backend="simulated"))["output"]
+    assert final["resumed"]
+    assert (final["completion_tokens"], final["finish_reason"]) == (40, "stop")
+    assert [attempt["outcome"] for attempt in final["attempts"]] == ["uncertain", "ok"]
+    first, second, _ = await booked.outcomes("uncertain", "ok", "ok")
+    assert (first.completion_tokens, second.completion_tokens) == (10, 30)
+
+
+async def test_the_limit_of_tokens_holds_for_the_whole_answer(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1", **HANGS)
+    await mesh.manager(**IMPATIENT)
+    asking = asyncio.create_task(mesh.stream(max_tokens=25))
+    await mesh.worker("w-2", **WORDY)
+    text, final = check_stream(await asking)
+    assert (len(text.split()), final["completion_tokens"], final["finish_reason"]) == (25, 25, "length")
+
+
+async def test_an_answer_that_was_all_delivered_needs_only_its_end(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1", **HANGS)
+    await mesh.manager(**IMPATIENT)
+    asking = asyncio.create_task(mesh.stream(max_tokens=10))  # it hangs with the last word out
+    await mesh.worker("w-2", **WORDY)
+    text, final = check_stream(await asking)
+    assert (len(text.split()), final["finish_reason"], final["output"]) == (10, "length", text)
+
+
+async def test_json_is_never_continued_but_starts_anew(mesh: SmallMesh) -> None:
+    async def half(asked: Asked) -> None:
+        await asked.chunk('{"a": ')
+        await asked.fail(BullpenError(ErrorCode.UPSTREAM_ERROR, "cut off"))
+
+    async def whole(asked: Asked) -> None:
+        await asked.chunk('{"a": 1}')
+        await asked.answer('{"a": 1}')
+
+    turns = iter((half, whole))
+
+    async def taking_turns(asked: Asked) -> None:
+        await next(turns)(asked)
+
+    async with FakeWorker(mesh.bus, "f-1", acting(taking_turns)) as one:
+        await mesh.manager()
+        async with FakeWorker(mesh.bus, "f-2", acting(taking_turns)) as two:
+            await eventually(lambda: _heard_of(mesh, 2))
+            heard = await mesh.stream(response_format={"type": "json_object"})
+    text, final = check_stream(heard)
+    assert text == final["output"] == '{"a": 1}'
+    assert [piece["mode"] for piece in heard if piece and piece.get("type") == "resumed"] == ["restarted"]
+    assert not any(h.CONTINUE in asked.headers for asked in one.asked + two.asked)
+
+
+async def test_a_piece_that_was_lost_on_the_way_comes_with_the_answer(mesh: SmallMesh) -> None:
+    async def leaky(asked: Asked) -> None:
+        await asked.chunk("one ")
+        await asked.chunk("two ", lost=True)
+        await asked.chunk("three")
+        await asked.answer("one two three")
+
+    async with FakeWorker(mesh.bus, "f-1", acting(leaky)):
+        await mesh.manager()
+        text, final = check_stream(await mesh.stream())
+    assert text == final["output"] == "one two three"
+
+
+async def test_a_stream_that_nobody_reads_any_more_is_stopped(mesh: SmallMesh) -> None:
+    booked = await Attempts.of(mesh)
+    await mesh.worker("w-1", tokens_per_second=50.0, output_tokens=2000)
+    await mesh.manager()
+    await mesh.bus.publish("infer.auto", b'{"prompt": "hi", "stream": true}', reply="_INBOX.nobody.is.here")
+    [row] = await booked.outcomes("cancelled")
+    assert row.completion_tokens is not None
+    assert row.completion_tokens < 100
+
+
+# Attempts that nobody waits for any more
+
+
+async def test_what_a_cancelled_attempt_had_used_is_booked(mesh: SmallMesh) -> None:
+    booked = await Attempts.of(mesh)
+    await mesh.worker("w-1", tokens_per_second=100.0, output_tokens=2000)
+    await mesh.manager()
+    asking = asyncio.create_task(mesh.ask(task_id="t-1"))
+    await eventually(lambda: mesh.beats["w-1"].inflight == 1)
+    await asyncio.sleep(0.2)
+    await mesh.bus.publish("infer.cancel", b'{"task_id": "t-1"}')
+    assert (await asking)["error"]["code"] == "cancelled"
+    [row] = await booked.outcomes("cancelled")
+    assert row.completion_tokens
+    assert row.completion_tokens > 5
+
+
+async def test_an_answer_that_comes_too_late_is_booked_and_not_delivered(mesh: SmallMesh) -> None:
+    booked = await Attempts.of(mesh)
+    wake = asyncio.Event()
+
+    async def slow(asked: Asked) -> None:
+        await asked.claim()
+        await asked.progress()
+        await wake.wait()
+        await asked.answer("too late", tokens=7)
+
+    async with FakeWorker(mesh.bus, "f-1", acting(slow)) as fake:
+        await mesh.manager(**IMPATIENT)
+        asking = asyncio.create_task(mesh.ask())
+        await eventually(lambda: fake.asked)
+        await mesh.worker("w-1")
+        answer = await asking
+        assert (answer["worker_id"], answer["attempts"][0]["outcome"]) == ("w-1", "uncertain")
+        await eventually(lambda: [told.op for told in fake.told] == ["cancel"])
+        await booked.outcomes("uncertain", "ok")
+        wake.set()
+        await eventually(lambda: len(booked.rows) == 3)
+    assert (booked.rows[-1].outcome, booked.rows[-1].completion_tokens) == ("late_discarded", 7)
+    assert booked.rows[-1].attempt == 1
+
+
+async def test_a_late_answer_is_taken_while_nobody_else_has_one(mesh: SmallMesh) -> None:
+    async def slow(asked: Asked) -> None:
+        await asked.claim()
+        await asked.progress()
+        await asyncio.sleep(1.0)
+        await asked.answer("after all")
+
+    async with FakeWorker(mesh.bus, "f-1", acting(slow)):
+        await mesh.manager(**IMPATIENT)
+        await mesh.worker("w-1", latency_ms=5000, max_concurrency=1)
+        answer = await mesh.ask()
+    assert (answer["output"], answer["worker_id"]) == ("after all", "f-1")
+
+
+# Who is asked
+
+
+async def test_reading_a_long_prompt_is_progress(mesh: SmallMesh) -> None:
+    async def reads(asked: Asked) -> None:
+        await asked.claim()
+        for moved in range(8):
+            await asked.progress(moved=moved)
+            await asyncio.sleep(0.2)
+        await asked.answer("read it all")
+
+    async with FakeWorker(mesh.bus, "f-1", acting(reads)):
+        await mesh.manager(**IMPATIENT)
+        answer = await mesh.ask()
+    assert [attempt["outcome"] for attempt in answer["attempts"]] == ["ok"]
+
+
+async def test_workers_that_left_without_a_word_are_no_deaths(mesh: SmallMesh) -> None:
+    """Nobody listens where they were: nothing was begun, so a third one is asked."""
+    await mesh.worker("w-1", latency_ms=500)
+    await mesh.manager()
+    fakes = [FakeWorker(mesh.bus, f"f-{number}") for number in range(3)]
+    for fake in fakes:
+        await mesh.bus.publish("worker.heartbeat", fake.heartbeat(1).to_bytes())
+    await eventually(lambda: _heard_of(mesh, 4))
+    answer = await mesh.ask()
+    assert answer["worker_id"] == "w-1"
+    assert {attempt["outcome"] for attempt in answer["attempts"][:-1]} == {"refused"}
+
+
+async def test_a_worker_that_keeps_failing_is_left_alone_and_that_is_said(mesh: SmallMesh) -> None:
+    routes: list[Any] = []
+    await mesh.bus.subscribe_inline("metrics.route", lambda message: routes.append(from_json(message.data)))
+
+    async def failing(asked: Asked) -> None:
+        await asked.fail(BullpenError(ErrorCode.UPSTREAM_ERROR, "broken"))
+
+    async with FakeWorker(mesh.bus, "f-1", acting(failing)) as fake:
+        await mesh.manager()
+        codes = [(await mesh.ask())["error"]["code"] for _ in range(8)]
+    assert codes == ["upstream_error"] * 5 + ["no_worker"] * 3
+    await eventually(lambda: len(routes) == 13)
+    assert len(fake.asked) == 5
+    assert "failing (broken), tried again in" in routes[-1]["candidates"][0]["passed_over"]
+
+
+async def test_not_more_is_tried_again_than_the_budget_allows(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1", error_rate=1.0)
+    await mesh.worker("w-2", error_rate=1.0)
+    await mesh.manager(retries={"share": 0.0, "per_second": 0.0, "burst": 1.0})
+    first, second = await mesh.ask(), await mesh.ask()
+    assert (len(first["attempts"]), len(second["attempts"])) == (2, 1)
+    assert "too much is being tried again" in second["error"]["message"]
+
+
+async def test_a_paid_answer_is_not_paid_twice_beyond_the_budget(mesh: SmallMesh) -> None:
+    price = {"input_per_mtok": 1_000_000, "output_per_mtok": 0}
+    await mesh.worker("w-1", local=False, price=price, **HANGS)
+    await mesh.worker("w-2", local=False, price=price, **HANGS)
+    await mesh.manager(**IMPATIENT, retries={"duplicate_spend_floor_usd": 0.5})
+    answer = await mesh.ask()
+    assert len(answer["attempts"]) == 1
+    assert "paid twice" in answer["error"]["message"]
+
+
+async def test_an_expired_request_for_a_worker_with_another_clock_is_written_in_its_clock(mesh: SmallMesh) -> None:
+    async def quick(asked: Asked) -> None:
+        await asked.answer("hi")
+
+    async with FakeWorker(mesh.bus, "f-1", acting(quick), clock=-5.0) as fake:
+        await mesh.manager()
+        await mesh.ask(deadline_ms=3000)
+    left = int(fake.asked[0].headers[h.DEADLINE]) / 1000 - (time() - 5.0)
+    assert 1.0 < left <= 3.5
+
+
+# Hedging
+
+
+async def test_a_question_that_takes_unusually_long_is_given_to_an_idle_worker_too(mesh: SmallMesh) -> None:
+    slow = asyncio.Event()
+
+    async def script(asked: Asked) -> None:
+        await asked.claim()
+        await asked.progress()
+        if slow.is_set():
+            await eventually(lambda: fake.told)
+            await asked.fail(BullpenError(ErrorCode.CANCELLED, "stopped"), PartialUsage(completion_tokens=3))
+        else:
+            await asked.answer("quick")
+
+    booked = await Attempts.of(mesh)
+    await mesh.worker("w-1", latency_ms=300)
+    async with FakeWorker(mesh.bus, "f-1", acting(script)) as fake:
+        await mesh.manager()
+        await eventually(lambda: _heard_of(mesh, 2))
+        for _ in range(25):
+            assert (await mesh.ask(policy="fastest"))["worker_id"] == "f-1"
+        await eventually(lambda: len(booked.rows) == 25)
+        booked.rows.clear()
+        slow.set()
+        answer = await mesh.ask(policy="fastest")
+        assert answer["worker_id"] == "w-1"
+        assert [attempt["outcome"] for attempt in answer["attempts"]] == ["hedged_loser", "ok"]
+        loser, _ = await booked.outcomes("hedged_loser", "ok")
+        assert loser.completion_tokens == 3
+        slow.clear()
+
+
+async def test_batch_work_is_not_hedged(mesh: SmallMesh) -> None:
+    slow = asyncio.Event()
+
+    async def script(asked: Asked) -> None:
+        await asked.claim()
+        await asked.progress()
+        await asyncio.sleep(0.8 if slow.is_set() else 0)
+        await asked.answer("here")
+
+    await mesh.worker("w-1", latency_ms=300)
+    async with FakeWorker(mesh.bus, "f-1", acting(script)):
+        await mesh.manager()
+        await eventually(lambda: _heard_of(mesh, 2))
+        for _ in range(25):
+            await mesh.ask(policy="fastest")
+        slow.set()
+        answer = await mesh.ask(policy="fastest", priority="batch")
+    assert [attempt["outcome"] for attempt in answer["attempts"]] == ["ok"]
+
+
+# Managers
+
+
+async def test_the_manager_that_has_a_task_says_so_and_no_other(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1", latency_ms=800)
+    await mesh.manager("m-1")
+    await mesh.manager("m-2")
+    asking = asyncio.create_task(mesh.ask(task_id="mine"))
+    await eventually(lambda: mesh.beats["w-1"].inflight == 1)
+    told = from_json((await mesh.bus.request("infer.status", b'{"task_id": "mine"}', timeout=2)).data)
+    assert (told["task_id"], told["state"]) == ("mine", "running")
+    assert (await asking)["request_id"] == told["request_id"]
+    answers: list[Any] = []
+    with mesh.bus.listen(answers.append) as inbox:
+        await mesh.bus.publish("infer.status", b'{"task_id": "mine"}', reply=inbox.subject)
+        await mesh.bus.request("manager.control.m-1", b'{"op": "status"}', timeout=2)
+        await mesh.bus.request("manager.control.m-2", b'{"op": "status"}', timeout=2)
+    assert answers == []
+
+
+async def test_a_draining_manager_takes_nothing_new_until_it_resumes(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1", latency_ms=500)
+    await mesh.manager("m-1")
+    asking = asyncio.create_task(mesh.ask())
+    await eventually(lambda: mesh.beats["w-1"].inflight == 1)
+    drained = await control(mesh.bus, "m-1", "drain")
+    assert (drained["state"], drained["inflight"]) == ("draining", 1)
+    assert (await asking)["output"]
+    with pytest.raises(Exception, match="nobody listens"):
+        await mesh.ask()
+    assert (await control(mesh.bus, "m-1", "resume"))["state"] == "ready"
+    assert (await mesh.ask())["output"]
+    refused = await control(mesh.bus, "m-1", "swap")
+    assert not refused["ok"]
+    assert "cannot swap" in refused["message"]
+
+
+async def control(bus: Bus, manager_id: str, op: str) -> Json:
+    answer: Json = from_json(
+        (await bus.request(f"manager.control.{manager_id}", b'{"op": "%s"}' % op.encode(), timeout=2)).data
+    )
+    return answer
+
+
+async def test_of_two_workers_with_one_name_the_older_leaves(mesh: SmallMesh) -> None:
+    await mesh.manager()
+    await mesh.worker("w-1")
+    older = mesh.running("w-1")
+    await mesh.worker("w-1")
+    with pytest.raises(ConfigError, match="another worker goes by the id w-1"):
+        await asyncio.wait_for(older, 10)
+    assert (await mesh.ask())["worker_id"] == "w-1"
+
+
+def _heard_of(mesh: SmallMesh, count: int) -> bool:
+    return len(mesh.beats) >= count
