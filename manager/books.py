@@ -37,7 +37,7 @@ class Books:
             inflight.request,
             response,
             created_at=inflight.created_at,
-            cost_usd=response.cost_usd,
+            cost_usd=inflight.cost,
             price=winner.choice.card.price,
             manager_id=self._id,
         )

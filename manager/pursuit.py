@@ -22,15 +22,15 @@ from contracts import (
     InferenceResponse,
     Outcome,
     Progress,
-    RouteDecision,
     utc_now,
 )
 from contracts import subjects as s
 from manager import failover
 from manager.attempt import Attempt, Ending, Start
+from manager.chooser import Chooser
 from manager.desk import Desk
 from manager.inflight import Gone, Heard, Inflight, out_of_time
-from manager.ranking import Choice, Obstacle, Ranking, expected_cost
+from manager.ranking import Choice, expected_cost
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +39,7 @@ class Pursuit:
     def __init__(self, desk: Desk, inflight: Inflight) -> None:
         self._desk = desk
         self._inflight = inflight
+        self._chooser = Chooser(desk, inflight)
         self._hedge_at = inf
         """When (loop's clock) a second worker is asked as well."""
 
@@ -99,65 +100,18 @@ class Pursuit:
             if (late := self._late_answer()) is not None:
                 inflight.best = late
                 return None
-            ranking = self._rank()
+            ranking = self._chooser.rank()
             if ranking.winner is not None:
-                self._explain(ranking)
+                self._chooser.explain(ranking)
                 return ranking.winner
             if inflight.best is not None:
                 return None
-            await self._wait_for_somebody(ranking, again=again)
+            await self._chooser.wait_for_somebody(ranking, again=again)
             again = True
 
     def _check_wanted(self) -> None:
         if self._inflight.cancelled is not None:
             raise self._inflight.cancelled
-
-    def _rank(self) -> Ranking:
-        """Everybody; but when a stream has begun, those who can go on with it come first."""
-        inflight = self._inflight
-        policy = inflight.request.policy if inflight.best is None else "best"
-        if inflight.continuable:
-            ranking = self._desk.rank(inflight.question(prefill=True), policy)
-            if ranking.winner is not None:
-                return ranking
-        return self._desk.rank(inflight.question(), policy)
-
-    async def _wait_for_somebody(self, ranking: Ranking, *, again: bool) -> None:
-        """Waits when waiting can help. Raises `BullpenError` saying why nobody can be asked when it can't."""
-        desk, inflight = self._desk, self._inflight
-        now, priority = desk.now(), inflight.request.priority
-        remaining = inflight.remaining(now)
-        match ranking.obstacle:
-            case Obstacle.FULL:
-                await desk.room.wait(priority, again=again, seconds=remaining)
-            case Obstacle.PAUSED if desk.pause_left() < remaining:
-                await desk.room.wait(priority, again=again, seconds=desk.pause_left())
-            case _ if now < desk.warm_at and ranking.obstacle is not Obstacle.BUDGET:
-                await desk.room.wait(priority, again=again, seconds=desk.warm_at - now)
-            case Obstacle.EXHAUSTED:
-                self._explain(ranking)
-                raise failover.exhausted(inflight.attempts)
-            case _:
-                self._explain(ranking)
-                request = inflight.request
-                raise failover.nobody(ranking, request.model or request.backend, desk.served())
-
-    def _explain(self, ranking: Ranking) -> None:
-        """Says on `metrics.route` who was considered, and why the winner won."""
-        winner, inflight, desk = ranking.winner, self._inflight, self._desk
-        decision = RouteDecision(
-            manager_id=desk.manager_id,
-            request_id=inflight.request_id,
-            task_id=inflight.task_id,
-            attempt=len(inflight.attempts) + 1,
-            policy=inflight.request.policy,
-            weights=desk.config.policies[inflight.request.policy],
-            winner=winner.member.worker_id if winner else None,
-            model_id=winner.card.model_id if winner else None,
-            candidates=ranking.candidates,
-            created_at=utc_now(),
-        )
-        desk.metrics.tell(s.METRICS_ROUTE, decision)
 
     # Asking
 
@@ -304,7 +258,7 @@ class Pursuit:
         for attempt in inflight.running:
             if attempt.overdue_at(self._desk.config) > now:
                 continue
-            if not attempt.claimed and self._rank().winner is None:
+            if not attempt.claimed and self._chooser.rank().winner is None:
                 attempt.wait_again(now)  # slow to claim, but there is nobody else
             else:
                 await self._give_up(attempt, attempt.overdue())
@@ -331,7 +285,7 @@ class Pursuit:
         cost = expected_cost(inflight.asked, ranking.winner.card, desk.estimates)
         if not ranking.winner.card.local and not desk.spending.allows(desk.now(), cost or 0.0):
             return
-        self._explain(ranking)
+        self._chooser.explain(ranking)
         await self._send(ranking.winner)
 
     # Ending

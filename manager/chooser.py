@@ -1,0 +1,61 @@
+"""Who is asked next for one request; and when nobody can be, whether waiting helps or what is told instead."""
+
+from contracts import RouteDecision, utc_now
+from contracts.subjects import METRICS_ROUTE
+from manager import failover
+from manager.desk import Desk
+from manager.inflight import Inflight
+from manager.ranking import Obstacle, Ranking
+
+
+class Chooser:
+    def __init__(self, desk: Desk, inflight: Inflight) -> None:
+        self._desk = desk
+        self._inflight = inflight
+
+    def rank(self) -> Ranking:
+        """Everybody; but when a stream has begun, those who can go on with it come first."""
+        inflight = self._inflight
+        policy = inflight.request.policy if inflight.best is None else "best"
+        if inflight.continuable:
+            ranking = self._desk.rank(inflight.question(prefill=True), policy)
+            if ranking.winner is not None:
+                return ranking
+        return self._desk.rank(inflight.question(), policy)
+
+    async def wait_for_somebody(self, ranking: Ranking, *, again: bool) -> None:
+        """Waits when waiting can help. Raises `BullpenError` saying why nobody can be asked when it can't."""
+        desk, inflight = self._desk, self._inflight
+        now, priority = desk.now(), inflight.request.priority
+        remaining = inflight.remaining(now)
+        match ranking.obstacle:
+            case Obstacle.FULL:
+                await desk.room.wait(priority, again=again, seconds=remaining)
+            case Obstacle.PAUSED if desk.pause_left() < remaining:
+                await desk.room.wait(priority, again=again, seconds=desk.pause_left())
+            case _ if now < desk.warm_at and ranking.obstacle is not Obstacle.BUDGET:
+                await desk.room.wait(priority, again=again, seconds=desk.warm_at - now)
+            case Obstacle.EXHAUSTED:
+                self.explain(ranking)
+                raise failover.exhausted(inflight.attempts)
+            case _:
+                self.explain(ranking)
+                request = inflight.request
+                raise failover.nobody(ranking, request.model or request.backend, desk.served())
+
+    def explain(self, ranking: Ranking) -> None:
+        """Says on `metrics.route` who was considered, and why the winner won."""
+        winner, inflight, desk = ranking.winner, self._inflight, self._desk
+        decision = RouteDecision(
+            manager_id=desk.manager_id,
+            request_id=inflight.request_id,
+            task_id=inflight.task_id,
+            attempt=len(inflight.attempts) + 1,
+            policy=inflight.request.policy,
+            weights=desk.config.policies[inflight.request.policy],
+            winner=winner.member.worker_id if winner else None,
+            model_id=winner.card.model_id if winner else None,
+            candidates=ranking.candidates,
+            created_at=utc_now(),
+        )
+        desk.metrics.tell(METRICS_ROUTE, decision)
