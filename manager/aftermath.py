@@ -46,7 +46,7 @@ class Aftermath:
         """Until all of them have said their last word, at most so many seconds."""
         until = self._desk.now() + seconds
         while not all(attempt.said_all for attempt in attempts):
-            heard = await inflight.next_event(until)
+            heard = await inflight.events.next(until)
             if heard is None:
                 return
             heard.attempt.hear_afterwards(heard.event)

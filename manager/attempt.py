@@ -140,13 +140,16 @@ class Attempt:
     def error(self) -> BullpenError | None:
         return self.ended.error if isinstance(self.ended, Ending) else None
 
+    def received(self, chunk: Chunk) -> None:
+        """A piece of its stream arrived: is it the one that was due?"""
+        self.missed_piece = self.missed_piece or chunk.seq != self._pieces
+        self._pieces += 1
+
     def hear(self, event: Claim | Progress | Chunk, now: float) -> None:
         """A sign of life that moved something restarts our patience; one that did not, does not."""
         self.heard = now
         if isinstance(event, Chunk):
             self.claimed, self.phase, self._moved = True, "decode", now
-            self.missed_piece = self.missed_piece or event.seq != self._pieces
-            self._pieces += 1
             self.tokens = self.tokens + 1 if event.tokens is None else event.tokens
         elif isinstance(event, Claim):
             self.claimed = True

@@ -1,8 +1,7 @@
 """A request on its way through the Manager: what was asked, who was tried, what they said."""
 
-import asyncio
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
@@ -13,6 +12,7 @@ from contracts import (
     AttemptSummary,
     BullpenError,
     Capability,
+    Chunk,
     ErrorCode,
     ErrorReply,
     FinalResponse,
@@ -24,27 +24,10 @@ from contracts import (
 )
 from contracts import headers as h
 from manager.attempt import Attempt, read_event
+from manager.events import Events, Gone, Heard
 from manager.ranking import Question
 
 PREFILL: frozenset[Capability] = frozenset({"prefill"})
-
-
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """Not a worker's word but ours: it went away."""
-
-    why: str
-    died: bool = True
-    """Its process ended; False: it only fell silent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """Something about an attempt. `sender` is where the worker waits for our word, if it does."""
-
-    attempt: Attempt
-    event: WorkerMessage | Gone | BullpenError
-    sender: str = ""
 
 
 _NOBODY_LISTENS = ErrorReply(error=BullpenError(ErrorCode.NO_WORKER, "nobody listens there").detail())
@@ -66,7 +49,7 @@ class Inflight:
     created_at: datetime = field(default_factory=utc_now)
     attempts: list[Attempt] = field(default_factory=list)
     listeners: list[Listener[Message]] = field(default_factory=list)
-    events: asyncio.Queue[Heard] = field(default_factory=asyncio.Queue)
+    events: Events = field(default_factory=Events)
     best: FinalResponse | None = None
     """The best answer so far, when it was not sure enough to be final."""
     cancelled: BullpenError | None = None
@@ -140,28 +123,15 @@ class Inflight:
             event = _NOBODY_LISTENS if message.no_responders else read_event(message.data)
         except BullpenError as error:
             event = error
-        self.events.put_nowait(Heard(attempt, event, message.reply))
-
-    def heard_so_far(self) -> Iterator[Heard]:
-        """What was heard and not looked at yet."""
-        while not self.events.empty():
-            yield self.events.get_nowait()
+        if isinstance(event, Chunk):
+            attempt.received(event)
+        self.events.put(Heard(attempt, event, message.reply))
 
     def lost(self, worker_id: str, why: str, *, died: bool) -> None:
         """A worker is gone, and with it whatever it did for this request."""
         for attempt in self.running:
             if attempt.worker_id == worker_id:
-                self.events.put_nowait(Heard(attempt, Gone(why, died)))
-
-    async def next_event(self, until: float) -> Heard | None:
-        """The next thing heard, or None when the loop's clock reaches `until`."""
-        if not self.events.empty():
-            return self.events.get_nowait()
-        try:
-            async with asyncio.timeout_at(until):
-                return await self.events.get()
-        except TimeoutError:
-            return None
+                self.events.put(Heard(attempt, Gone(why, died)))
 
     def finished(self, answer: FinalResponse, attempt: Attempt, now: float) -> InferenceResponse:
         """The answer as the caller gets it: times from the caller's point of view, all attempts named."""
@@ -189,7 +159,7 @@ class Inflight:
         """Nobody wants it any more; whoever follows an attempt notices at once."""
         self.cancelled = self.cancelled or BullpenError(ErrorCode.CANCELLED, why)
         if self.current is not None:
-            self.events.put_nowait(Heard(self.current, Gone(why)))
+            self.events.put(Heard(self.current, Gone(why)))
 
     def close(self) -> None:
         for listener in self.listeners:

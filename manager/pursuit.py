@@ -29,7 +29,8 @@ from manager import failover
 from manager.attempt import Attempt, Ending, Start
 from manager.chooser import Chooser
 from manager.desk import Desk
-from manager.inflight import Gone, Heard, Inflight, out_of_time
+from manager.events import Gone, Heard
+from manager.inflight import Inflight, out_of_time
 from manager.ranking import Choice, expected_cost
 
 log = structlog.get_logger(__name__)
@@ -166,7 +167,7 @@ class Pursuit:
         """
         inflight = self._inflight
         while inflight.running:
-            heard = await inflight.next_event(self._patience_ends())
+            heard = await inflight.events.next(self._patience_ends())
             if inflight.cancelled is not None:
                 await self._call_off(inflight.cancelled)
                 raise inflight.cancelled
@@ -240,7 +241,7 @@ class Pursuit:
 
     def _late_answer(self) -> FinalResponse | None:
         """Whether somebody given up on has answered while nobody was being followed."""
-        for heard in self._inflight.heard_so_far():
+        while (heard := self._inflight.events.take()) is not None:
             if heard.attempt.ended is not None and (late := self._take_late(heard)) is not None:
                 return late
         return None

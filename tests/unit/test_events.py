@@ -1,0 +1,36 @@
+"""What was heard comes out in order, and pieces of a stream that have to wait are joined."""
+
+import asyncio
+
+from contracts import Chunk, Claim
+from manager.attempt import Attempt
+from manager.events import Events, Gone, Heard
+from tests.unit.test_attempt import attempt
+
+
+def piece(one: Attempt, seq: int, text: str) -> Heard:
+    return Heard(one, Chunk(task_id="t", seq=seq, delta=text, tokens=seq + 1))
+
+
+def taken(events: Events) -> list[Heard]:
+    return list(iter(events.take, None))
+
+
+def test_pieces_that_wait_are_joined_and_nothing_overtakes() -> None:
+    one, other, events = attempt(1), attempt(2), Events()
+    claim = Heard(one, Claim(attempt=1, epoch="e"))
+    for heard in (claim, piece(one, 0, "a"), piece(one, 1, "b"), piece(other, 0, "x"), piece(one, 2, "c")):
+        events.put(heard)
+    first, joined, foreign, last = taken(events)
+    assert first is claim
+    assert isinstance(joined.event, Chunk)
+    assert (joined.event.delta, joined.event.tokens) == ("ab", 2)
+    assert (foreign.attempt, last.attempt) == (other, one)
+
+
+async def test_waiting_ends_with_what_comes_or_with_the_time() -> None:
+    events, loop = Events(), asyncio.get_running_loop()
+    assert await events.next(loop.time() + 0.01) is None
+    gone = Heard(attempt(), Gone("away"))
+    loop.call_later(0.01, events.put, gone)
+    assert await events.next(loop.time() + 5) is gone
