@@ -32,13 +32,13 @@ class Books:
         self._outbox.put(TELEMETRY_ATTEMPT, row, f"{inflight.request_id}/{attempt.number}/late")
 
     def _answered(self, inflight: Inflight, response: InferenceResponse) -> ResponseRecord:
-        winner = next(a for a in inflight.attempts if a.worker_id == response.worker_id)
+        winner = next((a for a in inflight.attempts if a.worker_id == response.worker_id), None)
         return ResponseRecord.answered(
             inflight.request,
             response,
             created_at=inflight.created_at,
             cost_usd=inflight.cost,
-            price=winner.choice.card.price,
+            price=winner.choice.card.price if winner else None,
             manager_id=self._id,
         )
 

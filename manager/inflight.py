@@ -25,6 +25,7 @@ from contracts import (
 from contracts import headers as h
 from manager.attempt import Attempt, read_event
 from manager.events import Events, Gone, Heard
+from manager.idempotency import Mine
 from manager.ranking import Question
 
 PREFILL: frozenset[Capability] = frozenset({"prefill"})
@@ -37,6 +38,8 @@ _NOBODY_LISTENS = ErrorReply(error=BullpenError(ErrorCode.NO_WORKER, "nobody lis
 @dataclass(slots=True, eq=False)
 class Inflight:
     request: InferenceRequest
+    key: str | None
+    """The caller's idempotency key."""
     body: bytes
     headers: Mapping[str, str]
     task_id: str
@@ -50,6 +53,8 @@ class Inflight:
     attempts: list[Attempt] = field(default_factory=list)
     listeners: list[Listener[Message]] = field(default_factory=list)
     events: Events = field(default_factory=Events)
+    entry: Mine | None = None
+    """Our right to answer for the key."""
     best: FinalResponse | None = None
     """The best answer so far, when it was not sure enough to be final."""
     cancelled: BullpenError | None = None
@@ -154,6 +159,21 @@ class Inflight:
         }
         values = {name: getattr(answer, name) for name in InferenceResponse.model_fields}
         return InferenceResponse.model_construct(**{**values, **told})
+
+    def replayed(self, answer: InferenceResponse, now: float) -> InferenceResponse:
+        """An answer that was given before, as the answer to this request: nothing was computed for it."""
+        told = {
+            "task_id": self.task_id,
+            "request_id": self.request_id,
+            "duration_ms": round((now - self.arrived) * 1000, 3),
+            "queue_ms": 0.0,
+            "ttft_ms": None,
+            "attempts": (),
+            "cost_usd": Decimal(0),
+            "resumed": False,
+            "replayed": True,
+        }
+        return answer.model_copy(update=told)
 
     def cancel(self, why: str) -> None:
         """Nobody wants it any more; whoever follows an attempt notices at once."""

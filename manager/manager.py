@@ -39,6 +39,7 @@ from manager.attendance import Attendance
 from manager.books import Books
 from manager.config import ManagerConfig
 from manager.desk import Desk
+from manager.idempotency import Answers, Mine, key_of
 from manager.inflight import Inflight, hops
 from manager.metrics import Metrics
 from manager.pursuit import Pursuit
@@ -59,6 +60,7 @@ class Manager:
         self._metrics = Metrics(bus, manager_id)
         self._desk = Desk(bus, config, manager_id, self._metrics)
         self._aftermath = Aftermath(self._desk, Books(outbox, manager_id))
+        self._answers = Answers(bus)
         self._inflight: set[Inflight] = set()
         self._attendance = Attendance(bus, self._desk, lambda: list(self._inflight))
         self._requests: Subscription | None = None
@@ -77,6 +79,7 @@ class Manager:
         self._tasks.start(self._attendance.sweep(), "sweep")
         self._tasks.start(self._attendance.reconcile(), "reconcile")
         self._tasks.start(self._tell_metrics(), "metrics")
+        self._tasks.start(self._answers.keep_open(), "answers")
         log.info("manager_ready", manager_id=self._id)
         await first_of(stop, self._bus.lost)
         await self._leave()
@@ -130,6 +133,7 @@ class Manager:
         inflight.reply.on_abandoned = lambda: self._cancel(inflight, "nobody reads the stream any more")
         try:
             response, failure = await self._serve(inflight)
+            await self._keep(inflight, response, failure)
             self._stats.count(self._desk.now() - inflight.arrived, str(failure) if failure else None)
             self._metrics.count(failed=failure is not None, rerouted=len(inflight.attempts) > 1)
             await self._aftermath.settle(inflight, response, failure)
@@ -141,7 +145,7 @@ class Manager:
         """One request, to its one final message. Returns what was told: the answer, or the failure."""
         response: InferenceResponse | None = None
         try:
-            response = await Pursuit(self._desk, inflight).answer()
+            response = await self._replayed(inflight) or await Pursuit(self._desk, inflight).answer()
             return response, await inflight.reply.response(response)
         except BullpenError as error:
             await inflight.reply.error(error, inflight.summaries)
@@ -155,6 +159,27 @@ class Manager:
             await inflight.reply.error(failure, inflight.summaries)
             return response, failure
 
+    async def _replayed(self, inflight: Inflight) -> InferenceResponse | None:
+        """The answer that this question's idempotency key has got before. None: it has to be answered."""
+        if inflight.key is None:
+            return None
+        entry = await self._answers.begin(inflight.key, inflight.request, inflight.request_id, inflight.deadline)
+        if isinstance(entry, Mine):
+            inflight.entry = entry
+            return None
+        answer = inflight.replayed(entry.answer, self._desk.now())
+        await inflight.reply.chunk(answer.output, answer.completion_tokens)
+        return answer
+
+    async def _keep(self, inflight: Inflight, response: InferenceResponse | None, failure: BullpenError | None) -> None:
+        """Remembers the answer for its key; an error is none."""
+        if inflight.entry is None:
+            return
+        if response is not None and failure is None:
+            await self._answers.finish(inflight.entry, response)
+        else:
+            await self._answers.release(inflight.entry)
+
     def _admit(self, message: Message) -> Inflight:
         """Reads the request. Raises `BullpenError(invalid_request)`."""
         now = self._desk.now()
@@ -166,6 +191,7 @@ class Manager:
         self._desk.asked()
         return Inflight(
             request=request,
+            key=key_of(request, message.headers),
             body=message.data,
             headers=message.headers,
             task_id=request.task_id,
@@ -209,7 +235,7 @@ class Manager:
             asked = StatusRequest.model_validate_json(message.data)
         except ValidationError:
             return
-        ours = next((i for i in self._inflight if i.is_meant(asked) and not i.reply.finished), None)
+        ours = next((i for i in self._inflight if i.is_meant(asked)), None)
         if ours is None or not message.reply or not accepts(message.reply):
             return
         reply = StatusReply(
