@@ -68,14 +68,16 @@ class StatusReply(OpenModel):
 class ControlRequest(OpenModel):
     """`worker.control.<worker_id>`, and `manager.control.<manager_id>` for `status`, `drain` and `resume`."""
 
-    op: Literal["status", "drain", "resume", "swap", "reload", "cancel", "superseded"]
+    op: Literal["status", "drain", "resume", "swap", "reload", "cancel", "superseded", "report"]
     model: str | None = None
     """For `swap`: the model to serve next."""
     request_id: str | None = None
-    """For `cancel`: which request, with `attempt`."""
+    """For `cancel` and `report`: which request, with `attempt`."""
     attempt: int | None = None
     epoch: str | None = None
     """For `superseded`: the incarnation that has this id now; an older one leaves."""
+    inbox: str | None = None
+    """For `report`: where to say how it stands: progress, the last word again, or that it is not here."""
 
 
 class ControlReply(OpenModel):

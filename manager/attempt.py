@@ -104,6 +104,8 @@ class Attempt:
         """When the worker last said anything about it."""
         self.ended: Ending | FinalResponse | None = None
         self.ended_at = now
+        self.inbox = ""
+        """Where its worker's words come to."""
         self.said_all = False
         """The worker will say no more about it: it told how it ended, or it is gone."""
         self.missed_piece = False
@@ -131,6 +133,10 @@ class Attempt:
         if self.ended is None:
             return Outcome.CANCELLED
         return Outcome.OK if isinstance(self.ended, FinalResponse) else self.ended.outcome
+
+    @property
+    def error_code(self) -> ErrorCode | None:
+        return self.error.code if self.error else None
 
     @property
     def paid(self) -> bool:
@@ -161,15 +167,30 @@ class Attempt:
             self._moves = max(self._moves, moves)
             self.claimed, self.phase, self.tokens = True, event.phase, max(self.tokens, event.tokens)
 
+    @property
+    def killed(self) -> bool:
+        """Its worker died while it was at it: it is gone still, or started anew. A lost connection alone is no death."""
+        member = self.choice.member
+        ended = isinstance(self.ended, Ending) and self.ended.died
+        return ended and (bool(member.gone) or member.heartbeat.epoch != self.epoch)
+
+    def excludes(self, reconnected_at: float) -> bool:
+        """Whether its worker is not asked again. One that never got the request may be.
+
+        It never got it when nobody listened there, when it says so, or when our connection broke before it claimed.
+        """
+        refused = isinstance(self.ended, Ending) and self.ended.outcome is Outcome.REFUSED
+        unheard = self.sent < reconnected_at and not self.claimed
+        return not (refused and (unheard or (self.error_code is ErrorCode.NO_WORKER and self.said_all)))
+
     def wait_again(self, now: float) -> None:
-        """Nobody else could do it: go on waiting for this one."""
-        self.claimed = True
+        """The silence is ours, or nobody else could do it: go on waiting for this one."""
         self._moved = now
 
     def overdue_at(self, config: ManagerConfig) -> float:
         """When our patience ends. A worker that queues it may take as long as its heart beats."""
         if not self.claimed:
-            return self.sent + config.claim_timeout
+            return self._moved + config.claim_timeout
         if self.phase == "decode":
             return self._moved + config.next_token_timeout
         return self._moved + (config.first_token_timeout if self.phase == "prefill" else float("inf"))

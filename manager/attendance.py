@@ -27,6 +27,11 @@ SWEEP_EVERY = 0.1
 WARM_UP = 1.25
 """Seconds after (re)connecting in which an empty registry means "not heard yet", not "nobody"."""
 
+RETURN_WITHIN = 4.25
+"""Seconds in which everybody who lost the server with us is back: the longest pause between tries, and a heartbeat."""
+REPORTS = (0.0, 0.3, 0.7, 1.0, 1.5)
+"""Seconds between the questions, after a reconnect, how that stands which workers had to do."""
+
 
 class Attendance:
     def __init__(self, bus: Bus, desk: Desk, inflight: Callable[[], list[Inflight]]) -> None:
@@ -37,7 +42,7 @@ class Attendance:
         self._inflight = inflight
 
     async def listen(self) -> None:
-        await self.reconnected()
+        self._desk.warm_at = self._desk.now() + WARM_UP
         self._bus.on_reconnect.append(self.reconnected)
         await self._bus.subscribe_inline(s.WORKER_HEARTBEAT, self._on_heartbeat)
         await self._bus.subscribe_inline(s.SYS_DISCONNECT, self._on_disconnect)
@@ -59,7 +64,7 @@ class Attendance:
             await asyncio.sleep(WARM_UP)
             if self._bus.reconnects == seen or not self._bus.is_connected:
                 continue
-            seen, since = self._bus.reconnects, self._desk.warm_at - WARM_UP
+            seen, since = self._bus.reconnects, self._desk.reconnected_at
             names = await self._connected()
             for member in [m for m in self._registry if not m.gone and m.heard <= since]:
                 name = s.worker_connection_name(member.heartbeat.backend, member.worker_id)
@@ -69,9 +74,22 @@ class Attendance:
     async def reconnected(self) -> None:
         """What we know may be stale: nobody is dead because we could not hear, and nobody new is known yet."""
         now = self._desk.now()
-        self._desk.warm_at = now + WARM_UP
+        self._desk.reconnected_at = now
+        self._desk.warm_at = now + RETURN_WITHIN
         for member in self._registry:
             member.heard = now
+        for pause in REPORTS:
+            await asyncio.sleep(pause)
+            await self._ask_how_it_stands(since=now)
+
+    async def _ask_how_it_stands(self, since: float) -> None:
+        """What workers said while we were away is lost: they are asked about everything not heard of since."""
+        for inflight in self._inflight():
+            for attempt in [a for a in inflight.running if a.heard <= since]:
+                asked = ControlRequest(
+                    op="report", request_id=inflight.request_id, attempt=attempt.number, inbox=attempt.inbox
+                )
+                await self._bus.publish(s.worker_control(attempt.worker_id), asked.to_bytes())
 
     async def _connected(self) -> frozenset[str] | None:
         try:
@@ -112,8 +130,11 @@ class Attendance:
         except (ValueError, KeyError, TypeError, AttributeError):
             return
         worker_id = s.worker_of_connection(name)
-        if worker_id is not None:
-            self._leave(worker_id, "disconnected")
+        if worker_id is None:
+            return
+        if self._desk.now() < self._desk.reconnected_at + WARM_UP:
+            return  # of a connection that was lost with ours; who did not come back is found by `reconcile`
+        self._leave(worker_id, "disconnected")
 
     def _leave(self, worker_id: str, why: str) -> None:
         if self._registry.leave(worker_id, why):

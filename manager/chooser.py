@@ -18,10 +18,10 @@ class Chooser:
         inflight = self._inflight
         policy = inflight.request.policy if inflight.best is None else "best"
         if inflight.continuable:
-            ranking = self._desk.rank(inflight.question(prefill=True), policy)
+            ranking = self._desk.rank(inflight.question(self._desk.reconnected_at, prefill=True), policy)
             if ranking.winner is not None:
                 return ranking
-        return self._desk.rank(inflight.question(), policy)
+        return self._desk.rank(inflight.question(self._desk.reconnected_at), policy)
 
     async def wait_for_somebody(self, ranking: Ranking, *, again: bool) -> None:
         """Waits when waiting can help. Raises `BullpenError` saying why nobody can be asked when it can't."""

@@ -37,6 +37,8 @@ class Desk:
         self.spending = Spending(retries.duplicate_spend_share, retries.duplicate_spend_floor_usd)
         self.warm_at = 0.0
         """Until then (loop's clock) an empty registry means "not heard yet", not "nobody"."""
+        self.reconnected_at = 0.0
+        """When our connection was last made anew (loop's clock): what was under way then may be lost."""
         self._rng = random.Random()  # noqa: S311 — breaks ties, guards no secret
 
     @staticmethod

@@ -18,7 +18,7 @@ def verdict(attempts: Sequence[Attempt], config: ManagerConfig) -> BullpenError 
     """The error to end with after the last attempt failed, or None: ask the next worker."""
     ending = last(attempts).ended
     assert isinstance(ending, Ending)
-    if sum(1 for a in attempts if isinstance(a.ended, Ending) and a.ended.died) >= DEATHS_ALLOWED:
+    if sum(attempt.killed for attempt in attempts) >= DEATHS_ALLOWED:
         return BullpenError(ErrorCode.POISON_REQUEST, f"{DEATHS_ALLOWED} workers died on this request")
     if ending.error.code not in ANOTHER_WORKER_MAY_HELP:
         return ending.error

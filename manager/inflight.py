@@ -1,6 +1,7 @@
 """A request on its way through the Manager: what was asked, who was tried, what they said."""
 
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -28,6 +29,8 @@ from manager.events import Events, Gone, Heard
 from manager.idempotency import Mine
 from manager.ranking import Question
 
+TIMES_PER_WORKER = 3
+"""How often a worker that never got the request is sent it."""
 PREFILL: frozenset[Capability] = frozenset({"prefill"})
 
 
@@ -77,9 +80,11 @@ class Inflight:
         whole = self.request.tools or self.request.response_format
         return bool(self.reply.delivered) and self.best is None and not whole
 
-    @property
-    def tried(self) -> frozenset[str]:
-        return frozenset(attempt.worker_id for attempt in self.attempts)
+    def tried(self, reconnected_at: float) -> frozenset[str]:
+        """Who is not asked again. `reconnected_at`: when our connection was last made anew (loop's clock)."""
+        asked = Counter(attempt.worker_id for attempt in self.attempts)
+        had_it = {attempt.worker_id for attempt in self.attempts if attempt.excludes(reconnected_at)}
+        return frozenset(had_it | {worker_id for worker_id, times in asked.items() if times >= TIMES_PER_WORKER})
 
     @property
     def summaries(self) -> tuple[AttemptSummary, ...]:
@@ -95,10 +100,10 @@ class Inflight:
         """Whether somebody asks about this one."""
         return asked.request_id == self.request_id or (asked.request_id is None and asked.task_id == self.task_id)
 
-    def question(self, *, prefill: bool = False) -> Question:
+    def question(self, reconnected_at: float, *, prefill: bool = False) -> Question:
         """What ranking needs to know now: the question, and who was tried."""
         needs = self.asked.needs | PREFILL if prefill else self.asked.needs
-        return replace(self.asked, excluded=self.tried, needs=needs)
+        return replace(self.asked, excluded=self.tried(reconnected_at), needs=needs)
 
     def remaining(self, now: float) -> float:
         """Seconds until the deadline."""

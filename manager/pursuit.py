@@ -132,6 +132,7 @@ class Pursuit:
         inflight.attempts.append(attempt)
         listener = desk.bus.listen(lambda message: self._hear(attempt, message))
         inflight.listeners.append(listener)
+        attempt.inbox = listener.subject
         await desk.bus.publish(
             s.infer_worker(choice.member.heartbeat.backend, choice.member.worker_id),
             inflight.body,
@@ -259,7 +260,9 @@ class Pursuit:
         for attempt in inflight.running:
             if attempt.overdue_at(self._desk.config) > now:
                 continue
-            if not attempt.claimed and self._chooser.rank().winner is None:
+            if not self._desk.bus.is_connected:
+                attempt.wait_again(now)  # we could not hear it if it spoke
+            elif not attempt.claimed and self._chooser.rank().winner is None:
                 attempt.wait_again(now)  # slow to claim, but there is nobody else
             else:
                 await self._give_up(attempt, attempt.overdue())
@@ -280,7 +283,7 @@ class Pursuit:
         self._hedge_at = inf
         desk, inflight = self._desk, self._inflight
         idle = [m for m in desk.registry if m.idle and (inflight.request.hedge or m.all_local)]
-        ranking = desk.rank(inflight.question(), inflight.request.policy, idle)
+        ranking = desk.rank(inflight.question(desk.reconnected_at), inflight.request.policy, idle)
         if ranking.winner is None or not desk.hedges.take(desk.now()):
             return
         cost = expected_cost(inflight.asked, ranking.winner.card, desk.estimates)

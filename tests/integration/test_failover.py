@@ -6,7 +6,7 @@ from time import time
 from typing import Any
 
 import pytest
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from bus import Bus
 from contracts import AttemptRecord, BullpenError, ErrorCode, PartialUsage
@@ -92,12 +92,13 @@ async def test_a_stream_whose_worker_stalls_goes_on_where_it_stopped(mesh: Small
     text, final = check_stream(heard := await asking)
     [resumed] = [piece for piece in heard if piece and piece.get("type") == "resumed"]
     assert (resumed["from"], resumed["to"], resumed["mode"]) == ("w-1", "w-2", "continued")
-    assert text == final["output"] == (await mesh.ask(prompt="tell me more", backend="simulated"))["output"]
+    assert text == final["output"]
     assert final["resumed"]
     assert (final["completion_tokens"], final["finish_reason"]) == (40, "stop")
     assert [attempt["outcome"] for attempt in final["attempts"]] == ["uncertain", "ok"]
-    first, second, _ = await booked.outcomes("uncertain", "ok", "ok")
+    first, second = await booked.outcomes("uncertain", "ok")
     assert (first.completion_tokens, second.completion_tokens) == (10, 30)
+    assert text == (await mesh.ask(prompt="tell me more"))["output"]
 
 
 async def test_the_limit_of_tokens_holds_for_the_whole_answer(mesh: SmallMesh) -> None:
@@ -349,6 +350,42 @@ async def test_batch_work_is_not_hedged(mesh: SmallMesh) -> None:
         slow.set()
         answer = await mesh.ask(policy="fastest", priority="batch")
     assert [attempt["outcome"] for attempt in answer["attempts"]] == ["ok"]
+
+
+# A connection that breaks
+
+
+async def test_what_is_under_way_when_the_server_restarts_is_answered(mesh: SmallMesh, nats: NatsServer) -> None:
+    """Also what was just asked, and what was answered into the void: nobody is asked twice who has it already."""
+    for number in range(3):
+        await mesh.worker(f"w-{number}", latency_ms=4500, max_concurrency=20)
+    await mesh.manager()
+    asking = [asyncio.create_task(mesh.ask(timeout=20)) for _ in range(30)]
+    await eventually(lambda: sum(beat.inflight for beat in mesh.beats.values()) == 30)
+    nats.kill()
+    await nats.start()
+    answers = await asyncio.gather(*asking)
+    assert [a for a in answers if "output" not in a] == []
+    assert {len(a["attempts"]) for a in answers} == {1}
+
+
+async def test_a_worker_says_again_what_it_said_while_the_manager_was_away(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1")
+    told: list[Any] = []
+    headers = {h.EVENTS: "1", h.REQUEST: "r-1", h.ATTEMPT: "1", h.TASK: "t-1"}
+    await mesh.bus.publish("infer.simulated.w.w-1", b"hi", reply="_INBOX.nobody.there", headers=headers)
+    with mesh.bus.listen(lambda message: told.append(from_json(message.data))) as inbox:
+
+        async def reported(request_id: str) -> Any:
+            told.clear()
+            body = {"op": "report", "request_id": request_id, "attempt": 1, "inbox": inbox.subject}
+            await mesh.bus.publish("worker.control.w-1", to_json(body))
+            await eventually(lambda: told)
+            return told[0]
+
+        await eventually(lambda: mesh.beats["w-1"].ewma_ms is not None)
+        assert (await reported("r-1"))["type"] == "response"
+        assert (await reported("r-2"))["error"]["code"] == "no_worker"
 
 
 # Managers

@@ -25,6 +25,7 @@ def failed(
     number: int, code: ErrorCode, *, outcome: Outcome = Outcome.FAILED, died: bool = False, local: bool = True
 ) -> Attempt:
     one = attempt(number, f"w{number}", local=local)
+    one.choice.member.gone = "disconnected" if died else ""
     one.end(Ending(outcome, BullpenError(code, "no"), died=died), 101.0, said_all=True)
     return one
 
@@ -121,3 +122,25 @@ def test_two_deaths_make_a_poison_request() -> None:
     error = failover.verdict(deaths, CONFIG)
     assert error is not None
     assert error.code is ErrorCode.POISON_REQUEST
+
+
+def test_a_worker_that_only_lost_its_connection_did_not_die() -> None:
+    deaths = [failed(n, ErrorCode.NO_WORKER, outcome=Outcome.UNCERTAIN, died=True) for n in (1, 2)]
+    deaths[0].choice.member.gone = ""
+    assert failover.verdict(deaths, CONFIG) is None
+
+
+def test_a_worker_that_never_got_the_request_may_be_sent_it_again() -> None:
+    refused = failed(1, ErrorCode.NO_WORKER, outcome=Outcome.REFUSED)
+    assert not refused.excludes(reconnected_at=0.0)
+    assert failed(1, ErrorCode.OVERLOADED, outcome=Outcome.REFUSED).excludes(reconnected_at=0.0)
+    silent = attempt()
+    silent.end(silent.overdue(), 100.25, said_all=False)
+    assert silent.excludes(reconnected_at=99.0)
+    assert not silent.excludes(reconnected_at=101.0)
+
+
+def test_patience_that_is_prolonged_ends_again() -> None:
+    one = attempt()
+    one.wait_again(100.25)
+    assert one.overdue_at(CONFIG) == pytest.approx(100.5)

@@ -150,7 +150,7 @@ def test_the_second_signal_makes_it_leave_at_once() -> None:
         finally:
             cleaned_up = True
 
-    assert run_role("worker", role) == CANNOT_RUN
+    assert run_role("worker", role) == STOPPED
     assert cleaned_up
 
 

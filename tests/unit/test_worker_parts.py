@@ -16,6 +16,7 @@ from workers.base.admission import Admission
 from workers.base.call import Call
 from workers.base.confidence import UNKNOWN, Confidence
 from workers.base.execution import Execution
+from workers.base.last_words import LastWords
 from workers.base.provider_errors import first_line, from_status, retry_after_ms
 from workers.base.resources import ResourceMeter
 
@@ -184,3 +185,22 @@ async def test_usage_that_was_not_told_costs_an_unknown_amount_not_nothing(
     execution.started = 0.0
     execution.done = Done("stop", prompt_tokens, 10)
     assert execution.cost == cost
+
+
+def test_the_last_words_of_the_last_seconds_can_be_said_again() -> None:
+    words = LastWords()
+    words.keep(("r1", 1), "_INBOX.a", b"one", 100.0)
+    words.keep(("r2", 1), "_INBOX.b", b"two", 110.0)
+    assert [word.body for word in words.since(105.0)] == [b"two"]
+    said = words.of(("r1", 1))
+    assert said is not None
+    assert (said.inbox, said.body) == ("_INBOX.a", b"one")
+    words.keep(("r3", 1), "_INBOX.c", b"three", 116.0)
+    assert words.of(("r1", 1)) is None
+
+
+def test_many_last_words_do_not_fill_the_memory() -> None:
+    words = LastWords()
+    for number in range(40):
+        words.keep((f"r{number}", 1), "_INBOX.a", b"x" * (1 << 20), 100.0)
+    assert sum(words.of((f"r{number}", 1)) is not None for number in range(40)) == 16

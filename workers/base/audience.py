@@ -22,6 +22,7 @@ from contracts import (
     Phase,
     Progress,
 )
+from workers.base.last_words import LastWords
 
 GO_WITHIN = 2.0
 """Seconds a Manager has to say `go`; one that does not is gone."""
@@ -86,9 +87,20 @@ class RoutedCaller:
     """A Manager, listening on a private inbox of its own."""
 
     def __init__(
-        self, bus: Bus, inbox: str, task_id: str, request_id: str, *, attempt: int, epoch: str, streaming: bool
+        self,
+        bus: Bus,
+        inbox: str,
+        task_id: str,
+        request_id: str,
+        *,
+        attempt: int,
+        epoch: str,
+        streaming: bool,
+        last_words: LastWords,
     ) -> None:
         self._bus = bus
+        self._key = request_id, attempt
+        self._last_words = last_words
         self._inbox = inbox
         self._task_id = task_id
         self._request_id = request_id
@@ -126,7 +138,7 @@ class RoutedCaller:
 
     async def response(self, response: InferenceResponse) -> BullpenError | None:
         try:
-            await self._bus.publish(self._inbox, FinalResponse(**dict(response)).to_bytes())
+            await self._last_word(FinalResponse(**dict(response)).to_bytes())
         except BullpenError as error:
             await self.error(error, PartialUsage())
             return error
@@ -134,7 +146,11 @@ class RoutedCaller:
 
     async def error(self, error: BullpenError, usage: PartialUsage) -> None:
         reply = ErrorReply(task_id=self._task_id, request_id=self._request_id, error=error.detail(), usage=usage)
-        await self._bus.publish(self._inbox, reply.to_bytes())
+        await self._last_word(reply.to_bytes())
+
+    async def _last_word(self, body: bytes) -> None:
+        await self._bus.publish(self._inbox, body)
+        self._last_words.keep(self._key, self._inbox, body, asyncio.get_running_loop().time())
 
 
 class Chunker:

@@ -61,7 +61,7 @@ class Presence:
             reason=reason,
         )
         self._outbox.put(TELEMETRY_WORKER, record, event_id)
-        await self._say()
+        await self.say()
 
     def report(self, progress: str) -> None:
         """How far a long step is; told with the next heartbeat."""
@@ -70,7 +70,7 @@ class Presence:
     async def beat(self) -> None:
         """Says how it is, every interval, until cancelled."""
         while True:
-            await self._say()
+            await self.say()
             await asyncio.sleep(self._config.heartbeat_interval)
 
     def learn(self, execution: Execution) -> None:
@@ -105,7 +105,8 @@ class Presence:
             config_digest=self._digest,
         )
 
-    async def _say(self) -> None:
+    async def say(self) -> None:
+        """One heartbeat, now."""
         self._seq += 1
         try:
             await self._bus.publish(WORKER_HEARTBEAT, self.heartbeat().to_bytes())

@@ -27,6 +27,7 @@ from contracts import (
     ErrorReply,
     InferenceResponse,
     ModelCard,
+    Progress,
     WorkerState,
     new_id,
     salvage_task_id,
@@ -44,10 +45,13 @@ from workers.base.confidence import Confidence
 from workers.base.config import BackendConfig
 from workers.base.discovery import AnyBackend, BackendFolder
 from workers.base.execution import CLAIM_AFTER, Execution, out_of_time
+from workers.base.last_words import LastWords
 from workers.base.presence import Presence
 
 log = structlog.get_logger(__name__)
 
+SAID_INTO_THE_VOID = 5.0
+"""Seconds before a reconnect in which what we said may not have been heard."""
 START_PATIENCE = 30.0
 """Seconds a starting worker waits for a NATS server to appear."""
 
@@ -64,6 +68,7 @@ class Worker:
         self._presence = Presence(bus, outbox, backend.name, worker_id, config=config, admission=self._admission)
         self._confidence: dict[str, Confidence] = {}
         self._running: dict[tuple[str, int], Execution] = {}
+        self._last_words = LastWords()
         self._shared: Subscription | None = None
         self._superseded = asyncio.Event()
         self._tasks = Tasks(worker_id)
@@ -86,6 +91,7 @@ class Worker:
         await bus.subscribe(s.infer_worker(backend, self._id), self._serve)
         await bus.subscribe(s.INFER_CANCEL, self._on_cancel)
         await bus.subscribe(s.worker_control(self._id), self._on_control)
+        bus.on_reconnect.append(self._reconnected)
         await serve_info(
             bus,
             Service(
@@ -298,6 +304,7 @@ class Worker:
                 attempt=call.attempt,
                 epoch=self._presence.epoch,
                 streaming=call.request.stream,
+                last_words=self._last_words,
             )
         reply = Reply(self._bus, call.reply, call.task_id, call.request_id, streaming=call.request.stream)
         gone = BullpenError(ErrorCode.CANCELLED, "nobody reads the stream any more")
@@ -341,6 +348,27 @@ class Worker:
         for execution in [e for e in self._running.values() if e.call.task_id == task_id]:
             execution.stop(BullpenError(ErrorCode.CANCELLED, "cancelled by the caller"))
 
+    async def _report(self, request: ControlRequest) -> None:
+        """A Manager was away for a moment and asks how an attempt stands."""
+        key, inbox = (request.request_id or "", request.attempt or 0), request.inbox or ""
+        if not inbox or not accepts(inbox):
+            return
+        execution, said = self._running.get(key), self._last_words.of(key)
+        if execution is not None:
+            body = Progress(tokens=execution.tokens, phase=execution.phase, moved=execution.moves).to_bytes()
+        elif said is not None:
+            body = said.body
+        else:
+            error = BullpenError(ErrorCode.NO_WORKER, f"{self._id} does not have this request")
+            body = ErrorReply(request_id=request.request_id, error=error.detail()).to_bytes()
+        await self._bus.publish(inbox, body)
+
+    async def _reconnected(self) -> None:
+        """What was said while the connection broke may be lost: it is said again, and that we are here."""
+        await self._presence.say()
+        for word in self._last_words.since(asyncio.get_running_loop().time() - SAID_INTO_THE_VOID):
+            await self._bus.publish(word.inbox, word.body)
+
     async def _on_control(self, message: Message) -> None:
         try:
             reply = await self._obey(ControlRequest.model_validate_json(message.data))
@@ -361,6 +389,8 @@ class Worker:
             execution = self._running.get((request.request_id or "", request.attempt or 0))
             if execution is not None:
                 execution.stop(BullpenError(ErrorCode.CANCELLED, "cancelled by the Manager"))
+        elif request.op == "report":
+            await self._report(request)
         elif request.op == "superseded":
             if request.epoch is not None and request.epoch != self._presence.epoch:
                 log.error("superseded", worker_id=self._id, by=request.epoch)
@@ -375,7 +405,7 @@ class Worker:
         """Takes nothing new, finishes what runs, tells the rest why not, and says goodbye."""
         await self._presence.become("draining", "stopping")
         await self._share()
-        with suppress(TimeoutError):
+        with suppress(TimeoutError, asyncio.CancelledError):  # a second signal: enough waited
             async with asyncio.timeout(self._config.drain_timeout):
                 await self._idle()
         for execution in list(self._running.values()):
