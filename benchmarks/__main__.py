@@ -1,9 +1,14 @@
-"""`python -m benchmarks overhead`: what the mesh adds to a request."""
+"""`python -m benchmarks overhead`: what the mesh adds. `soak`: whether it survives. `failover`: how fast."""
 
 import argparse
 import asyncio
+import random
+import sys
 
-from benchmarks import overhead
+from benchmarks import failover, overhead, soak
+
+FAILOVER = "how long a caller waits for a dead worker: every fault of the failover table"
+SOAK = "random faults from a seed over a real mesh under load, invariants checked at the end"
 
 
 def main() -> None:
@@ -13,7 +18,23 @@ def main() -> None:
     command.add_argument("--rounds", type=int, default=5, help="how often every path is measured, in turn (default 5)")
     command.add_argument("--requests", type=int, default=300, help="one after the other, per path and round")
     command.add_argument("--burst", type=int, default=2000, help="64 at a time, per path and round")
+    command = commands.add_parser(
+        "soak", help=SOAK, description=soak.__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    command.add_argument("--seconds", type=float, default=600, help="of load, per seed (default 600)")
+    command.add_argument("--seed", type=int, nargs="+", default=[random.randrange(10**6)], help="(default: any)")
+    command = commands.add_parser(
+        "failover", help=FAILOVER, description=failover.__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    command.add_argument("--requests", type=int, default=200, help="per row, in all (default 200)")
+    command.add_argument("--rounds", type=int, default=2, help="how often each fault happens (default 2)")
+    command.add_argument("--rows", default="", help="only these, with commas between: kill,freeze (default: all)")
     asked = parser.parse_args()
+    if asked.command == "failover":
+        failover.main(asked.requests, asked.rounds, asked.rows)
+        return
+    if asked.command == "soak":
+        sys.exit(asyncio.run(soak.run(asked.seconds, asked.seed)))
     asyncio.run(overhead.run(asked.rounds, asked.requests, asked.burst))
 
 

@@ -158,8 +158,8 @@ class Attempt:
             self.claimed, self.phase, self._moved = True, "decode", now
             self.tokens = self.tokens + 1 if event.tokens is None else event.tokens
         elif isinstance(event, Claim):
+            self._moved = self._moved if self.claimed else now
             self.claimed = True
-            self._moved = now
         else:
             moves = event.moved or 0
             if event.tokens > self.tokens or event.phase != self.phase or moves > self._moves:
