@@ -20,14 +20,10 @@ from bus.service import EndpointStats, Service, package_version, serve_info
 from bus.tasks import first_of
 from contracts import (
     BullpenError,
-    CancelRequest,
-    ControlReply,
-    ControlRequest,
     ErrorCode,
     ErrorReply,
     InferenceResponse,
     ModelCard,
-    Progress,
     WorkerState,
     new_id,
     salvage_task_id,
@@ -45,13 +41,13 @@ from workers.base.confidence import Confidence
 from workers.base.config import BackendConfig
 from workers.base.discovery import AnyBackend, BackendFolder
 from workers.base.execution import CLAIM_AFTER, Execution, out_of_time
+from workers.base.health import Health
 from workers.base.last_words import LastWords
 from workers.base.presence import Presence
+from workers.base.remote import RemoteControl
 
 log = structlog.get_logger(__name__)
 
-SAID_INTO_THE_VOID = 5.0
-"""Seconds before a reconnect in which what we said may not have been heard."""
 START_PATIENCE = 30.0
 """Seconds a starting worker waits for a NATS server to appear."""
 
@@ -70,7 +66,14 @@ class Worker:
         self._running: dict[tuple[str, int], Execution] = {}
         self._last_words = LastWords()
         self._shared: Subscription | None = None
-        self._superseded = asyncio.Event()
+        self._remote = RemoteControl(
+            bus,
+            worker_id,
+            presence=self._presence,
+            running=self._running,
+            last_words=self._last_words,
+            share=self._share,
+        )
         self._tasks = Tasks(worker_id)
         self._stats = EndpointStats("infer", s.infer_backend(backend.name), s.INFER_QUEUE)
 
@@ -78,10 +81,11 @@ class Worker:
         """Starts, serves until `stop` is set or the bus is lost, drains, leaves."""
         self._tasks.start(self._presence.beat(), "heartbeat")
         await self._listen()
-        self._tasks.start(self._keep_well(), "health")
-        await first_of(stop, self._bus.lost, self._superseded)
+        health = Health(self._backend, self._config, self._presence, self._become)
+        self._tasks.start(health.keep(), "health")
+        await first_of(stop, self._bus.lost, self._remote.superseded)
         await self._drain()
-        if self._superseded.is_set():
+        if self._remote.superseded.is_set():
             raise ConfigError(
                 f"another worker goes by the id {self._id} and started later: give each an id of its own with --id"
             )
@@ -89,9 +93,7 @@ class Worker:
     async def _listen(self) -> None:
         backend, bus = self._backend.name, self._bus
         await bus.subscribe(s.infer_worker(backend, self._id), self._serve)
-        await bus.subscribe(s.INFER_CANCEL, self._on_cancel)
-        await bus.subscribe(s.worker_control(self._id), self._on_control)
-        bus.on_reconnect.append(self._reconnected)
+        await self._remote.listen()
         await serve_info(
             bus,
             Service(
@@ -105,42 +107,6 @@ class Worker:
         )
 
     # Being well
-
-    async def _keep_well(self) -> None:
-        """Starts the backend, then asks it now and then whether it is well. Never gives up."""
-        while not await self._started():  # noqa: ASYNC110 — this tries again, it does not wait for a change
-            await asyncio.sleep(self._config.health_interval)
-        while True:
-            await asyncio.sleep(self._config.health_interval)
-            await self._check()
-
-    async def _started(self) -> bool:
-        try:
-            await self._backend.start(self._presence.report)
-        except BullpenError as error:
-            await self._become("degraded", error.message)
-            return False
-        except Exception as error:
-            log.exception("backend_start_failed", backend=self._backend.name)
-            await self._become("degraded", f"the backend could not start: {type(error).__name__}")
-            return False
-        self._presence.models = self._backend.models()
-        await self._become("ready")
-        return True
-
-    async def _check(self) -> None:
-        try:
-            async with asyncio.timeout(max(5.0, self._config.health_interval)):
-                await self._backend.health()
-        except BullpenError as error:
-            await self._become("degraded", error.message)
-        except TimeoutError:
-            await self._become("degraded", "the backend does not answer its health check")
-        except Exception as error:
-            log.exception("health_check_failed", backend=self._backend.name)
-            await self._become("degraded", f"the health check failed: {type(error).__name__}")
-        else:
-            await self._become("ready")
 
     async def _become(self, state: WorkerState, reason: str = "") -> None:
         """Changes the state, unless somebody wants this worker to leave."""
@@ -337,67 +303,6 @@ class Worker:
             self._tasks.start(self._become("degraded", failure.message), "degrade")
         if not call.routed:
             self._books.book(execution, response, failure)
-
-    # Being told what to do
-
-    async def _on_cancel(self, message: Message) -> None:
-        try:
-            task_id = CancelRequest.model_validate_json(message.data).task_id
-        except ValueError:
-            return
-        for execution in [e for e in self._running.values() if e.call.task_id == task_id]:
-            execution.stop(BullpenError(ErrorCode.CANCELLED, "cancelled by the caller"))
-
-    async def _report(self, request: ControlRequest) -> None:
-        """A Manager was away for a moment and asks how an attempt stands."""
-        key, inbox = (request.request_id or "", request.attempt or 0), request.inbox or ""
-        if not inbox or not accepts(inbox):
-            return
-        execution, said = self._running.get(key), self._last_words.of(key)
-        if execution is not None:
-            body = Progress(tokens=execution.tokens, phase=execution.phase, moved=execution.moves).to_bytes()
-        elif said is not None:
-            body = said.body
-        else:
-            error = BullpenError(ErrorCode.NO_WORKER, f"{self._id} does not have this request")
-            body = ErrorReply(request_id=request.request_id, error=error.detail()).to_bytes()
-        await self._bus.publish(inbox, body)
-
-    async def _reconnected(self) -> None:
-        """What was said while the connection broke may be lost: it is said again, and that we are here."""
-        await self._presence.say()
-        for word in self._last_words.since(asyncio.get_running_loop().time() - SAID_INTO_THE_VOID):
-            await self._bus.publish(word.inbox, word.body)
-
-    async def _on_control(self, message: Message) -> None:
-        try:
-            reply = await self._obey(ControlRequest.model_validate_json(message.data))
-        except ValueError as error:
-            reply = ControlReply(ok=False, worker_id=self._id, message=str(error))
-        if message.reply and accepts(message.reply):
-            await self._bus.publish(message.reply, reply.to_bytes())
-
-    async def _obey(self, request: ControlRequest) -> ControlReply:
-        text = ""
-        if request.op == "drain":
-            await self._presence.become("draining", "asked to drain")
-            await self._share()
-        elif request.op == "resume":
-            await self._presence.become("ready" if self._presence.models else "starting")
-            await self._share()
-        elif request.op == "cancel":
-            execution = self._running.get((request.request_id or "", request.attempt or 0))
-            if execution is not None:
-                execution.stop(BullpenError(ErrorCode.CANCELLED, "cancelled by the Manager"))
-        elif request.op == "report":
-            await self._report(request)
-        elif request.op == "superseded":
-            if request.epoch is not None and request.epoch != self._presence.epoch:
-                log.error("superseded", worker_id=self._id, by=request.epoch)
-                self._superseded.set()
-        elif request.op != "status":
-            text = f"this worker cannot {request.op} while it runs: change its config.yaml and restart it"
-        return ControlReply(ok=not text, worker_id=self._id, message=text, heartbeat=self._presence.heartbeat())
 
     # Leaving
 

@@ -1,0 +1,125 @@
+"""What others tell a worker beside requests: cancel, drain, resume, report, leave."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+
+import structlog
+
+from bus import Bus, Message
+from bus.reply import accepts
+from contracts import (
+    BullpenError,
+    CancelRequest,
+    ControlReply,
+    ControlRequest,
+    ErrorCode,
+    ErrorReply,
+    Progress,
+)
+from contracts import subjects as s
+from workers.base.execution import Execution
+from workers.base.last_words import Key, LastWords
+from workers.base.presence import Presence
+
+log = structlog.get_logger(__name__)
+
+SAID_INTO_THE_VOID = 5.0
+"""Seconds before a reconnect in which what we said may not have been heard."""
+
+
+class RemoteControl:
+    def __init__(
+        self,
+        bus: Bus,
+        worker_id: str,
+        *,
+        presence: Presence,
+        running: Mapping[Key, Execution],
+        last_words: LastWords,
+        share: Callable[[], Awaitable[None]],
+    ) -> None:
+        """`share` brings our part in the queue group in line with the state."""
+        self._bus = bus
+        self._id = worker_id
+        self._presence = presence
+        self._running = running
+        self._last_words = last_words
+        self._share = share
+        self.superseded = asyncio.Event()
+        """A younger worker has our id: leave."""
+
+    async def listen(self) -> None:
+        await self._bus.subscribe(s.INFER_CANCEL, self._on_cancel)
+        await self._bus.subscribe(s.worker_control(self._id), self._on_control)
+        self._bus.on_reconnect.append(self._reconnected)
+
+    async def _on_cancel(self, message: Message) -> None:
+        try:
+            task_id = CancelRequest.model_validate_json(message.data).task_id
+        except ValueError:
+            return
+        for execution in [e for e in self._running.values() if e.call.task_id == task_id]:
+            execution.stop(BullpenError(ErrorCode.CANCELLED, "cancelled by the caller"))
+
+    async def _on_control(self, message: Message) -> None:
+        try:
+            reply = await self._obey(ControlRequest.model_validate_json(message.data))
+        except ValueError as error:
+            reply = ControlReply(ok=False, worker_id=self._id, message=str(error))
+        if message.reply and accepts(message.reply):
+            await self._bus.publish(message.reply, reply.to_bytes())
+
+    async def _obey(self, request: ControlRequest) -> ControlReply:
+        problem = ""
+        match request.op:
+            case "status":
+                pass
+            case "drain":
+                await self._presence.become("draining", "asked to drain")
+                await self._share()
+            case "resume":
+                await self._presence.become("ready" if self._presence.models else "starting")
+                await self._share()
+            case "cancel":
+                self._cancel(request)
+            case "report":
+                await self._report(request)
+            case "superseded":
+                self._step_down(request)
+            case _:
+                problem = f"this worker cannot {request.op} while it runs: change its config.yaml and restart it"
+        return ControlReply(ok=not problem, worker_id=self._id, message=problem, heartbeat=self._presence.heartbeat())
+
+    def _cancel(self, request: ControlRequest) -> None:
+        execution = self._running.get(_key(request))
+        if execution is not None:
+            execution.stop(BullpenError(ErrorCode.CANCELLED, "cancelled by the Manager"))
+
+    def _step_down(self, request: ControlRequest) -> None:
+        if request.epoch is not None and request.epoch != self._presence.epoch:
+            log.error("superseded", worker_id=self._id, by=request.epoch)
+            self.superseded.set()
+
+    async def _report(self, request: ControlRequest) -> None:
+        """A Manager was away for a moment and asks how an attempt stands."""
+        if not request.inbox or not accepts(request.inbox):
+            return
+        execution, said = self._running.get(_key(request)), self._last_words.of(_key(request))
+        if execution is not None:
+            body = Progress(tokens=execution.tokens, phase=execution.phase, moved=execution.moves).to_bytes()
+        elif said is not None:
+            body = said.body
+        else:
+            error = BullpenError(ErrorCode.NO_WORKER, f"{self._id} does not have this request")
+            body = ErrorReply(request_id=request.request_id, error=error.detail()).to_bytes()
+        await self._bus.publish(request.inbox, body)
+
+    async def _reconnected(self) -> None:
+        """What was said while the connection broke may be lost: it is said again, and that we are here."""
+        await self._presence.say()
+        for word in self._last_words.since(asyncio.get_running_loop().time() - SAID_INTO_THE_VOID):
+            await self._bus.publish(word.inbox, word.body)
+
+
+def _key(request: ControlRequest) -> Key:
+    return request.request_id or "", request.attempt or 0
