@@ -1,11 +1,11 @@
-"""`python -m benchmarks overhead`: what the mesh adds. `soak`: whether it survives. `failover`: how fast."""
+"""`python -m benchmarks overhead`: what the mesh adds. `streams`, `soak`, `failover`: how many, how long, how fast."""
 
 import argparse
 import asyncio
 import random
 import sys
 
-from benchmarks import failover, overhead, soak
+from benchmarks import failover, overhead, soak, streams
 
 FAILOVER = "how long a caller waits for a dead worker: every fault of the failover table"
 SOAK = "random faults from a seed over a real mesh under load, invariants checked at the end"
@@ -29,7 +29,12 @@ def main() -> None:
     command.add_argument("--requests", type=int, default=200, help="per row, in all (default 200)")
     command.add_argument("--rounds", type=int, default=2, help="how often each fault happens (default 2)")
     command.add_argument("--rows", default="", help="only these, with commas between: kill,freeze (default: all)")
+    command = commands.add_parser("streams", help=streams.__doc__, description=streams.__doc__)
+    command.add_argument("--streams", type=int, default=2000, help="at once (default 2000)")
     asked = parser.parse_args()
+    if asked.command == "streams":
+        streams.main(asked.streams)
+        return
     if asked.command == "failover":
         failover.main(asked.requests, asked.rounds, asked.rows)
         return
