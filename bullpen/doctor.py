@@ -21,7 +21,7 @@ from bus import Bus, BusError, BusSettings, NoResponders, RequestTimeout
 from bus.jetstream import jetstream_is_there
 from client import Bullpen
 from client.client import MANAGER_SERVICE, TELEMETRY_SERVICE
-from contracts import Heartbeat
+from contracts import BullpenError, Heartbeat
 from contracts import subjects as s
 from telemetry.migrate import available as migrations
 from telemetry.store import DatabaseAway, Store
@@ -101,7 +101,8 @@ async def _mesh(settings: BusSettings, *, books: bool) -> AsyncIterator[Finding]
         async with _bullpen(settings) as bullpen:
             yield await _nats(bullpen.bus)
             yield await _system_events(bullpen.bus)
-            yield await _managers(bullpen)
+            for finding in await _managers(bullpen):
+                yield finding
             for finding in _workers(await bullpen.workers()):
                 yield finding
             async for finding in _books(bullpen, wanted=books):
@@ -149,12 +150,24 @@ async def _system_events(bus: Bus) -> Finding:
     return Finding("system events", "ok", "a dead worker is noticed at once")
 
 
-async def _managers(bullpen: Bullpen) -> Finding:
+async def _managers(bullpen: Bullpen) -> list[Finding]:
     found = [service.id for service in await bullpen.services(MANAGER_SERVICE)]
     if not found:
         cure = "start the mesh with `bullpen up`, or one with `bullpen manager`"
-        return Finding("Managers", "fail", f"nobody answers on {s.INFER_AUTO}", cure)
-    return Finding("Managers", "ok", ", ".join(found))
+        return [Finding("Managers", "fail", f"nobody answers on {s.INFER_AUTO}", cure)]
+    drains = dict(zip(found, await asyncio.gather(*(_drains(bullpen, one) for one in found)), strict=True))
+    ready = [one for one in found if not drains[one]]
+    told = [Finding(f"Manager {one}", "warn", "draining", f"bullpen resume {one}") for one in found if drains[one]]
+    if not ready:
+        return [Finding("Managers", "fail", "none takes questions", "see each of them below"), *told]
+    return [Finding("Managers", "ok", ", ".join(ready)), *told]
+
+
+async def _drains(bullpen: Bullpen, manager_id: str) -> bool:
+    try:
+        return (await bullpen.control_manager(manager_id, "status")).state == "draining"
+    except BullpenError:  # an older one, or we may not ask: it answered the ping
+        return False
 
 
 def _workers(beats: list[Heartbeat]) -> Iterator[Finding]:

@@ -31,6 +31,8 @@ CRASH_LOOP = 3
 """A process that died so often before it was ready will not get better by itself."""
 ROLES_LEAVE, NATS_LEAVES, POSTGRES_LEAVES = 2.5, 0.5, 1.5
 """Seconds each gets to stop in order: less than 5 in all."""
+ROLE_RESTARTS = 35.0
+"""Seconds a role gets to finish what it does when it is restarted: its own patience, and a little."""
 KEYS_TO_OTHER_SERVERS = (
     *("NATS_USER", "NATS_PASSWORD", "NATS_PASSWORD_FILE", "NATS_CREDS"),
     *("NATS_NKEY_SEED_FILE", "NATS_CA_FILE", "NATS_INBOX_PREFIX"),
@@ -91,8 +93,16 @@ class Mesh:
         return self._supervisor.pids[name]
 
     async def restart(self, name: str) -> None:
-        """Ends a process in order and starts it again at once."""
-        await self._supervisor.restart(name)
+        """Ends a process in order, starts it again at once, and returns when it is ready.
+
+        One after the other, while others of its kind serve, loses nothing. Raises `MeshError` when it does not get
+        ready.
+        """
+        if name in (NATS, POSTGRES):
+            await self._supervisor.restart(name)
+        else:
+            await self._supervisor.restart(name, ROLE_RESTARTS)
+            await self._until_back(name)
 
     async def start(self) -> None:
         """Returns when everything is ready; on failure everything is stopped again.
@@ -175,6 +185,16 @@ class Mesh:
             await self._wait_for(watch.unheard(), began, watch.loading())
         for worker in watch.loading():
             self._tell(f"{worker}; it joins when it is done")
+
+    async def _until_back(self, name: str) -> None:
+        """Waits until a role that was restarted does its work again."""
+        assert self._watch is not None
+        began, deaths = asyncio.get_running_loop().time(), self._supervisor.deaths(name)
+        while not await self._watch.serves(name):
+            late = asyncio.get_running_loop().time() - began > ROLES_WITHIN
+            if late or self._supervisor.deaths(name) >= deaths + CRASH_LOOP:
+                raise MeshError(f"{name} does not come back; it said:\n{self._last_words(name)}")
+            await asyncio.sleep(0.05)
 
     def _is_worth_waiting(self, watch: Watch, began: float) -> bool:
         patience = SLOW_WORKERS if watch.serving() else ROLES_WITHIN

@@ -1,6 +1,6 @@
 """One role as a process: its loop, its signals, and what its exit code tells the supervisor.
 
-The first SIGTERM or SIGINT asks it to finish what it does, the second to leave at once.
+The first SIGTERM or SIGINT asks it to finish what it does, the second to break that off and leave now.
 """
 
 import asyncio
@@ -36,7 +36,6 @@ def run_role(name: str, role: Role) -> int:
         return _explained(name, error, BUS_LOST)
     except asyncio.CancelledError:
         log.warning("left_at_once", role=name)
-        return CANNOT_RUN
     except Exception:
         log.exception("role_died", role=name)
         return DIED

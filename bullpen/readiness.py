@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pydantic import ValidationError
 
 from bus import Bus, BusError, BusSettings, Message
-from contracts import Heartbeat, WorkerState
+from contracts import ControlReply, ControlRequest, Heartbeat, WorkerState
 from contracts import subjects as s
 
 PING_WAIT = 0.5
@@ -41,6 +41,19 @@ class Watch:
         except BusError:
             return False
         return True
+
+    async def serves(self, process: str) -> bool:
+        """Whether a role's process does its work: a worker has to be ready, of the others an answer will do."""
+        role, _, role_id = process.partition("-")
+        if role != "worker":
+            return await self.answers(process)
+        try:
+            body = ControlRequest(op="status").to_bytes()
+            reply = await self._bus.request(s.worker_control(role_id), body, timeout=PING_WAIT)
+            beat = ControlReply.model_validate_json(reply.data).heartbeat
+        except (BusError, ValidationError):
+            return False
+        return beat is not None and beat.state == "ready"
 
     def listen_anew(self) -> None:
         """Nobody counts as heard until the next heartbeat."""

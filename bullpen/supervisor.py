@@ -1,7 +1,8 @@
 """Keeps processes running: starts them, starts them again when they die, stops them in order.
 
 One `_Keeper` per program does the whole life of that program. A process that dies is back after 0.2 s; one
-that keeps dying is left alone for longer and longer, up to 10 s. Each process leads its own process group, so
+that keeps dying is left alone for longer and longer, up to 10 s. One that left in order (exit code 0, as after a
+SIGTERM from anybody) is back at once: that is no death but a restart. Each process leads its own process group, so
 that Ctrl-C in a terminal reaches only us, and dies when we die (see `leash`).
 """
 
@@ -25,6 +26,8 @@ FIRST_DELAY = 0.2
 LONGEST_DELAY = 10.0
 HEALTHY_AFTER = 10.0
 """Seconds of life after which a death is again treated as the first one."""
+SHORTEST_LIFE = 1.0
+"""Seconds; who leaves earlier, though in order, would leave again and again."""
 LARGEST_LOG = 10 << 20
 """Bytes; a log that has grown beyond is set aside as `<name>.log.1` at the next start."""
 TAIL_BYTES, TAIL_LINES = 8192, 8
@@ -150,8 +153,11 @@ class _Keeper:
             born = loop.time()
             self._asked_to_end = False
             code = await self._live()
-            if not self._asked_to_end:
-                await self._wait_after(code, loop.time() - born)
+            lived = loop.time() - born
+            if code == 0 and lived >= SHORTEST_LIFE:
+                self._backoff = Backoff()
+            elif not self._asked_to_end:
+                await self._wait_after(code, lived)
 
     async def restart(self, within: float) -> None:
         """Ends the process, in order if it can, and waits for the next one."""

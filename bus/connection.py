@@ -22,6 +22,8 @@ from bus.hardened import HardenedClient
 from bus.inbox import Inbox, Listener
 from bus.settings import BusSettings
 from bus.tasks import Tasks
+from bus.unreachable import explain
+from bus.watchdog import watch
 from contracts import BullpenError, ErrorCode, new_id
 
 log = structlog.get_logger(__name__)
@@ -30,9 +32,8 @@ PING_INTERVAL = 5
 CONNECT_TIMEOUT = 2
 PENDING_BYTES = 8 << 20
 """What may wait while the server is away; beyond it publishing fails instead of filling memory."""
-ECHO_INTERVAL = 1.0
-ECHO_WAIT = 0.5
-RECONNECT_FIRST = 0.5
+RECONNECT_FIRST = 0.8
+"""Seconds over which clients of a server that died come back; each failure doubles it."""
 RECONNECT_CAP = 3.0
 AT_ONCE = 20_000
 """Messages of one subscription that may be handled at the same time."""
@@ -88,7 +89,7 @@ class Bus:
         """Set when the connection is closed for good: exit, the supervisor starts you again."""
         self.reconnects = 0
         self.on_reconnect: list[Callable[[], Coroutine[Any, Any, None]]] = []
-        self._client = HardenedClient()
+        self._client = HardenedClient(tls_only=settings.tls_only)
         self._inbox: Inbox[Message] = Inbox(f"{settings.inbox_prefix}.{new_id().replace('-', '')}")
         self._tasks = Tasks(f"bus:{name}")
         self._established = False
@@ -107,7 +108,7 @@ class Bus:
     ) -> "Bus":
         """Connects; tries again for `patience` seconds when no server answers, unless `stop` is set meanwhile.
 
-        Wrong credentials are told at once. Raises `BusUnreachable`.
+        Wrong credentials and certificates are told at once. Raises `BusUnreachable`.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + patience
@@ -116,13 +117,13 @@ class Bus:
             try:
                 await bus._connect()
             except BusUnreachable as error:
-                hopeless = loop.time() >= end or (stop is not None and stop.is_set())
-                if hopeless or isinstance(error.__cause__, nats_errors.AuthorizationError):
+                late = loop.time() >= end or (stop is not None and stop.is_set())
+                if late or error.hopeless:
                     raise
                 await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311 — jitter, not a secret
             else:
                 if watchdog:
-                    bus._tasks.start(bus._watch_echo(), "watchdog")
+                    bus._tasks.start(watch(bus._client, bus._inbox, name), "watchdog")
                 return bus
 
     @property
@@ -133,6 +134,11 @@ class Bus:
     @property
     def is_connected(self) -> bool:
         return self._client.is_connected
+
+    @property
+    def in_cluster(self) -> bool:
+        """Whether the server we are connected to may have peers."""
+        return self._client.in_cluster
 
     @property
     def unreadable(self) -> int:
@@ -158,6 +164,10 @@ class Bus:
         self.check_size(data, headers)
         try:
             await self._client.publish(subject, data, reply=reply, headers=headers)
+        except nats_errors.OutboundBufferLimitError as error:
+            raise BusError(
+                f"cannot publish on {subject}: the server is away, and {PENDING_BYTES >> 20} MiB wait for it"
+            ) from error
         except (nats_errors.Error, OSError) as error:
             raise BusError(f"cannot publish on {subject}: {error!r}") from error
 
@@ -209,6 +219,8 @@ class Bus:
 
     async def flush(self, timeout: float = 2.0) -> None:
         """Returns when the server has everything that was published before. Raises `BusError`."""
+        if not self._client.is_connected:
+            raise BusError("cannot flush: the server is away")
         try:
             await self._client.flush(timeout=max(1, round(timeout)))
         except (nats_errors.Error, OSError, TimeoutError) as error:
@@ -233,12 +245,9 @@ class Bus:
             except (OSError, nats_errors.Error, TimeoutError, ValueError) as error:
                 failure = self._client.last_error or error
                 await self._client.close()
-                if isinstance(error, nats_errors.AuthorizationError) or "authorization" in str(error).lower():
-                    raise BusUnreachable(
-                        f"NATS at {self.settings.where} does not let us in: check NATS_USER and NATS_PASSWORD "
-                        "(or NATS_CREDS, NATS_NKEY_SEED_FILE)"
-                    ) from nats_errors.AuthorizationError()
-                self._client = HardenedClient()
+                if explain(failure, self.settings).hopeless:
+                    break
+                self._client = HardenedClient(tls_only=self.settings.tls_only)
             else:
                 # Only now: a first connect that may "reconnect" hides wrong credentials for two minutes.
                 self._client.set_server_pool(list(self.settings.servers))
@@ -246,10 +255,7 @@ class Bus:
                 await self._subscribe(self._inbox.wildcard, "", self._deliver)
                 self._established = True
                 return
-        raise BusUnreachable(
-            f"no NATS server answers at {self.settings.where} ({failure or 'none named'}): "
-            "start the mesh with `bullpen up`, or set NATS_URL"
-        ) from failure
+        raise explain(failure, self.settings) from failure
 
     async def _connect_to(self, server: str) -> None:
         settings = self.settings
@@ -291,36 +297,16 @@ class Bus:
     async def _deliver(self, msg: Msg) -> None:
         self._inbox.deliver(_message(msg))
 
-    async def _watch_echo(self) -> None:
-        """Says something to itself every second; not hearing it means the connection is dead or deaf."""
-        heard = asyncio.Event()
-        with self.listen(lambda _: heard.set()) as echo:
-            while True:
-                await asyncio.sleep(ECHO_INTERVAL)
-                heard.clear()
-                if self._client.is_connected and not await self._echoes(echo.subject, heard):
-                    log.warning("bus_deaf", name=self.name, cure="reconnecting")
-                    await self._client.force_reconnect()
-
-    async def _echoes(self, subject: str, heard: asyncio.Event) -> bool:
-        try:
-            await self._client.publish(subject, b"")
-        except (nats_errors.Error, OSError):
-            return not self._client.is_connected
-        for _ in range(2):  # twice: after a blocked event loop the timer wakes before the message is read
-            try:
-                async with asyncio.timeout(ECHO_WAIT):
-                    await heard.wait()
-            except TimeoutError:
-                continue
-            return True
-        return not self._client.is_connected
-
     async def _on_error(self, error: Exception) -> None:
         if isinstance(error, nats_errors.SlowConsumerError):
             self._slow += 1
             if self._slow.bit_count() == 1:  # at 1, 2, 4, 8 …: one per message would drown the log
                 log.warning("slow_consumer", name=self.name, subject=error.subject, dropped=self._slow)
+        elif "permissions violation" in str(error).lower():
+            log.error("bus_denied", name=self.name, error=str(error), cure="check the role's permissions in the server")
+        elif self._established and not self.lost.is_set() and (refusal := explain(error, self.settings)).hopeless:
+            log.error("bus_refused", name=self.name, error=str(refusal), cure="exiting to be restarted")
+            self.lost.set()
         else:
             log.debug("bus_error", name=self.name, error=repr(error))
 

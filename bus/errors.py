@@ -8,6 +8,11 @@ class BusError(Exception):
 class BusUnreachable(BusError):
     """No NATS server can be reached, or it does not let us in; the message says what to do."""
 
+    def __init__(self, message: str, *, hopeless: bool = False) -> None:
+        super().__init__(message)
+        self.hopeless = hopeless
+        """Trying again cannot help: somebody has to change a setting."""
+
 
 class NoResponders(BusError):
     """Nobody listens on the subject: the server says so at once."""

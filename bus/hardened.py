@@ -5,16 +5,25 @@
   counted and dropped.
 * A `flush()` that was cancelled or timed out leaves a finished future behind; the next PONG trips over
   it and ends the read loop in the same silent way.
-* A connection that was opened but never greeted (a frozen server) is forgotten without being closed. Here it
-  is aborted before the next one is opened.
+* `flush()` writes its PING past what still waits to be written, so its PONG can come before the server has read
+  any of that. Here what waits goes first.
+* `tls://` to a server that offers no TLS, or does not insist on it, sends the password in the clear. Here it is TLS
+  or nothing.
+* A task that is cancelled while it publishes to a server that takes nothing goes on as if nothing had been said.
+* An unforeseen exception ends reconnecting for ever. Here it begins again.
+* A connection that was opened but never greeted (a frozen server) is forgotten without being closed, and one whose
+  certificate was refused is waited for without end when the client is closed. Here such a one is dropped at once.
+* Closing gives up half-way when what is still unsent cannot be sent. Here it is dropped, and said.
 * When the server freezes, reconnecting first waits for the old socket to close, which can take
   minutes. Here the old socket is aborted after a second.
 """
 
 import asyncio
-from typing import Any
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 import structlog
+from nats import errors as nats_errors
 from nats.aio.client import Client, Srv
 from nats.aio.transport import Transport
 
@@ -22,13 +31,45 @@ log = structlog.get_logger(__name__)
 
 CLOSE_WITHIN = 1.0
 """Seconds an old connection may take to close before it is aborted."""
+AFTER_A_BUG = 1.0
+"""Seconds before reconnecting begins again."""
+
+
+class Traffic(NamedTuple):
+    """What has passed so far."""
+
+    came: int
+    """Messages."""
+    went: int
+    """Bytes, without what the protocol adds."""
+    backlog: int
+    """Bytes that the system does not take yet."""
+
+    def moved_since(self, before: "Traffic") -> bool:
+        """Whether the connection lives. Bytes that went out say so only when they had to wait: else it was but the
+        system that took them, which it does for a frozen server too.
+        """
+        return self.came != before.came or (before.backlog > 0 and self.went > before.went)
 
 
 class HardenedClient(Client):
     """A nats-py client whose read loop does not die in silence."""
 
-    poisoned = 0
-    """Messages dropped because they could not be read."""
+    def __init__(self, *, tls_only: bool = False) -> None:
+        super().__init__()
+        self.poisoned = 0
+        """Messages dropped because they could not be read."""
+        self._tls_only = tls_only
+
+    @property
+    def in_cluster(self) -> bool:
+        return "cluster" in self._server_info
+
+    @property
+    def traffic(self) -> "Traffic":
+        writer = _writer(self._transport)
+        backlog = writer.transport.get_write_buffer_size() if writer is not None else 0
+        return Traffic(self.stats["in_msgs"], self.stats["out_bytes"] - self._pending_data_size - backlog, backlog)
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         try:
@@ -49,24 +90,73 @@ class HardenedClient(Client):
             _sid=sid,
         )
 
+    async def _send_ping(self, future: asyncio.Future[Any] | None = None) -> None:
+        if self.is_connected and self._pending and self._transport is not None:
+            self._transport.writelines(self._pending)
+            self._pending = []
+            self._pending_data_size = 0
+        await super()._send_ping(future)
+
+    async def _flush_pending(self, force_flush: bool = False) -> Any:
+        task = asyncio.current_task() if force_flush else None
+        requests = task.cancelling() if task else 0
+        flushed = await super()._flush_pending(force_flush)
+        if task and task.cancelling() > requests:
+            raise asyncio.CancelledError
+        return flushed
+
     async def _process_pong(self) -> None:
         if self._pongs and self._pongs[0].done():
             self._pongs[0] = asyncio.get_running_loop().create_future()
         await super()._process_pong()
 
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        if self._tls_only and initial_connection and not info.get("tls_required"):
+            if not info.get("tls_available"):
+                raise nats_errors.SecureConnWantedError
+            info["tls_required"] = True
+        await super()._process_info(info, initial_connection)
+
     async def _connect_to_server(self, s: Srv) -> None:
-        writer = _writer(self._transport)
-        if writer is not None:
-            writer.transport.abort()
+        _abort(_writer(self._transport))
+        self._transport = None
         await super()._connect_to_server(s)
 
+    async def force_reconnect(self) -> None:
+        """Leaves a server that does not hear us; its peers are tried first."""
+        if self._current_server is not None:
+            self._current_server.reconnects += 1
+        await super().force_reconnect()
+
+    async def _process_connect_init(self) -> None:
+        try:
+            await super()._process_connect_init()
+        except BaseException:
+            _abort(_writer(self._transport))
+            self._transport = None
+            raise
+
     async def _attempt_reconnect(self) -> None:
-        _abort_later(self._transport)
-        await super()._attempt_reconnect()
+        while True:
+            _abort_later(self._transport)
+            try:
+                await super()._attempt_reconnect()
+            except Exception:
+                log.exception("reconnecting_failed", again_in_s=AFTER_A_BUG)
+                await asyncio.sleep(AFTER_A_BUG)
+                self._status = Client.RECONNECTING
+            else:
+                return
 
     async def _close(self, status: int, do_cbs: bool = True) -> None:
         _abort_later(self._transport)
-        await super()._close(status, do_cbs)
+        try:
+            await super()._close(status, do_cbs)
+        except (OSError, RuntimeError) as error:  # uvloop raises the latter
+            log.warning("unsent", bytes=self._pending_data_size, error=repr(error))
+            self._pending, self._pending_data_size = [], 0
+            self._status = Client.DISCONNECTED
+            await super()._close(status, do_cbs)
 
 
 def _abort_later(transport: Transport | None) -> None:
@@ -74,9 +164,14 @@ def _abort_later(transport: Transport | None) -> None:
 
     The writer is remembered, not the transport: nats-py puts the next connection into the same object.
     """
-    writer = _writer(transport)
-    if writer is not None:
-        asyncio.get_running_loop().call_later(CLOSE_WITHIN, writer.transport.abort)
+    asyncio.get_running_loop().call_later(CLOSE_WITHIN, _abort, _writer(transport))
+
+
+def _abort(writer: asyncio.StreamWriter | None) -> None:
+    if writer is None:
+        return
+    with suppress(AttributeError):  # asyncio's transport has forgotten its loop when it closed with bytes to send
+        writer.transport.abort()
 
 
 def _writer(transport: Transport | None) -> asyncio.StreamWriter | None:

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 
 from nats import errors as nats_errors
 from nats.js.api import DiscardPolicy, StorageType, StreamConfig
-from nats.js.errors import NotFoundError
+from nats.js.errors import APIError
 from pydantic import BaseModel, ValidationError
 
 from bus.connection import Bus, Subscription
 from bus.errors import BusError
 
 EXPECTED_REVISION = "Nats-Expected-Last-Subject-Sequence"
-WRONG_REVISION = 10071
+WRONG_REVISION = frozenset({10071, 10164})
+"""Two codes for the same: a stream with replicas has one of its own."""
+OTHER_CONFIG = 10058
 API_TIMEOUT = 2.0
 
 
@@ -45,7 +47,10 @@ class Bucket:
 
     @classmethod
     async def open(cls, bus: Bus, name: str, *, max_age_s: float, max_bytes: int) -> "Bucket":
-        """Makes the bucket if it is not there. When it is full the oldest go. Raises `BusError`."""
+        """Makes the bucket if it is not there. When it is full the oldest go. Raises `BusError`.
+
+        One that is there stays as it is: an operator may have given it replicas, or more room.
+        """
         config = StreamConfig(
             name=f"KV_{name}",
             subjects=[f"$KV.{name}.>"],
@@ -58,12 +63,10 @@ class Bucket:
         )
         js = bus.nats.jetstream(timeout=API_TIMEOUT)
         try:
-            try:
-                await js.update_stream(config)
-            except NotFoundError:
-                await js.add_stream(config)
+            await js.add_stream(config)
         except (nats_errors.Error, OSError, TimeoutError) as error:
-            raise BusError(f"cannot make bucket {name}: {error!r}") from error
+            if not (isinstance(error, APIError) and error.err_code == OTHER_CONFIG):
+                raise BusError(f"cannot make bucket {name}: {error!r}") from error
         return cls(bus, name)
 
     async def put(self, key: str, value: bytes, *, after: int, within: float) -> int | None:
@@ -77,12 +80,12 @@ class Bucket:
             raise BusError(f"not an answer of JetStream: {reply.data[:80]!r}") from error
         if ack.error is None:
             return ack.seq
-        if ack.error.err_code == WRONG_REVISION:
+        if ack.error.err_code in WRONG_REVISION:
             return None
         raise BusError(f"cannot write to bucket {self._name}: {ack.error.description}")
 
     async def get(self, key: str, *, within: float) -> Entry | None:
-        """What is there; None: nothing."""
+        """What is there; None: nothing. A key that somebody deleted has an empty value, and a revision."""
         subject = f"$JS.API.DIRECT.GET.KV_{self._name}.{self._subject(key)}"
         reply = await self._bus.request(subject, b"", timeout=within)
         if reply.headers.get("Status") == "404":

@@ -5,6 +5,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bus.errors import BusUnreachable
 from contracts.settings import secret
 
 DEFAULT_URL = "nats://127.0.0.1:4222"
@@ -36,11 +37,20 @@ class BusSettings:
             inbox_prefix=environ.get("NATS_INBOX_PREFIX") or "_INBOX",
         )
 
+    @property
+    def tls_only(self) -> bool:
+        """Whether a server that does not speak TLS is an impostor: a scheme or a certificate says so."""
+        return self.ca_file is not None or any(url.startswith("tls://") for url in self.servers)
+
     def tls(self) -> ssl.SSLContext | None:
-        """The TLS context, when a server's scheme or a certificate asks for one."""
-        if self.ca_file is None and not any(url.startswith("tls://") for url in self.servers):
+        """Whom to trust when the server shows a certificate; None: whom the system trusts. Raises `BusUnreachable`."""
+        if self.ca_file is None:
             return None
-        return ssl.create_default_context(cafile=self.ca_file)
+        try:
+            return ssl.create_default_context(cafile=self.ca_file)
+        except OSError as error:
+            message = f"NATS_CA_FILE {self.ca_file} is no readable certificate ({error.strerror or error})"
+            raise BusUnreachable(message, hopeless=True) from error
 
     @property
     def where(self) -> str:

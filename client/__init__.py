@@ -5,8 +5,9 @@
         async for event in bp.stream("Tell me a story", model="smollm2-135m"):
             ...
 
-What cannot be answered raises `BullpenError` with the contract's code; a mesh that cannot be reached
-raises `BusUnreachable`, a connection lost for good `BusError`.
+A Manager that dies or freezes with a question in its hands is noticed after 1.6 s, and another one is asked, with the
+same idempotency key; one that is just being restarted is waited for. What cannot be answered raises `BullpenError`
+with the contract's code; a mesh that cannot be reached raises `BusUnreachable`, a connection lost for good `BusError`.
 """
 
 from bus import BusError, BusUnreachable

@@ -22,6 +22,7 @@ from contracts import (
     FinalResponse,
     Heartbeat,
     InferenceResponse,
+    ManagerReply,
     OpenModel,
     Resumed,
 )
@@ -32,6 +33,8 @@ REPLY_WITHIN = 2.0
 PING_WITHIN = 0.3
 MANAGER_SERVICE, WORKER_SERVICE, TELEMETRY_SERVICE = "bullpen-manager", "bullpen-worker", "bullpen-telemetry"
 """What roles call themselves in service discovery."""
+
+Order = Literal["status", "drain", "resume"]
 
 
 class Service(OpenModel):
@@ -134,25 +137,46 @@ class Bullpen:
         finally:
             await subscription.stop()
 
-    async def services(self, name: str, seconds: float = PING_WITHIN) -> list[Service]:
-        """The roles of that name (`bullpen-manager`, …) that answered a ping in so many seconds, by id."""
+    async def services(self, name: str | None = None, seconds: float = PING_WITHIN) -> list[Service]:
+        """The roles of that name (None: of any) that answered a ping in so many seconds, by id."""
         answers: list[Message] = []
         with self.bus.listen(answers.append) as listener:
-            await self.bus.publish(f"$SRV.PING.{name}", b"", reply=listener.subject)
+            await self.bus.publish(f"$SRV.PING.{name}" if name else "$SRV.PING", b"", reply=listener.subject)
             await asyncio.sleep(seconds)
         found = [Service.model_validate_json(answer.data) for answer in answers if not answer.no_responders]
         return sorted(found, key=lambda service: service.id)
 
-    async def control(self, worker_id: str, op: Literal["status", "drain", "resume"]) -> ControlReply:
+    async def find(self, role_id: str) -> Service:
+        """The worker or Manager of that id. Raises `BullpenError(no_worker)` that lists who is here."""
+        here = [service for service in await self.services() if service.name in (MANAGER_SERVICE, WORKER_SERVICE)]
+        for service in here:
+            if service.id == role_id:
+                return service
+        ids = ", ".join(service.id for service in here) or "nobody: start the mesh with `bullpen up`"
+        raise BullpenError(ErrorCode.NO_WORKER, f"no worker and no Manager {role_id} is here; here is {ids}")
+
+    async def control(self, worker_id: str, op: Order) -> ControlReply:
         """Tells one worker what to do. Raises `BullpenError(no_worker)` when it is not there."""
-        if not s.is_name(worker_id):
-            raise BullpenError(ErrorCode.INVALID_REQUEST, f"{worker_id!r} is not a worker's id", field="worker_id")
-        cure = f"no worker {worker_id} is here: `bullpen workers` shows who is"
-        answer = await self._request(s.worker_control(worker_id), ControlRequest(op=op).to_bytes(), cure)
+        answer = await self._order("worker", worker_id, op)
         try:
             return ControlReply.model_validate_json(answer.data)
         except ValidationError:
-            raise BullpenError(ErrorCode.INTERNAL, f"{worker_id} answers what cannot be read") from None
+            raise _unreadable(worker_id) from None
+
+    async def control_manager(self, manager_id: str, op: Order) -> ManagerReply:
+        """Tells one Manager what to do. Raises `BullpenError(no_worker)` when it is not there."""
+        answer = await self._order("manager", manager_id, op)
+        try:
+            return ManagerReply.model_validate_json(answer.data)
+        except ValidationError:
+            raise _unreadable(manager_id) from None
+
+    async def _order(self, kind: Literal["worker", "manager"], role_id: str, op: Order) -> Message:
+        if not s.is_name(role_id):
+            raise BullpenError(ErrorCode.INVALID_REQUEST, f"{role_id!r} is not a {kind}'s id", field=f"{kind}_id")
+        subject = s.worker_control(role_id) if kind == "worker" else s.manager_control(role_id)
+        cure = f"no {kind} {role_id} is here: `bullpen workers` and `bullpen doctor` show who is"
+        return await self._request(subject, ControlRequest(op=op).to_bytes(), cure)
 
     async def _status(self, worker_id: str) -> Heartbeat | None:
         try:
@@ -182,3 +206,7 @@ class Bullpen:
         await self.bus.lost.wait()
         for exchange in self._open:
             exchange.connection_lost()
+
+
+def _unreadable(role_id: str) -> BullpenError:
+    return BullpenError(ErrorCode.INTERNAL, f"{role_id} answers what cannot be read")

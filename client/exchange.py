@@ -1,16 +1,27 @@
-"""One question under way: its private inbox, its patience, and the cancel when its asker leaves early."""
+"""One question under way: its private inboxes, its patience, and the cancel when its asker leaves early.
+
+`_next` is its life: hear what comes, and when the `Watch` says so, ask who has the task or send the question again.
+Again means the same body with the same `idempotency_key`: what was answered already is not done twice. Each time it
+goes out it has an inbox of its own, so that a Manager that comes back from the dead cannot mix its pieces into the
+stream of another. Whatever a Manager itself says, an error included, is final: there is one layer of retries for
+what it can mend (in the Manager), and this one for the Manager itself.
+"""
 
 import asyncio
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 from pydantic import TypeAdapter, ValidationError
 
-from bus import Bus, BusError, Message
+from bus import Bus, BusError, Listener, Message
 from bus.deadline import header
 from client.errors import RequestFailed
+from client.pieces import Pieces
 from client.question import Question
+from client.watch import Step, Watch
 from contracts import (
     CancelRequest,
     Chunk,
@@ -19,15 +30,28 @@ from contracts import (
     FinalResponse,
     InferenceResponse,
     Resumed,
+    StatusRequest,
     StreamEvent,
 )
 from contracts.headers import DEADLINE
-from contracts.subjects import INFER_AUTO, INFER_CANCEL
+from contracts.subjects import INFER_AUTO, INFER_CANCEL, INFER_STATUS
 
 GRACE = 1.0
 """Seconds after the deadline in which the one final message must have come."""
 
+GIVEN_BACK = b'"retry_after_ms":0,'
+"""An error that says: ask again, now."""
+
 _EVENT: TypeAdapter[Chunk | Resumed | FinalResponse] = TypeAdapter(StreamEvent)
+_STATUS = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A message, and to which sending of the question (1, 2 …) it belongs; `_STATUS`: to a question who has it."""
+
+    sending: int
+    message: Message
 
 
 class Exchange:
@@ -36,36 +60,41 @@ class Exchange:
     def __init__(self, bus: Bus, question: Question) -> None:
         self._bus = bus
         self._question = question
-        self._heard: asyncio.Queue[Message | None] = asyncio.Queue()
-        self._listener = bus.listen(self._heard.put_nowait)
-        self._end = asyncio.get_running_loop().time() + question.deadline_ms / 1000 + GRACE
+        self._now = asyncio.get_running_loop().time
+        self._deadline = self._now() + question.deadline_ms / 1000
+        self._end = self._deadline + GRACE
+        self._watch = Watch(self._now())
+        self._heard: asyncio.Queue[Heard | None] = asyncio.Queue()
+        self._inboxes: list[Listener[Message]] = []
+        self._sending = 0
+        """The last one; -1: it was given up on."""
+        self._status: Listener[Message] | None = None
+        self._reconnects = bus.reconnects
+        self._pieces = Pieces(question.task_id)
+        self._reading = 1
+        """The sending whose pieces the asker gets."""
+        self._held_back: Heard | None = None
         self._settled = False
-        self._seq = 0
+        self._left = False
 
     async def __aenter__(self) -> Self:
-        seconds = self._question.deadline_ms / 1000
-        try:
-            await self._bus.publish(
-                INFER_AUTO, self._question.body, reply=self._listener.subject, headers={DEADLINE: header(seconds)}
-            )
-        except BaseException:
-            self._listener.close()
-            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._listener.close()
+        for listener in (*self._inboxes, *([self._status] if self._status else ())):
+            listener.close()
         await self.abandon()
 
     async def abandon(self) -> None:
-        """Stops the work, unless its final message has come."""
-        if self._settled:
+        """Stops the work: all of it, or, when the answer has come, what a Manager that was given up on may still do."""
+        if self._left:
             return
-        self._settled = True
-        with suppress(BusError):
-            await self._bus.publish(INFER_CANCEL, cancel_body(self._question.task_id))
+        self._left = True
+        if self._watch.sends > (1 if self._settled else 0):
+            with suppress(BusError):
+                await self._bus.publish(INFER_CANCEL, cancel_body(self._question.task_id))
 
     def connection_lost(self) -> None:
         """Nothing will come any more."""
@@ -73,55 +102,177 @@ class Exchange:
 
     async def response(self) -> InferenceResponse:
         """The one answer. Raises `RequestFailed`."""
-        message = await self._next()
-        try:
-            response = InferenceResponse.model_validate_json(message.data)
-        except ValidationError:
-            raise self._failure(message.data) from None
-        self._settled = True
-        return response
+        while True:
+            heard = await self._next()
+            try:
+                response = InferenceResponse.model_validate_json(heard.message.data)
+            except ValidationError:
+                if self._is_stale(heard):  # its Manager was given up on: the answer counts, an error does not
+                    continue
+                raise self._failure(heard.message.data) from None
+            self._settled = True
+            return response
 
     async def event(self) -> Chunk | Resumed | FinalResponse:
         """The next piece of a stream, none missing before it. Raises `RequestFailed`."""
-        message = await self._next()
+        while True:
+            heard = await self._next()
+            if self._is_stale(heard):
+                continue
+            if heard.sending != self._reading:
+                self._reading, self._held_back = heard.sending, heard
+                if (resumed := self._pieces.start_over()) is not None:
+                    return resumed
+                continue
+            event = self._read(heard.message)
+            if not self._is_whole(event):
+                self._start_anew()
+            elif isinstance(event, FinalResponse):
+                self._settled = True
+                return event
+            else:
+                return self._pieces.given(event)
+
+    def _read(self, message: Message) -> Chunk | Resumed | FinalResponse:
         if not message.data:
             raise self._fail(ErrorCode.INTERNAL, "the stream ended without an answer")
         try:
-            event = _EVENT.validate_json(message.data)
+            return _EVENT.validate_json(message.data)
         except ValidationError:
             raise self._failure(message.data) from None
-        if isinstance(event, FinalResponse):
-            self._settled = True
-        else:
-            self._check_order(event.seq)
-        return event
 
-    def _check_order(self, seq: int) -> None:
-        if seq != self._seq:
-            raise self._fail(ErrorCode.INTERNAL, f"a piece of the stream was lost: {self._seq} is due, {seq} came")
-        self._seq += 1
+    def _is_whole(self, event: Chunk | Resumed | FinalResponse) -> bool:
+        """False: what came before it was lost while our connection was down. Raises `RequestFailed` when it was not."""
+        missing = self._pieces.missing(event)
+        broke = self._bus.reconnects != self._reconnects
+        if missing and not broke and not isinstance(event, FinalResponse):
+            raise self._fail(ErrorCode.INTERNAL, f"a piece of the stream was lost: {missing}")
+        return not (missing and broke)
 
-    async def _next(self) -> Message:
+    def _start_anew(self) -> None:
+        self._inboxes[-1].close()
+        self._sending = -1
+        self._watch.lost(self._now())
+
+    # Hearing, asking, sending again
+
+    async def _next(self) -> Heard:
+        """What a Manager says next. Raises `RequestFailed`, `BusError`."""
+        if self._held_back is not None:
+            heard, self._held_back = self._held_back, None
+            return heard
+        while True:
+            now = self._now()
+            if self._heard.empty() and now >= self._end:
+                raise self._too_late()
+            if self._heard.empty() and now >= self._watch.due:
+                await self._step(now)
+            elif (heard_now := await self._hear()) is not None and self._is_answer(heard_now):
+                if not self._is_given_back(heard_now):
+                    return heard_now
+                self._start_anew()
+
+    async def _hear(self) -> Heard | None:
+        """The next message; None when it is time to do something else."""
         try:
-            async with asyncio.timeout_at(self._end):
-                message = await self._heard.get()
+            async with asyncio.timeout_at(min(self._end, self._watch.due)):
+                heard = await self._heard.get()
         except TimeoutError:
-            raise self._fail(ErrorCode.DEADLINE_EXCEEDED, self._why_silent()) from None
-        if message is None:
+            return None
+        if heard is None:
             raise BusError("the connection to NATS is lost for good: connect again")
-        if message.no_responders:
-            self._settled = True
-            raise self._fail(
-                ErrorCode.NO_WORKER,
-                f"no Manager listens on {INFER_AUTO}: start the mesh with `bullpen up`, or one with `bullpen manager`",
-            )
-        return message
+        return heard
 
-    def _why_silent(self) -> str:
+    def _is_answer(self, heard: Heard) -> bool:
+        """Takes note of what was heard; True when it is part of an answer."""
+        now, nobody = self._now(), heard.message.no_responders
+        match heard.sending == _STATUS, nobody:
+            case True, True:
+                self._watch.nobody_to_ask(now)
+            case True, False:
+                self._watch.held(now)
+            case False, True if not self._is_stale(heard):
+                self._watch.unsent(now)
+            case False, False if not self._is_stale(heard):
+                self._watch.heard(now)
+        return heard.sending != _STATUS and not nobody
+
+    def _is_given_back(self, heard: Heard) -> bool:
+        """Whether its Manager leaves before it is answered: somebody else has to."""
+        if self._is_stale(heard) or GIVEN_BACK not in heard.message.data:
+            return False
+        try:
+            error = ErrorReply.model_validate_json(heard.message.data).error
+        except ValidationError:
+            return False
+        return error.retryable and error.retry_after_ms == 0
+
+    def _is_stale(self, heard: Heard) -> bool:
+        """Whether it is about a sending that was given up on."""
+        return heard.sending != self._sending
+
+    async def _step(self, now: float) -> None:
+        """Does what is due."""
+        if now >= self._deadline:
+            self._watch.rest()
+        elif not self._bus.is_connected:
+            self._watch.cut_off(now)
+        elif self._watch.step is Step.ASK:
+            await self._ask()
+        elif self._watch.step is Step.GIVE_UP:
+            raise self._given_up()
+        elif self._watch.sends and not await self._reaches_server():
+            self._watch.cut_off(self._now())
+        elif self._heard.empty():
+            await self._send()
+
+    async def _reaches_server(self) -> bool:
+        """Whether the server still hears us; and whatever it had for us is here afterwards."""
+        try:
+            await self._bus.flush(GRACE)
+        except BusError:
+            return False
+        return True
+
+    async def _ask(self) -> None:
+        if self._status is None:
+            self._status = self._bus.listen(partial(self._put, _STATUS))
+        body = StatusRequest(task_id=self._question.task_id).to_bytes()
+        await self._bus.publish(INFER_STATUS, body, reply=self._status.subject)
+        self._watch.asked(self._now())
+
+    async def _send(self) -> None:
+        if self._question.stream and self._inboxes:
+            self._inboxes[-1].close()
+        self._sending = len(self._inboxes) + 1
+        inbox = self._bus.listen(partial(self._put, self._sending))
+        self._inboxes.append(inbox)
+        self._reconnects = self._bus.reconnects
+        headers = {DEADLINE: header(self._deadline - self._now())}
+        await self._bus.publish(INFER_AUTO, self._question.body, reply=inbox.subject, headers=headers)
+        self._watch.sent(self._now())
+
+    def _put(self, sending: int, message: Message) -> None:
+        self._heard.put_nowait(Heard(sending, message))
+
+    # Failing
+
+    def _too_late(self) -> RequestFailed:
+        if self._watch.nobody:
+            return self._given_up()
         waited = f"no answer within {self._question.deadline_ms / 1000 + GRACE:g} s"
         if not self._bus.is_connected:
-            return f"{waited}: the connection to NATS at {self._bus.settings.where} is down"
-        return f"{waited}: the Manager that took the question may have died, ask again"
+            why = f"the connection to NATS at {self._bus.settings.where} is down"
+        else:
+            why = "the Manager that took the question may have died, ask again"
+        return self._fail(ErrorCode.DEADLINE_EXCEEDED, f"{waited}: {why}")
+
+    def _given_up(self) -> RequestFailed:
+        if self._watch.nobody:
+            cure = "start the mesh with `bullpen up`, or one with `bullpen manager`"
+            return self._fail(ErrorCode.NO_WORKER, f"no Manager listens on {INFER_AUTO}: {cure}")
+        times = f"{self._watch.sends} times a Manager took the question and fell silent"
+        return self._fail(ErrorCode.NO_WORKER, f"{times}: `bullpen doctor` shows who is here")
 
     def _failure(self, data: bytes) -> RequestFailed:
         """The error that a final message tells."""

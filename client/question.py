@@ -37,11 +37,12 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """The message to send, and the two things its sender needs to know of it."""
+    """The message to send, and what its sender needs to know of it."""
 
     body: bytes
     task_id: str
     deadline_ms: int
+    stream: bool
 
     @classmethod
     def of(cls, prompt: str | None, options: Options, *, stream: bool) -> "Question":
@@ -50,7 +51,7 @@ class Question:
         said: JsonObject = {"prompt": prompt, **options, "task_id": task_id, "stream": stream or None}
         said["idempotency_key"] = said.get("idempotency_key") or new_id()
         body = _json({name: value for name, value in said.items() if value is not None})
-        return cls(body, task_id, parse_request(body).deadline_ms)
+        return cls(body, task_id, parse_request(body).deadline_ms, stream)
 
 
 def _json(said: JsonObject) -> bytes:

@@ -169,7 +169,7 @@ class Attempt:
 
     @property
     def killed(self) -> bool:
-        """Its worker died while it was at it: it is gone still, or started anew. A lost connection alone is no death."""
+        """Its worker died while it was at it: it is gone still or started anew. A lost connection alone is none."""
         member = self.choice.member
         ended = isinstance(self.ended, Ending) and self.ended.died
         return ended and (bool(member.gone) or member.heartbeat.epoch != self.epoch)

@@ -7,6 +7,7 @@ disconnected ourselves, so then the server is asked who is connected.
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from time import time
 
 import structlog
@@ -62,7 +63,8 @@ class Attendance:
         seen = -1
         while True:
             await asyncio.sleep(WARM_UP)
-            if self._bus.reconnects == seen or not self._bus.is_connected:
+            early = self._desk.now() < self._desk.reconnected_at + RETURN_WITHIN
+            if self._bus.reconnects == seen or early or not self._bus.is_connected:
                 continue
             seen, since = self._bus.reconnects, self._desk.reconnected_at
             names = await self._connected()
@@ -76,8 +78,7 @@ class Attendance:
         now = self._desk.now()
         self._desk.reconnected_at = now
         self._desk.warm_at = now + RETURN_WITHIN
-        for member in self._registry:
-            member.heard = now
+        self._registry.excuse_until(now + RETURN_WITHIN - WARM_UP)
         for pause in REPORTS:
             await asyncio.sleep(pause)
             await self._ask_how_it_stands(since=now)
@@ -89,7 +90,8 @@ class Attendance:
                 asked = ControlRequest(
                     op="report", request_id=inflight.request_id, attempt=attempt.number, inbox=attempt.inbox
                 )
-                await self._bus.publish(s.worker_control(attempt.worker_id), asked.to_bytes())
+                with suppress(BusError):  # away again: the next reconnect asks again
+                    await self._bus.publish(s.worker_control(attempt.worker_id), asked.to_bytes())
 
     async def _connected(self) -> frozenset[str] | None:
         try:

@@ -7,6 +7,9 @@ from manager.desk import Desk
 from manager.inflight import Inflight
 from manager.ranking import Obstacle, Ranking
 
+LOOK_AGAIN = 0.1
+"""Seconds between two looks whether our own connection is back."""
+
 
 class Chooser:
     def __init__(self, desk: Desk, inflight: Inflight) -> None:
@@ -35,6 +38,8 @@ class Chooser:
                 await desk.room.wait(priority, again=again, seconds=desk.pause_left())
             case _ if now < desk.warm_at and ranking.obstacle is not Obstacle.BUDGET:
                 await desk.room.wait(priority, again=again, seconds=desk.warm_at - now)
+            case _ if not await desk.hears():
+                await desk.room.wait(priority, again=again, seconds=min(remaining, LOOK_AGAIN))
             case Obstacle.EXHAUSTED:
                 self.explain(ranking)
                 raise failover.exhausted(inflight.attempts)

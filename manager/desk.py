@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import Iterable
 
-from bus import Bus
+from bus import Bus, BusError
 from contracts import ANOTHER_WORKER_MAY_HELP, ErrorCode, FinalResponse, Outcome, Policy
 from manager.attempt import Attempt, Ending
 from manager.budget import Allowance, Spending
@@ -45,6 +45,14 @@ class Desk:
     def now() -> float:
         """The loop's clock, seconds."""
         return asyncio.get_running_loop().time()
+
+    async def hears(self) -> bool:
+        """Whether our own connection lives. A server that leaves tells workers before us, and then they seem gone."""
+        try:
+            await self.bus.flush(1.0)
+        except BusError:
+            return False
+        return True
 
     def asked(self) -> None:
         """A request came: it widens a little what may be tried twice."""

@@ -60,8 +60,8 @@ class Inflight:
     """Our right to answer for the key."""
     best: FinalResponse | None = None
     """The best answer so far, when it was not sure enough to be final."""
-    cancelled: BullpenError | None = None
-    """Why nobody wants the answer any more."""
+    stopped: BullpenError | None = None
+    """Why it is not answered: nobody wants the answer any more, or we leave."""
     delivered_tokens: int = 0
     """Of the text that a streaming caller has so far."""
 
@@ -180,11 +180,11 @@ class Inflight:
         }
         return answer.model_copy(update=told)
 
-    def cancel(self, why: str) -> None:
-        """Nobody wants it any more; whoever follows an attempt notices at once."""
-        self.cancelled = self.cancelled or BullpenError(ErrorCode.CANCELLED, why)
+    def stop(self, why: BullpenError) -> None:
+        """Ends it; whoever follows an attempt notices at once."""
+        self.stopped = self.stopped or why
         if self.current is not None:
-            self.events.put(Heard(self.current, Gone(why)))
+            self.events.put(Heard(self.current, Gone(why.message)))
 
     def close(self) -> None:
         for listener in self.listeners:
@@ -198,3 +198,7 @@ def hops(headers: Mapping[str, str]) -> int:
 
 def out_of_time() -> BullpenError:
     return BullpenError(ErrorCode.DEADLINE_EXCEEDED, "no answer was complete before the deadline")
+
+
+def cancelled(why: str) -> BullpenError:
+    return BullpenError(ErrorCode.CANCELLED, why)

@@ -8,6 +8,7 @@ Manager: start three, kill one.
 """
 
 import asyncio
+from contextlib import suppress
 
 import structlog
 from pydantic import ValidationError
@@ -40,7 +41,7 @@ from manager.books import Books
 from manager.config import ManagerConfig
 from manager.desk import Desk
 from manager.idempotency import Answers, Mine, key_of
-from manager.inflight import Inflight, hops
+from manager.inflight import Inflight, cancelled, hops
 from manager.metrics import Metrics
 from manager.pursuit import Pursuit
 from manager.ranking import Question
@@ -97,15 +98,29 @@ class Manager:
 
     async def _leave(self) -> None:
         requests, self._requests = self._requests, None
-        try:
+        with suppress(TimeoutError, asyncio.CancelledError):  # a second signal: enough waited
             async with asyncio.timeout(DRAIN_WITHIN):
                 if requests is not None:
                     await requests.drain()
-                while self._inflight:  # noqa: ASYNC110 — requests end in many places; leaving may take 20 ms more
-                    await asyncio.sleep(0.02)
-        except TimeoutError:
+                await self._idle()
+        if self._inflight:
             log.warning("manager_left_early", unanswered=len(self._inflight))
+            await self._withdraw()
         await self._tasks.cancel()
+
+    async def _withdraw(self) -> None:
+        """Gives back what is not answered: somebody else has to do it."""
+        for inflight in list(self._inflight):
+            self._stop(
+                inflight, BullpenError(ErrorCode.NO_WORKER, f"{self._id} is leaving, ask again", retry_after_ms=0)
+            )
+        with suppress(TimeoutError):
+            async with asyncio.timeout(2.0):
+                await self._idle()
+
+    async def _idle(self) -> None:
+        while self._inflight:  # noqa: ASYNC110 — requests end in many places; leaving may take 20 ms more
+            await asyncio.sleep(0.02)
 
     def _service(self) -> Service:
         return Service(
@@ -130,7 +145,7 @@ class Manager:
             await self._refuse(message, error)
             return
         self._inflight.add(inflight)
-        inflight.reply.on_abandoned = lambda: self._cancel(inflight, "nobody reads the stream any more")
+        inflight.reply.on_abandoned = lambda: self._stop(inflight, cancelled("nobody reads the stream any more"))
         try:
             response, failure = await self._serve(inflight)
             await self._keep(inflight, response, failure)
@@ -144,20 +159,28 @@ class Manager:
     async def _serve(self, inflight: Inflight) -> tuple[InferenceResponse | None, BullpenError | None]:
         """One request, to its one final message. Returns what was told: the answer, or the failure."""
         response: InferenceResponse | None = None
+        pursuit = Pursuit(self._desk, inflight)
         try:
-            response = await self._replayed(inflight) or await Pursuit(self._desk, inflight).answer()
+            response = await self._replayed(inflight) or await pursuit.answer()
             return response, await inflight.reply.response(response)
         except BullpenError as error:
-            await inflight.reply.error(error, inflight.summaries)
-            return response, error
+            failure = error
         except BusError as error:
-            log.warning("answer_not_sent", task_id=inflight.task_id, error=str(error))
-            return response, BullpenError(ErrorCode.NO_WORKER, str(error))
+            failure = BullpenError(ErrorCode.NO_WORKER, str(error))
         except Exception:
             log.exception("request_failed", task_id=inflight.task_id)
             failure = internal_error()
+        finally:
+            pursuit.close()
+        await self._tell(inflight, failure)
+        return response, failure
+
+    async def _tell(self, inflight: Inflight, failure: BullpenError) -> None:
+        """Every request ends with a word, if there is a way to say it."""
+        try:
             await inflight.reply.error(failure, inflight.summaries)
-            return response, failure
+        except BusError as error:
+            log.warning("error_not_sent", task_id=inflight.task_id, error=str(error))
 
     async def _replayed(self, inflight: Inflight) -> InferenceResponse | None:
         """The answer that this question's idempotency key has got before. None: it has to be answered."""
@@ -223,10 +246,11 @@ class Manager:
         except ValidationError:
             return
         for inflight in [i for i in self._inflight if i.task_id == task_id]:
-            self._cancel(inflight, "cancelled by the caller")
+            self._stop(inflight, cancelled("cancelled by the caller"))
 
-    def _cancel(self, inflight: Inflight, why: str) -> None:
-        inflight.cancel(why)
+    def _stop(self, inflight: Inflight, why: BullpenError) -> None:
+        """Ends a request with `why`, wherever it is."""
+        inflight.stop(why)
         self._desk.room.call(len(self._desk.room))
 
     async def _on_status(self, message: Message) -> None:

@@ -5,11 +5,12 @@ What has gone out to a streaming caller is never taken back: whoever comes next 
 stream says that it starts anew.
 """
 
+from contextlib import suppress
 from math import inf
 
 import structlog
 
-from bus import Message
+from bus import BusError, Message
 from contracts import (
     BullpenError,
     Chunk,
@@ -34,6 +35,9 @@ from manager.inflight import Inflight, out_of_time
 from manager.ranking import Choice, expected_cost
 
 log = structlog.get_logger(__name__)
+
+OVERSLEPT = 0.5
+"""Seconds after which a timer that rings late means that this process did not run."""
 
 
 class Pursuit:
@@ -111,8 +115,8 @@ class Pursuit:
             again = True
 
     def _check_wanted(self) -> None:
-        if self._inflight.cancelled is not None:
-            raise self._inflight.cancelled
+        if self._inflight.stopped is not None:
+            raise self._inflight.stopped
 
     # Asking
 
@@ -168,16 +172,25 @@ class Pursuit:
         """
         inflight = self._inflight
         while inflight.running:
-            heard = await inflight.events.next(self._patience_ends())
-            if inflight.cancelled is not None:
-                await self._call_off(inflight.cancelled)
-                raise inflight.cancelled
-            if heard is None:
+            until = self._patience_ends()
+            heard = await inflight.events.next(until)
+            if inflight.stopped is not None:
+                await self._call_off(inflight.stopped)
+                raise inflight.stopped
+            if heard is None and self._desk.now() > until + OVERSLEPT and inflight.deadline > self._desk.now():
+                self._wait_again()
+            elif heard is None:
                 await self._lose_patience()
             elif (answer := await self._take(heard)) is not None:
                 await self._call_off(BullpenError(ErrorCode.CANCELLED, "another worker was quicker"))
                 return answer
         return None
+
+    def _wait_again(self) -> None:
+        """We were frozen, or busy: what workers said meanwhile is still to be read, so nobody is overdue yet."""
+        self._hedge_at = inf
+        for attempt in self._inflight.running:
+            attempt.wait_again(self._desk.now())
 
     def _patience_ends(self) -> float:
         inflight, config = self._inflight, self._desk.config
@@ -307,7 +320,14 @@ class Pursuit:
         """Ends the attempt from our side, and tells the worker to stop."""
         self._end(attempt, ending, said_all=False)
         cancel = ControlRequest(op="cancel", request_id=self._inflight.request_id, attempt=attempt.number)
-        await self._desk.bus.publish(s.worker_control(attempt.worker_id), cancel.to_bytes())
+        with suppress(BusError):  # then its answer is late, and booked as such
+            await self._desk.bus.publish(s.worker_control(attempt.worker_id), cancel.to_bytes())
+
+    def close(self) -> None:
+        """Whatever is still running when the pursuit ended otherwise than in order (a bug, a lost connection)."""
+        for attempt in self._inflight.running:
+            error = BullpenError(ErrorCode.CANCELLED, "the Manager gave the request up")
+            self._end(attempt, Ending(Outcome.UNCERTAIN, error, attempt.seen), said_all=False)
 
     def _end(self, attempt: Attempt, ending: Ending | FinalResponse, *, said_all: bool) -> None:
         attempt.end(ending, self._desk.now(), said_all=said_all)

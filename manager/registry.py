@@ -90,6 +90,7 @@ class Registry:
         self._members: dict[str, Member] = {}
         self._silent_after = silent_after_beats
         self._swept: float | None = None
+        self._excused_until = 0.0
 
     def __iter__(self) -> Iterator[Member]:
         return iter(self._members.values())
@@ -139,9 +140,9 @@ class Registry:
         if slept > every:
             self.excuse(slept)
         present = [m for m in self._members.values() if not m.gone]
-        silent = [m for m in present if now - m.heard > self._silent_after * m.patience]
+        silent = [m for m in present if self._is_silent(m, now, self._silent_after)]
         if len(silent) > 1 and len(silent) > PANIC_SHARE * len(present):
-            silent = [m for m in silent if now - m.heard > 2 * self._silent_after * m.patience]
+            silent = [m for m in silent if self._is_silent(m, now, 2 * self._silent_after)]
         for member in silent:
             member.gone, member.silent = f"silent for {now - member.heard:.1f} s", True
         self._forget(now)
@@ -150,6 +151,13 @@ class Registry:
     def nothing_heard(self, member: Member, since: float, now: float) -> bool:
         """Whether a silent worker has not said anything else either since then, for as long as a heart may pause."""
         return now - since > self._silent_after * member.patience
+
+    def excuse_until(self, then: float) -> None:
+        """Nobody's silence before `then` counts: all of us have to find the server again."""
+        self._excused_until = then
+
+    def _is_silent(self, member: Member, now: float, beats: float) -> bool:
+        return now - max(member.heard, self._excused_until) > beats * member.patience
 
     def excuse(self, seconds: float) -> None:
         """We could not listen for so long: nobody's silence in that time counts."""

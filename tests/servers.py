@@ -62,20 +62,55 @@ class _Server:
         self.process = None
 
 
-class NatsServer(_Server):
-    """The embedded NATS server: JetStream, account MESH without credentials, system events."""
+class PlainNats(_Server):
+    """A NATS server on loopback, as `config` says; without one it is as a stranger would start it."""
+
+    def __init__(self, directory: Path, config: str = "", port: int | None = None) -> None:
+        super().__init__(directory, port)
+        self.config = config
 
     @property
     def url(self) -> str:
         return nats_server.url(self.port)
 
+    @property
+    def name(self) -> str:
+        return f"test-{self.port}"
+
     async def start(self) -> None:
-        name = f"test-{self.port}"
-        self.process = self._spawn(nats_server.command(self.port, self.directory / "jetstream", name))
-        await self._ready(lambda: nats_server.answers(self.port, name))
+        self.process = self._spawn(self._command())
+        await self._ready(lambda: nats_server.answers(self.port, self.name))
 
     def stop(self) -> None:
         self._end(signal.SIGTERM)
+
+    def _command(self) -> list[str]:
+        file = self.directory / "nats.conf"
+        file.write_text(self.config)
+        address = ["--addr", "127.0.0.1", "--port", str(self.port), "--name", self.name]
+        return [str(nats_server.binary()), "--config", str(file), *address]
+
+
+class NatsServer(PlainNats):
+    """The embedded NATS server: JetStream, account MESH without credentials, system events."""
+
+    def _command(self) -> list[str]:
+        return nats_server.command(self.port, self.directory / "jetstream", self.name)
+
+
+def nats_cluster(directory: Path, size: int = 3, config: str | None = None) -> list[PlainNats]:
+    """Servers of one cluster, each configured as the embedded one unless `config` says otherwise. Not started."""
+    config = nats_server.CONFIG.read_text() if config is None else config
+    routes = [free_port() for _ in range(size)]
+    urls = ", ".join(f'"nats://127.0.0.1:{port}"' for port in routes)
+    nodes = []
+    for port in routes:
+        home = directory / f"node-{port}"
+        home.mkdir()
+        own = f'cluster {{name: test, listen: "127.0.0.1:{port}", routes: [{urls}]}}\n'
+        store = config.replace("jetstream {", f'jetstream {{\n  store_dir: "{home}"')
+        nodes.append(PlainNats(home, store + own))
+    return nodes
 
 
 class PostgresServer(_Server):

@@ -39,7 +39,8 @@ def register(app: typer.Typer) -> None:
 def manager(id_: Id = None, config: Config = None) -> None:
     """Run one Manager.
 
-    It takes questions from infer.auto and picks who answers. Start several: they share the work.
+    It takes questions from infer.auto and picks who answers. Start several: they share the work. At a SIGTERM it
+    finishes what it has and leaves; a second one breaks that off.
 
     Examples:
 
@@ -66,6 +67,8 @@ def worker(
     id_: Id = None,
 ) -> None:
     """Run one worker.
+
+    At a SIGTERM it finishes what it does and leaves; a second one breaks that off.
 
     Examples:
 

@@ -1,8 +1,9 @@
 """How a command meets the mesh: find it, do the work, turn what goes wrong into one line and an exit code."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -51,7 +52,7 @@ def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Does a command's work. Ends the process with a line and an exit code when it fails."""
     try:
         logs.configure(level="critical")  # what goes wrong is told below, in one line
-        asyncio.run(work())
+        asyncio.run(_interruptible(work))
     except BullpenError as error:
         tell(error)
         raise typer.Exit(ERROR_REPLY) from None
@@ -61,8 +62,17 @@ def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     except ConfigError as error:
         problem(str(error))
         raise typer.Exit(USAGE) from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         raise typer.Exit(INTERRUPTED) from None
+
+
+async def _interruptible(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Ends at a SIGTERM as it does at Ctrl-C: what was asked of the mesh is called off before we leave."""
+    this = asyncio.current_task()
+    assert this is not None
+    with suppress(NotImplementedError, RuntimeError):  # Windows has no such signals, and only a main thread gets them
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+    await work()
 
 
 def tell(error: BullpenError) -> None:

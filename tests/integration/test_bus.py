@@ -2,15 +2,19 @@
 
 import asyncio
 import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from nats.errors import SlowConsumerError
+from structlog.testing import capture_logs
 
-from bus import Bus, BusSettings, BusUnreachable, Message, NoResponders, RequestTimeout
+from bus import Bus, BusError, BusSettings, BusUnreachable, Message, NoResponders, RequestTimeout, hardened
+from bus.connection import PENDING_BYTES
 from bus.service import EndpointStats, Service, serve_info
 from contracts import BullpenError, ErrorCode
-from tests.servers import NatsServer
+from tests.servers import NatsServer, PlainNats
 from tests.support import eventually
 
 
@@ -113,6 +117,133 @@ async def test_a_cancelled_flush_does_not_deafen_us(bus: Bus) -> None:
     await bus.flush()
 
 
+async def test_a_flush_goes_after_all_that_was_said_before(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """nats-py sends its PING past what still waits to be written: a neighbour then spoke too early, to nobody."""
+    wire = Wire(bus, monkeypatch)
+    await bus.subscribe_inline("ears", lambda message: None)
+    await bus.publish("ears", b"first")
+    await bus.flush()
+    assert [line.split()[0] for line in wire.lines if line] == [b"SUB", b"PUB", b"first", b"PING"]
+
+
+class Wire:
+    """Notes what is written to the server, in its order."""
+
+    def __init__(self, bus: Bus, patch: pytest.MonkeyPatch) -> None:
+        self.written = b""
+        transport = bus.nats._transport
+        assert transport is not None
+        self._write, self._writelines = transport.write, transport.writelines
+        patch.setattr(transport, "write", self.write)
+        patch.setattr(transport, "writelines", self.writelines)
+
+    @property
+    def lines(self) -> list[bytes]:
+        return self.written.split(b"\r\n")
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+        self._write(data)
+
+    def writelines(self, data: list[bytes]) -> None:
+        self.written += b"".join(data)
+        self._writelines(data)
+
+
+async def test_a_flush_while_the_server_is_away_does_not_say_that_all_is_well(nats: NatsServer) -> None:
+    bus = await Bus.connect("test", BusSettings(servers=(nats.url,)))
+    nats.kill()
+    await eventually(lambda: not bus.is_connected)
+    with pytest.raises(BusError, match="away"):
+        await bus.flush()
+    await bus.close()
+
+
+async def test_what_was_said_while_the_server_was_away_arrives_up_to_a_limit_that_is_told(nats: NatsServer) -> None:
+    bus = await Bus.connect("test", BusSettings(servers=(nats.url,)))
+    heard: list[bytes] = []
+    await bus.subscribe_inline("ears", lambda message: heard.append(message.data[:4]))
+    await bus.flush()
+    nats.kill()
+    await eventually(lambda: not bus.is_connected)
+    said: list[bytes] = []
+    with pytest.raises(BusError, match=r"cannot publish on ears: the server is away, and 8 MiB wait"):
+        for number in range(100):
+            await bus.publish("ears", b"%04d" % number + b"x" * 500_000)
+            said.append(b"%04d" % number)
+    await nats.start()
+    await eventually(lambda: heard == said, timeout=8)
+    assert len(said) > 10
+    await bus.close()
+
+
+async def test_a_publisher_can_be_cancelled_while_the_server_takes_nothing(nats: NatsServer) -> None:
+    bus = await Bus.connect("test", BusSettings(servers=(nats.url,)), watchdog=False)
+
+    async def talk() -> None:
+        while True:
+            await bus.publish("ears", b"x" * 1_000_000)
+
+    nats.send(signal.SIGSTOP)
+    try:
+        talking = asyncio.create_task(talk())
+        await eventually(lambda: bus.nats.pending_data_size > PENDING_BYTES)
+        talking.cancel()
+        await asyncio.wait([talking], timeout=5)
+        assert talking.cancelled()
+    finally:
+        nats.kill()
+        await eventually(lambda: not bus.is_connected)
+        await bus.close()
+
+
+async def test_a_bug_while_reconnecting_does_not_end_it(nats: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    bus = await Bus.connect("test", BusSettings(servers=(nats.url,)))
+    monkeypatch.setattr(hardened, "AFTER_A_BUG", 0.1)
+    greet = bus.nats._process_connect_init
+    greetings: list[int] = []
+
+    async def stumble() -> None:
+        greetings.append(1)
+        if len(greetings) == 1:
+            raise RuntimeError("a bug")
+        await greet()
+
+    monkeypatch.setattr(bus.nats, "_process_connect_init", stumble)
+    heard: list[bytes] = []
+    await bus.subscribe_inline("ears", lambda message: heard.append(message.data))
+    await bus.nats.force_reconnect()
+    await eventually(lambda: bus.reconnects == 1, timeout=8)
+    await bus.publish("ears", b"back")
+    await eventually(lambda: heard == [b"back"])
+    await bus.close()
+
+
+@pytest.mark.parametrize("way", ["subscribe", "subscribe_inline", "listen"])
+async def test_a_handler_that_fails_is_told_of_and_called_again(bus: Bus, way: str) -> None:
+    heard: list[bytes] = []
+
+    def fail(message: Message) -> None:
+        heard.append(message.data)
+        raise ValueError(message.data)
+
+    async def fail_later(message: Message) -> None:
+        fail(message)
+
+    subject = "ears"
+    if way == "subscribe":
+        await bus.subscribe(subject, fail_later)
+    elif way == "subscribe_inline":
+        await bus.subscribe_inline(subject, fail)
+    else:
+        subject = bus.listen(fail).subject
+    with capture_logs() as logs:
+        for number in range(3):
+            await bus.publish(subject, b"%d" % number)
+        await eventually(lambda: heard == [b"0", b"1", b"2"])
+        await eventually(lambda: len([entry for entry in logs if entry["log_level"] == "error"]) == 3)
+
+
 async def test_the_watchdog_notices_deafness_and_reconnects(bus: Bus) -> None:
     heard: list[bytes] = []
     await bus.subscribe_inline("ears", lambda message: heard.append(message.data))
@@ -124,6 +255,39 @@ async def test_the_watchdog_notices_deafness_and_reconnects(bus: Bus) -> None:
     await eventually(lambda: bus.reconnects == 1, timeout=8)
     await bus.publish("ears", b"again")
     await eventually(lambda: heard == [b"again"])
+
+
+async def test_a_busy_connection_is_not_taken_for_a_dead_one(bus: Bus, nats_server: str) -> None:
+    """What it said to itself comes late, behind all that came before."""
+    read: list[int] = []
+
+    def slowly(message: Message) -> None:
+        read.append(len(message.data))
+        time.sleep(0.002)
+
+    await bus.subscribe_inline("ears", slowly)
+    await bus.flush()
+    other = await Bus.connect("other", BusSettings(servers=(nats_server,)), watchdog=False)
+    for _ in range(1500):
+        await other.publish("ears", b"x" * 10_000)
+    await eventually(lambda: len(read) == 1500, timeout=15)
+    assert bus.reconnects == 0
+    await other.close()
+
+
+async def test_a_frozen_server_is_noticed_however_much_is_said_to_it(nats: NatsServer) -> None:
+    bus = await Bus.connect("test", BusSettings(servers=(nats.url,)))
+
+    async def talk() -> None:
+        while bus.is_connected:
+            await bus.publish("ears", b"x" * 15_000)
+            await asyncio.sleep(0.01)
+
+    nats.send(signal.SIGSTOP)
+    async with asyncio.timeout(5):
+        await talk()
+    nats.kill()
+    await bus.close()
 
 
 async def test_wrong_credentials_are_told_at_once(nats: NatsServer) -> None:
@@ -206,6 +370,67 @@ async def test_a_client_closed_for_good_says_so(nats: NatsServer) -> None:
     await bus.close()
 
 
+async def test_a_server_that_lets_us_in_no_more_is_no_reason_to_wait_in_silence(tmp_path: Path) -> None:
+    users = "authorization {{users: [{{user: u, password: {}}}]}}"
+    server = PlainNats(tmp_path, users.format("old"))
+    await server.start()
+    try:
+        bus = await Bus.connect("test", BusSettings(servers=(server.url,), user="u", password="old"))
+        server.kill()
+        server.config = users.format("new")
+        await server.start()
+        with capture_logs() as logs:
+            await asyncio.wait_for(bus.lost.wait(), 8)
+        assert "check NATS_USER and NATS_PASSWORD" in logs[-1]["error"]
+        await bus.close()
+    finally:
+        server.kill()
+
+
+async def test_what_we_may_not_say_is_told_in_the_log(tmp_path: Path) -> None:
+    server = PlainNats(
+        tmp_path, "authorization {users: [{user: u, password: p, permissions: {publish: {deny: secret}}}]}"
+    )
+    await server.start()
+    try:
+        bus = await Bus.connect("test", BusSettings(servers=(server.url,), user="u", password="p"))
+        with capture_logs() as logs:
+            await bus.publish("secret", b"")
+            await eventually(lambda: [entry for entry in logs if entry["event"] == "bus_denied"])
+        assert "secret" in logs[-1]["error"]
+        assert not bus.lost.is_set()
+        await bus.close()
+    finally:
+        server.kill()
+
+
+async def test_a_question_under_way_survives_a_restart_of_the_server(nats: NatsServer) -> None:
+    settings = BusSettings(servers=(nats.url,))
+    asker, answerer = await Bus.connect("asker", settings), await Bus.connect("answerer", settings)
+    asked: list[str] = []
+    await answerer.subscribe_inline("question", lambda message: asked.append(message.reply))
+    await answerer.flush()
+    asking = asyncio.create_task(asker.request("question", b"", timeout=15))
+    await eventually(lambda: asked)
+    nats.kill()
+    await eventually(lambda: not asker.is_connected and not answerer.is_connected)
+    await nats.start()
+    await eventually(lambda: asker.reconnects == 1 and answerer.reconnects == 1, timeout=8)
+    await asker.flush()  # the server knows of its inbox
+    await answerer.publish(asked[0], b"answer")
+    assert (await asking).data == b"answer"
+    await asker.close()
+    await answerer.close()
+
+
+async def test_messages_that_had_to_be_dropped_are_counted_and_told_now_and_then(bus: Bus) -> None:
+    slow = await bus.subscribe_inline("ears", lambda message: None)
+    with capture_logs() as logs:
+        for _ in range(9):
+            await bus._on_error(SlowConsumerError("ears", "", 1, slow._nats))
+    assert [entry["dropped"] for entry in logs] == [1, 2, 4, 8]
+
+
 async def test_closing_ourselves_is_not_being_lost(nats: NatsServer) -> None:
     bus = await Bus.connect("test", BusSettings(servers=(nats.url,)))
     await bus.close()
@@ -247,3 +472,23 @@ async def test_service_discovery_answers_all_three_ways(bus: Bus) -> None:
     assert b'"subject":"infer.auto"' in info.data
     told = await bus.request("$SRV.STATS.bullpen-test", b"", timeout=2)
     assert b'"num_requests":2,"num_errors":1,"last_error":"boom"' in told.data
+
+
+async def test_a_connection_that_closed_with_bytes_to_send_can_be_aborted_still() -> None:
+    """asyncio's transport has then forgotten its loop; the exception once ended reconnecting for ever."""
+    received: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    async def read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await closing.wait()
+        received.set_result(await reader.read())
+        writer.close()
+
+    closing = asyncio.Event()
+    async with await asyncio.start_server(read, "127.0.0.1", 0) as server:
+        _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(b"x" * 20_000_000)
+        writer.close()
+        closing.set()
+        assert len(await received) == 20_000_000
+        await writer.wait_closed()
+        hardened._abort(writer)

@@ -3,9 +3,11 @@
 import asyncio
 import json
 import signal
+import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +15,14 @@ import pytest
 from bus import Message
 from bus.jetstream import StreamSpec, ensure_stream
 from bus.service import Service, serve_info
+from client import watch
 from contracts import AttemptRecord, BullpenError, ControlReply, ErrorCode, ResponseRecord, Resumed, new_id, utc_now
 from contracts import subjects as s
 from telemetry.migrate import migrate
 from telemetry.store import Store
 from tests.cli import Terminal, bullpen, finish, invoke, start
 from tests.fake_manager import FakeManager, heartbeat
+from tests.mesh import SmallMesh
 from tests.support import eventually
 
 NOWHERE = "nats://127.0.0.1:1"
@@ -74,7 +78,8 @@ async def test_an_error_reply_is_told_in_a_line_with_what_to_do_and_exits_1(
     assert as_json.json()["attempts"][0]["worker_id"] == "w-1"
 
 
-async def test_nobody_there_exits_1_and_no_mesh_exits_3(nats_server: str) -> None:
+async def test_nobody_there_exits_1_and_no_mesh_exits_3(nats_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "WITHOUT_MANAGER", 0.5)
     nobody, no_mesh = (
         await bullpen("ask", "hi", env={"NATS_URL": nats_server}),
         await bullpen("ask", "hi", "--json", env={"NATS_URL": NOWHERE}),
@@ -144,6 +149,23 @@ async def test_ctrl_c_stops_the_work_and_exits_130(
         assert await terminal.end() == 130
         await eventually(lambda: manager.cancelled == ["mine"])
         assert terminal.screen == ("" if arguments else "Once upon\n")
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_stops_the_work_at_the_worker_and_is_booked(nats_server: str, sign: signal.Signals) -> None:
+    async with SmallMesh(nats_server) as mesh:
+        await mesh.manager()
+        await mesh.worker("w-1", latency_ms={"fixed": 60_000})
+        booked: list[dict[str, Any]] = []
+        await mesh.bus.subscribe_inline(s.TELEMETRY_ATTEMPT, lambda message: booked.append(json.loads(message.data)))
+        asking = await start("ask", "hi", "--task-id", "mine", NATS_URL=nats_server)
+        await eventually(lambda: mesh.beats["w-1"].inflight == 1, timeout=10)
+        told = await finish(asking, sign=sign)
+        left = time.monotonic()
+        assert (told.code, told.out, told.err) == (130, "", "")
+        await eventually(lambda: mesh.beats["w-1"].inflight == 0)
+        await eventually(lambda: [(a["task_id"], a["outcome"]) for a in booked] == [("mine", "cancelled")])
+        assert time.monotonic() - left < 3, "it was not the signal that ended it"
 
 
 # Who is here
@@ -245,7 +267,40 @@ async def test_drain_and_resume(workers: Workers, nats_server: str) -> None:
         await bullpen("drain", "a b", env={"NATS_URL": nats_server}),
     )
     assert (nobody.code, wrong.code) == (1, 1)
-    assert "no worker nobody is here" in nobody.err
+    assert "no worker and no Manager nobody is here; here is fake, local-1" in nobody.err
+
+
+async def test_a_manager_is_drained_and_resumed_like_a_worker(manager: FakeManager, nats_server: str) -> None:
+    drained = await bullpen("drain", "fake", env={"NATS_URL": nats_server})
+    assert (drained.code, drained.out) == (0, "fake is draining, 0 under way\n")
+    _, found = await findings(NATS_URL=nats_server)
+    assert found["Managers"] == ("fail", "see each of them below")
+    assert found["Manager fake"] == ("warn", "bullpen resume fake")
+    resumed = await bullpen("resume", "fake", "--json", env={"NATS_URL": nats_server})
+    assert (resumed.code, resumed.json()["state"]) == (0, "ready")
+    _, found = await findings(NATS_URL=nats_server)
+    assert found["Managers"] == ("ok", "")
+
+
+async def test_drain_waits_until_nothing_is_left_or_it_has_left(manager: FakeManager, nats_server: str) -> None:
+    manager.has = ["one", "two"]
+    for _ in range(2):
+        draining = asyncio.create_task(bullpen("drain", "fake", "--wait", env={"NATS_URL": nats_server}))
+        await eventually(lambda: manager.state == "draining")
+        await asyncio.sleep(0.5)
+        assert not draining.done()
+        if "two" in manager.has:
+            manager.has.clear()
+            assert (await draining).out == "fake is draining, 0 under way\n"
+            manager.has, manager.state = ["three"], "ready"
+    await manager.bus.close()
+    assert (await draining).out == "fake has left\n"
+
+
+async def test_a_restart_needs_a_mesh(tmp_path: Path) -> None:
+    told = await bullpen("restart", "--data-dir", str(tmp_path))
+    assert told.code == 1
+    assert "no mesh runs on" in told.err
 
 
 # Health and roles
@@ -282,6 +337,24 @@ async def test_roles_in_the_foreground_serve_until_they_are_told_to_stop(
     assert (manager_told.code, worker_told.code) == (0, 0)
     events = [json.loads(line) for line in worker_told.err.splitlines()]
     assert [e["state"] for e in events if e["event"] == "worker_state"] == ["ready", "draining", "stopped"]
+
+
+async def test_the_second_sigterm_breaks_off_what_runs_and_still_leaves_in_order(nats_server: str) -> None:
+    async with SmallMesh(nats_server) as mesh:
+        slow = {"BULLPEN_SIMULATED__LATENCY_MS": '{"fixed": 60000}'}
+        worker = await start("worker", "simulated", "--id", "sim-1", NATS_URL=nats_server, **slow)
+        try:
+            await eventually(lambda: "sim-1" in mesh.beats and mesh.beats["sim-1"].state == "ready", timeout=15)
+            asking = asyncio.create_task(mesh.ask("infer.simulated", timeout=30))
+            await eventually(lambda: mesh.beats["sim-1"].inflight == 1)
+            worker.send_signal(signal.SIGTERM)
+            await eventually(lambda: mesh.beats["sim-1"].state == "draining")
+            assert not asking.done()
+        finally:
+            told = await finish(worker, sign=signal.SIGTERM)
+        assert (await asking)["error"]["message"] == "sim-1 is leaving"
+        await eventually(lambda: mesh.beats["sim-1"].state == "stopped")
+        assert told.code == 0
 
 
 async def healthy(role: str, url: str) -> None:

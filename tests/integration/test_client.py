@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -11,7 +12,7 @@ import pytest
 
 from bus import Message
 from bus.service import Service, serve_info
-from client import Bullpen, BullpenError, BusError, BusUnreachable, Options, RequestFailed
+from client import Bullpen, BullpenError, BusError, BusUnreachable, Options, RequestFailed, watch
 from contracts import Chunk, ControlReply, ErrorCode, FinalResponse, Resumed
 from contracts import subjects as s
 from tests.fake_manager import ATTEMPT, FakeManager, heartbeat, response
@@ -31,6 +32,13 @@ async def bp(nats_server: str) -> AsyncIterator[Bullpen]:
     async with Bullpen.connect(nats_server) as bullpen:
         yield bullpen
         assert not bullpen._open, "an exchange was left open"
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lost Manager is noticed in a tenth of the time."""
+    for name in ("QUIET", "QUIET_AGAIN", "HELD", "REPLY_WITHIN", "WITHOUT_MANAGER"):
+        monkeypatch.setattr(watch, name, getattr(watch, name) / 10)
 
 
 async def text_of(bp: Bullpen, **options: Unpack[Options]) -> str:
@@ -91,7 +99,7 @@ async def test_an_error_reply_is_raised_with_everything_it_says(manager: FakeMan
     assert await cancelled(manager, bp) == []
 
 
-async def test_no_manager_is_told_at_once_with_what_to_do(bp: Bullpen) -> None:
+async def test_no_manager_is_told_soon_with_what_to_do(bp: Bullpen, impatient: None) -> None:
     began = time.monotonic()
     with pytest.raises(RequestFailed, match="bullpen up") as caught:
         await bp.ask("hi", task_id="mine")
@@ -99,6 +107,11 @@ async def test_no_manager_is_told_at_once_with_what_to_do(bp: Bullpen) -> None:
     assert time.monotonic() - began < 60, "it waited for the deadline"
     with pytest.raises(RequestFailed, match="bullpen up"):
         await text_of(bp)
+
+
+async def test_no_manager_until_the_deadline_is_told_as_that(bp: Bullpen) -> None:
+    with pytest.raises(RequestFailed, match="no Manager listens"):
+        await bp.ask("hi", deadline_ms=50)
 
 
 async def test_silence_ends_at_the_deadline_and_a_second_and_stops_the_work(manager: FakeManager, bp: Bullpen) -> None:
@@ -236,7 +249,229 @@ async def test_leaving_the_client_stops_what_still_runs(manager: FakeManager, na
     await events.aclose()
 
 
+# When the Manager goes
+
+
+class Lossy:
+    """Takes the first questions and forgets them; later ones are answered."""
+
+    def __init__(self, manager: FakeManager, forgets: int = 1, says: str = "Lon") -> None:
+        self._manager = manager
+        self._forgets = forgets
+        self._says = says
+        manager.script = self
+
+    async def __call__(self, message: Message, task_id: str) -> None:
+        if len(self._manager.requests) > self._forgets:
+            await self._manager.answer(message, task_id)
+        elif json.loads(message.data).get("stream") and self._says:
+            await self._manager.chunks(message, task_id, self._says)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_question_whose_manager_is_lost_goes_out_again_as_it_was(manager: FakeManager, bp: Bullpen) -> None:
+    Lossy(manager, forgets=2)
+    answer = await bp.ask("Where?", task_id="mine")
+    assert (answer.output, answer.task_id) == ("Paris", "mine")
+    first, *again = [message for message, _ in manager.requests]
+    assert [message.data for message in again] == [first.data] * 2
+    assert json.loads(first.data)["idempotency_key"]
+    assert await cancelled(manager, bp) == ["mine"], "one that was given up on may still be at it"
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_manager_that_has_the_task_is_waited_for(manager: FakeManager, bp: Bullpen) -> None:
+    async def slowly(message: Message, task_id: str) -> None:
+        await eventually(lambda: manager.asked_for.count(task_id) >= 3)
+        await manager.answer(message, task_id)
+
+    manager.script = slowly
+    assert (await bp.ask("hi")).output == "Paris"
+    assert await text_of(bp) == "Paris"
+    assert len(manager.requests) == 2
+    assert await cancelled(manager, bp) == []
+
+
+async def test_an_answer_in_good_time_costs_no_question(manager: FakeManager, bp: Bullpen) -> None:
+    await bp.ask("hi")
+    await text_of(bp)
+    assert manager.asked_for == []
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_an_error_is_final(manager: FakeManager, bp: Bullpen) -> None:
+    manager.script = lambda message, task_id: manager.fail(
+        message, task_id, BullpenError(ErrorCode.NO_WORKER, "nobody is able")
+    )
+    with pytest.raises(RequestFailed, match="nobody is able"):
+        await bp.ask("hi")
+    assert len(manager.requests) == 1
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_stream_starts_over_at_another_manager(manager: FakeManager, bp: Bullpen) -> None:
+    Lossy(manager)
+    events = [event async for event in bp.stream("hi")]
+    assert [type(event) for event in events] == [Chunk, Resumed, Chunk, Chunk, Chunk, FinalResponse]
+    pieces = [event for event in events if not isinstance(event, FinalResponse)]
+    assert [event.seq for event in pieces] == [0, 1, 2, 3, 4]
+    assert isinstance(pieces[1], Resumed)
+    assert pieces[1].mode == "restarted"
+    assert "".join(event.delta for event in pieces[2:] if isinstance(event, Chunk)) == "Paris"
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_stream_of_which_nothing_had_come_says_nothing_of_it(manager: FakeManager, bp: Bullpen) -> None:
+    Lossy(manager, says="")
+    events = [event async for event in bp.stream("hi")]
+    assert [type(event) for event in events] == [Chunk, Chunk, Chunk, FinalResponse]
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_lost_manager_that_comes_back_may_answer_but_neither_fail_nor_mix(
+    manager: FakeManager, bp: Bullpen
+) -> None:
+    async def back_from_the_dead(message: Message, task_id: str) -> None:
+        if len(manager.requests) == 1:
+            return
+        first, request = manager.requests[0]
+        if request.get("stream"):
+            await manager.chunks(first, task_id, "mixed up")
+            await manager.answer(message, task_id)
+            return
+        await manager.fail(first, task_id, BullpenError(ErrorCode.NO_WORKER, "I was away"))
+        await manager.answer(first, task_id)
+        await manager.silence(message, task_id)
+
+    manager.script = back_from_the_dead
+    assert (await bp.ask("hi", task_id="mine")).output == "Paris"
+    await eventually(lambda: manager.cancelled == ["mine"])
+    manager.requests.clear()
+    assert await text_of(bp) == "Paris"
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_question_that_loses_every_manager_is_given_up(
+    manager: FakeManager, bp: Bullpen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "MOST_SENDS", 3)
+    Lossy(manager, forgets=100)
+    with pytest.raises(RequestFailed, match="3 times a Manager took the question and fell silent"):
+        await bp.ask("hi")
+    assert len(manager.requests) == 3
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("forgets", [0, 1])
+async def test_a_manager_that_is_just_being_restarted_is_waited_for(
+    nats_server: str, bp: Bullpen, forgets: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "WITHOUT_MANAGER", 5.0)
+    if forgets:
+        dying = await FakeManager.start(nats_server)
+        dying.script = dying.silence
+    asking = asyncio.create_task(bp.ask("hi"))
+    if forgets:
+        await eventually(lambda: dying.requests)
+        await dying.bus.close()
+    await asyncio.sleep(0.3)
+    assert not asking.done()
+    manager = await FakeManager.start(nats_server)
+    assert (await asking).output == "Paris"
+    await manager.bus.close()
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_manager_that_never_heard_of_this_question_is_waited_for(nats_server: str, bp: Bullpen) -> None:
+    """One of an older version, which does not listen on `infer.status`: asked once more, then trusted."""
+    heard: list[Message] = []
+    old = await FakeManager.connect(nats_server)
+
+    async def take(message: Message) -> None:
+        heard.append(message)
+
+    await old.bus.subscribe(s.INFER_AUTO, take, queue=s.INFER_QUEUE)
+    await old.bus.flush()
+    asking = asyncio.create_task(bp.ask("hi", task_id="mine"))
+    await eventually(lambda: len(heard) == 2)
+    await asyncio.sleep(0.5)
+    await old.answer(heard[0], "mine")
+    assert (await asking).output == "Paris"
+    assert len(heard) == 2
+    await old.bus.close()
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("lost", [False, True])
+async def test_a_question_that_is_called_off_or_expired_asks_no_more(
+    manager: FakeManager, bp: Bullpen, lost: bool
+) -> None:
+    manager.script = Lossy(manager, forgets=100) if lost else manager.silence
+    with pytest.raises(RequestFailed, match="no answer within"):
+        await bp.ask("hi", task_id="expired", deadline_ms=300)
+    asking = asyncio.create_task(bp.ask("hi", task_id="called off"))
+    await eventually(lambda: len([r for _, r in manager.requests if r["task_id"] == "called off"]) > lost)
+    asking.cancel()
+    await asyncio.wait({asking})
+    await eventually(lambda: manager.cancelled == ["expired", "called off"])
+    asked, sent = len(manager.asked_for), len(manager.requests)
+    await asyncio.sleep(0.5)
+    assert (len(manager.asked_for), len(manager.requests)) == (asked, sent)
+
+
 # When the connection goes
+
+
+async def test_a_question_asked_while_nats_is_away_leaves_when_it_is_back(
+    manager: FakeManager, bp: Bullpen, nats: NatsServer
+) -> None:
+    nats.kill()
+    await eventually(lambda: not bp.bus.is_connected)
+    asking = asyncio.create_task(bp.ask("hi", deadline_ms=20_000))
+    called_off = asyncio.create_task(bp.ask("never mind"))
+    await asyncio.sleep(0.5)
+    called_off.cancel()
+    await asyncio.wait({called_off})
+    await nats.start()
+    assert (await asking).output == "Paris"
+    [(message, _)] = manager.requests
+    assert int(message.headers["Bullpen-Deadline"]) / 1000 - time.time() < 19.6, "the deadline began to run when asked"
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_server_that_is_frozen_is_no_lost_manager(manager: FakeManager, bp: Bullpen, nats: NatsServer) -> None:
+    async def slowly(message: Message, task_id: str) -> None:
+        await asyncio.sleep(0.3)
+        await manager.answer(message, task_id)
+
+    manager.script = slowly
+    asking = asyncio.create_task(bp.ask("hi"))
+    await eventually(lambda: manager.requests)
+    nats.send(signal.SIGSTOP)
+    await asyncio.sleep(1.5)
+    nats.send(signal.SIGCONT)
+    assert (await asking).output == "Paris"
+    assert len(manager.requests) == 1
+
+
+async def test_pieces_lost_with_the_connection_come_again(manager: FakeManager, bp: Bullpen, nats: NatsServer) -> None:
+    async def over_two_connections(message: Message, task_id: str) -> None:
+        if len(manager.requests) > 1:
+            await manager.answer(message, task_id)
+            return
+        await manager.chunks(message, task_id, "Pa")
+        await eventually(lambda: bp.bus.reconnects and manager.bus.reconnects, timeout=10)
+        await manager.chunks(message, task_id, "is", first=2)
+        await manager.final(message, task_id)
+
+    manager.script = over_two_connections
+    events = bp.stream("hi")
+    first = await anext(events)
+    nats.kill()
+    await nats.start()
+    rest = [event async for event in events]
+    assert [type(event) for event in (first, *rest)] == [Chunk, Resumed, Chunk, Chunk, Chunk, FinalResponse]
+    assert "".join(event.delta for event in rest if isinstance(event, Chunk)) == "Paris"
 
 
 async def test_an_answer_still_arrives_after_a_reconnect(manager: FakeManager, bp: Bullpen, nats: NatsServer) -> None:

@@ -320,7 +320,7 @@ async def test_a_question_that_takes_unusually_long_is_given_to_an_idle_worker_t
         await mesh.manager()
         await eventually(lambda: _heard_of(mesh, 2))
         for _ in range(25):
-            assert (await mesh.ask(policy="fastest"))["worker_id"] == "f-1"
+            assert (await mesh.ask(policy="fastest", hedge=False))["worker_id"] == "f-1"
         await eventually(lambda: len(booked.rows) == 25)
         booked.rows.clear()
         slow.set()
@@ -346,7 +346,7 @@ async def test_batch_work_is_not_hedged(mesh: SmallMesh) -> None:
         await mesh.manager()
         await eventually(lambda: _heard_of(mesh, 2))
         for _ in range(25):
-            await mesh.ask(policy="fastest")
+            await mesh.ask(policy="fastest", hedge=False)
         slow.set()
         answer = await mesh.ask(policy="fastest", priority="batch")
     assert [attempt["outcome"] for attempt in answer["attempts"]] == ["ok"]
@@ -366,7 +366,7 @@ async def test_what_is_under_way_when_the_server_restarts_is_answered(mesh: Smal
     await nats.start()
     answers = await asyncio.gather(*asking)
     assert [a for a in answers if "output" not in a] == []
-    assert {len(a["attempts"]) for a in answers} == {1}
+    assert [a["attempts"] for a in answers if len(a["attempts"]) > 1] == []
 
 
 async def test_a_worker_says_again_what_it_said_while_the_manager_was_away(mesh: SmallMesh) -> None:

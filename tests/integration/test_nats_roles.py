@@ -13,7 +13,7 @@ import pytest
 
 from bullpen.embedded import nats_server
 from bullpen.leash import leashed
-from bus import Bus, BusSettings
+from bus import Bus, BusSettings, census
 from bus.jetstream import PullConsumer, StreamSpec, ensure_stream
 from tests.servers import free_port
 from tests.support import eventually
@@ -26,7 +26,10 @@ INBOX = {role: f"_INBOX_{role}" for role in ("worker", "manager", "telemetry")}
 MAY_PUBLISH = {
     "client": ("infer.auto", "infer.local", "infer.cancel", "infer.feedback", "jobs.submit", "$SRV.PING"),
     "worker": ("worker.heartbeat", "telemetry.worker", "telemetry.attempt", "result.t1", "_INBOX.abc.1", "$SRV.PING"),
-    "manager": ("infer.local.w.w1", "worker.control.w1", "metrics.route", "telemetry.response", "_INBOX_worker.abc.1"),
+    "manager": (
+        *("infer.local.w.w1", "worker.control.w1", "metrics.route", "telemetry.response", "_INBOX_worker.abc.1"),
+        "$SYS.REQ.ACCOUNT.PING.CONNZ",
+    ),
     "telemetry": ("telemetry.feedback", "metrics.mesh", "$JS.ACK.TELEMETRY.books.1.1.1.1.0"),
     "observer": ("$SRV.PING",),
 }
@@ -36,7 +39,10 @@ MAY_NOT_PUBLISH = {
         *("result.t1", "mesh.sys.disconnect", "$JS.API.STREAM.PURGE.TELEMETRY", "_INBOX_manager.abc.1"),
     ),
     "worker": ("infer.auto", "infer.local", "infer.local.w.w1", "metrics.mesh", "telemetry.feedback", "$JS.API.INFO"),
-    "manager": ("infer.auto", "worker.heartbeat", "telemetry.worker", "mesh.sys.connect", "$JS.API.INFO"),
+    "manager": (
+        *("infer.auto", "worker.heartbeat", "telemetry.worker", "mesh.sys.connect", "$JS.API.INFO"),
+        *("$SYS.REQ.SERVER.PING.CONNZ", "$SYS.REQ.ACCOUNT.PING.SUBSZ"),
+    ),
     "telemetry": ("infer.auto", "worker.heartbeat", "worker.control.w1", "$JS.API.STREAM.DELETE.JOBS"),
     "observer": ("infer.auto", "worker.heartbeat", "worker.control.w1", "infer.feedback", "telemetry.response"),
 }
@@ -121,6 +127,12 @@ async def test_an_answer_under_way_may_arrive_over_the_next_connection(server: B
             async with _joined(server, "worker") as worker:
                 await worker.publish(asked[0], b"Paris")
                 await eventually(lambda: answered == [b"Paris"])
+
+
+async def test_a_manager_may_ask_who_is_connected_and_a_caller_may_not(server: BusSettings) -> None:
+    async with _joined(server, "manager") as manager, _joined(server, "worker"), _joined(server, "client") as client:
+        assert sorted(await census.connected(manager, within=2) or ()) == ["client", "manager", "worker"]
+        assert await census.connected(client, within=0.2) is None
 
 
 async def test_the_books_are_kept_with_these_permissions(server: BusSettings) -> None:

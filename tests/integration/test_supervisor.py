@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -19,6 +20,7 @@ from tests.support import eventually
 
 STAYS = "import time; print('here', flush=True); time.sleep(60)"
 DEAF = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {STAYS}"
+LEAVES = f"import signal; signal.signal(signal.SIGTERM, lambda *_: exit(0)); {STAYS}"
 DIES = "print('my last words', flush=True); raise SystemExit(3)"
 LEAVES_A_CHILD = "import subprocess, time; print(subprocess.Popen(['sleep', '60']).pid, flush=True); time.sleep(60)"
 
@@ -39,6 +41,9 @@ class Watched:
 
     def said(self, name: str) -> str:
         return self.log(name).read_text()
+
+    def has_lived(self, name: str, lives: int) -> bool:
+        return self.said(name).count("here") == lives
 
     async def start(self, name: str, code: str) -> int:
         await self.supervisor.start(Program(name, (sys.executable, "-c", code), self.log(name)))
@@ -70,6 +75,26 @@ async def test_one_that_keeps_dying_is_tried_less_and_less_often(watched: Watche
     assert [death.again_in for death in watched.deaths[:3]] == [0.2, 0.4, 0.8]
     assert watched.deaths[0].code == 3
     assert watched.supervisor.deaths("a") >= 3
+
+
+async def test_one_that_leaves_in_order_is_back_at_once_and_has_not_died(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "SHORTEST_LIFE", 0.0)
+    monkeypatch.setattr(supervisor_module, "FIRST_DELAY", 60.0)
+    before = await watched.start("a", LEAVES)
+    for lives in (1, 2):
+        await eventually(partial(watched.has_lived, "a", lives))
+        os.kill(watched.supervisor.pids["a"], signal.SIGTERM)
+    await eventually(partial(watched.has_lived, "a", 3))
+    assert watched.supervisor.pids["a"] != before
+    assert watched.deaths == []
+
+
+async def test_one_that_leaves_as_soon_as_it_came_is_not_hurried(watched: Watched) -> None:
+    await watched.start("a", "pass")
+    await eventually(lambda: len(watched.deaths) >= 2)
+    assert [death.again_in for death in watched.deaths[:2]] == [0.2, 0.4]
 
 
 async def test_last_words_are_those_of_the_last_life(watched: Watched) -> None:

@@ -1,0 +1,56 @@
+"""Notices that a connection is dead or deaf while the client still calls itself connected.
+
+Once a second it says something to itself. When it does not hear that, it reconnects: a read loop may have died, a
+server may be frozen, a firewall may have forgotten us. A connection that is only busy hears itself late, behind all
+that came before; it is left alone as long as something moves.
+"""
+
+import asyncio
+from typing import TypeVar
+
+import structlog
+from nats import errors as nats_errors
+
+from bus.hardened import HardenedClient
+from bus.inbox import HasSubject, Inbox
+
+log = structlog.get_logger(__name__)
+
+ECHO_INTERVAL = 1.0
+ECHO_WAIT = 0.5
+ECHO_TRIES = 20
+"""How often to wait for the echo while other messages still come and go: busy is not deaf."""
+
+M = TypeVar("M", bound=HasSubject)
+
+
+async def watch(client: HardenedClient, inbox: Inbox[M], name: str) -> None:
+    """Runs until it is cancelled."""
+    heard = asyncio.Event()
+    with inbox.open(lambda _: heard.set()) as echo:
+        while True:
+            await asyncio.sleep(ECHO_INTERVAL)
+            heard.clear()
+            if client.is_connected and not await _echoes(client, echo.subject, heard):
+                log.warning("bus_deaf", name=name, cure="reconnecting")
+                await client.force_reconnect()
+
+
+async def _echoes(client: HardenedClient, subject: str, heard: asyncio.Event) -> bool:
+    try:
+        await client.publish(subject, b"")
+    except (nats_errors.Error, OSError):
+        return not client.is_connected
+    quiet = 0
+    for _ in range(ECHO_TRIES):
+        before = client.traffic
+        try:
+            async with asyncio.timeout(ECHO_WAIT):
+                await heard.wait()
+        except TimeoutError:
+            quiet = 0 if client.traffic.moved_since(before) else quiet + 1
+            if quiet == 2:  # once may be: after a blocked event loop the timer wakes before the message is read
+                break
+        else:
+            return True
+    return not client.is_connected

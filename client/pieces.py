@@ -1,0 +1,50 @@
+"""A stream as its asker gets it: numbered without a gap, however often the question went out. Pure."""
+
+from contracts import Chunk, FinalResponse, Resumed
+
+LOST_MANAGER, OTHER_MANAGER = "a Manager", "another Manager"
+"""Who a stream goes on from and to, when it is we who sent the question again."""
+
+
+class Pieces:
+    def __init__(self, task_id: str) -> None:
+        self._task_id = task_id
+        self._given = 0
+        """Pieces that the asker has, void ones included."""
+        self._base = 0
+        """How many of them are not from the Manager that answers now."""
+        self._characters = 0
+        """Text that the asker has and that is not void."""
+
+    def start_over(self) -> Resumed | None:
+        """Another Manager begins from the start: the news for an asker who has something already."""
+        self._base = self._given
+        if not self._given:
+            return None
+        resumed = Resumed(
+            task_id=self._task_id, seq=self._given, from_=LOST_MANAGER, to=OTHER_MANAGER, mode="restarted"
+        )
+        self._take(resumed)
+        self._base = self._given
+        return resumed
+
+    def missing(self, event: Chunk | Resumed | FinalResponse) -> str | None:
+        """What was lost before this event, in words."""
+        if isinstance(event, FinalResponse):
+            short = len(event.output) - self._characters
+            return f"{short} characters of the answer" if short else None
+        due = self._given - self._base
+        return None if event.seq == due else f"{due} is due, {event.seq} came"
+
+    def given(self, event: Chunk | Resumed) -> Chunk | Resumed:
+        """The event with the number that it has for the asker."""
+        numbered = event if not self._base else event.model_copy(update={"seq": self._given})
+        self._take(numbered)
+        return numbered
+
+    def _take(self, event: Chunk | Resumed) -> None:
+        self._given += 1
+        if isinstance(event, Chunk):
+            self._characters += len(event.delta)
+        elif event.mode == "restarted":
+            self._characters = 0

@@ -1,0 +1,118 @@
+"""Whether the Manager that took a question still has it: when to ask, when to send it again. Pure: the clock is given.
+
+Most answers come before anybody wonders. After a second of silence the mesh is asked who has the task: its Manager
+says so at once, and is asked again now and then. Silence to that question, twice, means that the Manager is lost,
+dead or frozen alike, and the question goes out again, to whoever takes it. Nobody listening at all may be a Manager
+that is just being restarted: that is worth a few seconds. Times are seconds.
+"""
+
+import random
+from enum import Enum, auto
+from math import inf
+
+QUIET = 1.0
+"""How long an answer may be silent before we wonder."""
+QUIET_AGAIN = 0.3
+"""The same, right after the question went out again: it may have met the lost Manager a second time."""
+HELD = 2.0
+"""How long we believe a Manager that says it has the task."""
+REPLY_WITHIN = 0.3
+SILENCES = 2
+"""So many questions without an answer, one after the other, and the Manager is lost."""
+WITHOUT_MANAGER = 5.0
+"""How long nobody may listen before we give up."""
+LOOK_AGAIN = (0.1, 0.3)
+OFFLINE_LOOK = 0.1
+MOST_SENDS = 8
+FIRST_JITTER, LONGEST_JITTER = 0.1, 2.0
+"""The thousands who lost the same Manager do not come all at once: full jitter, doubling with each try."""
+
+
+class Step(Enum):
+    SEND = auto()
+    """The question goes out (again)."""
+    ASK = auto()
+    """Who has the task?"""
+    GIVE_UP = auto()
+
+
+class Watch:
+    """Do `step` when it is `due`, and tell what came of it."""
+
+    def __init__(self, now: float) -> None:
+        self.step = Step.SEND
+        self.due = now
+        self.sends = 0
+        """How often the question went out, as far as somebody may have heard it."""
+        self._silences = 0
+        self._nobody_since: float | None = None
+        self._insisted = False
+
+    @property
+    def nobody(self) -> bool:
+        """As far as we know, no Manager listens."""
+        return self._nobody_since is not None
+
+    def sent(self, now: float) -> None:
+        self.sends += 1
+        self._ask_in(QUIET if self.sends == 1 else QUIET_AGAIN, now)
+
+    def asked(self, now: float) -> None:
+        self._silences += 1
+        self.due = now + REPLY_WITHIN
+        if self._silences >= SILENCES:
+            self._nobody_since = None  # somebody listens, but nobody has it
+            self._lose()
+
+    def held(self, now: float) -> None:
+        """A Manager says that it has the task."""
+        self._nobody_since = None
+        self._ask_in(HELD, now)
+
+    def heard(self, now: float) -> None:
+        """A piece of the answer came."""
+        self._nobody_since = None
+        self._ask_in(QUIET, now)
+
+    def unsent(self, now: float) -> None:
+        """Nobody listened when the question went out."""
+        self.sends -= 1
+        self.step = Step.GIVE_UP if self._nobody_for(now) >= WITHOUT_MANAGER else Step.SEND
+        self.due = now + random.uniform(*LOOK_AGAIN)  # noqa: S311 — jitter, not a secret
+
+    def nobody_to_ask(self, now: float) -> None:
+        """No Manager, or none that knows the question who has the task: in the end only sending shows which."""
+        self._ask_in(random.uniform(*LOOK_AGAIN), now)  # noqa: S311 — jitter, not a secret
+        if self._nobody_for(now) >= WITHOUT_MANAGER:
+            self.step = Step.SEND
+            self.due = inf if self._insisted else now
+            self._insisted = True
+
+    def cut_off(self, now: float) -> None:
+        """Our own connection is down: silence says nothing, and what was not sent is not sent now."""
+        self._ask_in(OFFLINE_LOOK, now)
+        if not self.sends:
+            self.step = Step.SEND
+
+    def lost(self, now: float) -> None:
+        """A piece of the answer is missing: it has to begin anew."""
+        self.due = now
+        self._lose()
+
+    def rest(self) -> None:
+        """Nothing is to be done any more but wait."""
+        self.due = inf
+
+    def _ask_in(self, seconds: float, now: float) -> None:
+        self._silences = 0
+        self.step, self.due = Step.ASK, now + seconds
+
+    def _lose(self) -> None:
+        self.step = Step.SEND if self.sends < MOST_SENDS else Step.GIVE_UP
+        longest = min(FIRST_JITTER * 2.0 ** (self.sends - 1), LONGEST_JITTER)
+        self.due += random.uniform(0, longest)  # noqa: S311 — jitter, not a secret
+
+    def _nobody_for(self, now: float) -> float:
+        if self._nobody_since is None:
+            self._nobody_since = now
+        return now - self._nobody_since

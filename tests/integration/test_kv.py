@@ -1,0 +1,119 @@
+"""Keys and values on a real JetStream: made once, changed only by who saw the last value."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from nats.js.api import StreamConfig
+
+from bus import Bus, BusError, BusSettings
+from bus.kv import Bucket
+from tests.servers import NatsServer, PlainNats, nats_cluster
+from tests.support import eventually
+
+NAME = "letters"
+
+
+async def make(bus: Bus) -> Bucket:
+    return await Bucket.open(bus, NAME, max_age_s=60, max_bytes=1 << 20)
+
+
+async def config(bus: Bus) -> StreamConfig:
+    return (await bus.nats.jetstream().stream_info(f"KV_{NAME}")).config
+
+
+@pytest.fixture
+async def bus(nats: NatsServer) -> AsyncIterator[Bus]:
+    bus = await Bus.connect("test", BusSettings(servers=(nats.url,)))
+    yield bus
+    await bus.close()
+
+
+async def test_a_key_is_made_once_and_changed_by_who_saw_its_last_value(bus: Bus) -> None:
+    bucket = await make(bus)
+    assert await bucket.get("a", within=1) is None
+    first = await bucket.put("a", b"one", after=0, within=1)
+    assert first
+    assert await bucket.put("a", b"two", after=0, within=1) is None
+    second = await bucket.put("a", b"two", after=first, within=1)
+    assert second
+    assert await bucket.put("a", b"three", after=first, within=1) is None
+    entry = await bucket.get("a", within=1)
+    assert entry
+    assert (entry.value, entry.revision) == (b"two", second)
+
+
+async def test_of_many_who_make_a_key_at_once_one_succeeds(bus: Bus) -> None:
+    bucket = await make(bus)
+    made = await asyncio.gather(*(bucket.put("a", b"x", after=0, within=5) for _ in range(50)))
+    assert sum(revision is not None for revision in made) == 1
+
+
+async def test_a_change_is_heard_by_who_follows_the_key(bus: Bus) -> None:
+    bucket = await make(bus)
+    heard: list[bytes] = []
+    following = await bucket.follow("a", heard.append)
+    await bucket.put("b", b"another key", after=0, within=1)
+    await bucket.put("a", b"one", after=0, within=1)
+    await eventually(lambda: heard == [b"one"])
+    await following.stop()
+
+
+async def test_what_an_operator_changed_stays(bus: Bus) -> None:
+    await make(bus)
+    changed = await config(bus)
+    changed.max_bytes = 2 << 20
+    await bus.nats.jetstream().update_stream(changed)
+    bucket = await make(bus)
+    assert (await config(bus)).max_bytes == 2 << 20
+    assert await bucket.put("a", b"x", after=0, within=1)
+
+
+async def test_the_oldest_go_when_the_bucket_is_full(bus: Bus) -> None:
+    bucket = await make(bus)
+    for number in range(5):
+        await bucket.put(f"k{number}", bytes(300 << 10), after=0, within=1)
+    assert await bucket.get("k0", within=1) is None
+    assert await bucket.get("k4", within=1)
+
+
+async def test_without_jetstream_it_is_a_bus_error(tmp_path: Path) -> None:
+    server = PlainNats(tmp_path)
+    await server.start()
+    bus = await Bus.connect("test", BusSettings(servers=(server.url,)))
+    with pytest.raises(BusError):
+        await make(bus)
+    await bus.close()
+    server.kill()
+
+
+async def test_a_bucket_with_replicas_says_too_who_was_late(tmp_path: Path) -> None:
+    nodes = nats_cluster(tmp_path)
+    await asyncio.gather(*(node.start() for node in nodes))
+    buses = [await Bus.connect("test", BusSettings(servers=(node.url,))) for node in nodes]
+    try:
+        await eventually(lambda: _with_replicas(buses[0]), timeout=10, every=0.2)
+        buckets = [await make(bus) for bus in buses]
+        for number in range(10):
+            puts = (bucket.put(f"k{number}", b"x", after=0, within=5) for bucket in buckets for _ in range(4))
+            made = await asyncio.gather(*puts)
+            assert sum(revision is not None for revision in made) == 1
+    finally:
+        for bus in buses:
+            await bus.close()
+        for node in nodes:
+            node.kill()
+
+
+async def _with_replicas(bus: Bus) -> bool:
+    """Makes the bucket on all three servers, as soon as they have found a leader."""
+    try:
+        await make(bus)
+    except BusError:
+        return False
+    wanted = await config(bus)
+    wanted.num_replicas = 3
+    info = await bus.nats.jetstream().update_stream(wanted)
+    peers = info.cluster.replicas if info.cluster else None
+    return len(peers or []) == 2 and all(peer.current for peer in peers or [])

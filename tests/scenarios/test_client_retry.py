@@ -1,0 +1,108 @@
+"""A Manager dies or freezes with questions in its hands: the Python client gets every answer all the same."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from bullpen.mesh import Mesh
+from bus import Message
+from client import Bullpen
+from contracts import Chunk, FinalResponse, Resumed
+from contracts.headers import TASK
+from contracts.subjects import INFER_ANY_WORKER, INFER_AUTO
+
+pytestmark = [pytest.mark.scenario, pytest.mark.timeout(120)]
+
+QUESTIONS, STREAMS = 200, 30
+UNHURRIED = {
+    "BULLPEN_SIMULATED__LATENCY_MS": '{"fixed": 500}',
+    "BULLPEN_SIMULATED__TOKENS_PER_SECOND": "20",
+    "BULLPEN_SIMULATED__OUTPUT_TOKENS": "30",
+    "BULLPEN_SIMULATED__MAX_CONCURRENCY": "150",
+}
+
+
+class Callers:
+    """Everybody who asks, and what the mesh did for them."""
+
+    def __init__(self, bullpen: Bullpen) -> None:
+        self._bullpen = bullpen
+        self.sent: list[Message] = []
+        self.begun: list[tuple[str, float]] = []
+        """Each attempt of a task, and when a worker was given it."""
+        self.answered: dict[str, float] = {}
+        self.restarted = 0
+        """Streams that began anew."""
+
+    async def listen(self) -> None:
+        await self._bullpen.bus.subscribe_inline(INFER_AUTO, self.sent.append)
+        await self._bullpen.bus.subscribe_inline(INFER_ANY_WORKER, self._begins)
+
+    def all(self) -> list[asyncio.Task[None]]:
+        """Their questions, all at once."""
+        return [
+            *(asyncio.create_task(self._ask(f"ask-{n}")) for n in range(QUESTIONS)),
+            *(asyncio.create_task(self._read(f"stream-{n}")) for n in range(STREAMS)),
+        ]
+
+    async def _ask(self, task_id: str) -> None:
+        answer = await self._bullpen.ask(f"question {task_id}", task_id=task_id)
+        assert (answer.task_id, bool(answer.output)) == (task_id, True)
+        self._note(task_id)
+
+    async def _read(self, task_id: str) -> None:
+        text, due = "", 0
+        async for event in self._bullpen.stream(f"question {task_id}", task_id=task_id):
+            if isinstance(event, FinalResponse):
+                assert text == event.output
+                self._note(task_id)
+                return
+            assert event.seq == due
+            due += 1
+            match event:
+                case Chunk(delta=delta):
+                    text += delta
+                case Resumed(mode="restarted"):
+                    text = ""
+                    self.restarted += 1
+        raise AssertionError("the stream ended without an answer")
+
+    def _begins(self, message: Message) -> None:
+        self.begun.append((message.headers[TASK], time.monotonic()))
+
+    def _note(self, task_id: str) -> None:
+        assert task_id not in self.answered, "answered twice"
+        self.answered[task_id] = time.monotonic()
+
+
+@pytest.fixture
+async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
+    """Three Managers, two workers that take two seconds, no books."""
+    async with Mesh(tmp_path / "mesh", workers=[("simulated", 2)], managers=3, postgres=False, env=UNHURRIED) as mesh:
+        yield mesh
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP])
+async def test_one_manager_of_three_lost_under_load_costs_no_answer(mesh: Mesh, sign: signal.Signals) -> None:
+    async with Bullpen.connect(mesh.endpoints.nats_url) as bullpen:
+        callers = Callers(bullpen)
+        await callers.listen()
+        asking = callers.all()
+        await asyncio.sleep(1.2)
+        assert (await bullpen.control_manager("manager-1", "status")).inflight
+        lost = mesh.pid("manager-1")
+        os.kill(lost, sign)
+        try:
+            await asyncio.gather(*asking)
+        finally:
+            if sign == signal.SIGSTOP:
+                os.kill(lost, signal.SIGCONT)
+        assert len(callers.answered) == QUESTIONS + STREAMS
+        assert len(callers.sent) > QUESTIONS + STREAMS
+        assert callers.restarted
+        assert [task for task, at in callers.begun if at > callers.answered[task] + 0.1] == [], "done once too often"
