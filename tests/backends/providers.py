@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
@@ -29,11 +30,14 @@ class Failure:
     """Takes the question and says nothing at all, not even a status."""
     endless: str = ""
     """Sent again and again for as long as the caller listens."""
+    repeats: bool = False
+    """Answers anew where it should go on after a begun answer."""
 
 
 class Provider:
     """One provider. `received` holds the bodies of the calls, `closed` is set when a caller hangs up early.
 
+    It says `thoughts` first, then `WORDS`; where the model has the last word already, what is left of them.
     `sent` counts the characters of the answers, `callers` are the far ends of the connections.
     """
 
@@ -45,6 +49,7 @@ class Provider:
         self.sent = 0
         self.callers: set[object] = set()
         self.failure = Failure()
+        self.thoughts = 0
         self._server: TestServer
 
     async def __aenter__(self) -> Self:
@@ -71,6 +76,18 @@ class Provider:
     def pieces(self, body: Json) -> list[str]:
         """The answer's messages as they travel; the last one says why it ends."""
         raise NotImplementedError
+
+    def begun(self, body: Json) -> str:
+        """The start of the answer that the question brings along."""
+        last = body["messages"][-1] if body.get("messages") else {}
+        return str(last["content"]) if last.get("role") == "assistant" else ""
+
+    def words(self, body: Json) -> list[str]:
+        """What is left to say."""
+        whole, begun = "".join(WORDS), self.begun(body)
+        if not begun or self.failure.repeats or not whole.startswith(begun):
+            return WORDS
+        return re.findall(r"\s*\S+", whole.removeprefix(begun))
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         failure = self.failure
@@ -124,7 +141,7 @@ class OpenAIProvider(Provider):
 
     def config(self) -> Json:
         model = {"name": "m", "capabilities": ["chat", "stream", "tools", "vision", "json", "logprobs"]}
-        return {"base_url": f"{self.url}/v1", "models": [model]}
+        return {"base_url": f"{self.url}/v1", "models": [model], "prefill": "assistant"}
 
     def route(self, router: web.UrlDispatcher) -> None:
         router.add_post("/v1/chat/completions", self.answer)
@@ -142,8 +159,9 @@ class OpenAIProvider(Provider):
             rest = {"index": 0, "function": {"arguments": " 1}"}}
             deltas = [{"tool_calls": [call]}, {"tool_calls": [rest]}]
             return [*(self._chunk(d) for d in deltas), self._chunk({}, "tool_calls"), self._usage(), "data: [DONE]\n\n"]
-        chunks = [self._chunk({"content": word}) for word in WORDS]
-        return [*chunks, self._chunk({}, "stop"), self._usage(), "data: [DONE]\n\n"]
+        thoughts = [self._chunk({"reasoning_content": "Hm."})] * self.thoughts
+        chunks = [self._chunk({"content": word}) for word in self.words(body)]
+        return [*thoughts, *chunks, self._chunk({}, "stop"), self._usage(), "data: [DONE]\n\n"]
 
     def _chunk(self, delta: Json, finish: str | None = None) -> str:
         tokens = [{"token": delta["content"], "logprob": -0.5, "top_logprobs": []}] if "content" in delta else []
@@ -163,7 +181,7 @@ class GeminiProvider(Provider):
     backend = "gemini"
 
     def config(self) -> Json:
-        model = {"name": "m", "capabilities": ["chat", "stream", "tools", "vision", "json", "logprobs"]}
+        model = {"name": "m", "capabilities": ["chat", "stream", "tools", "vision", "json", "logprobs", "prefill"]}
         return {"base_url": self.url, "models": [model]}
 
     def route(self, router: web.UrlDispatcher) -> None:
@@ -179,11 +197,16 @@ class GeminiProvider(Provider):
         if body.get("tools"):
             call = {"functionCall": {"name": "add", "args": {"a": 1}}}
             return [self._event([call]), self._event([], "STOP")]
-        return [*(self._event([{"text": word}]) for word in WORDS), self._event([], "STOP")]
+        thoughts = [self._event([{"text": "Hm.", "thought": True}])] * self.thoughts
+        return [*thoughts, *(self._event([{"text": word}]) for word in self.words(body)), self._event([], "STOP")]
+
+    def begun(self, body: Json) -> str:
+        last = body["contents"][-1] if body.get("contents") else {}
+        return "".join(part.get("text", "") for part in last["parts"]) if last.get("role") == "model" else ""
 
     def _event(self, parts: list[Json], finish: str | None = None) -> str:
         candidate: Json = {"content": {"role": "model", "parts": parts}, "index": 0}
-        if any("text" in part for part in parts):
+        if any("text" in part and not part.get("thought") for part in parts):
             candidate["logprobsResult"] = {"chosenCandidates": [{"token": parts[0]["text"], "logProbability": -0.5}]}
         if finish:
             candidate["finishReason"] = finish
@@ -196,7 +219,7 @@ class OllamaProvider(Provider):
     content_type = "application/x-ndjson"
 
     def config(self) -> Json:
-        return {"host": self.url, "models": [{"name": "m", "capabilities": ["chat", "stream", "logprobs"]}]}
+        return {"host": self.url, "models": [{"name": "m", "capabilities": ["chat", "stream", "logprobs", "prefill"]}]}
 
     def route(self, router: web.UrlDispatcher) -> None:
         router.add_post("/api/chat", self.answer)
@@ -224,8 +247,9 @@ class OllamaProvider(Provider):
         if body.get("tools"):
             call = {"function": {"name": "add", "arguments": {"a": 1}}}
             return [self._line({"role": "assistant", "content": "", "tool_calls": [call]}), self._line({}, done=True)]
-        words = [self._line({"role": "assistant", "content": word}) for word in WORDS]
-        return [*words, self._line({"role": "assistant", "content": ""}, done=True)]
+        thoughts = [self._line({"role": "assistant", "thinking": "Hm."})] * self.thoughts
+        words = [self._line({"role": "assistant", "content": word}) for word in self.words(body)]
+        return [*thoughts, *words, self._line({"role": "assistant", "content": ""}, done=True)]
 
     def _line(self, message: Json, *, done: bool = False) -> str:
         told: Json = {"model": "m", "message": {"role": "assistant", **message}, "done": done}

@@ -46,10 +46,13 @@ class Subject:
         """Whether a stand-in answers, which says the same whatever it is asked."""
         return self.folder.name in PROVIDERS
 
+    def verdict(self, item: str) -> str:
+        """What the report card says of it."""
+        return str(yaml.safe_load((self.folder.path / "checklist.yaml").read_text())[item])
+
     def needs(self, item: str, *, unscripted: bool = False) -> None:
         """Skips the test when the report card says that the backend doesn't do this, or a stand-in can't show it."""
-        verdict = yaml.safe_load((self.folder.path / "checklist.yaml").read_text())[item]
-        if verdict != "done":
+        if (verdict := self.verdict(item)) != "done":
             pytest.skip(verdict)
         if unscripted and self.scripted:
             pytest.skip("a stand-in always says the same")
@@ -138,11 +141,18 @@ async def test_a_stop_sequence_ends_the_answer_before_it(subject: Subject) -> No
 
 
 async def test_an_answer_goes_on_after_what_was_delivered(subject: Subject) -> None:
-    subject.needs("continue", unscripted=True)
+    if "prefill" not in subject.backend.models()[0].capabilities:
+        pytest.skip("it does not say that it can")
     text = (await subject.ask()).text
-    prefix = text[: text.index(text.split()[3])].rstrip()
-    rest = await subject.ask(prefix=prefix)
-    assert prefix + rest.text == text
+    at = text.index(text.split()[3])
+    for prefix in (text[:at].rstrip(), text[:at], text.rstrip()):
+        rest = await subject.ask(prefix=prefix)
+        assert prefix + rest.text == text
+
+
+async def test_only_one_that_goes_on_says_so(subject: Subject) -> None:
+    says = any("prefill" in card.capabilities for card in subject.backend.models())
+    assert not says or subject.verdict("continue") == "done"
 
 
 async def test_answers_side_by_side_do_not_mix(subject: Subject) -> None:

@@ -53,6 +53,20 @@ async def test_a_begun_answer_is_continued_not_repeated(local: Backend[Any]) -> 
     assert answer.text.strip().startswith("Paris")
 
 
+async def test_a_cut_answer_goes_on_as_if_it_had_not_been_cut(local: Backend[Any]) -> None:
+    """Cut between the model's own words, and before and after every blank in it."""
+    asked = job(local, "List five fruits, one per line, numbered.", max_tokens=16)
+    pieces = [piece.text async for piece in local.stream(asked) if isinstance(piece, Delta)]
+    whole = "".join(pieces)
+    cuts = {len("".join(pieces[:count])) for count in (1, len(pieces) // 2)}
+    cuts |= {at + after for at, letter in enumerate(whole) if letter.isspace() for after in (0, 1)}
+    for at in sorted(cuts):
+        rest = (await local.infer(Job(asked.request, asked.model, 24, whole[:at]))).text
+        shorter = min(len(rest), len(whole) - at)
+        assert shorter > 0
+        assert (at, rest[:shorter]) == (at, whole[at:][:shorter])
+
+
 async def test_json_is_json_when_it_is_asked_for(local: Backend[Any]) -> None:
     schema = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
     wanted = {"type": "json_schema", "json_schema": {"schema": schema}}

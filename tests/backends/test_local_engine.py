@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -16,10 +17,13 @@ from pydantic import ValidationError
 
 from contracts import BullpenError, ErrorCode, InferenceRequest
 from tests.support import eventually
-from workers.base import Backend, Job
+from workers.base import Backend, Delta, Job
 from workers.base.discovery import discover
+from workers.local.inspection import Inspection
 
-pytest.importorskip("xllamacpp", reason="the wheel with llama.cpp is not installed")
+xllamacpp = pytest.importorskip("xllamacpp", reason="the wheel with llama.cpp is not installed")
+from workers.local.backend import _file_of  # noqa: E402 — needs the wheel
+
 pytestmark = [pytest.mark.timeout(60), pytest.mark.asyncio(loop_scope="module")]
 
 FOLDER = discover()["local"]
@@ -80,6 +84,71 @@ async def _held(backend: Backend[Any]) -> int:
     asked = [slot for slot in await asyncio.to_thread(slots, backend) if "id_task" in slot]
     held: int = max(asked, key=lambda slot: int(slot["id_task"]))["n_prompt_tokens"]
     return held
+
+
+async def test_reading_a_long_prompt_shows_that_it_moves(local: Backend[Any]) -> None:
+    """Long before the first token: the Manager would give up on a worker that shows nothing for so long."""
+    pieces = [piece async for piece in local.stream(job(local, "The dog went home. " * 128, max_tokens=4))]
+    signs = list(takewhile(lambda piece: piece == Delta("", 0), pieces))
+    assert len(signs) >= 640 // 64
+    assert Delta("", 0) not in pieces[len(signs) :]
+    assert len(pieces) > len(signs) + 1
+
+
+async def test_a_prompt_that_waits_for_another_shows_that_something_moves(
+    local: Backend[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts are read one after the other."""
+    monkeypatch.setattr("workers.local.backend.TURN", 0.01)
+
+    async def signs(prompt: str) -> int:
+        pieces = [piece async for piece in local.stream(job(local, prompt, max_tokens=1))]
+        return pieces.count(Delta("", 0))
+
+    alone = await signs("one " * 256)
+    together = await asyncio.gather(signs("two " * 256), signs("three " * 256))
+    assert max(together) >= alone + 3
+
+
+async def test_one_that_hears_nothing_from_anybody_shows_nothing(
+    local: Backend[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.local.backend.TURN", 0.01)
+    release = threading.Event()
+    monkeypatch.setattr(local, "_compute", lambda body, on_piece: release.wait(20))
+    async with aclosing(local.stream(job(local))) as pieces:
+        first = asyncio.ensure_future(anext(pieces, None))
+        assert not (await asyncio.wait({first}, timeout=0.2))[0]
+        release.set()
+        assert await first is None
+
+
+TURNS = "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n'}}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("opening", "able"),
+    [("", True), ("<think>\n\n</think>\n\n", True), ("<think>\n", False)],
+    ids=["answers", "need not think", "always thinks"],
+)
+async def test_a_model_that_would_take_an_answer_for_its_thoughts_does_not_go_on(opening: str, able: bool) -> None:
+    template = f"{TURNS}{{% if add_generation_prompt %}}{{{{'<|im_start|>assistant\n{opening}'}}}}{{% endif %}}"
+
+    def goes_on() -> bool:
+        server = xllamacpp.Server(small(template))
+        return Inspection(server.listening_address, "").goes_on()
+
+    assert await asyncio.to_thread(goes_on) is able
+
+
+def small(template: str) -> Any:
+    params = xllamacpp.CommonParams()
+    params.model.path = str(_file_of(FOLDER.config().models[0]))
+    params.chat_template = template
+    params.n_parallel, params.n_ctx, params.verbosity = 1, 256, -1
+    params.cpuparams.n_threads = 1
+    params.warmup = params.fit_params = False
+    return params
 
 
 async def test_every_place_has_the_window_that_the_card_promises(local: Backend[Any]) -> None:

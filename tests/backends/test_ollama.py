@@ -19,7 +19,7 @@ from aiohttp import web
 from contracts import BullpenError, ChatMessage, ErrorCode, InferenceRequest
 from tests.backends.providers import Json, OllamaProvider, configured
 from tests.support import eventually
-from workers.base import Delta, Done, Job
+from workers.base import Delta, Done, Job, ModelConfig
 from workers.ollama.backend import OllamaBackend, OllamaConfig
 
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
@@ -88,6 +88,19 @@ def job(backend: OllamaBackend, *messages: ChatMessage, max_tokens: int = 50, pr
     return Job(request, backend.models()[0], max_tokens, prefix)
 
 
+CLOSED = "{{- range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n"
+OPEN = """{{- range $i, $_ := .Messages }}
+{{- $last := eq (len (slice $.Messages $i)) 1 -}}
+<|im_start|>{{ .Role }}
+{{ .Content }}{{ if not $last }}<|im_end|>
+{{ end }}
+{{- if and (ne .Role "assistant") $last }}<|im_end|>
+<|im_start|>assistant
+{{ end }}
+{{- end }}"""
+OLD = "<|im_start|>user\n{{ .Prompt }}<|im_end|>\n<|im_start|>assistant\n{{ .Response }}<|im_end|>"
+
+
 # Which models
 
 
@@ -132,6 +145,28 @@ async def test_the_window_is_what_the_server_really_gives(
     assert backend.models()[0].context_window == window
     await backend.infer(job(backend))
     assert provider.received[-1]["options"].get("num_ctx") == (window if told else None)
+
+
+@pytest.mark.parametrize(
+    ("shown", "able"),
+    [
+        ({}, False),
+        ({"template": OLD}, True),
+        ({"template": OPEN}, True),
+        ({"template": CLOSED}, False),
+        ({"template": "{% for message in messages %}"}, False),
+        ({"template": OPEN, "capabilities": ["completion", "thinking"]}, False),
+        ({"template": "{{ .Prompt }}", "modelfile": "FROM x\nRENDERER qwen3\n"}, False),
+    ],
+)
+async def test_it_goes_on_after_a_begun_answer_only_where_the_template_leaves_it_open(
+    provider: Scripted, start: Start, shown: Json, able: bool
+) -> None:
+    """Most templates close every answer, and the model would answer anew."""
+    provider.installed = {"m:latest": shown}
+    assert ("prefill" in (await start()).models()[0].capabilities) is able
+    said = await start(models=[{"name": "m", "capabilities": ["prefill"]}])
+    assert "prefill" in said.models()[0].capabilities
 
 
 async def test_a_missing_model_is_told_with_its_cure(start: Start) -> None:
@@ -276,7 +311,11 @@ async def real(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ollama
         await eventually(lambda: responds(f"http://{host}"), timeout=30, every=0.2)
         created = await run("create", "smollm2", "-f", str(directory / "Modelfile"))
         assert await created.wait() == 0
-        backend = OllamaBackend(OllamaConfig(host=host))
+        with (directory / "Modelfile").open("a") as modelfile:
+            modelfile.write(f'TEMPLATE """{OPEN}"""\n')
+        created = await run("create", "open", "-f", str(directory / "Modelfile"))
+        assert await created.wait() == 0
+        backend = OllamaBackend(OllamaConfig(host=host, models=(ModelConfig(name="smollm2:latest"),)))
         await backend.start(lambda _: None)
         yield backend
         await backend.close()
@@ -322,6 +361,18 @@ async def test_a_real_server_hears_the_history(real: OllamaBackend) -> None:
     earlier = [{"role": "user", "content": "Hello, I am Bob."}, {"role": "assistant", "content": "Hello Bob."}]
     later = await real.infer(job(real, context={"system": "Answer briefly.", "messages": earlier}))
     assert later.done.prompt_tokens > alone.done.prompt_tokens + 10
+
+
+@asks_it
+async def test_a_real_server_goes_on_after_a_begun_answer(real: OllamaBackend) -> None:
+    backend = OllamaBackend(OllamaConfig(host=real.config.host, models=(ModelConfig(name="open"),)))
+    await backend.start(lambda _: None)
+    assert "prefill" in backend.models()[0].capabilities
+    whole = (await backend.infer(job(backend))).text
+    for prefix in ("The capital", "The capital of ", whole):
+        assert whole.startswith(prefix)
+        assert prefix + (await backend.infer(job(backend, prefix=prefix))).text == whole
+    await backend.close()
 
 
 @asks_it

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from pydantic import ValidationError
 
 from contracts import BullpenError, ChatMessage, ErrorCode, InferenceRequest, ModelCard
 from tests.backends.providers import Json, OpenAIProvider, configured
@@ -187,10 +188,21 @@ async def test_the_models_we_ship_are_not_sent_what_they_refuse(provider: Script
 
 
 async def test_a_begun_answer_comes_last_and_once(provider: Scripted, start: Start) -> None:
-    backend = await start(continue_final_message=True)
+    backend = await start(prefill="vllm")
     body = await received(provider, backend, job(backend, prefix="The capital"))
     assert body["messages"][-1] == {"role": "assistant", "content": "The capital"}
     assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
+    assert "continue_final_message" not in await received(provider, backend, job(backend))
+
+
+@pytest.mark.parametrize("prefill", ["none", "assistant", "vllm"])
+async def test_it_goes_on_after_a_begun_answer_only_where_the_config_says_how(prefill: str, start: Start) -> None:
+    """OpenAI's own models cannot."""
+    (card,) = (await start(prefill=prefill)).models()
+    assert ("prefill" in card.capabilities) == (prefill != "none")
+    assert "prefill" not in {able for model in find("openai").config().models for able in model.capabilities}
+    with pytest.raises(ValidationError, match="assistant or vllm"):
+        OpenAIConfig.model_validate({"models": [{"name": "m", "capabilities": ["chat", "prefill"]}]})
 
 
 async def test_a_begun_answer_joins_the_one_that_the_caller_began(provider: Scripted, start: Start) -> None:
@@ -281,7 +293,8 @@ async def real() -> AsyncIterator[OpenAIBackend]:
     params.verbosity = -1
     params.warmup = False
     server = await asyncio.to_thread(xx.Server, params)
-    backend = OpenAIBackend(OpenAIConfig(base_url=f"{server.listening_address}/v1", local=True))
+    told = OpenAIConfig(base_url=f"{server.listening_address}/v1", local=True, prefill="assistant")
+    backend = OpenAIBackend(told)
     await backend.start(lambda _: None)
     yield backend
     await backend.close()
@@ -320,8 +333,9 @@ async def test_a_real_server_tells_probabilities_and_goes_on_after_a_begun_answe
     answer = await real.infer(Job(request, card, 24))
     assert len(answer.logprobs) >= 20
     assert all(-100 < value <= 0 for value in answer.logprobs)
-    begun = " ".join(answer.text.split(" ")[:3])
-    assert begun + (await real.infer(Job(request, card, 8, begun))).text in answer.text
+    for begun in (" ".join(answer.text.split(" ")[:3]), " ".join(answer.text.split(" ")[:4]) + " "):
+        assert answer.text.startswith(begun + (await real.infer(Job(request, real.models()[0], 8, begun))).text)
+    assert "prefill" in real.models()[0].capabilities
 
 
 @asks_it

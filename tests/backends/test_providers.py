@@ -15,10 +15,16 @@ from contracts import BullpenError, ErrorCode, InferenceRequest
 from tests.backends.providers import PROVIDERS, WORDS, Failure, Provider, configured
 from tests.support import eventually
 from workers.base import Backend, Delta, Done, Job
+from workers.base.continuation import ENOUGH
 from workers.base.discovery import discover
 
 HISTORY = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
 IMAGE = "data:image/png;base64,iVBORw0KGgo="
+MOMENTS = {
+    "before the headers": Failure(mute=True),
+    "before the first token": Failure(hang_after=0),
+    "in the middle": Failure(hang_after=2),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -90,9 +96,35 @@ async def test_tool_calls_come_back_whole(provider: Provider, backend: Backend[A
     assert done.tool_calls[0]["function"]["arguments"].replace(" ", "") == '{"a":1}'
 
 
-async def test_a_begun_answer_is_passed_on(provider: Provider, backend: Backend[Any]) -> None:
-    await backend.infer(job(backend, prefix="The capital of France"))
-    assert "The capital of France" in str(provider.received[-1])
+@pytest.mark.parametrize("repeats", [False, True], ids=["going on", "repeating"])
+@pytest.mark.parametrize("prefix", ["The capital", "The capital ", "The capital is", "The capital is Paris."])
+async def test_the_seam_of_an_answer_is_not_seen(
+    provider: Provider, backend: Backend[Any], prefix: str, repeats: bool
+) -> None:
+    """Also where the provider repeats the start, as far as that cannot be what the answer says."""
+    provider.failure = Failure(repeats=repeats)
+    answer = await backend.infer(job(backend, prefix=prefix))
+    assert provider.begun(provider.received[-1]) == prefix.rstrip()
+    seen = repeats and len(prefix.rstrip()) < ENOUGH
+    assert prefix + answer.text == (prefix if seen else "") + "".join(WORDS)
+    assert answer.done.completion_tokens == 4
+
+
+async def test_what_only_begins_like_the_start_is_told_in_the_end(
+    provider: Provider, backend: Backend[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.backends.providers.WORDS", ["The ", "capital "])
+    answer = await backend.infer(job(backend, prefix="The capital of France"))
+    assert answer.text == "The capital "
+
+
+async def test_thoughts_are_signs_of_progress(provider: Provider, backend: Backend[Any]) -> None:
+    """Not shown and not counted, but whoever waits for the first token knows that something moves."""
+    provider.thoughts = 3
+    *pieces, done = [piece async for piece in backend.stream(job(backend))]
+    assert pieces[:3] == [Delta("", 0)] * 3
+    assert [piece.text for piece in pieces[3:] if isinstance(piece, Delta)] == WORDS
+    assert isinstance(done, Done)
 
 
 @pytest.mark.parametrize(
@@ -171,13 +203,16 @@ async def test_leaving_the_stream_closes_the_call_at_once(provider: Provider, ba
     assert time.monotonic() - left < 1  # 0.1 s is the promise; this machine may be busy
 
 
-async def test_cancelling_the_task_closes_the_call(provider: Provider, backend: Backend[Any]) -> None:
-    provider.failure = Failure(hang_after=0)
+@pytest.mark.parametrize("moment", MOMENTS)
+async def test_cancelling_closes_the_call_at_once(provider: Provider, backend: Backend[Any], moment: str) -> None:
+    provider.failure = MOMENTS[moment]
     asking = asyncio.create_task(backend.infer(job(backend)))
-    await eventually(lambda: provider.received)
+    await eventually(lambda: provider.received and (provider.sent or not provider.failure.hang_after))
+    left = time.monotonic()
     asking.cancel()
-    await asyncio.gather(asking, return_exceptions=True)
-    await eventually(provider.closed.is_set)
+    await asyncio.wait({asking})
+    await eventually(provider.closed.is_set, every=0.005)
+    assert time.monotonic() - left < 1  # 0.1 s is the promise; this machine may be busy
 
 
 async def test_answers_side_by_side_do_not_mix(provider: Provider, backend: Backend[Any]) -> None:

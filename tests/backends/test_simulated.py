@@ -63,6 +63,46 @@ async def test_a_continuation_completes_the_answer_wherever_it_was_cut() -> None
         assert rest.done.completion_tokens == 12 - count
 
 
+async def test_a_continuation_completes_the_answer_also_when_it_was_cut_within_a_word() -> None:
+    backend = simulated(output_tokens=12)
+    whole = await text(backend)
+    for at in range(len(whole) + 1):
+        rest = await backend.infer(job(backend, prefix=whole[:at]))
+        assert whole[:at] + rest.text == whole
+
+
+async def test_a_continuation_has_the_tokens_that_are_left_and_hangs_after_words_of_its_own() -> None:
+    backend = simulated(output_tokens=20, hang_after_tokens=4)
+    words = (await text(simulated(output_tokens=20))).split()
+    begun = job(backend, prefix=" ".join(words[:10]), max_tokens=3)
+    rest = await backend.infer(begun)
+    assert (rest.text.split(), rest.done.finish_reason, rest.done.completion_tokens) == (words[10:13], "length", 3)
+    told: list[str] = []
+    async with aclosing(backend.stream(job(backend, prefix=" ".join(words[:10])))) as pieces:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                async for piece in pieces:
+                    assert isinstance(piece, Delta)
+                    told.append(piece.text)
+    assert "".join(told).split() == words[10:14]
+
+
+async def test_the_answer_of_another_model_is_completed_to_the_same_length() -> None:
+    other, backend = simulated(seed=1, output_tokens=12), simulated(output_tokens=12)
+    begun = (await text(other)).split()[:5]
+    for end in ("", " "):
+        prefix = " ".join(begun) + end
+        whole = prefix + (await backend.infer(job(backend, prefix=prefix))).text
+        assert whole.split() == [*begun, *(await text(backend)).split()[5:]]
+        assert "  " not in whole
+    assert (await backend.infer(job(backend, prefix="x " * 12))).text == ""
+
+
+def test_a_model_of_which_nothing_is_said_can_go_on() -> None:
+    cards = simulated(models=[{"name": "a"}, {"name": "b", "capabilities": ["chat", "stream"]}]).models()
+    assert ["prefill" in card.capabilities for card in cards] == [True, False]
+
+
 async def test_words_are_the_tokens_it_counts() -> None:
     backend = simulated(output_tokens=20)
     asked = job(backend, "one two three", context={"system": "four five"})

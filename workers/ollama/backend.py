@@ -18,9 +18,10 @@ from contracts.settings import ConfigError, secret
 from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, ModelConfig, Report
 from workers.base.chat import SizeGuard, logprobs, tokens, tokens_in
 from workers.base.connection import CONNECT_TIMEOUT, QUICK, UNUSABLE, bounded, without
+from workers.base.continuation import Seam
 from workers.base.patience import patiently
 from workers.base.provider_errors import from_status, garbage, unreachable
-from workers.ollama.question import body_of
+from workers.ollama.question import body_of, goes_on
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +33,8 @@ DEFAULT_WINDOW = 4096
 PULL_SILENCE = 600.0
 """Seconds: checking a large model that was just fetched takes long, and nothing is told meanwhile."""
 FINISH: dict[str, FinishReason] = {"length": "length"}
+UNTOLD: tuple[Capability, ...] = ("logprobs", "prefill")
+"""What a model may have without Ollama telling so: the config's word counts."""
 CAPABILITIES: dict[str, Capability] = {"tools": "tools", "vision": "vision"}
 FAILURES = (ollama.ResponseError, ConnectionError, httpx.HTTPError, *UNUSABLE)
 
@@ -103,6 +106,8 @@ class OllamaBackend(Backend[OllamaConfig]):
                     if (delta := answer.take(chunk)) is not None:
                         yield delta
                     if chunk.done:
+                        if (rest := answer.rest()) is not None:
+                            yield rest
                         yield answer.done(chunk)
                         return
         except FAILURES as error:
@@ -159,8 +164,9 @@ class OllamaBackend(Backend[OllamaConfig]):
         if "completion" not in described:
             return None
         known = {"chat", "stream", "json", *(CAPABILITIES[name] for name in described if name in CAPABILITIES)}
-        if "logprobs" in model.capabilities:  # only newer servers have them, and nothing tells which
-            known.add("logprobs")
+        known.update(capability for capability in model.capabilities if capability in UNTOLD)
+        if goes_on(shown):
+            known.add("prefill")
         alias = (model.name.removesuffix(":latest"),) if model.name.endswith(":latest") else ()
         changed = {
             "context_window": self._window(model, shown),
@@ -202,6 +208,7 @@ class _Answer:
 
     def __init__(self, job: Job) -> None:
         self._size = SizeGuard(job.max_tokens)
+        self._seam = Seam(job.prefix)
         self._calls: list[JsonObject] = []
         self._tokens = 0
 
@@ -210,10 +217,15 @@ class _Answer:
             self._calls.append(self._size.call(call.function.name, call.function.arguments))
             self._tokens += tokens_in(self._calls[-1])
         if not chunk.message.content:
-            return None
+            return Delta("", 0) if chunk.message.thinking else None  # it is not shown, but something moves
         chances = logprobs(token.logprob for token in chunk.logprobs or ())
         self._tokens += max(1, len(chances))
-        return Delta(self._size.take(chunk.message.content), max(1, len(chances)), chances)
+        return Delta(self._seam.take(self._size.take(chunk.message.content)), max(1, len(chances)), chances)
+
+    def rest(self) -> Delta | None:
+        """What was held back because it might have been the start of the answer once more."""
+        text = self._seam.end()
+        return Delta(text, 0) if text else None
 
     def done(self, chunk: ollama.ChatResponse) -> Done:
         """The end. Counts that are left out: a prompt it had read before is none to it, pieces stand for tokens."""

@@ -2,9 +2,30 @@
 
 from collections.abc import Sequence
 
+import ollama
+
 from contracts import ChatMessage, JsonObject
 from workers.base import Job
 from workers.base.chat import calls_made, conversation, function_answered, json_wanted, split_data_url
+
+RENDERER = "\nRENDERER "
+"""Before the name of a renderer of the server's own, in a Modelfile; the template is then for show."""
+OPEN_END = "not $last"
+"""How a template says that only an answer followed by something is closed: the last one is left open."""
+
+
+def goes_on(shown: ollama.ShowResponse) -> bool:
+    """Whether a model surely goes on after a trailing message of the assistant, as far as Ollama shows.
+
+    Templates of the old kind know prompt and response only: Ollama ends them where the response does. Those that
+    write down the messages themselves decide it themselves, and most close every answer. A model that thinks would
+    think in the middle of its answer. What the server's own renderers do cannot be seen: name `prefill` in the config.
+    """
+    template = shown.template or ""
+    unseen = not template or "{%" in template or RENDERER in (shown.modelfile or "")
+    if unseen or "thinking" in (shown.capabilities or ()):
+        return False
+    return ".Messages" not in template or OPEN_END in template
 
 
 def body_of(job: Job, options: JsonObject, keep_alive: str | None) -> JsonObject:

@@ -7,10 +7,12 @@ from typing import Any
 
 from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletionChunk
+from openai.types.chat.chat_completion_chunk import ChoiceDelta
 
 from contracts import FinishReason, JsonObject
 from workers.base import Delta, Done, Job
 from workers.base.chat import SizeGuard, logprobs, tokens
+from workers.base.continuation import Seam
 
 FINISH: dict[str, FinishReason] = {
     "length": "length",
@@ -18,6 +20,8 @@ FINISH: dict[str, FinishReason] = {
     "function_call": "tool_calls",
     "content_filter": "content_filter",
 }
+THOUGHTS = ("reasoning_content", "reasoning")
+"""What servers call them (llama.cpp, DeepSeek; vLLM, OpenRouter); OpenAI itself tells none."""
 CUT = {"error", "abort"}
 """Endings that are failures, not answers (OpenRouter; vLLM and SGLang)."""
 
@@ -25,6 +29,7 @@ CUT = {"error", "abort"}
 class Answer:
     def __init__(self, job: Job) -> None:
         self._size = SizeGuard(job.max_tokens)
+        self._seam = Seam(job.prefix)
         self._finish: FinishReason | None = None
         self._usage: CompletionUsage | None = None
         self._calls: dict[int, JsonObject] = {}
@@ -43,11 +48,16 @@ class Answer:
         self._refused = self._refused or bool(choice.delta.refusal)
         text = choice.delta.content or choice.delta.refusal
         if not text:
-            return None
+            return Delta("", 0) if _thinks(choice.delta) else None
         told = choice.logprobs.content if choice.logprobs else None
         chances = logprobs(token.logprob for token in told or ())
         self._tokens += max(1, len(chances))
-        return Delta(self._size.take(text), max(1, len(chances)), chances)
+        return Delta(self._seam.take(self._size.take(text)), max(1, len(chances)), chances)
+
+    def rest(self) -> Delta | None:
+        """What was held back because it might have been the start of the answer once more."""
+        text = self._seam.end()
+        return Delta(text, 0) if text else None
 
     def _add_call(self, call: Any) -> None:
         """Tool calls come in pieces: the name first, then its arguments bit by bit."""
@@ -75,3 +85,9 @@ class Answer:
             finish = "tool_calls"
         prompt = tokens(getattr(self._usage, "prompt_tokens", None), 0)
         return Done(finish, prompt, tokens(getattr(self._usage, "completion_tokens", None), self._tokens), calls)
+
+
+def _thinks(delta: ChoiceDelta) -> bool:
+    """Whether a chunk brings thoughts. They are not shown, but they are a sign of progress."""
+    more = delta.model_extra or {}
+    return any(more.get(name) for name in THOUGHTS)

@@ -6,13 +6,13 @@ The SDK's own retries are off, because asking again is the Manager's decision an
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal, Self, cast
 
 import openai
 import structlog
 from openai.types import Model
 from openai.types.chat import ChatCompletionChunk
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from contracts import BullpenError, ErrorCode, JsonObject, ModelCard
 from contracts.settings import ConfigError
@@ -40,6 +40,7 @@ OWN_API = "api.openai.com"
 MOST_MODELS = 50
 WINDOWS = ("max_model_len", "context_length", "context_window", "n_ctx")
 """What servers call the context window in their list of models (vLLM; OpenRouter; Groq; llama.cpp)."""
+GO_ON: JsonObject = {"continue_final_message": True, "add_generation_prompt": False}
 
 
 class OpenAIConfig(BackendConfig):
@@ -52,8 +53,15 @@ class OpenAIConfig(BackendConfig):
     """True for a server on your own machine: nobody sends a bill for it."""
     max_tokens_field: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
     """What the server calls the limit; older servers want `max_tokens`."""
-    continue_final_message: bool = False
-    """The server wants to be told that it should go on after a trailing message of the assistant (vLLM)."""
+    prefill: Literal["none", "assistant", "vllm"] = "none"
+    """How the server goes on after a begun answer: not at all, as OpenAI's own; when the assistant has the last word
+    (llama.cpp); when told so besides (vLLM)."""
+
+    @model_validator(mode="after")
+    def _says_how(self) -> Self:
+        if self.prefill == "none" and any("prefill" in model.capabilities for model in self.models):
+            raise ValueError("a model that can go on after a begun answer needs `prefill`: assistant or vllm")
+        return self
 
 
 class OpenAIBackend(Backend[OpenAIConfig]):
@@ -118,7 +126,8 @@ class OpenAIBackend(Backend[OpenAIConfig]):
         await self.health()
 
     def models(self) -> tuple[ModelCard, ...]:
-        return tuple(model.card(local=self.config.local) for model in self._models)
+        cards = (model.card(local=self.config.local) for model in self._models)
+        return tuple(cards) if self.config.prefill == "none" else tuple(map(_going_on, cards))
 
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
         answer, body = Answer(job), self._body(job)
@@ -131,6 +140,8 @@ class OpenAIBackend(Backend[OpenAIConfig]):
                 async for chunk in chunks:
                     if (delta := answer.take(chunk)) is not None:
                         yield delta
+            if (rest := answer.rest()) is not None:
+                yield rest
             if (done := answer.done()) is not None:
                 yield done
         except (openai.OpenAIError, *UNUSABLE) as error:
@@ -161,7 +172,6 @@ class OpenAIBackend(Backend[OpenAIConfig]):
     def _body(self, job: Job) -> JsonObject:
         request = job.request
         options = next((model.options for model in self._models if model.name == job.model.model_id), {})
-        goes_on = bool(job.prefix) and self.config.continue_final_message
         wanted: JsonObject = {
             "temperature": request.temperature,
             "top_p": request.top_p,
@@ -174,7 +184,7 @@ class OpenAIBackend(Backend[OpenAIConfig]):
             "stream_options": {"include_usage": True},
             self.config.max_tokens_field: job.max_tokens,
         }
-        extra = {**options, **({"continue_final_message": True, "add_generation_prompt": False} if goes_on else {})}
+        extra = {**options, **(GO_ON if job.prefix and self.config.prefill == "vllm" else {})}
         return {
             **{key: value for key, value in wanted.items() if value is not None and key not in options},
             "model": job.model.model_id,
@@ -193,6 +203,11 @@ class OpenAIBackend(Backend[OpenAIConfig]):
         if isinstance(error, openai.APIError) and (status := _status(error.body)) is not None:
             return from_status(status, text)
         return garbage(text)
+
+
+def _going_on(card: ModelCard) -> ModelCard:
+    able = dict.fromkeys((*card.capabilities, "prefill"))
+    return card.model_copy(update={"capabilities": tuple(able)})
 
 
 def _described(model: Model) -> ModelConfig:

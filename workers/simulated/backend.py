@@ -7,12 +7,13 @@ confidence) comes from the seed and a counter, so a run can be repeated.
 
 import asyncio
 import random
+import re
 from collections.abc import AsyncGenerator, Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from contracts import BullpenError, ErrorCode, FinishReason, ModelCard, Price
+from contracts import BullpenError, Capability, ErrorCode, FinishReason, ModelCard, Price
 from contracts.settings import ConfigModel
 from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, ModelConfig, Report
 
@@ -20,6 +21,7 @@ WORDS = tuple(
     "the answer to this question is found where a careful reader looks twice and then once more because every "  # noqa: SIM905 — a sentence is easier to read than a list of its words
     "honest worker in the bullpen says what it knows and nothing else while the manager listens for silence".split()
 )
+ABLE: tuple[Capability, ...] = ("chat", "stream", "prefill")
 PIECE = 8
 """Words in one piece of text when no speed is set."""
 
@@ -117,8 +119,13 @@ class SimulatedBackend(Backend[SimulatedConfig]):
         """There is nothing to load."""
 
     def models(self) -> tuple[ModelCard, ...]:
-        cards = (model.card(local=self.config.local) for model in self.config.models)
-        return tuple(card if card.price else card.model_copy(update={"price": self.config.price}) for card in cards)
+        return tuple(self._card(model) for model in self.config.models)
+
+    def _card(self, model: ModelConfig) -> ModelCard:
+        """A model can do what it is said to do; one of which nothing is said can do all."""
+        card = model.card(local=self.config.local)
+        able = card.capabilities if "capabilities" in model.model_fields_set else ABLE
+        return card.model_copy(update={"capabilities": able, "price": card.price or self.config.price})
 
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
         self._served += 1
@@ -154,7 +161,7 @@ class SimulatedBackend(Backend[SimulatedConfig]):
 
     def _words(self, job: Job) -> tuple[list[str], FinishReason]:
         """What is left of the answer after the job's prefix, word by word, and why it ends there."""
-        words = _cut(self._whole(job), job.request.stops)[_count(job.prefix) :]
+        words = _after(job.prefix, _cut(self._whole(job), job.request.stops))
         if job.max_tokens is not None and job.max_tokens < len(words):
             return words[: job.max_tokens], "length"
         return words, "stop"
@@ -179,6 +186,15 @@ def _cut(words: list[str], stops: tuple[str, ...]) -> list[str]:
         return words
     first, *rest = text[: min(ends)].split(" ")
     return [first, *(f" {word}" for word in rest)] if first else []
+
+
+def _after(prefix: str, words: list[str]) -> list[str]:
+    """What comes after the start of the answer, wherever it was cut; of another answer's, after as many words."""
+    whole = "".join(words)
+    if whole.startswith(prefix):
+        return re.findall(r" ?[^ ]+| ", whole[len(prefix) :])
+    first, *rest = words[_count(prefix) :] or [""]
+    return [first.lstrip() if prefix[-1].isspace() else first, *rest] if first else []
 
 
 def _count(text: str) -> int:
