@@ -17,9 +17,9 @@ from tests.mesh import Json, SmallMesh
 from tests.servers import NatsServer
 from tests.support import eventually
 
-WORDY = {"tokens_per_second": 200.0, "output_tokens": 40}
-HANGS = {**WORDY, "hang_after_tokens": 10}
-IMPATIENT = {"next_token_timeout": 0.4, "first_token_timeout": 0.6}
+WORDY: dict[str, Any] = {"tokens_per_second": 200.0, "output_tokens": 40}
+HANGS: dict[str, Any] = {**WORDY, "hang_after_tokens": 10}
+IMPATIENT: dict[str, Any] = {"next_token_timeout": 0.4, "first_token_timeout": 0.6}
 
 
 @pytest.fixture
@@ -279,7 +279,7 @@ async def test_not_more_is_tried_again_than_the_budget_allows(mesh: SmallMesh) -
 
 
 async def test_a_paid_answer_is_not_paid_twice_beyond_the_budget(mesh: SmallMesh) -> None:
-    price = {"input_per_mtok": 1_000_000, "output_per_mtok": 0}
+    price: Any = {"input_per_mtok": 1_000_000, "output_per_mtok": 0}
     await mesh.worker("w-1", local=False, price=price, **HANGS)
     await mesh.worker("w-2", local=False, price=price, **HANGS)
     await mesh.manager(**IMPATIENT, retries={"duplicate_spend_floor_usd": 0.5})
