@@ -93,6 +93,7 @@ class Answers:
         self._away = asyncio.Event()
         self._away.set()
         self._complained = False
+        self._opened = asyncio.Event()
         self._tasks = Tasks("answers")
 
     @property
@@ -108,9 +109,16 @@ class Answers:
             except BusError as error:
                 self._leave_alone(error)
             else:
+                self._opened.set()
                 self._away.clear()
                 await self._away.wait()
             await asyncio.sleep(AWAY)
+
+    async def opened_within(self, seconds: float) -> None:
+        """Returns when the bucket is there, or the time is over."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._opened.wait()
 
     async def begin(self, key: str, request: InferenceRequest, request_id: str, deadline: float) -> Mine | Replay:
         """Whether to run it. Waits for whoever runs it already, until `deadline` (loop's clock).

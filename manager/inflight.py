@@ -1,11 +1,13 @@
 """A request on its way through the Manager: what was asked, who was tried, what they said."""
 
+import asyncio
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
+from typing import Any, TypeVar
 
 from bus import Listener, Message, Reply, deadline
 from bus.reply import task_header
@@ -29,6 +31,7 @@ from manager.events import Events, Gone, Heard
 from manager.idempotency import Mine
 from manager.ranking import Question
 
+T = TypeVar("T")
 TIMES_PER_WORKER = 3
 """How often a worker that never got the request is sent it."""
 PREFILL: frozenset[Capability] = frozenset({"prefill"})
@@ -62,6 +65,7 @@ class Inflight:
     """The best answer so far, when it was not sure enough to be final."""
     stopped: BullpenError | None = None
     """Why it is not answered: nobody wants the answer any more, or we leave."""
+    waiting: "asyncio.Task[Any] | None" = None
     delivered_tokens: int = 0
     """Of the text that a streaming caller has so far."""
 
@@ -180,9 +184,24 @@ class Inflight:
         }
         return answer.model_copy(update=told)
 
+    async def unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
+        """Waits for something that a cancel ends. Raises `BullpenError` when it did."""
+        task = self.waiting = asyncio.get_running_loop().create_task(work)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            task.cancel()
+            if self.stopped is None:
+                raise
+            raise self.stopped from None
+        finally:
+            self.waiting = None
+
     def stop(self, why: BullpenError) -> None:
-        """Ends it; whoever follows an attempt notices at once."""
+        """Ends it; whoever waits, or follows an attempt, notices at once."""
         self.stopped = self.stopped or why
+        if self.waiting is not None:
+            self.waiting.cancel()
         if self.current is not None:
             self.events.put(Heard(self.current, Gone(why.message)))
 

@@ -51,6 +51,8 @@ log = structlog.get_logger(__name__)
 MAX_HOPS = 2
 DRAIN_WITHIN = 30.0
 START_PATIENCE = 30.0
+OPEN_ANSWERS_WITHIN = 0.5
+"""Seconds to wait for JetStream before the first request is taken; without it idempotency keys are best effort."""
 
 
 class Manager:
@@ -75,12 +77,13 @@ class Manager:
         await self._bus.subscribe(s.INFER_CANCEL, self._on_cancel)
         await self._bus.subscribe(s.INFER_STATUS, self._on_status)
         await self._bus.subscribe(s.manager_control(self._id), self._on_control)
+        self._tasks.start(self._answers.keep_open(), "answers")
+        await self._answers.opened_within(OPEN_ANSWERS_WITHIN)
         await self._share()
         await serve_info(self._bus, self._service())
         self._tasks.start(self._attendance.sweep(), "sweep")
         self._tasks.start(self._attendance.reconcile(), "reconcile")
         self._tasks.start(self._tell_metrics(), "metrics")
-        self._tasks.start(self._answers.keep_open(), "answers")
         log.info("manager_ready", manager_id=self._id)
         await first_of(stop, self._bus.lost)
         await self._leave()
@@ -148,10 +151,11 @@ class Manager:
         inflight.reply.on_abandoned = lambda: self._stop(inflight, cancelled("nobody reads the stream any more"))
         try:
             response, failure = await self._serve(inflight)
-            await self._keep(inflight, response, failure)
             self._stats.count(self._desk.now() - inflight.arrived, str(failure) if failure else None)
             self._metrics.count(failed=failure is not None, rerouted=len(inflight.attempts) > 1)
-            await self._aftermath.settle(inflight, response, failure)
+            await asyncio.gather(
+                self._aftermath.settle(inflight, response, failure), self._keep(inflight, response, failure)
+            )
         finally:
             self._inflight.discard(inflight)
             self._tasks.start(self._linger(inflight), "late") if has_late(inflight) else inflight.close()
@@ -186,7 +190,8 @@ class Manager:
         """The answer that this question's idempotency key has got before. None: it has to be answered."""
         if inflight.key is None:
             return None
-        entry = await self._answers.begin(inflight.key, inflight.request, inflight.request_id, inflight.deadline)
+        begin = self._answers.begin(inflight.key, inflight.request, inflight.request_id, inflight.deadline)
+        entry = await inflight.unless_stopped(begin)
         if isinstance(entry, Mine):
             inflight.entry = entry
             return None
