@@ -8,7 +8,8 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO, cast
 
 import structlog
 from structlog.typing import Processor
@@ -33,7 +34,7 @@ def configure(*, level: str = "info", environ: Mapping[str, str] | None = None) 
             *(_for_people(colors=terminal) if style == "text" else _for_machines()),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[chosen.upper()]),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Unbreakable(sys.stderr))),
     )
     logging.basicConfig(handlers=[_PassOn()], level=logging.WARNING)
 
@@ -57,6 +58,21 @@ def _one_of(allowed: tuple[str, ...], name: str, environ: Mapping[str, str], def
     if value not in allowed:
         raise ConfigError(f"{name}: {value!r} is not known; it is one of {', '.join(allowed)}")
     return value
+
+
+class _Unbreakable:
+    """A stream that cannot fail: a full disk must not stop who only wants to say something."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 class _PassOn(logging.Handler):

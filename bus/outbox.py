@@ -69,6 +69,11 @@ class Outbox:
         return len(self._waiting) + self._in_flight
 
     @property
+    def room(self) -> int:
+        """Bytes of content that an event can carry, whatever is written around it."""
+        return self._bus.max_payload // 2
+
+    @property
     def lost(self) -> asyncio.Event:
         return self._bus.lost
 

@@ -15,6 +15,7 @@ import structlog
 
 from bus.connection import Bus, Headers, Message
 from bus.inbox import Listener
+from bus.insist import publish_until_heard
 from contracts import (
     AttemptSummary,
     BullpenError,
@@ -119,9 +120,11 @@ class Reply:
             return
         self.finished = True
         self._close_echo()
-        await self._bus.publish(self._subject, body, headers=headers)
         if self._streaming:
+            await self._bus.publish(self._subject, body, headers=headers)
             await self._bus.publish(self._subject, b"")  # ADR-47: the stream ends with an empty message
+        else:
+            await publish_until_heard(self._bus, self._subject, body, headers)
 
     async def _pass_on(self, piece: Chunk | Resumed) -> None:
         if self.abandoned.is_set():

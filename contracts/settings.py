@@ -76,11 +76,17 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[str | int, ...], int]]
         raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        # What PyYAML itself stumbles over: dates that are none, numbers of thousands of digits, endless nesting.
+        raise ConfigError(f"{path}: cannot be read as YAML: {error or type(error).__name__}") from None
     if document is None:
         return {}, {}
     if not isinstance(document, dict):
         raise ConfigError(f"{path}:1: should be a mapping of keys to values")
-    return document, dict(_line_numbers(root, ()))
+    try:
+        return document, dict(_line_numbers(root, ()))
+    except RecursionError:
+        raise ConfigError(f"{path}: is nested without end (an anchor that contains itself?)") from None
 
 
 def _line_numbers(node: Node | None, at: tuple[str | int, ...]) -> "list[tuple[tuple[str | int, ...], int]]":

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Annotated, Literal
 
 from pydantic import Field
+from pydantic_core import to_json
 
 from contracts.base import JsonObject, OpenModel
 from contracts.errors import BullpenError, ErrorCode
@@ -57,6 +58,17 @@ class ResponseRecord(OpenModel):
     output: str | None = None
     context: JsonObject = Field(default_factory=dict)
     metadata: dict[str, str] = Field(default_factory=dict)
+
+    def within(self, most: int) -> "ResponseRecord":
+        """The same with no more than about `most` bytes of content, so that a message can carry it.
+
+        What people asked and got is cut, and says so; figures never are.
+        """
+        if len(to_json((self.prompt, self.output, self.context))) <= most:
+            return self
+        return self.model_copy(
+            update={"prompt": _cut(self.prompt, most // 3), "output": _cut(self.output, most // 3), "context": {}}
+        )
 
     @classmethod
     def answered(
@@ -107,6 +119,12 @@ class ResponseRecord(OpenModel):
             manager_id=manager_id,
             **_asked(request),
         )
+
+
+def _cut(text: str | None, most: int) -> str | None:
+    """`text` in at most so many bytes."""
+    whole = (text or "").encode()
+    return text if len(whole) <= most else f"{whole[:most].decode(errors='ignore')} … ({len(whole)} bytes in all)"
 
 
 _SHARED = tuple(name for name in ResponseRecord.model_fields if name in InferenceResponse.model_fields)

@@ -21,7 +21,7 @@ class Books:
             record = self._answered(inflight, response)
         else:
             record = self._failed(inflight, failure or internal_error(), now)
-        self._outbox.put(TELEMETRY_RESPONSE, record, inflight.request_id)
+        self._outbox.put(TELEMETRY_RESPONSE, record.within(self._outbox.room), inflight.request_id)
         for attempt in inflight.attempts:
             row = attempt.record(inflight.request_id, inflight.task_id)
             self._outbox.put(TELEMETRY_ATTEMPT, row, f"{inflight.request_id}/{attempt.number}")

@@ -186,7 +186,8 @@ class Inflight:
 
     async def unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
         """Waits for something that a cancel ends. Raises `BullpenError` when it did."""
-        task = self.waiting = asyncio.get_running_loop().create_task(work)
+        task: asyncio.Task[T] = asyncio.get_running_loop().create_task(work)
+        self.waiting = task
         try:
             return await task
         except asyncio.CancelledError:

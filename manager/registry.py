@@ -13,6 +13,8 @@ from manager.clock import ClockOffset
 
 FORGET_AFTER = 60.0
 """Seconds after which a silent worker is no longer even listed."""
+SUSPECT = 1.2
+"""Heartbeats missed when the first of those who fell silent together is declared silent: hearts beat at other times."""
 PANIC_SHARE = 0.5
 """When more than this share goes silent at once, it is probably we who are deaf."""
 
@@ -141,7 +143,8 @@ class Registry:
             self.excuse(slept)
         present = [m for m in self._members.values() if not m.gone]
         silent = [m for m in present if self._is_silent(m, now, self._silent_after)]
-        if len(silent) > 1 and len(silent) > PANIC_SHARE * len(present):
+        suspect = [m for m in present if self._is_silent(m, now, max(SUSPECT, self._silent_after - 1))]
+        if len(suspect) > 1 and len(suspect) > PANIC_SHARE * len(present):
             silent = [m for m in silent if self._is_silent(m, now, 2 * self._silent_after)]
         for member in silent:
             member.gone, member.silent = f"silent for {now - member.heard:.1f} s", True

@@ -1,6 +1,7 @@
 """Requests that fit somewhere but find every place taken: they wait here, in order.
 
-Interactive before batch, the oldest first, and never more than so many. Pure bookkeeping on futures.
+Interactive before batch, the oldest first, and never more than so many: when the room is full, batch work has to go.
+Pure bookkeeping on futures.
 """
 
 import asyncio
@@ -22,10 +23,8 @@ class WaitingRoom:
 
         Raises `BullpenError(overloaded)` at once when the room is full.
         """
-        if len(self) >= self._limit and not again:
-            raise BullpenError(
-                ErrorCode.OVERLOADED, f"every worker is full and {len(self)} requests wait already", retry_after_ms=1000
-            )
+        if len(self) >= self._limit and not again and not (priority == "interactive" and self._send_away()):
+            raise self._full()
         line = self._lines[priority]
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if again:
@@ -40,6 +39,21 @@ class WaitingRoom:
         finally:
             if not turn.done() or turn.cancelled():
                 self._forget(line, turn)
+
+    def _send_away(self) -> bool:
+        """Makes room for an interactive request at the cost of the batch work that came last, if there is any."""
+        batch = self._lines["batch"]
+        while batch:
+            turn = batch.pop()
+            if not turn.done():
+                turn.set_exception(self._full())
+                return True
+        return False
+
+    def _full(self) -> BullpenError:
+        return BullpenError(
+            ErrorCode.OVERLOADED, f"every worker is full and {len(self)} requests wait already", retry_after_ms=1000
+        )
 
     def call(self, count: int) -> None:
         """So many places have become free: call as many who wait."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bus import Bus, BusSettings, Message, Reply
+from bus import Bus, BusSettings, Message, Reply, insist
 from contracts import BullpenError, ErrorCode
 from tests.support import eventually
 
@@ -106,13 +106,40 @@ async def test_pieces_carry_their_number_and_the_tokens_so_far(bus: Bus) -> None
     assert reply.delivered == "Paris"
 
 
-async def test_a_caller_who_wants_one_answer_is_asked_for_nothing(bus: Bus) -> None:
-    """An answer names no reply subject: a bare `nats req` that is gone costs nothing."""
+async def test_a_caller_who_wants_one_answer_gets_one_message(bus: Bus) -> None:
     read: list[Message] = []
     reply = Reply(bus, bus.listen(read.append).subject, "t1", "r1", streaming=False)
     await reply.chunk("Par")
     await reply.error(BullpenError(ErrorCode.CANCELLED, "enough"))
     await eventually(lambda: read)
-    await bus.flush()
-    assert [message.reply for message in read] == [""]
+    await asyncio.sleep(2 * insist.AGAIN_AFTER)
+    assert len(read) == 1
     assert reply.first_chunk_at is None
+
+
+async def test_an_answer_finds_a_caller_who_is_back_a_moment_later(bus: Bus, nats_server: str) -> None:
+    """Its connection broke, and with it the inbox that the answer was sent to."""
+    reply = Reply(bus, "_INBOX.away.1", "t1", "r1", streaming=False)
+    await reply.error(BullpenError(ErrorCode.CANCELLED, "enough"))
+    await bus.flush()
+    read: list[Message] = []
+    async with connected(nats_server) as caller:
+        await caller.subscribe_inline("_INBOX.away.1", read.append)
+        await eventually(lambda: read)
+    assert b"cancelled" in read[0].data
+
+
+async def test_an_answer_that_nobody_waits_for_is_given_up(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(insist, "BACK_WITHIN", 0.5)
+    said = 0
+
+    def heard(_: Message) -> None:
+        nonlocal said
+        said += 1
+
+    before = len(bus._inbox)
+    await Reply(bus, "_INBOX.gone.1", "t1", "r1", streaming=False).error(BullpenError(ErrorCode.CANCELLED, "no"))
+    await eventually(lambda: len(bus._inbox) == before)
+    await bus.subscribe_inline("_INBOX.gone.1", heard)
+    await asyncio.sleep(2 * insist.AGAIN_AFTER)
+    assert said == 0

@@ -24,7 +24,8 @@ class DirectBooks:
 
     def book(self, execution: Execution, response: InferenceResponse | None, failure: BullpenError | None) -> None:
         request_id = execution.call.request_id
-        self._outbox.put(TELEMETRY_RESPONSE, _request(execution, response, failure), request_id)
+        record = _request(execution, response, failure).within(self._outbox.room)
+        self._outbox.put(TELEMETRY_RESPONSE, record, request_id)
         if execution.job is not None:
             attempt = self._attempt(execution, response, failure)
             self._outbox.put(TELEMETRY_ATTEMPT, attempt, f"{request_id}/{attempt.attempt}")

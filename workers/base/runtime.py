@@ -10,6 +10,7 @@ import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 import structlog
 
@@ -159,6 +160,8 @@ class Worker:
         self._close(execution, response, failure)
 
     async def _compute(self, execution: Execution, audience: Audience) -> InferenceResponse:
+        if execution.call.routed and execution.call.remaining <= 0:
+            await self._make_sure(execution, audience)
         call = execution.call
         self._check_able(call)
         job = execution.job = self._job(call)
@@ -168,6 +171,13 @@ class Worker:
             work.add_done_callback(self._tell_after(execution, audience))
         await execution.within(call.remaining, work)
         return self._response(job, execution)
+
+    async def _make_sure(self, execution: Execution, audience: Audience) -> None:
+        """Its time is over by our clock, which may have jumped: the Manager knows how much is left."""
+        left = await audience.permission()
+        if left is not None:
+            deadline = asyncio.get_running_loop().time() + left
+            execution.call = replace(execution.call, deadline=deadline)
 
     def _tell_after(self, execution: Execution, audience: Audience) -> Callable[[object], None]:
         """Claims and tells progress once the answer takes longer; returns what ends that."""

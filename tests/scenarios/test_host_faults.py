@@ -1,0 +1,385 @@
+"""What befalls the machines beneath a mesh: config files half written, clocks that are wrong or jump, a full disk, no
+file descriptors left, and next to no processor.
+
+Over real processes, but for the config files. The number in a docstring is the row of our fault matrix.
+"""
+
+import asyncio
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from bus import Bus, BusSettings
+from contracts import headers as h
+from contracts.settings import ConfigError, ConfigModel, load_config
+from manager.config import ManagerConfig
+from telemetry.config import TelemetryConfig
+from tests.cli import ROOT, finish, start
+from tests.roles import Question, Roles, unwell
+from tests.servers import NatsServer
+from tests.support import eventually
+from workers.base.discovery import discover
+
+pytestmark = [pytest.mark.scenario, pytest.mark.timeout(120)]
+
+FAKETIME = shutil.which("faketime")
+needs_faketime = pytest.mark.skipif(FAKETIME is None, reason="faketime is not installed (Debian: apt install faketime)")
+SIMULATED = discover()["simulated"].load().config_class
+SECOND = {"BULLPEN_SIMULATED__LATENCY_MS": "1000"}
+
+
+@pytest.fixture
+async def roles(tmp_path: Path, nats: NatsServer) -> AsyncIterator[Roles]:
+    """Nobody yet."""
+    async with Roles(tmp_path, nats.url) as roles:
+        yield roles
+
+
+# Config files
+
+
+def shipped() -> list[tuple[type[ConfigModel], str, Path]]:
+    """Every config file of the house, and what reads it."""
+    own: list[tuple[type[ConfigModel], str]] = [(ManagerConfig, "manager"), (TelemetryConfig, "telemetry")]
+    files: list[tuple[type[ConfigModel], str, Path]] = [(cls, name, ROOT / name / "config.yaml") for cls, name in own]
+    found = discover().values()
+    return [*files, *((folder.load().config_class, folder.name, folder.path / "config.yaml") for folder in found)]
+
+
+@pytest.mark.parametrize(("cls", "name", "path"), shipped(), ids=lambda value: value if isinstance(value, str) else "")
+def test_a_config_file_cut_off_anywhere_is_read_or_refused_in_words(
+    cls: type[ConfigModel], name: str, path: Path, tmp_path: Path
+) -> None:
+    """Row 63."""
+    whole, half = path.read_bytes(), tmp_path / "config.yaml"
+    refused = 0
+    for end in range(0, len(whole), 5):
+        half.write_bytes(whole[:end])
+        try:
+            load_config(cls, name, half, {})
+        except ConfigError as error:
+            refused += 1
+            assert str(half) in str(error)
+    assert refused
+
+
+REFUSED = [
+    b"? [a]\n: b",
+    b"seed: *nobody",
+    b"<<: 5",
+    b"=: 5",
+    b"a: &a [x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a]\nmodels: [*b,*b,*b,*b,*b,*b]",
+    b"models: [{name: \xff}]",
+    b"seed: 1\x00",
+    b"--- \nseed: 1\n---\nseed: 2",
+    b"- seed",
+]
+STUMBLES = [
+    b"seed: 2026-13-45",
+    b"seed: !!int abc",
+    b"seed: !!timestamp abc",
+    b"seed: !!bool abc",
+    b"seed: 1" + b"0" * 5000,
+    b"seed: " + b"[" * 3000,
+    b"seed: &a [*a]",
+]
+
+
+def refusal(text: bytes, path: Path) -> str:
+    """Why such a file is not used."""
+    path.write_bytes(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(SIMULATED, "simulated", path, {})
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_a_config_file_of_rubbish_is_refused_in_words(text: bytes, tmp_path: Path) -> None:
+    """Row 63."""
+    assert "config.yaml" in refusal(text, tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize("text", STUMBLES, ids=lambda text: text[:24].decode())
+def test_a_config_file_that_yaml_itself_stumbles_over_is_refused_in_words(text: bytes, tmp_path: Path) -> None:
+    """Row 63."""
+    assert "config.yaml" in refusal(text, tmp_path / "config.yaml")
+
+
+async def test_a_role_says_where_its_config_file_is_broken_and_leaves(tmp_path: Path) -> None:
+    """Row 63."""
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("seed: 0\nmodels:\n  - name: [half\n")
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("# ours\nmax_waiting: many\n")
+    processes = [
+        await start("worker", "simulated", "--config", str(broken)),
+        await start("manager", "--config", str(wrong)),
+    ]
+    worker, manager = await asyncio.gather(*(finish(process) for process in processes))
+    assert (worker.code, manager.code) == (1, 1)
+    assert f"{broken}:4: not valid YAML" in worker.err
+    assert f"{wrong}:2: max_waiting" in manager.err
+
+
+# Clocks
+
+
+class Clock:
+    """The wall clock of a process: `set("+1h")` any time, noticed within a second. The monotonic one is right."""
+
+    def __init__(self, directory: Path, offset: str = "+0s") -> None:
+        directory.mkdir(exist_ok=True)
+        self._file = directory / f"clock-{len(list(directory.iterdir()))}"
+        self.set(offset)
+
+    def set(self, offset: str) -> None:
+        aside = self._file.with_suffix(".new")
+        aside.write_text(f"{offset}\n")
+        aside.replace(self._file)
+
+    @property
+    def env(self) -> dict[str, str]:
+        assert FAKETIME is not None
+        told = subprocess.run([FAKETIME, "-f", "+0s", "env"], capture_output=True, text=True, check=True).stdout
+        library = next(line for line in told.splitlines() if line.startswith("LD_PRELOAD=")).partition("=")[2]
+        return {
+            "LD_PRELOAD": library,
+            "FAKETIME_TIMESTAMP_FILE": str(self._file),
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "FAKETIME_CACHE_DURATION": "1",
+        }
+
+
+def deadline(seconds: float, clock: float) -> dict[str, str]:
+    """What a caller writes whose clock is so many seconds ahead of ours."""
+    return {h.DEADLINE: str(round((time.time() + clock + seconds) * 1000))}
+
+
+@needs_faketime
+async def test_clocks_that_are_seconds_apart_harm_nobody(roles: Roles, tmp_path: Path) -> None:
+    """Row 64. Every caller meets every Manager, up to five seconds apart, and every Manager each worker, up to 7."""
+    clocks = tmp_path / "clocks"
+    for name, offset in (("m-1", "+2.4s"), ("m-2", "-2.4s")):
+        roles.manager(name, **Clock(clocks, offset).env)
+    for name, offset in (("w-1", "+4.5s"), ("w-2", "-4.5s")):
+        roles.worker(name, BULLPEN_SIMULATED__LATENCY_MS="300", **Clock(clocks, offset).env)
+    await roles.ready()
+    asked: list[Question] = []
+    for number in range(60):
+        seconds, clock = 2 + number % 3, (-2.4, 0.0, 2.4)[number // 20]
+        request: dict[str, Any] = {"deadline_ms": seconds * 1000, "stream": number % 5 == 0}
+        asked.append(await roles.ask(headers=deadline(seconds, clock), **request))
+    direct = [await roles.ask("infer.simulated", deadline(3, 0), deadline_ms=3000) for _ in range(10)]
+    assert unwell(await roles.answered([*asked, *direct])) == []
+    assert {question.attempts for question in asked} == {1}
+    hurried = [await roles.ask(headers=deadline(0.1, clock), deadline_ms=100) for clock in (-2.4, 0, 2.4) * 4]
+    assert {question.code for question in await roles.answered(hurried)} == {"deadline_exceeded"}
+    assert max(question.took for question in hurried) < 1.1
+
+
+@needs_faketime
+async def test_a_caller_whose_clock_is_off_by_nearly_five_seconds_is_answered(roles: Roles, tmp_path: Path) -> None:
+    """Row 64. The command line, as processes with other clocks."""
+    roles.manager()
+    roles.worker()
+    await roles.ready()
+    url = roles.bus.settings.servers[0]
+    asked = [
+        await start("ask", "hello", "--deadline-ms", "3000", NATS_URL=url, **Clock(tmp_path / "clocks", offset).env)
+        for offset in ("+4.8s", "-4.8s")
+    ]
+    for told in await asyncio.gather(*(finish(process) for process in asked)):
+        assert told.code == 0, told.err
+
+
+@asynccontextmanager
+async def questions(roles: Roles, **request: Any) -> AsyncIterator[list[Question]]:
+    """Forty a second until the end of the block; then each has been answered."""
+    asked: list[Question] = []
+
+    async def keep_asking() -> None:
+        while True:
+            asked.append(await roles.ask(**request))
+            await asyncio.sleep(0.025)
+
+    asking = asyncio.create_task(keep_asking())
+    try:
+        yield asked
+    finally:
+        asking.cancel()
+    assert unwell(await roles.answered(asked)) == []
+
+
+async def while_clocks_jump(roles: Roles, clocks: Path, jumps: dict[str, str]) -> list[Question]:
+    """One Manager and one worker under load, while one wall clock after the other jumps, and back again."""
+    clock = {name: Clock(clocks) for name in jumps}
+    roles.manager("m-1", **clock["m-1"].env)
+    roles.worker("w-1", **clock["w-1"].env)
+    await roles.ready()
+    async with questions(roles, deadline_ms=3000) as asked:
+        for name, offset in jumps.items():
+            for there in (offset, "+0s"):
+                clock[name].set(there)
+                await asyncio.sleep(1.2)
+    return asked
+
+
+@needs_faketime
+async def test_wall_clocks_that_jump_by_an_hour_expire_nothing(roles: Roles, tmp_path: Path) -> None:
+    """Row 64. The Manager's backwards and the worker's forwards: deadlines seem to have passed."""
+    asked = await while_clocks_jump(roles, tmp_path / "clocks", {"m-1": "-1h", "w-1": "+1h"})
+    assert {question.attempts for question in asked} == {1}
+
+
+@needs_faketime
+async def test_wall_clocks_that_jump_the_other_way_expire_nothing(roles: Roles, tmp_path: Path) -> None:
+    """Row 64. The Manager's forwards and the worker's backwards: deadlines seem far away."""
+    asked = await while_clocks_jump(roles, tmp_path / "clocks", {"m-1": "+1h", "w-1": "-1h"})
+    assert {question.attempts for question in asked} == {1}
+    assert "worker_silent" not in roles.log("m-1")
+
+
+# A full disk
+
+
+async def test_roles_whose_log_cannot_be_written_serve(roles: Roles) -> None:
+    """Row 65. From the first line on."""
+    roles.all_logs = Path("/dev/full")
+    roles.manager()
+    roles.worker()
+    await roles.ready()
+    assert unwell(await roles.answered(await roles.ask_many(20))) == []
+
+
+async def test_a_disk_that_fills_up_with_logs_costs_no_answer(roles: Roles) -> None:
+    """Row 65. Just when there is much to say: a worker dies."""
+    roles.manager()
+    roles.worker("w-1", **SECOND)
+    roles.worker("w-2", **SECOND)
+    await roles.ready()
+    for name in ("m-1", "w-1"):
+        resource.prlimit(roles.pid(name), resource.RLIMIT_FSIZE, (1, 1))
+    asked = await roles.ask_many(30)
+    await asyncio.sleep(0.5)
+    roles.send("w-2", signal.SIGKILL)
+    assert unwell(await roles.answered(asked, within=6)) == []
+    assert any(question.attempts > 1 for question in asked)
+    assert roles.running == {"m-1", "w-1"}
+
+
+# No file descriptors left
+
+
+def limit_files(pid: int, count: int) -> Callable[[], None]:
+    """No more files than that for a process; returns what undoes it."""
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (count, hard))
+    return lambda: resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard)) and None
+
+
+async def test_roles_without_file_descriptors_come_back_when_there_are_some(roles: Roles, nats: NatsServer) -> None:
+    """Row 66. They lose their connection just when they cannot make another one."""
+    roles.manager()
+    roles.worker()
+    await roles.ready()
+    pids = {name: roles.pid(name) for name in roles.running}
+    undo = [limit_files(pid, 3) for pid in pids.values()]
+    nats.kill()
+    await nats.start()
+    await eventually(lambda: roles.bus.is_connected, timeout=10)
+    await asyncio.sleep(1.5)
+    assert (await roles.answer()).code == "no_responders", "the limit had no effect"
+    for back in undo:
+        back()
+    await roles.serves_again(within=10)
+    assert {name: roles.pid(name) for name in roles.running} == pids
+
+
+async def test_a_server_without_file_descriptors_goes_on_with_those_it_has(roles: Roles, nats: NatsServer) -> None:
+    """Row 66."""
+    roles.manager()
+    roles.worker()
+    await roles.ready()
+    assert nats.process is not None
+    pid = nats.process.pid
+    undo = limit_files(pid, psutil.Process(pid).num_fds() + 10)
+    crowd = []
+    for _ in range(40):
+        connection = asyncio.open_connection("127.0.0.1", nats.port)
+        crowd.append((await connection)[1])
+    assert unwell(await roles.answered(await roles.ask_many(50))) == []
+    for writer in crowd:
+        writer.close()
+    undo()
+
+    async def lets_in() -> bool:
+        bus = await Bus.connect("late", BusSettings(servers=(nats.url,)), patience=5)
+        await bus.close()
+        return True
+
+    await eventually(lets_in, timeout=5)
+
+
+# Next to no processor
+
+
+async def starve(pids: list[int], seconds: float) -> None:
+    """One tenth of a processor for these, in slices of a second's hundredth."""
+    end = time.monotonic() + seconds
+    try:
+        while time.monotonic() < end:
+            for number, pause in ((signal.SIGSTOP, 0.09), (signal.SIGCONT, 0.01)):
+                for pid in pids:
+                    os.kill(pid, number)
+                await asyncio.sleep(pause)
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+async def test_workers_that_hardly_get_a_processor_are_not_declared_dead(roles: Roles) -> None:
+    """Row 67."""
+    roles.manager()
+    names = ("w-1", "w-2", "w-3")
+    for name in names:
+        roles.worker(name, **SECOND)
+    await roles.ready()
+    starving = asyncio.create_task(starve([roles.pid(name) for name in names], 5))
+    asked: list[Question] = []
+    while not starving.done():
+        asked.append(await roles.ask())
+        await asyncio.sleep(0.1)
+    assert unwell(await roles.answered(asked)) == []
+    for said in ("worker_silent", "worker_left"):
+        assert said not in roles.log("m-1")
+
+
+async def test_when_everybody_falls_silent_at_once_nobody_is_declared_dead(roles: Roles) -> None:
+    """Row 67. A machine that stood still, for less than the server's patience and more than a Manager's."""
+    roles.manager()
+    names = ("w-1", "w-2", "w-3")
+    for name in names:
+        roles.worker(name, **SECOND)
+        await asyncio.sleep(0.3)  # so that their hearts do not beat at the same moment
+    await roles.ready()
+    asked = await roles.ask_many(30)
+    await asyncio.sleep(0.3)
+    for name in names:
+        roles.send(name, signal.SIGSTOP)
+    try:
+        await asyncio.sleep(2.6)
+    finally:
+        for name in names:
+            roles.send(name, signal.SIGCONT)
+    assert unwell(await roles.answered(asked)) == []
+    assert "worker_silent" not in roles.log("m-1")
