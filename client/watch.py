@@ -19,7 +19,7 @@ HELD = 2.0
 REPLY_WITHIN = 0.3
 SILENCES = 2
 """So many questions without an answer, one after the other, and the Manager is lost."""
-WITHOUT_MANAGER = 5.0
+WITHOUT_MANAGER = 10.0
 """How long nobody may listen before we give up."""
 LOOK_AGAIN = (0.1, 0.3)
 OFFLINE_LOOK = 0.1

@@ -30,6 +30,8 @@ WARM_UP = 1.25
 
 RETURN_WITHIN = 4.25
 """Seconds in which everybody who lost the server with us is back: the longest pause between tries, and a heartbeat."""
+CUT_BY_SERVER = ("Stale", "Slow Consumer")
+"""How the reasons begin for which the server itself ends a connection: its worker was frozen, not dead."""
 REPORTS = (0.0, 0.3, 0.7, 1.0, 1.5)
 """Seconds between the questions, after a reconnect, how that stands which workers had to do."""
 
@@ -71,7 +73,7 @@ class Attendance:
             for member in [m for m in self._registry if not m.gone and m.heard <= since]:
                 name = s.worker_connection_name(member.heartbeat.backend, member.worker_id)
                 if names and name not in names:
-                    self._leave(member.worker_id, "not connected any more")
+                    self._leave(member.worker_id, "not connected any more", died=False)
 
     async def reconnected(self) -> None:
         """What we know may be stale: nobody is dead because we could not hear, and nobody new is known yet."""
@@ -128,7 +130,8 @@ class Attendance:
     def _on_disconnect(self, message: Message) -> None:
         """The server's own word that a connection ended: the quickest way to learn of a death."""
         try:
-            name = from_json(message.data)["client"].get("name", "")
+            event = from_json(message.data)
+            name, reason = event["client"].get("name", ""), str(event.get("reason", ""))
         except (ValueError, KeyError, TypeError, AttributeError):
             return
         worker_id = s.worker_of_connection(name)
@@ -136,12 +139,12 @@ class Attendance:
             return
         if self._desk.now() < self._desk.reconnected_at + WARM_UP:
             return  # of a connection that was lost with ours; who did not come back is found by `reconcile`
-        self._leave(worker_id, "disconnected")
+        self._leave(worker_id, "disconnected", died=not reason.startswith(CUT_BY_SERVER))
 
-    def _leave(self, worker_id: str, why: str) -> None:
+    def _leave(self, worker_id: str, why: str, *, died: bool) -> None:
         if self._registry.leave(worker_id, why):
             log.info("worker_left", worker_id=worker_id, why=why)
-            self._lost(worker_id, why, died=True)
+            self._lost(worker_id, why, died=died)
 
     def _lost(self, worker_id: str, why: str, *, died: bool) -> None:
         """Whatever runs there will not come back: those who wait for it are told."""

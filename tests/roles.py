@@ -94,12 +94,10 @@ class Roles:
         """Waits until every process serves, and the Managers know every worker."""
         managers = [name for name in self._processes if name.startswith("m-")]
         workers = [name for name in self._processes if name.startswith("w-")]
-        await eventually(lambda: all(self._is_ready(name) for name in workers), timeout=within)
         for name in managers:
             await eventually(partial(self._answers, f"$SRV.PING.bullpen-manager.{name}"), timeout=within)
-        seen = {name: self.beats[name].seq for name in workers}
-        if managers:
-            await eventually(lambda: all(self.beats[name].seq > seen[name] for name in workers), timeout=within)
+        known = {name: beat.seq for name, beat in self.beats.items() if managers}
+        await eventually(lambda: all(self._is_ready(name, known.get(name, 0)) for name in workers), timeout=within)
 
     def send(self, name: str, number: signal.Signals) -> None:
         os.kill(self.pid(name), number)
@@ -156,8 +154,8 @@ class Roles:
         """Waits until a question that is asked now gets its answer."""
 
         async def once() -> bool:
-            question = await self.ask()
-            await eventually(lambda: question.finals, timeout=within)
+            question = await self.ask(max_tokens=1)
+            await eventually(lambda: question.finals, timeout=2)
             return not question.code
 
         await eventually(once, timeout=within)
@@ -173,10 +171,11 @@ class Roles:
                 stderr=log,
             )
 
-    def _is_ready(self, name: str) -> bool:
+    def _is_ready(self, name: str, known: int) -> bool:
+        """Whether a worker has said so, in a heartbeat later than that. Raises `RuntimeError` when it is gone."""
         if self.ended(name) is not None:
             raise RuntimeError(f"{name} ended with {self.ended(name)}: {self.log(name)[-2000:]}")
-        return name in self.beats and self.beats[name].state == "ready"
+        return name in self.beats and self.beats[name].state == "ready" and self.beats[name].seq > known
 
     async def _answers(self, subject: str) -> bool:
         told: list[Message] = []

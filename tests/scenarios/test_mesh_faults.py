@@ -37,7 +37,7 @@ UNHURRIED = {
 LONG = {"BULLPEN_SIMULATED__TOKENS_PER_SECOND": "20", "BULLPEN_SIMULATED__OUTPUT_TOKENS": "100"}
 """Five seconds: longer than anybody needs to come back."""
 SPACIOUS = '[{"name": "simulated", "context_window": 1000000}]'
-AWAY = 6.0
+AWAY = 5.0
 SECOND = {"BULLPEN_SIMULATED__LATENCY_MS": "1000"}
 DIARY = '''
 import asyncio, os
@@ -205,8 +205,9 @@ async def test_hostile_messages_deafen_nobody_and_reach_nothing(roles: Roles, na
     roles.worker("w-2")
     await roles.ready()
     await make_stream(roles, max_bytes=1 << 20)
-    assert not (await roles.answer()).code
-    await eventually(lambda: booked(roles, 1))
+    replies: list[bytes] = []
+    for subject in ("infer.>", "worker.>", "manager.>", "$JS.>"):
+        await roles.bus.subscribe_inline(subject, lambda message: replies.append(message.data))
     for _ in range(3):
         await asyncio.to_thread(shout, nats.port, [*HOSTILE, b"PUB infer.auto 99999999\r\n"])
     assert unwell(await roles.answered(await roles.ask_many(50))) == []
@@ -214,6 +215,7 @@ async def test_hostile_messages_deafen_nobody_and_reach_nothing(roles: Roles, na
         assert not (await roles.answer(subject)).code
     assert roles.running == {"m-1", "w-1", "w-2"}
     assert await booked(roles, 50)
+    assert [data for data in replies if b"bullpen.response" in data or b"bullpen.error" in data] == []
     assert all(roles.log(name).count("bus_reconnected") == 0 for name in roles.running), "somebody had become deaf"
 
 
@@ -232,6 +234,14 @@ async def test_a_question_that_kills_its_workers_kills_two_at_most(roles: Roles,
 
 
 # E: the server
+
+
+async def freeze(nats: NatsServer) -> None:
+    """Returns when it really stands still: it may have been busy."""
+    assert nats.process is not None
+    nats.send(signal.SIGSTOP)
+    threads = [psutil.Process(thread.id) for thread in psutil.Process(nats.process.pid).threads()]
+    await eventually(lambda: all(thread.status() == psutil.STATUS_STOPPED for thread in threads))
 
 
 async def whole_text(bullpen: Bullpen) -> bool:
@@ -261,9 +271,8 @@ async def test_nats_killed_under_load_costs_no_answer(roles: Roles, nats: NatsSe
         nats.kill()
         await asyncio.sleep(0.5)
         await nats.start()
-        back = await roles.answer("infer.auto", max_tokens=1)
-        assert back.took < 6, "three seconds, generously"
-        assert unwell([back, *await roles.answered(asked)]) == []
+        await roles.serves_again(within=6)  # three seconds, generously
+        assert unwell(await roles.answered(asked)) == []
         assert {question.attempts for question in asked} == {1}
         assert all(await asyncio.gather(*reading))
 
@@ -289,7 +298,7 @@ async def test_what_expired_while_nats_was_frozen_is_not_computed(roles: Roles, 
     write_diaries(roles, diary, "w-1", "w-2")
     await roles.ready()
     await roles.bus.flush()
-    nats.send(signal.SIGSTOP)
+    await freeze(nats)
     try:
         soon = {h.DEADLINE: str(round(time.time() * 1000) + 300)}
         expired = [await roles.ask(subject, soon, prompt="late") for subject in ("infer.auto", "infer.diary") * 5]
@@ -311,7 +320,7 @@ async def test_nats_frozen_for_long_costs_no_answer(roles: Roles, nats: NatsServ
     async with Bullpen.connect(nats.url) as bullpen:
         under_way = await roles.ask_many(20)
         await roles.bus.flush()
-        nats.send(signal.SIGSTOP)
+        await freeze(nats)
         try:
             patient = [asyncio.create_task(bullpen.ask("in time")) for _ in range(5)]
             with pytest.raises(BullpenError) as caught:
@@ -427,6 +436,7 @@ async def test_a_manager_told_to_leave_under_load_answers_what_it_took(roles: Ro
     roles.manager("m-2")
     roles.worker("w-1", BULLPEN_SIMULATED__LATENCY_MS="400")
     await roles.ready()
+    await make_stream(roles, max_bytes=1 << 20)
     asked: list[Question] = []
 
     async def keep_asking() -> None:

@@ -5,6 +5,7 @@ Another worker (`upstream_error`), fix the key (`upstream_auth`), fix the reques
 nobody beyond its first line, and never more than 200 characters of it.
 """
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -14,6 +15,8 @@ from contracts import BullpenError, ErrorCode
 
 MAX_RETRY_AFTER_MS = 60_000
 MAX_TEXT = 200
+
+_KEY = re.compile(r"\b(?:sk|pk|rk|gsk|xai|key)[-_][-\w*.]{4,}|\bAIza[-\w*]{6,}|(?<=Bearer )[-\w*.]{6,}")
 
 _BY_STATUS = {
     400: ErrorCode.INVALID_REQUEST,
@@ -63,7 +66,9 @@ def retry_after_ms(headers: Mapping[str, str]) -> int:
 
 
 def first_line(text: str) -> str:
+    """The first line, cut, and without what looks like a key: some providers quote it in what they say of it."""
     line = text.strip().splitlines()[0].rstrip() if text.strip() else ""
+    line = _KEY.sub("(a key)", line)
     return line if len(line) <= MAX_TEXT else f"{line[:MAX_TEXT]}…"
 
 
