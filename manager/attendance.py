@@ -142,7 +142,7 @@ class Attendance:
         self._leave(worker_id, "disconnected", died=not reason.startswith(CUT_BY_SERVER))
 
     def _leave(self, worker_id: str, why: str, *, died: bool) -> None:
-        if self._registry.leave(worker_id, why):
+        if self._registry.leave(worker_id, why, back_by=self._desk.now() + RETURN_WITHIN):
             log.info("worker_left", worker_id=worker_id, why=why)
             self._lost(worker_id, why, died=died)
 

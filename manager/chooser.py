@@ -38,7 +38,7 @@ class Chooser:
                 await desk.room.wait(priority, again=again, seconds=desk.pause_left())
             case _ if now < desk.warm_at and ranking.obstacle is not Obstacle.BUDGET:
                 await desk.room.wait(priority, again=again, seconds=desk.warm_at - now)
-            case _ if not await desk.hears():
+            case _ if desk.registry.all_cut_off(now) or not await desk.hears():
                 await desk.room.wait(priority, again=again, seconds=min(remaining, LOOK_AGAIN))
             case Obstacle.EXHAUSTED:
                 self.explain(ranking)

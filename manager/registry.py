@@ -37,6 +37,8 @@ class Member:
     heard: float
     gone: str = ""
     """Why it counts as gone; empty while it is with us."""
+    back_by: float = 0.0
+    """It lost its connection and may be back until then."""
     assigned: int = 0
     """Our own requests at this worker right now."""
     assigned_at_beat: int = 0
@@ -123,13 +125,17 @@ class Registry:
             member.paused_until, member.breaker = 0.0, Breaker()
         return News.VOID if restarted or member.gone else News.NONE
 
-    def leave(self, worker_id: str, why: str) -> bool:
+    def leave(self, worker_id: str, why: str, *, back_by: float = 0.0) -> bool:
         """A worker's connection is gone. Returns whether that is news; its next heartbeat brings it back."""
         member = self._members.get(worker_id)
         if member is None or member.gone:
             return False
-        member.gone = why
+        member.gone, member.back_by = why, back_by
         return True
+
+    def all_cut_off(self, now: float) -> bool:
+        """Whether everybody, and not only one, lost the connection just now: it was the server, and they come back."""
+        return sum(now < member.back_by for member in self) > 1 and all(member.gone for member in self)
 
     def sweep(self, now: float, every: float) -> list[str]:
         """The workers that went silent since the last sweep. Call it every `every` seconds.

@@ -37,6 +37,20 @@ def test_a_ready_worker_has_no_obstacle_and_the_others_say_why() -> None:
     assert obstacle(registry) == "draining: stopping"
 
 
+def test_when_all_lose_the_connection_at_once_they_are_waited_for_but_one_alone_is_not() -> None:
+    registry = Registry(2.5)
+    registry.hear(beat("a"), 0.0, wall=0.0)
+    registry.leave("a", "disconnected", back_by=5.0)
+    assert not registry.all_cut_off(1.0)
+    registry.hear(beat("b"), 0.0, wall=0.0)
+    registry.hear(beat("c"), 0.0, wall=0.0)
+    registry.leave("b", "disconnected", back_by=5.0)
+    assert not registry.all_cut_off(1.0)
+    registry.leave("c", "disconnected", back_by=5.0)
+    assert registry.all_cut_off(1.0)
+    assert not registry.all_cut_off(5.0)
+
+
 def test_silence_of_two_and_a_half_intervals_is_departure() -> None:
     registry = Registry(2.5)
     registry.hear(beat("a"), 0.0, wall=0.0)
