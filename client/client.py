@@ -112,7 +112,7 @@ class Bullpen:
     async def workers(self, seconds: float = 1.2) -> list[Heartbeat]:
         """Everybody whose heartbeat was heard in so many seconds, or who says how it is when asked; by id."""
         async with self.roster() as roster:
-            known, _ = await asyncio.gather(self.services(WORKER_SERVICE), asyncio.sleep(seconds))
+            known = await self.services(WORKER_SERVICE, seconds)
             heard = {beat.worker_id for beat in roster.beats}
             late = [service.id for service in known if service.id not in heard]
             for beat in await asyncio.gather(*map(self._status, late)):
