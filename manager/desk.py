@@ -41,8 +41,7 @@ class Desk:
         """When our connection was last made anew (loop's clock): what was under way then may be lost."""
         self._rng = random.Random()  # noqa: S311 — breaks ties, guards no secret
 
-    @staticmethod
-    def now() -> float:
+    def now(self) -> float:
         """The loop's clock, seconds."""
         return asyncio.get_running_loop().time()
 
@@ -106,7 +105,7 @@ class Desk:
             told = ending.error.retry_after_ms
             member.paused_until = self.now() + (PAUSE_UNTOLD if told is None else told / 1000)
         if ending.outcome in (Outcome.FAILED, Outcome.TRUNCATED):
-            self.estimates.failed(attempt.model_id)
+            self.estimates.failed(attempt.worker_id, attempt.model_id)
 
 
 def _blames_worker(attempt: Attempt, ending: Ending) -> bool:

@@ -1,35 +1,83 @@
 """What this Manager has learned from the answers that went through it. Pure.
 
-First honest form: moving averages by model, and a Beta-like mean of how well a model's answers turned
-out, which starts in the middle so that a new model is neither banned nor trusted.
+Of a model: how well its answers turn out (a Beta posterior that forgets, so that a new model is neither banned nor
+trusted), and how long they are, by the size of the prompt. Of a worker: how long it needs for a token in and a token
+out, and how often it fails. Sums that decay, no windows: what is old counts ever less.
 """
 
 from collections import deque
 from dataclasses import dataclass, field
+from math import sqrt
 
 from contracts import InferenceRequest, InferenceResponse
 
 CHARS_PER_TOKEN = 4
 """A rule of thumb for English text."""
 DEFAULT_OUTPUT_TOKENS = 128.0
-WEIGHT = 0.1
 PRIOR_WEIGHT = 4.0
 """As if so many answers of the prior quality had been seen before the first."""
 PRIOR_QUALITY = 0.6
+PRIOR_SUCCESS = 0.95
 MEMORY = 0.98
-"""What an old answer still counts after each new one."""
+"""What an old answer still counts after each new one: the last fifty count most."""
+PACE_MEMORY = 0.9
+"""The same for how quick a worker is, which changes from one minute to the next: the last ten."""
 RECENT = 200
 """Answers of which the usual time is taken."""
 SLOW = 0.95
+SIZES = 12
+"""Prompts of 1, 2, 4, 8 … tokens are told apart: what is long is often answered at length."""
+BORROWED = 3.0
+"""A size of prompt that was never seen is answered as all are; after so many answers half by its own."""
+BEFORE_ANY = 200
+"""What there is to do before the first token, beside the prompt, counts as so many tokens of it."""
+
+
+@dataclass(slots=True)
+class Mean:
+    """A mean that forgets."""
+
+    total: float = 0.0
+    weight: float = 0.0
+
+    def learn(self, value: float, memory: float, weight: float = 1.0) -> None:
+        self.total = self.total * memory + value
+        self.weight = self.weight * memory + weight
+
+    @property
+    def value(self) -> float:
+        return self.total / self.weight
+
+
+@dataclass(slots=True)
+class Share:
+    """How often something goes well, 0..1, and how sure that is: a Beta posterior that forgets."""
+
+    prior: float
+    sum: float = 0.0
+    weight: float = 0.0
+
+    def learn(self, good: float) -> None:
+        self.sum = self.sum * MEMORY + good
+        self.weight = self.weight * MEMORY + 1.0
+
+    @property
+    def mean(self) -> float:
+        return (self.sum + self.prior * PRIOR_WEIGHT) / (self.weight + PRIOR_WEIGHT)
+
+    @property
+    def deviation(self) -> float:
+        """The posterior's standard deviation."""
+        return sqrt(self.mean * (1 - self.mean) / (self.weight + PRIOR_WEIGHT + 1))
 
 
 @dataclass(slots=True)
 class ModelRecord:
     """One model's record."""
 
-    quality_sum: float = PRIOR_QUALITY * PRIOR_WEIGHT
-    quality_weight: float = PRIOR_WEIGHT
-    output_tokens: float = DEFAULT_OUTPUT_TOKENS
+    confidence: Share = field(default_factory=lambda: Share(PRIOR_QUALITY))
+    tokens: Mean = field(default_factory=lambda: Mean(DEFAULT_OUTPUT_TOKENS, 1.0))
+    by_size: dict[int, Mean] = field(default_factory=dict)
     mean_ms: float | None = None
     answered: int = 0
     failed: int = 0
@@ -44,19 +92,61 @@ class ModelRecord:
     @property
     def quality(self) -> float:
         """0..1: the mean confidence of its answers, a failure counting as 0."""
-        return self.quality_sum / self.quality_weight
+        return self.confidence.mean
 
     def learn(self, quality: float) -> None:
-        self.quality_sum = self.quality_sum * MEMORY + quality
-        self.quality_weight = self.quality_weight * MEMORY + 1.0
+        self.confidence.learn(quality)
+
+    def output_tokens(self, tokens_in: int) -> float:
+        """How long its answer to a prompt of this size will be."""
+        own = self.by_size.get(_size(tokens_in))
+        if own is None:
+            return self.tokens.value
+        return (own.total + BORROWED * self.tokens.value) / (own.weight + BORROWED)
+
+    def told(self, tokens_in: int, tokens_out: int) -> None:
+        self.tokens.learn(tokens_out, MEMORY)
+        self.by_size.setdefault(_size(tokens_in), Mean()).learn(tokens_out, MEMORY)
+
+
+@dataclass(slots=True)
+class WorkerRecord:
+    """How quick one worker is with one model, and how often it fails."""
+
+    success: Share = field(default_factory=lambda: Share(PRIOR_SUCCESS))
+    first: Mean = field(default_factory=Mean)
+    """Seconds to the first token, per token of the prompt."""
+    each: Mean = field(default_factory=Mean)
+    """Seconds per token of the answer."""
+
+    def took(self, tokens_in: int, tokens_out: int, seconds: float, first_s: float | None) -> None:
+        before = seconds / 4 if first_s is None else min(first_s, seconds)
+        self.first.learn(before, PACE_MEMORY, tokens_in + BEFORE_ANY)
+        self.each.learn(seconds - before, PACE_MEMORY, max(1, tokens_out))
+
+    def seconds(self, tokens_in: int, tokens_out: float) -> float | None:
+        """What such a request takes there; None: it has never answered."""
+        if not self.each.weight:
+            return None
+        return self.first.value * (tokens_in + BEFORE_ANY) + self.each.value * tokens_out
 
 
 class Estimates:
     def __init__(self) -> None:
         self._models: dict[str, ModelRecord] = {}
+        self._workers: dict[tuple[str, str], WorkerRecord] = {}
 
     def of(self, model_id: str) -> ModelRecord:
-        return self._models.setdefault(model_id, ModelRecord())
+        record = self._models.get(model_id)
+        if record is None:
+            record = self._models[model_id] = ModelRecord()
+        return record
+
+    def at(self, worker_id: str, model_id: str) -> WorkerRecord:
+        record = self._workers.get((worker_id, model_id))
+        if record is None:
+            record = self._workers[worker_id, model_id] = WorkerRecord()
+        return record
 
     def items(self) -> list[tuple[str, ModelRecord]]:
         return list(self._models.items())
@@ -66,15 +156,21 @@ class Estimates:
         record.answered += 1
         record.recent_ms.append(service_ms)
         record.learn(response.confidence)
-        record.output_tokens += WEIGHT * (response.completion_tokens - record.output_tokens)
-        record.mean_ms = (
-            service_ms if record.mean_ms is None else record.mean_ms + WEIGHT * (service_ms - record.mean_ms)
-        )
+        record.told(response.prompt_tokens, response.completion_tokens)
+        record.mean_ms = service_ms if record.mean_ms is None else record.mean_ms + 0.1 * (service_ms - record.mean_ms)
+        worker = self.at(response.worker_id, response.model_id)
+        first_s = None if response.ttft_ms is None else (response.ttft_ms - response.queue_ms) / 1000
+        worker.took(response.prompt_tokens, response.completion_tokens, service_ms / 1000, first_s)
+        worker.success.learn(1.0)
 
-    def failed(self, model_id: str) -> None:
+    def failed(self, worker_id: str, model_id: str) -> None:
         record = self.of(model_id)
         record.failed += 1
-        record.learn(0.0)
+        self.at(worker_id, model_id).success.learn(0.0)
+
+
+def _size(tokens_in: int) -> int:
+    return min(SIZES, max(1, tokens_in).bit_length())
 
 
 def prompt_tokens(request: InferenceRequest) -> int:

@@ -2,36 +2,51 @@
 
     score = w_cost·cost + w_confidence·confidence + w_load·load + w_resources·resources
 
-Every term lies between 0 (best) and 1 (worst); lower is better. Everybody considered is in the
-decision, with terms or with the reason for being passed over, so that "why did this go to the
-expensive one?" has an answer.
+Every term is 0 at best; lower is better, and the lowest score wins. Cost, confidence and resources end at 1. So does
+load, the seconds until the answer; but who would be late is worse than anybody who would not, whatever he costs.
+Somebody who is full is judged too, with the wait for a place: sometimes it is better to wait for a quick worker than
+to have a slow one now. Everybody considered is in the decision, with terms or with the reason for being passed over,
+so that "why did this go to the expensive one?" has an answer, and anybody can work it out again.
 """
 
 import random
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
+from math import inf
+from typing import NamedTuple
 
 from contracts import Candidate, Capability, Heartbeat, InferenceRequest, ModelCard, Terms
-from manager.estimates import Estimates, prompt_tokens
+from manager.estimates import Estimates, ModelRecord, prompt_tokens
 from manager.registry import Member
 
 CHEAP_USD = 0.001
-"""An answer of this price has a cost term of one half."""
+"""An accepted answer of this price has a cost term of one half."""
 QUICK_S = 1.0
-"""An expected wait of so many seconds has a load term of one half."""
+"""An answer expected in so many seconds has a load term of one half."""
 UNKNOWN_COST = 1.0
 """An unknown price may be any price."""
+LATE = 25.0
+"""What coming after the deadline adds to the load term: no price makes up for it."""
+IN_TIME, TOO_LATE = 0.6, 1.4
+"""Shares of the time left: what is expected within the first is not feared to be late, after the second it is."""
+CROWDED = 0.25
+"""How much longer a full worker is expected to take than an empty one."""
+UNSURE = 1.5
+"""A place that is not free yet may come later than it seems."""
+HOPE = 0.5
+"""So many standard deviations a model may be better than its record: who is new is tried."""
 MEMORY_LIMIT = 0.95
 """A worker that uses more of its memory than this is passed over before it is killed."""
-NEAR = 0.02
-"""Scores closer than this are equal: then the less loaded of two random ones wins (power of two choices)."""
 
 
 class Obstacle(Enum):
     """Why nobody can be asked."""
 
     NONE = "none"
+    LATE = "late"
+    """So many wait already that nobody would answer before the deadline."""
     FULL = "full"
     """Somebody fits but has no free place now: wait."""
     PAUSED = "paused"
@@ -57,14 +72,39 @@ class Choice:
     card: ModelCard
 
 
-@dataclass(frozen=True, slots=True)
+class Judged(NamedTuple):
+    """One candidate: four terms and a score, or an obstacle. One that is full has both."""
+
+    choice: Choice
+    obstacle: Obstacle
+    why: str
+    terms: tuple[float, float, float, float] | None
+    score: float
+
+    def told(self) -> Candidate:
+        """As `metrics.route` has it."""
+        return Candidate(
+            worker_id=self.choice.member.worker_id,
+            backend=self.choice.member.heartbeat.backend,
+            model_id=self.choice.card.model_id,
+            terms=Terms(**dict(zip(Terms.model_fields, self.terms, strict=True))) if self.terms else None,
+            score=self.score if self.terms else None,
+            passed_over=self.why or None,
+        )
+
+
+@dataclass(frozen=True)
 class Ranking:
     """The outcome: a winner, or the obstacle."""
 
     winner: Choice | None
     obstacle: Obstacle
-    candidates: tuple[Candidate, ...]
+    judged: Sequence[Judged] = ()
     reasons: tuple[str, ...] = ()
+
+    @cached_property
+    def candidates(self) -> tuple[Candidate, ...]:
+        return tuple(judged.told() for judged in self.judged)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +116,10 @@ class Question:
     needs: frozenset[Capability]
     excluded: frozenset[str] = frozenset()
     """Workers that were tried already."""
+    left_s: float = inf
+    """Seconds until its deadline."""
+    waiting: int = 0
+    """Requests that wait for a place before it."""
 
     @classmethod
     def of(cls, request: InferenceRequest, excluded: Iterable[str] = ()) -> "Question":
@@ -93,46 +137,23 @@ def rank(
 ) -> Ranking:
     """The best worker for `question` among `members`, and how everybody was judged."""
     choices = [Choice(member, card) for member in members for card in member.heartbeat.models or (_NO_MODEL,)]
-    pace = _pace(choices, estimates)
-    judged = [_judge(question, choice, estimates, weights, pace=pace, now=now) for choice in choices]
-    candidates = tuple(candidate for _, candidate, _ in judged)
-    able = [(choice, candidate) for choice, candidate, obstacle in judged if obstacle is Obstacle.NONE]
-    if able:
-        return Ranking(_pick(able, rng), Obstacle.NONE, candidates)
-    found = {obstacle for _, _, obstacle in judged}
-    obstacle = next((o for o in PRECEDENCE if o in found), None)
-    if obstacle is None:
-        asked = question.request.model or question.request.backend
-        obstacle = Obstacle.NO_SUCH_MODEL if judged and asked else Obstacle.NOBODY
-    reasons = tuple(
-        f"{candidate.worker_id}: {candidate.passed_over}"
-        for _, candidate, o in judged
-        if o is obstacle and candidate.passed_over
-    )
-    return Ranking(None, obstacle, candidates, reasons)
-
-
-def terms_of(question: Question, choice: Choice, estimates: Estimates, service_ms: float) -> Terms:
-    """The four terms of one candidate; `service_ms` is what one request takes there, as far as is known."""
-    return Terms(
-        cost=_cost_term(expected_cost(question, choice.card, estimates)),
-        confidence=1.0 - estimates.of(choice.card.model_id).quality,
-        load=_load_term(choice.member, service_ms),
-        resources=_resources_term(choice.member.heartbeat),
-    )
-
-
-def expected_cost(question: Question, card: ModelCard, estimates: Estimates) -> float | None:
-    """US dollars, from the prompt's size and what this model's answers usually have; None: price unknown."""
-    if card.price is None:
-        return None
-    tokens_out = estimates.of(card.model_id).output_tokens
-    if question.request.max_tokens is not None:
-        tokens_out = min(tokens_out, question.request.max_tokens)
-    return float(card.price.cost(question.tokens_in, tokens_out))
+    rng.shuffle(choices)  # of equals the first wins
+    judged = Judge(question, choices, estimates, weights, now).all()
+    best = min((j for j in judged if j.obstacle is Obstacle.NONE), key=_score, default=None)
+    later = min((j for j in judged if j.obstacle is Obstacle.FULL), key=_score, default=None)
+    if later is not None:
+        hope = min(later.score, best.score if best else inf)
+        if hope >= weights.load * LATE > 0:
+            return Ranking(None, Obstacle.LATE, judged, _reasons(judged, Obstacle.FULL))
+        if best is None or later.score < best.score:
+            return Ranking(None, Obstacle.FULL, judged, _reasons(judged, Obstacle.FULL))
+    if best is not None:
+        return Ranking(best.choice, Obstacle.NONE, judged)
+    return _nobody(question, judged)
 
 
 def score(terms: Terms, weights: Terms) -> float:
+    """Lower is better."""
     return (
         weights.cost * terms.cost
         + weights.confidence * terms.confidence
@@ -141,108 +162,173 @@ def score(terms: Terms, weights: Terms) -> float:
     )
 
 
-def _pace(choices: Iterable[Choice], estimates: Estimates) -> dict[str, float]:
-    """By model, the milliseconds to expect of a worker that has not answered yet: those of its quickest peer.
+def expected_cost(question: Question, card: ModelCard, estimates: Estimates) -> float | None:
+    """US dollars, from the prompt's size and what this model's answers to such a prompt have; None: price unknown."""
+    if card.price is None:
+        return None
+    return float(card.price.cost(question.tokens_in, _tokens_out(question, estimates.of(card.model_id))))
+
+
+@dataclass
+class Judge:
+    """Judges all candidates for one question."""
+
+    question: Question
+    choices: Sequence[Choice]
+    estimates: Estimates
+    weights: Terms
+    now: float
+    hoped: dict[str, float] = field(default_factory=dict)
+    """By model, the seconds to expect of a worker that never answered: those of its quickest peer.
 
     Hope is what lets a new worker show what it can do.
     """
-    pace: dict[str, float] = {}
-    for choice in choices:
-        model, known = choice.card.model_id, choice.member.heartbeat.ewma_ms
-        if known is not None:
-            pace[model] = min(known, pace.get(model, known))
-    for choice in choices:
-        model = choice.card.model_id
-        pace.setdefault(model, estimates.of(model).mean_ms or QUICK_S * 1000)
-    return pace
+    line_s: float = 0.0
+    """Seconds until those who wait already have found places."""
+
+    def all(self) -> list[Judged]:
+        for choice in self.choices:
+            if (seconds := self._known_s(choice)) is not None:
+                model = choice.card.model_id
+                self.hoped[model] = min(seconds, self.hoped.get(model, inf))
+        if self.question.waiting:
+            self.line_s = self._line_s()
+        return [self._judge(choice) for choice in self.choices]
+
+    def _judge(self, choice: Choice) -> Judged:
+        obstacle, why = self._obstacle(choice)
+        if obstacle is not Obstacle.NONE and obstacle is not Obstacle.FULL:
+            return Judged(choice, obstacle, why, None, inf)
+        terms = self._terms(choice)
+        weights = self.weights
+        total = (
+            weights.cost * terms[0]
+            + weights.confidence * terms[1]
+            + weights.load * terms[2]
+            + weights.resources * terms[3]
+        )
+        return Judged(choice, obstacle, why, terms, total)
+
+    def _terms(self, choice: Choice) -> tuple[float, float, float, float]:
+        """The four terms: cost, confidence, load, resources."""
+        member, card = choice.member, choice.card
+        success = self.estimates.at(member.worker_id, card.model_id).success.mean
+        quality = self.estimates.of(card.model_id).confidence
+        good = success * min(1.0, quality.mean + HOPE * quality.deviation)
+        usd = expected_cost(self.question, card, self.estimates)
+        return (
+            _cost_term(None if usd is None else usd / good),
+            1.0 - good,
+            self._load_term(choice, success),
+            _resources_term(member.heartbeat),
+        )
+
+    # Time
+
+    def _load_term(self, choice: Choice, success: float) -> float:
+        """From the expected seconds until an answer, another try included; and whether that is too late."""
+        member = choice.member
+        capacity, load = member.heartbeat.capacity, member.load
+        service_s = self._service_s(choice)
+        wait_s = 0.0 if load < capacity else self.line_s + service_s * (load - capacity + 1) / capacity
+        expected = UNSURE * wait_s + service_s * (1 + CROWDED * min(1.0, load / capacity)) / success
+        share = expected / max(self.question.left_s, 0.001)
+        late = min(1.0, max(0.0, (share - IN_TIME) / (TOO_LATE - IN_TIME)))
+        return expected / (expected + QUICK_S) + LATE * late
+
+    def _service_s(self, choice: Choice) -> float:
+        """Seconds that this request takes there, once it is begun."""
+        known = self._known_s(choice)
+        return self.hoped.get(choice.card.model_id, QUICK_S) if known is None else known
+
+    def _known_s(self, choice: Choice) -> float | None:
+        """The same by what we have seen, else by what the worker says of itself; None: nobody knows."""
+        model, member = choice.card.model_id, choice.member
+        tokens_out = _tokens_out(self.question, self.estimates.of(model))
+        seen = self.estimates.at(member.worker_id, model).seconds(self.question.tokens_in, tokens_out)
+        told = member.heartbeat.ewma_ms
+        return seen if seen is not None or told is None else told / 1000
+
+    def _line_s(self) -> float:
+        """Those who wait are waiting for all the full workers together."""
+        full = [c for c in self.choices if c.member.load >= c.member.heartbeat.capacity and not c.member.obstacle]
+        rate = sum(choice.member.heartbeat.capacity / self._service_s(choice) for choice in full)
+        return self.question.waiting / rate if rate else 0.0
+
+    # Obstacles
+
+    def _obstacle(self, choice: Choice) -> tuple[Obstacle, str]:
+        """What speaks against this candidate, the most final reason first."""
+        return self._not_meant(choice) or self._unable(choice) or self._not_now(choice) or _FINE
+
+    def _not_meant(self, choice: Choice) -> tuple[Obstacle, str] | None:
+        request = self.question.request
+        if request.backend is not None and request.backend != choice.member.heartbeat.backend:
+            return Obstacle.NO_SUCH_MODEL, "another backend was asked for"
+        if request.model is not None and not choice.card.answers_to(request.model):
+            return Obstacle.NO_SUCH_MODEL, "another model was asked for"
+        return None
+
+    def _unable(self, choice: Choice) -> tuple[Obstacle, str] | None:
+        question, card = self.question, choice.card
+        if obstacle := choice.member.obstacle:
+            return Obstacle.UNABLE, obstacle
+        if question.request.policy == "local_only" and not card.local:
+            return Obstacle.UNABLE, "not local"
+        if missing := question.needs.difference(card.capabilities):
+            return Obstacle.UNABLE, f"cannot do {', '.join(sorted(missing))}"
+        if question.tokens_in > card.context_window:
+            return Obstacle.UNABLE, f"about {question.tokens_in} tokens do not fit into {card.context_window}"
+        if _memory_share(choice.member.heartbeat) > MEMORY_LIMIT:
+            return Obstacle.UNABLE, "near its memory limit"
+        return None
+
+    def _not_now(self, choice: Choice) -> tuple[Obstacle, str] | None:
+        question, member, now = self.question, choice.member, self.now
+        if member.worker_id in question.excluded:
+            return Obstacle.EXHAUSTED, "tried already"
+        if question.request.max_cost_usd is not None:
+            cost = expected_cost(question, choice.card, self.estimates)
+            if cost is None or cost > question.request.max_cost_usd:
+                return Obstacle.BUDGET, "price unknown" if cost is None else f"would cost about {cost:.6f} USD"
+        if not member.breaker.admits(now):
+            rest = member.breaker.rest(now)
+            return Obstacle.FAILING, f"failing ({member.breaker.why}), tried again in {rest:.1f} s"
+        if member.paused_until > now:
+            return Obstacle.PAUSED, f"asked to wait {member.paused_until - now:.1f} s"
+        if not member.free:
+            return Obstacle.FULL, f"full ({member.load} of {member.heartbeat.capacity})"
+        return None
 
 
-def _judge(
-    question: Question, choice: Choice, estimates: Estimates, weights: Terms, *, pace: dict[str, float], now: float
-) -> tuple[Choice, Candidate, Obstacle]:
-    obstacle, why = _obstacle(question, choice, estimates, now)
-    service_ms = choice.member.heartbeat.ewma_ms or pace[choice.card.model_id]
-    terms = terms_of(question, choice, estimates, service_ms) if obstacle is Obstacle.NONE else None
-    candidate = Candidate(
-        worker_id=choice.member.worker_id,
-        backend=choice.member.heartbeat.backend,
-        model_id=choice.card.model_id,
-        terms=terms,
-        score=score(terms, weights) if terms else None,
-        passed_over=why or None,
-    )
-    return choice, candidate, obstacle
+def _nobody(question: Question, judged: Sequence[Judged]) -> Ranking:
+    """Nobody can be asked: why."""
+    found = {one.obstacle for one in judged}
+    obstacle = next((o for o in PRECEDENCE if o in found), None)
+    if obstacle is None:
+        asked = question.request.model or question.request.backend
+        obstacle = Obstacle.NO_SUCH_MODEL if judged and asked else Obstacle.NOBODY
+    return Ranking(None, obstacle, judged, _reasons(judged, obstacle))
 
 
-def _obstacle(question: Question, choice: Choice, estimates: Estimates, now: float) -> tuple[Obstacle, str]:
-    """What speaks against this candidate, the most final reason first."""
-    checks = (_not_meant(question, choice), _unable(question, choice), _not_now(question, choice, estimates, now))
-    return next((found for found in checks if found is not None), (Obstacle.NONE, ""))
+def _reasons(judged: Sequence[Judged], obstacle: Obstacle) -> tuple[str, ...]:
+    return tuple(f"{one.choice.member.worker_id}: {one.why}" for one in judged if one.obstacle is obstacle and one.why)
 
 
-def _not_meant(question: Question, choice: Choice) -> tuple[Obstacle, str] | None:
-    request = question.request
-    if request.backend is not None and request.backend != choice.member.heartbeat.backend:
-        return Obstacle.NO_SUCH_MODEL, "another backend was asked for"
-    if request.model is not None and not choice.card.answers_to(request.model):
-        return Obstacle.NO_SUCH_MODEL, "another model was asked for"
-    return None
+def _tokens_out(question: Question, record: ModelRecord) -> float:
+    """How long this model's answer will be."""
+    tokens = record.output_tokens(question.tokens_in)
+    most = question.request.max_tokens
+    return tokens if most is None else min(tokens, most)
 
 
-def _unable(question: Question, choice: Choice) -> tuple[Obstacle, str] | None:
-    request, card = question.request, choice.card
-    if obstacle := choice.member.obstacle:
-        return Obstacle.UNABLE, obstacle
-    if request.policy == "local_only" and not card.local:
-        return Obstacle.UNABLE, "not local"
-    if missing := question.needs.difference(card.capabilities):
-        return Obstacle.UNABLE, f"cannot do {', '.join(sorted(missing))}"
-    if question.tokens_in > card.context_window:
-        return Obstacle.UNABLE, f"about {question.tokens_in} tokens do not fit into {card.context_window}"
-    if _memory_share(choice.member.heartbeat) > MEMORY_LIMIT:
-        return Obstacle.UNABLE, "near its memory limit"
-    return None
-
-
-def _not_now(question: Question, choice: Choice, estimates: Estimates, now: float) -> tuple[Obstacle, str] | None:
-    request, member = question.request, choice.member
-    if member.worker_id in question.excluded:
-        return Obstacle.EXHAUSTED, "tried already"
-    if request.max_cost_usd is not None:
-        cost = expected_cost(question, choice.card, estimates)
-        if cost is None or cost > request.max_cost_usd:
-            return Obstacle.BUDGET, "price unknown" if cost is None else f"would cost about {cost:.6f} USD"
-    if not member.breaker.admits(now):
-        rest = member.breaker.rest(now)
-        return Obstacle.FAILING, f"failing ({member.breaker.why}), tried again in {rest:.1f} s"
-    if member.paused_until > now:
-        return Obstacle.PAUSED, f"asked to wait {member.paused_until - now:.1f} s"
-    if not member.free:
-        return Obstacle.FULL, f"full ({member.load} of {member.heartbeat.capacity})"
-    return None
-
-
-def _pick(able: list[tuple[Choice, Candidate]], rng: random.Random) -> Choice:
-    best = min(_score(candidate) for _, candidate in able)
-    near = [choice for choice, candidate in able if _score(candidate) <= best + NEAR]
-    if len(near) == 1:
-        return near[0]
-    one, other = rng.sample(near, 2)
-    return min(one, other, key=lambda choice: choice.member.load / choice.member.heartbeat.capacity)
-
-
-def _score(candidate: Candidate) -> float:
-    return float("inf") if candidate.score is None else candidate.score
+def _score(judged: Judged) -> float:
+    return judged.score
 
 
 def _cost_term(usd: float | None) -> float:
+    """`usd`: what an answer costs that is worth having, those that are not included."""
     return UNKNOWN_COST if usd is None else usd / (usd + CHEAP_USD)
-
-
-def _load_term(member: Member, service_ms: float) -> float:
-    """From the expected seconds until an answer: one service time, stretched by how full the worker is."""
-    expected = service_ms / 1000 * (1 + member.load / member.heartbeat.capacity)
-    return expected / (expected + QUICK_S)
 
 
 def _resources_term(beat: Heartbeat) -> float:
@@ -258,5 +344,6 @@ def _memory_share(beat: Heartbeat) -> float:
     return resources.memory_used / resources.memory_limit if resources.memory_limit else 0.0
 
 
+_FINE = (Obstacle.NONE, "")
 _NO_MODEL = ModelCard(model_id="", context_window=0, capabilities=(), local=True)
 """Stands for a worker that has not said yet what it serves."""

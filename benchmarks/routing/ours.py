@@ -1,0 +1,137 @@
+"""Bullpen's Manager in the simulation: its registry, estimates, breakers and ranking as they are, without a bus."""
+
+import random
+from datetime import UTC, datetime
+from typing import cast
+
+from benchmarks.routing.simulation import Place, Try
+from benchmarks.routing.world import Question as Asked
+from bus import Bus
+from contracts import (
+    BullpenError,
+    ErrorCode,
+    FinalResponse,
+    Heartbeat,
+    InferenceRequest,
+    ModelCard,
+    Outcome,
+    Policy,
+    utc_now,
+)
+from manager.attempt import Attempt, Ending
+from manager.config import ManagerConfig
+from manager.desk import Desk
+from manager.metrics import Metrics
+from manager.ranking import Choice, Obstacle, Question
+
+LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
+PROMPT = "word "
+
+
+class Clocked(Desk):
+    """A desk whose time is the simulation's."""
+
+    def __init__(self, rng: random.Random) -> None:
+        super().__init__(cast(Bus, None), ManagerConfig(), "simulated", cast(Metrics, None))
+        self._rng = rng
+        self.time = 0.0
+
+    def now(self) -> float:
+        return self.time
+
+
+class Bullpen:
+    def __init__(self, policy: Policy, rng: random.Random) -> None:
+        self._policy: Policy = policy
+        self._desk = Clocked(rng)
+        self._attempts: dict[int, Attempt] = {}
+        self._asked: dict[int, Question] = {}
+        self._seq = 0
+
+    def choose(self, question: Asked, now: float, tried: frozenset[str], ahead: int) -> str | None:
+        self._desk.time = now
+        ranking = self._desk.rank(self._question(question, tried, ahead), self._policy)
+        if ranking.obstacle is Obstacle.LATE:
+            return ""
+        return ranking.winner.member.worker_id if ranking.winner else None
+
+    def _question(self, question: Asked, tried: frozenset[str], ahead: int) -> Question:
+        request = InferenceRequest.model_construct(
+            prompt=PROMPT, policy=self._policy, deadline_ms=round(question.deadline_s * 1000)
+        )
+        left_s = question.at + question.deadline_s - self._desk.time
+        return Question(request, question.tokens_in, request.needs, tried, left_s=left_s, waiting=ahead)
+
+    def beat(self, place: Place, now: float) -> None:
+        self._seq += 1
+        worker = place.worker
+        card = ModelCard(
+            model_id=worker.model.name, context_window=32_000, price=worker.model.price, local=worker.model.quality < 0.5
+        )
+        beat = Heartbeat.model_construct(
+            worker_id=worker.name,
+            backend="simulated",
+            models=(card,),
+            state="ready",
+            inflight=len(place.running),
+            queued=len(place.queue),
+            capacity=worker.capacity,
+            ewma_ms=place.service_ms,
+            tokens_per_second=None,
+            epoch="1",
+            seq=self._seq,
+            interval_ms=1000,
+            started_at=LONG_AGO,
+        )
+        self._desk.registry.hear(beat, now, wall=now)
+
+    def left(self, worker: str, now: float) -> None:
+        self._desk.registry.leave(worker, "left")
+
+    def sent(self, attempt: Try, now: float) -> None:
+        self._desk.time = now
+        member = self._desk.registry.get(attempt.place.worker.name)
+        assert member is not None
+        choice = Choice(member, member.heartbeat.models[0])
+        probe = self._desk.took(choice)
+        self._attempts[id(attempt)] = Attempt(1, choice, now, LONG_AGO, attempt.question.tokens_in, probe=probe)
+
+    def ended(self, attempt: Try, now: float) -> None:
+        self._desk.time = now
+        known = self._attempts.pop(id(attempt))
+        if not attempt.ends:
+            refusal = BullpenError(ErrorCode.NO_WORKER, "left")
+            known.end(Ending(Outcome.REFUSED, refusal), now, said_all=True)
+        elif attempt.failed:
+            known.end(Ending(Outcome.FAILED, BullpenError(ErrorCode.UPSTREAM_ERROR, "failed")), now, said_all=True)
+        else:
+            known.end(_answer(attempt, known), now, said_all=True)
+        self._desk.learn(known)
+
+
+def _answer(attempt: Try, known: Attempt) -> FinalResponse:
+    question, model = attempt.question, attempt.place.worker.model
+    length = question.length(model)
+    return FinalResponse.model_construct(
+        task_id="",
+        request_id="",
+        model_id=model.name,
+        backend="simulated",
+        worker_id=attempt.place.worker.name,
+        output="",
+        prompt_tokens=question.tokens_in,
+        completion_tokens=length,
+        tokens_used=question.tokens_in + length,
+        duration_ms=(attempt.ends - attempt.started) * 1000,
+        queue_ms=(attempt.started - known.sent) * 1000,
+        ttft_ms=(attempt.started - known.sent + _first(attempt)) * 1000,
+        confidence=question.confidence(model),
+        finish_reason="stop",
+        confidence_source="logprobs",
+        created_at=LONG_AGO,
+    )
+
+
+def _first(attempt: Try) -> float:
+    worker = attempt.place.worker
+    return worker.first_token_s + attempt.question.tokens_in / worker.prompt_tokens_per_second
