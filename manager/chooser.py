@@ -1,11 +1,14 @@
 """Who is asked next for one request; and when nobody can be, whether waiting helps or what is told instead."""
 
+from dataclasses import replace
+
 from contracts import RouteDecision, utc_now
 from contracts.subjects import METRICS_ROUTE
 from manager import failover
 from manager.desk import Desk
-from manager.inflight import Inflight
+from manager.inflight import PREFILL, Inflight
 from manager.ranking import Obstacle, Ranking
+from manager.waiting import Turn
 
 LOOK_AGAIN = 0.1
 """Seconds between two looks whether our own connection is back."""
@@ -15,31 +18,35 @@ class Chooser:
     def __init__(self, desk: Desk, inflight: Inflight) -> None:
         self._desk = desk
         self._inflight = inflight
+        self._turn: Turn | None = None
+        """Its last turn in the waiting room."""
 
     def rank(self) -> Ranking:
         """Everybody; but when a stream has begun, those who can go on with it come first."""
-        inflight = self._inflight
+        inflight, desk = self._inflight, self._desk
         policy = inflight.request.policy if inflight.best is None else "best"
+        ahead = len(desk.room) if self._turn is None else 0
+        question = inflight.question(desk.reconnected_at, desk.now(), ahead)
         if inflight.continuable:
-            ranking = self._desk.rank(inflight.question(self._desk.reconnected_at, prefill=True), policy)
+            ranking = desk.rank(replace(question, needs=question.needs | PREFILL), policy)
             if ranking.winner is not None:
                 return ranking
-        return self._desk.rank(inflight.question(self._desk.reconnected_at), policy)
+        return desk.rank(question, policy)
 
-    async def wait_for_somebody(self, ranking: Ranking, *, again: bool) -> None:
+    async def wait_for_somebody(self, ranking: Ranking) -> None:
         """Waits when waiting can help. Raises `BullpenError` saying why nobody can be asked when it can't."""
         desk, inflight = self._desk, self._inflight
-        now, priority = desk.now(), inflight.request.priority
+        now = desk.now()
         remaining = inflight.remaining(now)
         match ranking.obstacle:
             case Obstacle.FULL:
-                await desk.room.wait(priority, again=again, seconds=remaining)
+                await self._wait(remaining)
             case Obstacle.PAUSED if desk.pause_left() < remaining:
-                await desk.room.wait(priority, again=again, seconds=desk.pause_left())
+                await self._wait(desk.pause_left())
             case _ if now < desk.warm_at and ranking.obstacle is not Obstacle.BUDGET:
-                await desk.room.wait(priority, again=again, seconds=desk.warm_at - now)
+                await self._wait(desk.warm_at - now)
             case _ if desk.registry.all_cut_off(now) or not await desk.hears():
-                await desk.room.wait(priority, again=again, seconds=min(remaining, LOOK_AGAIN))
+                await self._wait(min(remaining, LOOK_AGAIN))
             case Obstacle.EXHAUSTED:
                 self.explain(ranking)
                 raise failover.exhausted(inflight.attempts)
@@ -47,6 +54,10 @@ class Chooser:
                 self.explain(ranking)
                 request = inflight.request
                 raise failover.nobody(ranking, request.model or request.backend, desk.served())
+
+    async def _wait(self, seconds: float) -> None:
+        request = self._inflight.request
+        self._turn = await self._desk.room.wait(request.priority, request.tenant, last=self._turn, seconds=seconds)
 
     def explain(self, ranking: Ranking) -> None:
         """Says on `metrics.route` who was considered, and why the winner won."""

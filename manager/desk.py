@@ -18,6 +18,8 @@ from manager.waiting import WaitingRoom
 PAUSE_UNTOLD = 0.1
 """Seconds to leave a worker alone that said it is full without saying for how long."""
 HEDGES_AT_ONCE = 10.0
+LOOKED_AT = 12
+"""Of so many workers each is judged for every request; of more, so many are drawn by lot."""
 
 
 class Desk:
@@ -59,10 +61,27 @@ class Desk:
         self.hedges.asked()
 
     def rank(self, question: Question, policy: Policy, among: Iterable[Member] | None = None) -> Ranking:
-        """How everybody is judged for this question (or only those `among`), and who wins."""
-        members = self.registry if among is None else among
+        """How everybody is judged for this question (or only those `among`), and who wins.
+
+        Of very many a few are drawn by lot. When none of them can be asked, a few of those who have a free place.
+        """
+        if among is None and len(self.registry) > LOOKED_AT:
+            for draw in (self._drawn, self._drawn_of_the_free):
+                ranking = self._rank(question, policy, draw())
+                if ranking.winner is not None:
+                    return ranking
+        return self._rank(question, policy, self.registry if among is None else among)
+
+    def _rank(self, question: Question, policy: Policy, members: Iterable[Member]) -> Ranking:
         weights = self.config.policies[policy]
         return rank(question, members, self.estimates, weights, now=self.now(), rng=self._rng)
+
+    def _drawn(self) -> list[Member]:
+        return self.registry.drawn(LOOKED_AT, self._rng)
+
+    def _drawn_of_the_free(self) -> list[Member]:
+        free = [member for member in self.registry if member.free and not member.obstacle]
+        return self._rng.sample(free, min(LOOKED_AT, len(free)))
 
     def served(self) -> list[str]:
         """The models that somebody here serves."""

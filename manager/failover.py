@@ -66,13 +66,15 @@ def nobody(ranking: Ranking, asked: str | None, served: Sequence[str]) -> Bullpe
             listed = ", ".join(served) or "nothing"
             return BullpenError(ErrorCode.NO_SUCH_MODEL, f"nobody serves {asked}; served are: {listed}", field="model")
     code, what = _LATER.get(ranking.obstacle, _NOBODY)
-    return BullpenError(code, f"{what}: {because}" if because else what, retry_after_ms=1000)
+    retry_after_ms = max(1000, round(ranking.wait_s * 1000))
+    return BullpenError(code, f"{what}: {because}" if because else what, retry_after_ms=retry_after_ms)
 
 
 _NOBODY = (ErrorCode.NO_WORKER, "no worker is in the bullpen: start one with `bullpen worker NAME`")
 _LATER = {
     Obstacle.PAUSED: (ErrorCode.RATE_LIMITED, "every fitting worker is rate limited"),
     Obstacle.FULL: (ErrorCode.OVERLOADED, "every fitting worker is full"),
+    Obstacle.LATE: (ErrorCode.OVERLOADED, "so many wait already that nobody would answer before the deadline"),
     Obstacle.UNABLE: (ErrorCode.NO_WORKER, "nobody can answer this now"),
     Obstacle.FAILING: (ErrorCode.NO_WORKER, "nobody can answer this now"),
 }

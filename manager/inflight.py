@@ -104,10 +104,9 @@ class Inflight:
         """Whether somebody asks about this one."""
         return asked.request_id == self.request_id or (asked.request_id is None and asked.task_id == self.task_id)
 
-    def question(self, reconnected_at: float, *, prefill: bool = False) -> Question:
-        """What ranking needs to know now: the question, and who was tried."""
-        needs = self.asked.needs | PREFILL if prefill else self.asked.needs
-        return replace(self.asked, excluded=self.tried(reconnected_at), needs=needs)
+    def question(self, reconnected_at: float, now: float, ahead: int = 0) -> Question:
+        """What ranking needs to know now: the question, who was tried, and how many wait before it."""
+        return replace(self.asked, excluded=self.tried(reconnected_at), left_s=self.remaining(now), waiting=ahead)
 
     def remaining(self, now: float) -> float:
         """Seconds until the deadline."""

@@ -97,7 +97,7 @@ class Pursuit:
 
     async def _choose(self) -> Choice | None:
         """The best worker; waits while all are full. None when a less sure answer is all there will be."""
-        inflight, again = self._inflight, False
+        inflight = self._inflight
         while True:
             self._check_wanted()
             if inflight.remaining(self._desk.now()) <= 0:
@@ -111,8 +111,7 @@ class Pursuit:
                 return ranking.winner
             if inflight.best is not None:
                 return None
-            await self._chooser.wait_for_somebody(ranking, again=again)
-            again = True
+            await self._chooser.wait_for_somebody(ranking)
 
     def _check_wanted(self) -> None:
         if self._inflight.stopped is not None:
@@ -296,7 +295,7 @@ class Pursuit:
         self._hedge_at = inf
         desk, inflight = self._desk, self._inflight
         idle = [m for m in desk.registry if m.idle and (inflight.request.hedge or m.all_local)]
-        ranking = desk.rank(inflight.question(desk.reconnected_at), inflight.request.policy, idle)
+        ranking = desk.rank(inflight.question(desk.reconnected_at, desk.now()), inflight.request.policy, idle)
         if ranking.winner is None or not desk.hedges.take(desk.now()):
             return
         cost = expected_cost(inflight.asked, ranking.winner.card, desk.estimates)

@@ -29,7 +29,7 @@ UNKNOWN_COST = 1.0
 """An unknown price may be any price."""
 LATE = 25.0
 """What coming after the deadline adds to the load term: no price makes up for it."""
-IN_TIME, TOO_LATE = 0.6, 1.4
+IN_TIME, TOO_LATE = 0.6, 1.6
 """Shares of the time left: what is expected within the first is not feared to be late, after the second it is."""
 CROWDED = 0.25
 """How much longer a full worker is expected to take than an empty one."""
@@ -101,6 +101,8 @@ class Ranking:
     obstacle: Obstacle
     judged: Sequence[Judged] = ()
     reasons: tuple[str, ...] = ()
+    wait_s: float = 0.0
+    """How long those who wait already will have to wait."""
 
     @cached_property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -138,13 +140,14 @@ def rank(
     """The best worker for `question` among `members`, and how everybody was judged."""
     choices = [Choice(member, card) for member in members for card in member.heartbeat.models or (_NO_MODEL,)]
     rng.shuffle(choices)  # of equals the first wins
-    judged = Judge(question, choices, estimates, weights, now).all()
+    judge = Judge(question, choices, estimates, weights, now)
+    judged = judge.all()
     best = min((j for j in judged if j.obstacle is Obstacle.NONE), key=_score, default=None)
     later = min((j for j in judged if j.obstacle is Obstacle.FULL), key=_score, default=None)
     if later is not None:
         hope = min(later.score, best.score if best else inf)
         if hope >= weights.load * LATE > 0:
-            return Ranking(None, Obstacle.LATE, judged, _reasons(judged, Obstacle.FULL))
+            return Ranking(None, Obstacle.LATE, judged, _reasons(judged, Obstacle.FULL), judge.line_s)
         if best is None or later.score < best.score:
             return Ranking(None, Obstacle.FULL, judged, _reasons(judged, Obstacle.FULL))
     if best is not None:

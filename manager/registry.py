@@ -3,6 +3,7 @@
 Pure: no clock of its own, no network. `now` is the loop's monotonic time in seconds.
 """
 
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -95,12 +96,28 @@ class Registry:
         self._silent_after = silent_after_beats
         self._swept: float | None = None
         self._excused_until = 0.0
+        self._groups: list[list[Member]] = []
+        self._changed = True
+        """Whether somebody serves something else than when the groups were made."""
 
     def __iter__(self) -> Iterator[Member]:
         return iter(self._members.values())
 
     def __len__(self) -> int:
         return len(self._members)
+
+    def drawn(self, count: int, rng: random.Random) -> list[Member]:
+        """So many by lot, from each set of models alike: of thousands nobody can look at every one each time."""
+        if self._changed:
+            self._group()
+        each = max(1, count // max(1, len(self._groups)))
+        return [member for group in self._groups for member in rng.sample(group, min(each, len(group)))]
+
+    def _group(self) -> None:
+        groups: dict[tuple[str, ...], list[Member]] = {}
+        for member in self:
+            groups.setdefault(tuple(card.model_id for card in member.heartbeat.models), []).append(member)
+        self._groups, self._changed = list(groups.values()), False
 
     def get(self, worker_id: str) -> Member | None:
         return self._members.get(worker_id)
@@ -110,6 +127,7 @@ class Registry:
         member = self._members.get(beat.worker_id)
         if member is None:
             member = self._members[beat.worker_id] = Member(beat, now)
+            self._changed = True
             member.clock.hear(beat.sent_at, wall)
             return News.NONE
         known = member.heartbeat
@@ -119,6 +137,7 @@ class Registry:
             return News.NONE
         member.clock.hear(beat.sent_at, wall)
         restarted = beat.epoch != known.epoch
+        self._changed = self._changed or beat.models != known.models
         member.heartbeat, member.heard, member.assigned_at_beat = beat, now, member.assigned
         member.gone, member.silent = "stopped" if beat.state == "stopped" else "", False
         if restarted:
@@ -176,3 +195,4 @@ class Registry:
     def _forget(self, now: float) -> None:
         for member in [m for m in self._members.values() if m.gone and now - m.heard > FORGET_AFTER and not m.assigned]:
             del self._members[member.worker_id]
+            self._changed = True

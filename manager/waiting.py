@@ -1,69 +1,114 @@
 """Requests that fit somewhere but find every place taken: they wait here, in order.
 
-Interactive before batch, the oldest first, and never more than so many: when the room is full, batch work has to go.
-Pure bookkeeping on futures.
+Interactive before batch; within them the tenants take turns, so that nobody waits behind another one's flood; within
+a tenant the oldest first. Never more than so many: when the room is full, batch work has to go. Who is called and
+does not want the place that has become free (it waits for a better one) hands the call on. Pure bookkeeping on futures.
 """
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
 
 from contracts import BullpenError, ErrorCode, Priority
+
+HANDED_ON = 8
+"""So many may decline the same place before it stays free until the next one is."""
+
+
+@dataclass(eq=False, slots=True)
+class Turn:
+    """One request's place in the line."""
+
+    tenant: str
+    called: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    round: int = 0
+    """The call it last heard."""
+    declined: int = 0
+    """How many had declined the place that it was called for."""
 
 
 class WaitingRoom:
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._lines: dict[Priority, deque[asyncio.Future[None]]] = {"interactive": deque(), "batch": deque()}
+        self._lines: dict[Priority, OrderedDict[str, deque[Turn]]] = {
+            "interactive": OrderedDict(),
+            "batch": OrderedDict(),
+        }
+        self._count = 0
+        self._round = 0
 
     def __len__(self) -> int:
-        return sum(len(line) for line in self._lines.values())
+        return self._count
 
-    async def wait(self, priority: Priority, *, again: bool, seconds: float) -> None:
-        """Waits to be called, at most `seconds`. Who was called and found nothing comes `again`, to the front.
+    async def wait(self, priority: Priority, tenant: str, *, last: Turn | None, seconds: float) -> Turn:
+        """Waits to be called, at most `seconds`.
 
+        Who was called and found nothing comes again with its `last` turn, to the front of its tenant's line.
         Raises `BullpenError(overloaded)` at once when the room is full.
         """
-        if len(self) >= self._limit and not again and not (priority == "interactive" and self._send_away()):
+        if len(self) >= self._limit and not last and not (priority == "interactive" and self._send_away()):
             raise self._full()
         line = self._lines[priority]
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if again:
-            line.appendleft(turn)
+        turn = Turn(tenant) if last is None else Turn(tenant, round=last.round, declined=last.declined)
+        turns = line.setdefault(tenant, deque())
+        self._count += 1
+        if last is None:
+            turns.append(turn)
         else:
-            line.append(turn)
+            turns.appendleft(turn)
+            line.move_to_end(tenant, last=False)
+            if last.called.done() and last.declined < HANDED_ON:
+                self._call(last.round, last.declined + 1)
         try:
             async with asyncio.timeout(max(0.0, seconds)):
-                await turn
+                await turn.called
         except TimeoutError:
-            return
+            pass
         finally:
-            if not turn.done() or turn.cancelled():
+            if not turn.called.done() or turn.called.cancelled():
                 self._forget(line, turn)
+        return turn
+
+    def call(self, count: int) -> None:
+        """So many places have become free: call as many who wait."""
+        everybody = count >= len(self)
+        for _ in range(min(count, len(self))):
+            self._round += 1
+            self._call(self._round, HANDED_ON if everybody else 0)
+
+    def _call(self, round_: int, declined: int) -> None:
+        """Calls the next in line who has not heard this call."""
+        for line in self._lines.values():
+            for tenant, turns in line.items():
+                turn = next((turn for turn in turns if turn.round != round_), None)
+                if turn is not None:
+                    line.move_to_end(tenant)
+                    self._forget(line, turn)
+                    turn.round, turn.declined = round_, declined
+                    turn.called.set_result(None)
+                    return
 
     def _send_away(self) -> bool:
         """Makes room for an interactive request at the cost of the batch work that came last, if there is any."""
-        batch = self._lines["batch"]
-        while batch:
-            turn = batch.pop()
-            if not turn.done():
-                turn.set_exception(self._full())
-                return True
-        return False
+        line = self._lines["batch"]
+        if not line:
+            return False
+        longest = max(line.values(), key=len)
+        turn = longest[-1]
+        self._forget(line, turn)
+        turn.called.set_exception(self._full())
+        return True
 
     def _full(self) -> BullpenError:
         return BullpenError(
             ErrorCode.OVERLOADED, f"every worker is full and {len(self)} requests wait already", retry_after_ms=1000
         )
 
-    def call(self, count: int) -> None:
-        """So many places have become free: call as many who wait."""
-        for line in self._lines.values():
-            while line and count > 0:
-                turn = line.popleft()
-                if not turn.done():
-                    turn.set_result(None)
-                    count -= 1
-
-    def _forget(self, line: deque[asyncio.Future[None]], turn: asyncio.Future[None]) -> None:
-        if turn in line:
-            line.remove(turn)
+    def _forget(self, line: OrderedDict[str, deque[Turn]], turn: Turn) -> None:
+        turns = line.get(turn.tenant)
+        if turns is None or turn not in turns:
+            return
+        turns.remove(turn)
+        self._count -= 1
+        if not turns:
+            del line[turn.tenant]

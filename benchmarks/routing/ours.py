@@ -16,7 +16,6 @@ from contracts import (
     ModelCard,
     Outcome,
     Policy,
-    utc_now,
 )
 from manager.attempt import Attempt, Ending
 from manager.config import ManagerConfig
@@ -32,7 +31,7 @@ class Clocked(Desk):
     """A desk whose time is the simulation's."""
 
     def __init__(self, rng: random.Random) -> None:
-        super().__init__(cast(Bus, None), ManagerConfig(), "simulated", cast(Metrics, None))
+        super().__init__(cast("Bus", None), ManagerConfig(), "simulated", cast("Metrics", None))
         self._rng = rng
         self.time = 0.0
 
@@ -65,9 +64,7 @@ class Bullpen:
     def beat(self, place: Place, now: float) -> None:
         self._seq += 1
         worker = place.worker
-        card = ModelCard(
-            model_id=worker.model.name, context_window=32_000, price=worker.model.price, local=worker.model.quality < 0.5
-        )
+        card = ModelCard(model_id=worker.model.name, context_window=32_000, price=worker.model.price, local=False)
         beat = Heartbeat.model_construct(
             worker_id=worker.name,
             backend="simulated",

@@ -9,12 +9,14 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from benchmarks.routing.world import Question, Situation, Worker
 
 TRIES = 3
 BEAT = 1.0
+HANDED_ON = 8
 HOP = 0.001
 """Seconds that a message takes."""
 
@@ -77,7 +79,7 @@ class Strategy(Protocol):
 
 class Simulation:
     def __init__(self, situation: Situation, strategies: Sequence[Strategy], seed: int) -> None:
-        self._rng = random.Random(f"{seed}/day")  # noqa: S311 — a simulation
+        self._rng = random.Random(f"{seed}/day")
         self._strategies = strategies
         self._places = {worker.name: Place(worker) for worker in situation.workers}
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -89,11 +91,10 @@ class Simulation:
 
     def run(self) -> list[Outcome]:
         for place in self._places.values():
-            self._at(place.worker.joins, lambda place=place: self._join(place))
-            if place.worker.leaves < float("inf"):
-                self._at(place.worker.leaves, lambda place=place: self._leave(place))
+            self._at(place.worker.joins, partial(self._join, place))
+            self._at(place.worker.leaves, partial(self._leave, place))
         for outcome in self.outcomes:
-            self._at(outcome.question.at, lambda question=outcome.question: self._arrive(question))
+            self._at(outcome.question.at, partial(self._arrive, outcome.question))
         last = self.outcomes[-1].question
         horizon = last.at + last.deadline_s + 60.0
         while self._events and self._events[0][0] <= horizon:
@@ -160,14 +161,14 @@ class Simulation:
         return True
 
     def _look_around(self) -> None:
-        """Something has changed: the lines are asked again, the oldest first."""
+        """Something has changed: those who wait are asked again, the oldest first, until so many have declined."""
         for manager, line in enumerate(self._lines):
             still: deque[Question] = deque()
-            while line:
+            while line and len(still) < HANDED_ON:
                 question = line.popleft()
                 if not self._try(question, manager, len(still)):
                     still.append(question)
-            line.extend(still)
+            line.extendleft(reversed(still))
 
     def _reach(self, attempt: Try) -> None:
         place = attempt.place
@@ -199,7 +200,8 @@ class Simulation:
             outcome.answered_after = self.now + HOP - question.at
             outcome.accepted = outcome.in_time and question.is_answered_well_by(model)
             taken = (attempt.ends - attempt.started) * 1000
-            place.service_ms = taken if place.service_ms is None else place.service_ms + 0.2 * (taken - place.service_ms)
+            before = taken if place.service_ms is None else place.service_ms
+            place.service_ms = before + 0.2 * (taken - before)
         self._next(place)
         self._strategies[attempt.manager].ended(attempt, self.now)
         if attempt.failed:

@@ -7,7 +7,7 @@ look it up.
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -61,7 +61,7 @@ class Question:
 
     def length(self, model: Model) -> int:
         """Tokens of this model's answer."""
-        noise = random.Random(f"{self.seed}/{model.name}").lognormvariate(0.0, 0.3)  # noqa: S311 — a simulation
+        noise = random.Random(f"{self.seed}/{model.name}").lognormvariate(0.0, 0.3)
         return max(1, round(self.tokens_out * model.wordiness * noise))
 
     def seconds(self, worker: Worker, others: int) -> float:
@@ -74,14 +74,14 @@ class Question:
         return alone * (1 + worker.crowding * others)
 
     def is_failed_by(self, worker: Worker) -> bool:
-        return random.Random(f"{self.seed}/{worker.name}/fails").random() < worker.fails  # noqa: S311 — a simulation
+        return random.Random(f"{self.seed}/{worker.name}/fails").random() < worker.fails
 
     def is_answered_well_by(self, model: Model) -> bool:
         return self.hard < model.quality
 
     def confidence(self, model: Model) -> float:
         """What the model says of its answer: right on average, noisy in each case."""
-        noise = random.Random(f"{self.seed}/{model.name}/sure").gauss(0.0, 0.1)  # noqa: S311 — a simulation
+        noise = random.Random(f"{self.seed}/{model.name}/sure").gauss(0.0, 0.1)
         return min(1.0, max(0.0, model.quality + noise))
 
 
@@ -108,19 +108,22 @@ def steady(
     """Questions that come by chance, so many per second on average."""
 
     def drawn(rng: random.Random) -> list[Question]:
-        return _questions(rng, lambda _: per_second, per_second, seconds, lambda r: (tokens_in, tokens_out), deadline_s)
+        times = _times(rng, lambda _: per_second, per_second, seconds)
+        return _questions(rng, times, lambda: (tokens_in, tokens_out), deadline_s)
 
     return drawn
 
 
-def bursty(per_second: float, seconds: float, *, peak: float, every: float, lasts: float, deadline_s: float) -> Arrivals:
+def bursty(
+    per_second: float, seconds: float, *, peak: float, every: float, lasts: float, deadline_s: float
+) -> Arrivals:
     """A steady trickle, and now and then `peak` times as much for a while."""
 
     def drawn(rng: random.Random) -> list[Question]:
         def rate(at: float) -> float:
             return per_second * (peak if at % every < lasts else 1.0)
 
-        return _questions(rng, rate, per_second * peak, seconds, lambda r: (200, 100), deadline_s)
+        return _questions(rng, _times(rng, rate, per_second * peak, seconds), lambda: (200, 100), deadline_s)
 
     return drawn
 
@@ -129,35 +132,32 @@ def long_and_short(per_second: float, seconds: float, *, long: float, deadline_s
     """A share of long ones: a long prompt, and a long answer."""
 
     def drawn(rng: random.Random) -> list[Question]:
-        def size(r: random.Random) -> tuple[int, int]:
-            return (3000, 500) if r.random() < long else (100, 40)
+        def size() -> tuple[int, int]:
+            return (3000, 500) if rng.random() < long else (100, 40)
 
-        return _questions(rng, lambda _: per_second, per_second, seconds, size, deadline_s)
+        return _questions(rng, _times(rng, lambda _: per_second, per_second, seconds), size, deadline_s)
 
     return drawn
 
 
-def _questions(
-    rng: random.Random,
-    rate: Callable[[float], float],
-    most: float,
-    seconds: float,
-    size: Callable[[random.Random], tuple[int, int]],
-    deadline_s: float,
-) -> list[Question]:
-    """A Poisson stream whose rate changes, by thinning."""
-    questions: list[Question] = []
-    at = 0.0
-    while True:
-        at += rng.expovariate(most)
-        if at >= seconds:
-            return questions
+def _times(rng: random.Random, rate: Callable[[float], float], most: float, seconds: float) -> Iterator[float]:
+    """A Poisson stream whose rate changes, by thinning: `most` is the highest rate."""
+    at = rng.expovariate(most)
+    while at < seconds:
         if rng.random() * most < rate(at):
-            tokens_in, tokens_out = size(rng)
-            scattered = max(1, round(tokens_in * rng.uniform(0.7, 1.3)))
-            questions.append(
-                Question(len(questions), at, scattered, tokens_out, deadline_s, rng.random(), rng.getrandbits(48))
-            )
+            yield at
+        at += rng.expovariate(most)
+
+
+def _questions(
+    rng: random.Random, times: Iterator[float], size: Callable[[], tuple[int, int]], deadline_s: float
+) -> list[Question]:
+    questions: list[Question] = []
+    for number, at in enumerate(times):
+        tokens_in, tokens_out = size()
+        scattered = max(1, round(tokens_in * rng.uniform(0.7, 1.3)))
+        questions.append(Question(number, at, scattered, tokens_out, deadline_s, rng.random(), rng.getrandbits(48)))
+    return questions
 
 
 def situations(seconds: float) -> tuple[Situation, ...]:

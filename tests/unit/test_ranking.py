@@ -1,14 +1,16 @@
 """Who should answer: the four terms, the obstacles, and that the explanation adds up."""
 
 import random
+from dataclasses import replace
 from decimal import Decimal
+from math import inf
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts import Heartbeat, InferenceRequest, ModelCard, Price, Resources, Terms
+from contracts import Candidate, Heartbeat, InferenceRequest, ModelCard, Policy, Price, Resources, Terms
 from manager.config import DEFAULT_POLICIES
 from manager.estimates import Estimates
 from manager.ranking import Obstacle, Question, Ranking, rank, score
@@ -113,22 +115,60 @@ def test_an_alias_is_the_model() -> None:
     assert winner(choose(member("w", model="gpt"), model="gpt-alias")) == "w"
 
 
+@settings(max_examples=1000)
 @given(
     loads=st.lists(st.integers(0, 6), min_size=1, max_size=8),
+    paces=st.lists(st.integers(10, 20_000), min_size=8, max_size=8),
     prices=st.lists(st.sampled_from([CHEAP, DEAR, None]), min_size=8, max_size=8),
     policy=st.sampled_from(["balanced", "cheapest", "fastest", "best"]),
+    left_s=st.floats(0.01, 100),
 )
-def test_the_explanation_adds_up(loads: list[int], prices: list[Price | None], policy: Any) -> None:
-    members = [member(f"w{i}", price=prices[i], inflight=load) for i, load in enumerate(loads)]
-    ranking = choose(*members, policy=policy)
+def test_from_what_is_told_anybody_can_work_out_the_same_winner(
+    loads: list[int], paces: list[int], prices: list[Price | None], policy: Policy, left_s: float
+) -> None:
+    members = [member(f"w{i}", price=prices[i], inflight=load, ewma_ms=float(paces[i])) for i, load in enumerate(loads)]
     weights: Terms = DEFAULT_POLICIES[policy]
-    told = {c.worker_id: c for c in ranking.candidates}
-    assert set(told) == {m.worker_id for m in members}
-    for candidate in told.values():
-        assert (candidate.terms is None) == (candidate.score is None) == (candidate.passed_over is not None)
-        if candidate.terms is not None:
-            assert candidate.score == score(candidate.terms, weights)
-            assert all(0 <= term <= 1 for term in candidate.terms.model_dump().values())
+    question = replace(Question.of(InferenceRequest(prompt="hello")), left_s=left_s)
+    ranking = rank(question, members, Estimates(), weights, now=0.0, rng=random.Random(1))
+    told = [Candidate.model_validate_json(candidate.to_bytes()) for candidate in ranking.candidates]
+    assert {candidate.worker_id for candidate in told} == {m.worker_id for m in members}
+    for candidate in told:
+        assert candidate.terms is not None and candidate.score == pytest.approx(score(candidate.terms, weights))
+        assert all(term >= 0 for term in candidate.terms.model_dump().values())
+    free = [c for c in told if c.passed_over is None]
     if ranking.winner is not None:
-        best = min(c.score for c in told.values() if c.score is not None)
-        assert (told[ranking.winner.member.worker_id].score or 0) <= best + 0.02
+        best = min(free, key=lambda c: score(c.terms, weights) if c.terms else inf)
+        assert best.worker_id == ranking.winner.member.worker_id
+    else:
+        assert min(told, key=lambda c: c.score or inf).passed_over or ranking.obstacle is Obstacle.LATE
+
+
+def test_a_quick_worker_that_is_full_is_better_than_a_slow_one_that_is_free() -> None:
+    quick, slow = member("quick", ewma_ms=500, inflight=4), member("slow", ewma_ms=20_000)
+    assert choose(quick, slow, policy="fastest").obstacle is Obstacle.FULL
+    assert winner(choose(quick, member("slower", ewma_ms=700), policy="fastest")) == "slower"
+
+
+def test_who_would_come_too_late_is_not_asked_however_cheap() -> None:
+    question = replace(Question.of(InferenceRequest(prompt="hello", policy="cheapest")), left_s=5.0)
+    cheap, quick = member("cheap", ewma_ms=9000), member("quick", price=DEAR, model="d", local=False, ewma_ms=900)
+    ranking = rank(question, [cheap, quick], Estimates(), DEFAULT_POLICIES["cheapest"], now=0.0, rng=random.Random(1))
+    assert winner(ranking) == "quick"
+
+
+def test_when_too_many_wait_already_that_is_said_at_once() -> None:
+    full = [member(f"w{i}", ewma_ms=1000, inflight=4) for i in range(2)]
+    question = replace(Question.of(InferenceRequest(prompt="hello")), left_s=10.0, waiting=200)
+    ranking = rank(question, full, Estimates(), DEFAULT_POLICIES["balanced"], now=0.0, rng=random.Random(1))
+    assert (ranking.obstacle, round(ranking.wait_s)) == (Obstacle.LATE, 25)
+    patient = replace(question, left_s=120.0)
+    ranking = rank(patient, full, Estimates(), DEFAULT_POLICIES["balanced"], now=0.0, rng=random.Random(1))
+    assert ranking.obstacle is Obstacle.FULL
+
+
+def test_who_fails_fast_is_not_taken_for_quick() -> None:
+    estimates = Estimates()
+    for _ in range(20):
+        estimates.failed("failing", "m")
+    failing, fine = member("failing", ewma_ms=100), member("fine", ewma_ms=300)
+    assert winner(choose(failing, fine, estimates=estimates, policy="fastest")) == "fine"
