@@ -28,6 +28,7 @@ from contracts.errors import (
     ErrorReply,
     PartialUsage,
 )
+from contracts.grades import Grade, GradeRecord, ModelGrades
 from contracts.heartbeat import (
     Capability,
     Gpu,
@@ -92,6 +93,8 @@ __all__ = [
     "FinishReason",
     "Go",
     "Gpu",
+    "Grade",
+    "GradeRecord",
     "Heartbeat",
     "InferenceRequest",
     "InferenceResponse",
@@ -99,6 +102,7 @@ __all__ = [
     "ManagerReply",
     "MeshMetrics",
     "ModelCard",
+    "ModelGrades",
     "ModelMetrics",
     "Money",
     "Name",

@@ -1,6 +1,7 @@
 """Every subject of the mesh, spelled once. The table with their meaning is in the README."""
 
 import re
+from hashlib import sha256
 
 INFER_AUTO = "infer.auto"
 INFER_CANCEL = "infer.cancel"
@@ -29,6 +30,8 @@ METRICS_ANY = "metrics.>"
 METRICS_MESH = "metrics.mesh"
 METRICS_ROUTE = "metrics.route"
 METRICS_GRADE = "metrics.grade"
+GRADES_BUCKET = "bullpen_grades"
+"""JetStream keys and values: `grades_key(model)` → `ModelGrades`."""
 
 SYS_CONNECT = "mesh.sys.connect"
 SYS_DISCONNECT = "mesh.sys.disconnect"
@@ -75,6 +78,11 @@ def metrics_model(model_id: str) -> str:
 
 def metrics_worker(worker_id: str) -> str:
     return f"metrics.worker.{token(worker_id)}"
+
+
+def grades_key(model_id: str) -> str:
+    """Where a model's grades are kept: names have characters that keys may not have."""
+    return sha256(model_id.encode()).hexdigest()[:32]
 
 
 def worker_connection_name(backend: str, worker_id: str) -> str:

@@ -10,6 +10,7 @@ from manager.attempt import Attempt, Ending
 from manager.budget import Allowance, Spending
 from manager.config import ManagerConfig
 from manager.estimates import Estimates
+from manager.grades import Grades
 from manager.metrics import Metrics
 from manager.ranking import Choice, Question, Ranking, rank
 from manager.registry import Member, Registry
@@ -30,6 +31,7 @@ class Desk:
         self.metrics = metrics
         self.registry = Registry(config.silent_after_beats)
         self.estimates = Estimates()
+        self.grades = Grades()
         self.room = WaitingRoom(config.max_waiting)
         retries, hedging = config.retries, config.hedging
         self.retries = Allowance(
@@ -74,7 +76,7 @@ class Desk:
 
     def _rank(self, question: Question, policy: Policy, members: Iterable[Member]) -> Ranking:
         weights = self.config.policies[policy]
-        return rank(question, members, self.estimates, weights, now=self.now(), rng=self._rng)
+        return rank(question, members, self.estimates, weights, now=self.now(), rng=self._rng, grades=self.grades)
 
     def _drawn(self) -> list[Member]:
         return self.registry.drawn(LOOKED_AT, self._rng)

@@ -40,6 +40,7 @@ from manager.attendance import Attendance
 from manager.books import Books
 from manager.config import ManagerConfig
 from manager.desk import Desk
+from manager.grades import GradeKeeper
 from manager.idempotency import Answers, Mine, key_of
 from manager.inflight import Inflight, cancelled, hops
 from manager.metrics import Metrics
@@ -84,6 +85,7 @@ class Manager:
         self._tasks.start(self._attendance.sweep(), "sweep")
         self._tasks.start(self._attendance.reconcile(), "reconcile")
         self._tasks.start(self._tell_metrics(), "metrics")
+        self._tasks.start(GradeKeeper(self._bus, self._desk.grades).keep(self._desk.served), "grades")
         log.info("manager_ready", manager_id=self._id)
         await first_of(stop, self._bus.lost)
         await self._leave()

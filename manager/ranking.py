@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from contracts import Candidate, Capability, Heartbeat, InferenceRequest, ModelCard, Terms
 from manager.estimates import Estimates, ModelRecord, prompt_tokens
+from manager.grades import Grades
 from manager.registry import Member
 
 CHEAP_USD = 0.001
@@ -51,6 +52,8 @@ class Obstacle(Enum):
     """Somebody fits but has no free place now: wait."""
     PAUSED = "paused"
     """Somebody fits but asked to be left alone for a while."""
+    RESERVE = "reserve"
+    """Somebody of a better grade can be asked."""
     EXHAUSTED = "exhausted"
     """Everybody who fits has been tried."""
     FAILING = "failing"
@@ -66,7 +69,10 @@ PRECEDENCE = (Obstacle.FULL, Obstacle.PAUSED, Obstacle.EXHAUSTED, Obstacle.FAILI
 """Of several reasons the most hopeful one is told."""
 
 
-@dataclass(frozen=True, slots=True)
+EVERYBODY_IS_REGULAR = Grades()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Choice:
     member: Member
     card: ModelCard
@@ -136,12 +142,13 @@ def rank(
     *,
     now: float,
     rng: random.Random,
+    grades: Grades = EVERYBODY_IS_REGULAR,
 ) -> Ranking:
     """The best worker for `question` among `members`, and how everybody was judged."""
     choices = [Choice(member, card) for member in members for card in member.heartbeat.models or (_NO_MODEL,)]
     rng.shuffle(choices)  # of equals the first wins
     judge = Judge(question, choices, estimates, weights, now)
-    judged = judge.all()
+    judged = _graded(question, judge.all(), grades, now, rng)
     best = min((j for j in judged if j.obstacle is Obstacle.NONE), key=_score, default=None)
     later = min((j for j in judged if j.obstacle is Obstacle.FULL), key=_score, default=None)
     if later is not None:
@@ -153,6 +160,33 @@ def rank(
     if best is not None:
         return Ranking(best.choice, Obstacle.NONE, judged)
     return _nobody(question, judged)
+
+
+def _graded(question: Question, judged: list[Judged], grades: Grades, now: float, rng: random.Random) -> list[Judged]:
+    """Passes over those whose grade gives them no part in this decision, as long as somebody else can be asked."""
+    free = {j.choice: grades.of(j.choice.card.model_id, j.choice.member.worker_id) for j in judged if _is_free(j)}
+    if len(set(free.values())) <= 1:
+        return judged
+    benched = (choice for choice, grade in free.items() if grade == "benched")
+    canary = next((c for c in benched if grades.is_canary(c.card.model_id, c.member.worker_id, now, rng)), None)
+    if canary is not None:
+        kept, why = {canary}, f"it is the turn of {canary.member.worker_id}, which is benched, to be tried"
+    elif question.request.policy == "best" and "senior" in free.values():
+        kept, why = {choice for choice, grade in free.items() if grade == "senior"}, "not senior"
+    else:
+        kept, why = {choice for choice, grade in free.items() if grades.may_compete(grade, rng)}, ""
+    if not kept:
+        return judged
+    return [
+        j._replace(obstacle=Obstacle.RESERVE, why=why or f"{free[j.choice]}: not its turn")
+        if _is_free(j) and j.choice not in kept
+        else j
+        for j in judged
+    ]
+
+
+def _is_free(judged: Judged) -> bool:
+    return judged.obstacle is Obstacle.NONE
 
 
 def score(terms: Terms, weights: Terms) -> float:

@@ -1,0 +1,32 @@
+-- Of each model at each worker its last forty tries, no older than an hour or its last change of grade.
+WITH lately AS (
+    SELECT request_id, task_id, model_id, worker_id, outcome, confidence, duration_ms, cost_usd, created_at
+    FROM attempts
+    WHERE created_at > now() - interval '1 hour'
+      AND outcome IN ('ok', 'failed', 'uncertain', 'late_discarded', 'truncated')
+    ORDER BY created_at DESC
+    LIMIT 50000
+), since AS (
+    SELECT model_id, worker_id, max(created_at) AS at
+    FROM grades
+    WHERE previous IS NOT NULL
+    GROUP BY model_id, worker_id
+), tries AS (
+    SELECT l.*, row_number() OVER (PARTITION BY l.model_id, l.worker_id ORDER BY l.created_at DESC) AS nth
+    FROM lately l
+    LEFT JOIN since s USING (model_id, worker_id)
+    WHERE s.at IS NULL OR l.created_at > s.at
+)
+SELECT t.model_id,
+       t.worker_id,
+       count(*) AS tries,
+       count(*) FILTER (WHERE t.outcome = 'ok') AS answers,
+       count(*) FILTER (WHERE t.nth <= 20) AS recent_tries,
+       count(*) FILTER (WHERE t.nth <= 20 AND t.outcome = 'ok') AS recent_answers,
+       (avg(coalesce(f.score, t.confidence)) FILTER (WHERE t.nth <= 20 AND t.outcome = 'ok'))::double precision AS confidence,
+       percentile_cont(0.5) WITHIN GROUP (ORDER BY t.duration_ms) FILTER (WHERE t.outcome = 'ok') AS p50_ms,
+       (sum(t.cost_usd) / nullif(count(*) FILTER (WHERE t.outcome = 'ok'), 0))::double precision AS cost_per_answer
+FROM tries t
+LEFT JOIN LATERAL (SELECT avg(score) AS score FROM feedback WHERE task_id = t.task_id AND t.nth <= 20) AS f ON t.nth <= 20
+WHERE t.nth <= 40
+GROUP BY t.model_id, t.worker_id
