@@ -20,7 +20,7 @@ CANARIES = 5
 Z = 1.645
 """Bounds that hold in 90 of 100 cases."""
 FAILS, DOES_WELL, EXCELS, STILL_EXCELS = 0.90, 0.80, 0.90, 0.85
-"""Shares of success: certainly below the first is benched, certainly above the others regular, becomes, stays senior."""
+"""Shares of success: certainly below the first: benched; certainly above the others: regular, becomes, stays senior."""
 DROP, COLLAPSE = 0.15, 0.30
 """A confidence so much below its peers' or its own of before costs a grade, or all of them."""
 SLOW, TOO_SLOW = 1.5, 2.5

@@ -46,7 +46,7 @@ def test_two_failures_of_twenty_are_no_reason(grade: Grade) -> None:
 def test_who_is_much_less_sure_than_before_or_than_its_peers_loses_a_grade_or_all() -> None:
     grades = {}
     for confidence in (0.8, 0.6, 0.4):
-        verdict = judge(record(confidence=confidence, usual=0.8), standing("regular", benched=900.0), [])
+        verdict = judge(record(confidence=confidence, usual=0.8), standing("regular", benched=300.0), [])
         grades[confidence] = verdict.grade if verdict else None
     assert grades == {0.8: None, 0.6: "probation", 0.4: "benched"}
     verdict = judge(record(confidence=0.5), standing(), [record("other", confidence=0.85)])
@@ -86,10 +86,11 @@ def test_what_was_decided_by_hand_stays() -> None:
 
 
 def test_nobody_flaps_on_a_steady_mesh() -> None:
-    """Workers that always fail the same share, an hour long, judged every ten seconds: at most one return in ten minutes."""
+    """Workers that always fail the same share, judged every ten seconds: at most one return in ten minutes."""
     for share in (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5):
         rng = random.Random(f"steady {share}")
-        grade, since, benched, outcomes = "probation", 0.0, [], []
+        grade: Grade = "probation"
+        since, benched, outcomes = 0.0, list[float](), list[bool]()
         changes: list[tuple[float, str]] = []
         for now in range(0, 3600, 10):
             asked = 1 if grade == "benched" else 10
