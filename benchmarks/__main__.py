@@ -6,8 +6,10 @@ import random
 import sys
 
 from benchmarks import failover, overhead, routing, soak, streams
+from benchmarks.routing import report as routing_report
 
 FAILOVER = "how long a caller waits for a dead worker: every fault of the failover table"
+ROUTING = "who should answer: the real ranking in a simulation, against rivals and an oracle"
 SOAK = "random faults from a seed over a real mesh under load, invariants checked at the end"
 
 
@@ -31,13 +33,13 @@ def main() -> None:
     command.add_argument("--rows", default="", help="only these, with commas between: kill,freeze (default: all)")
     command = commands.add_parser("streams", help=streams.__doc__, description=streams.__doc__)
     command.add_argument("--streams", type=int, default=2000, help="at once (default 2000)")
-    command = commands.add_parser("routing", help=routing.__doc__.splitlines()[0], description=routing.__doc__)
+    command = commands.add_parser("routing", help=ROUTING, description=routing.__doc__)
     command.add_argument("--seconds", type=float, default=600, help="of simulated time, per situation (default 600)")
     command.add_argument("--seeds", type=int, default=5, help="how many days of each situation (default 5)")
     command.add_argument("--page", action="store_true", help="write docs/routing.md and its drawings as well")
     asked = parser.parse_args()
     if asked.command == "routing":
-        routing.report.run(asked.seconds, asked.seeds, page=asked.page)
+        routing_report.run(asked.seconds, asked.seeds, page=asked.page)
         return
     if asked.command == "streams":
         streams.main(asked.streams)
