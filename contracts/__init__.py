@@ -40,6 +40,7 @@ from contracts.heartbeat import (
     WorkerState,
 )
 from contracts.metrics import (
+    BudgetMetrics,
     Candidate,
     MeshMetrics,
     ModelMetrics,
@@ -48,7 +49,15 @@ from contracts.metrics import (
     Terms,
     WorkerMetrics,
 )
-from contracts.request import ChatMessage, InferenceRequest, Policy, Priority, parse_request, salvage_task_id
+from contracts.request import (
+    ChatMessage,
+    ContentMode,
+    InferenceRequest,
+    Policy,
+    Priority,
+    parse_request,
+    salvage_task_id,
+)
 from contracts.response import (
     AttemptSummary,
     Chunk,
@@ -73,6 +82,7 @@ __all__ = [
     "NOT_STARTED",
     "AttemptRecord",
     "AttemptSummary",
+    "BudgetMetrics",
     "BullpenError",
     "CancelRequest",
     "Candidate",
@@ -81,6 +91,7 @@ __all__ = [
     "Chunk",
     "Claim",
     "ConfidenceSource",
+    "ContentMode",
     "ControlReply",
     "ControlRequest",
     "ErrorCode",

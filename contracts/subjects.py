@@ -15,6 +15,8 @@ JOBS_SUBMIT = "jobs.submit"
 JOBS_STREAM = "JOBS"
 RESULTS_STREAM = "RESULTS"
 RESULT_ANY = "result.>"
+JOBS_CONSUMER = "managers"
+"""The durable consumer of stream `JOBS` that all Managers share."""
 
 WORKER_HEARTBEAT = "worker.heartbeat"
 
@@ -29,6 +31,7 @@ METRICS_ANY = "metrics.>"
 METRICS_MESH = "metrics.mesh"
 METRICS_ROUTE = "metrics.route"
 METRICS_GRADE = "metrics.grade"
+METRICS_BUDGET = "metrics.budget"
 
 SYS_CONNECT = "mesh.sys.connect"
 SYS_DISCONNECT = "mesh.sys.disconnect"

@@ -36,6 +36,9 @@ class Chooser:
                 await desk.room.wait(priority, again=again, seconds=remaining)
             case Obstacle.PAUSED if desk.pause_left() < remaining:
                 await desk.room.wait(priority, again=again, seconds=desk.pause_left())
+            case Obstacle.BUDGET if inflight.unaffordable:
+                self.explain(ranking)
+                raise next(iter(inflight.unaffordable.values()))
             case _ if now < desk.warm_at and ranking.obstacle is not Obstacle.BUDGET:
                 await desk.room.wait(priority, again=again, seconds=desk.warm_at - now)
             case _ if desk.registry.all_cut_off(now) or not await desk.hears():

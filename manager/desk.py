@@ -13,6 +13,7 @@ from manager.estimates import Estimates
 from manager.metrics import Metrics
 from manager.ranking import Choice, Question, Ranking, rank
 from manager.registry import Member, Registry
+from manager.treasury import Treasury
 from manager.waiting import WaitingRoom
 
 PAUSE_UNTOLD = 0.1
@@ -34,6 +35,7 @@ class Desk:
             retries.share, per_second=retries.per_second, burst=max(1.0, retries.burst), filled=retries.burst >= 1.0
         )
         self.hedges = Allowance(hedging.share, burst=HEDGES_AT_ONCE, filled=False)
+        self.treasury = Treasury(bus, config.budgets, manager_id, metrics)
         self.spending = Spending(retries.duplicate_spend_share, retries.duplicate_spend_floor_usd)
         self.warm_at = 0.0
         """Until then (loop's clock) an empty registry means "not heard yet", not "nobody"."""
@@ -82,6 +84,8 @@ class Desk:
     def learn(self, attempt: Attempt) -> None:
         """An attempt has ended: what that says of its worker and model, and a place for the next in line."""
         attempt.choice.member.assigned -= 1
+        if attempt.reservation is not None:
+            attempt.reservation.settle(attempt.likely_cost)
         if isinstance(attempt.ended, FinalResponse):
             self._answered(attempt, attempt.ended)
         elif isinstance(attempt.ended, Ending):

@@ -10,13 +10,14 @@ expensive one?" has an answer.
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import Enum
 
 from contracts import Candidate, Capability, Heartbeat, InferenceRequest, ModelCard, Terms
 from manager.estimates import Estimates, prompt_tokens
 from manager.registry import Member
 
-CHEAP_USD = 0.001
+CHEAP_USD = Decimal("0.001")
 """An answer of this price has a cost term of one half."""
 QUICK_S = 1.0
 """An expected wait of so many seconds has a load term of one half."""
@@ -76,6 +77,10 @@ class Question:
     needs: frozenset[Capability]
     excluded: frozenset[str] = frozenset()
     """Workers that were tried already."""
+    spent: Decimal = Decimal(0)
+    """US dollars, what those who were tried have probably cost."""
+    unaffordable: frozenset[str] = frozenset()
+    """Models for which a budget has not enough left."""
 
     @classmethod
     def of(cls, request: InferenceRequest, excluded: Iterable[str] = ()) -> "Question":
@@ -122,14 +127,22 @@ def terms_of(question: Question, choice: Choice, estimates: Estimates, service_m
     )
 
 
-def expected_cost(question: Question, card: ModelCard, estimates: Estimates) -> float | None:
+def expected_cost(question: Question, card: ModelCard, estimates: Estimates) -> Decimal | None:
     """US dollars, from the prompt's size and what this model's answers usually have; None: price unknown."""
     if card.price is None:
         return None
     tokens_out = estimates.of(card.model_id).output_tokens
     if question.request.max_tokens is not None:
         tokens_out = min(tokens_out, question.request.max_tokens)
-    return float(card.price.cost(question.tokens_in, tokens_out))
+    return card.price.cost(question.tokens_in, tokens_out)
+
+
+def likely_cost(question: Question, card: ModelCard, estimates: Estimates) -> Decimal | None:
+    """As `expected_cost`, but with as many tokens as the caller allows: what is to be set aside for it."""
+    most = question.request.max_tokens
+    if card.price is None or most is None:
+        return expected_cost(question, card, estimates)
+    return card.price.cost(question.tokens_in, most)
 
 
 def score(terms: Terms, weights: Terms) -> float:
@@ -205,13 +218,11 @@ def _unable(question: Question, choice: Choice) -> tuple[Obstacle, str] | None:
 
 
 def _not_now(question: Question, choice: Choice, estimates: Estimates, now: float) -> tuple[Obstacle, str] | None:
-    request, member = question.request, choice.member
+    member = choice.member
     if member.worker_id in question.excluded:
         return Obstacle.EXHAUSTED, "tried already"
-    if request.max_cost_usd is not None:
-        cost = expected_cost(question, choice.card, estimates)
-        if cost is None or cost > request.max_cost_usd:
-            return Obstacle.BUDGET, "price unknown" if cost is None else f"would cost about {cost:.6f} USD"
+    if dear := _too_dear(question, choice.card, estimates):
+        return Obstacle.BUDGET, dear
     if not member.breaker.admits(now):
         rest = member.breaker.rest(now)
         return Obstacle.FAILING, f"failing ({member.breaker.why}), tried again in {rest:.1f} s"
@@ -220,6 +231,19 @@ def _not_now(question: Question, choice: Choice, estimates: Estimates, now: floa
     if not member.free:
         return Obstacle.FULL, f"full ({member.load} of {member.heartbeat.capacity})"
     return None
+
+
+def _too_dear(question: Question, card: ModelCard, estimates: Estimates) -> str:
+    """Why it costs too much; empty when it does not."""
+    if card.model_id in question.unaffordable:
+        return "its budget is spent"
+    if question.request.max_cost_usd is None:
+        return ""
+    cost = expected_cost(question, card, estimates)
+    if cost is None:
+        return "price unknown"
+    left = Decimal(str(question.request.max_cost_usd)) - question.spent
+    return f"would cost about {cost:.6f} USD" if cost > left else ""
 
 
 def _pick(able: list[tuple[Choice, Candidate]], rng: random.Random) -> Choice:
@@ -235,8 +259,8 @@ def _score(candidate: Candidate) -> float:
     return float("inf") if candidate.score is None else candidate.score
 
 
-def _cost_term(usd: float | None) -> float:
-    return UNKNOWN_COST if usd is None else usd / (usd + CHEAP_USD)
+def _cost_term(usd: Decimal | None) -> float:
+    return UNKNOWN_COST if usd is None else float(usd / (usd + CHEAP_USD))
 
 
 def _load_term(member: Member, service_ms: float) -> float:
