@@ -1,55 +1,134 @@
-"""`python -m benchmarks overhead`: what the mesh adds. `streams`, `soak`, `failover`: how many, how long, how fast."""
+"""`python -m benchmarks NAME`: what the mesh costs, bears and survives, measured. Each writes `results/NAME.json`."""
 
 import argparse
 import asyncio
 import random
 import sys
+from collections.abc import Callable
+from typing import Any
 
-from benchmarks import failover, overhead, routing, soak, streams
-from benchmarks.routing import report as routing_report
+from benchmarks import away, books, chaos, failover, ingest, jobs, overhead, routing, soak, streams
+from benchmarks.routing import report
 
-FAILOVER = "how long a caller waits for a dead worker: every fault of the failover table"
-ROUTING = "who should answer: the real ranking in a simulation, against rivals and an oracle"
-SOAK = "random faults from a seed over a real mesh under load, invariants checked at the end"
+PLAN, JOBS = chaos.Plan(), jobs.Plan()
+
+Command = Callable[[argparse.Namespace], Any]
+
+COMMANDS: dict[str, tuple[str, str | None, Command, dict[str, dict[str, Any]]]] = {
+    "overhead": (
+        "what the mesh adds to a request",
+        overhead.__doc__,
+        lambda asked: asyncio.run(overhead.run(asked.rounds, asked.requests, asked.burst)),
+        {
+            "rounds": {"type": int, "default": 5, "help": "how often every path is measured, in turn"},
+            "requests": {"type": int, "default": 300, "help": "one after the other, per path and round"},
+            "burst": {"type": int, "default": 2000, "help": "64 at a time, per path and round"},
+        },
+    ),
+    "streams": (
+        "how many streams a Manager relays at once",
+        streams.__doc__,
+        lambda asked: streams.main(asked.streams),
+        {"streams": {"type": int, "default": 2000, "help": "at once"}},
+    ),
+    "failover": (
+        "how long a caller waits for a dead worker: every fault of the failover table",
+        failover.__doc__,
+        lambda asked: failover.main(asked.requests, asked.rounds, asked.rows),
+        {
+            "requests": {"type": int, "default": 200, "help": "per row, in all"},
+            "rounds": {"type": int, "default": 2, "help": "how often each fault happens"},
+            "rows": {"default": "", "help": "only these, with commas between: kill,freeze (default: all)"},
+        },
+    ),
+    "soak": (
+        "random faults from a seed over a real mesh under load, invariants checked at the end",
+        soak.__doc__,
+        lambda asked: sys.exit(asyncio.run(soak.run(asked.seconds, asked.seed))),
+        {
+            "seconds": {"type": float, "default": 600, "help": "of load, per seed"},
+            "seed": {"type": int, "nargs": "+", "default": [random.randrange(10**6)], "help": "(default: any)"},
+        },
+    ),
+    "routing": (
+        "who should answer: the real ranking in a simulation, against rivals and an oracle",
+        routing.__doc__,
+        lambda asked: report.run(asked.seconds, asked.seeds, page=asked.page),
+        {
+            "seconds": {"type": float, "default": 600, "help": "of simulated time, per situation"},
+            "seeds": {"type": int, "default": 5, "help": "days of each situation"},
+            "page": {"action": "store_true", "help": "write docs/routing.md and its drawings as well"},
+        },
+    ),
+    "away": (
+        "whether an answer waits for Postgres: there, killed and frozen, in one run",
+        away.__doc__,
+        lambda asked: away.main(asked.rounds, asked.requests),
+        {
+            "rounds": {"type": int, "default": 5, "help": "of all three"},
+            "requests": {"type": int, "default": 400, "help": "per round, for each of the three"},
+        },
+    ),
+    "ingest": (
+        "from the stream to committed rows, against a bare loop of inserts",
+        ingest.__doc__,
+        lambda asked: asyncio.run(ingest.run(asked.rounds, asked.events)),
+        {
+            "rounds": {"type": int, "default": 3, "help": "of both"},
+            "events": {"type": int, "default": 60_000, "help": "per round, half of them responses"},
+        },
+    ),
+    "books": (
+        "reading a million requests",
+        books.__doc__,
+        lambda asked: asyncio.run(books.run(asked.rows)),
+        {"rows": {"type": int, "default": 1_000_000, "help": "requests"}},
+    ),
+    "chaos": (
+        "whether the books are complete, whatever is killed",
+        chaos.__doc__,
+        lambda asked: chaos.main(
+            chaos.Plan(
+                asked.responses, asked.seconds, asked.accountant, asked.postgres, asked.nats, asked.away, asked.seed
+            )
+        ),
+        {
+            "responses": {"type": int, "default": PLAN.responses, "help": "answers"},
+            "seconds": {"type": float, "default": PLAN.load_s, "help": "of load"},
+            "accountant": {"type": int, "default": PLAN.accountant, "help": "how often it is killed"},
+            "postgres": {"type": int, "default": PLAN.postgres, "help": "how often it is killed"},
+            "nats": {"type": int, "default": PLAN.nats, "help": "how often it is killed"},
+            "away": {"type": float, "default": PLAN.away_s, "help": "seconds without Postgres, once"},
+            "seed": {"type": int, "default": PLAN.seed, "help": "(default: any)"},
+        },
+    ),
+    "jobs": (
+        "whether every job has one result, whatever is killed",
+        jobs.__doc__,
+        lambda asked: jobs.main(jobs.Plan(asked.jobs, asked.each, asked.seconds, asked.seed)),
+        {
+            "jobs": {"type": int, "default": JOBS.jobs, "help": "in all"},
+            "each": {"type": int, "default": JOBS.each, "help": "how often each kind of process is killed"},
+            "seconds": {"type": float, "default": JOBS.over_s, "help": "over which they are"},
+            "seed": {"type": int, "default": JOBS.seed, "help": "(default: any)"},
+        },
+    ),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("overhead", help=overhead.__doc__, description=overhead.__doc__)
-    command.add_argument("--rounds", type=int, default=5, help="how often every path is measured, in turn (default 5)")
-    command.add_argument("--requests", type=int, default=300, help="one after the other, per path and round")
-    command.add_argument("--burst", type=int, default=2000, help="64 at a time, per path and round")
-    command = commands.add_parser(
-        "soak", help=SOAK, description=soak.__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    command.add_argument("--seconds", type=float, default=600, help="of load, per seed (default 600)")
-    command.add_argument("--seed", type=int, nargs="+", default=[random.randrange(10**6)], help="(default: any)")
-    command = commands.add_parser(
-        "failover", help=FAILOVER, description=failover.__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    command.add_argument("--requests", type=int, default=200, help="per row, in all (default 200)")
-    command.add_argument("--rounds", type=int, default=2, help="how often each fault happens (default 2)")
-    command.add_argument("--rows", default="", help="only these, with commas between: kill,freeze (default: all)")
-    command = commands.add_parser("streams", help=streams.__doc__, description=streams.__doc__)
-    command.add_argument("--streams", type=int, default=2000, help="at once (default 2000)")
-    command = commands.add_parser("routing", help=ROUTING, description=routing.__doc__)
-    command.add_argument("--seconds", type=float, default=600, help="of simulated time, per situation (default 600)")
-    command.add_argument("--seeds", type=int, default=5, help="how many days of each situation (default 5)")
-    command.add_argument("--page", action="store_true", help="write docs/routing.md and its drawings as well")
+    for name, (summary, story, run, options) in COMMANDS.items():
+        command = commands.add_parser(
+            name, help=summary, description=story, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        command.set_defaults(run=run)
+        for option, settings in options.items():
+            shown = settings["help"] if "(default" in settings["help"] else f"{settings['help']} (default %(default)s)"
+            command.add_argument(f"--{option}", **{**settings, "help": shown})
     asked = parser.parse_args()
-    if asked.command == "routing":
-        routing_report.run(asked.seconds, asked.seeds, page=asked.page)
-        return
-    if asked.command == "streams":
-        streams.main(asked.streams)
-        return
-    if asked.command == "failover":
-        failover.main(asked.requests, asked.rounds, asked.rows)
-        return
-    if asked.command == "soak":
-        sys.exit(asyncio.run(soak.run(asked.seconds, asked.seed)))
-    asyncio.run(overhead.run(asked.rounds, asked.requests, asked.burst))
+    asked.run(asked)
 
 
 if __name__ == "__main__":

@@ -18,14 +18,14 @@ from pydantic_core import from_json
 from bullpen.embedded import EmbeddedError, nats_server, postgres
 from bullpen.endpoints import default_data_dir
 from bus import Bus, BusError, BusSettings, NoResponders, RequestTimeout
-from bus.jetstream import jetstream_is_there
+from bus.jetstream import API, jetstream_is_there
 from client import Bullpen
 from client.client import MANAGER_SERVICE, TELEMETRY_SERVICE
 from contracts import BullpenError, Heartbeat
 from contracts import subjects as s
 from telemetry.migrate import available as migrations
 from telemetry.store import DatabaseAway, Store
-from telemetry.stream import API, CONSUMER
+from telemetry.stream import CONSUMER
 from workers.base.discovery import discover
 
 OLDEST_PYTHON = (3, 11)
@@ -190,9 +190,11 @@ def _workers(beats: list[Heartbeat]) -> Iterator[Finding]:
 async def _books(bullpen: Bullpen, *, wanted: bool) -> AsyncIterator[Finding]:
     if not await jetstream_is_there(bullpen.bus):
         cure = "start the server with JetStream (`jetstream {}` in its configuration)"
-        yield Finding("JetStream", "fail", "this account has none: no answer gets into the books", cure)
-        return
-    yield Finding("JetStream", "ok", "answers wait there until they are in the books")
+        yield Finding(
+            "JetStream", "warn", "this account has none: no durable jobs, and events wait with those who tell", cure
+        )
+    else:
+        yield Finding("JetStream", "ok", "answers wait there until they are in the books")
     if not wanted:
         return
     found = [service.id for service in await bullpen.services(TELEMETRY_SERVICE)]

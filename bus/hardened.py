@@ -19,18 +19,22 @@
 """
 
 import asyncio
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import structlog
 from nats import errors as nats_errors
 from nats.aio.client import Client, Srv
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.aio.transport import Transport
 
 log = structlog.get_logger(__name__)
 
 CLOSE_WITHIN = 1.0
 """Seconds an old connection may take to close before it is aborted."""
+UNTAP_WITHIN = 1
 AFTER_A_BUG = 1.0
 """Seconds before reconnecting begins again."""
 
@@ -52,6 +56,10 @@ class Traffic(NamedTuple):
         return self.came != before.came or (before.backlog > 0 and self.went > before.went)
 
 
+Tap: TypeAlias = Callable[[bytes, bytes, bytes, bytes | None], None]
+"""Subject, reply, data and headers, as they stood on the wire."""
+
+
 class HardenedClient(Client):
     """A nats-py client whose read loop does not die in silence."""
 
@@ -60,6 +68,7 @@ class HardenedClient(Client):
         self.poisoned = 0
         """Messages dropped because they could not be read."""
         self._tls_only = tls_only
+        self._taps: dict[int, Tap] = {}
 
     @property
     def in_cluster(self) -> bool:
@@ -71,8 +80,48 @@ class HardenedClient(Client):
         backlog = writer.transport.get_write_buffer_size() if writer is not None else 0
         return Traffic(self.stats["in_msgs"], self.stats["out_bytes"] - self._pending_data_size - backlog, backlog)
 
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+    async def tap(self, subject: str, callback: "Tap") -> Subscription:
+        """Hands every message of a subject to `callback` as it was read: no queue, no task, no limit but the asker's.
+
+        Raises `nats.errors.Error`.
+        """
+        subscription = await self.subscribe(subject, cb=_nothing)
+        self._taps[subscription._id] = callback
+        return subscription
+
+    async def untap(self, subscription: Subscription) -> None:
+        """Returns when what was on its way is handed over. Raises `nats.errors.Error`, `TimeoutError`."""
+        await subscription.unsubscribe()
         try:
+            if self.is_connected:
+                await self.flush(timeout=UNTAP_WITHIN)
+        finally:
+            self._taps.pop(subscription._id, None)
+
+    async def publish_many(self, subjects: Sequence[str], data: bytes) -> None:
+        """The same to all of them, in one write. Raises as `publish`."""
+        if not subjects:
+            return
+        *others, last = subjects
+        size = len(data)
+        commands = b"".join(b"PUB %b %d\r\n%b\r\n" % (subject.encode(), size, data) for subject in others)
+        if commands and self.is_connected:
+            self.stats["out_msgs"] += len(others)
+            self.stats["out_bytes"] += size * len(others)
+            await self._send_command(commands)
+        elif commands:
+            for subject in others:
+                await self.publish(subject, data)
+        await self.publish(last, data)
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        tap = self._taps.get(sid)
+        try:
+            if tap is not None:
+                self.stats["in_msgs"] += 1
+                self.stats["in_bytes"] += len(data)
+                tap(subject, reply, data, headers)
+                return
             await super()._process_msg(sid, subject, reply, data, headers)
         except Exception as error:
             self.poisoned += 1
@@ -157,6 +206,10 @@ class HardenedClient(Client):
             self._pending, self._pending_data_size = [], 0
             self._status = Client.DISCONNECTED
             await super()._close(status, do_cbs)
+
+
+async def _nothing(message: Msg) -> None:
+    """A tapped subscription's queue stays empty."""
 
 
 def _abort_later(transport: Transport | None) -> None:

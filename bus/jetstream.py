@@ -4,22 +4,35 @@ What JetStream acknowledged it keeps across the death of any process here. How w
 power cut is the server's `sync_interval`, see `nats/`.
 """
 
-from collections.abc import Awaitable
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
-from nats import errors as nats_errors
-from nats.aio.msg import Msg
-from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
-from nats.js.errors import APIError, NotFoundError
+from pydantic_core import from_json, to_json
 
 from bus.connection import Bus
-from bus.errors import BusError
+from bus.errors import BusError, NoResponders
+from bus.pull import Puller, StoredMessage
+from contracts import JsonObject
 
 log = structlog.get_logger(__name__)
 
+API = "$JS.API"
 API_TIMEOUT = 5.0
+NO_SUCH_STREAM = 10059
+NOT_ENABLED = frozenset({10039, 10076})
+"""For this account, or at all."""
+LIMITS = {"max_age": 0, "max_bytes": -1, "max_msgs": -1, "max_msgs_per_subject": -1}
+"""Each with what stands for: none."""
+
+
+class JetStreamRefuses(BusError):
+    """JetStream says no; `code` is its own number for why."""
+
+    def __init__(self, verb: str, code: int, description: str) -> None:
+        super().__init__(f"JetStream refuses {verb}: {description}")
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,124 +60,102 @@ class StreamSpec:
         )
 
 
-class StoredMessage:
-    """A message from a stream, to be acknowledged one way or the other. Each way raises `BusError`."""
-
-    def __init__(self, msg: Msg) -> None:
-        self._msg = msg
-        self.subject = msg.subject
-        self.data = msg.data
-        self.headers = msg.headers or {}
-
-    @property
-    def stream_seq(self) -> int:
-        return self._msg.metadata.sequence.stream
-
-    @property
-    def deliveries(self) -> int:
-        return self._msg.metadata.num_delivered or 1
-
-    async def ack(self) -> None:
-        """Done: never deliver it again."""
-        await _settled(self._msg.ack())
-
-    async def nak(self, delay_s: float = 0.0) -> None:
-        """Not now: deliver it again after `delay_s`."""
-        await _settled(self._msg.nak(delay=delay_s))
-
-    async def in_progress(self) -> None:
-        """Still at it: do not deliver it to somebody else yet."""
-        await _settled(self._msg.in_progress())
-
-    async def term(self) -> None:
-        """Never deliver it again, though it was not done."""
-        await _settled(self._msg.term())
-
-
-async def _settled(telling: Awaitable[None]) -> None:
+async def api(bus: Bus, verb: str, body: JsonObject | None = None, *, timeout: float = API_TIMEOUT) -> dict[str, Any]:
+    """What JetStream answers to a call of its API. Raises `JetStreamRefuses`, `BusError`."""
+    reply = await bus.request(f"{API}.{verb}", to_json(body) if body else b"", timeout=timeout)
     try:
-        await telling
-    except (nats_errors.Error, OSError) as error:
-        raise BusError(f"cannot acknowledge: {error!r}") from error
+        answer: dict[str, Any] = from_json(reply.data)
+    except ValueError as error:
+        raise BusError(f"not an answer of JetStream: {reply.data[:80]!r}") from error
+    if problem := answer.get("error"):
+        raise JetStreamRefuses(verb, problem.get("err_code", 0), problem.get("description", ""))
+    return answer
 
 
 async def ensure_stream(bus: Bus, spec: StreamSpec) -> None:
-    """Makes the stream, or brings it to `spec`. Raises `BusError` when JetStream is not there."""
-    js = bus.nats.jetstream(timeout=API_TIMEOUT)
+    """Makes the stream, or sees to it that one that is there fits `spec`. Raises `BusError`.
+
+    Ours are its subjects and that it refuses what is new when it is full. Replicas, age, size and the duplicate window
+    are raised to `spec`, never lowered, and everything else an operator has set (placement, compression, …) stays.
+    """
+    wanted = spec.config().as_dict()
     try:
-        try:
-            await js.update_stream(spec.config())
-        except NotFoundError:
-            await js.add_stream(spec.config())
-    except (nats_errors.Error, OSError, TimeoutError) as error:
-        raise BusError(f"cannot make stream {spec.name}: {_reason(error)}") from error
+        there = (await api(bus, f"STREAM.INFO.{spec.name}"))["config"]
+        if (config := _raised(there, wanted)) != there:
+            await api(bus, f"STREAM.UPDATE.{spec.name}", config)
+    except JetStreamRefuses as refusal:
+        if refusal.code != NO_SUCH_STREAM:
+            raise
+        await api(bus, f"STREAM.CREATE.{spec.name}", {key: value for key, value in wanted.items() if value is not None})
+
+
+def _raised(there: JsonObject, wanted: JsonObject) -> JsonObject:
+    """The stream's configuration with what is ours, and no limit lower than wanted."""
+    config = {
+        **there,
+        "subjects": [*there.get("subjects", []), *(s for s in wanted["subjects"] if s not in there["subjects"])],
+        "discard": wanted["discard"],
+        "num_replicas": max(there["num_replicas"], wanted["num_replicas"]),
+        "duplicate_window": max(there.get("duplicate_window", 0), wanted["duplicate_window"]),
+    }
+    for limit, none in LIMITS.items():
+        mine, theirs = wanted.get(limit) or none, there.get(limit) or none
+        config[limit] = none if none in (mine, theirs) else max(mine, theirs)
+    return config
 
 
 class PullConsumer:
     """A durable consumer: what was not acknowledged is delivered again, also after a restart."""
 
-    def __init__(self, bus: Bus, stream: str, subscription: JetStreamContext.PullSubscription) -> None:
+    def __init__(self, bus: Bus, stream: str, durable: str) -> None:
         self._bus = bus
-        self._stream = stream
-        self._subscription = subscription
+        self._about = f"CONSUMER.INFO.{stream}.{durable}"
+        self._puller = Puller(bus, stream, durable)
 
     @classmethod
     async def open(
         cls, bus: Bus, *, stream: str, durable: str, ack_wait_s: float = 60, max_ack_pending: int = 5000
     ) -> "PullConsumer":
         """Joins (or makes) the durable consumer. Raises `BusError`."""
-        js = bus.nats.jetstream(timeout=API_TIMEOUT)
         config = ConsumerConfig(
             durable_name=durable,
             ack_policy=AckPolicy.EXPLICIT,
             ack_wait=ack_wait_s,
             max_deliver=-1,
             max_ack_pending=max_ack_pending,
-        )
-        try:
-            await js.add_consumer(stream, config)
-            subscription = await js.pull_subscribe_bind(durable=durable, stream=stream)
-        except (nats_errors.Error, OSError, TimeoutError) as error:
-            raise BusError(f"cannot consume stream {stream}: {_reason(error)}") from error
-        return cls(bus, stream, subscription)
+        ).as_dict()
+        told = {"stream_name": stream, "config": {key: value for key, value in config.items() if value is not None}}
+        await api(bus, f"CONSUMER.DURABLE.CREATE.{stream}.{durable}", told)
+        consumer = cls(bus, stream, durable)
+        await consumer._puller.open()
+        return consumer
 
-    async def fetch(self, batch: int, *, timeout: float) -> list[StoredMessage]:
-        """Up to `batch` messages; an empty list when none came in `timeout` seconds. Raises `BusError`."""
-        try:
-            return [StoredMessage(msg) for msg in await self._subscription.fetch(batch, timeout=timeout)]
-        except (TimeoutError, nats_errors.TimeoutError):
-            return []
-        except (nats_errors.Error, OSError) as error:
-            raise BusError(f"cannot fetch from {self._stream}: {_reason(error)}") from error
+    async def fetch(self, batch: int, *, timeout: float, max_bytes: int = 0) -> list[StoredMessage]:
+        """Up to `batch` messages; an empty list when none came in `timeout` seconds. Raises `BusError`.
+
+        They have about `max_bytes` in all, or it is one that alone is larger.
+        """
+        return await self._puller.fetch(batch, timeout=timeout, max_bytes=max_bytes)
 
     async def pending(self) -> int:
         """How many messages wait in the stream for this consumer. Raises `BusError`."""
-        try:
-            info = await self._subscription.consumer_info()
-        except (nats_errors.Error, OSError, TimeoutError) as error:
-            raise BusError(f"cannot ask about {self._stream}: {_reason(error)}") from error
-        return (info.num_pending or 0) + (info.num_ack_pending or 0)
+        told = await api(self._bus, self._about)
+        return int(told["num_pending"] + told["num_ack_pending"])
 
     async def close(self) -> None:
         """Leaves; the durable consumer stays for the next one."""
-        try:
-            await self._subscription.unsubscribe()
-        except nats_errors.Error as error:
-            log.debug("unsubscribe_failed", error=repr(error))
+        await self._puller.close()
 
 
 async def jetstream_is_there(bus: Bus) -> bool:
     """Whether the server offers JetStream to us."""
     try:
-        await bus.nats.jetstream(timeout=API_TIMEOUT).account_info()
-    except (nats_errors.Error, OSError, TimeoutError):
+        await api(bus, "INFO")
+    except BusError:
         return False
     return True
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, NotFoundError):
-        return "it does not exist yet"
-    if isinstance(error, APIError):
-        return error.description or repr(error)
-    return "JetStream does not answer" if isinstance(error, TimeoutError) else repr(error)
+def says_there_is_none(error: BusError) -> bool:
+    """Whether a failed call means that the server has no JetStream for us, and not that it is away for the moment."""
+    return isinstance(error, NoResponders) or (isinstance(error, JetStreamRefuses) and error.code in NOT_ENABLED)

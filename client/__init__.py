@@ -13,8 +13,20 @@ with the contract's code; a mesh that cannot be reached raises `BusUnreachable`,
 from bus import BusError, BusUnreachable
 from client.client import Bullpen
 from client.errors import RequestFailed
+from client.jobs import JobResult, JobTicket
 from client.question import Options
 from client.roster import Roster, Sighting
 from contracts import BullpenError
 
-__all__ = ["Bullpen", "BullpenError", "BusError", "BusUnreachable", "Options", "RequestFailed", "Roster", "Sighting"]
+__all__ = [
+    "Bullpen",
+    "BullpenError",
+    "BusError",
+    "BusUnreachable",
+    "JobResult",
+    "JobTicket",
+    "Options",
+    "RequestFailed",
+    "Roster",
+    "Sighting",
+]

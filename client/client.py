@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 
 from bus import Bus, BusSettings, Message, NoResponders, RequestTimeout, Tasks
 from client.exchange import Exchange, cancel_body
+from client.jobs import Jobs, JobTicket
 from client.question import Options, Question
 from client.roster import Roster
 from contracts import (
@@ -25,6 +26,7 @@ from contracts import (
     ManagerReply,
     OpenModel,
     Resumed,
+    new_id,
 )
 from contracts import subjects as s
 
@@ -51,6 +53,7 @@ class Bullpen:
 
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
+        self.jobs = Jobs(bus)
         self._open: set[Exchange] = set()
 
     @classmethod
@@ -92,6 +95,23 @@ class Bullpen:
                 yield event
                 if isinstance(event, FinalResponse):
                     return
+
+    async def submit(
+        self, prompt: str | None = None, *, job_id: str | None = None, **options: Unpack[Options]
+    ) -> JobTicket:
+        """Leaves a durable request: it survives a restart of everything. Returns when the mesh has it on disk.
+
+        The same `job_id` submitted again is the same job. Raises `BullpenError`, `BusError` after a minute.
+        """
+        question = Question.of(prompt, {"priority": "batch", **options}, stream=False, once=False)
+        return await self.jobs.submit(question, job_id or new_id())
+
+    async def result(self, wanted: JobTicket | str, timeout: float = 600.0) -> InferenceResponse:
+        """The answer to a job, or to the first that has this task id; waits `timeout` seconds for it.
+
+        Raises `RequestFailed`, and `BullpenError(deadline_exceeded)` when there is none yet: just ask again.
+        """
+        return await self.jobs.wait(wanted, timeout)
 
     async def cancel(self, task_id: str) -> None:
         """Stops a task, whoever has it. Nobody has it: nothing happens."""

@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 
 from pydantic_core import PydanticSerializationError, to_json
 
-from contracts import BullpenError, ErrorCode, JsonObject, Policy, Priority, new_id, parse_request
+from contracts import BullpenError, ContentMode, ErrorCode, JsonObject, Policy, Priority, new_id, parse_request
 
 
 class Options(TypedDict, total=False):
@@ -33,6 +33,7 @@ class Options(TypedDict, total=False):
     tools: Sequence[Mapping[str, Any]] | None
     tool_choice: str | Mapping[str, Any] | None
     metadata: Mapping[str, str] | None
+    content: ContentMode | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +46,12 @@ class Question:
     stream: bool
 
     @classmethod
-    def of(cls, prompt: str | None, options: Options, *, stream: bool) -> "Question":
-        """Raises `BullpenError(invalid_request)` naming the field that is wrong."""
+    def of(cls, prompt: str | None, options: Options, *, stream: bool, once: bool = True) -> "Question":
+        """Raises `BullpenError(invalid_request)` naming the field that is wrong. `once`: it gets an idempotency key."""
         task_id = options.get("task_id") or new_id()
         said: JsonObject = {"prompt": prompt, **options, "task_id": task_id, "stream": stream or None}
-        said["idempotency_key"] = said.get("idempotency_key") or new_id()
+        if once:
+            said["idempotency_key"] = said.get("idempotency_key") or new_id()
         body = _json({name: value for name, value in said.items() if value is not None})
         return cls(body, task_id, parse_request(body).deadline_ms, stream)
 

@@ -41,6 +41,7 @@ from contracts.heartbeat import (
     WorkerState,
 )
 from contracts.metrics import (
+    BudgetMetrics,
     Candidate,
     MeshMetrics,
     ModelMetrics,
@@ -49,7 +50,15 @@ from contracts.metrics import (
     Terms,
     WorkerMetrics,
 )
-from contracts.request import ChatMessage, InferenceRequest, Policy, Priority, parse_request, salvage_task_id
+from contracts.request import (
+    ChatMessage,
+    ContentMode,
+    InferenceRequest,
+    Policy,
+    Priority,
+    parse_request,
+    salvage_task_id,
+)
 from contracts.response import (
     AttemptSummary,
     Chunk,
@@ -74,6 +83,7 @@ __all__ = [
     "NOT_STARTED",
     "AttemptRecord",
     "AttemptSummary",
+    "BudgetMetrics",
     "BullpenError",
     "CancelRequest",
     "Candidate",
@@ -82,6 +92,7 @@ __all__ = [
     "Chunk",
     "Claim",
     "ConfidenceSource",
+    "ContentMode",
     "ControlReply",
     "ControlRequest",
     "ErrorCode",

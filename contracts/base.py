@@ -24,6 +24,7 @@ class StrictModel(BaseModel):
         validate_by_name=True,
         validate_by_alias=True,
         serialize_by_alias=True,
+        hide_input_in_errors=True,  # what people ask is not for the log
     )
 
 
@@ -37,6 +38,7 @@ class OpenModel(BaseModel):
         validate_by_name=True,
         validate_by_alias=True,
         serialize_by_alias=True,
+        hide_input_in_errors=True,
         protected_namespaces=(),
     )
 

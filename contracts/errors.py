@@ -97,6 +97,11 @@ class PartialUsage(OpenModel):
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    """Among the prompt's, as are `cache_write_tokens`."""
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    """Among the completion's."""
     cost_usd: Money | None = None
 
 

@@ -19,18 +19,57 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 MILLION = Decimal(1_000_000)
 
 
-class Price(OpenModel):
+PerMillion = Annotated[Money, Field(ge=0, max_digits=15)]
+"""No more digits than a JSON number carries unchanged: a price is the same at both ends of the wire."""
+
+
+class Rates(OpenModel):
     """US dollars per million tokens."""
 
-    input_per_mtok: Annotated[Money, Field(ge=0)]
-    output_per_mtok: Annotated[Money, Field(ge=0)]
+    input_per_mtok: PerMillion
+    output_per_mtok: PerMillion
+    cached_input_per_mtok: PerMillion | None = None
+    """Of the prompt's tokens that the provider had in its cache. None: they cost as any other."""
+    cache_write_per_mtok: PerMillion | None = None
+    """Of the prompt's tokens that it wrote to its cache, in place of the input price. None: as any other."""
+
+
+class LongPromptRates(Rates):
+    """Of a whole request whose prompt is longer than the provider's usual price is for."""
+
+    above_prompt_tokens: int
+
+
+class Price(Rates):
+    """What a model costs."""
+
+    long_prompts: LongPromptRates | None = None
     currency: Literal["USD"] = "USD"
 
-    def cost(self, prompt_tokens: float, completion_tokens: float) -> Decimal:
-        """What so many tokens cost, in US dollars, exactly."""
-        spent_in = self.input_per_mtok * Decimal(str(prompt_tokens))
-        spent_out = self.output_per_mtok * Decimal(str(completion_tokens))
-        return (spent_in + spent_out) / MILLION
+    def cost(
+        self,
+        prompt_tokens: float,
+        completion_tokens: float,
+        cached_tokens: float = 0,
+        cache_write_tokens: float = 0,
+    ) -> Decimal:
+        """What so many tokens cost, in US dollars, exactly. Cached and written ones are among the prompt's."""
+        rates: Rates = self
+        if self.long_prompts is not None and prompt_tokens > self.long_prompts.above_prompt_tokens:
+            rates = self.long_prompts
+        parts = (
+            (prompt_tokens - cached_tokens - cache_write_tokens, rates.input_per_mtok),
+            (cached_tokens, rates.cached_input_per_mtok),
+            (cache_write_tokens, rates.cache_write_per_mtok),
+            (completion_tokens, rates.output_per_mtok),
+        )
+        return (
+            sum(
+                ((rates.input_per_mtok if rate is None else rate) * Decimal(str(tokens)) for tokens, rate in parts),
+                Decimal(0),
+            )
+            / MILLION
+        )
 
 
 class ModelCard(OpenModel):

@@ -1,6 +1,7 @@
 """Live figures and explanations, for anybody who listens."""
 
 from datetime import datetime
+from decimal import Decimal
 
 from contracts.base import OpenModel
 
@@ -56,6 +57,23 @@ class MeshMetrics(OpenModel):
     rerouted: int
     outbox_pending: int = 0
     """Telemetry events that JetStream has not acknowledged yet."""
+    jobs_running: int = 0
+    """Durable jobs that this Manager has in hand; they count among `inflight` too."""
+    jobs_waiting: int | None = None
+    """Durable jobs of the whole mesh that nobody has in hand; None: not known."""
+
+
+class BudgetMetrics(OpenModel):
+    """`metrics.budget`: a budget is nearly spent. Said once in each window of time."""
+
+    source: str
+    created_at: datetime
+    tenant: str | None
+    model_id: str | None
+    window: str
+    """`2026-11-23` for a day, `2026-11` for a month."""
+    limit_usd: Decimal
+    spent_usd: Decimal
 
 
 class WorkerMetrics(OpenModel):

@@ -24,6 +24,8 @@ _PART_TYPES = ("text", "image_url")
 
 Policy = Literal["balanced", "cheapest", "fastest", "best", "local_only"]
 Priority = Literal["interactive", "batch"]
+ContentMode = Literal["full", "redacted", "hash", "none"]
+"""What the books keep of what was asked and answered, from everything to nothing."""
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
@@ -104,6 +106,8 @@ class InferenceRequest(StrictModel):
     tools: tuple[JsonObject, ...] | None = None
     tool_choice: str | JsonObject | None = None
     metadata: dict[str, str] = Field(default_factory=dict)
+    content: ContentMode | None = None
+    """What the books may keep of this request's words; the mesh's own setting counts when it is stricter."""
 
     @model_validator(mode="after")
     def _asks_something(self) -> Self:

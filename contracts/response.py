@@ -49,8 +49,16 @@ class InferenceResponse(OpenModel):
     request_id: str
     backend: str
     worker_id: str
-    prompt_tokens: int
+    prompt_tokens: int | None
+    """As the provider counts, those in its cache included. None: it did not tell, and `tokens_used` lacks them."""
     completion_tokens: int
+    """As the provider counts, thoughts included. Where it did not tell: the pieces that came."""
+    cached_tokens: int | None = None
+    """Of the prompt's tokens, those that the provider had in its cache. None: not told."""
+    cache_write_tokens: int | None = None
+    """Of the prompt's tokens, those that it wrote to its cache, where it bills them apart. None: not told."""
+    reasoning_tokens: int | None = None
+    """Of the completion's tokens, those that were thought and not said. None: not told."""
     cost_usd: Money | None = None
     """None: the price is unknown. Never silently zero."""
     finish_reason: FinishReason

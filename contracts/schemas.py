@@ -31,6 +31,7 @@ WRITTEN: tuple[type[BaseModel], ...] = (
     *(c.InferenceResponse, c.ErrorReply, c.Chunk, c.Resumed, c.FinalResponse),
     *(c.ControlReply, c.ManagerReply, c.StatusReply, c.Claim, c.Progress, c.Go),
     *(c.RouteDecision, c.MeshMetrics, c.WorkerMetrics, c.ModelMetrics, c.TelemetryMetrics),
+    c.BudgetMetrics,
     *(c.ResponseRecord, c.AttemptRecord, c.WorkerEventRecord, c.FeedbackRecord),
 )
 

@@ -16,6 +16,8 @@ JOBS_SUBMIT = "jobs.submit"
 JOBS_STREAM = "JOBS"
 RESULTS_STREAM = "RESULTS"
 RESULT_ANY = "result.>"
+JOBS_CONSUMER = "managers"
+"""The durable consumer of stream `JOBS` that all Managers share."""
 
 WORKER_HEARTBEAT = "worker.heartbeat"
 
@@ -32,6 +34,7 @@ METRICS_ROUTE = "metrics.route"
 METRICS_GRADE = "metrics.grade"
 GRADES_BUCKET = "bullpen_grades"
 """JetStream keys and values: `grades_key(model)` → `ModelGrades`."""
+METRICS_BUDGET = "metrics.budget"
 
 SYS_CONNECT = "mesh.sys.connect"
 SYS_DISCONNECT = "mesh.sys.disconnect"

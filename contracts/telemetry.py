@@ -14,7 +14,7 @@ from pydantic_core import to_json
 from contracts.base import JsonObject, OpenModel
 from contracts.errors import BullpenError, ErrorCode
 from contracts.heartbeat import Price, WorkerState
-from contracts.request import InferenceRequest
+from contracts.request import ContentMode, InferenceRequest
 from contracts.response import ConfidenceSource, InferenceResponse, Outcome
 
 
@@ -37,6 +37,11 @@ class ResponseRecord(OpenModel):
     priority: str = "interactive"
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    """Among the prompt's, as are `cache_write_tokens`."""
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    """Among the completion's."""
     tokens_used: int | None = None
     cost_usd: Decimal | None = None
     """All attempts together. None: unknown."""
@@ -58,6 +63,8 @@ class ResponseRecord(OpenModel):
     output: str | None = None
     context: JsonObject = Field(default_factory=dict)
     metadata: dict[str, str] = Field(default_factory=dict)
+    content: ContentMode = "full"
+    """How much of the words is kept here."""
 
     def within(self, most: int) -> "ResponseRecord":
         """The same with no more than about `most` bytes of content, so that a message can carry it.
@@ -89,7 +96,7 @@ class ResponseRecord(OpenModel):
             "manager_id": manager_id,
             "cost_usd": cost_usd,
             "price": price,
-            "attempts": max(1, len(response.attempts)),
+            "attempts": 0 if response.replayed else max(1, len(response.attempts)),
         }
         return cls.model_construct(**{**shared, **_asked(request), **told})
 
@@ -163,7 +170,14 @@ class AttemptRecord(OpenModel):
     queue_ms: float | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    """Among the prompt's, as are `cache_write_tokens`."""
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    """Among the completion's."""
     cost_usd: Decimal | None = None
+    price: Price | None = None
+    """The price at that time."""
     confidence: float | None = None
     simulated: bool = False
 

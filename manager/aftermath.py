@@ -4,6 +4,8 @@ A worker that was told to stop says at once how much it had used. One that was f
 and answer: nobody gets that answer, but it was computed, and somebody pays for it.
 """
 
+from decimal import Decimal
+
 from contracts import BullpenError, InferenceResponse, Outcome
 from manager.attempt import Attempt
 from manager.books import Books
@@ -25,22 +27,39 @@ class Aftermath:
         self, inflight: Inflight, response: InferenceResponse | None, failure: BullpenError | None
     ) -> None:
         """Books the request and its attempts, once those who were told to stop have said what they used."""
-        await self._listen(inflight, _stopped(inflight), LAST_WORDS)
-        self._books.book(inflight, response, failure, self._desk.now())
+        stopped = _stopped(inflight)
+        await self._listen(inflight, stopped, LAST_WORDS)
+        if inflight.booked is None:
+            await self._books.book(inflight, response, failure, self._desk.now())
+        else:
+            await self._complete(inflight, stopped)
         self._count_spending(inflight)
 
+    async def before_reply(
+        self, inflight: Inflight, response: InferenceResponse | None, failure: BullpenError | None
+    ) -> None:
+        """Books now, and waits until that is safe, if no answer may leave before."""
+        if self._books.before_reply and inflight.booked is None:
+            await self._books.book(inflight, response, failure, self._desk.now())
+
     async def wait_for_the_late(self, inflight: Inflight) -> None:
-        """Books the answers that come after all."""
+        """Books the answers that come after all, and what the request has cost with them."""
         silent = _unsettled(inflight)
         await self._listen(inflight, silent, LATE)
-        for attempt in silent:
+        await self._complete(inflight, silent)
+
+    async def _complete(self, inflight: Inflight, attempts: list[Attempt]) -> None:
+        """What came after they were booked."""
+        for attempt in attempts:
             if attempt.said_all:
-                self._books.book_again(inflight, attempt)
+                await self._books.book_again(inflight, attempt)
+        self._books.complete(inflight)
 
     def _count_spending(self, inflight: Inflight) -> None:
-        spent = [float(attempt.cost or 0) for attempt in inflight.attempts if attempt.paid]
-        useful = [float(a.cost or 0) for a in inflight.attempts if a.paid and a.outcome is Outcome.OK]
-        self._desk.spending.record(self._desk.now(), sum(spent), sum(spent) - sum(useful))
+        costs = [(a.likely_cost or Decimal(0), a.outcome is Outcome.OK) for a in inflight.attempts if a.paid]
+        spent = sum((cost for cost, _ in costs), Decimal(0))
+        wasted = sum((cost for cost, useful in costs if not useful), Decimal(0))
+        self._desk.spending.record(self._desk.now(), spent, wasted)
 
     async def _listen(self, inflight: Inflight, attempts: list[Attempt], seconds: float) -> None:
         """Until all of them have said their last word, at most so many seconds."""

@@ -21,6 +21,7 @@ from contracts import (
     ErrorCode,
     ErrorReply,
     FinalResponse,
+    InferenceResponse,
     Outcome,
     PartialUsage,
     Phase,
@@ -30,6 +31,7 @@ from contracts import (
 )
 from manager.config import ManagerConfig
 from manager.ranking import Choice
+from manager.spending import Reservation
 
 _EVENT: TypeAdapter[Claim | Progress | Chunk | FinalResponse] = TypeAdapter(WorkerEvent)
 
@@ -46,6 +48,10 @@ def read_event(data: bytes) -> WorkerMessage:
         raise BullpenError(ErrorCode.UPSTREAM_ERROR, "the worker sent something that is not a message") from None
 
 
+FREE = PartialUsage(cost_usd=Decimal(0))
+"""Of an attempt that was surely not begun."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ending:
     """How an attempt ended, when not with an answer."""
@@ -59,14 +65,19 @@ class Ending:
     @classmethod
     def told(cls, reply: ErrorReply) -> "Ending":
         """The worker said why not."""
-        error = BullpenError.from_detail(reply.error)
+        error, usage = BullpenError.from_detail(reply.error), reply.usage
         if error.code is ErrorCode.CANCELLED:
             outcome = Outcome.CANCELLED
-        elif error.code in NOT_STARTED:
-            outcome = Outcome.REFUSED
+        elif error.code in NOT_STARTED and not (usage and (usage.completion_tokens or usage.cost_usd)):
+            outcome, usage = Outcome.REFUSED, usage or FREE
         else:
             outcome = Outcome.TRUNCATED if "(truncated)" in error.message else Outcome.FAILED
-        return cls(outcome, error, reply.usage or PartialUsage())
+        return cls(outcome, error, usage or PartialUsage())
+
+
+def used(answer: InferenceResponse) -> PartialUsage:
+    """What an answer has used."""
+    return PartialUsage.model_construct(**{name: getattr(answer, name) for name in PartialUsage.model_fields})
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +109,16 @@ class Attempt:
         self.probe = probe
         """It decides whether the worker's breaker closes again."""
         self.claimed = False
+        self.allowed = False
+        """Its worker was told that it may call a provider that sends bills."""
         self.phase: Phase = "queued"
         self.tokens = 0
         self.heard = now
         """When the worker last said anything about it."""
         self.ended: Ending | FinalResponse | None = None
         self.ended_at = now
+        self.reservation: Reservation | None = None
+        """What is set aside for it in the budgets that pay it."""
         self.inbox = ""
         """Where its worker's words come to."""
         self.said_all = False
@@ -114,7 +129,7 @@ class Attempt:
         self._late: FinalResponse | None = None
         self._moved = now
         self._moves = 0
-        self._prompt_tokens = prompt_tokens
+        self.prompt_tokens = prompt_tokens
 
     @property
     def worker_id(self) -> str:
@@ -199,7 +214,7 @@ class Attempt:
         """What the end of our patience is called."""
         if not self.claimed:
             error = BullpenError(ErrorCode.NO_WORKER, f"{self.worker_id} did not claim the request")
-            return Ending(Outcome.REFUSED, error)
+            return Ending(Outcome.REFUSED, error, self.seen)
         stage = "between tokens" if self.phase == "decode" else "before the first token"
         error = BullpenError(ErrorCode.UPSTREAM_ERROR, f"{self.worker_id} stalled {stage}")
         return Ending(Outcome.UNCERTAIN, error, self.seen)
@@ -224,28 +239,43 @@ class Attempt:
         elif isinstance(event, FinalResponse):
             self.said_all, self._late = True, event
             hedged = self.ended.outcome is Outcome.HEDGED_LOSER
-            usage = PartialUsage(
-                prompt_tokens=event.prompt_tokens, completion_tokens=event.completion_tokens, cost_usd=event.cost_usd
-            )
             outcome = Outcome.HEDGED_LOSER if hedged else Outcome.LATE_DISCARDED
-            self.ended = replace(self.ended, outcome=outcome, usage=usage)
+            self.ended = replace(self.ended, outcome=outcome, usage=used(event))
 
     @property
     def cost(self) -> Decimal | None:
-        """US dollars. Of an attempt that went silent, an estimate from the prompt's size and the tokens seen."""
+        """US dollars, exactly, as the worker told it. None: nobody has told it (yet), and nothing is guessed.
+
+        A JSON number may have lost digits that the tokens and the price still have.
+        """
+        usage, price = self.usage, self.choice.card.price
+        told = usage.cost_usd
+        if not told or price is None or usage.prompt_tokens is None or usage.completion_tokens is None:
+            return told
+        cached, written = usage.cached_tokens or 0, usage.cache_write_tokens or 0
+        exact = price.cost(usage.prompt_tokens, usage.completion_tokens, cached, written)
+        return exact if float(exact) == float(told) else told
+
+    @property
+    def likely_cost(self) -> Decimal | None:
+        """The cost, or an estimate from the prompt's size and the tokens seen: for limits, never for the books."""
+        cost, usage, price = self.cost, self.usage, self.choice.card.price
+        if cost is not None or price is None:
+            return cost
+        return price.cost(usage.prompt_tokens or self.prompt_tokens, usage.completion_tokens or 0)
+
+    @property
+    def usage(self) -> PartialUsage:
+        """What it has used, as far as we know."""
         if isinstance(self.ended, FinalResponse):
-            return self.ended.cost_usd
-        if self.outcome is Outcome.REFUSED:
-            return Decimal(0)
-        usage = self.ended.usage if self.ended else self.seen
-        if usage.cost_usd is not None:
-            return usage.cost_usd
-        price = self.choice.card.price
-        return price.cost(usage.prompt_tokens or self._prompt_tokens, usage.completion_tokens or 0) if price else None
+            return used(self.ended)
+        return self.ended.usage if self.ended else self.seen
 
     @property
     def seen(self) -> PartialUsage:
-        """What it used, as far as we know."""
+        """What we saw of its work. No provider that sends bills is called without our word."""
+        if self.paid and not self.allowed and self.phase == "queued":
+            return FREE
         return PartialUsage(completion_tokens=self.tokens)
 
     def summary(self) -> AttemptSummary:
@@ -260,7 +290,7 @@ class Attempt:
     def record(self, request_id: str, task_id: str) -> AttemptRecord:
         """The row of the books."""
         answer = self.ended if isinstance(self.ended, FinalResponse) else self._late
-        usage = self.ended.usage if isinstance(self.ended, Ending) else self.seen
+        usage = self.usage
         return AttemptRecord(
             request_id=request_id,
             attempt=self.number,
@@ -276,9 +306,13 @@ class Attempt:
             duration_ms=self.duration_ms,
             ttft_ms=answer.ttft_ms if answer else None,
             queue_ms=answer.queue_ms if answer else None,
-            prompt_tokens=answer.prompt_tokens if answer else usage.prompt_tokens,
-            completion_tokens=answer.completion_tokens if answer else usage.completion_tokens,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cached_tokens=usage.cached_tokens,
+            cache_write_tokens=usage.cache_write_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
             cost_usd=self.cost,
+            price=self.choice.card.price,
             confidence=answer.confidence if answer else None,
             simulated=answer.simulated if answer else False,
         )

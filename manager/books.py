@@ -1,6 +1,7 @@
 """What a Manager books: every request it took, and every attempt it sent, also the one that fell silent."""
 
-from bus.outbox import Outbox
+from bus.discretion import Discretion
+from bus.outbox import Outbox, Waiting
 from bus.reply import internal_error
 from contracts import BullpenError, InferenceResponse, ResponseRecord
 from contracts.subjects import TELEMETRY_ATTEMPT, TELEMETRY_RESPONSE
@@ -12,24 +13,46 @@ class Books:
     def __init__(self, outbox: Outbox, manager_id: str) -> None:
         self._outbox = outbox
         self._id = manager_id
+        self._discretion = Discretion(outbox.settings.content, outbox.settings.content_key)
 
-    def book(
+    @property
+    def before_reply(self) -> bool:
+        """Whether no answer may leave before its events are safe."""
+        return self._outbox.settings.mode == "before_reply"
+
+    async def book(
         self, inflight: Inflight, response: InferenceResponse | None, failure: BullpenError | None, now: float
     ) -> None:
-        """One row for the request and one for each attempt. Returns at once: nothing waits for the books."""
+        """One row for the request and one for each attempt. Waits at most for redaction, never for the books.
+
+        Unless no answer may leave before its events are safe.
+        """
         if response is not None and failure is None:
             record = self._answered(inflight, response)
         else:
             record = self._failed(inflight, failure or internal_error(), now)
-        self._outbox.put(TELEMETRY_RESPONSE, record.within(self._outbox.room), inflight.request_id)
-        for attempt in inflight.attempts:
-            row = attempt.record(inflight.request_id, inflight.task_id)
-            self._outbox.put(TELEMETRY_ATTEMPT, row, f"{inflight.request_id}/{attempt.number}")
+        record = await self._discretion.kept(record, inflight.request.content)
+        inflight.booked = record = record.within(self._outbox.room)
+        told = [self._outbox.put(TELEMETRY_RESPONSE, record, inflight.request_id)]
+        told += [await self._book_attempt(inflight, a, f"{inflight.request_id}/{a.number}") for a in inflight.attempts]
+        if self.before_reply:
+            await self._outbox.secure(told)
 
-    def book_again(self, inflight: Inflight, attempt: Attempt) -> None:
+    async def book_again(self, inflight: Inflight, attempt: Attempt) -> None:
         """What an attempt turned out to have done, after it was booked as given up on."""
+        await self._book_attempt(inflight, attempt, f"{inflight.request_id}/{attempt.number}/late")
+
+    def complete(self, inflight: Inflight) -> None:
+        """The request's row once more, when its cost was unknown and the last word about its attempts tells it."""
+        booked, cost = inflight.booked, inflight.cost
+        if booked is not None and booked.cost_usd is None and cost is not None:
+            record = booked.model_copy(update={"cost_usd": cost})
+            self._outbox.put(TELEMETRY_RESPONSE, record, f"{inflight.request_id}/late")
+
+    async def _book_attempt(self, inflight: Inflight, attempt: Attempt, message_id: str) -> Waiting:
         row = attempt.record(inflight.request_id, inflight.task_id)
-        self._outbox.put(TELEMETRY_ATTEMPT, row, f"{inflight.request_id}/{attempt.number}/late")
+        row = await self._discretion.kept(row, inflight.request.content)
+        return self._outbox.put(TELEMETRY_ATTEMPT, row, message_id)
 
     def _answered(self, inflight: Inflight, response: InferenceResponse) -> ResponseRecord:
         winner = next((a for a in inflight.attempts if a.worker_id == response.worker_id), None)

@@ -6,6 +6,7 @@ be a small share of what is spent.
 """
 
 from collections import deque
+from decimal import Decimal
 
 DUPLICATES_WITHIN = 600.0
 """Seconds over which spending is watched."""
@@ -40,13 +41,12 @@ class Spending:
     """US dollars of the last ten minutes, and how much of them bought nothing."""
 
     def __init__(self, duplicate_share: float, floor_usd: float) -> None:
-        self._share = duplicate_share
-        self._floor = floor_usd
-        self._entries: deque[tuple[float, float, float]] = deque()
-        self._spent = 0.0
-        self._duplicate = 0.0
+        self._share = Decimal(str(duplicate_share))
+        self._floor = Decimal(str(floor_usd))
+        self._entries: deque[tuple[float, Decimal, Decimal]] = deque()
+        self._spent = self._duplicate = Decimal(0)
 
-    def record(self, now: float, spent: float, duplicate: float) -> None:
+    def record(self, now: float, spent: Decimal, duplicate: Decimal) -> None:
         """A request is over: what it cost in all, and how much of that others' answers made useless."""
         if not spent:
             return
@@ -54,7 +54,7 @@ class Spending:
         self._spent += spent
         self._duplicate += duplicate
 
-    def allows(self, now: float, expected: float) -> bool:
+    def allows(self, now: float, expected: Decimal) -> bool:
         """Whether another `expected` dollars may be spent on something that may have been paid for already."""
         self._forget(now)
         return self._duplicate + expected <= max(self._floor, self._share * self._spent)

@@ -43,6 +43,9 @@ class Chooser:
                 await self._wait(remaining)
             case Obstacle.PAUSED if desk.pause_left() < remaining:
                 await self._wait(desk.pause_left())
+            case Obstacle.BUDGET if inflight.unaffordable:
+                self.explain(ranking)
+                raise next(iter(inflight.unaffordable.values()))
             case _ if now < desk.warm_at and ranking.obstacle is not Obstacle.BUDGET:
                 await self._wait(desk.warm_at - now)
             case _ if desk.registry.all_cut_off(now) or not await desk.hears():

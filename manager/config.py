@@ -1,6 +1,7 @@
 """What `manager/config.yaml` may say."""
 
-from typing import Annotated
+from decimal import Decimal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -45,6 +46,35 @@ class Hedging(ConfigModel):
     """Answers of a model that must have been seen before its usual time is known."""
 
 
+class JobsConfig(ConfigModel):
+    """Durable requests, from `jobs.submit`."""
+
+    at_once: Annotated[int, Field(ge=0)] = 8
+    """Of this Manager; 0: it takes none."""
+    attempts: Count = 8
+    """Tries of a job that fails for a reason that may pass. Those that nobody had room for are not counted …"""
+    patience: Seconds = 86_400.0
+    """… for so many seconds from its submission."""
+    first_pause: Seconds = 1.0
+    """Seconds before the second try; each further pause is twice as long."""
+    longest_pause: Seconds = 60.0
+    silent_after: Seconds = 30.0
+    """Seconds without a word of a Manager after which another one gets its jobs."""
+
+
+class Budget(ConfigModel):
+    """How much may be spent, by whom, on what, in which time."""
+
+    tenant: Annotated[str, Field(min_length=1)] | None = None
+    """`*`: every tenant on its own; none: all together."""
+    model: Annotated[str, Field(min_length=1)] | None = None
+    limit_usd: Annotated[Decimal, Field(gt=0)]
+    per: Literal["hour", "day", "month", "total"] = "day"
+    """Of the calendar, in UTC."""
+    warn_at: Share = 0.8
+    """When so much of it is spent, that is said."""
+
+
 class ManagerConfig(ConfigModel):
     policies: dict[Policy, Terms] = DEFAULT_POLICIES
     """The weight of each term, by policy. A policy left out keeps its default."""
@@ -57,6 +87,8 @@ class ManagerConfig(ConfigModel):
     max_attempts_paid: Count = 2
     retries: Retries = Retries()
     hedging: Hedging = Hedging()
+    jobs: JobsConfig = JobsConfig()
+    budgets: tuple[Budget, ...] = ()
 
     @field_validator("policies")
     @classmethod

@@ -14,6 +14,7 @@ from manager.grades import Grades
 from manager.metrics import Metrics
 from manager.ranking import Choice, Question, Ranking, rank
 from manager.registry import Member, Registry
+from manager.treasury import Treasury
 from manager.waiting import WaitingRoom
 
 PAUSE_UNTOLD = 0.1
@@ -38,6 +39,7 @@ class Desk:
             retries.share, per_second=retries.per_second, burst=max(1.0, retries.burst), filled=retries.burst >= 1.0
         )
         self.hedges = Allowance(hedging.share, burst=HEDGES_AT_ONCE, filled=False)
+        self.treasury = Treasury(bus, config.budgets, manager_id, metrics)
         self.spending = Spending(retries.duplicate_spend_share, retries.duplicate_spend_floor_usd)
         self.warm_at = 0.0
         """Until then (loop's clock) an empty registry means "not heard yet", not "nobody"."""
@@ -102,6 +104,8 @@ class Desk:
     def learn(self, attempt: Attempt) -> None:
         """An attempt has ended: what that says of its worker and model, and a place for the next in line."""
         attempt.choice.member.assigned -= 1
+        if attempt.reservation is not None:
+            attempt.reservation.settle(attempt.likely_cost)
         if isinstance(attempt.ended, FinalResponse):
             self._answered(attempt, attempt.ended)
         elif isinstance(attempt.ended, Ending):
@@ -112,7 +116,7 @@ class Desk:
         member = attempt.choice.member
         member.answered += 1
         member.breaker.succeeded(self.now(), probe=attempt.probe)
-        self.estimates.answered(answer, attempt.duration_ms - answer.queue_ms)
+        self.estimates.answered(answer, attempt.duration_ms - answer.queue_ms, attempt.prompt_tokens)
 
     def _failed(self, attempt: Attempt, ending: Ending) -> None:
         member, breaker = attempt.choice.member, attempt.choice.member.breaker

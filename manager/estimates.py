@@ -151,16 +151,17 @@ class Estimates:
     def items(self) -> list[tuple[str, ModelRecord]]:
         return list(self._models.items())
 
-    def answered(self, response: InferenceResponse, service_ms: float) -> None:
+    def answered(self, response: InferenceResponse, service_ms: float, tokens_in: int) -> None:
+        """`tokens_in`: of the prompt as we counted it, because that is what the next one will be known by."""
         record = self.of(response.model_id)
         record.answered += 1
         record.recent_ms.append(service_ms)
         record.learn(response.confidence)
-        record.told(response.prompt_tokens, response.completion_tokens)
+        record.told(tokens_in, response.completion_tokens)
         record.mean_ms = service_ms if record.mean_ms is None else record.mean_ms + 0.1 * (service_ms - record.mean_ms)
         worker = self.at(response.worker_id, response.model_id)
         first_s = None if response.ttft_ms is None else (response.ttft_ms - response.queue_ms) / 1000
-        worker.took(response.prompt_tokens, response.completion_tokens, service_ms / 1000, first_s)
+        worker.took(tokens_in, response.completion_tokens, service_ms / 1000, first_s)
         worker.success.learn(1.0)
 
     def failed(self, worker_id: str, model_id: str) -> None:

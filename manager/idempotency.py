@@ -11,6 +11,7 @@ disk: an entry costs a few tenths of a millisecond more than in memory, and is s
 """
 
 import asyncio
+import hmac
 import json
 from collections.abc import Mapping
 from contextlib import suppress
@@ -52,8 +53,8 @@ OVERSLEPT = 1.0
 AFTER_A_BREAK = 0.1
 AFTER_A_LOSS = 0.01
 """Seconds to wait when somebody else was faster, or the replica that was asked is behind."""
-NOT_THE_QUESTION = {"task_id", "deadline_ms", "stream", "idempotency_key"}
-"""What does not make it another question: how it is called, how long it may take and how the answer comes."""
+NOT_THE_QUESTION = {"task_id", "deadline_ms", "stream", "idempotency_key", "content"}
+"""What does not make it another question: how it is called, how long it may take, how the answer comes and is kept."""
 
 
 class _Kept(BaseModel):
@@ -125,7 +126,7 @@ class Answers:
 
         Raises `BullpenError(conflict)`: the key was used with another body, or its first use is still running.
         """
-        mine = Mine(entry_name(key, request.tenant), fingerprint(request), request_id, None)
+        mine = Mine(entry_name(key, request.tenant), fingerprint(request, key), request_id, None)
         if self._bucket is None or not self.remembers:
             return mine
         now = asyncio.get_running_loop().time
@@ -261,14 +262,15 @@ def entry_name(key: str, tenant: str) -> str:
     return sha256(json.dumps([tenant, key]).encode()).hexdigest()
 
 
-def fingerprint(request: InferenceRequest) -> str:
+def fingerprint(request: InferenceRequest, key: str) -> str:
     """The question's: neither the order of its fields nor white space matters, nor a default that is spelled out.
 
     Not part of it are the key itself and what a retry may change without asking anything else: `task_id` (how it is
-    called), `deadline_ms` (how long it may take, which is less the second time) and `stream` (how the answer comes).
+    called), `deadline_ms` (how long it may take, which is less the second time), `stream` (how the answer comes) and
+    `content` (what the books keep). Only who knows the key can tell whether an entry is that of a certain question.
     """
     asked = request.model_dump(mode="json", exclude=NOT_THE_QUESTION, exclude_none=True)
-    return sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    return hmac.new(key.encode(), json.dumps(asked, sort_keys=True).encode(), sha256).hexdigest()
 
 
 def _entry(state: Literal["running", "done", "free"], mine: Mine, answer: InferenceResponse | None = None) -> bytes:

@@ -21,6 +21,7 @@ from contracts import (
     FinalResponse,
     InferenceRequest,
     InferenceResponse,
+    ResponseRecord,
     StatusRequest,
     WorkerMessage,
     utc_now,
@@ -66,6 +67,10 @@ class Inflight:
     stopped: BullpenError | None = None
     """Why it is not answered: nobody wants the answer any more, or we leave."""
     waiting: "asyncio.Task[Any] | None" = None
+    unaffordable: dict[str, BullpenError] = field(default_factory=dict)
+    """By model, which budget has not enough left for it."""
+    booked: ResponseRecord | None = None
+    """Its row in the books."""
     delivered_tokens: int = 0
     """Of the text that a streaming caller has so far."""
 
@@ -106,7 +111,15 @@ class Inflight:
 
     def question(self, reconnected_at: float, now: float, ahead: int = 0) -> Question:
         """What ranking needs to know now: the question, who was tried, and how many wait before it."""
-        return replace(self.asked, excluded=self.tried(reconnected_at), left_s=self.remaining(now), waiting=ahead)
+        spent = sum((attempt.likely_cost or Decimal(0) for attempt in self.attempts), Decimal(0))
+        return replace(
+            self.asked,
+            excluded=self.tried(reconnected_at),
+            left_s=self.remaining(now),
+            waiting=ahead,
+            spent=spent,
+            unaffordable=frozenset(self.unaffordable),
+        )
 
     def remaining(self, now: float) -> float:
         """Seconds until the deadline."""

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from bus import Bus, BusError, BusSettings, Message, Reply, Subscription, Tasks
 from bus.deadline import seconds_left
-from bus.outbox import Outbox
+from bus.outbox import Outbox, OutboxSettings
 from bus.reply import accepts, internal_error
 from bus.service import EndpointStats, Service, package_version, serve_info
 from bus.tasks import first_of
@@ -34,6 +34,7 @@ from contracts import (
 )
 from contracts import headers as h
 from contracts import subjects as s
+from contracts.content import heeding, stricter
 from contracts.settings import ConfigError
 from manager.aftermath import Aftermath, has_late
 from manager.attendance import Attendance
@@ -43,6 +44,8 @@ from manager.desk import Desk
 from manager.grades import GradeKeeper
 from manager.idempotency import Answers, Mine, key_of
 from manager.inflight import Inflight, cancelled, hops
+from manager.job import Result
+from manager.jobs import Jobs
 from manager.metrics import Metrics
 from manager.pursuit import Pursuit
 from manager.ranking import Question
@@ -65,6 +68,7 @@ class Manager:
         self._desk = Desk(bus, config, manager_id, self._metrics)
         self._aftermath = Aftermath(self._desk, Books(outbox, manager_id))
         self._answers = Answers(bus)
+        self._jobs = Jobs(bus, config.jobs, self._perform)
         self._inflight: set[Inflight] = set()
         self._attendance = Attendance(bus, self._desk, lambda: list(self._inflight))
         self._requests: Subscription | None = None
@@ -82,27 +86,32 @@ class Manager:
         await self._answers.opened_within(OPEN_ANSWERS_WITHIN)
         await self._share()
         await serve_info(self._bus, self._service())
+        self._tasks.start(self._jobs.run(), "jobs")
         self._tasks.start(self._attendance.sweep(), "sweep")
         self._tasks.start(self._attendance.reconcile(), "reconcile")
         self._tasks.start(self._tell_metrics(), "metrics")
         self._tasks.start(GradeKeeper(self._bus, self._desk.grades).keep(self._desk.served), "grades")
+        self._tasks.start(self._desk.treasury.keep(), "budgets")
         log.info("manager_ready", manager_id=self._id)
         await first_of(stop, self._bus.lost)
         await self._leave()
 
     async def _share(self) -> None:
-        """Takes part in `infer.auto`."""
+        """Takes part in `infer.auto`, and in the work that waits in `JOBS`."""
+        self._jobs.take_part()
         if self._requests is None:
             self._requests = await self._bus.subscribe(s.INFER_AUTO, self._take, queue=s.INFER_QUEUE)
 
     async def _stand_back(self) -> None:
         """Takes nothing new; what runs goes on."""
+        self._jobs.stand_back()
         if self._requests is not None:
             requests, self._requests = self._requests, None
             await requests.stop()
 
     async def _leave(self) -> None:
         requests, self._requests = self._requests, None
+        self._jobs.stand_back()
         with suppress(TimeoutError, asyncio.CancelledError):  # a second signal: enough waited
             async with asyncio.timeout(DRAIN_WITHIN):
                 if requests is not None:
@@ -111,7 +120,9 @@ class Manager:
         if self._inflight:
             log.warning("manager_left_early", unanswered=len(self._inflight))
             await self._withdraw()
+        await self._jobs.leave()
         await self._tasks.cancel()
+        await self._desk.treasury.close()
 
     async def _withdraw(self) -> None:
         """Gives back what is not answered: somebody else has to do it."""
@@ -149,15 +160,26 @@ class Manager:
         except BullpenError as error:
             await self._refuse(message, error)
             return
-        self._inflight.add(inflight)
         inflight.reply.on_abandoned = lambda: self._stop(inflight, cancelled("nobody reads the stream any more"))
+        await self._see_through(inflight)
+
+    async def _perform(self, message: Message, job_id: str) -> tuple[Result, BullpenError | None]:
+        """Does a durable request. Raises `BullpenError(invalid_request)`."""
+        inflight = self._admit(message)
+        result = inflight.reply = Result(self._bus, inflight.task_id, inflight.request_id, job_id)
+        return result, await self._see_through(inflight)
+
+    async def _see_through(self, inflight: Inflight) -> BullpenError | None:
+        """Serves a request and books it. Returns the failure, if it is one."""
+        self._inflight.add(inflight)
         try:
             response, failure = await self._serve(inflight)
-            self._stats.count(self._desk.now() - inflight.arrived, str(failure) if failure else None)
+            self._stats.count(self._desk.now() - inflight.arrived, failure.code if failure else None)
             self._metrics.count(failed=failure is not None, rerouted=len(inflight.attempts) > 1)
             await asyncio.gather(
                 self._aftermath.settle(inflight, response, failure), self._keep(inflight, response, failure)
             )
+            return failure
         finally:
             self._inflight.discard(inflight)
             self._tasks.start(self._linger(inflight), "late") if has_late(inflight) else inflight.close()
@@ -168,6 +190,7 @@ class Manager:
         pursuit = Pursuit(self._desk, inflight)
         try:
             response = await self._replayed(inflight) or await pursuit.answer()
+            await self._aftermath.before_reply(inflight, response, None)
             return response, await inflight.reply.response(response)
         except BullpenError as error:
             failure = error
@@ -178,6 +201,7 @@ class Manager:
             failure = internal_error()
         finally:
             pursuit.close()
+        await self._aftermath.before_reply(inflight, None, failure)
         await self._tell(inflight, failure)
         return response, failure
 
@@ -202,10 +226,11 @@ class Manager:
         return answer
 
     async def _keep(self, inflight: Inflight, response: InferenceResponse | None, failure: BullpenError | None) -> None:
-        """Remembers the answer for its key; an error is none."""
+        """Remembers the answer for its key. An error is none, and one that must not be kept cannot be had again."""
         if inflight.entry is None:
             return
-        if response is not None and failure is None:
+        may_keep = stricter(self._outbox.settings.content, inflight.request.content) == "full"
+        if response is not None and failure is None and may_keep:
             await self._answers.finish(inflight.entry, response)
         else:
             await self._answers.release(inflight.entry)
@@ -213,7 +238,7 @@ class Manager:
     def _admit(self, message: Message) -> Inflight:
         """Reads the request. Raises `BullpenError(invalid_request)`."""
         now = self._desk.now()
-        request = parse_request(message.data)
+        request = heeding(parse_request(message.data), message.headers)
         if hops(message.headers) >= MAX_HOPS:
             raise BullpenError(ErrorCode.INVALID_REQUEST, "this message went round already", field=h.HOPS)
         assert request.task_id is not None
@@ -315,15 +340,23 @@ class Manager:
                 inflight=len(self._inflight),
                 waiting=len(self._desk.room),
                 outbox=self._outbox.pending,
+                jobs=(self._jobs.running, self._jobs.waiting),
             )
 
 
-async def run(settings: BusSettings, config: ManagerConfig, *, manager_id: str, stop: asyncio.Event) -> None:
+async def run(
+    settings: BusSettings,
+    config: ManagerConfig,
+    *,
+    manager_id: str,
+    stop: asyncio.Event,
+    books: OutboxSettings | None = None,
+) -> None:
     """Runs one Manager until `stop` is set. Raises `BusUnreachable`, `ConfigError`; `BusError`: the bus was lost."""
     if not s.is_name(manager_id):
         raise ConfigError(f"{manager_id!r} is not a Manager's id: 1 to 64 of A-Z a-z 0-9 _ - are allowed")
     bus = await Bus.connect(f"manager:{manager_id}", settings, patience=START_PATIENCE, stop=stop)
-    outbox = await Outbox.open(manager_id, settings, patience=START_PATIENCE, stop=stop)
+    outbox = await Outbox.open(manager_id, settings, books or OutboxSettings(), patience=START_PATIENCE, stop=stop)
     try:
         await Manager(bus, outbox, config, manager_id).run(stop)
         if bus.lost.is_set():

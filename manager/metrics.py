@@ -33,8 +33,17 @@ class Metrics:
         """Publishes in a task of its own; figures that cannot be sent are dropped."""
         self._tasks.start(self._publish(subject, message.to_bytes()), subject)
 
-    def tell_all(self, registry: Registry, estimates: Estimates, *, inflight: int, waiting: int, outbox: int) -> None:
-        """The figures of the mesh, of each model and of each worker."""
+    def tell_all(
+        self,
+        registry: Registry,
+        estimates: Estimates,
+        *,
+        inflight: int,
+        waiting: int,
+        outbox: int,
+        jobs: tuple[int, int | None],
+    ) -> None:
+        """The figures of the mesh, of each model and of each worker. `jobs`: in hand here, and waiting in all."""
         now = utc_now()
         mesh = MeshMetrics(
             source=self._source,
@@ -47,6 +56,8 @@ class Metrics:
             failed=self._failed,
             rerouted=self._rerouted,
             outbox_pending=outbox,
+            jobs_running=jobs[0],
+            jobs_waiting=jobs[1],
         )
         self.tell(METRICS_MESH, mesh)
         for member in registry:

@@ -6,6 +6,7 @@ stream says that it starts anew.
 """
 
 from contextlib import suppress
+from decimal import Decimal
 from math import inf
 
 import structlog
@@ -32,7 +33,8 @@ from manager.chooser import Chooser
 from manager.desk import Desk
 from manager.events import Gone, Heard
 from manager.inflight import Inflight, out_of_time
-from manager.ranking import Choice, expected_cost
+from manager.ranking import Choice, expected_cost, likely_cost
+from manager.spending import Reservation
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +47,8 @@ class Pursuit:
         self._desk = desk
         self._inflight = inflight
         self._chooser = Chooser(desk, inflight)
+        self._reservation: Reservation | None = None
+        """For the one who is chosen, until it is sent."""
         self._hedge_at = inf
         """When (loop's clock) a second worker is asked as well."""
 
@@ -88,7 +92,7 @@ class Pursuit:
             return None  # it was refused: going elsewhere costs nothing
         if not desk.retries.take(desk.now()):
             return failover.exhausted(attempts, "too much is being tried again already")
-        wasted = sum(float(attempt.cost or 0) for attempt in tried if attempt.paid)
+        wasted = sum((attempt.likely_cost or Decimal(0) for attempt in tried if attempt.paid), Decimal(0))
         if wasted and not desk.spending.allows(desk.now(), wasted):
             return failover.exhausted(attempts, "too much has been paid twice in the last ten minutes")
         return None
@@ -107,11 +111,24 @@ class Pursuit:
                 return None
             ranking = self._chooser.rank()
             if ranking.winner is not None:
+                if not await self._set_aside(ranking.winner):
+                    continue
                 self._chooser.explain(ranking)
                 return ranking.winner
             if inflight.best is not None:
                 return None
             await self._chooser.wait_for_somebody(ranking)
+
+    async def _set_aside(self, choice: Choice) -> bool:
+        """Reserves in the budgets what it will probably cost; False: one of them has not enough left for this model."""
+        inflight, card = self._inflight, choice.card
+        cost = likely_cost(inflight.asked, card, self._desk.estimates)
+        try:
+            self._reservation = await self._desk.treasury.reserve(inflight.request.tenant, card.model_id, cost)
+        except BullpenError as error:
+            inflight.unaffordable[card.model_id] = error
+            return False
+        return True
 
     def _check_wanted(self) -> None:
         if self._inflight.stopped is not None:
@@ -132,6 +149,7 @@ class Pursuit:
             start=start,
             probe=desk.took(choice),
         )
+        attempt.reservation, self._reservation = self._reservation, None
         inflight.attempts.append(attempt)
         listener = desk.bus.listen(lambda message: self._hear(attempt, message))
         inflight.listeners.append(listener)
@@ -205,6 +223,7 @@ class Pursuit:
             case Claim() | Progress() as sign:
                 attempt.hear(sign, self._desk.now())
                 if heard.sender:
+                    attempt.allowed = True
                     go = Go(budget_ms=max(1, round(self._inflight.remaining(self._desk.now()) * 1000)))
                     await self._desk.bus.publish(heard.sender, go.to_bytes())
             case Chunk() as chunk:
@@ -299,7 +318,9 @@ class Pursuit:
         if ranking.winner is None or not desk.hedges.take(desk.now()):
             return
         cost = expected_cost(inflight.asked, ranking.winner.card, desk.estimates)
-        if not ranking.winner.card.local and not desk.spending.allows(desk.now(), cost or 0.0):
+        if not ranking.winner.card.local and not desk.spending.allows(desk.now(), cost or Decimal(0)):
+            return
+        if not await self._set_aside(ranking.winner):
             return
         self._chooser.explain(ranking)
         await self._send(ranking.winner)
@@ -324,6 +345,8 @@ class Pursuit:
 
     def close(self) -> None:
         """Whatever is still running when the pursuit ended otherwise than in order (a bug, a lost connection)."""
+        if self._reservation is not None:
+            self._reservation.settle(Decimal(0))
         for attempt in self._inflight.running:
             error = BullpenError(ErrorCode.CANCELLED, "the Manager gave the request up")
             self._end(attempt, Ending(Outcome.UNCERTAIN, error, attempt.seen), said_all=False)
@@ -331,5 +354,6 @@ class Pursuit:
     def _end(self, attempt: Attempt, ending: Ending | FinalResponse, *, said_all: bool) -> None:
         attempt.end(ending, self._desk.now(), said_all=said_all)
         if isinstance(ending, Ending):
-            log.info("attempt_ended", worker_id=attempt.worker_id, outcome=ending.outcome, error=str(ending.error))
+            # The code alone: a provider may quote the question in what it says. The books have its words.
+            log.info("attempt_ended", worker_id=attempt.worker_id, outcome=ending.outcome, error=ending.error.code)
         self._desk.learn(attempt)

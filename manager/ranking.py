@@ -12,6 +12,7 @@ so that "why did this go to the expensive one?" has an answer, and anybody can w
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from enum import Enum
 from functools import cached_property
 from math import inf
@@ -128,6 +129,10 @@ class Question:
     """Seconds until its deadline."""
     waiting: int = 0
     """Requests that wait for a place before it."""
+    spent: Decimal = Decimal(0)
+    """US dollars, what those who were tried have probably cost."""
+    unaffordable: frozenset[str] = frozenset()
+    """Models for which a budget has not enough left."""
 
     @classmethod
     def of(cls, request: InferenceRequest, excluded: Iterable[str] = ()) -> "Question":
@@ -199,11 +204,19 @@ def score(terms: Terms, weights: Terms) -> float:
     )
 
 
-def expected_cost(question: Question, card: ModelCard, estimates: Estimates) -> float | None:
+def expected_cost(question: Question, card: ModelCard, estimates: Estimates) -> Decimal | None:
     """US dollars, from the prompt's size and what this model's answers to such a prompt have; None: price unknown."""
     if card.price is None:
         return None
-    return float(card.price.cost(question.tokens_in, _tokens_out(question, estimates.of(card.model_id))))
+    return card.price.cost(question.tokens_in, _tokens_out(question, estimates.of(card.model_id)))
+
+
+def likely_cost(question: Question, card: ModelCard, estimates: Estimates) -> Decimal | None:
+    """As `expected_cost`, but with as many tokens as the caller allows: what is to be set aside for it."""
+    most = question.request.max_tokens
+    if card.price is None or most is None:
+        return expected_cost(question, card, estimates)
+    return card.price.cost(question.tokens_in, most)
 
 
 @dataclass
@@ -254,7 +267,7 @@ class Judge:
         good = success * min(1.0, quality.mean + HOPE * quality.deviation)
         usd = expected_cost(self.question, card, self.estimates)
         return (
-            _cost_term(None if usd is None else usd / good),
+            _cost_term(None if usd is None else float(usd) / good),
             1.0 - good,
             self._load_term(choice, success),
             _resources_term(member.heartbeat),
@@ -324,10 +337,8 @@ class Judge:
         question, member, now = self.question, choice.member, self.now
         if member.worker_id in question.excluded:
             return Obstacle.EXHAUSTED, "tried already"
-        if question.request.max_cost_usd is not None:
-            cost = expected_cost(question, choice.card, self.estimates)
-            if cost is None or cost > question.request.max_cost_usd:
-                return Obstacle.BUDGET, "price unknown" if cost is None else f"would cost about {cost:.6f} USD"
+        if dear := _too_dear(question, choice.card, self.estimates):
+            return Obstacle.BUDGET, dear
         if not member.breaker.admits(now):
             rest = member.breaker.rest(now)
             return Obstacle.FAILING, f"failing ({member.breaker.why}), tried again in {rest:.1f} s"
@@ -336,6 +347,19 @@ class Judge:
         if not member.free:
             return Obstacle.FULL, f"full ({member.load} of {member.heartbeat.capacity})"
         return None
+
+
+def _too_dear(question: Question, card: ModelCard, estimates: Estimates) -> str:
+    """Why it costs too much; empty when it does not."""
+    if card.model_id in question.unaffordable:
+        return "its budget is spent"
+    if question.request.max_cost_usd is None:
+        return ""
+    cost = expected_cost(question, card, estimates)
+    if cost is None:
+        return "price unknown"
+    left = Decimal(str(question.request.max_cost_usd)) - question.spent
+    return f"would cost about {cost:.6f} USD" if cost > left else ""
 
 
 def _nobody(question: Question, judged: Sequence[Judged]) -> Ranking:

@@ -1,15 +1,19 @@
 """What `telemetry/config.yaml` may say."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from contracts import ContentMode
 from contracts.settings import ConfigModel
 
 Seconds = Annotated[float, Field(gt=0)]
 
 
 class TelemetryConfig(ConfigModel):
+    mode: Literal["after_reply", "before_reply"] = "after_reply"
+    content: ContentMode = "full"
+    spool_max_bytes: Annotated[int, Field(ge=0)] = 1 << 30
     batch_size: Annotated[int, Field(ge=1, le=5000)] = 500
     fetch_wait: Seconds = 0.5
     command_timeout: Seconds = 5.0
@@ -18,3 +22,5 @@ class TelemetryConfig(ConfigModel):
     stream_max_bytes: Annotated[int, Field(ge=1 << 20)] = 8 << 30
     duplicate_window: Seconds = 600
     report_interval: Seconds = 2.0
+    retention: Annotated[int, Field(ge=1)] | None = 13
+    content_retention: Annotated[int, Field(ge=1)] | None = 30

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from bus import Bus, BusError, Message, Subscription
+from bus.discretion import Discretion
 from bus.reply import accepts
 from bus.service import EndpointStats
 from contracts import BullpenError, ErrorCode, ErrorReply, Feedback, FeedbackRecord, new_id, utc_now
@@ -25,7 +26,7 @@ TRIES = 2
 FIELD_CHARACTERS = 100
 
 
-async def serve_feedback(bus: Bus, stats: EndpointStats) -> Subscription:
+async def serve_feedback(bus: Bus, stats: EndpointStats, discretion: Discretion) -> Subscription:
     """Takes judgements, and confirms each to whoever wants to know."""
 
     async def handle(message: Message) -> None:
@@ -34,7 +35,7 @@ async def serve_feedback(bus: Bus, stats: EndpointStats) -> Subscription:
         started = asyncio.get_running_loop().time()
         failure: BullpenError | None = None
         try:
-            await _store(bus, _read(message.data))
+            await _store(bus, await discretion.kept(_read(message.data)))
         except BullpenError as error:
             failure = error
             if not message.reply:

@@ -6,7 +6,8 @@ from typing import Literal
 from uuid import UUID
 
 from contracts import OpenModel, Outcome
-from telemetry.store import Store
+from telemetry.migrate import SchemaMismatch, available
+from telemetry.store import Connection, Store
 
 CostKey = Literal["model", "tenant", "day"]
 
@@ -92,6 +93,22 @@ class Scorecard(OpenModel):
     last_answer: datetime | None
 
 
+async def check_schema(store: Store) -> None:
+    """Raises `SchemaMismatch` unless the database's schema is the one that this code reads, or `DatabaseAway`."""
+    wanted, found = max(available()), await store.perform(_schema)
+    if found is None:
+        raise SchemaMismatch(
+            "there are no books in this database yet: `bullpen telemetry`, or `bullpen up`, makes them"
+        )
+    if found < wanted:
+        raise SchemaMismatch(
+            f"the books have schema {found}, this bullpen reads {wanted}: restart telemetry with this version, "
+            "it brings them up to date"
+        )
+    if found > wanted:
+        raise SchemaMismatch(f"the books have schema {found}, this bullpen reads {wanted}: run a newer bullpen")
+
+
 async def recent_responses(
     store: Store,
     *,
@@ -107,8 +124,9 @@ async def recent_responses(
 
 
 async def cost_by(store: Store, key: CostKey, *, since: datetime | None = None) -> list[CostRow]:
-    """The cost by `key`, the dearest first. Raises `DatabaseAway`."""
-    return [CostRow.model_validate(dict(row)) for row in await store.fetch(f"cost_by_{key}", since)]
+    """The cost by `key`, the dearest first, days in their order. Raises `DatabaseAway`."""
+    rows = [CostRow.model_validate(dict(row)) for row in await store.fetch(f"cost_by_{key}", since)]
+    return sorted(rows, key=lambda row: row.key or "") if key == "day" else rows
 
 
 async def response(store: Store, name: str) -> BookedRequest | None:
@@ -126,6 +144,13 @@ async def response(store: Store, name: str) -> BookedRequest | None:
 async def scorecard(store: Store) -> list[Scorecard]:
     """Every model that was ever tried, the busiest first. Raises `DatabaseAway`."""
     return [Scorecard.model_validate(dict(row)) for row in await store.fetch("scorecard")]
+
+
+async def _schema(connection: Connection) -> int | None:
+    if await connection.fetchval("SELECT to_regclass('schema_migrations')") is None:
+        return None
+    newest: int | None = await connection.fetchval("SELECT max(version) FROM schema_migrations")
+    return newest
 
 
 def _uuid(text: str) -> UUID | None:

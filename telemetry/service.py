@@ -6,17 +6,20 @@ from contextlib import suppress
 import structlog
 
 from bus import Bus, BusError, BusSettings, Tasks
-from bus.jetstream import ensure_stream
+from bus.discretion import Discretion
+from bus.jetstream import ensure_stream, says_there_is_none
 from bus.service import EndpointStats, Service, package_version, serve_info
 from bus.tasks import first_of
 from contracts import TelemetryMetrics, utc_now
 from contracts import subjects as s
 from telemetry import stream
 from telemetry.config import TelemetryConfig
+from telemetry.direct import Direct
 from telemetry.feedback import serve_feedback
 from telemetry.migrate import migrate
 from telemetry.patience import Patience
 from telemetry.recorder import Recorder
+from telemetry.retention import Housekeeper
 from telemetry.store import DatabaseAway, Store
 
 log = structlog.get_logger(__name__)
@@ -28,9 +31,19 @@ FINISH_WITHIN = 2.0
 
 
 class Accountant:
-    def __init__(self, bus: Bus, store: Store, config: TelemetryConfig, instance_id: str) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        store: Store,
+        housekeeper: Housekeeper,
+        config: TelemetryConfig,
+        *,
+        instance_id: str,
+        discretion: Discretion,
+    ) -> None:
         self._bus = bus
         self._store = store
+        self._housekeeper = housekeeper
         self._config = config
         self._id = instance_id
         self._spec = stream.spec(config)
@@ -43,13 +56,16 @@ class Accountant:
             config.retry_at_most,
             "events wait in JetStream; start Postgres, or check DATABASE_URL",
         )
-        self._recorder = Recorder(bus, store, self._database, config)
+        self._discretion = discretion
+        self._recorder = Recorder(bus, store, self._database, config, discretion)
+        self._direct = Direct(bus, self._recorder, self._database, config.batch_size)
+        self._stream_is_there = asyncio.Event()
         self._stats = EndpointStats("feedback", s.INFER_FEEDBACK, s.INFER_QUEUE)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Books until `stop` is set. Raises `SchemaMismatch`, and `BusError` when the bus is lost."""
         tasks = Tasks(self._id)
-        feedback = await serve_feedback(self._bus, self._stats)
+        feedback = await serve_feedback(self._bus, self._stats, self._discretion)
         keeping = asyncio.create_task(self._keep_books(stop))
         ended = asyncio.Event()
         keeping.add_done_callback(lambda _: ended.set())
@@ -62,6 +78,7 @@ class Accountant:
             keeping.cancel()
             await tasks.cancel()
             await asyncio.wait({keeping})
+            await self._direct.stop(FINISH_WITHIN)
         if self._bus.lost.is_set():
             raise BusError("the connection to NATS is lost for good")
         if not keeping.cancelled():
@@ -72,14 +89,35 @@ class Accountant:
         return 0 if self._database.away or self._jetstream.away else FINISH_WITHIN
 
     async def _keep_books(self, stop: asyncio.Event) -> None:
-        await self._make_stream()  # first: events may then wait in it for the database
-        schema = await self._database.until_done(lambda: migrate(self._store))
-        await self._serve_discovery(schema)
-        log.info("telemetry_ready", instance_id=self._id, schema=schema)
-        await self._jetstream.until_done(lambda: self._recorder.run(stop), self._make_stream)
+        making = asyncio.create_task(self._make_stream())  # at once: events may then wait in it for the database
+        housekeeping = Tasks(f"{self._id}:housekeeping")
+        try:
+            schema = await self._database.until_done(lambda: migrate(self._store))
+            housekeeping.start(self._housekeeper.run(), "rounds")
+            self._direct.open_books.set()
+            await first_of(self._stream_is_there, self._direct.started)
+            await self._serve_discovery(schema)
+            log.info("telemetry_ready", instance_id=self._id, schema=schema)
+            await making
+            await self._jetstream.until_done(lambda: self._recorder.run(stop), self._make_stream)
+        finally:
+            making.cancel()
+            await housekeeping.cancel()
 
     async def _make_stream(self) -> None:
-        await self._jetstream.until_done(lambda: ensure_stream(self._bus, self._spec))
+        """Returns when there is a stream. Until then events are booked as they come, if JetStream is not there."""
+        self._stream_is_there.clear()
+        await self._jetstream.until_done(self._try_to_make_stream)
+        self._stream_is_there.set()
+        await self._direct.stop(FINISH_WITHIN)
+
+    async def _try_to_make_stream(self) -> None:
+        try:
+            await ensure_stream(self._bus, self._spec)
+        except BusError as error:
+            if says_there_is_none(error):
+                await self._direct.start()
+            raise
 
     async def _serve_discovery(self, schema: int) -> None:
         metadata = {"schema": str(schema)}
@@ -113,16 +151,25 @@ class Accountant:
 
 
 async def run(
-    settings: BusSettings, database_url: str, config: TelemetryConfig, *, instance_id: str, stop: asyncio.Event
+    settings: BusSettings,
+    database_url: str,
+    config: TelemetryConfig,
+    *,
+    instance_id: str,
+    stop: asyncio.Event,
+    content_key: bytes = b"",
 ) -> None:
     """Runs one accountant until `stop` is set.
 
-    Raises `BusUnreachable`, `SchemaMismatch`, and `BusError` when the bus was lost.
+    Raises `BusUnreachable`, `ConfigError`, `SchemaMismatch`, and `BusError` when the bus was lost.
     """
+    discretion = Discretion(config.content, content_key)
     bus = await Bus.connect(f"telemetry:{instance_id}", settings, patience=START_PATIENCE, stop=stop)
-    store = Store(database_url, config.command_timeout)
+    store, apart = (Store(database_url, config.command_timeout) for _ in range(2))
     try:
-        await Accountant(bus, store, config, instance_id).run(stop)
+        housekeeper = Housekeeper(apart, config)
+        await Accountant(bus, store, housekeeper, config, instance_id=instance_id, discretion=discretion).run(stop)
     finally:
+        await apart.close()
         await store.close()
         await bus.close()

@@ -20,9 +20,12 @@ OF_THE_DATA = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asy
 """Errors that say something of the rows, not of the database: trying again would not help."""
 OF_THE_CONNECTION = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 """The rest. A connection that breaks in the middle of a commit is an "internal client error" to asyncpg."""
-SESSION = {"application_name": "bullpen", "timezone": "UTC"}
-"""UTC also for a time that comes without its zone, and for the views' hours and days."""
+SESSION = {"application_name": "bullpen", "timezone": "UTC", "jit": "off"}
+"""UTC also for a time that comes without its zone. Compiling takes longer than running what we ask."""
 CLOSE_WITHIN = 1.0
+NO_PARTITION = "no partition of relation"
+"""What Postgres says of a row whose month is not there: far in the past or the future, or of nobody's making."""
+PARTITIONED = ("responses", "attempts")
 
 Row = asyncpg.Record
 Connection: TypeAlias = "PoolConnectionProxy[Row]"
@@ -64,12 +67,19 @@ class Store:
 
         async def work(connection: Connection) -> int:
             async with connection.transaction():
-                new = [await _insert(connection, table, rows) for table, rows in tables.items()]
+                # In one order, as the rows are: transactions that overlap never wait for each other in a circle.
+                new = [await _insert(connection, table, tables[table]) for table in sorted(tables)]
                 if dead:
                     letters = zip(*((d.stream_seq, d.subject, d.reason, d.body) for d in dead), strict=True)
                     await connection.execute(sql("insert_dead_letters"), *letters)
             return sum(new)
 
+        try:
+            return await self.perform(work)
+        except RowsRefused as error:
+            if not isinstance(error.__cause__, asyncpg.CheckViolationError) or NO_PARTITION not in str(error):
+                raise
+        await self.perform(lambda connection: _make_partitions(connection, tables))
         return await self.perform(work)
 
     async def fetch(self, query: str, *values: Any) -> list[Row]:
@@ -114,10 +124,12 @@ class Store:
             return await work(connection)
 
     async def _open(self) -> "asyncpg.Pool[Row]":
+        # Not with a smallest size: asyncpg keeps it up by itself and complains at length while the database is away.
+        pool = asyncpg.create_pool(self._url, min_size=0, max_size=4, timeout=self._timeout, server_settings=SESSION)
         try:
-            return await asyncpg.create_pool(
-                self._url, min_size=1, max_size=4, timeout=self._timeout, server_settings=SESSION
-            )
+            await pool
+            async with pool.acquire():
+                return pool
         except ValueError:
             # What asyncpg says of an address that it cannot read may quote a part of the password.
             raise DatabaseAway(
@@ -151,6 +163,11 @@ def sql(name: str) -> str:
 async def _insert(connection: Connection, table: str, rows: Sequence[bytes]) -> int:
     status = await connection.execute(sql(f"insert_{table}"), f"[{b','.join(rows).decode()}]")
     return int(status.rpartition(" ")[2])
+
+
+async def _make_partitions(connection: Connection, tables: Mapping[str, Sequence[bytes]]) -> None:
+    rows = [row for table in PARTITIONED for row in tables.get(table, ())]
+    await connection.execute(sql("make_partitions_for"), f"[{b','.join(rows).decode()}]")
 
 
 def _reason(error: Exception) -> str:

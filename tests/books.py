@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any, Self
 
 import psutil
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from bus import Bus, BusSettings, Message
@@ -197,7 +197,8 @@ class Books:
         return int(told["num_pending"] + told["num_ack_pending"])
 
     def _on_metrics(self, message: Message) -> None:
-        self.metrics.append(TelemetryMetrics.model_validate_json(message.data))
+        with suppress(ValidationError):  # a Manager's own
+            self.metrics.append(TelemetryMetrics.model_validate_json(message.data))
 
 
 def signal_all(database: PostgresServer, number: signal.Signals) -> None:

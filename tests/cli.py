@@ -134,6 +134,9 @@ class Terminal:
     def screen(self) -> str:
         return _ESCAPES.sub("", self.raw).replace("\r\n", "\n")
 
+    def type(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
     def interrupt(self) -> None:
         """What Ctrl-C does: every process of the terminal's group gets a SIGINT."""
         os.killpg(self._process.pid, signal.SIGINT)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Self
 
 from pydantic_core import from_json
@@ -18,6 +19,7 @@ from contracts import (
     ModelCard,
     OpenModel,
     PartialUsage,
+    Price,
     Progress,
     WorkerState,
     new_id,
@@ -53,7 +55,7 @@ class Asked:
         if not lost:
             await self.say(Chunk(task_id=self.headers[h.TASK], seq=seq, delta=text, tokens=seq + 1))
 
-    async def answer(self, output: str, *, tokens: int = 2) -> None:
+    async def answer(self, output: str, *, tokens: int = 2, cost_usd: Decimal | None = None) -> None:
         await self.say(
             FinalResponse(
                 task_id=self.headers[h.TASK],
@@ -67,7 +69,7 @@ class Asked:
                 worker_id=self._worker_id,
                 prompt_tokens=10,
                 completion_tokens=tokens,
-                cost_usd=None,
+                cost_usd=cost_usd,
                 finish_reason="stop",
                 confidence_source="prior",
                 created_at=utc_now(),
@@ -82,13 +84,20 @@ class FakeWorker:
     """`async with FakeWorker(bus, "fake-1", script)`: beats its heart, looks quick, and hands requests to `script`."""
 
     def __init__(
-        self, bus: Bus, worker_id: str, on_request: Callable[[Asked], None] = lambda asked: None, *, clock: float = 0.0
+        self,
+        bus: Bus,
+        worker_id: str,
+        on_request: Callable[[Asked], None] = lambda asked: None,
+        *,
+        clock: float = 0.0,
+        price: Price | None = None,
     ) -> None:
         """`clock`: seconds that its wall clock is ahead of everybody else's."""
         self._bus = bus
         self._id = worker_id
         self._on_request = on_request
         self._clock = clock
+        self._price = price
         self._epoch = new_id()
         self.asked: list[Asked] = []
         self.told: list[ControlRequest] = []
@@ -114,7 +123,11 @@ class FakeWorker:
 
     def _heartbeat(self, seq: int, state: WorkerState) -> Heartbeat:
         card = ModelCard(
-            model_id="fake", context_window=8192, capabilities=("chat", "stream", "prefill", "json"), local=True
+            model_id="fake",
+            context_window=8192,
+            capabilities=("chat", "stream", "prefill", "json"),
+            price=self._price,
+            local=True,
         )
         now = utc_now()
         return Heartbeat(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bullpen.cli.running import connected, run, tell, usage
-from bullpen.cli.show import as_json, clean, duration, money, note
+from bullpen.cli.show import UNKNOWN, as_json, clean, duration, money, note
 from client import Bullpen, BullpenError, Options, RequestFailed
 from contracts import Chunk, ErrorReply, FinalResponse, InferenceResponse, Policy, Resumed
 
@@ -143,7 +143,7 @@ def _footer(response: InferenceResponse) -> str:
     facts = [
         response.model_id + (" (simulated)" if response.simulated else ""),
         response.worker_id,
-        f"{response.prompt_tokens} + {response.completion_tokens} tokens",
+        f"{response.prompt_tokens or UNKNOWN} + {response.completion_tokens} tokens",
         money(response.cost_usd),
         f"confidence {response.confidence:.2f} ({response.confidence_source})",
         duration(response.duration_ms),

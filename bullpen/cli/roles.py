@@ -15,8 +15,10 @@ import typer
 
 from bullpen.cli.running import connected, run, settings
 from bullpen.cli.show import problem
-from bullpen.endpoints import resolve_database_url
+from bullpen.content_key import content_key
+from bullpen.endpoints import default_data_dir, resolve_database_url
 from bullpen.process import run_role
+from bus.outbox import OutboxSettings
 from client import Bullpen
 from client.client import WORKER_SERVICE, Service
 from contracts import subjects as s
@@ -54,7 +56,7 @@ def manager(id_: Id = None, config: Config = None) -> None:
         from manager.manager import run as run_manager
 
         read = load_config(ManagerConfig, "manager", config or _own_config("manager"))
-        await run_manager(settings(), read, manager_id=_id("manager", id_), stop=stop)
+        await run_manager(settings(), read, manager_id=_id("manager", id_), stop=stop, books=_books())
 
     raise typer.Exit(run_role("manager", role))
 
@@ -89,7 +91,7 @@ def worker(
         except ImportError as error:
             told = await folder.available()
             raise ConfigError(f"{told.reason or error}: {told.cure}") from None
-        await run_worker(settings(), folder, read, worker_id=_id(folder.name, id_), stop=stop)
+        await run_worker(settings(), folder, read, worker_id=_id(folder.name, id_), stop=stop, books=_books())
 
     raise typer.Exit(run_role("worker", role))
 
@@ -116,7 +118,14 @@ def telemetry(id_: Id = None, config: Config = None) -> None:
             raise ConfigError("there is no database to keep books in: set DATABASE_URL, or start one with `bullpen up`")
         read = load_config(TelemetryConfig, "telemetry", config or _own_config("telemetry"))
         try:
-            await run_telemetry(settings(), database, read, instance_id=_id("telemetry", id_), stop=stop)
+            await run_telemetry(
+                settings(),
+                database,
+                read,
+                instance_id=_id("telemetry", id_),
+                stop=stop,
+                content_key=content_key(default_data_dir()),
+            )
         except SchemaMismatch as error:
             raise ConfigError(str(error)) from None
 
@@ -170,6 +179,21 @@ async def _serves(bullpen: Bullpen, service: Service) -> bool:
         return True
     beat = (await bullpen.control(service.id, "status")).heartbeat
     return beat is not None and beat.state == "ready"
+
+
+def _books() -> OutboxSettings:
+    """How those who tell the books something do it. Raises `ConfigError`."""
+    from telemetry.config import TelemetryConfig
+
+    read = load_config(TelemetryConfig, "telemetry", _own_config("telemetry"))
+    key = content_key(default_data_dir())
+    return OutboxSettings(
+        mode=read.mode,
+        content=read.content,
+        content_key=key,
+        spool=default_data_dir() / "spool",
+        spool_max_bytes=read.spool_max_bytes,
+    )
 
 
 def _own_config(role: str) -> Path | None:

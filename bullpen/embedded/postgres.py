@@ -34,6 +34,7 @@ SETTINGS = {
     "unix_socket_directories": "",
     "max_connections": "50",
     "log_timezone": "UTC",
+    "log_error_verbosity": "terse",  # its details quote rows, and what people ask is not for the log
 }
 
 

@@ -1,9 +1,12 @@
-SELECT coalesce(r.metadata ->> 'tenant', '') AS key,
+-- As cost_by_day.
+SELECT tenant AS key,
        count(*) AS requests,
-       sum(r.tokens_used) AS tokens,
-       sum(r.cost_usd) AS cost_usd,
-       count(*) FILTER (WHERE r.cost_usd IS NULL) AS unpriced
-FROM responses r
-WHERE r.created_at >= coalesce($1::timestamptz, '-infinity')
-GROUP BY 1
-ORDER BY cost_usd DESC NULLS LAST, 1
+       sum(tokens_used) AS tokens,
+       sum(cost_usd) AS cost_usd,
+       count(*) - count(cost_usd) AS unpriced
+FROM responses
+WHERE created_at >= coalesce($1::timestamptz, '-infinity')
+  AND (request_id >= (SELECT uuidv7_floor(coalesce($1, '-infinity') - interval '7 days'))
+       OR request_id < uuidv7_floor('2024-01-01Z'))
+GROUP BY tenant
+ORDER BY cost_usd DESC NULLS LAST, key

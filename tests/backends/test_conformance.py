@@ -112,6 +112,7 @@ async def test_tokens_are_counted(subject: Subject) -> None:
     subject.needs("usage")
     *deltas, done = [piece async for piece in subject.backend.stream(subject.job())]
     assert isinstance(done, Done)
+    assert done.prompt_tokens is not None and done.completion_tokens is not None
     assert done.prompt_tokens >= 3
     seen = sum(delta.tokens for delta in deltas if isinstance(delta, Delta))
     assert abs(done.completion_tokens - seen) <= 2  # the end-of-answer token has no text
@@ -122,6 +123,7 @@ async def test_logprobs_are_logarithms_of_probabilities(subject: Subject) -> Non
     answer = await subject.ask()
     assert answer.logprobs
     assert all(logprob <= 0 for logprob in answer.logprobs)
+    assert answer.done.completion_tokens is not None
     assert len(answer.logprobs) <= answer.done.completion_tokens
 
 

@@ -34,7 +34,8 @@ async def test_a_real_question_gets_a_real_answer(local: Backend[Any]) -> None:
     answer = await local.infer(job(local))
     assert "Paris" in answer.text
     assert answer.done.finish_reason == "stop"
-    assert answer.done.prompt_tokens > 5
+    assert answer.done.prompt_tokens is not None and answer.done.prompt_tokens > 5
+    assert answer.done.completion_tokens is not None
     assert len(answer.logprobs) >= answer.done.completion_tokens - 2  # the end-of-text token has no text
     assert all(logprob <= 0 for logprob in answer.logprobs)
 
@@ -140,7 +141,7 @@ async def test_the_openai_backend_serves_llama_cpp(monkeypatch: pytest.MonkeyPat
     assert backend.models()
     answer = await backend.infer(job(backend, context={"system": "You answer questions with short facts."}))
     assert "Paris" in answer.text
-    assert answer.done.prompt_tokens > 5
+    assert answer.done.prompt_tokens is not None and answer.done.prompt_tokens > 5
     async with aclosing(backend.stream(job(backend, "Tell me a long story.", max_tokens=500))) as pieces:
         await anext(pieces)
     await backend.close()

@@ -344,6 +344,7 @@ async def test_a_real_server_answers(real: OllamaBackend) -> None:
     *deltas, done = [piece async for piece in real.stream(job(real))]
     assert "Paris" in "".join(piece.text for piece in deltas if isinstance(piece, Delta))
     assert isinstance(done, Done)
+    assert done.prompt_tokens is not None and done.completion_tokens is not None
     assert done.prompt_tokens > 10
     assert abs(done.completion_tokens - len(deltas)) <= 2
 
@@ -360,6 +361,7 @@ async def test_a_real_server_hears_the_history(real: OllamaBackend) -> None:
     alone = await real.infer(job(real))
     earlier = [{"role": "user", "content": "Hello, I am Bob."}, {"role": "assistant", "content": "Hello Bob."}]
     later = await real.infer(job(real, context={"system": "Answer briefly.", "messages": earlier}))
+    assert alone.done.prompt_tokens is not None and later.done.prompt_tokens is not None
     assert later.done.prompt_tokens > alone.done.prompt_tokens + 10
 
 

@@ -313,6 +313,7 @@ async def test_a_real_server_answers(real: OpenAIBackend) -> None:
     *deltas, done = [piece async for piece in real.stream(job(real, context=system))]
     assert "Paris" in "".join(piece.text for piece in deltas if isinstance(piece, Delta))
     assert isinstance(done, Done)
+    assert done.prompt_tokens is not None and done.completion_tokens is not None
     assert done.prompt_tokens > 10
     assert abs(done.completion_tokens - len(deltas)) <= 2
 

@@ -465,12 +465,13 @@ async def books(database_url: str) -> str:
 
 
 async def test_responses_come_from_the_books(books: str) -> None:
-    plain, recent, failed, limited, by_model = (
+    plain, recent, failed, limited, by_model, by_tenant = (
         await bullpen("responses", env={"DATABASE_URL": books}),
         await bullpen("responses", "--since", "1h", "--json", env={"DATABASE_URL": books}),
         await bullpen("responses", "--failed", "--json", env={"DATABASE_URL": books}),
         await bullpen("responses", "--limit", "1", env={"DATABASE_URL": books}),
         await bullpen("responses", "--model", "old", "--json", env={"DATABASE_URL": books}),
+        await bullpen("responses", "--tenant", "acme", "--model", "m", "--json", env={"DATABASE_URL": books}),
     )
     lines = plain.out.splitlines()
     assert len(lines) == 5
@@ -483,6 +484,7 @@ async def test_responses_come_from_the_books(books: str) -> None:
     assert [row["error_code"] for row in failed.json()] == ["overloaded"]
     assert len(limited.out.splitlines()) == 2
     assert [row["model_id"] for row in by_model.json()] == ["old"]
+    assert [row["cost_usd"] for row in by_tenant.json()] == [None]
 
 
 async def test_cost_is_added_up_and_the_unknown_is_told(books: str) -> None:
@@ -494,6 +496,7 @@ async def test_cost_is_added_up_and_the_unknown_is_told(books: str) -> None:
     assert "MODEL" in by_model.out
     assert "$0.0012" in by_model.out
     assert "1 requests" in by_model.out
+    assert by_model.out.splitlines()[-1].split() == ["in", "all", "0", "$0.0012"]
     tenants = {row["key"]: (row["requests"], row["cost_usd"], row["unpriced"]) for row in by_tenant.json()}
     assert tenants == {"acme": (1, None, 1), "": (3, 0.0024, 0)}
     assert sum(row["requests"] for row in by_day.json()) == 3

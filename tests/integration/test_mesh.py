@@ -33,6 +33,7 @@ async def test_a_question_gets_a_whole_answer(mesh: SmallMesh) -> None:
     assert (response.task_id, response.model_id, response.worker_id) == ("mine", "simulated", "w-1")
     assert response.simulated
     assert len(response.output.split()) == response.completion_tokens == 32
+    assert response.prompt_tokens is not None
     assert response.tokens_used == response.prompt_tokens + response.completion_tokens
     assert response.cost_usd is None  # nobody told the price, and unknown is not zero
     assert [(a.worker_id, a.outcome) for a in response.attempts] == [("w-1", "ok")]

@@ -13,8 +13,16 @@ import pytest
 
 from bullpen.embedded import nats_server
 from bullpen.leash import leashed
-from bus import Bus, BusSettings, census
+from bus import Bus, BusSettings, Message, census
 from bus.jetstream import PullConsumer, StreamSpec, ensure_stream
+from bus.pull import StoredMessage
+from client import RequestFailed
+from client import jobs as client_jobs
+from client.question import Question
+from contracts import BullpenError, ErrorCode
+from manager.config import JobsConfig
+from manager.job import Job, Result
+from manager.jobs import Jobs
 from tests.servers import free_port
 from tests.support import eventually
 
@@ -24,11 +32,19 @@ INBOX = {role: f"_INBOX_{role}" for role in ("worker", "manager", "telemetry")}
 """As compose.yaml has it; callers use the usual one."""
 
 MAY_PUBLISH = {
-    "client": ("infer.auto", "infer.local", "infer.cancel", "infer.feedback", "jobs.submit", "$SRV.PING"),
+    "client": (
+        "infer.auto",
+        "infer.local",
+        "infer.cancel",
+        "infer.feedback",
+        "jobs.submit",
+        "$SRV.PING",
+        "$JS.API.DIRECT.GET.RESULTS",
+    ),
     "worker": ("worker.heartbeat", "telemetry.worker", "telemetry.attempt", "result.t1", "_INBOX.abc.1", "$SRV.PING"),
     "manager": (
         *("infer.local.w.w1", "worker.control.w1", "metrics.route", "telemetry.response", "_INBOX_worker.abc.1"),
-        "$SYS.REQ.ACCOUNT.PING.CONNZ",
+        *("$SYS.REQ.ACCOUNT.PING.CONNZ", "$JS.ACK.JOBS.managers.1.1.1.1.0"),
     ),
     "telemetry": ("telemetry.feedback", "metrics.mesh", "$JS.ACK.TELEMETRY.books.1.1.1.1.0"),
     "observer": ("$SRV.PING",),
@@ -37,11 +53,12 @@ MAY_NOT_PUBLISH = {
     "client": (
         *("worker.heartbeat", "worker.control.w1", "infer.local.w.w1", "telemetry.response", "metrics.mesh"),
         *("result.t1", "mesh.sys.disconnect", "$JS.API.STREAM.PURGE.TELEMETRY", "_INBOX_manager.abc.1"),
+        *("$JS.API.CONSUMER.CREATE.RESULTS.x", "$JS.API.STREAM.PURGE.JOBS", "$JS.API.DIRECT.GET.KV_bullpen_answers"),
     ),
     "worker": ("infer.auto", "infer.local", "infer.local.w.w1", "metrics.mesh", "telemetry.feedback", "$JS.API.INFO"),
     "manager": (
         *("infer.auto", "worker.heartbeat", "telemetry.worker", "mesh.sys.connect", "$JS.API.INFO"),
-        *("$SYS.REQ.SERVER.PING.CONNZ", "$SYS.REQ.ACCOUNT.PING.SUBSZ"),
+        *("$SYS.REQ.SERVER.PING.CONNZ", "$SYS.REQ.ACCOUNT.PING.SUBSZ", "$JS.API.STREAM.PURGE.JOBS"),
     ),
     "telemetry": ("infer.auto", "worker.heartbeat", "worker.control.w1", "$JS.API.STREAM.DELETE.JOBS"),
     "observer": ("infer.auto", "worker.heartbeat", "worker.control.w1", "infer.feedback", "telemetry.response"),
@@ -149,6 +166,28 @@ async def test_the_books_are_kept_with_these_permissions(server: BusSettings) ->
         assert [row.data for row in rows] == [b"row"]
         await rows[0].ack()
         await eventually(lambda: _nothing_pending(books))
+
+
+async def test_jobs_are_done_with_these_permissions(server: BusSettings) -> None:
+    """All but the work itself: this one cannot be read, which is its result."""
+    async with _joined(server, "manager") as manager, _joined(server, "client") as client:
+        mine = Jobs(manager, JobsConfig(), _no_work)
+        mine.take_part()
+        taking = asyncio.create_task(mine.run())
+        asking = client_jobs.Jobs(client)
+        await asking.ready()
+        ticket = await asking.submit(Question(b'{"promt": "x", "task_id": "t1"}', "t1", 1000, stream=False), "job-a")
+        with pytest.raises(RequestFailed, match="promt"):
+            await asking.wait(ticket, 10)
+        await eventually(lambda: mine.running == 0)
+        assert await mine._count(Job(StoredMessage(manager, "", "", b""), "a job", "t1")) == 1
+        assert await mine._count(Job(StoredMessage(manager, "", "", b""), "a job", "t1")) == 2
+        taking.cancel()
+        await mine.leave()
+
+
+async def _no_work(message: Message, job_id: str) -> tuple[Result, BullpenError | None]:
+    raise BullpenError(ErrorCode.INVALID_REQUEST, "promt: no such field")
 
 
 async def _nothing_pending(consumer: PullConsumer) -> bool:

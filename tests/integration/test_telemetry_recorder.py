@@ -4,12 +4,12 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from decimal import Decimal
 from enum import Enum
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from pydantic import BaseModel
@@ -17,13 +17,14 @@ from pydantic_core import from_json, to_json
 from structlog.testing import capture_logs
 
 from bus import Bus, BusError, Message
-from bus.jetstream import PullConsumer, StoredMessage
+from bus.jetstream import PullConsumer
+from bus.pull import ACK, StoredMessage, settle
 from contracts import ErrorCode, OpenModel
 from contracts import subjects as s
 from telemetry import recorder, stream
 from telemetry.entries import TABLES
 from telemetry.store import Store
-from tests.books import SUBJECTS, Books, attempt, feedback, response, signal_all, worker_event
+from tests.books import NOW, SUBJECTS, Books, attempt, feedback, response, signal_all, worker_event
 from tests.servers import NatsServer, PostgresServer
 from tests.support import eventually
 
@@ -133,16 +134,15 @@ async def test_two_accountants_share_the_work(books: Books) -> None:
 DIES_BEFORE_IT_ACKNOWLEDGES = """
 import asyncio, os, signal, sys
 from bus import BusSettings
-from bus.jetstream import PullConsumer, StoredMessage
 from telemetry import recorder
 from telemetry.config import TelemetryConfig
 from telemetry.service import run
 
-async def die(message):
+async def die(bus, messages, verdict):
     os.kill(os.getpid(), signal.SIGKILL)
 
 recorder.ACK_WAIT = 1.0
-StoredMessage.ack = die
+recorder.settle = die
 settings = BusSettings(servers=(sys.argv[1],))
 asyncio.run(run(settings, sys.argv[2], TelemetryConfig(), instance_id="t-0", stop=asyncio.Event()))
 """
@@ -159,24 +159,82 @@ async def test_killed_between_commit_and_acknowledgement(books: Books, monkeypat
     committed = await books.count()
     assert committed > 0
     deliveries: list[int] = []
-    acknowledge = StoredMessage.ack
 
-    async def ack(message: StoredMessage) -> None:
-        deliveries.append(message.deliveries)
-        await acknowledge(message)
+    async def noted(bus: Bus, messages: Sequence[StoredMessage], verdict: bytes) -> None:
+        deliveries.extend(message.deliveries for message in messages if verdict == ACK)
+        await settle(bus, messages, verdict)
 
-    monkeypatch.setattr(StoredMessage, "ack", ack)
+    monkeypatch.setattr(recorder, "settle", noted)
     books.start()
     await eventually(books.booked(100), timeout=10)
     assert await books.count() == 100
     assert sum(count > 1 for count in deliveries) >= committed  # they came again, and were not booked again
 
 
+ANOTHER_ACCOUNTANT = """
+import asyncio, sys
+from bus import BusSettings
+from telemetry import recorder
+from telemetry.config import TelemetryConfig
+from telemetry.service import run
+
+recorder.ACK_WAIT = 1.0
+config = TelemetryConfig(batch_size=20)
+asyncio.run(run(BusSettings(servers=(sys.argv[1],)), sys.argv[2], config, instance_id="t-0", stop=asyncio.Event()))
+"""
+
+
+@pytest.mark.usefixtures("short_wait")
+async def test_one_of_two_accountants_killed_under_load_loses_nothing_and_doubles_nothing(books: Books) -> None:
+    command = (sys.executable, "-c", ANOTHER_ACCOUNTANT, *books.settings.servers, books.database_url)
+    other = await asyncio.create_subprocess_exec(*command, env={**os.environ, "PYTHONPATH": str(Path.cwd())})
+    books.start("t-1", batch_size=20)
+    told = [response() for _ in range(1500)]
+    tried = [attempt(request_id=one.request_id) for one in told]
+    await eventually(lambda: {m.source for m in books.metrics} == {"t-0", "t-1"}, timeout=10)
+    books.tell(*told[:700], *tried[:700])
+    await eventually(lambda: {m.source for m in books.metrics if m.stored} == {"t-0", "t-1"}, timeout=10)
+    books.tell(*told[700:], *tried[700:])
+    other.kill()
+    await other.wait()
+    await eventually(books.booked(1500), timeout=15)
+    for table in ("responses", "attempts"):
+        rows = await books.rows(table)
+        assert sorted(str(row["request_id"]) for row in rows) == sorted(one.request_id for one in told), table
+
+
+async def test_a_row_of_any_month_and_of_any_uuid_finds_its_place(books: Books) -> None:
+    made_up = ["01890a5d-ac96-774b-bcce-b302099a8057", "00000000-0000-0000-0000-000000000001", str(uuid4())]
+    books.start()
+    books.tell(
+        *(response(request_id=id_) for id_ in made_up), *(attempt(request_id=id_) for id_ in made_up), response()
+    )
+    await eventually(books.booked(4), timeout=10)
+    assert {str(row["request_id"]) for row in await books.rows("attempts")} == set(made_up)
+    assert await books.count("dead_letters") == 0
+
+
+async def test_how_somebody_else_writes_it_is_no_reason_to_refuse_it(books: Books) -> None:
+    """Our own roles write every field, as Postgres reads it. Others may leave some out, or write 1.0 for 1."""
+    told = attempt()
+    bare = {"request_id": told.request_id, "attempt": 1.0, "task_id": "t", "created_at": NOW.timestamp()}
+    bare |= {"worker_id": "w", "backend": "b", "model_id": "m", "outcome": "ok", "duration_ms": 1, "newer": "field"}
+    whole = from_json(response().to_bytes()) | {"attempts": 2.0, "created_at": NOW.timestamp(), "stored_at": "never"}
+    books.start()
+    await eventually(books.booked(0), timeout=10)
+    await books.publish(s.TELEMETRY_ATTEMPT, to_json(bare))
+    await books.publish(s.TELEMETRY_RESPONSE, to_json(whole), response().to_bytes())
+    await eventually(books.booked(2), timeout=10)
+    [row] = await books.rows("attempts")
+    assert (row["attempt"], row["simulated"], row["created_at"]) == (1, False, NOW)
+    assert {row["attempts"] for row in await books.rows("responses")} == {1, 2}
+    assert await books.count("dead_letters") == 0
+
+
 async def test_one_bad_row_does_not_take_the_others_with_it(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     good = [response() for _ in range(199)]
     bad = response().model_copy(update={"request_id": "not-a-uuid"})
     transactions = count_transactions(monkeypatch)
-    monkeypatch.setattr(recorder, "FIRST_FETCH", 200)
     await books.make_stream()
     books.tell(*good[:100], bad, *good[100:])
     await books.told()
@@ -290,26 +348,25 @@ async def test_many_bytes_are_stored_in_parts(books: Books, monkeypatch: pytest.
 
 async def test_no_more_is_asked_for_than_can_be_read_in_time(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     """NATS cuts off who asks for hundreds of megabytes at once, and gives them to nobody for a minute."""
-    monkeypatch.setattr(recorder, "MAX_BYTES", 100_000)
-    fetched: list[tuple[int, list[int]]] = []
+    fetched: list[list[int]] = []
     fetch = PullConsumer.fetch
 
-    async def noted(consumer: PullConsumer, batch: int, *, timeout: float) -> list[StoredMessage]:
-        messages = await fetch(consumer, batch, timeout=timeout)
-        if messages:
-            fetched.append((batch, [len(message.data) for message in messages]))
+    async def noted(consumer: PullConsumer, batch: int, *, timeout: float, max_bytes: int = 0) -> list[StoredMessage]:
+        assert max_bytes > books.bus.max_payload  # whatever was stored can be fetched
+        messages = await fetch(consumer, batch, timeout=timeout, max_bytes=100_000)
+        fetched.append([len(message.data) for message in messages])
         return messages
 
     monkeypatch.setattr(PullConsumer, "fetch", noted)
     await books.make_stream()
-    books.tell(*(response(output="x" * 20_000) for _ in range(30)), *(response() for _ in range(300)))
+    large = [response(output="x" * 20_000) for _ in range(30)]
+    books.tell(*large, response(output="x" * 200_000), *(response() for _ in range(300)))
     await books.told()
     books.start()
-    await eventually(books.booked(330), timeout=10)
-    asked = [wanted for wanted, _ in fetched]
-    assert asked[0] == recorder.FIRST_FETCH
-    assert asked[1] == 4  # of those that the first batch was made of
-    assert asked[-1] > 100  # small ones again
+    await eventually(books.booked(331), timeout=10)
+    assert max(map(sum, fetched)) < 250_000  # one that alone is larger comes all the same
+    assert sorted(map(sum, fetched))[-2] <= 100_000
+    assert max(map(len, fetched)) > 50
 
 
 async def test_a_full_stream_makes_room_for_what_is_new(books: Books) -> None:

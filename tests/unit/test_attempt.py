@@ -1,16 +1,15 @@
 """One try: what counts as a sign of life, and what the end of patience is called."""
 
 from datetime import UTC, datetime
-from decimal import Decimal
 
 import pytest
 
-from contracts import BullpenError, Chunk, Claim, ErrorCode, ErrorReply, Outcome, PartialUsage, Progress
+from contracts import BullpenError, Chunk, Claim, ErrorCode, ErrorReply, Outcome, Progress
 from manager import failover
 from manager.attempt import Attempt, Ending, read_event
 from manager.config import ManagerConfig
 from manager.ranking import Choice
-from tests.unit.test_ranking import CHEAP, member
+from tests.unit.test_ranking import member
 
 CONFIG = ManagerConfig()
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -56,21 +55,6 @@ def test_progress_that_does_not_move_is_no_sign_of_life() -> None:
     one.hear(Progress(tokens=3, phase="decode"), 101.0)
     one.hear(Progress(tokens=3, phase="decode"), 104.0)
     assert one.overdue_at(CONFIG) == pytest.approx(106.0)
-
-
-def test_what_a_silent_attempt_cost_is_estimated_and_a_refused_one_is_free() -> None:
-    one = attempt()
-    one.hear(Progress(tokens=50, phase="decode"), 101.0)
-    one.end(one.lost("disconnected", died=True), 102.0, said_all=True)
-    assert (one.outcome, one.cost) == (Outcome.UNCERTAIN, CHEAP.cost(10, 50))
-    assert failed(1, ErrorCode.OVERLOADED, outcome=Outcome.REFUSED).cost == Decimal(0)
-
-
-def test_the_workers_own_figure_is_believed() -> None:
-    one = attempt()
-    usage = PartialUsage(prompt_tokens=1, completion_tokens=2, cost_usd=Decimal("0.5"))
-    one.end(Ending(Outcome.FAILED, BullpenError(ErrorCode.UPSTREAM_ERROR, "no"), usage), 101.0, said_all=True)
-    assert one.cost == Decimal("0.5")
 
 
 @pytest.mark.parametrize(

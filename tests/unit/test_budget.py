@@ -1,6 +1,7 @@
 """What may be tried twice is bounded, whatever fails; and clocks that differ do no harm."""
 
 from collections.abc import Iterator
+from decimal import Decimal
 from time import time
 
 import pytest
@@ -36,18 +37,18 @@ def test_a_burst_is_there_at_once_and_comes_back_with_time() -> None:
 
 def test_duplicates_may_be_a_share_of_what_is_spent_or_the_floor() -> None:
     spending = Spending(0.05, floor_usd=0.10)
-    assert spending.allows(0.0, 0.10)
-    assert not spending.allows(0.0, 0.11)
-    spending.record(0.0, spent=10.0, duplicate=0.3)
-    assert spending.allows(1.0, 0.19)
-    assert not spending.allows(1.0, 0.21)
+    assert spending.allows(0.0, Decimal("0.10"))
+    assert not spending.allows(0.0, Decimal("0.11"))
+    spending.record(0.0, spent=Decimal("10.0"), duplicate=Decimal("0.3"))
+    assert spending.allows(1.0, Decimal("0.19"))
+    assert not spending.allows(1.0, Decimal("0.21"))
 
 
 def test_what_was_spent_long_ago_allows_nothing() -> None:
     spending = Spending(0.05, floor_usd=0.0)
-    spending.record(0.0, spent=10.0, duplicate=0.0)
-    assert spending.allows(DUPLICATES_WITHIN - 1, 0.4)
-    assert not spending.allows(DUPLICATES_WITHIN + 1, 0.4)
+    spending.record(0.0, spent=Decimal("10.0"), duplicate=Decimal("0.0"))
+    assert spending.allows(DUPLICATES_WITHIN - 1, Decimal("0.4"))
+    assert not spending.allows(DUPLICATES_WITHIN + 1, Decimal("0.4"))
 
 
 def offsets(*seen: float) -> Iterator[ClockOffset]:

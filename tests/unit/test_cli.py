@@ -16,14 +16,14 @@ from typer.testing import CliRunner
 
 from bullpen.cli import COMMANDS, LateCommand, app, show
 from bullpen.cli.ask import ask
-from bullpen.cli.books import _since
 from bullpen.cli.look import served_models
+from bullpen.cli.reading import moment
 from bullpen.cli.running import CURES
 from client import Options, Roster
 from contracts import ErrorCode, InferenceRequest
 from tests.fake_manager import heartbeat
 
-LISTINGS = ("workers", "models", "responses", "cost", "doctor")
+LISTINGS = ("workers", "models", "responses", "cost", "report", "doctor")
 SAYS_IT_ITSELF = {ErrorCode.CONFLICT, ErrorCode.POISON_REQUEST, ErrorCode.CANCELLED}
 
 
@@ -194,15 +194,15 @@ def test_duration_and_age() -> None:
     ("given", "seconds"), [("90s", 90), ("5m", 300), ("1h", 3600), ("7d", 604_800), ("2w", 1_209_600)]
 )
 def test_since_a_period(given: str, seconds: int) -> None:
-    assert (datetime.now(UTC) - _since(given)).total_seconds() == pytest.approx(seconds, abs=5)
+    assert (datetime.now(UTC) - moment(given)).total_seconds() == pytest.approx(seconds, abs=5)
 
 
 def test_since_a_time() -> None:
-    assert _since("2026-01-31T12:00:00Z") == datetime(2026, 1, 31, 12, tzinfo=UTC)
-    assert _since("2026-01-31").tzinfo is not None
+    assert moment("2026-01-31T12:00:00Z") == datetime(2026, 1, 31, 12, tzinfo=UTC)
+    assert moment("2026-01-31").tzinfo is not None
     for wrong in ("", "1x", "h", "-1h", "99999999999h", "2026-13-01"):
         with pytest.raises(typer.BadParameter):
-            _since(wrong)
+            moment(wrong)
 
 
 # Who is here

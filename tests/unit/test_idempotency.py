@@ -36,19 +36,23 @@ def backwards(value: Any) -> Any:
 def test_the_order_of_fields_and_white_space_do_not_make_another_question(question: dict[str, Any]) -> None:
     one = parse_request(json.dumps(question, ensure_ascii=False).encode())
     same = parse_request(json.dumps(backwards(question), indent=3).encode())
-    assert fingerprint(one) == fingerprint(same)
+    assert fingerprint(one, "k") == fingerprint(same, "k")
 
 
 @given(QUESTIONS, QUESTIONS)
 def test_other_words_or_settings_are_another_question(one: dict[str, Any], other: dict[str, Any]) -> None:
     first, second = asked(**one), asked(**other)
     assume(first.model_copy(update={"task_id": None}) != second.model_copy(update={"task_id": None}))
-    assert fingerprint(first) != fingerprint(second)
+    assert fingerprint(first, "k") != fingerprint(second, "k")
 
 
 def test_how_it_is_called_how_long_it_may_take_and_how_it_comes_are_not_the_question() -> None:
-    again = asked(task_id="b", deadline_ms=5, stream=True, idempotency_key="k", temperature=0.2)
-    assert fingerprint(asked(task_id="a")) == fingerprint(again)
+    again = asked(task_id="b", deadline_ms=5, stream=True, idempotency_key="k", content="none", temperature=0.2)
+    assert fingerprint(asked(task_id="a"), "k") == fingerprint(again, "k")
+
+
+def test_whoever_finds_a_fingerprint_cannot_try_out_questions_without_its_key() -> None:
+    assert fingerprint(asked(), "k") != fingerprint(asked(), "another")
 
 
 def test_the_key_and_its_tenant_together_name_the_entry_and_cannot_be_read_from_it() -> None:

@@ -1,21 +1,16 @@
 """The small parts of a worker: places, confidence, resources, provider errors."""
 
 import asyncio
-from decimal import Decimal
 from functools import partial
 from math import log
 from pathlib import Path
 
 import pytest
 
-from bus import Message
-from contracts import BullpenError, ErrorCode, ModelCard, Price
+from contracts import BullpenError, ErrorCode
 from tests.support import eventually
-from workers.base import Done, Job
 from workers.base.admission import Admission
-from workers.base.call import Call
 from workers.base.confidence import UNKNOWN, Confidence
-from workers.base.execution import Execution
 from workers.base.last_words import LastWords
 from workers.base.provider_errors import first_line, from_status, retry_after_ms
 from workers.base.resources import ResourceMeter
@@ -171,20 +166,6 @@ def test_a_providers_text_is_cut_to_its_first_line() -> None:
     assert first_line("\n one \n two") == "one"
     assert len(first_line("x" * 5000)) <= 201
     assert from_status(418, "").code is ErrorCode.UPSTREAM_ERROR
-
-
-@pytest.mark.parametrize(("prompt_tokens", "cost"), [(10, Decimal("0.00003")), (0, None)])
-async def test_usage_that_was_not_told_costs_an_unknown_amount_not_nothing(
-    prompt_tokens: int, cost: Decimal | None
-) -> None:
-    message = Message(subject="infer.x", data=b"hello", reply="", headers={})
-    execution = Execution(Call.read(message))
-    price = Price(input_per_mtok=Decimal(1), output_per_mtok=Decimal(2))
-    card = ModelCard(model_id="m", context_window=100, price=price, local=False)
-    execution.job = Job(execution.call.request, card, max_tokens=None)
-    execution.started = 0.0
-    execution.done = Done("stop", prompt_tokens, 10)
-    assert execution.cost == cost
 
 
 def test_the_last_words_of_the_last_seconds_can_be_said_again() -> None:

@@ -1,6 +1,6 @@
 """The model abstraction layer: what a backend offers, and the runtime that puts it on the mesh."""
 
-from workers.base.backend import Availability, Backend, Completion, Delta, Done, Job, Report, truncated
+from workers.base.backend import Availability, Backend, Completion, Delta, Done, Job, Report, Usage, truncated
 from workers.base.config import BackendConfig, ModelConfig
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "Job",
     "ModelConfig",
     "Report",
+    "Usage",
     "truncated",
 ]

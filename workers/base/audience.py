@@ -140,7 +140,8 @@ class RoutedCaller:
         try:
             await self._last_word(FinalResponse(**dict(response)).to_bytes())
         except BullpenError as error:
-            await self.error(error, PartialUsage())
+            usage = {name: getattr(response, name) for name in PartialUsage.model_fields}
+            await self.error(error, PartialUsage.model_construct(**usage))
             return error
         return None
 

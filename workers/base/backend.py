@@ -9,10 +9,11 @@ it: ask another worker, fix the key, fix the request, or wait.
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from decimal import Decimal
 from typing import ClassVar, Generic, TypeVar
 
-from contracts import BullpenError, ErrorCode, FinishReason, InferenceRequest, JsonObject, ModelCard
+from contracts import BullpenError, ErrorCode, FinishReason, InferenceRequest, JsonObject, ModelCard, Price
 from workers.base.config import BackendConfig
 
 
@@ -32,6 +33,32 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the provider counts them. None: it did not tell, and nobody guesses."""
+
+    prompt_tokens: int | None = None
+    """Those it had in its cache included."""
+    completion_tokens: int | None = None
+    """Those that were thought and not said included."""
+    cached_tokens: int | None = None
+    """Among the prompt's."""
+    reasoning_tokens: int | None = None
+    """Among the completion's."""
+    cache_write_tokens: int | None = None
+    """Among the prompt's, where they are billed apart."""
+
+    def cost(self, price: Price | None) -> Decimal | None:
+        """US dollars, exactly; None when the price or the usage is unknown."""
+        if price is None or self.prompt_tokens is None or self.completion_tokens is None:
+            return None
+        written = self.cache_write_tokens or 0
+        return price.cost(self.prompt_tokens, self.completion_tokens, self.cached_tokens or 0, written)
+
+
+COUNTS = tuple(field.name for field in fields(Usage))
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """A piece of the answer, as the model produced it.
 
@@ -42,18 +69,27 @@ class Delta:
     tokens: int = 1
     logprobs: tuple[float, ...] = ()
     """Natural logarithms of the chosen tokens' probabilities, where the backend has them."""
+    usage: Usage | None = None
+    """What was used until here, where the provider tells it on the way: what a cancelled answer has cost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The end of the answer, with the provider's own token counts. A stream without it was cut off."""
+    """The end of the answer, with the provider's own token counts as in `Usage`. A stream without it was cut off."""
 
     finish_reason: FinishReason
-    prompt_tokens: int
-    completion_tokens: int
+    prompt_tokens: int | None
+    completion_tokens: int | None
     tool_calls: tuple[JsonObject, ...] = ()
     confidence: float | None = None
     """Only when the backend knows better than the runtime (a simulated one does)."""
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    cache_write_tokens: int | None = None
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(**{name: getattr(self, name) for name in COUNTS})
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """What a worker books: the requests that callers sent to it directly, without a Manager."""
 
+from bus.discretion import Discretion
 from bus.outbox import Outbox
 from contracts import (
     NOT_STARTED,
@@ -21,14 +22,25 @@ class DirectBooks:
         self._outbox = outbox
         self._backend = backend
         self._id = worker_id
+        self._discretion = Discretion(outbox.settings.content, outbox.settings.content_key)
 
-    def book(self, execution: Execution, response: InferenceResponse | None, failure: BullpenError | None) -> None:
-        request_id = execution.call.request_id
-        record = _request(execution, response, failure).within(self._outbox.room)
-        self._outbox.put(TELEMETRY_RESPONSE, record, request_id)
+    @property
+    def before_reply(self) -> bool:
+        """Whether no answer may leave before its events are safe."""
+        return self._outbox.settings.mode == "before_reply"
+
+    async def book(
+        self, execution: Execution, response: InferenceResponse | None, failure: BullpenError | None
+    ) -> None:
+        request_id, wanted = execution.call.request_id, execution.call.request.content
+        record = await self._discretion.kept(_request(execution, response, failure), wanted)
+        told = [self._outbox.put(TELEMETRY_RESPONSE, record.within(self._outbox.room), request_id)]
         if execution.job is not None:
-            attempt = self._attempt(execution, response, failure)
-            self._outbox.put(TELEMETRY_ATTEMPT, attempt, f"{request_id}/{attempt.attempt}")
+            attempt = await self._discretion.kept(self._attempt(execution, response, failure), wanted)
+            told.append(self._outbox.put(TELEMETRY_ATTEMPT, attempt, f"{request_id}/{attempt.attempt}"))
+        execution.booked = True
+        if self.before_reply:
+            await self._outbox.secure(told)
 
     def _attempt(
         self, execution: Execution, response: InferenceResponse | None, failure: BullpenError | None
@@ -43,7 +55,7 @@ class DirectBooks:
             worker_id=self._id,
             backend=self._backend,
             model_id=job.model.model_id,
-            outcome=_outcome(failure),
+            outcome=_outcome(execution, failure),
             error_code=failure.code if failure else None,
             error_message=failure.message if failure else None,
             duration_ms=call.elapsed_ms,
@@ -51,7 +63,11 @@ class DirectBooks:
             queue_ms=execution.queue_ms,
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
+            cached_tokens=usage.cached_tokens,
+            cache_write_tokens=usage.cache_write_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
             cost_usd=usage.cost_usd,
+            price=job.model.price,
             confidence=response.confidence if response else None,
             simulated=response.simulated if response else False,
         )
@@ -76,9 +92,11 @@ def _request(execution: Execution, response: InferenceResponse | None, failure: 
     )
 
 
-def _outcome(failure: BullpenError | None) -> Outcome:
+def _outcome(execution: Execution, failure: BullpenError | None) -> Outcome:
     if failure is None:
         return Outcome.OK
     if failure.code is ErrorCode.CANCELLED:
         return Outcome.CANCELLED
-    return Outcome.REFUSED if failure.code in NOT_STARTED else Outcome.FAILED
+    if failure.code in NOT_STARTED and not execution.begun:
+        return Outcome.REFUSED
+    return Outcome.TRUNCATED if "(truncated)" in failure.message else Outcome.FAILED

@@ -9,6 +9,7 @@ from bus import Message
 from bus.deadline import seconds_left
 from contracts import BullpenError, ErrorCode, InferenceRequest, new_id, parse_request, utc_now
 from contracts import headers as h
+from contracts.content import heeding
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Call:
     def read(cls, message: Message) -> "Call":
         """Raises `BullpenError(invalid_request)`."""
         headers, arrived = message.headers, asyncio.get_running_loop().time()
-        request = parse_request(message.data, task_id=headers.get(h.TASK))
+        request = heeding(parse_request(message.data, task_id=headers.get(h.TASK)), headers)
         routed = headers.get(h.EVENTS) == "1" and bool(message.reply)
         return cls(
             request=request,

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from math import isfinite
 from typing import Any
 
 from contracts import BullpenError, ChatMessage, ErrorCode, JsonObject, new_id
-from workers.base.backend import Job
+from workers.base.backend import Job, Usage
 from workers.base.continuation import begun
 from workers.base.provider_errors import garbage
 
@@ -77,6 +78,24 @@ def tokens(told: object, otherwise: int) -> int:
     return told if isinstance(told, int) and 0 < told < 1 << 31 else otherwise
 
 
+def counted(told: object) -> int | None:
+    """A count of a bill. None: it was not told, or is no count; nobody guesses what it should have been."""
+    return told if isinstance(told, int) and not isinstance(told, bool) and 0 <= told < 1 << 31 else None
+
+
+def plausible(told: Usage, *, answered: bool) -> Usage:
+    """What was told, where it can be true; a part larger than its whole makes the whole unknown.
+
+    Every question has tokens, and so has every answer that is one (`answered`): zero then means "not told".
+    """
+    prompt, completion = told.prompt_tokens, told.completion_tokens
+    if not prompt or (told.cached_tokens or 0) + (told.cache_write_tokens or 0) > prompt:
+        told = replace(told, prompt_tokens=None, cached_tokens=None, cache_write_tokens=None)
+    if completion is None or (answered and not completion) or (told.reasoning_tokens or 0) > completion:
+        told = replace(told, completion_tokens=None, reasoning_tokens=None)
+    return told
+
+
 def logprobs(told: Iterable[object]) -> tuple[float, ...]:
     """The log-probabilities of tokens, as far as they are any."""
     return tuple(min(0.0, value) for value in told if isinstance(value, int | float) and isfinite(value))
@@ -102,8 +121,3 @@ class SizeGuard:
         """A call of a function, from a provider that tells it in one piece."""
         function = {"name": self.take(name), "arguments": self.take(json.dumps(dict(arguments)))}
         return {"id": self.take(call_id or new_id()), "type": "function", "function": function}
-
-
-def tokens_in(call: JsonObject) -> int:
-    """A guess at how many tokens a call took, for providers that don't tell."""
-    return 1 + len(call["function"]["arguments"]) // CHARACTERS_PER_TOKEN

@@ -7,11 +7,12 @@ import asyncio
 from contextlib import aclosing
 from decimal import Decimal
 
-from contracts import BullpenError, ErrorCode, PartialUsage, Phase
+from contracts import NOT_STARTED, BullpenError, ErrorCode, PartialUsage, Phase
 from workers.base.audience import Audience, Chunker
-from workers.base.backend import Delta, Done, Job, truncated
+from workers.base.backend import Delta, Done, Job, Usage, truncated
 from workers.base.call import Call
 from workers.base.discovery import AnyBackend
+from workers.base.provider_errors import ProviderRefused
 
 PROGRESS_EVERY = 2.0
 CLAIM_AFTER = 0.1
@@ -32,7 +33,12 @@ class Execution:
         self.tokens = 0
         self.moves = 0
         """Signs of progress; they come also while the prompt is read."""
+        self.told = Usage()
+        """What the provider has told by now."""
         self.done: Done | None = None
+        self.booked = False
+        self._refused = False
+        """The provider said no before it began."""
         self._work: asyncio.Task[None] | None = None
         self._stopped: BullpenError | None = None
 
@@ -51,24 +57,33 @@ class Execution:
         return None if self.first_token is None else round((self.first_token - self.call.arrived) * 1000, 3)
 
     @property
+    def begun(self) -> bool:
+        """Whether it may have cost something."""
+        return self.started is not None and not self._refused
+
+    @property
+    def completion_tokens(self) -> int:
+        """As the provider told; where it did not, the pieces that came."""
+        return self.tokens if self.told.completion_tokens is None else self.told.completion_tokens
+
+    @property
     def usage(self) -> PartialUsage:
-        """What was used so far. The prompt's tokens are known only when the provider has told them."""
+        """What was used so far."""
         return PartialUsage(
-            prompt_tokens=self.done.prompt_tokens if self.done else None,
-            completion_tokens=self.done.completion_tokens if self.done else self.tokens,
+            prompt_tokens=self.told.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            cached_tokens=self.told.cached_tokens,
+            cache_write_tokens=self.told.cache_write_tokens,
+            reasoning_tokens=self.told.reasoning_tokens,
             cost_usd=self.cost,
         )
 
     @property
     def cost(self) -> Decimal | None:
-        """US dollars at the model's price; None when the price or the usage is unknown."""
-        if self.started is None:
+        """US dollars at the model's price. None: the price or the usage is unknown, which is not zero."""
+        if not self.begun:
             return Decimal(0)
-        if self.job is None or self.job.model.price is None or self.done is None:
-            return None
-        if not self.done.prompt_tokens:
-            return None  # every question has tokens: the provider did not tell its usage, and unknown is not zero
-        return self.job.model.price.cost(self.done.prompt_tokens, self.done.completion_tokens)
+        return self.told.cost(self.job.model.price) if self.job is not None else None
 
     def stop(self, why: BullpenError) -> None:
         """Ends the attempt at once: the provider's call is aborted, and `why` is what is told."""
@@ -93,12 +108,21 @@ class Execution:
 
     async def compute(self, backend: AnyBackend, job: Job, audience: Audience) -> None:
         """Has the backend answer, piece by piece. Raises `BullpenError`."""
+        try:
+            await self._gather(backend, job, audience)
+        except BullpenError as error:
+            said_no = isinstance(error, ProviderRefused) or error.code in NOT_STARTED
+            self._refused = said_no and not self.moves
+            raise
+
+    async def _gather(self, backend: AnyBackend, job: Job, audience: Audience) -> None:
         clock = asyncio.get_running_loop().time
         self.started = clock()
         chunker = Chunker(audience)
         async with aclosing(backend.stream(job)) as pieces:
             async for piece in pieces:
                 self.moves += 1
+                self.told = piece.usage or self.told
                 if isinstance(piece, Delta) and not piece.text and not piece.tokens:
                     continue  # the prompt is being read
                 if self.first_token is None:

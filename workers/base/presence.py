@@ -79,8 +79,8 @@ class Presence:
             return
         now = asyncio.get_running_loop().time()
         self._service_ms = _moved(self._service_ms, (now - execution.started) * 1000)
-        if now > execution.started and execution.done.completion_tokens:
-            rate = execution.done.completion_tokens / (now - execution.started)
+        if now > execution.started and execution.completion_tokens:
+            rate = execution.completion_tokens / (now - execution.started)
             self._tokens_per_second = _moved(self._tokens_per_second, rate)
 
     def heartbeat(self) -> Heartbeat:

@@ -30,11 +30,15 @@ _BY_STATUS = {
 }
 
 
-def from_status(status: int, text: str, headers: Mapping[str, str] | None = None) -> BullpenError:
+class ProviderRefused(BullpenError):
+    """The provider answered with an error. When nothing came before it, it sends no bill."""
+
+
+def from_status(status: int, text: str, headers: Mapping[str, str] | None = None) -> ProviderRefused:
     """The error for a provider's HTTP status (anything not listed is `upstream_error`)."""
     code = _BY_STATUS.get(status, ErrorCode.UPSTREAM_ERROR)
     wait = retry_after_ms(headers or {}) if status in (429, 503) else None
-    return BullpenError(code, f"the provider answered {status}: {first_line(text)}", retry_after_ms=wait)
+    return ProviderRefused(code, f"the provider answered {status}: {first_line(text)}", retry_after_ms=wait)
 
 
 def unreachable(where: str, error: BaseException) -> BullpenError:

@@ -15,7 +15,7 @@ from dataclasses import replace
 import structlog
 
 from bus import Bus, BusError, BusSettings, Message, Reply, Subscription, Tasks
-from bus.outbox import Outbox
+from bus.outbox import Outbox, OutboxSettings
 from bus.reply import accepts, internal_error
 from bus.service import EndpointStats, Service, package_version, serve_info
 from bus.tasks import first_of
@@ -146,9 +146,11 @@ class Worker:
         response: InferenceResponse | None = None
         try:
             response = await self._compute(execution, audience)
+            await self._before_reply(execution, response, None)
             failure = await audience.response(response)
         except BullpenError as error:
             failure = error
+            await self._before_reply(execution, None, error)
             await self._tell(audience, error, execution)
         except BusError as error:
             failure = BullpenError(ErrorCode.NO_WORKER, str(error))
@@ -157,7 +159,7 @@ class Worker:
             log.exception("request_failed", task_id=execution.call.task_id)
             failure = internal_error()
             await self._tell(audience, failure, execution)
-        self._close(execution, response, failure)
+        await self._close(execution, response, failure)
 
     async def _compute(self, execution: Execution, audience: Audience) -> InferenceResponse:
         if execution.call.routed and execution.call.remaining <= 0:
@@ -251,14 +253,17 @@ class Worker:
             task_id=call.task_id,
             model_id=model,
             output="".join(execution.text),
-            tokens_used=done.prompt_tokens + done.completion_tokens,
+            tokens_used=(done.prompt_tokens or 0) + execution.completion_tokens,
             duration_ms=call.elapsed_ms,
             confidence=confidence,
             request_id=call.request_id,
             backend=self._backend.name,
             worker_id=self._id,
             prompt_tokens=done.prompt_tokens,
-            completion_tokens=done.completion_tokens,
+            completion_tokens=execution.completion_tokens,
+            cached_tokens=done.cached_tokens,
+            cache_write_tokens=done.cache_write_tokens,
+            reasoning_tokens=done.reasoning_tokens,
             cost_usd=execution.cost,
             finish_reason=done.finish_reason,
             confidence_source=source,
@@ -304,15 +309,25 @@ class Worker:
         else:
             await Reply(self._bus, message.reply, task_id, request_id, streaming=False).error(error)
 
-    def _close(self, execution: Execution, response: InferenceResponse | None, failure: BullpenError | None) -> None:
+    async def _before_reply(
+        self, execution: Execution, response: InferenceResponse | None, failure: BullpenError | None
+    ) -> None:
+        """Books a request that came without a Manager now, if no answer may leave before that is safe."""
+        if self._books.before_reply and not execution.call.routed and not execution.booked:
+            await self._books.book(execution, response, failure)
+
+    async def _close(
+        self, execution: Execution, response: InferenceResponse | None, failure: BullpenError | None
+    ) -> None:
         """After the answer: figures, books, and what the failure says about this worker."""
         call = execution.call
-        self._stats.count(call.elapsed_ms / 1000, str(failure) if failure else None)
+        self._stats.count(call.elapsed_ms / 1000, failure.code if failure else None)
         self._presence.learn(execution)
         if failure is not None and failure.code is ErrorCode.UPSTREAM_AUTH:
-            self._tasks.start(self._become("degraded", failure.message), "degrade")
-        if not call.routed:
-            self._books.book(execution, response, failure)
+            told = failure.message.partition(":")[0]  # the rest is the provider's, who may quote the question
+            self._tasks.start(self._become("degraded", told), "degrade")
+        if not call.routed and not execution.booked:
+            await self._books.book(execution, response, failure)
 
     # Leaving
 
@@ -337,7 +352,13 @@ class Worker:
 
 
 async def run_worker(
-    settings: BusSettings, folder: BackendFolder, config: BackendConfig, *, worker_id: str, stop: asyncio.Event
+    settings: BusSettings,
+    folder: BackendFolder,
+    config: BackendConfig,
+    *,
+    worker_id: str,
+    stop: asyncio.Event,
+    books: OutboxSettings | None = None,
 ) -> None:
     """Runs one worker until `stop` is set. Raises `BusUnreachable`, `ConfigError`; `BusError` when the bus was lost."""
     if not s.is_name(worker_id):
@@ -345,7 +366,7 @@ async def run_worker(
     backend = folder.load()(config)
     name = s.worker_connection_name(backend.name, worker_id)
     bus = await Bus.connect(name, settings, patience=START_PATIENCE, stop=stop)
-    outbox = await Outbox.open(worker_id, settings, patience=START_PATIENCE, stop=stop)
+    outbox = await Outbox.open(worker_id, settings, books or OutboxSettings(), patience=START_PATIENCE, stop=stop)
     try:
         await Worker(bus, outbox, backend, config, worker_id).run(stop)
         if bus.lost.is_set():

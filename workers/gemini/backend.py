@@ -1,6 +1,7 @@
 """The official google-genai SDK. Always streamed, never retried here: asking again is the Manager's decision."""
 
 import asyncio
+import dataclasses
 from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
@@ -13,8 +14,8 @@ from pydantic import Field
 
 from contracts import BullpenError, ErrorCode, FinishReason, JsonObject, ModelCard
 from contracts.settings import ConfigError
-from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, Report
-from workers.base.chat import CHARACTERS_PER_TOKEN, SizeGuard, logprobs, tokens, tokens_in
+from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, Report, Usage
+from workers.base.chat import CHARACTERS_PER_TOKEN, SizeGuard, counted, logprobs, plausible
 from workers.base.connection import (
     CONNECT_TIMEOUT,
     QUICK,
@@ -160,9 +161,9 @@ class _Answer:
         self._size = SizeGuard(job.max_tokens)
         self._seam = Seam(job.prefix)
         self._finish: FinishReason | None = None
-        self._usage = types.GenerateContentResponseUsageMetadata()
+        self._usage: types.GenerateContentResponseUsageMetadata | None = None
         self._calls: list[JsonObject] = []
-        self._tokens = 0
+        self._said = False
 
     def take(self, chunk: types.GenerateContentResponse) -> Delta | None:
         self._usage = chunk.usage_metadata or self._usage
@@ -179,11 +180,12 @@ class _Answer:
         text = self._size.take("".join(part.text for part in parts if part.text and not part.thought))
         chances = _logprobs(candidate)
         if not text and not chances:
-            return Delta("", 0) if any(part.thought for part in parts) else None  # not shown, but something moves
-        # Pieces are longer than a token here; how many it really were is told at the end.
+            thinks = any(part.thought for part in parts)
+            return Delta("", 0, usage=self._used()) if thinks else None  # not shown, but something moves
+        self._said = True
+        # Pieces are longer than a token here; how many it really were is told beside them.
         count = len(chances) if len(chances) > 1 else max(1, -(-len(text) // CHARACTERS_PER_TOKEN))
-        self._tokens += count
-        return Delta(self._seam.take(text), count, chances)
+        return Delta(self._seam.take(text), count, chances, self._used())
 
     def rest(self) -> Delta | None:
         """What was held back because it might have been the start of the answer once more."""
@@ -194,24 +196,35 @@ class _Answer:
         """A call as the mesh tells it. The model wants its signed thoughts back with the result, where it gave any."""
         function = part.function_call or types.FunctionCall()
         call = self._size.call(function.name or "", function.args or {}, function.id)
-        self._tokens += tokens_in(call)
         if part.thought_signature:
             signature = b64encode(part.thought_signature).decode()
             call["extra_content"] = {"google": {"thought_signature": signature}}
         return call
 
     def done(self) -> Done | None:
-        """The end; None when the provider never said why it stopped. What it thought is billed as output.
-
-        A server that tells no usage: then an estimate stands for the answer's tokens, and the prompt's are
-        unknown and counted as none.
-        """
+        """The end; None when the provider never said why it stopped."""
         if self._finish is None:
             return None
-        usage = self._usage
-        completion = tokens(usage.candidates_token_count, self._tokens) + tokens(usage.thoughts_token_count, 0)
+        used = self._used()
         finish: FinishReason = "tool_calls" if self._calls and self._finish == "stop" else self._finish
-        return Done(finish, tokens(usage.prompt_token_count, 0), completion, tuple(self._calls))
+        return Done(finish, tool_calls=tuple(self._calls), **dataclasses.asdict(used))
+
+    def _used(self) -> Usage:
+        """What the API has told of it by now, with every piece. It leaves out what is zero.
+
+        Thoughts are billed as output and are not among the candidates' tokens; results of tools are input.
+        """
+        told = self._usage
+        if told is None:
+            return Usage()
+        answered = self._said or bool(self._calls)
+        prompt, spoken = counted(told.prompt_token_count), counted(told.candidates_token_count)
+        thought = counted(told.thoughts_token_count)
+        if prompt is not None:
+            prompt += counted(told.tool_use_prompt_token_count) or 0
+        completion = None if answered and not spoken else (spoken or 0) + (thought or 0)
+        cached = counted(told.cached_content_token_count)
+        return plausible(Usage(prompt, completion, cached, thought), answered=answered)
 
 
 def _logprobs(candidate: types.Candidate) -> tuple[float, ...]:

@@ -20,7 +20,7 @@ import xllamacpp
 from pydantic import Field, field_validator
 
 from contracts import BullpenError, Capability, ChatMessage, ErrorCode, FinishReason, JsonObject, ModelCard
-from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, ModelConfig, Report
+from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, ModelConfig, Report, Usage
 from workers.base.chat import conversation
 from workers.base.continuation import Seam
 from workers.base.provider_errors import first_line, garbage
@@ -224,13 +224,18 @@ class _Answer:
         self._begun = False
         self._finish: FinishReason | None = None
         self._usage: JsonObject | None = None
+        self._read = self._kept = 0
+        """Of the prompt's tokens; what was kept from an earlier conversation is read already."""
+        self._written = 0
 
     def take(self, piece: JsonObject) -> Delta | None:
         """The text in a piece, or the progress; None when it has neither. Raises `BullpenError` when it is an error."""
         if "error" in piece:
             raise _refusal(piece["error"])
         if "prompt_progress" in piece:
-            return None if self._begun else Delta("", 0)
+            if progress := piece["prompt_progress"]:
+                self._read, self._kept = progress["processed"], progress["cache"]
+            return None if self._begun else Delta("", 0, usage=self._used())
         self._usage = piece.get("usage") or self._usage
         for choice in piece.get("choices", []):
             if choice.get("finish_reason"):
@@ -238,16 +243,26 @@ class _Answer:
             if text := choice["delta"].get("content"):
                 self._begun = True
                 tokens = (choice.get("logprobs") or {}).get("content") or []
-                return Delta(self._seam.take(text), max(1, len(tokens)), tuple(token["logprob"] for token in tokens))
+                count, chances = max(1, len(tokens)), tuple(token["logprob"] for token in tokens)
+                self._written += count
+                return Delta(self._seam.take(text), count, chances, self._used())
             if choice["delta"].get("reasoning_content"):
-                return Delta("")  # thinking is not shown, but it is a sign of life
+                self._written += 1
+                return Delta("", usage=self._used())  # thinking is not shown, but it is a sign of life
         return None
+
+    def _used(self) -> Usage:
+        """What was computed by now."""
+        return Usage(self._read, self._written, self._kept)
 
     def done(self) -> Done | None:
         """The end; None when there was none, which means that the answer was cut off."""
         if self._finish is None or self._usage is None:
             return None
-        return Done(self._finish, self._usage["prompt_tokens"], self._usage["completion_tokens"])
+        used, details = self._usage, self._usage.get("prompt_tokens_details") or {}
+        return Done(
+            self._finish, used["prompt_tokens"], used["completion_tokens"], cached_tokens=details.get("cached_tokens")
+        )
 
 
 def _share_of_processors(replicas: int) -> int:

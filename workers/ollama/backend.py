@@ -15,8 +15,8 @@ from pydantic import Field
 
 from contracts import BullpenError, Capability, ErrorCode, FinishReason, JsonObject, ModelCard
 from contracts.settings import ConfigError, secret
-from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, ModelConfig, Report
-from workers.base.chat import SizeGuard, logprobs, tokens, tokens_in
+from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, ModelConfig, Report, Usage
+from workers.base.chat import SizeGuard, counted, logprobs, plausible, tokens
 from workers.base.connection import CONNECT_TIMEOUT, QUICK, UNUSABLE, bounded, without
 from workers.base.continuation import Seam
 from workers.base.patience import patiently
@@ -210,16 +210,15 @@ class _Answer:
         self._size = SizeGuard(job.max_tokens)
         self._seam = Seam(job.prefix)
         self._calls: list[JsonObject] = []
-        self._tokens = 0
+        self._said = False
 
     def take(self, chunk: ollama.ChatResponse) -> Delta | None:
         for call in chunk.message.tool_calls or ():
             self._calls.append(self._size.call(call.function.name, call.function.arguments))
-            self._tokens += tokens_in(self._calls[-1])
         if not chunk.message.content:
             return Delta("", 0) if chunk.message.thinking else None  # it is not shown, but something moves
         chances = logprobs(token.logprob for token in chunk.logprobs or ())
-        self._tokens += max(1, len(chances))
+        self._said = True
         return Delta(self._seam.take(self._size.take(chunk.message.content)), max(1, len(chances)), chances)
 
     def rest(self) -> Delta | None:
@@ -228,10 +227,11 @@ class _Answer:
         return Delta(text, 0) if text else None
 
     def done(self, chunk: ollama.ChatResponse) -> Done:
-        """The end. Counts that are left out: a prompt it had read before is none to it, pieces stand for tokens."""
+        """The end. Older servers leave out the count of a prompt that they had read before: then it is unknown."""
         finish: FinishReason = "tool_calls" if self._calls else FINISH.get(chunk.done_reason or "", "stop")
-        used = tokens(chunk.prompt_eval_count, 0), tokens(chunk.eval_count, self._tokens)
-        return Done(finish, *used, tuple(self._calls))
+        answered = self._said or bool(self._calls)
+        used = plausible(Usage(counted(chunk.prompt_eval_count), counted(chunk.eval_count)), answered=answered)
+        return Done(finish, used.prompt_tokens, used.completion_tokens, tuple(self._calls))
 
 
 def _host(config: OllamaConfig) -> str:

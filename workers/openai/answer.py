@@ -3,6 +3,7 @@
 The SDK reads them trustingly: whatever a server puts in a field is in the field. So everything is checked here.
 """
 
+import dataclasses
 from typing import Any
 
 from openai.types import CompletionUsage
@@ -10,8 +11,8 @@ from openai.types.chat import ChatCompletionChunk
 from openai.types.chat.chat_completion_chunk import ChoiceDelta
 
 from contracts import FinishReason, JsonObject
-from workers.base import Delta, Done, Job
-from workers.base.chat import SizeGuard, logprobs, tokens
+from workers.base import Delta, Done, Job, Usage
+from workers.base.chat import SizeGuard, counted, logprobs, plausible
 from workers.base.continuation import Seam
 
 FINISH: dict[str, FinishReason] = {
@@ -22,6 +23,7 @@ FINISH: dict[str, FinishReason] = {
 }
 THOUGHTS = ("reasoning_content", "reasoning")
 """What servers call them (llama.cpp, DeepSeek; vLLM, OpenRouter); OpenAI itself tells none."""
+PARTS = ("prompt", "completion", "total")
 CUT = {"error", "abort"}
 """Endings that are failures, not answers (OpenRouter; vLLM and SGLang)."""
 
@@ -34,7 +36,7 @@ class Answer:
         self._usage: CompletionUsage | None = None
         self._calls: dict[int, JsonObject] = {}
         self._refused = False
-        self._tokens = 0
+        self._answered = False
 
     def take(self, chunk: ChatCompletionChunk) -> Delta | None:
         self._usage = chunk.usage or self._usage
@@ -48,11 +50,11 @@ class Answer:
         self._refused = self._refused or bool(choice.delta.refusal)
         text = choice.delta.content or choice.delta.refusal
         if not text:
-            return Delta("", 0) if _thinks(choice.delta) else None
+            return Delta("", 0, usage=self._used(chunk.usage)) if _thinks(choice.delta) else None
+        self._answered = True
         told = choice.logprobs.content if choice.logprobs else None
         chances = logprobs(token.logprob for token in told or ())
-        self._tokens += max(1, len(chances))
-        return Delta(self._seam.take(self._size.take(text)), max(1, len(chances)), chances)
+        return Delta(self._seam.take(self._size.take(text)), max(1, len(chances)), chances, self._used(chunk.usage))
 
     def rest(self) -> Delta | None:
         """What was held back because it might have been the start of the answer once more."""
@@ -66,25 +68,39 @@ class Answer:
         )
         if call.id and call.id != known["id"]:
             known["id"] = self._size.take(call.id)
-        self._tokens += 1
+        self._answered = True
         if call.function is not None:
             known["function"]["name"] += self._size.take(call.function.name or "")
             known["function"]["arguments"] += self._size.take(call.function.arguments or "")
 
     def done(self) -> Done | None:
-        """The end; None when the provider never said why it stopped.
-
-        Some servers tell no usage: then the pieces counted stand for the answer's tokens, and the prompt's
-        are unknown and counted as none.
-        """
+        """The end; None when the provider never said why it stopped."""
         if self._finish is None:
             return None
         calls = tuple(self._calls[index] for index in sorted(self._calls))
         finish: FinishReason = "content_filter" if self._refused else self._finish
         if calls and finish == "stop":
             finish = "tool_calls"
-        prompt = tokens(getattr(self._usage, "prompt_tokens", None), 0)
-        return Done(finish, prompt, tokens(getattr(self._usage, "completion_tokens", None), self._tokens), calls)
+        used = self._used(self._usage) or Usage()
+        return Done(finish, tool_calls=calls, **dataclasses.asdict(used))
+
+    def _used(self, told: CompletionUsage | None) -> Usage | None:
+        """What the server tells of it: at the end; with every piece, where it was asked to (vLLM).
+
+        Thoughts belong to the completion. Some leave them out there and count them in the total only (xAI, Google).
+        """
+        if told is None:
+            return None
+        prompt, completion, total = (counted(getattr(told, f"{part}_tokens", None)) for part in PARTS)
+        cached = counted(getattr(getattr(told, "prompt_tokens_details", None), "cached_tokens", None))
+        if cached is None:
+            cached = counted(getattr(told, "prompt_cache_hit_tokens", None))  # DeepSeek
+        reasoning = counted(getattr(getattr(told, "completion_tokens_details", None), "reasoning_tokens", None))
+        if prompt is not None and completion is not None and total is not None and total > prompt + completion:
+            left_out = total - prompt - completion
+            completion = completion + left_out if reasoning in (None, left_out) else None
+        written = counted(getattr(getattr(told, "prompt_tokens_details", None), "cache_write_tokens", None))
+        return plausible(Usage(prompt, completion, cached, reasoning, written), answered=self._answered)
 
 
 def _thinks(delta: ChoiceDelta) -> bool:

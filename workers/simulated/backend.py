@@ -13,9 +13,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from contracts import BullpenError, Capability, ErrorCode, FinishReason, ModelCard, Price
+from contracts import Capability, ErrorCode, FinishReason, ModelCard, Price
 from contracts.settings import ConfigModel
-from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, ModelConfig, Report
+from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, ModelConfig, Report, Usage
+from workers.base.provider_errors import ProviderRefused
 
 WORDS = tuple(
     "the answer to this question is found where a careful reader looks twice and then once more because every "  # noqa: SIM905 — a sentence is easier to read than a list of its words
@@ -131,18 +132,20 @@ class SimulatedBackend(Backend[SimulatedConfig]):
         self._served += 1
         chance = random.Random(f"{self.config.seed}/{self._served}")  # noqa: S311 — a simulation, to be repeated
         if chance.random() < self.config.error_rate:
-            raise BullpenError(ErrorCode.UPSTREAM_ERROR, "simulated failure")
+            raise ProviderRefused(ErrorCode.UPSTREAM_ERROR, "simulated failure")
         words, reason = self._words(job)
+        asked, told = sum(_count(message.text) for message in job.request.conversation), 0
         hangs = self.config.hang_after_tokens is not None and self.config.hang_after_tokens <= len(words)
         for pause, piece in self._paced(words[: self.config.hang_after_tokens] if hangs else words, chance):
             await asyncio.sleep(pause)
             if piece:
-                yield Delta(text="".join(piece), tokens=len(piece))
+                told += len(piece)
+                yield Delta(text="".join(piece), tokens=len(piece), usage=Usage(asked, told))
         if hangs:
             await asyncio.Event().wait()
         yield Done(
             finish_reason=reason,
-            prompt_tokens=sum(_count(message.text) for message in job.request.conversation),
+            prompt_tokens=asked,
             completion_tokens=len(words),
             confidence=self.config.confidence.draw(chance),
         )

@@ -1,9 +1,9 @@
 """The backend new_worker. As it stands it repeats the question: replace `stream` with a call of your model.
 
-What must stay true: every answer ends in one `Done` with honest token counts; closing the generator ends
-the provider's call; a failure is a `BullpenError` whose code says what can be done about it
-(`workers/base/provider_errors.py` reads the usual ones). The provider's own retries are off: asking
-somebody else is the Manager's business.
+What must stay true: every answer ends in one `Done` with honest token counts, None for what the provider did not
+tell; closing the generator ends the provider's call; a failure is a `BullpenError` whose code says what can be done
+about it (`workers/base/provider_errors.py` reads the usual ones). The provider's own retries are off: asking somebody
+else is the Manager's business.
 """
 
 from collections.abc import AsyncGenerator

@@ -1,0 +1,81 @@
+"""A file of jobs: one to a line, a JSON request or a plain prompt. Checked as a whole before anything is submitted.
+
+A job is named after what the file says and the line it stands in. So the same file is the same batch, whoever submits
+it and how often: what is done is not done again, and a file that was changed is another batch.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+
+from pydantic_core import to_json
+
+from client import BullpenError
+from client.question import Question
+from contracts import InferenceRequest, Priority, parse_request
+
+DIGEST = 16
+"""Characters of a batch's name."""
+MOST_TOLD = 20
+"""Wrong lines that are told one by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    number: int
+    """From 1, blank lines counted."""
+    job_id: str
+    question: Question
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    name: str
+    lines: tuple[Line, ...]
+
+
+class BadLines(Exception):
+    """What is wrong with a file, by line."""
+
+    def __init__(self, problems: list[str]) -> None:
+        told, more = problems[:MOST_TOLD], len(problems) - MOST_TOLD
+        super().__init__("\n".join([*told, *([f"and {more} more lines"] if more > 0 else [])]))
+        self.problems = problems
+
+
+def read_batch(data: bytes, priority: Priority) -> Batch:
+    """The jobs in a file. Raises `BadLines` that names every line that is none."""
+    name = sha256(priority.encode() + b"\n" + data).hexdigest()[:DIGEST]
+    lines, problems = [], []
+    for number, text in _texts(data):
+        job_id = f"{name}-{number}"
+        try:
+            lines.append(Line(number, job_id, _question(text, job_id, priority)))
+        except BullpenError as error:
+            problems.append(f"line {number}: {error.message}")
+    if problems:
+        raise BadLines(problems)
+    return Batch(name, tuple(lines))
+
+
+def line_of(job_id: str, batch: str) -> int | None:
+    """Which line of the batch a job is; None: it is none of them."""
+    name, _, number = job_id.rpartition("-")
+    return int(number) if name == batch and number.isdigit() else None
+
+
+def _texts(data: bytes) -> Iterator[tuple[int, bytes]]:
+    for number, text in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        if text.strip():
+            yield number, text.strip()
+
+
+def _question(text: bytes, job_id: str, priority: Priority) -> Question:
+    request = parse_request(text, task_id=job_id)
+    if "priority" not in request.model_fields_set:
+        request = request.model_copy(update={"priority": priority})
+    return Question(_body(request), str(request.task_id), request.deadline_ms, stream=False)
+
+
+def _body(request: InferenceRequest) -> bytes:
+    return to_json(request.model_dump(mode="json", by_alias=True, exclude_unset=True))

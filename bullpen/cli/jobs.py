@@ -1,0 +1,304 @@
+"""`submit` and `results`: work that nobody waits for, by the file.
+
+Stopping the command stops nothing else: the jobs are on the mesh's disk. The same command again goes on where this
+one was, because a job is named after the file's content and the line, and what has a result is not submitted again.
+"""
+
+import asyncio
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from bullpen.batch import BadLines, Batch, Line, line_of, read_batch
+from bullpen.cli.output import replacing
+from bullpen.cli.running import ERROR_REPLY, connected, run, usage
+from bullpen.cli.show import clean, errors, note, one_line, problem, show, table, words
+from client import Bullpen, JobResult
+from contracts import ErrorReply, Priority
+from contracts import subjects as s
+
+SUBMIT_AT_ONCE = 64
+"""Jobs whose submission may be unconfirmed at the same time."""
+HEADERS = 512
+"""Bytes of a message that are not the job's own."""
+PLAIN_EVERY = 5.0
+"""Seconds between two lines about the progress where they cannot replace each other."""
+
+Out = Annotated[
+    Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Write the results there, one JSON line each")
+]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(submit)
+    app.command()(results)
+
+
+def submit(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="One job a line; -: standard input", allow_dash=True)],
+    *,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Stay until every job has a result")] = True,
+    out: Out = None,
+    priority: Annotated[Priority, typer.Option(help="Of the lines that say none themselves")] = "batch",
+) -> None:
+    """Submit a file of jobs that survive a restart of everything.
+
+    Each line is a JSON request, or a plain prompt. Jobs survive kill -9 of every process. Stop the command whenever
+    you like: the jobs go on, and the same command again waits for what is missing. Results are kept for a week.
+
+    Exit codes: 0 all answered, 1 some failed, 2 lines that are no requests (none is submitted), 3 no mesh.
+
+    Examples:
+
+      bullpen submit questions.jsonl --out answers.jsonl
+
+      ls *.txt | sed 's/^/Guess what is in the file /' | bullpen submit - --no-wait
+    """
+    try:
+        batch = read_batch(_read(file), priority)
+    except BadLines as error:
+        raise usage(f"{file} was not submitted:\n{error}", "correct these lines and submit it again") from None
+    if not batch.lines:
+        raise usage(f"{file} has no jobs", "write one request or prompt to a line")
+    come_back = f"bullpen results {batch.name}" if str(file) == "-" else f"bullpen submit {file}"
+    try:
+        run(lambda: _submit(batch, wait=wait, out=out))
+    except typer.Exit as end:
+        if end.exit_code not in (0, ERROR_REPLY):
+            problem("not all results are here; jobs that were submitted go on", f"{come_back} (goes on from here)")
+        raise
+
+
+def results(
+    which: Annotated[
+        list[str] | None, typer.Argument(metavar="[BATCH|TASK]...", help="Of these only", show_default=False)
+    ] = None,
+    *,
+    failed: Annotated[bool, typer.Option("--failed", help="Only jobs that were not answered")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Whole results, one JSON line each")] = False,
+    out: Out = None,
+) -> None:
+    """What became of submitted jobs.
+
+    Of a batch, of a task, of all: results are kept for a week.
+
+    Examples:
+
+      bullpen results
+
+      bullpen results 1f0c9a52e7b34d68 --failed
+
+      bullpen results t1 --json | jq .output
+    """
+    run(lambda: _results(which or [], failed=failed, json=json, out=out))
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        raise usage(f"{file} cannot be read: {error.strerror}") from None
+
+
+# Submitting
+
+
+async def _submit(batch: Batch, *, wait: bool, out: Path | None) -> None:
+    async with connected() as bullpen:
+        _check_sizes(batch, bullpen.bus.max_payload)
+        found = Found(batch)
+        await found.look(bullpen)
+        missing = [line for line in batch.lines if line.number not in found.by_line]
+        with _shown(found) as view:
+            view.resumed()
+            await _submit_all(bullpen, missing)
+            if wait:
+                await found.follow(bullpen, view)
+    if not wait:
+        typer.echo(batch.name)
+        note(f"{len(missing)} jobs submitted; `bullpen results {batch.name}` shows what became of them")
+        return
+    ordered = [found.by_line[line.number] for line in batch.lines]
+    _write(ordered, out, to_screen=False)
+    lost = sum(result.failed for result in ordered)
+    note(f"{len(ordered) - lost} answered, {lost} failed; `bullpen results {batch.name}` shows them for a week")
+    if lost:
+        problem(f"{lost} of {len(ordered)} jobs failed", f"bullpen results {batch.name} --failed")
+        raise typer.Exit(ERROR_REPLY)
+
+
+def _check_sizes(batch: Batch, most: int) -> None:
+    room = most - HEADERS
+    if large := [line.number for line in batch.lines if len(line.question.body) > room]:
+        raise usage(
+            f"nothing was submitted: the server takes {room} bytes, and more have the lines "
+            + ", ".join(map(str, large)),
+            "ask for less at once in these lines",
+        )
+
+
+async def _submit_all(bullpen: Bullpen, lines: list[Line]) -> None:
+    """As many at a time as may be unconfirmed. Raises `BusError`."""
+    waiting = iter(lines)
+
+    async def some() -> None:
+        for line in waiting:
+            await bullpen.jobs.submit(line.question, line.job_id)
+
+    submitting = [asyncio.create_task(some()) for _ in range(min(SUBMIT_AT_ONCE, len(lines)))]
+    try:
+        await asyncio.gather(*submitting)
+    finally:
+        for task in submitting:
+            task.cancel()
+
+
+@dataclass
+class Found:
+    """The results of a batch so far."""
+
+    batch: Batch
+    by_line: dict[int, JobResult] = field(default_factory=dict)
+    failed: int = 0
+    seq: int = 0
+    """The last number that was looked at."""
+
+    @property
+    def complete(self) -> bool:
+        return len(self.by_line) == len(self.batch.lines)
+
+    async def look(self, bullpen: Bullpen) -> None:
+        """Takes what is there already. A mesh that has just started has no results, and no stream of them yet."""
+        await bullpen.jobs.ready()
+        async for result in bullpen.jobs.results():
+            self.take(result)
+
+    async def follow(self, bullpen: Bullpen, view: "View") -> None:
+        """Until the batch is complete."""
+        if self.complete:
+            return
+        async for result in bullpen.jobs.results(after=self.seq, follow=True):
+            self.take(result)
+            view.update()
+            if self.complete:
+                return
+
+    def take(self, result: JobResult) -> None:
+        self.seq = result.seq
+        number = line_of(result.job_id, self.batch.name)
+        if number is None or number in self.by_line:
+            return
+        self.by_line[number] = result
+        self.failed += result.failed
+
+
+class View:
+    """How far it is: a bar on a terminal, now and then a line elsewhere. On standard error."""
+
+    def __init__(self, found: Found, progress: Progress | None) -> None:
+        self._found = found
+        self._progress = progress
+        self._started = self._told_at = time.monotonic()
+        self._before = len(found.by_line)
+        total = len(found.batch.lines)
+        self._task: TaskID | None = progress.add_task("", total=total, failed=0, rate=0.0) if progress else None
+
+    def resumed(self) -> None:
+        if self._before:
+            errors.print(f"batch {self._found.batch.name}: {self._before} of {self._total} have a result already")
+        self.update()
+
+    def update(self) -> None:
+        now, done = time.monotonic(), len(self._found.by_line)
+        rate = (done - self._before) / max(now - self._started, 0.001)
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=done, failed=self._found.failed, rate=rate)
+        elif now - self._told_at >= PLAIN_EVERY:
+            self._told_at = now
+            errors.print(f"{done} of {self._total} done, {self._found.failed} failed, {rate:.1f}/s")
+
+    @property
+    def _total(self) -> int:
+        return len(self._found.batch.lines)
+
+
+@contextmanager
+def _shown(found: Found) -> Iterator[View]:
+    if not errors.is_terminal:
+        yield View(found, None)
+        return
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[failed]} failed, {task.fields[rate]:.1f}/s,"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=errors, transient=True) as progress:
+        yield View(found, progress)
+
+
+# Looking
+
+
+async def _results(which: list[str], *, failed: bool, json: bool, out: Path | None) -> None:
+    found: dict[int, JobResult] = {}
+    async with connected() as bullpen:
+        for subject in _subjects(which):
+            async for result in bullpen.jobs.results(subject):
+                if _is_meant(result, which) and (result.failed or not failed):
+                    found[result.seq] = result
+    chosen = [found[seq] for seq in sorted(found)]
+    if json or out is not None:
+        _write(chosen, out, to_screen=True)
+        return
+    if not chosen:
+        raise usage("no such results", "`bullpen results` lists all that are kept; jobs may still be worked on")
+    columns = [words("job"), words("task"), words("result")]
+    show(table(columns, [(clean(r.job_id) or "–", clean(r.task_id), _summary(r)) for r in chosen]))
+
+
+def _subjects(which: list[str]) -> list[str]:
+    """Where to look: a batch's results are anywhere, a task's under its name."""
+    names = {s.result(name) for name in which}
+    return [s.RESULT_ANY] if not which or any(_may_be_batch(name) for name in which) else sorted(names)
+
+
+def _may_be_batch(name: str) -> bool:
+    return len(name) == 16 and all(digit in "0123456789abcdef" for digit in name)
+
+
+def _is_meant(result: JobResult, which: list[str]) -> bool:
+    names = {result.task_id, result.job_id, result.job_id.rpartition("-")[0]}
+    return not which or not names.isdisjoint(which)
+
+
+def _summary(result: JobResult) -> str:
+    answer = result.answer
+    if isinstance(answer, ErrorReply):
+        return one_line(f"{answer.error.code}: {answer.error.message}", 60)
+    return one_line(answer.output, 60)
+
+
+def _write(found: list[JobResult], out: Path | None, *, to_screen: bool) -> None:
+    """One line each, as they came over the wire."""
+    if out is not None:
+        with replacing(out) as path, path.open("wb") as file:
+            _lines(found, file)
+    elif not sys.stdout.isatty():
+        _lines(found, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+    elif to_screen:
+        for result in found:
+            typer.echo(clean(result.body.decode("utf-8", "replace")))
+
+
+def _lines(found: list[JobResult], file: BinaryIO) -> None:
+    for result in found:
+        file.write(result.body + b"\n")

@@ -1,0 +1,27 @@
+"""A file that is written whole or not at all."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bullpen.cli.running import usage
+
+
+@contextmanager
+def replacing(out: Path) -> Iterator[Path]:
+    """Where to write what shall become `out` at the end of the block: until then whoever looks sees the old one.
+
+    What is no plain file (a pipe, a device) is written at once. Ends the process when it cannot be written.
+    """
+    plain = out.is_file() or not out.exists()
+    unfinished = out.with_name(f".{out.name}.{os.getpid()}") if plain else out
+    try:
+        yield unfinished
+        if plain:
+            unfinished.replace(out)
+    except OSError as error:
+        raise usage(f"{out} cannot be written: {error.strerror}") from None
+    finally:
+        if plain:
+            unfinished.unlink(missing_ok=True)

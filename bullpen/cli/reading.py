@@ -1,0 +1,73 @@
+"""What the commands that read the books share: the way to them, and the options for a period."""
+
+import re
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, TypeVar
+
+import typer
+
+from bullpen.cli.running import UNREACHABLE, run
+from bullpen.cli.show import problem
+from bullpen.endpoints import resolve_database_url
+from telemetry.migrate import SchemaMismatch
+from telemetry.queries import check_schema
+from telemetry.store import DatabaseAway, Store
+
+DATABASE_WITHIN = 5.0
+PERIOD = re.compile(r"(\d{1,6})([smhdw])")
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+T = TypeVar("T")
+
+
+def moment(given: str) -> datetime:
+    """`90s`, `5m`, `1h`, `7d` or `2w` ago, or an RFC 3339 time."""
+    if period := PERIOD.fullmatch(given):
+        return datetime.now(UTC) - timedelta(seconds=int(period[1]) * SECONDS[period[2]])
+    try:
+        then = datetime.fromisoformat(given)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{given!r} is neither a period like 30m, 1h, 7d nor a time like 2026-01-31T12:00Z"
+        ) from None
+    return then if then.tzinfo else then.astimezone()
+
+
+Since = Annotated[
+    datetime | None, typer.Option(parser=moment, metavar="AGO", help="Only from then on: 30m, 1h, 7d, or a time")
+]
+Until = Annotated[datetime | None, typer.Option(parser=moment, metavar="AGO", help="Only before then [default: now]")]
+Tenant = Annotated[str | None, typer.Option(metavar="NAME", help="Only this tenant's")]
+Model = Annotated[str | None, typer.Option(help="Only this model's")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON")]
+
+
+def from_books(read: Callable[[Store], Awaitable[T]], *, within: float = DATABASE_WITHIN) -> T:
+    """What `read` finds in the books. Ends the process when they are off, away, or not of this version.
+
+    `within`: seconds that one statement may take.
+    """
+    url = resolve_database_url()
+    if url is None:
+        problem("there are no books here", "start them with `bullpen up`, or set DATABASE_URL")
+        raise typer.Exit(UNREACHABLE)
+    found: list[T] = []
+
+    async def work() -> None:
+        store = Store(url, within)
+        try:
+            await check_schema(store)
+            found.append(await read(store))
+        finally:
+            await store.close()
+
+    try:
+        run(work)
+    except SchemaMismatch as error:
+        problem(str(error))
+        raise typer.Exit(UNREACHABLE) from None
+    except DatabaseAway as error:
+        problem(f"the books cannot be read: {error}", "`bullpen doctor` shows what is wrong")
+        raise typer.Exit(UNREACHABLE) from None
+    return found[0]

@@ -1,0 +1,44 @@
+"""The key of the digests that the books keep in the mode `hash`: one for the whole mesh, so that equal questions match.
+
+`BULLPEN_CONTENT_KEY` (or `BULLPEN_CONTENT_KEY_FILE`) says what it is. Otherwise the roles of one data directory share
+a random one, made by whichever comes first. Roles on several hosts must be given it, or their digests differ.
+"""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from secrets import token_hex
+from tempfile import NamedTemporaryFile
+
+from contracts.settings import secret
+
+NAME = "content.key"
+
+
+def content_key(data_dir: Path) -> bytes:
+    """The key; empty when there is neither a setting nor a place to keep one. Raises `ConfigError`."""
+    told = secret("BULLPEN_CONTENT_KEY")
+    if told is not None:
+        return told.encode()
+    path = data_dir / NAME
+    try:
+        return _read(path) or _made(path)
+    except OSError:
+        return b""  # no data directory, or none that we may write: then a role's digests are its own
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes().strip()
+    except FileNotFoundError:
+        return b""
+
+
+def _made(path: Path) -> bytes:
+    """Written elsewhere and linked in one step, so that nobody reads half of it and the first one counts."""
+    with NamedTemporaryFile("w", dir=path.parent, prefix=f".{NAME}.") as file:  # only its owner may read it
+        file.write(f"{token_hex(32)}\n")
+        file.flush()
+        with suppress(FileExistsError):
+            os.link(file.name, path)
+    return _read(path)

@@ -1,0 +1,193 @@
+"""Forgets a task or a tenant everywhere: the books, the stream before them, kept answers. Read `forget` for the order.
+
+An event on its way would be booked after the rows are gone, so first the stream has to be booked up to the moment of
+the command. What cannot be reached is told in `left`, with what to do about it: never passed over in silence.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+from uuid import UUID
+
+from pydantic import BaseModel, ValidationError
+
+from bus import Bus, BusError, erase
+from contracts import subjects as s
+from manager.idempotency import BUCKET
+from telemetry import forget as books
+from telemetry.forget import Forgotten, Scope
+from telemetry.store import Store
+from telemetry.stream import CONSUMER
+
+BOOKED_WITHIN = 30.0
+"""Seconds that the accountants get for what was in the stream when the command came."""
+LOOK_EVERY = 0.1
+ASK_AT_ONCE = 1000
+ANSWERS = f"KV_{BUCKET}"
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Report:
+    """What became of it, and what is `left` to do."""
+
+    responses: int = 0
+    attempts: int = 0
+    feedback: int = 0
+    dead_letters: int = 0
+    events: int = 0
+    """Booked events that were deleted from the stream: everybody's, since theirs cannot be told apart there."""
+    results: int = 0
+    """Answers that waited for whoever asked for them."""
+    replays: int = 0
+    """Answers that were kept for an idempotency key."""
+    left: list[str] = field(default_factory=list)
+
+    def count(self, rows: Forgotten) -> None:
+        self.responses += rows.responses
+        self.attempts += rows.attempts
+        self.feedback += rows.feedback
+        self.dead_letters += rows.dead_letters
+
+
+class _Answer(BaseModel):
+    request_id: UUID
+    task_id: str
+
+
+class _Entry(BaseModel):
+    answer: _Answer | None = None
+
+
+class _Result(BaseModel):
+    task_id: str
+
+
+class Forgetting:
+    """`bus` None: NATS cannot be reached. `doing` is told the step under way."""
+
+    def __init__(
+        self, store: Store, bus: Bus | None, scope: Scope, *, words_only: bool, doing: Callable[[str], None]
+    ) -> None:
+        self._store = store
+        self._bus = bus
+        self._scope = scope
+        self._words_only = words_only
+        self._doing = doing
+        self.report = Report()
+
+    async def forget(self, spool: Path | None = None) -> Report:
+        """Does it all. Raises `NotAllowed`, `DatabaseAway`."""
+        await books.check_allowed(self._store, words_only=self._words_only)
+        if self._bus is None:
+            self._leave("NATS cannot be reached: events and answers that it keeps stay there until they are too old")
+            await self._forget_rows()
+        else:
+            await self._everywhere(self._bus)
+        if spool is not None:
+            self._look_at(spool)
+        return self.report
+
+    async def _everywhere(self, bus: Bus) -> None:
+        booked = await self._reached("events that are not booked yet", self._booked(bus))
+        kept = await self._reached("answers kept for idempotency keys", self._kept(bus)) or []
+        tasks = await self._forget_rows()
+        if booked:
+            self._doing("deleting booked events")
+            told = await self._reached("booked events", erase.purge(bus, s.TELEMETRY_STREAM, up_to=booked))
+            self.report.events = told or 0
+        self._doing("deleting answers")
+        self.report.replays = await self._reached("kept answers", self._delete(bus, ANSWERS, kept)) or 0
+        results = await self._reached("results", self._results(bus, tasks)) or []
+        self.report.results = await self._reached("results", self._delete(bus, s.RESULTS_STREAM, results)) or 0
+
+    async def _forget_rows(self) -> set[str]:
+        """Returns the names of the tasks."""
+        tasks: set[str] = set()
+        async for batch in books.forget(self._store, self._scope, words_only=self._words_only):
+            self.report.count(batch.rows)
+            tasks |= batch.task_ids
+            self._doing(f"forgetting, {self.report.responses:,} requests so far")
+        return tasks
+
+    async def _booked(self, bus: Bus) -> int:
+        """Waits until all that is in the stream now is booked; returns the number up to which it is."""
+        wanted = await erase.last_seq(bus, s.TELEMETRY_STREAM)
+        self._doing("waiting until what happened so far is booked")
+        end = asyncio.get_running_loop().time() + BOOKED_WITHIN
+        while (reached := await erase.done_up_to(bus, s.TELEMETRY_STREAM, CONSUMER)) < wanted:
+            if asyncio.get_running_loop().time() > end:
+                self._leave("events that are not booked yet: is `bullpen telemetry` running? Then do this again")
+                break
+            await asyncio.sleep(LOOK_EVERY)
+        return min(reached, wanted)
+
+    async def _kept(self, bus: Bus) -> list[int]:
+        """The numbers of the answers that are kept for a key."""
+        self._doing("looking through the answers kept for idempotency keys")
+        found: list[int] = []
+        portion: dict[UUID, int] = {}
+        async for entry in erase.walk(bus, ANSWERS, f"$KV.{BUCKET}.>"):
+            answer = _answer(entry.data)
+            if answer is None:
+                continue
+            if self._scope.by == "task":
+                found += [entry.seq] if answer.task_id == self._scope.name else []
+                continue
+            portion[answer.request_id] = entry.seq
+            if len(portion) == ASK_AT_ONCE:
+                found += await self._of_the_tenant(portion)
+                portion = {}
+        return found + await self._of_the_tenant(portion)
+
+    async def _of_the_tenant(self, portion: dict[UUID, int]) -> list[int]:
+        theirs = await books.whose(self._store, list(portion), self._scope) if portion else set()
+        return [portion[request_id] for request_id in theirs]
+
+    async def _results(self, bus: Bus, tasks: Iterable[str]) -> list[int]:
+        """The numbers of these tasks' results. Names that differ only in what no subject can hold share a subject."""
+        if not await erase.last_seq(bus, s.RESULTS_STREAM):
+            return []
+        return [
+            result.seq
+            for task in sorted(tasks)
+            async for result in erase.walk(bus, s.RESULTS_STREAM, s.result(task))
+            if _task_of(result.data) == task
+        ]
+
+    async def _delete(self, bus: Bus, stream: str, numbers: Iterable[int]) -> int:
+        return sum([await erase.delete(bus, stream, number) for number in numbers])
+
+    async def _reached(self, what: str, work: Awaitable[T]) -> T | None:
+        try:
+            return await work
+        except BusError as error:
+            self._leave(f"{what}: {error}")
+            return None
+
+    def _look_at(self, spool: Path) -> None:
+        """Roles write there what JetStream does not take; only they may touch it."""
+        for folder in sorted(path for path in spool.glob("*") if path.is_dir()):
+            waiting = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+            if waiting:
+                self._leave(f"{waiting} bytes that {folder.name} could not send yet, in {folder}: do this again later")
+
+    def _leave(self, what: str) -> None:
+        self.report.left.append(what)
+
+
+def _task_of(data: bytes) -> str | None:
+    try:
+        return _Result.model_validate_json(data).task_id
+    except ValidationError:
+        return None
+
+
+def _answer(data: bytes) -> _Answer | None:
+    try:
+        return _Entry.model_validate_json(data).answer
+    except ValidationError:
+        return None  # deleted, or of another version

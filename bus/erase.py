@@ -1,0 +1,110 @@
+"""What JetStream keeps, looked through and deleted: for whoever has to forget something, never on a request's way.
+
+Every call is bounded and raises `BusError` when JetStream does not answer, which is also what happens to a user
+without the permission. A stream that is not there is empty.
+"""
+
+from base64 import b64decode
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from pydantic import BaseModel, Field
+
+from bus.connection import Bus
+from bus.jetstream import JetStreamRefuses, api
+from contracts import JsonObject
+
+API_WITHIN = 2.0
+NOT_THERE = frozenset({10059, 10014, 10037, 10043})
+"""No such stream, no such consumer, no such message (to get, or to delete)."""
+
+
+class _Sequences(BaseModel):
+    stream_seq: int = 0
+
+
+class _State(BaseModel):
+    last_seq: int = 0
+
+
+class _Info(BaseModel):
+    state: _State = Field(default_factory=_State)
+
+
+class _Consumer(BaseModel):
+    ack_floor: _Sequences = Field(default_factory=_Sequences)
+    num_pending: int = 0
+    num_ack_pending: int = 0
+
+
+class _Purged(BaseModel):
+    purged: int = 0
+
+
+class _Message(BaseModel):
+    subject: str
+    seq: int
+    data: str = ""
+
+
+class _Found(BaseModel):
+    message: _Message
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A message of a stream."""
+
+    subject: str
+    seq: int
+    data: bytes
+
+
+async def last_seq(bus: Bus, stream: str) -> int:
+    """The number of the stream's newest message; 0: there was none."""
+    told = await _api(bus, f"STREAM.INFO.{stream}")
+    return _Info.model_validate(told).state.last_seq if told else 0
+
+
+async def done_up_to(bus: Bus, stream: str, consumer: str) -> int:
+    """The number up to which the consumer has acknowledged everything; 0 when there is no such consumer."""
+    newest = await last_seq(bus, stream)
+    told = await _api(bus, f"CONSUMER.INFO.{stream}.{consumer}")
+    if told is None:
+        return 0
+    state = _Consumer.model_validate(told)
+    idle = state.num_pending == 0 and state.num_ack_pending == 0
+    return max(newest, state.ack_floor.stream_seq) if idle else state.ack_floor.stream_seq
+
+
+async def purge(bus: Bus, stream: str, *, up_to: int) -> int:
+    """Deletes what the stream has up to a number (that one included); returns how many.
+
+    Nobody can get them any more. The server's file may hold their bytes until all that is in the same file is too old.
+    """
+    told = await _api(bus, f"STREAM.PURGE.{stream}", {"seq": up_to + 1})
+    return _Purged.model_validate(told).purged if told else 0
+
+
+async def delete(bus: Bus, stream: str, seq: int) -> bool:
+    """Deletes one message, its bytes on disk included (a few milliseconds). False: it was not there any more."""
+    return await _api(bus, f"STREAM.MSG.DELETE.{stream}", {"seq": seq}) is not None
+
+
+async def walk(bus: Bus, stream: str, subject: str) -> AsyncIterator[Kept]:
+    """Every message of the stream on that subject (wildcards allowed), the oldest first."""
+    seq = 1
+    while told := await _api(bus, f"STREAM.MSG.GET.{stream}", {"seq": seq, "next_by_subj": subject}):
+        message = _Found.model_validate(told).message
+        yield Kept(message.subject, message.seq, b64decode(message.data))
+        seq = message.seq + 1
+
+
+async def _api(bus: Bus, verb: str, wish: JsonObject | None = None) -> JsonObject | None:
+    """JetStream's answer; None when it has no such thing. Raises `BusError`."""
+    try:
+        return await api(bus, verb, wish, timeout=API_WITHIN)
+    except JetStreamRefuses as refusal:
+        if refusal.code in NOT_THERE:
+            return None
+        raise

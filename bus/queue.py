@@ -1,0 +1,137 @@
+"""Work that waits in a stream until somebody did it, and what came of it, kept in another for a week.
+
+The first is a work queue: a message stays until it is acknowledged, across the death of any process here. The second
+is read without a consumer: one request brings the next hundreds of messages after a number, so a reader that lost its
+connection, or the server, just asks again from where it was, and nothing is left behind on the server.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from hashlib import sha256
+
+from nats.js.api import DiscardPolicy, RetentionPolicy, StreamConfig
+from pydantic import BaseModel, ValidationError
+from pydantic_core import to_json
+
+from bus.connection import Bus, Headers, Message
+from bus.errors import BusError, NoResponders, RequestTimeout
+from bus.jetstream import StreamSpec
+from contracts.headers import MESSAGE_ID
+
+PAGE = 256
+"""Messages that one request brings at most."""
+READ_WITHIN = 5.0
+LONGEST_ID = 128
+"""Characters of a message id that travels as it is; of a longer one its digest does."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkQueue(StreamSpec):
+    """A stream whose messages stay until they are acknowledged. When it is full, new ones are refused."""
+
+    def config(self) -> StreamConfig:
+        config = StreamSpec.config(self)
+        config.retention = RetentionPolicy.WORK_QUEUE
+        return config
+
+
+@dataclass(frozen=True, slots=True)
+class Archive(StreamSpec):
+    """A stream to look things up in. When it is full, the oldest go."""
+
+    def config(self) -> StreamConfig:
+        config = StreamSpec.config(self)
+        config.discard = DiscardPolicy.OLD
+        config.allow_direct = True
+        return config
+
+
+class _Problem(BaseModel):
+    err_code: int = 0
+    description: str = ""
+
+
+class _Ack(BaseModel):
+    stream: str = ""
+    seq: int = 0
+    duplicate: bool = False
+    error: _Problem | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What the stream said: it has the message."""
+
+    seq: int
+    duplicate: bool
+    """It had it already."""
+
+
+async def store(bus: Bus, stream: str, subject: str, data: bytes, headers: Headers, *, within: float) -> Receipt:
+    """Publishes, and returns when the stream has it. Raises `BusError`, `BullpenError(payload_too_large)`.
+
+    With a `Nats-Msg-Id` it may be called again after an error: the stream keeps one.
+    """
+    reply = await bus.request(subject, data, timeout=within, headers=headers)
+    try:
+        ack = _Ack.model_validate_json(reply.data)
+    except ValidationError:
+        raise BusError(f"not an answer of JetStream: {reply.data[:80]!r}") from None
+    if ack.error is not None:
+        raise BusError(f"stream {stream} refuses it: {ack.error.description}")
+    if ack.stream != stream:
+        raise BusError(f"{subject} is kept by stream {ack.stream}, not by {stream}")
+    return Receipt(ack.seq, ack.duplicate)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A message as a stream keeps it."""
+
+    seq: int
+    subject: str
+    headers: Headers
+    data: bytes
+
+
+class Unfinished(RequestTimeout):
+    """A page that broke off: the server went away, or was too slow."""
+
+
+async def read_after(
+    bus: Bus, stream: str, subject: str, seq: int, *, page: int = PAGE, within: float = READ_WITHIN
+) -> list[Kept]:
+    """The next messages on `subject` (wildcards allowed) after number `seq`, in order; empty: there are none.
+
+    Raises `BusError`; `NoResponders`: there is no such stream.
+    """
+    found: list[Kept] = []
+    ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def heard(message: Message) -> None:
+        if (at := message.headers.get("Nats-Sequence", "")).isdigit():
+            found.append(Kept(int(at), message.headers.get("Nats-Subject", ""), message.headers, message.data))
+        elif not ended.done():
+            ended.set_result(message.headers.get("Status", ""))
+
+    asked = to_json({"seq": seq + 1, "next_by_subj": subject, "batch": page})
+    with bus.listen(heard) as listener:
+        await bus.publish(f"$JS.API.DIRECT.GET.{stream}", asked, reply=listener.subject)
+        try:
+            async with asyncio.timeout(within):
+                status = await ended
+        except TimeoutError:
+            raise Unfinished(f"stream {stream} was not read within {within:g} s") from None
+    if status == "503":
+        raise NoResponders(f"there is no stream {stream}, or it cannot be read")
+    if status not in ("204", "404"):
+        raise BusError(f"stream {stream} cannot be read: status {status or 'unknown'}")
+    return found
+
+
+def message_id(headers: Headers) -> str:
+    """The publisher's own name for a message, printable and no longer than a header wants; empty: it has none."""
+    own = headers.get(MESSAGE_ID, "")
+    if own.isascii() and own.isprintable() and len(own) <= LONGEST_ID:
+        return own
+    return sha256(own.encode()).hexdigest()

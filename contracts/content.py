@@ -1,0 +1,105 @@
+"""What the books keep of what people asked and got: everything, the rest after redaction, digests, or nothing.
+
+Pure. Figures, names (`task_id`, `tenant`, models, workers) and error codes are kept in every mode; words are the
+prompt, the answer, the context, the error's text (a provider may quote the prompt in it), a judge's comment, and the
+metadata other than the tenant: a caller may write anything there, also who asked.
+"""
+
+import hmac
+import json
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from typing import TypeVar, get_args
+
+from contracts.base import JsonObject
+from contracts.headers import NO_STORE
+from contracts.request import ContentMode, InferenceRequest
+from contracts.telemetry import AttemptRecord, FeedbackRecord, ResponseRecord
+
+Recorded = TypeVar("Recorded", ResponseRecord, AttemptRecord, FeedbackRecord)
+Rewrite = Callable[[str], str]
+
+STRICTNESS: tuple[ContentMode, ...] = get_args(ContentMode)
+"""From the one that keeps most to the one that keeps least."""
+SCHEME = "hmac-sha256"
+NAMES = frozenset({"tenant"})
+"""Metadata that bills and budgets go by. It is a name, never words."""
+
+_TEXTS: dict[type, tuple[str, ...]] = {
+    ResponseRecord: ("prompt", "output", "error_message"),
+    AttemptRecord: ("error_message",),
+    FeedbackRecord: ("comment",),
+}
+
+
+def stricter(one: ContentMode, other: ContentMode | None) -> ContentMode:
+    """Of two wishes the one that keeps less; None is no wish."""
+    return one if other is None else max(one, other, key=STRICTNESS.index)
+
+
+def heeding(request: InferenceRequest, headers: Mapping[str, str]) -> InferenceRequest:
+    """The request with what its headers say about keeping it: `Bullpen-No-Store: 1` keeps none of its words."""
+    return request.model_copy(update={"content": "none"}) if headers.get(NO_STORE) == "1" else request
+
+
+def digest(text: str | bytes, key: bytes) -> str:
+    """Equal for equal texts. Without the key nobody can try out short questions, as with a bare SHA-256."""
+    written = text.encode(errors="surrogatepass") if isinstance(text, str) else text
+    return f"{SCHEME}:{hmac.new(key, written, sha256).hexdigest()}"
+
+
+def as_digests(record: Recorded, key: bytes) -> Recorded:
+    """The record with a digest in the place of each text: equal questions can be recognised, and that is all."""
+
+    def rewrite(text: str) -> str:
+        return digest(text, key)
+
+    changes: JsonObject = _texts(record, rewrite)
+    if isinstance(record, ResponseRecord):
+        whole = json.dumps(record.context, sort_keys=True)
+        changes |= {"context": {SCHEME: rewrite(whole)} if record.context else {}, "content": "hash"}
+        changes["metadata"] = {k: v if k in NAMES else rewrite(v) for k, v in record.metadata.items()}
+    return record.model_copy(update=changes)
+
+
+def rewritten(record: Recorded, rewrite: Rewrite) -> Recorded:
+    """The record with every text, also those deep in the context, as `rewrite` makes it."""
+    changes: JsonObject = _texts(record, rewrite)
+    if isinstance(record, ResponseRecord):
+        metadata = dict((k, v) if k in NAMES else (rewrite(k), rewrite(v)) for k, v in record.metadata.items())
+        changes |= {"context": _tree(record.context, rewrite), "metadata": metadata, "content": "redacted"}
+    return record.model_copy(update=changes)
+
+
+def without_words(record: Recorded) -> Recorded:
+    """The record with its figures and names alone."""
+    changes: JsonObject = dict.fromkeys(_TEXTS[type(record)])
+    if isinstance(record, ResponseRecord):
+        names = {k: v for k, v in record.metadata.items() if k in NAMES}
+        changes |= {"context": {}, "metadata": names, "content": "none"}
+    return record.model_copy(update=changes)
+
+
+def characters(record: Recorded) -> int:
+    """About how much there is to read in it."""
+    texts = sum(len(getattr(record, name) or "") for name in _TEXTS[type(record)])
+    return texts + len(str((record.context, record.metadata))) if isinstance(record, ResponseRecord) else texts
+
+
+def _texts(record: Recorded, rewrite: Rewrite) -> JsonObject:
+    told = {name: getattr(record, name) for name in _TEXTS[type(record)]}
+    return {name: rewrite(text) for name, text in told.items() if text}
+
+
+def _tree(value: object, rewrite: Rewrite) -> object:
+    match value:
+        case str():
+            return rewrite(value)
+        case dict():
+            return {rewrite(key): _tree(child, rewrite) for key, child in value.items()}
+        case list() | tuple():
+            return [_tree(child, rewrite) for child in value]
+        case int() | float():
+            written = rewrite(str(value))  # a card's number need not stand in quotes
+            return value if written == str(value) else written
+    return value

@@ -1,0 +1,164 @@
+"""How much money is left: budgets, the ledgers that Managers share, and each Manager's part of them. Pure.
+
+A ledger says what was spent in a window (a day, a month) and what each Manager holds on lease. Whoever takes a lease
+takes it off what is left, so all of them together cannot promise more than there is. Before a request is sent what it
+will probably cost is reserved from the lease, and when it ends what it did cost is settled: a budget is overshot by no
+more than the requests under way cost above their estimates.
+
+Time here is unix seconds: windows are hours, days and months of the calendar, in UTC.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from hashlib import sha256
+
+from pydantic import BaseModel
+
+from manager.config import Budget
+
+NOTHING = Decimal(0)
+LEASED_FOR = 30.0
+"""Seconds after which the lease of a Manager that renews it no more counts as spent: it may have been."""
+SHARE = Decimal("0.2")
+"""Of what is left, that one Manager holds at most, beyond what it needs now: the others want some too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One budget, for one tenant, in one window of time."""
+
+    budget: Budget
+    tenant: str
+    window: str
+    ends: float | None
+    """Unix seconds; None: never."""
+
+    @property
+    def key(self) -> str:
+        """Its name in the bucket."""
+        told = f"{self.budget.tenant}/{self.tenant}/{self.budget.model}/{self.budget.per}/{self.window}"
+        return sha256(told.encode()).hexdigest()[:32]
+
+    def __str__(self) -> str:
+        of = [f"tenant {self.tenant!r}"] if self.budget.tenant else []
+        of += [f"model {self.budget.model!r}"] if self.budget.model else []
+        per = "" if self.budget.per == "total" else f" per {self.budget.per}"
+        return f"the budget of {' and '.join(of) or 'the mesh'}, {self.budget.limit_usd} USD{per}"
+
+
+def accounts(budgets: Sequence[Budget], tenant: str, model_id: str, now: float) -> Iterator[Account]:
+    """The budgets from which a request of this tenant to this model is paid."""
+    for budget in budgets:
+        if budget.model not in (None, model_id) or budget.tenant not in (None, "*", tenant):
+            continue
+        window, ends = window_of(budget.per, now)
+        yield Account(budget, tenant if budget.tenant else "", window, ends)
+
+
+def window_of(per: str, now: float) -> tuple[str, float | None]:
+    """The name of the window of time that `now` lies in, and when it ends."""
+    at = datetime.fromtimestamp(now, UTC)
+    match per:
+        case "hour":
+            start = at.replace(minute=0, second=0, microsecond=0)
+            return f"{start:%Y-%m-%dT%H}", (start + timedelta(hours=1)).timestamp()
+        case "day":
+            start = at.replace(hour=0, minute=0, second=0, microsecond=0)
+            return f"{start:%Y-%m-%d}", (start + timedelta(days=1)).timestamp()
+        case "month":
+            start = at.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+            return f"{start:%Y-%m}", (start + timedelta(days=32)).replace(day=1).timestamp()
+        case _:
+            return "total", None
+
+
+class Lease(BaseModel):
+    usd: Decimal
+    until: float
+
+
+class Ledger(BaseModel):
+    """What all Managers know of one account."""
+
+    spent: Decimal = NOTHING
+    leases: dict[str, Lease] = {}
+    warned: bool = False
+    """Somebody has said already that it is nearly spent."""
+
+    def renewed(self, account: Account, manager_id: str, *, used: Decimal, need: Decimal, now: float) -> "Ledger":
+        """The ledger when this Manager has spent `used` more and wants a lease of `need`, or a little more.
+
+        It gets what is left, when that is less. Leases that ran out count as spent.
+        """
+        over = [name for name, lease in self.leases.items() if lease.until <= now and name != manager_id]
+        leases = {name: lease for name, lease in self.leases.items() if name not in (*over, manager_id)}
+        spent = self.spent + used + sum((self.leases[name].usd for name in over), NOTHING)
+        left = account.budget.limit_usd - spent - sum((lease.usd for lease in leases.values()), NOTHING)
+        granted = min(max(left, NOTHING), max(need, left * SHARE if need else NOTHING))
+        if granted:
+            leases[manager_id] = Lease(usd=granted, until=now + LEASED_FOR)
+        return Ledger(spent=spent, leases=leases, warned=self.warned or self.is_nearly(account, spent))
+
+    @staticmethod
+    def is_nearly(account: Account, spent: Decimal) -> bool:
+        return spent >= account.budget.limit_usd * Decimal(str(account.budget.warn_at))
+
+    def lease_of(self, manager_id: str) -> Decimal:
+        lease = self.leases.get(manager_id)
+        return lease.usd if lease else NOTHING
+
+
+@dataclass(slots=True)
+class Purse:
+    """One Manager's part of one account."""
+
+    account: Account
+    lease: Decimal = NOTHING
+    until: float = 0.0
+    """Unix seconds: then the lease runs out."""
+    used: Decimal = NOTHING
+    """Settled since the ledger was last told."""
+    reserved: Decimal = NOTHING
+    known: Ledger | None = field(default=None)
+    """As it was last seen."""
+
+    def can_pay(self, usd: Decimal, now: float) -> bool:
+        return now < self.until and self.lease - self.used - self.reserved >= usd
+
+    def reserve(self, usd: Decimal) -> None:
+        self.reserved += usd
+
+    def settle(self, reserved: Decimal, usd: Decimal) -> None:
+        """What was reserved for a request is free again; it did cost `usd`."""
+        self.reserved -= reserved
+        self.used += usd
+
+    def renewed(self, ledger: Ledger, manager_id: str, told: Decimal) -> None:
+        """The ledger has our word of `told` dollars, and holds our new lease."""
+        self.used -= told
+        self.lease = ledger.lease_of(manager_id)
+        self.until = ledger.leases[manager_id].until if manager_id in ledger.leases else 0.0
+        self.known = ledger
+
+    def goes_on_alone(self, usd: Decimal) -> bool:
+        """Whether a request may be paid while the ledger cannot be reached: from what was last known to be left."""
+        if self.known is None:
+            return False
+        left = self.account.budget.limit_usd - self.known.spent
+        return left - self.used - self.reserved >= usd
+
+
+@dataclass(slots=True)
+class Reservation:
+    """What was reserved for one request, in each of its purses."""
+
+    usd: Decimal
+    purses: tuple[Purse, ...]
+
+    def settle(self, usd: Decimal | None) -> None:
+        """`usd`: what it did cost, as far as is known; None: as much as was reserved."""
+        for purse in self.purses:
+            purse.settle(self.usd, self.usd if usd is None else usd)
+        self.purses = ()

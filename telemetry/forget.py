@@ -1,0 +1,103 @@
+"""The right to be forgotten, as far as the database goes: a task's or a tenant's rows, or only the words in them.
+
+In batches of their own transactions, so that nobody waits for a lock for long; doing it again does no harm. What has
+not reached the books yet, and what is kept elsewhere, is `bullpen.forgetting`'s business.
+"""
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from pydantic_core import to_json
+
+from telemetry.store import Row, Store
+
+BATCH = 1000
+"""Requests of one transaction."""
+
+
+class NotAllowed(Exception):
+    """The database user may not do that; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What to forget: all that was asked before `before` under this task's, or by this tenant's, name."""
+
+    by: Literal["task", "tenant"]
+    name: str
+    before: datetime
+
+    @property
+    def marks(self) -> list[bytes]:
+        """How an event that nobody could read would name it."""
+        key, name = {"task": b'"task_id":', "tenant": b'"tenant":'}[self.by], to_json(self.name)
+        return [key + name, key + b" " + name]
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """How many rows of each table."""
+
+    responses: int = 0
+    attempts: int = 0
+    feedback: int = 0
+    dead_letters: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.responses + self.attempts + self.feedback + self.dead_letters
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Requests that are forgotten now."""
+
+    task_ids: frozenset[str]
+    rows: Forgotten
+
+
+async def check_allowed(store: Store, *, words_only: bool) -> None:
+    """Raises `NotAllowed`, `DatabaseAway`."""
+    if not (await store.fetch("forget_allowed", "UPDATE" if words_only else "DELETE"))[0]["allowed"]:
+        raise NotAllowed(
+            "the database user may not delete: set DATABASE_URL to one that may, for example the owner of the tables"
+        )
+
+
+async def count(store: Store, scope: Scope) -> Forgotten:
+    """What there is to forget, without the dead letters. Raises `DatabaseAway`."""
+    return _rows(await store.fetch(f"forget_count_{scope.by}", scope.name, scope.before))
+
+
+async def forget(store: Store, scope: Scope, *, words_only: bool = False) -> AsyncIterator[Batch]:
+    """Forgets batch after batch; every batch is done when it is told. Raises `DatabaseAway`."""
+    query, back_to = f"forget_find_{scope.by}", scope.before
+    while found := await store.fetch(query, scope.name, scope.before, not words_only, BATCH, back_to):
+        back_to = found[-1]["created_at"]
+        ids, tasks = [row["request_id"] for row in found], sorted({row["task_id"] for row in found})
+        rows = _rows(await store.fetch("forget_words" if words_only else "forget_rows", ids, tasks))
+        letters = await _forget_letters(store, (str(one).encode() for one in ids))
+        yield Batch(frozenset(tasks), replace(rows, dead_letters=letters))
+    letters = await _forget_letters(store, scope.marks, scope.before)
+    if scope.by == "tenant":
+        yield Batch(frozenset(), Forgotten(dead_letters=letters))
+        return
+    said = "forget_comments" if words_only else "forget_feedback"
+    judged = len(await store.fetch(said, scope.name, scope.before))
+    yield Batch(frozenset({scope.name}), Forgotten(feedback=judged, dead_letters=letters))
+
+
+async def whose(store: Store, request_ids: Sequence[UUID], scope: Scope) -> set[UUID]:
+    """Which of them are the tenant's. Raises `DatabaseAway`."""
+    return {row["request_id"] for row in await store.fetch("forget_whose", request_ids, scope.name, scope.before)}
+
+
+async def _forget_letters(store: Store, marks: Iterable[bytes], before: datetime | None = None) -> int:
+    return len(await store.fetch("forget_letters", list(marks), before))
+
+
+def _rows(found: Sequence[Row]) -> Forgotten:
+    return Forgotten(**dict(found[0]))

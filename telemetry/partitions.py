@@ -1,0 +1,71 @@
+"""Months of the books: made ahead, and taken away when they are too old, while everybody goes on reading and writing.
+
+A new month is made as a table of its own and attached empty, which locks nobody out. An old one is first detached
+`CONCURRENTLY`: Postgres waits for those who still read it, and nobody waits for Postgres. Only then is it dropped.
+Making needs nothing but the right to call `make_partitions` (role `bullpen_recorder`); taking away is for the owner of
+the tables, so that a stolen recorder's password cannot delete the past.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+import asyncpg
+import structlog
+
+from telemetry.store import Connection, Row, Store, sql
+
+log = structlog.get_logger(__name__)
+
+MONTHS_AHEAD = 3
+PATIENCE = "5s"
+"""How long taking a month away waits for its readers before it is put off to the next time."""
+BUSY = (
+    asyncpg.LockNotAvailableError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.ObjectNotInPrerequisiteStateError,
+    asyncpg.UndefinedTableError,
+)
+"""Somebody reads it, or another accountant is at it."""
+
+
+async def ensure(store: Store, months: Iterable[datetime]) -> list[str]:
+    """Makes the partitions of these moments' months that are missing; returns their names. Raises `DatabaseAway`."""
+
+    async def work(connection: Connection) -> list[str]:
+        return [row[0] for row in await connection.fetch("SELECT make_partitions($1)", list(months))]
+
+    return await store.perform(work)
+
+
+async def ensure_ahead(connection: Connection, now: datetime) -> list[str]:
+    """Those of this month and of `MONTHS_AHEAD` after it."""
+    made = [row["name"] for row in await connection.fetch(sql("make_partitions"), now, MONTHS_AHEAD)]
+    if made:
+        log.info("partitions_made", names=made)
+    return made
+
+
+async def drop_ended(connection: Connection, before: datetime) -> list[str]:
+    """Takes away the months that ended before `before`; returns their names. What is in use stays for the next time.
+
+    Not in a transaction: `DETACH … CONCURRENTLY` makes its own.
+    """
+    due = await connection.fetch(sql("partitions_due"), before)
+    if foreign := [row["name"] for row in due if not row["ours"]]:
+        log.warning("partitions_not_ours", names=foreign, cure="let telemetry connect as the owner of the tables")
+    await connection.execute("SELECT set_config('lock_timeout', $1, false)", PATIENCE)
+    dropped = [row["name"] for row in due if row["ours"] and await _drop(connection, row)]
+    if dropped:
+        log.info("partitions_dropped", names=dropped)
+    return dropped
+
+
+async def _drop(connection: Connection, row: Row) -> bool:
+    try:
+        if row["detach"]:
+            await connection.execute(row["detach"])
+        await connection.execute(row["drop"])
+    except BUSY as error:
+        log.info("partition_in_use", name=row["name"], error=type(error).__name__)
+        return False
+    return True

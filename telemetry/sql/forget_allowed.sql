@@ -1,0 +1,2 @@
+SELECT has_table_privilege('responses', $1) AND has_table_privilege('attempts', $1) AND has_table_privilege('feedback', $1)
+   AND has_table_privilege('dead_letters', 'DELETE') AS allowed

@@ -1,0 +1,97 @@
+"""Budgets in the mesh: several Managers, one purse."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from bus import Message
+from contracts import subjects as s
+from tests.mesh import Json, SmallMesh
+from tests.servers import NatsServer
+from tests.support import eventually
+
+PRICE = {"input_per_mtok": 0.0, "output_per_mtok": 1000.0}
+PAID: dict[str, Any] = {"local": False, "price": PRICE, "output_tokens": 10, "latency_ms": 20}
+EACH = Decimal("0.01")
+"""What an answer of `PAID` costs, in US dollars."""
+
+
+@pytest.fixture
+async def mesh(nats: NatsServer) -> AsyncIterator[SmallMesh]:
+    async with SmallMesh(nats.url) as small:
+        yield small
+
+
+def spent(answers: list[Json]) -> Decimal:
+    return sum((Decimal(str(a["cost_usd"])) for a in answers if "output" in a), Decimal(0))
+
+
+async def test_three_managers_do_not_overshoot_a_tenant_s_budget(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1", **PAID)
+    budgets = [{"tenant": "acme", "limit_usd": 0.5}, {"tenant": "other", "limit_usd": 100}]
+    for number in range(3):
+        await mesh.manager(f"m-{number}", budgets=budgets)
+    asked: Json = {"metadata": {"tenant": "acme"}, "max_tokens": 10}
+    answers: list[Json] = []
+    for _ in range(4):
+        answers += await asyncio.gather(*(mesh.ask(**asked) for _ in range(50)))
+    refused = [a for a in answers if "error" in a]
+    assert {a["error"]["code"] for a in refused} == {"budget_exceeded"}
+    assert "the budget of tenant 'acme', 0.5 USD per day has not enough left" in refused[0]["error"]["message"]
+    assert 0 < refused[0]["error"]["retry_after_ms"] <= 86_400_000
+    assert spent(answers) <= Decimal("0.5")
+
+    async def all_is_spent() -> bool:
+        """What one Manager held on lease comes back when it needs it no more."""
+        answers.append(await mesh.ask(**asked))
+        return spent(answers) == Decimal("0.5")
+
+    await eventually(all_is_spent, timeout=15)
+    assert "output" in await mesh.ask(metadata={"tenant": "other"})
+    assert "output" in await mesh.ask()
+
+
+async def test_when_a_model_has_no_money_left_another_one_answers(mesh: SmallMesh) -> None:
+    dear = {**PAID, "models": [{"name": "dear", "context_window": 8192, "capabilities": ["chat", "stream"]}]}
+    await mesh.worker("dear-1", **dear, confidence={"mean": 0.99, "sd": 0.0})
+    await mesh.worker("free-1")
+    await mesh.manager(budgets=[{"model": "dear", "limit_usd": 0.03, "per": "month"}])
+    answers = [await mesh.ask(policy="best", max_tokens=10) for _ in range(12)]
+    models = [a["model_id"] for a in answers]
+    assert 0 < models.count("dear") <= 3
+    assert models[-1] != "dear"
+    only = await mesh.ask(model="dear", max_tokens=10)
+    assert only["error"]["code"] == "budget_exceeded"
+
+
+async def test_it_is_said_when_a_budget_is_nearly_spent(mesh: SmallMesh) -> None:
+    told: list[Message] = []
+    await mesh.bus.subscribe_inline(s.METRICS_BUDGET, told.append)
+    await mesh.worker("w-1", **PAID)
+    await mesh.manager(budgets=[{"limit_usd": 0.1, "warn_at": 0.5}])
+    for _ in range(8):
+        await mesh.ask(max_tokens=10)
+    await eventually(lambda: len(told) == 1, timeout=10)
+    assert b'"limit_usd":"0.1"' in told[0].data
+
+
+async def test_what_was_spent_is_known_after_all_managers_restarted(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1", **PAID)
+    config = {"budgets": [{"limit_usd": 0.05}]}
+    await mesh.manager("m-1", **config)
+    answers = [await mesh.ask(max_tokens=10) for _ in range(4)]
+    await mesh.stop("m-1")
+    await mesh.manager("m-2", **config)
+    answers += [await mesh.ask(max_tokens=10) for _ in range(4)]
+    assert spent(answers) == Decimal("0.05")
+
+
+async def test_nobody_waits_for_a_budget_that_is_not_there(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1", **PAID)
+    await mesh.manager(budgets=[{"tenant": "acme", "limit_usd": 1}])
+    assert "output" in await mesh.ask()
+    streams = await mesh.bus.nats.jetstream().streams_info()
+    assert "KV_bullpen_budgets" not in {info.config.name for info in streams}

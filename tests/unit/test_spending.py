@@ -1,0 +1,154 @@
+"""Budgets: whatever several Managers do at the same time, they never promise more than there is."""
+
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contracts.settings import ConfigError, load_config
+from manager.config import Budget, ManagerConfig
+from manager.spending import LEASED_FOR, Account, Ledger, Purse, Reservation, accounts, window_of
+
+NOON = 1_795_435_200.0  # 2026-11-23 12:00 UTC
+CENT = Decimal("0.01")
+
+
+def account(limit: str = "10", **more: object) -> Account:
+    return Account(Budget.model_validate({"limit_usd": limit, **more}), "", "w", None)
+
+
+def renew(purse: Purse, ledger: Ledger, need: Decimal, now: float = NOON, manager: str = "m-1") -> Ledger:
+    told = purse.used
+    after = ledger.renewed(purse.account, manager, used=told, need=need, now=now)
+    purse.renewed(after, manager, told)
+    return after
+
+
+def test_what_is_reserved_is_settled_with_what_it_did_cost() -> None:
+    purse = Purse(account())
+    ledger = renew(purse, Ledger(), need=CENT)
+    assert purse.can_pay(CENT, NOON) and purse.lease == 2  # a fifth of it, for those to come
+    purse.reserve(CENT)
+    Reservation(CENT, (purse,)).settle(Decimal("0.004"))
+    assert purse.reserved == 0 and purse.used == Decimal("0.004")
+    ledger = renew(purse, ledger, need=Decimal(0))
+    assert ledger.spent == Decimal("0.004") and not ledger.leases and purse.used == 0
+
+
+def test_a_lease_that_was_not_renewed_cannot_pay_and_counts_as_spent() -> None:
+    purse, other = Purse(account()), Purse(account())
+    ledger = renew(purse, Ledger(), need=Decimal(4))
+    later = NOON + LEASED_FOR
+    assert not purse.can_pay(CENT, later)
+    ledger = renew(other, ledger, need=CENT, now=later, manager="m-2")
+    assert ledger.spent == 4 and list(ledger.leases) == ["m-2"]
+
+
+def test_the_last_cents_are_for_whoever_asks() -> None:
+    purse = Purse(account("1"))
+    ledger = Ledger(spent=Decimal("0.97"))
+    ledger = renew(purse, ledger, need=Decimal("0.03"))
+    assert purse.can_pay(Decimal("0.03"), NOON) and not purse.can_pay(Decimal("0.031"), NOON)
+
+
+def test_it_is_said_once_when_it_is_nearly_spent() -> None:
+    purse = Purse(account("1", warn_at=0.8))
+    purse.used = Decimal("0.8")
+    first = renew(purse, Ledger(), need=CENT)
+    assert first.warned and renew(purse, first, need=CENT).warned
+
+
+def test_without_the_ledger_what_was_last_known_to_be_left_may_be_spent() -> None:
+    purse = Purse(account("1"))
+    assert not purse.goes_on_alone(CENT)
+    renew(purse, Ledger(spent=Decimal("0.5")), need=CENT)
+    assert purse.goes_on_alone(Decimal("0.5")) and not purse.goes_on_alone(Decimal("0.51"))
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["a", "b", "c"]),
+            st.sampled_from(["ask", "end", "renew", "die", "wait"]),
+            st.integers(1, 300),
+        ),
+        max_size=60,
+    )
+)
+def test_all_managers_together_never_promise_more_than_there_is(steps: list[tuple[str, str, int]]) -> None:
+    """Each cost is as estimated here: then nothing is overshot, crashes included."""
+    limit, now, ledger = Decimal(10), NOON, Ledger()
+    purses = {name: Purse(account("10")) for name in "abc"}
+    running: dict[str, list[Reservation]] = {name: [] for name in "abc"}
+    paid = Decimal(0)
+    for name, what, cents in steps:
+        usd, purse = cents * CENT, purses[name]
+        if what == "ask":
+            if not purse.can_pay(usd, now):
+                ledger = renew(purse, ledger, need=purse.reserved + usd, now=now, manager=name)
+            if purse.can_pay(usd, now):
+                purse.reserve(usd)
+                running[name].append(Reservation(usd, (purse,)))
+        elif what == "end" and running[name]:
+            reservation = running[name].pop()
+            paid += reservation.usd
+            reservation.settle(None)
+        elif what == "renew":
+            ledger = renew(purse, ledger, need=purse.reserved, now=now, manager=name)
+        elif what == "die":
+            paid += sum((r.usd for r in running[name]), Decimal(0))
+            running[name], purses[name] = [], Purse(account("10"))
+        elif what == "wait":
+            now += cents / 10
+            if cents / 10 < LEASED_FOR / 2:  # who lives renews in time
+                for other in "abc":
+                    ledger = renew(purses[other], ledger, need=purses[other].reserved, now=now, manager=other)
+        under_way = sum((p.reserved for p in purses.values()), Decimal(0))
+        assert paid + under_way <= limit
+        assert ledger.spent + sum((lease.usd for lease in ledger.leases.values()), Decimal(0)) <= limit + under_way
+        assert all(p.reserved >= 0 and p.lease >= 0 for p in purses.values())
+
+
+@pytest.mark.parametrize(
+    ("per", "name", "seconds"),
+    [
+        ("hour", "2026-11-23T12", 3600),
+        ("day", "2026-11-23", 43200),
+        ("month", "2026-11", 7.5 * 86400),
+        ("total", "total", None),
+    ],
+)
+def test_windows_are_those_of_the_calendar(per: str, name: str, seconds: float | None) -> None:
+    window, ends = window_of(per, NOON)
+    assert window == name
+    assert (None if ends is None else ends - NOON) == seconds
+
+
+def test_which_budgets_pay_a_request() -> None:
+    budgets = [
+        Budget(limit_usd=Decimal(1)),
+        Budget(tenant="*", limit_usd=Decimal(2)),
+        Budget(tenant="acme", limit_usd=Decimal(3)),
+        Budget(model="gpt", limit_usd=Decimal(4)),
+        Budget(tenant="acme", model="gpt", limit_usd=Decimal(5), per="month"),
+    ]
+    paying = [str(a) for a in accounts(budgets, "acme", "gpt", NOON)]
+    assert paying == [
+        "the budget of the mesh, 1 USD per day",
+        "the budget of tenant 'acme', 2 USD per day",
+        "the budget of tenant 'acme', 3 USD per day",
+        "the budget of model 'gpt', 4 USD per day",
+        "the budget of tenant 'acme' and model 'gpt', 5 USD per month",
+    ]
+    assert len({a.key for a in accounts(budgets, "acme", "gpt", NOON)}) == 5
+    assert [a.budget.limit_usd for a in accounts(budgets, "other", "m", NOON)] == [1, 2]
+
+
+def test_a_budget_that_makes_no_sense_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("budgets:\n  - {tenant: acme, limit_usd: 5}\n  - {tenant: other, limit_usd: -1}\n")
+    with pytest.raises(ConfigError, match=r"config.yaml:3: budgets.1.limit_usd"):
+        load_config(ManagerConfig, "manager", path, {})
