@@ -90,7 +90,7 @@ class Ledger(BaseModel):
     def renewed(self, account: Account, holder: str, *, used: Decimal, need: Decimal, now: float) -> "Ledger":
         """The ledger when `holder` has spent `used` more and wants a lease of `need`, or a little more.
 
-        A holder is one life of one Manager. It gets what is left, when that is less. Leases that ran out count as spent.
+        A holder is one life of one Manager. When less is left, it gets that. Leases that ran out count as spent.
         """
         over = [name for name, lease in self.leases.items() if lease.until <= now and name != holder]
         leases = {name: lease for name, lease in self.leases.items() if name not in (*over, holder)}
