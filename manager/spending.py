@@ -87,26 +87,26 @@ class Ledger(BaseModel):
     warned: bool = False
     """Somebody has said already that it is nearly spent."""
 
-    def renewed(self, account: Account, manager_id: str, *, used: Decimal, need: Decimal, now: float) -> "Ledger":
-        """The ledger when this Manager has spent `used` more and wants a lease of `need`, or a little more.
+    def renewed(self, account: Account, holder: str, *, used: Decimal, need: Decimal, now: float) -> "Ledger":
+        """The ledger when `holder` has spent `used` more and wants a lease of `need`, or a little more.
 
-        It gets what is left, when that is less. Leases that ran out count as spent.
+        A holder is one life of one Manager. When less is left, it gets that. Leases that ran out count as spent.
         """
-        over = [name for name, lease in self.leases.items() if lease.until <= now and name != manager_id]
-        leases = {name: lease for name, lease in self.leases.items() if name not in (*over, manager_id)}
+        over = [name for name, lease in self.leases.items() if lease.until <= now and name != holder]
+        leases = {name: lease for name, lease in self.leases.items() if name not in (*over, holder)}
         spent = self.spent + used + sum((self.leases[name].usd for name in over), NOTHING)
         left = account.budget.limit_usd - spent - sum((lease.usd for lease in leases.values()), NOTHING)
         granted = min(max(left, NOTHING), max(need, left * SHARE if need else NOTHING))
         if granted:
-            leases[manager_id] = Lease(usd=granted, until=now + LEASED_FOR)
+            leases[holder] = Lease(usd=granted, until=now + LEASED_FOR)
         return Ledger(spent=spent, leases=leases, warned=self.warned or self.is_nearly(account, spent))
 
     @staticmethod
     def is_nearly(account: Account, spent: Decimal) -> bool:
         return spent >= account.budget.limit_usd * Decimal(str(account.budget.warn_at))
 
-    def lease_of(self, manager_id: str) -> Decimal:
-        lease = self.leases.get(manager_id)
+    def lease_of(self, holder: str) -> Decimal:
+        lease = self.leases.get(holder)
         return lease.usd if lease else NOTHING
 
 
@@ -135,11 +135,11 @@ class Purse:
         self.reserved -= reserved
         self.used += usd
 
-    def renewed(self, ledger: Ledger, manager_id: str, told: Decimal) -> None:
+    def renewed(self, ledger: Ledger, holder: str, told: Decimal) -> None:
         """The ledger has our word of `told` dollars, and holds our new lease."""
         self.used -= told
-        self.lease = ledger.lease_of(manager_id)
-        self.until = ledger.leases[manager_id].until if manager_id in ledger.leases else 0.0
+        self.lease = ledger.lease_of(holder)
+        self.until = ledger.leases[holder].until if holder in ledger.leases else 0.0
         self.known = ledger
 
     def goes_on_alone(self, usd: Decimal) -> bool:

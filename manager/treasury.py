@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from bus import Bus, BusError
 from bus.kv import Bucket
-from contracts import BudgetMetrics, BullpenError, ErrorCode, utc_now
+from contracts import BudgetMetrics, BullpenError, ErrorCode, new_id, utc_now
 from contracts import subjects as s
 from manager.config import Budget
 from manager.metrics import Metrics
@@ -47,6 +47,8 @@ class Treasury:
         self._bus = bus
         self._budgets = budgets
         self._id = manager_id
+        self._holder = f"{manager_id}/{new_id()}"
+        """Whose the leases are: one that is started again under the same name does not own its predecessor's."""
         self._metrics = metrics
         self._clock = clock
         self._bucket: Bucket | None = None
@@ -113,10 +115,10 @@ class Treasury:
         for _ in range(TRIES):
             entry = await self._bucket.get(key, within=within)
             before = _read(entry.value) if entry else Ledger()
-            after = before.renewed(purse.account, self._id, used=told, need=need, now=self._clock())
+            after = before.renewed(purse.account, self._holder, used=told, need=need, now=self._clock())
             revision = entry.revision if entry else 0
             if await self._bucket.put(key, after.model_dump_json().encode(), after=revision, within=within):
-                purse.renewed(after, self._id, told)
+                purse.renewed(after, self._holder, told)
                 if after.warned and not before.warned:
                     self._warn(purse.account, after)
                 return

@@ -83,12 +83,13 @@ def test_all_managers_together_never_promise_more_than_there_is(steps: list[tupl
     limit, now, ledger = Decimal(10), NOON, Ledger()
     purses = {name: Purse(account("10")) for name in "abc"}
     running: dict[str, list[Reservation]] = {name: [] for name in "abc"}
+    lives = dict.fromkeys("abc", 0)
     paid = Decimal(0)
     for name, what, cents in steps:
         usd, purse = cents * CENT, purses[name]
         if what == "ask":
             if not purse.can_pay(usd, now):
-                ledger = renew(purse, ledger, need=purse.reserved + usd, now=now, manager=name)
+                ledger = renew(purse, ledger, need=purse.reserved + usd, now=now, manager=f"{name}/{lives[name]}")
             if purse.can_pay(usd, now):
                 purse.reserve(usd)
                 running[name].append(Reservation(usd, (purse,)))
@@ -97,15 +98,18 @@ def test_all_managers_together_never_promise_more_than_there_is(steps: list[tupl
             paid += reservation.usd
             reservation.settle(None)
         elif what == "renew":
-            ledger = renew(purse, ledger, need=purse.reserved, now=now, manager=name)
+            ledger = renew(purse, ledger, need=purse.reserved, now=now, manager=f"{name}/{lives[name]}")
         elif what == "die":
             paid += sum((r.usd for r in running[name]), Decimal(0))
             running[name], purses[name] = [], Purse(account("10"))
+            lives[name] += 1
         elif what == "wait":
             now += cents / 10
             if cents / 10 < LEASED_FOR / 2:  # who lives renews in time
                 for other in "abc":
-                    ledger = renew(purses[other], ledger, need=purses[other].reserved, now=now, manager=other)
+                    ledger = renew(
+                        purses[other], ledger, need=purses[other].reserved, now=now, manager=f"{other}/{lives[other]}"
+                    )
         under_way = sum((p.reserved for p in purses.values()), Decimal(0))
         assert paid + under_way <= limit
         assert ledger.spent + sum((lease.usd for lease in ledger.leases.values()), Decimal(0)) <= limit + under_way
