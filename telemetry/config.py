@@ -22,5 +22,6 @@ class TelemetryConfig(ConfigModel):
     stream_max_bytes: Annotated[int, Field(ge=1 << 20)] = 8 << 30
     duplicate_window: Seconds = 600
     report_interval: Seconds = 2.0
+    grades_interval: Seconds = 10.0
     retention: Annotated[int, Field(ge=1)] | None = 13
     content_retention: Annotated[int, Field(ge=1)] | None = 30

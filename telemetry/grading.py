@@ -45,6 +45,7 @@ class Grading:
             try:
                 await self.look()
             except (BusError, DatabaseAway, RowsRefused) as error:
+                self._bucket = None
                 log.debug("grades_not_given", error=str(error))
 
     async def look(self) -> list[GradeRecord]:

@@ -5,7 +5,9 @@ from decimal import Decimal
 from typing import Literal
 from uuid import UUID
 
-from contracts import OpenModel, Outcome
+from pydantic_core import from_json
+
+from contracts import Grade, OpenModel, Outcome
 from telemetry.migrate import SchemaMismatch, available
 from telemetry.store import Connection, Store
 
@@ -158,3 +160,29 @@ def _uuid(text: str) -> UUID | None:
         return UUID(text)
     except ValueError:
         return None
+
+
+class Graded(OpenModel):
+    """What one model at one worker is held to be."""
+
+    model_id: str
+    worker_id: str
+    grade: Grade
+    previous: Grade | None = None
+    reasons: tuple[str, ...] = ()
+    by_hand: bool = False
+    seconds: float = 0.0
+    """For so long."""
+
+
+async def grades_now(store: Store) -> list[Graded]:
+    """Everybody's grade. Raises `DatabaseAway`."""
+    return [Graded(**{**row, "reasons": from_json(row["reasons"])}) for row in await store.fetch("grades_now")]
+
+
+async def set_grade(store: Store, model_id: str, worker_id: str | None, grade: str | None) -> list[Graded]:
+    """Overrules the books (`grade` None: not any more); returns whom it concerns. Raises `DatabaseAway`."""
+    by_hand = grade is not None
+    reason = "decided by hand" if by_hand else "given back to the books"
+    rows = await store.fetch("set_grade", model_id, worker_id, grade, reason, by_hand)
+    return [Graded(**row, reasons=(reason,), by_hand=by_hand) for row in rows]

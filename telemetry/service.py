@@ -16,6 +16,7 @@ from telemetry import stream
 from telemetry.config import TelemetryConfig
 from telemetry.direct import Direct
 from telemetry.feedback import serve_feedback
+from telemetry.grading import Grading
 from telemetry.migrate import migrate
 from telemetry.patience import Patience
 from telemetry.recorder import Recorder
@@ -36,6 +37,7 @@ class Accountant:
         bus: Bus,
         store: Store,
         housekeeper: Housekeeper,
+        grading: Grading,
         config: TelemetryConfig,
         *,
         instance_id: str,
@@ -44,6 +46,7 @@ class Accountant:
         self._bus = bus
         self._store = store
         self._housekeeper = housekeeper
+        self._grading = grading
         self._config = config
         self._id = instance_id
         self._spec = stream.spec(config)
@@ -94,6 +97,7 @@ class Accountant:
         try:
             schema = await self._database.until_done(lambda: migrate(self._store))
             housekeeping.start(self._housekeeper.run(), "rounds")
+            housekeeping.start(self._grading.run(), "grades")
             self._direct.open_books.set()
             await first_of(self._stream_is_there, self._direct.started)
             await self._serve_discovery(schema)
@@ -167,8 +171,11 @@ async def run(
     bus = await Bus.connect(f"telemetry:{instance_id}", settings, patience=START_PATIENCE, stop=stop)
     store, apart = (Store(database_url, config.command_timeout) for _ in range(2))
     try:
-        housekeeper = Housekeeper(apart, config)
-        await Accountant(bus, store, housekeeper, config, instance_id=instance_id, discretion=discretion).run(stop)
+        housekeeper, grading = Housekeeper(apart, config), Grading(bus, apart, config.grades_interval)
+        accountant = Accountant(
+            bus, store, housekeeper, grading, config, instance_id=instance_id, discretion=discretion
+        )
+        await accountant.run(stop)
     finally:
         await apart.close()
         await store.close()

@@ -3,6 +3,8 @@ SELECT DISTINCT ON (g.model_id, g.worker_id)
        g.model_id,
        g.worker_id,
        g.grade,
+       g.previous,
+       g.reasons,
        g.by_hand,
        extract(epoch FROM now() - g.created_at)::double precision AS seconds,
        extract(epoch FROM now() - benched.last)::double precision AS benched_ago,

@@ -1,0 +1,10 @@
+-- Somebody decides by hand, for one worker or for all who have this model; "by_hand false" gives it back to the books.
+INSERT INTO grades (model_id, worker_id, grade, previous, reasons, by_hand)
+SELECT model_id, worker_id, coalesce($3, grade), grade, to_jsonb(ARRAY[$4]), $5
+FROM (
+    SELECT DISTINCT ON (model_id, worker_id) model_id, worker_id, grade
+    FROM grades
+    WHERE model_id = $1 AND ($2::text IS NULL OR worker_id = $2)
+    ORDER BY model_id, worker_id, created_at DESC
+) AS latest
+RETURNING model_id, worker_id, grade, previous

@@ -1,0 +1,123 @@
+"""From the books to a grade, from a grade to who is asked: demotion, the canary, the way back, decisions by hand."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from pydantic_core import from_json
+
+from bus import BusError
+from contracts import GradeRecord, Outcome
+from contracts import subjects as s
+from telemetry.queries import grades_now, set_grade
+from telemetry.store import DatabaseAway
+from tests.books import Books, attempt
+from tests.mesh import SmallMesh
+from tests.servers import NatsServer
+from tests.support import eventually
+
+FAILED = {"outcome": Outcome.FAILED, "confidence": None}
+
+
+@pytest.fixture
+async def books(nats_server: str, database_url: str) -> AsyncIterator[Books]:
+    async with Books(nats_server, database_url) as fresh:
+        yield fresh
+
+
+def tries(count: int, worker: str, **changes: Any) -> list[Any]:
+    return [attempt(worker_id=worker, created_at=datetime.now(UTC), **changes) for _ in range(count)]
+
+
+async def grade_of(books: Books, worker: str) -> str:
+    """Empty before it has one, and before there are tables."""
+    with suppress(DatabaseAway):
+        return next((one.grade for one in await grades_now(books.store) if one.worker_id == worker), "")
+    return ""
+
+
+async def test_who_fails_is_benched_and_comes_back_when_it_is_well(books: Books) -> None:
+    heard: list[GradeRecord] = []
+    await books.bus.subscribe_inline(
+        s.METRICS_GRADE, lambda message: heard.append(GradeRecord.model_validate_json(message.data))
+    )
+    books.start(grades_interval=0.2)
+    books.tell(*tries(20, "good"), *tries(20, "bad"))
+    await eventually(lambda: len(heard) == 4, timeout=15)  # both are new, then proven
+    assert await grade_of(books, "bad") == "regular"
+    books.tell(*tries(14, "bad"), *tries(6, "bad", **FAILED))
+    await eventually(lambda: len(heard) == 5, timeout=15)
+    told = heard[-1]
+    assert (told.worker_id, told.grade, told.previous) == ("bad", "benched", "regular")
+    assert told.reasons == ("6 of its last 20 tries failed",)
+    rows = [row for row in await books.rows("grades") if row["worker_id"] == "bad"]
+    assert [row["grade"] for row in rows] == ["probation", "regular", "benched"]
+    assert from_json(rows[-1]["reasons"]) == ["6 of its last 20 tries failed"]
+    assert await grade_of(books, "good") == "regular"
+
+
+async def test_managers_ask_a_benched_worker_next_to_nothing(nats: NatsServer, database_url: str) -> None:
+    async with SmallMesh(nats.url) as mesh, Books(nats.url, database_url) as books:
+        await mesh.worker("w-1", latency_ms=1)
+        await mesh.worker("w-2", latency_ms=1)
+        await mesh.manager()
+        books.start(grades_interval=0.1)
+        books.tell(*tries(20, "w-1", model_id="simulated"), *tries(20, "w-2", model_id="simulated"))
+
+        async def both_are_regular() -> bool:
+            return [await grade_of(books, name) for name in ("w-1", "w-2")] == ["regular", "regular"]
+
+        await eventually(both_are_regular, timeout=15)
+        await set_grade(books.store, "simulated", "w-1", "benched")
+
+        async def only_the_other_answers() -> bool:
+            answers = [await mesh.ask() for _ in range(20)]
+            return [a["worker_id"] for a in answers].count("w-1") <= 2
+
+        await eventually(only_the_other_answers, timeout=15)
+        await mesh.stop("w-2")
+        answers = await asyncio.gather(*(mesh.ask() for _ in range(5)))
+        assert {a["worker_id"] for a in answers} == {"w-1"}  # better a benched one than none
+        changed = await set_grade(books.store, "simulated", "w-1", None)
+        assert [(one.worker_id, one.by_hand) for one in changed] == [("w-1", False)]
+
+
+async def test_a_manager_that_starts_later_knows_the_grades(nats: NatsServer, database_url: str) -> None:
+    async with SmallMesh(nats.url) as mesh, Books(nats.url, database_url) as books:
+        await mesh.worker("w-1", latency_ms=1)
+        await mesh.worker("w-2", latency_ms=1)
+        books.start(grades_interval=0.1)
+        books.tell(*tries(20, "w-1", model_id="simulated"), *tries(20, "w-2", model_id="simulated", **FAILED))
+
+        async def benched() -> bool:
+            return await grade_of(books, "w-2") == "benched"
+
+        await eventually(benched, timeout=15)
+        await mesh.manager()
+
+        async def knows() -> bool:
+            answers = [await mesh.ask() for _ in range(20)]
+            return [a["worker_id"] for a in answers].count("w-2") <= 2
+
+        await eventually(knows, timeout=15)
+
+
+async def test_the_bucket_is_written_anew_when_it_was_lost(books: Books) -> None:
+    books.start(grades_interval=0.1)
+    books.tell(*tries(20, "w-1"))
+    key = s.grades_key("m")
+
+    async def told(grade: str) -> bool:
+        with suppress(BusError):
+            subject = f"$JS.API.DIRECT.GET.KV_{s.GRADES_BUCKET}.$KV.{s.GRADES_BUCKET}.{key}"
+            reply = await books.bus.request(subject, b"", timeout=1)
+            return f'"w-1":"{grade}"'.encode() in reply.data
+        return False
+
+    await eventually(lambda: told("regular"), timeout=15)
+    await books.bus.nats.jetstream().delete_stream(f"KV_{s.GRADES_BUCKET}")
+    await set_grade(books.store, "m", None, "senior")
+    await eventually(lambda: told("senior"), timeout=15)
