@@ -23,7 +23,7 @@ from tests.support import eventually
 
 @asynccontextmanager
 async def opened(nats: NatsServer, spool: Path | None = None, **more: Any) -> AsyncIterator[Outbox]:
-    settings = OutboxSettings(spool=spool, **more)
+    settings = OutboxSettings(spool=spool and spool / "spool", **more)
     box = await Outbox.open("w-1", BusSettings(servers=(nats.url,)), settings)
     try:
         yield box
@@ -100,12 +100,13 @@ async def test_what_waits_for_a_frozen_server_survives_kill_9(nats: NatsServer, 
     async with opened(nats, tmp_path) as heir:
         await eventually(lambda: heir.spooled_bytes == 0, timeout=10)
     assert await stored(bus) == 100
+    await box._bus.close()
 
 
 async def _frozen(nats: NatsServer, spool: Path) -> Outbox:
     """One that connected before the server froze."""
     nats.send(signal.SIGCONT)
-    box = await Outbox.open("w-1", BusSettings(servers=(nats.url,)), OutboxSettings(spool=spool))
+    box = await Outbox.open("w-1", BusSettings(servers=(nats.url,)), OutboxSettings(spool=spool / "spool"))
     nats.send(signal.SIGSTOP)
     return box
 

@@ -70,7 +70,7 @@ async def two_slow(tmp_path: Path) -> AsyncIterator[Stage]:
 
 async def test_killing_one_of_two_workers_loses_no_answer(two_slow: Stage) -> None:
     asking = two_slow.ask_many(50)
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.5)  # under way, and far from done
     two_slow.send("worker-simulated-1", signal.SIGKILL)
     answers = await asyncio.gather(*asking)
     assert [a for a in answers if "output" not in a] == []
@@ -81,7 +81,7 @@ async def test_killing_one_of_two_workers_loses_no_answer(two_slow: Stage) -> No
 
 async def test_freezing_one_of_two_workers_loses_no_answer(two_slow: Stage) -> None:
     asking = two_slow.ask_many(50)
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.5)  # under way, and far from done
     two_slow.send("worker-simulated-1", signal.SIGSTOP)
     frozen = time.monotonic()
     try:

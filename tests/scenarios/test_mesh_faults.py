@@ -387,7 +387,7 @@ async def test_a_full_stream_costs_no_answer_and_no_booking(roles: Roles) -> Non
     await eventually(lambda: "telemetry_waits" in roles.log("m-1"))
     assert not await booked(roles, 60)
     await make_stream(roles, "UPDATE", max_bytes=1 << 20)
-    await eventually(lambda: booked(roles, 60), timeout=10)
+    await eventually(lambda: booked(roles, 60), timeout=20)
 
 
 # F: Managers
