@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from contracts import RouteDecision, utc_now
+from contracts import Policy, RouteDecision, utc_now
 from contracts.subjects import METRICS_ROUTE
 from manager import failover
 from manager.desk import Desk
@@ -24,14 +24,18 @@ class Chooser:
     def rank(self) -> Ranking:
         """Everybody; but when a stream has begun, those who can go on with it come first."""
         inflight, desk = self._inflight, self._desk
-        policy = inflight.request.policy if inflight.best is None else "best"
         ahead = len(desk.room) if self._turn is None else 0
-        question = inflight.question(desk.reconnected_at, desk.now(), ahead)
+        question = inflight.question(desk.reconnected_at, desk.now(), ahead, waited=self._turn is not None)
         if inflight.continuable:
-            ranking = desk.rank(replace(question, needs=question.needs | PREFILL), policy)
+            ranking = desk.rank(replace(question, needs=question.needs | PREFILL), self._policy)
             if ranking.winner is not None:
                 return ranking
-        return desk.rank(question, policy)
+        return desk.rank(question, self._policy)
+
+    @property
+    def _policy(self) -> Policy:
+        """Who was not sure enough is followed by the best there is."""
+        return self._inflight.request.policy if self._inflight.best is None else "best"
 
     async def wait_for_somebody(self, ranking: Ranking) -> None:
         """Waits when waiting can help. Raises `BullpenError` saying why nobody can be asked when it can't."""
@@ -70,8 +74,8 @@ class Chooser:
             request_id=inflight.request_id,
             task_id=inflight.task_id,
             attempt=len(inflight.attempts) + 1,
-            policy=inflight.request.policy,
-            weights=desk.config.policies[inflight.request.policy],
+            policy=self._policy,
+            weights=desk.config.policies[self._policy],
             winner=winner.member.worker_id if winner else None,
             model_id=winner.card.model_id if winner else None,
             candidates=ranking.candidates,

@@ -116,7 +116,7 @@ class Desk:
         member = attempt.choice.member
         member.answered += 1
         member.breaker.succeeded(self.now(), probe=attempt.probe)
-        self.estimates.answered(answer, attempt.duration_ms - answer.queue_ms, attempt.prompt_tokens)
+        self.estimates.answered(answer, attempt.duration_ms - answer.queue_ms, attempt.prompt_tokens, self.now())
 
     def _failed(self, attempt: Attempt, ending: Ending) -> None:
         member, breaker = attempt.choice.member, attempt.choice.member.breaker

@@ -118,6 +118,8 @@ class WorkerRecord:
     """Seconds to the first token, per token of the prompt."""
     each: Mean = field(default_factory=Mean)
     """Seconds per token of the answer."""
+    at: float = 0.0
+    """When it last answered (loop's clock, seconds)."""
 
     def took(self, tokens_in: int, tokens_out: int, seconds: float, first_s: float | None) -> None:
         before = seconds / 4 if first_s is None else min(first_s, seconds)
@@ -151,7 +153,7 @@ class Estimates:
     def items(self) -> list[tuple[str, ModelRecord]]:
         return list(self._models.items())
 
-    def answered(self, response: InferenceResponse, service_ms: float, tokens_in: int) -> None:
+    def answered(self, response: InferenceResponse, service_ms: float, tokens_in: int, now: float) -> None:
         """`tokens_in`: of the prompt as we counted it, because that is what the next one will be known by."""
         record = self.of(response.model_id)
         record.answered += 1
@@ -163,6 +165,7 @@ class Estimates:
         first_s = None if response.ttft_ms is None else (response.ttft_ms - response.queue_ms) / 1000
         worker.took(tokens_in, response.completion_tokens, service_ms / 1000, first_s)
         worker.success.learn(1.0)
+        worker.at = now
 
     def failed(self, worker_id: str, model_id: str) -> None:
         record = self.of(model_id)

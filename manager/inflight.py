@@ -109,7 +109,7 @@ class Inflight:
         """Whether somebody asks about this one."""
         return asked.request_id == self.request_id or (asked.request_id is None and asked.task_id == self.task_id)
 
-    def question(self, reconnected_at: float, now: float, ahead: int = 0) -> Question:
+    def question(self, reconnected_at: float, now: float, ahead: int = 0, *, waited: bool = False) -> Question:
         """What ranking needs to know now: the question, who was tried, and how many wait before it."""
         spent = sum((attempt.likely_cost or Decimal(0) for attempt in self.attempts), Decimal(0))
         return replace(
@@ -117,6 +117,7 @@ class Inflight:
             excluded=self.tried(reconnected_at),
             left_s=self.remaining(now),
             waiting=ahead,
+            waited=waited,
             spent=spent,
             unaffordable=frozenset(self.unaffordable),
         )

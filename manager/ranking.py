@@ -37,8 +37,12 @@ CROWDED = 0.25
 """How much longer a full worker is expected to take than an empty one."""
 UNSURE = 1.5
 """A place that is not free yet may come later than it seems."""
+FADES = 30.0
+"""Seconds after which a slow worker that was not asked is half forgiven: it may have become quicker."""
 HOPE = 0.5
 """So many standard deviations a model may be better than its record: who is new is tried."""
+DIGITS = 2
+"""Scores are told and compared to so many: what differs by less is equal, and equals share the work."""
 MEMORY_LIMIT = 0.95
 """A worker that uses more of its memory than this is passed over before it is killed."""
 
@@ -129,6 +133,8 @@ class Question:
     """Seconds until its deadline."""
     waiting: int = 0
     """Requests that wait for a place before it."""
+    waited: bool = False
+    """It has waited already."""
     spent: Decimal = Decimal(0)
     """US dollars, what those who were tried have probably cost."""
     unaffordable: frozenset[str] = frozenset()
@@ -158,7 +164,8 @@ def rank(
     later = min((j for j in judged if j.obstacle is Obstacle.FULL), key=_score, default=None)
     if later is not None:
         hope = min(later.score, best.score if best else inf)
-        if hope >= weights.load * LATE > 0:
+        in_vain = judge.line_s >= question.left_s or question.waited
+        if in_vain and hope >= weights.load * LATE > 0:
             return Ranking(None, Obstacle.LATE, judged, _reasons(judged, Obstacle.FULL), judge.line_s)
         if best is None or later.score < best.score:
             return Ranking(None, Obstacle.FULL, judged, _reasons(judged, Obstacle.FULL))
@@ -195,13 +202,14 @@ def _is_free(judged: Judged) -> bool:
 
 
 def score(terms: Terms, weights: Terms) -> float:
-    """Lower is better."""
-    return (
+    """Lower is better; of equals any may win."""
+    total = (
         weights.cost * terms.cost
         + weights.confidence * terms.confidence
         + weights.load * terms.load
         + weights.resources * terms.resources
     )
+    return round(total, DIGITS)
 
 
 def expected_cost(question: Question, card: ModelCard, estimates: Estimates) -> Decimal | None:
@@ -233,14 +241,18 @@ class Judge:
 
     Hope is what lets a new worker show what it can do.
     """
+    told: dict[str, float] = field(default_factory=dict)
+    """The same by what workers say of themselves."""
     line_s: float = 0.0
     """Seconds until those who wait already have found places."""
 
     def all(self) -> list[Judged]:
         for choice in self.choices:
-            if (seconds := self._known_s(choice)) is not None:
-                model = choice.card.model_id
+            model, told = choice.card.model_id, choice.member.heartbeat.ewma_ms
+            if (seconds := self._seen_s(choice)) is not None:
                 self.hoped[model] = min(seconds, self.hoped.get(model, inf))
+            if told is not None:
+                self.told[model] = min(told / 1000, self.told.get(model, inf))
         if self.question.waiting:
             self.line_s = self._line_s()
         return [self._judge(choice) for choice in self.choices]
@@ -257,7 +269,7 @@ class Judge:
             + weights.load * terms[2]
             + weights.resources * terms[3]
         )
-        return Judged(choice, obstacle, why, terms, total)
+        return Judged(choice, obstacle, why, terms, round(total, DIGITS))
 
     def _terms(self, choice: Choice) -> tuple[float, float, float, float]:
         """The four terms: cost, confidence, load, resources."""
@@ -288,16 +300,21 @@ class Judge:
 
     def _service_s(self, choice: Choice) -> float:
         """Seconds that this request takes there, once it is begun."""
-        known = self._known_s(choice)
-        return self.hoped.get(choice.card.model_id, QUICK_S) if known is None else known
-
-    def _known_s(self, choice: Choice) -> float | None:
-        """The same by what we have seen, else by what the worker says of itself; None: nobody knows."""
         model, member = choice.card.model_id, choice.member
+        hoped, seen = self.hoped.get(model), self._seen_s(choice)
+        if hoped is None:  # nobody with this model has answered us: each is as quick as it says
+            told = member.heartbeat.ewma_ms
+            return self.told.get(model, QUICK_S) if told is None else told / 1000
+        if seen is None:
+            return hoped
+        age = max(0.0, self.now - self.estimates.at(member.worker_id, model).at)
+        return hoped + (seen - hoped) * float(0.5 ** (age / FADES))
+
+    def _seen_s(self, choice: Choice) -> float | None:
+        """The same as we have seen it; None: it has never answered us."""
+        model = choice.card.model_id
         tokens_out = _tokens_out(self.question, self.estimates.of(model))
-        seen = self.estimates.at(member.worker_id, model).seconds(self.question.tokens_in, tokens_out)
-        told = member.heartbeat.ewma_ms
-        return seen if seen is not None or told is None else told / 1000
+        return self.estimates.at(choice.member.worker_id, model).seconds(self.question.tokens_in, tokens_out)
 
     def _line_s(self) -> float:
         """Those who wait are waiting for all the full workers together."""

@@ -45,6 +45,7 @@ class Bullpen:
         self._desk = Clocked(rng)
         self._attempts: dict[int, Attempt] = {}
         self._asked: dict[int, Question] = {}
+        self._waited: set[int] = set()
         self._seq = 0
 
     def choose(self, question: Asked, now: float, tried: frozenset[str], ahead: int) -> str | None:
@@ -52,14 +53,18 @@ class Bullpen:
         ranking = self._desk.rank(self._question(question, tried, ahead), self._policy)
         if ranking.obstacle is Obstacle.LATE:
             return ""
-        return ranking.winner.member.worker_id if ranking.winner else None
+        if ranking.winner is None:
+            self._waited.add(question.number)
+            return None
+        return ranking.winner.member.worker_id
 
     def _question(self, question: Asked, tried: frozenset[str], ahead: int) -> Question:
+        waited = question.number in self._waited
         request = InferenceRequest.model_construct(
             prompt=PROMPT, policy=self._policy, deadline_ms=round(question.deadline_s * 1000)
         )
         left_s = question.at + question.deadline_s - self._desk.time
-        return Question(request, question.tokens_in, request.needs, tried, left_s=left_s, waiting=ahead)
+        return Question(request, question.tokens_in, request.needs, tried, left_s=left_s, waiting=ahead, waited=waited)
 
     def beat(self, place: Place, now: float) -> None:
         self._seq += 1

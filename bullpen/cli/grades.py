@@ -42,7 +42,9 @@ def grades(*, json: Json = False) -> None:
 
 
 def promote(model: Model, *, worker: Worker = None, auto: Auto = False, json: Json = False) -> None:
-    """Let a model have its full share again, whatever the books say: its grade becomes senior.
+    """Let a model have its full share again, whatever the books say.
+
+    Its grade becomes senior.
 
     Examples:
 
