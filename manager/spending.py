@@ -84,6 +84,8 @@ class Ledger(BaseModel):
 
     spent: Decimal = NOTHING
     leases: dict[str, Lease] = {}
+    written_off: dict[str, Decimal] = {}
+    """Leases that ran out, by holder: taken for spent until it says what it did spend."""
     warned: bool = False
     """Somebody has said already that it is nearly spent."""
 
@@ -94,12 +96,15 @@ class Ledger(BaseModel):
         """
         over = [name for name, lease in self.leases.items() if lease.until <= now and name != holder]
         leases = {name: lease for name, lease in self.leases.items() if name not in (*over, holder)}
-        spent = self.spent + used + sum((self.leases[name].usd for name in over), NOTHING)
+        written_off = self.written_off | {name: self.leases[name].usd for name in over}
+        spent = self.spent + used - written_off.pop(holder, NOTHING)
+        spent += sum((self.leases[name].usd for name in over), NOTHING)
         left = account.budget.limit_usd - spent - sum((lease.usd for lease in leases.values()), NOTHING)
         granted = min(max(left, NOTHING), max(need, left * SHARE if need else NOTHING))
         if granted:
             leases[holder] = Lease(usd=granted, until=now + LEASED_FOR)
-        return Ledger(spent=spent, leases=leases, warned=self.warned or self.is_nearly(account, spent))
+        warned = self.warned or self.is_nearly(account, spent)
+        return Ledger(spent=spent, leases=leases, written_off=written_off, warned=warned)
 
     @staticmethod
     def is_nearly(account: Account, spent: Decimal) -> bool:
