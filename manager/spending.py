@@ -147,11 +147,15 @@ class Purse:
         self.until = ledger.leases[holder].until if holder in ledger.leases else 0.0
         self.known = ledger
 
-    def goes_on_alone(self, usd: Decimal) -> bool:
-        """Whether a request may be paid while the ledger cannot be reached: from what was last known to be left."""
+    def goes_on_alone(self, usd: Decimal, holder: str) -> bool:
+        """Whether a request may be paid while the ledger cannot be reached: from what was last known to be left.
+
+        What others held on lease then is not ours.
+        """
         if self.known is None:
             return False
-        left = self.account.budget.limit_usd - self.known.spent
+        others = sum((lease.usd for name, lease in self.known.leases.items() if name != holder), NOTHING)
+        left = self.account.budget.limit_usd - self.known.spent - others
         return left - self.used - self.reserved >= usd
 
 

@@ -8,6 +8,7 @@ nothing spends nothing.
 import asyncio
 from collections.abc import Callable
 from decimal import Decimal
+from random import random
 from time import time
 
 import structlog
@@ -28,10 +29,14 @@ MAX_BYTES = 16 << 20
 KEPT = 400 * 86_400.0
 """Seconds: longer than the longest window that ends."""
 RENEW_EVERY = 2.0
-WITHIN = 0.1
-"""Seconds that a request waits for a new lease."""
-TRIES = 8
-"""When other Managers write at the same time."""
+WITHIN = 0.5
+"""Seconds that a request waits for JetStream …"""
+LEFT_ALONE = 5.0
+"""… once; then none waits for so many seconds."""
+TRIES = 100
+"""When other Managers write at the same time …"""
+APART = 0.01
+"""… each waits up to so many seconds more after every try."""
 BACKGROUND_WITHIN = 2.0
 
 
@@ -54,6 +59,8 @@ class Treasury:
         self._bucket: Bucket | None = None
         self._purses: dict[str, Purse] = {}
         self._renewing: dict[str, asyncio.Lock] = {}
+        self._away_until = 0.0
+        """JetStream, by our clock."""
 
     async def reserve(self, tenant: str, model_id: str, usd: Decimal | None) -> Reservation | None:
         """Reserves what a request will probably cost; None: no budget is concerned. Raises `budget_exceeded`.
@@ -92,12 +99,14 @@ class Treasury:
         async with self._renewing.setdefault(purse.account.key, asyncio.Lock()):
             if purse.can_pay(usd, self._clock()):
                 return True  # somebody else renewed it meanwhile
+            if self._clock() < self._away_until:
+                return purse.goes_on_alone(usd, self._holder)
             try:
-                async with asyncio.timeout(WITHIN):
-                    await self._renew(purse, purse.reserved + usd, WITHIN)
-            except (BusError, TimeoutError) as error:
-                log.warning("budget_unknown", budget=str(purse.account), error=str(error) or "too slow")
-                return purse.goes_on_alone(usd)
+                await self._renew(purse, purse.reserved + usd, WITHIN)
+            except BusError as error:
+                self._away_until = self._clock() + LEFT_ALONE
+                log.warning("budget_unknown", budget=str(purse.account), error=str(error))
+                return purse.goes_on_alone(usd, self._holder)
         return purse.can_pay(usd, self._clock())
 
     async def _renew_quietly(self, purse: Purse, need: Decimal) -> None:
@@ -112,13 +121,15 @@ class Treasury:
         if self._bucket is None:
             self._bucket = await Bucket.open(self._bus, BUCKET, max_age_s=KEPT, max_bytes=MAX_BYTES)
         key, told = purse.account.key, purse.used
-        for _ in range(TRIES):
+        for tried in range(TRIES):
+            await asyncio.sleep(random() * APART * min(tried, 10))  # noqa: S311
             entry = await self._bucket.get(key, within=within)
             before = _read(entry.value) if entry else Ledger()
             after = before.renewed(purse.account, self._holder, used=told, need=need, now=self._clock())
             revision = entry.revision if entry else 0
             if await self._bucket.put(key, after.model_dump_json().encode(), after=revision, within=within):
                 purse.renewed(after, self._holder, told)
+                self._away_until = 0.0
                 if after.warned and not before.warned:
                     self._warn(purse.account, after)
                 return

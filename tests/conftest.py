@@ -9,8 +9,12 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.servers import NatsServer, PostgresServer
+
+settings.register_profile("ours", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.load_profile("ours")  # a busy machine is slow: no test is timed
 
 _numbers = itertools.count(1)
 _own_temp = pytest.StashKey[str]()

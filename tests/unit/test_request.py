@@ -4,14 +4,11 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from contracts import BullpenError, ErrorCode, InferenceRequest, parse_request, salvage_task_id
 from contracts.request import MAX_NESTING
-
-steadily = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-"""Time is not what these tests are about, and this machine may be busy."""
 
 PNG = "data:image/png;base64,iVBORw0KGgo="
 
@@ -208,7 +205,6 @@ def test_the_conversation_is_system_then_history_then_question() -> None:
     assert request.context_extras == {"ticket": 7}
 
 
-@steadily
 @given(st.binary(max_size=200))
 @example(b'{"prompt": "hi", "seed": ' + b"9" * 5000 + b"}")
 @example(b'{"prompt": "hi", "context": {"n": ' + b"9" * 5000 + b"}}")
@@ -228,7 +224,6 @@ JSON = st.recursive(
 NAMES = st.sampled_from(sorted(InferenceRequest.model_fields))
 
 
-@steadily
 @given(st.dictionaries(NAMES | st.text(max_size=6), JSON, max_size=6))
 @example({"prompt": "hi", "messages": [{"role": "user", "content": [{"type": []}]}]})
 @example({"prompt": "hi", "context": {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}})
@@ -237,7 +232,6 @@ def test_any_json_object_is_a_request_or_a_named_refusal(body: dict[str, Any]) -
     accepted_or_refused(json.dumps(body).encode("utf-8", "surrogatepass"))
 
 
-@steadily
 @given(st.dictionaries(NAMES, JSON, max_size=3))
 def test_any_field_beside_a_good_prompt(body: dict[str, Any]) -> None:
     accepted_or_refused(json.dumps({**body, "prompt": "hi"}).encode("utf-8", "surrogatepass"))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from contracts.settings import ConfigError, load_config
 from manager.config import Budget, ManagerConfig
-from manager.spending import LEASED_FOR, Account, Ledger, Purse, Reservation, accounts, window_of
+from manager.spending import LEASED_FOR, Account, Lease, Ledger, Purse, Reservation, accounts, window_of
 
 NOON = 1_795_435_200.0  # 2026-11-23 12:00 UTC
 CENT = Decimal("0.01")
@@ -60,11 +60,11 @@ def test_it_is_said_once_when_it_is_nearly_spent() -> None:
     assert first.warned and renew(purse, first, need=CENT).warned
 
 
-def test_without_the_ledger_what_was_last_known_to_be_left_may_be_spent() -> None:
+def test_without_the_ledger_what_was_last_known_to_be_left_may_be_spent_but_not_what_others_held() -> None:
     purse = Purse(account("1"))
-    assert not purse.goes_on_alone(CENT)
-    renew(purse, Ledger(spent=Decimal("0.5")), need=CENT)
-    assert purse.goes_on_alone(Decimal("0.5")) and not purse.goes_on_alone(Decimal("0.51"))
+    assert not purse.goes_on_alone(CENT, "m-1")
+    renew(purse, Ledger(spent=Decimal("0.4"), leases={"m-2": Lease(usd=Decimal("0.1"), until=NOON + 10)}), need=CENT)
+    assert purse.goes_on_alone(Decimal("0.5"), "m-1") and not purse.goes_on_alone(Decimal("0.51"), "m-1")
 
 
 @settings(max_examples=200)
