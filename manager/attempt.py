@@ -30,7 +30,7 @@ from contracts import (
     WorkerMessage,
 )
 from manager.config import ManagerConfig
-from manager.ranking import Choice
+from manager.ranking import Choice, Question
 from manager.spending import Reservation
 
 _EVENT: TypeAdapter[Claim | Progress | Chunk | FinalResponse] = TypeAdapter(WorkerEvent)
@@ -95,7 +95,7 @@ class Attempt:
         choice: Choice,
         now: float,
         created_at: datetime,
-        prompt_tokens: int,
+        asked: Question,
         *,
         start: Start = Start(),
         probe: bool = False,
@@ -129,7 +129,10 @@ class Attempt:
         self._late: FinalResponse | None = None
         self._moved = now
         self._moves = 0
-        self.prompt_tokens = prompt_tokens
+        self.prompt_tokens = asked.tokens_in
+        self.openings = asked.openings
+        self.cached = asked.cached.get(choice.member.worker_id, 0.0)
+        """Tokens of the prompt that the worker was thought to have in its cache."""
 
     @property
     def worker_id(self) -> str:

@@ -3,9 +3,11 @@
 import asyncio
 import random
 from collections.abc import Iterable
+from dataclasses import replace
 
 from bus import Bus, BusError
 from contracts import ANOTHER_WORKER_MAY_HELP, ErrorCode, FinalResponse, Outcome, Policy
+from manager.affinity import Affinity
 from manager.attempt import Attempt, Ending
 from manager.budget import Allowance, Spending
 from manager.config import ManagerConfig
@@ -20,6 +22,8 @@ from manager.waiting import WaitingRoom
 PAUSE_UNTOLD = 0.1
 """Seconds to leave a worker alone that said it is full without saying for how long."""
 HEDGES_AT_ONCE = 10.0
+CONVERSATION = 2
+"""Messages from which on it is one."""
 LOOKED_AT = 12
 """Of so many workers each is judged for every request; of more, so many are drawn by lot."""
 
@@ -32,6 +36,7 @@ class Desk:
         self.metrics = metrics
         self.registry = Registry(config.silent_after_beats)
         self.estimates = Estimates()
+        self.affinity = Affinity()
         self.grades = Grades()
         self.room = WaitingRoom(config.max_waiting)
         retries, hedging = config.retries, config.hedging
@@ -69,12 +74,20 @@ class Desk:
 
         Of very many a few are drawn by lot. When none of them can be asked, a few of those who have a free place.
         """
+        question = self.remember(question)
         if among is None and len(self.registry) > LOOKED_AT:
+            holders = [member for name in question.cached if (member := self.registry.get(name)) is not None]
             for draw in (self._drawn, self._drawn_of_the_free):
-                ranking = self._rank(question, policy, draw())
+                ranking = self._rank(question, policy, {*draw(), *holders})
                 if ranking.winner is not None:
                     return ranking
         return self._rank(question, policy, self.registry if among is None else among)
+
+    def remember(self, question: Question) -> Question:
+        """With what workers have of it in their caches."""
+        if len(question.openings) < CONVERSATION:
+            return question
+        return replace(question, cached=self.affinity.cached(question.openings, self.now()))
 
     def _rank(self, question: Question, policy: Policy, members: Iterable[Member]) -> Ranking:
         weights = self.config.policies[policy]
@@ -116,7 +129,9 @@ class Desk:
         member = attempt.choice.member
         member.answered += 1
         member.breaker.succeeded(self.now(), probe=attempt.probe)
-        self.estimates.answered(answer, attempt.duration_ms - answer.queue_ms, attempt.prompt_tokens, self.now())
+        now, service_ms = self.now(), attempt.duration_ms - answer.queue_ms
+        self.estimates.answered(answer, service_ms, attempt.prompt_tokens, now, attempt.cached)
+        self.affinity.answered(attempt.worker_id, attempt.openings, answer.output, now)
 
     def _failed(self, attempt: Attempt, ending: Ending) -> None:
         member, breaker = attempt.choice.member, attempt.choice.member.breaker

@@ -18,6 +18,7 @@ PRIOR_WEIGHT = 4.0
 """As if so many answers of the prior quality had been seen before the first."""
 PRIOR_QUALITY = 0.6
 PRIOR_SUCCESS = 0.95
+PRIOR_KEPT = 0.5
 MEMORY = 0.98
 """What an old answer still counts after each new one: the last fifty count most."""
 PACE_MEMORY = 0.9
@@ -114,6 +115,8 @@ class WorkerRecord:
     """How quick one worker is with one model, and how often it fails."""
 
     success: Share = field(default_factory=lambda: Share(PRIOR_SUCCESS))
+    kept: Share = field(default_factory=lambda: Share(PRIOR_KEPT))
+    """How much of a conversation that it has answered before it need not read again, as far as it tells."""
     first: Mean = field(default_factory=Mean)
     """Seconds to the first token, per token of the prompt."""
     each: Mean = field(default_factory=Mean)
@@ -121,7 +124,7 @@ class WorkerRecord:
     at: float = 0.0
     """When it last answered (loop's clock, seconds)."""
 
-    def took(self, tokens_in: int, tokens_out: int, seconds: float, first_s: float | None) -> None:
+    def took(self, tokens_in: float, tokens_out: int, seconds: float, first_s: float | None) -> None:
         before = seconds / 4 if first_s is None else min(first_s, seconds)
         self.first.learn(before, PACE_MEMORY, tokens_in + BEFORE_ANY)
         self.each.learn(seconds - before, PACE_MEMORY, max(1, tokens_out))
@@ -153,8 +156,13 @@ class Estimates:
     def items(self) -> list[tuple[str, ModelRecord]]:
         return list(self._models.items())
 
-    def answered(self, response: InferenceResponse, service_ms: float, tokens_in: int, now: float) -> None:
-        """`tokens_in`: of the prompt as we counted it, because that is what the next one will be known by."""
+    def answered(
+        self, response: InferenceResponse, service_ms: float, tokens_in: int, now: float, cached: float = 0.0
+    ) -> None:
+        """`tokens_in`: of the prompt as we counted it, because that is what the next one will be known by.
+
+        `cached`: how many of them the worker had answered before.
+        """
         record = self.of(response.model_id)
         record.answered += 1
         record.recent_ms.append(service_ms)
@@ -163,7 +171,10 @@ class Estimates:
         record.mean_ms = service_ms if record.mean_ms is None else record.mean_ms + 0.1 * (service_ms - record.mean_ms)
         worker = self.at(response.worker_id, response.model_id)
         first_s = None if response.ttft_ms is None else (response.ttft_ms - response.queue_ms) / 1000
-        worker.took(tokens_in, response.completion_tokens, service_ms / 1000, first_s)
+        if cached and response.cached_tokens is not None:
+            worker.kept.learn(min(1.0, response.cached_tokens / cached))
+        read = tokens_in - min(tokens_in, cached * worker.kept.mean)
+        worker.took(read, response.completion_tokens, service_ms / 1000, first_s)
         worker.success.learn(1.0)
         worker.at = now
 

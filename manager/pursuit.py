@@ -145,7 +145,7 @@ class Pursuit:
             choice,
             now,
             utc_now(),
-            inflight.asked.tokens_in,
+            desk.remember(inflight.asked),
             start=start,
             probe=desk.took(choice),
         )

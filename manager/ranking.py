@@ -10,7 +10,7 @@ so that "why did this go to the expensive one?" has an answer, and anybody can w
 """
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum
@@ -19,6 +19,7 @@ from math import inf
 from typing import NamedTuple
 
 from contracts import Candidate, Capability, Heartbeat, InferenceRequest, ModelCard, Terms
+from manager.affinity import Opening, openings
 from manager.estimates import Estimates, ModelRecord, prompt_tokens
 from manager.grades import Grades
 from manager.registry import Member
@@ -139,10 +140,14 @@ class Question:
     """US dollars, what those who were tried have probably cost."""
     unaffordable: frozenset[str] = frozenset()
     """Models for which a budget has not enough left."""
+    openings: tuple[Opening, ...] = ()
+    """The conversation, by which workers that know it are known."""
+    cached: Mapping[str, float] = field(default_factory=dict)
+    """By worker, tokens of it that it has probably still in its cache."""
 
     @classmethod
     def of(cls, request: InferenceRequest, excluded: Iterable[str] = ()) -> "Question":
-        return cls(request, prompt_tokens(request), request.needs, frozenset(excluded))
+        return cls(request, prompt_tokens(request), request.needs, frozenset(excluded), openings=openings(request))
 
 
 def rank(
@@ -212,11 +217,14 @@ def score(terms: Terms, weights: Terms) -> float:
     return round(total, DIGITS)
 
 
-def expected_cost(question: Question, card: ModelCard, estimates: Estimates) -> Decimal | None:
-    """US dollars, from the prompt's size and what this model's answers to such a prompt have; None: price unknown."""
+def expected_cost(question: Question, card: ModelCard, estimates: Estimates, cached: float = 0.0) -> Decimal | None:
+    """US dollars, from the prompt's size and what this model's answers to such a prompt have; None: price unknown.
+
+    `cached`: tokens that the worker need not read again.
+    """
     if card.price is None:
         return None
-    return card.price.cost(question.tokens_in, _tokens_out(question, estimates.of(card.model_id)))
+    return card.price.cost(question.tokens_in, _tokens_out(question, estimates.of(card.model_id)), cached)
 
 
 def likely_cost(question: Question, card: ModelCard, estimates: Estimates) -> Decimal | None:
@@ -277,7 +285,7 @@ class Judge:
         success = self.estimates.at(member.worker_id, card.model_id).success.mean
         quality = self.estimates.of(card.model_id).confidence
         good = success * min(1.0, quality.mean + HOPE * quality.deviation)
-        usd = expected_cost(self.question, card, self.estimates)
+        usd = expected_cost(self.question, card, self.estimates, self._kept(choice))
         return (
             _cost_term(None if usd is None else float(usd) / good),
             1.0 - good,
@@ -300,6 +308,21 @@ class Judge:
 
     def _service_s(self, choice: Choice) -> float:
         """Seconds that this request takes there, once it is begun."""
+        seconds = self._service_anew_s(choice)
+        if not (kept := self._kept(choice)):
+            return seconds
+        reading = self.estimates.at(choice.member.worker_id, choice.card.model_id).first
+        return max(0.0, seconds - kept * reading.value) if reading.weight else seconds
+
+    def _kept(self, choice: Choice) -> float:
+        """Tokens of the conversation that this worker need not read again."""
+        cached = self.question.cached.get(choice.member.worker_id)
+        if not cached:
+            return 0.0
+        return cached * self.estimates.at(choice.member.worker_id, choice.card.model_id).kept.mean
+
+    def _service_anew_s(self, choice: Choice) -> float:
+        """The same for somebody who has never seen this conversation."""
         model, member = choice.card.model_id, choice.member
         hoped, seen = self.hoped.get(model), self._seen_s(choice)
         if hoped is None:  # nobody with this model has answered us: each is as quick as it says

@@ -30,7 +30,7 @@ class News(Enum):
     """An older worker of this id is still beating its heart."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Member:
     """One worker, as this Manager knows it."""
 

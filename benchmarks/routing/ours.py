@@ -96,7 +96,9 @@ class Bullpen:
         assert member is not None
         choice = Choice(member, member.heartbeat.models[0])
         probe = self._desk.took(choice)
-        self._attempts[id(attempt)] = Attempt(1, choice, now, LONG_AGO, attempt.question.tokens_in, probe=probe)
+        self._attempts[id(attempt)] = Attempt(
+            1, choice, now, LONG_AGO, self._question(attempt.question, frozenset(), 0), probe=probe
+        )
 
     def ended(self, attempt: Try, now: float) -> None:
         self._desk.time = now

@@ -4,20 +4,25 @@ from datetime import UTC, datetime
 
 import pytest
 
-from contracts import BullpenError, Chunk, Claim, ErrorCode, ErrorReply, Outcome, Progress
+from contracts import BullpenError, Chunk, Claim, ErrorCode, ErrorReply, InferenceRequest, Outcome, Progress
 from manager import failover
 from manager.attempt import Attempt, Ending, read_event
 from manager.config import ManagerConfig
-from manager.ranking import Choice
+from manager.ranking import Choice, Question
 from tests.unit.test_ranking import member
 
 CONFIG = ManagerConfig()
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
+def asked() -> Question:
+    """Ten tokens."""
+    return Question.of(InferenceRequest(prompt="x" * 36))
+
+
 def attempt(number: int = 1, worker: str = "w", *, local: bool = True) -> Attempt:
     one = member(worker, local=local)
-    return Attempt(number, Choice(one, one.heartbeat.models[0]), 100.0, NOW, prompt_tokens=10)
+    return Attempt(number, Choice(one, one.heartbeat.models[0]), 100.0, NOW, asked())
 
 
 def failed(

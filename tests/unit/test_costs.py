@@ -180,9 +180,14 @@ async def test_what_a_lost_connection_has_cost_is_unknown() -> None:
 # In the Manager
 
 
+def asked() -> Question:
+    """Ten tokens."""
+    return Question.of(InferenceRequest(prompt="x" * 36))
+
+
 def attempt(*, price: Price | None = PRICE, local: bool = True, number: int = 1) -> Attempt:
     one = member(f"w{number}", price=price, local=local)
-    return Attempt(number, Choice(one, one.heartbeat.models[0]), 100.0, NOW, prompt_tokens=10)
+    return Attempt(number, Choice(one, one.heartbeat.models[0]), 100.0, NOW, asked())
 
 
 def answer(prompt: int | None, completion: int, cost: Decimal | None, **more: Any) -> FinalResponse:

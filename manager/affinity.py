@@ -1,0 +1,72 @@
+"""Which worker probably still has the start of a conversation in its cache, so that it need not read it again. Pure.
+
+A conversation is known by its openings: the system text, then that and the first turn, and so on. Who has answered one
+holds all of them, its own answer included. The longer ago that was, the less is counted on: other conversations need
+the room. How much time a cache saves is judged in `ranking`: it is weighed against the load, never above it.
+"""
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+from contracts import InferenceRequest
+
+CHARS_PER_TOKEN = 4
+"""A rule of thumb for English text."""
+SHORTEST = 32
+"""Tokens of an opening that is worth being remembered."""
+HALF_GONE = 120.0
+"""Seconds after which half of it is believed to be still there."""
+FORGOTTEN = 600.0
+REMEMBERED = 20_000
+"""Openings, of all conversations together."""
+HOLDERS = 4
+"""Workers that are remembered for one of them, the latest."""
+
+
+class Opening(NamedTuple):
+    """The first so many tokens of a conversation."""
+
+    key: int
+    tokens: int
+
+
+def openings(request: InferenceRequest) -> tuple[Opening, ...]:
+    """Every opening of this conversation, the shortest first; the last one is all of it."""
+    known: tuple[Opening, ...] = ()
+    for message in request.conversation:
+        known = (*known, _longer(known, message.role, message.text))
+    return known
+
+
+def _longer(known: tuple[Opening, ...], role: str, text: str) -> Opening:
+    key, tokens = known[-1] if known else (0, 1)
+    return Opening(hash((key, role, text)), tokens + len(text) // CHARS_PER_TOKEN)
+
+
+class Affinity:
+    def __init__(self) -> None:
+        self._held: OrderedDict[int, dict[str, float]] = OrderedDict()
+        """Who holds an opening, and since when (loop's clock, seconds)."""
+
+    def answered(self, worker_id: str, known: tuple[Opening, ...], output: str, now: float) -> None:
+        """A worker has read all of it and said `output`."""
+        for opening in (*known, _longer(known, "assistant", output)):
+            if opening.tokens < SHORTEST:
+                continue
+            holders = self._held.setdefault(opening.key, {})
+            holders.pop(worker_id, None)
+            holders[worker_id] = now
+            if len(holders) > HOLDERS:
+                del holders[next(iter(holders))]
+            self._held.move_to_end(opening.key)
+        while len(self._held) > REMEMBERED:
+            self._held.popitem(last=False)
+
+    def cached(self, known: tuple[Opening, ...], now: float) -> dict[str, float]:
+        """By worker, how many tokens of the conversation it need probably not read again."""
+        found: dict[str, float] = {}
+        for opening in reversed(known):
+            for worker_id, since in self._held.get(opening.key, {}).items():
+                if worker_id not in found and now - since < FORGOTTEN:
+                    found[worker_id] = opening.tokens * 0.5 ** ((now - since) / HALF_GONE)
+        return found
