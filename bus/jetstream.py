@@ -4,6 +4,7 @@ What JetStream acknowledged it keeps across the death of any process here. How w
 power cut is the server's `sync_interval`, see `nats/`.
 """
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,8 +73,11 @@ async def api(bus: Bus, verb: str, body: JsonObject | None = None, *, timeout: f
     return answer
 
 
-async def ensure_stream(bus: Bus, spec: StreamSpec) -> None:
+async def ensure_stream(bus: Bus, spec: StreamSpec, *, deleted_s: float = 0.0) -> None:
     """Makes the stream, or sees to it that one that is there fits `spec`. Raises `BusError`.
+
+    `deleted_s`: seconds to wait before it is made, when it was there until now. A server (2.15.1) that is still
+    deleting the files of the old one deletes the new one's too, and then can't store anything until it is restarted.
 
     Ours are its subjects and that it refuses what is new when it is full. Replicas, age, size and the duplicate window
     are raised to `spec`, never lowered, and everything else an operator has set (placement, compression, …) stays.
@@ -86,6 +90,7 @@ async def ensure_stream(bus: Bus, spec: StreamSpec) -> None:
     except JetStreamRefuses as refusal:
         if refusal.code != NO_SUCH_STREAM:
             raise
+        await asyncio.sleep(deleted_s)
         await api(bus, f"STREAM.CREATE.{spec.name}", {key: value for key, value in wanted.items() if value is not None})
 
 

@@ -28,6 +28,8 @@ CONSUMER = stream.CONSUMER
 START_PATIENCE = 30.0
 FINISH_WITHIN = 2.0
 """Seconds that the batch at hand and feedback on its way get when we are told to stop."""
+DELETED_S = 1.0
+"""Seconds that a server needs at most, we hope, for deleting the files of a stream."""
 
 
 class Accountant:
@@ -60,6 +62,7 @@ class Accountant:
         self._recorder = Recorder(bus, store, self._database, config, discretion)
         self._direct = Direct(bus, self._recorder, self._database, config.batch_size)
         self._stream_is_there = asyncio.Event()
+        self._was_there = False
         self._stats = EndpointStats("feedback", s.INFER_FEEDBACK, s.INFER_QUEUE)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -113,7 +116,8 @@ class Accountant:
 
     async def _try_to_make_stream(self) -> None:
         try:
-            await ensure_stream(self._bus, self._spec)
+            await ensure_stream(self._bus, self._spec, deleted_s=DELETED_S if self._was_there else 0.0)
+            self._was_there = True
         except BusError as error:
             if says_there_is_none(error):
                 await self._direct.start()

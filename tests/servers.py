@@ -25,6 +25,8 @@ class _Server:
     def __init__(self, directory: Path, port: int | None = None) -> None:
         self.directory = directory
         self.port = port or free_port()
+        self.may_move = port is None
+        """Nobody relies on the port yet."""
         self.process: subprocess.Popen[bytes] | None = None
 
     def _spawn(self, command: list[str], *, uid: int = KEEP_USER, gid: int = KEEP_USER) -> subprocess.Popen[bytes]:
@@ -75,11 +77,23 @@ class PlainNats(_Server):
 
     @property
     def name(self) -> str:
-        return f"test-{self.port}"
+        """Ours alone: another run of the tests may have been quicker to take the port."""
+        return f"test-{os.getpid()}-{self.port}"
 
     async def start(self) -> None:
         self.process = self._spawn(self._command())
+        if self.may_move and await self._is_taken():
+            self.port = free_port()
+            self.process = self._spawn(self._command())
         await self._ready(lambda: nats_server.answers(self.port, self.name))
+        self.may_move = False
+
+    async def _is_taken(self) -> bool:
+        """Whether it ended at once, because somebody else was quicker."""
+        assert self.process is not None
+        process = self.process
+        await self._ready(lambda: process.poll() is not None or nats_server.answers(self.port, self.name))
+        return process.poll() is not None
 
     def stop(self) -> None:
         self._end(signal.SIGTERM)

@@ -24,5 +24,12 @@ async def eventually(check: Callable[[], Any], timeout: float = 5.0, every: floa
         except AssertionError as error:
             failure = error
         if loop.time() >= end:
-            raise failure or AssertionError(f"not within {timeout} s: {inspect.getsource(check).strip()}")
+            raise failure or AssertionError(f"not within {timeout} s: {_story(check)}")
         await asyncio.sleep(every)
+
+
+def _story(check: Callable[[], Any]) -> str:
+    try:
+        return inspect.getsource(check).strip()
+    except (TypeError, OSError):
+        return repr(check)

@@ -16,13 +16,13 @@ import pytest
 from pydantic_core import from_json
 
 from bullpen.mesh import Mesh
-from bus import Bus, BusSettings
+from bus import Bus, BusSettings, Message
 from tests.support import eventually
 
 pytestmark = [pytest.mark.scenario, pytest.mark.timeout(120)]
 
 Json = dict[str, Any]
-SLOW = {"BULLPEN_SIMULATED__LATENCY_MS": '{"fixed": 1000}'}
+SLOW = {"BULLPEN_SIMULATED__LATENCY_MS": '{"fixed": 2500}'}
 
 
 class Stage:
@@ -39,6 +39,19 @@ class Stage:
 
     def ask_many(self, count: int) -> list[asyncio.Task[Json]]:
         return [asyncio.create_task(self.ask(task_id=f"task-{number}")) for number in range(count)]
+
+    async def busy(self, worker_id: str) -> None:
+        """Returns when that worker says that it has something to do."""
+        doing: list[int] = []
+
+        def hear(message: Message) -> None:
+            beat = from_json(message.data)
+            if beat["worker_id"] == worker_id:
+                doing.append(beat["inflight"])
+
+        heard = await self.bus.subscribe_inline("worker.heartbeat", hear)
+        await eventually(lambda: any(doing))
+        await heard.stop()
 
     def send(self, process: str, number: signal.Signals) -> None:
         os.kill(self.mesh.pid(process), number)
@@ -70,7 +83,7 @@ async def two_slow(tmp_path: Path) -> AsyncIterator[Stage]:
 
 async def test_killing_one_of_two_workers_loses_no_answer(two_slow: Stage) -> None:
     asking = two_slow.ask_many(50)
-    await asyncio.sleep(0.5)  # under way, and far from done
+    await two_slow.busy("simulated-1")
     two_slow.send("worker-simulated-1", signal.SIGKILL)
     answers = await asyncio.gather(*asking)
     assert [a for a in answers if "output" not in a] == []
@@ -81,7 +94,7 @@ async def test_killing_one_of_two_workers_loses_no_answer(two_slow: Stage) -> No
 
 async def test_freezing_one_of_two_workers_loses_no_answer(two_slow: Stage) -> None:
     asking = two_slow.ask_many(50)
-    await asyncio.sleep(0.5)  # under way, and far from done
+    await two_slow.busy("simulated-1")
     two_slow.send("worker-simulated-1", signal.SIGSTOP)
     frozen = time.monotonic()
     try:
