@@ -76,8 +76,8 @@ async def api(bus: Bus, verb: str, body: JsonObject | None = None, *, timeout: f
 async def ensure_stream(bus: Bus, spec: StreamSpec, *, deleted_s: float = 0.0) -> None:
     """Makes the stream, or sees to it that one that is there fits `spec`. Raises `BusError`.
 
-    `deleted_s`: seconds to wait before it is made, when it was there until now. A server (2.15.1) that is still deleting
-    the files of the old one deletes those of the new one too, and then can't store anything there until it is restarted.
+    `deleted_s`: seconds to wait before it is made, when it was there until now. A server (2.15.1) that is still
+    deleting the files of the old one deletes the new one's too, and then can't store anything until it is restarted.
 
     Ours are its subjects and that it refuses what is new when it is full. Replicas, age, size and the duplicate window
     are raised to `spec`, never lowered, and everything else an operator has set (placement, compression, …) stays.
