@@ -76,7 +76,8 @@ async def _idle(bullpen: Bullpen, role: Service, reply: Reply) -> Reply | None:
         except BullpenError as error:
             if error.code is ErrorCode.NO_WORKER:
                 return None
-            raise
+            if error.code is not ErrorCode.DEADLINE_EXCEEDED:  # it may have left in the middle of our question
+                raise
     return reply
 
 

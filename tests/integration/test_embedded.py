@@ -100,7 +100,7 @@ class TestNats:
         assert listening == ["127.0.0.1"]
 
     async def test_another_server_on_the_port_is_not_taken_for_ours(self, nats: NatsServer) -> None:
-        assert await nats_server.answers(nats.port, f"test-{nats.port}")
+        assert await nats_server.answers(nats.port, nats.name)
         assert not await nats_server.answers(nats.port, "somebody-else")
 
     def test_a_missing_wheel_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -178,7 +178,7 @@ async def test_nats_killed_and_restarted_finds_everybody_again(two_slow: Stage) 
 
     async def answered() -> bool:
         try:
-            return "output" in from_json((await two_slow.bus.request("infer.auto", b"hi", timeout=2)).data)
+            return "output" in from_json((await two_slow.bus.request("infer.auto", b"hi", timeout=5)).data)
         except Exception:
             return False
 
