@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import away, books, chaos, failover, ingest, jobs, overhead, routing, soak, streams
-from benchmarks.routing import report
+from benchmarks import away, books, chaos, failover, ingest, jobs, overhead, ranking, routing, soak, streams
+from benchmarks.routing import real, report
 
 PLAN, JOBS = chaos.Plan(), jobs.Plan()
 
@@ -59,6 +59,21 @@ COMMANDS: dict[str, tuple[str, str | None, Command, dict[str, dict[str, Any]]]] 
             "seeds": {"type": int, "default": 5, "help": "days of each situation"},
             "page": {"action": "store_true", "help": "write docs/routing.md and its drawings as well"},
         },
+    ),
+    "routing-real": (
+        "the same with real processes, and what the simulation says of it",
+        real.__doc__,
+        lambda asked: real.run(asked.seconds, asked.seed),
+        {
+            "seconds": {"type": float, "default": 60, "help": "of each day, in real time"},
+            "seed": {"type": int, "default": 1, "help": "of the day"},
+        },
+    ),
+    "ranking": (
+        "what a decision costs among many workers",
+        ranking.__doc__,
+        lambda asked: ranking.run(asked.decisions),
+        {"decisions": {"type": int, "default": 5000, "help": "per size of the mesh"}},
     ),
     "away": (
         "whether an answer waits for Postgres: there, killed and frozen, in one run",
