@@ -71,6 +71,10 @@ class Share:
         """The posterior's standard deviation."""
         return sqrt(self.mean * (1 - self.mean) / (self.weight + PRIOR_WEIGHT + 1))
 
+    def hoped(self, deviations: float) -> float:
+        """So many standard deviations better than the mean, 1 at most."""
+        return min(1.0, self.mean + deviations * self.deviation)
+
 
 @dataclass(slots=True)
 class ModelRecord:

@@ -41,7 +41,7 @@ UNSURE = 1.5
 FADES = 30.0
 """Seconds after which a slow worker that was not asked is half forgiven: it may have become quicker."""
 HOPE = 0.5
-"""So many standard deviations a model may be better than its record: who is new is tried."""
+"""So many standard deviations a model or worker may be better than its record: who is new is tried."""
 DIGITS = 2
 """Scores are told and compared to so many: what differs by less is equal, and equals share the work."""
 MEMORY_LIMIT = 0.95
@@ -282,9 +282,8 @@ class Judge:
     def _terms(self, choice: Choice) -> tuple[float, float, float, float]:
         """The four terms: cost, confidence, load, resources."""
         member, card = choice.member, choice.card
-        success = self.estimates.at(member.worker_id, card.model_id).success.mean
-        quality = self.estimates.of(card.model_id).confidence
-        good = success * min(1.0, quality.mean + HOPE * quality.deviation)
+        success = self.estimates.at(member.worker_id, card.model_id).success.hoped(HOPE)
+        good = success * self.estimates.of(card.model_id).confidence.hoped(HOPE)
         usd = expected_cost(self.question, card, self.estimates, self._kept(choice))
         return (
             _cost_term(None if usd is None else float(usd) / good),
