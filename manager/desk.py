@@ -145,7 +145,7 @@ class Desk:
             told = ending.error.retry_after_ms
             member.paused_until = self.now() + (PAUSE_UNTOLD if told is None else told / 1000)
         if ending.outcome in (Outcome.FAILED, Outcome.TRUNCATED):
-            self.estimates.failed(attempt.worker_id, attempt.model_id)
+            self.estimates.failed(attempt.worker_id, attempt.model_id, self.now())
 
 
 def _blames_worker(attempt: Attempt, ending: Ending) -> bool:

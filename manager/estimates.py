@@ -64,16 +64,18 @@ class Share:
 
     @property
     def mean(self) -> float:
-        return (self.sum + self.prior * PRIOR_WEIGHT) / (self.weight + PRIOR_WEIGHT)
+        return self._mean(1.0)
 
-    @property
-    def deviation(self) -> float:
-        """The posterior's standard deviation."""
-        return sqrt(self.mean * (1 - self.mean) / (self.weight + PRIOR_WEIGHT + 1))
+    def hoped(self, deviations: float, kept: float = 1.0) -> float:
+        """So many standard deviations of the posterior better than its mean, 1 at most.
 
-    def hoped(self, deviations: float) -> float:
-        """So many standard deviations better than the mean, 1 at most."""
-        return min(1.0, self.mean + deviations * self.deviation)
+        `kept`: what is left of the record, 0..1, when nothing was added to it for long.
+        """
+        mean = self._mean(kept)
+        return min(1.0, mean + deviations * sqrt(mean * (1 - mean) / (self.weight * kept + PRIOR_WEIGHT + 1)))
+
+    def _mean(self, kept: float) -> float:
+        return (self.sum * kept + self.prior * PRIOR_WEIGHT) / (self.weight * kept + PRIOR_WEIGHT)
 
 
 @dataclass(slots=True)
@@ -126,7 +128,7 @@ class WorkerRecord:
     each: Mean = field(default_factory=Mean)
     """Seconds per token of the answer."""
     at: float = 0.0
-    """When it last answered (loop's clock, seconds)."""
+    """When it last answered or failed (loop's clock, seconds)."""
 
     def took(self, tokens_in: float, tokens_out: int, seconds: float, first_s: float | None) -> None:
         before = seconds / 4 if first_s is None else min(first_s, seconds)
@@ -182,10 +184,12 @@ class Estimates:
         worker.success.learn(1.0)
         worker.at = now
 
-    def failed(self, worker_id: str, model_id: str) -> None:
+    def failed(self, worker_id: str, model_id: str, now: float) -> None:
         record = self.of(model_id)
         record.failed += 1
-        self.at(worker_id, model_id).success.learn(0.0)
+        worker = self.at(worker_id, model_id)
+        worker.success.learn(0.0)
+        worker.at = now
 
 
 def _size(tokens_in: int) -> int:

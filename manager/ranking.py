@@ -39,9 +39,11 @@ CROWDED = 0.25
 UNSURE = 1.5
 """A place that is not free yet may come later than it seems."""
 FADES = 30.0
-"""Seconds after which a slow worker that was not asked is half forgiven: it may have become quicker."""
+"""Seconds after which a slow or failing worker that was not asked is half forgiven: it may be well again."""
 HOPE = 0.5
-"""So many standard deviations a model or worker may be better than its record: who is new is tried."""
+"""So many standard deviations a model may be better than its record: who is new is tried."""
+DOUBT = 2.0
+"""The same of how reliable a worker is: before it is shunned there is to be no doubt, and the books know it too."""
 DIGITS = 2
 """Scores are told and compared to so many: what differs by less is equal, and equals share the work."""
 MEMORY_LIMIT = 0.95
@@ -282,7 +284,8 @@ class Judge:
     def _terms(self, choice: Choice) -> tuple[float, float, float, float]:
         """The four terms: cost, confidence, load, resources."""
         member, card = choice.member, choice.card
-        success = self.estimates.at(member.worker_id, card.model_id).success.hoped(HOPE)
+        record = self.estimates.at(member.worker_id, card.model_id)
+        success = record.success.hoped(DOUBT, self._kept_since(record.at))
         good = success * self.estimates.of(card.model_id).confidence.hoped(HOPE)
         usd = expected_cost(self.question, card, self.estimates, self._kept(choice))
         return (
@@ -329,8 +332,11 @@ class Judge:
             return self.told.get(model, QUICK_S) if told is None else told / 1000
         if seen is None:
             return hoped
-        age = max(0.0, self.now - self.estimates.at(member.worker_id, model).at)
-        return hoped + (seen - hoped) * float(0.5 ** (age / FADES))
+        return hoped + (seen - hoped) * self._kept_since(self.estimates.at(member.worker_id, model).at)
+
+    def _kept_since(self, at: float) -> float:
+        """What an experience of that time still counts."""
+        return float(0.5 ** (max(0.0, self.now - at) / FADES))
 
     def _seen_s(self, choice: Choice) -> float | None:
         """The same as we have seen it; None: it has never answered us."""

@@ -33,7 +33,7 @@ BENCHED_AGAIN_FOR = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One model at one worker, since its last change of grade, and not longer ago than the last minutes."""
+    """One model at one worker, since it last lost a grade, and not longer ago than the last hour."""
 
     model_id: str
     worker_id: str

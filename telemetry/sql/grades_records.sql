@@ -1,4 +1,4 @@
--- Of each model at each worker its last forty tries, no older than an hour or its last change of grade.
+-- Of each model at each worker its last forty tries, no older than an hour or the last time it lost a grade.
 WITH lately AS (
     SELECT request_id, task_id, model_id, worker_id, outcome, confidence, duration_ms, cost_usd, created_at
     FROM attempts
@@ -9,7 +9,7 @@ WITH lately AS (
 ), since AS (
     SELECT model_id, worker_id, max(created_at) AS at
     FROM grades
-    WHERE previous IS NOT NULL
+    WHERE previous IS NOT NULL AND (grade IN ('benched', 'probation') OR by_hand)
     GROUP BY model_id, worker_id
 ), tries AS (
     SELECT l.*, row_number() OVER (PARTITION BY l.model_id, l.worker_id ORDER BY l.created_at DESC) AS nth

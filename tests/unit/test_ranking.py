@@ -169,6 +169,6 @@ def test_when_too_many_wait_already_that_is_said_at_once() -> None:
 def test_who_fails_fast_is_not_taken_for_quick() -> None:
     estimates = Estimates()
     for _ in range(20):
-        estimates.failed("failing", "m")
+        estimates.failed("failing", "m", 0.0)
     failing, fine = member("failing", ewma_ms=100), member("fine", ewma_ms=300)
     assert winner(choose(failing, fine, estimates=estimates, policy="fastest")) == "fine"
