@@ -92,7 +92,7 @@ class ControlReply(OpenModel):
     message: str = ""
     heartbeat: Heartbeat | None = None
     config_refused: str = ""
-    """Why the last change of its config was refused, with file, line and field; empty when it was not."""
+    """Why its config file is not in force, with file, line and field; empty when it is."""
 
 
 class ManagerReply(OpenModel):

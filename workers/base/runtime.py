@@ -381,7 +381,8 @@ async def run_worker(
 ) -> None:
     """Runs one worker until `stop` is set, and takes over what is saved in `config_file` meanwhile.
 
-    Raises `BusUnreachable`, `ConfigError`; `BusError` when the bus was lost."""
+    Raises `BusUnreachable`, `ConfigError`; `BusError` when the bus was lost.
+    """
     if not s.is_name(worker_id):
         raise ConfigError(f"{worker_id!r} is not a worker id: 1 to 64 of A-Z a-z 0-9 _ - are allowed")
     backend = folder.load()(config)

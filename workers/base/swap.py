@@ -54,7 +54,7 @@ class Swapper:
         self._turn = asyncio.Lock()
         self._tasks = Tasks("swap")
         self.refused = ""
-        """Why the last change was refused; empty when it was not."""
+        """Why the config file is not in force; empty when it is, or was until somebody said `swap`."""
 
     async def follow(self) -> None:
         """Takes over what is saved, until cancelled."""
@@ -96,7 +96,7 @@ class Swapper:
                 config = wanted()
                 changes = differing(before.config, config)
                 if not changes and (self._presence.state == "ready" or cause == "file"):
-                    self.refused = ""
+                    self.refused = self.refused if cause == "swap" else ""
                     return Outcome(True, "nothing has changed")
                 await self._bring_in(config)
             except ConfigError as error:
@@ -175,13 +175,13 @@ class Swapper:
     # What is said of it
 
     def _refuse(self, cause: Cause, why: str) -> Outcome:
-        self.refused = why
+        self.refused = self.refused if cause == "swap" else why
         log.error("swap_refused", cause=cause, reason=why, serving=self._bench.served)
         self._book("swap_refused", why, {"cause": cause})
         return Outcome(False, why)
 
     def _done(self, cause: Cause, before: Engine, changes: list[str], *, took_ms: int) -> Outcome:
-        self.refused = ""
+        self.refused = self.refused if cause == "swap" else ""
         models = [card.model_id for card in self._bench.current.models]
         event = "config_changed" if self._bench.current is before else "swapped"
         message = f"serves {', '.join(models)} since {took_ms} ms after it was told; changed: {', '.join(changes)}"
