@@ -7,11 +7,11 @@ import asyncio
 import platform
 import shutil
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic_core import from_json
 
@@ -21,7 +21,7 @@ from bus import Bus, BusError, BusSettings, NoResponders, RequestTimeout
 from bus.jetstream import API, jetstream_is_there
 from client import Bullpen
 from client.client import MANAGER_SERVICE, TELEMETRY_SERVICE
-from contracts import BullpenError, Heartbeat
+from contracts import BullpenError, ControlReply, Heartbeat, ManagerReply
 from contracts import subjects as s
 from telemetry.migrate import available as migrations
 from telemetry.store import DatabaseAway, Store
@@ -39,6 +39,7 @@ EVENT_WITHIN = 1.0
 NEWEST_MIGRATION = "SELECT max(version) FROM schema_migrations"
 
 State = Literal["ok", "warn", "fail"]
+Reply = TypeVar("Reply", ControlReply, ManagerReply)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,8 @@ async def _mesh(settings: BusSettings, *, books: bool) -> AsyncIterator[Finding]
             yield await _system_events(bullpen.bus)
             for finding in await _managers(bullpen):
                 yield finding
-            for finding in _workers(await bullpen.workers()):
+            beats = await bullpen.workers()
+            for finding in (*_workers(beats), *await _configs(bullpen, beats)):
                 yield finding
             async for finding in _books(bullpen, wanted=books):
                 yield finding
@@ -155,19 +157,35 @@ async def _managers(bullpen: Bullpen) -> list[Finding]:
     if not found:
         cure = "start the mesh with `bullpen up`, or one with `bullpen manager`"
         return [Finding("Managers", "fail", f"nobody answers on {s.INFER_AUTO}", cure)]
-    drains = dict(zip(found, await asyncio.gather(*(_drains(bullpen, one) for one in found)), strict=True))
-    ready = [one for one in found if not drains[one]]
-    told = [Finding(f"Manager {one}", "warn", "draining", f"bullpen resume {one}") for one in found if drains[one]]
+    replies = await asyncio.gather(*(_word(bullpen.control_manager(one, "status")) for one in found))
+    said = dict(zip(found, replies, strict=True))
+    drains = {one for one, reply in said.items() if reply is not None and reply.state == "draining"}
+    ready = [one for one in found if one not in drains]
+    told = [Finding(f"Manager {one}", "warn", "draining", f"bullpen resume {one}") for one in found if one in drains]
+    told += [_refused(f"Manager {one}", one, reply) for one, reply in said.items() if reply and reply.config_refused]
     if not ready:
         return [Finding("Managers", "fail", "none takes questions", "see each of them below"), *told]
     return [Finding("Managers", "ok", ", ".join(ready)), *told]
 
 
-async def _drains(bullpen: Bullpen, manager_id: str) -> bool:
+async def _word(asking: Awaitable[Reply]) -> Reply | None:
+    """What it says of itself. None: an older one, or we may not ask."""
     try:
-        return (await bullpen.control_manager(manager_id, "status")).state == "draining"
-    except BullpenError:  # an older one, or we may not ask: it answered the ping
-        return False
+        return await asking
+    except BullpenError:
+        return None
+
+
+def _refused(part: str, role_id: str, reply: ControlReply | ManagerReply) -> Finding:
+    """It goes on with the config from before."""
+    cure = f"correct it and save it, or say `bullpen reload {role_id}`"
+    return Finding(part, "warn", f"its new config is not in force: {reply.config_refused}", cure)
+
+
+async def _configs(bullpen: Bullpen, beats: list[Heartbeat]) -> list[Finding]:
+    """Of workers that could not take over a change."""
+    told = await asyncio.gather(*(_word(bullpen.control(beat.worker_id, "status")) for beat in beats))
+    return [_refused(f"worker {one.worker_id}", one.worker_id, one) for one in told if one and one.config_refused]
 
 
 def _workers(beats: list[Heartbeat]) -> Iterator[Finding]:

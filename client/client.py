@@ -1,7 +1,7 @@
 """The client: ask, stream, cancel, look who is here, judge an answer, tell a worker what to do."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Literal, Self, Unpack
@@ -23,6 +23,7 @@ from contracts import (
     FinalResponse,
     Heartbeat,
     InferenceResponse,
+    JsonObject,
     ManagerReply,
     OpenModel,
     Resumed,
@@ -36,7 +37,9 @@ PING_WITHIN = 0.3
 MANAGER_SERVICE, WORKER_SERVICE, TELEMETRY_SERVICE = "bullpen-manager", "bullpen-worker", "bullpen-telemetry"
 """What roles call themselves in service discovery."""
 
-Order = Literal["status", "drain", "resume"]
+SWAP_WITHIN = 600.0
+"""Seconds that a worker may take to load a model, if nobody says otherwise."""
+Order = Literal["status", "drain", "resume", "reload"]
 
 
 class Service(OpenModel):
@@ -177,26 +180,44 @@ class Bullpen:
 
     async def control(self, worker_id: str, op: Order) -> ControlReply:
         """Tells one worker what to do. Raises `BullpenError(no_worker)` when it is not there."""
-        answer = await self._order("worker", worker_id, op)
-        try:
-            return ControlReply.model_validate_json(answer.data)
-        except ValidationError:
-            raise _unreadable(worker_id) from None
+        within = SWAP_WITHIN if op == "reload" else REPLY_WITHIN
+        return _obeyed(worker_id, await self._order("worker", worker_id, ControlRequest(op=op), within))
+
+    async def swap(
+        self,
+        worker_id: str,
+        *,
+        model: str | None = None,
+        models: Sequence[JsonObject] | None = None,
+        options: JsonObject | None = None,
+        within: float = SWAP_WITHIN,
+    ) -> ControlReply:
+        """Has one worker serve another model, or others (written as in a config), or the same with other options.
+
+        Returns when it does, or says why not (`ok` is false). Raises `BullpenError(no_worker)` when it is not there,
+        `BullpenError(deadline_exceeded)` when it has not said so `within` as many seconds.
+        """
+        order = ControlRequest(
+            op="swap", model=model, models=None if models is None else tuple(models), options=options
+        )
+        return _obeyed(worker_id, await self._order("worker", worker_id, order, within))
 
     async def control_manager(self, manager_id: str, op: Order) -> ManagerReply:
         """Tells one Manager what to do. Raises `BullpenError(no_worker)` when it is not there."""
-        answer = await self._order("manager", manager_id, op)
+        answer = await self._order("manager", manager_id, ControlRequest(op=op))
         try:
             return ManagerReply.model_validate_json(answer.data)
         except ValidationError:
             raise _unreadable(manager_id) from None
 
-    async def _order(self, kind: Literal["worker", "manager"], role_id: str, op: Order) -> Message:
+    async def _order(
+        self, kind: Literal["worker", "manager"], role_id: str, order: ControlRequest, within: float = REPLY_WITHIN
+    ) -> Message:
         if not s.is_name(role_id):
             raise BullpenError(ErrorCode.INVALID_REQUEST, f"{role_id!r} is not a {kind}'s id", field=f"{kind}_id")
         subject = s.worker_control(role_id) if kind == "worker" else s.manager_control(role_id)
         cure = f"no {kind} {role_id} is here: `bullpen workers` and `bullpen doctor` show who is"
-        return await self._request(subject, ControlRequest(op=op).to_bytes(), cure)
+        return await self._request(subject, order.to_bytes(), cure, within)
 
     async def _status(self, worker_id: str) -> Heartbeat | None:
         try:
@@ -204,9 +225,9 @@ class Bullpen:
         except BullpenError:
             return None
 
-    async def _request(self, subject: str, body: bytes, nobody: str) -> Message:
+    async def _request(self, subject: str, body: bytes, nobody: str, within: float = REPLY_WITHIN) -> Message:
         try:
-            return await self.bus.request(subject, body, timeout=REPLY_WITHIN)
+            return await self.bus.request(subject, body, timeout=within)
         except NoResponders:
             raise BullpenError(ErrorCode.NO_WORKER, nobody) from None
         except RequestTimeout as error:
@@ -226,6 +247,13 @@ class Bullpen:
         await self.bus.lost.wait()
         for exchange in self._open:
             exchange.connection_lost()
+
+
+def _obeyed(worker_id: str, answer: Message) -> ControlReply:
+    try:
+        return ControlReply.model_validate_json(answer.data)
+    except ValidationError:
+        raise _unreadable(worker_id) from None
 
 
 def _unreadable(role_id: str) -> BullpenError:

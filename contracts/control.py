@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from contracts.base import OpenModel, StrictModel
+from contracts.base import JsonObject, OpenModel, StrictModel
 from contracts.errors import ErrorReply
 from contracts.heartbeat import Heartbeat
 from contracts.response import Chunk, FinalResponse
@@ -66,11 +66,15 @@ class StatusReply(OpenModel):
 
 
 class ControlRequest(OpenModel):
-    """`worker.control.<worker_id>`, and `manager.control.<manager_id>` for `status`, `drain` and `resume`."""
+    """`worker.control.<worker_id>`, and `manager.control.<manager_id>` for `status`, `drain`, `resume`, `reload`."""
 
     op: Literal["status", "drain", "resume", "swap", "reload", "cancel", "superseded", "report"]
     model: str | None = None
-    """For `swap`: the model to serve next."""
+    """For `swap`: the model to serve next, by a name of the config's or by the provider's."""
+    models: tuple[JsonObject, ...] | None = None
+    """For `swap`: all the models to serve next, written as in `config.yaml`."""
+    options: JsonObject | None = None
+    """For `swap`: options to put on top of those of the models served next; alone: of those served now."""
     request_id: str | None = None
     """For `cancel` and `report`: which request, with `attempt`."""
     attempt: int | None = None
@@ -87,6 +91,8 @@ class ControlReply(OpenModel):
     worker_id: str
     message: str = ""
     heartbeat: Heartbeat | None = None
+    config_refused: str = ""
+    """Why its config file is not in force, with file, line and field; empty when it is."""
 
 
 class ManagerReply(OpenModel):
@@ -98,3 +104,7 @@ class ManagerReply(OpenModel):
     state: Literal["ready", "draining"]
     inflight: int
     waiting: int
+    config_digest: str = ""
+    """Changes with every change of its config."""
+    config_refused: str = ""
+    """As a worker's."""

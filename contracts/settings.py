@@ -36,7 +36,7 @@ def load_config(cls: type[S], name: str, path: Path | None, environ: Mapping[str
 
     Raises `ConfigError` naming file, line and field, or the environment variable.
     """
-    prefix = f"BULLPEN_{name.upper().replace('-', '_')}__"
+    prefix = _prefix(name)
     document, lines = _read(path) if path is not None else ({}, {})
     overrides = _from_environment(cls, prefix, os.environ if environ is None else environ)
     try:
@@ -45,6 +45,18 @@ def load_config(cls: type[S], name: str, path: Path | None, environ: Mapping[str
         raise ConfigError(
             "; ".join(_told(detail, path, lines, overrides, prefix) for detail in error.errors(include_url=False))
         ) from None
+
+
+def place_of(cls: type[BaseModel], name: str, path: Path | None, field: str) -> str:
+    """Where `field` (a dotted path) is said: `<file>:<line>: <field>`, or the environment variable."""
+    prefix = _prefix(name)
+    parts = tuple(int(part) if part.isdigit() else part for part in field.split("."))
+    try:
+        lines = _read(path)[1] if path is not None else {}
+        overrides = _from_environment(cls, prefix, os.environ)
+    except ConfigError:  # it was readable a moment ago
+        lines, overrides = {}, {}
+    return _place(parts, path, lines, overrides, prefix)
 
 
 def secret(name: str, environ: Mapping[str, str] | None = None) -> str | None:
@@ -58,6 +70,10 @@ def secret(name: str, environ: Mapping[str, str] | None = None) -> str | None:
         except OSError as error:
             raise ConfigError(f"{name}_FILE: cannot read {path}: {error.strerror}") from None
     return None
+
+
+def _prefix(name: str) -> str:
+    return f"BULLPEN_{name.upper().replace('-', '_')}__"
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[str | int, ...], int]]:
@@ -135,11 +151,20 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 def _told(
     detail: Any, path: Path | None, lines: Mapping[tuple[str | int, ...], int], overrides: dict[str, Any], prefix: str
 ) -> str:
-    loc: tuple[str | int, ...] = detail["loc"]
-    field = ".".join(str(part) for part in loc)
     message = "unknown key" if detail["type"] == "extra_forbidden" else detail["msg"]
+    return f"{_place(detail['loc'], path, lines, overrides, prefix)}: {message}"
+
+
+def _place(
+    loc: tuple[str | int, ...],
+    path: Path | None,
+    lines: Mapping[tuple[str | int, ...], int],
+    overrides: dict[str, Any],
+    prefix: str,
+) -> str:
+    field = ".".join(str(part) for part in loc)
     if loc and loc[0] in overrides:
-        return f"{prefix}{str(loc[0]).upper()}: {field}: {message}"
+        return f"{prefix}{str(loc[0]).upper()}: {field}"
     known = next((loc[:n] for n in range(len(loc), -1, -1) if loc[:n] in lines), None)
     where = f"{path}:{lines[known]}" if known is not None else str(path or "configuration")
-    return f"{where}: {field}: {message}"
+    return f"{where}: {field}"

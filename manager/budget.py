@@ -22,6 +22,11 @@ class Allowance:
         self._tokens = burst if filled else 0.0
         self._filled_at: float | None = None
 
+    def reconfigure(self, share: float, *, per_second: float = 0.0, burst: float) -> None:
+        """What it has may be taken still, as far as it may have so much."""
+        self._share, self._per_second, self._burst = share, per_second, burst
+        self._tokens = min(self._tokens, burst)
+
     def asked(self) -> None:
         """A request came."""
         self._tokens = min(self._burst, self._tokens + self._share)
@@ -41,10 +46,13 @@ class Spending:
     """US dollars of the last ten minutes, and how much of them bought nothing."""
 
     def __init__(self, duplicate_share: float, floor_usd: float) -> None:
-        self._share = Decimal(str(duplicate_share))
-        self._floor = Decimal(str(floor_usd))
+        self.reconfigure(duplicate_share, floor_usd)
         self._entries: deque[tuple[float, Decimal, Decimal]] = deque()
         self._spent = self._duplicate = Decimal(0)
+
+    def reconfigure(self, duplicate_share: float, floor_usd: float) -> None:
+        self._share = Decimal(str(duplicate_share))
+        self._floor = Decimal(str(floor_usd))
 
     def record(self, now: float, spent: Decimal, duplicate: Decimal) -> None:
         """A request is over: what it cost in all, and how much of that others' answers made useless."""

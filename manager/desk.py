@@ -52,6 +52,17 @@ class Desk:
         """When our connection was last made anew (loop's clock): what was under way then may be lost."""
         self._rng = random.Random()  # noqa: S311 — breaks ties, guards no secret
 
+    def reconfigure(self, config: ManagerConfig) -> None:
+        """From the next decision on."""
+        self.config = config
+        self.registry.silent_after = config.silent_after_beats
+        self.room.limit = config.max_waiting
+        retries = config.retries
+        self.retries.reconfigure(retries.share, per_second=retries.per_second, burst=max(1.0, retries.burst))
+        self.hedges.reconfigure(config.hedging.share, burst=HEDGES_AT_ONCE)
+        self.spending.reconfigure(retries.duplicate_spend_share, retries.duplicate_spend_floor_usd)
+        self.treasury.reconfigure(config.budgets)
+
     def now(self) -> float:
         """The loop's clock, seconds."""
         return asyncio.get_running_loop().time()

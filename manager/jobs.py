@@ -68,6 +68,10 @@ class Jobs:
         self._held: dict[str, Job] = {}
         self._tasks = Tasks("jobs")
         self._place = asyncio.Event()
+        self._wanted = asyncio.Event()
+        """It takes jobs at all."""
+        if config.at_once:
+            self._wanted.set()
         self._taking = asyncio.Event()
         self._consumer: PullConsumer | None = None
         self._tries: Bucket | None = None
@@ -87,10 +91,16 @@ class Jobs:
         """Takes no new jobs; those in hand go on."""
         self._taking.clear()
 
+    def reconfigure(self, config: JobsConfig) -> None:
+        """From the next job on; how long a Manager may be silent, JetStream was told at the start."""
+        self._config = config.model_copy(update={"silent_after": self._config.silent_after})
+        self._place.set()
+        if config.at_once:
+            self._wanted.set()
+
     async def run(self) -> None:
         """Takes jobs as long as it is let; looks after the streams again whenever they were away. Does not end."""
-        if not self._config.at_once:
-            return
+        await self._wanted.wait()
         self._tasks.start(self._stay_in_progress(), "in_progress")
         self._tasks.start(self._look(), "look")
         while True:

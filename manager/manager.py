@@ -34,6 +34,7 @@ from contracts import (
 )
 from contracts import headers as h
 from contracts import subjects as s
+from contracts.config_file import ConfigFile
 from contracts.content import heeding, stricter
 from contracts.settings import ConfigError
 from manager.aftermath import Aftermath, has_late
@@ -49,6 +50,7 @@ from manager.jobs import Jobs
 from manager.metrics import Metrics
 from manager.pursuit import Pursuit
 from manager.ranking import Question
+from manager.reload import Settings
 
 log = structlog.get_logger(__name__)
 
@@ -60,7 +62,14 @@ OPEN_ANSWERS_WITHIN = 0.5
 
 
 class Manager:
-    def __init__(self, bus: Bus, outbox: Outbox, config: ManagerConfig, manager_id: str) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        outbox: Outbox,
+        config: ManagerConfig,
+        manager_id: str,
+        config_file: ConfigFile[ManagerConfig] | None = None,
+    ) -> None:
         self._bus = bus
         self._outbox = outbox
         self._id = manager_id
@@ -69,6 +78,7 @@ class Manager:
         self._aftermath = Aftermath(self._desk, Books(outbox, manager_id))
         self._answers = Answers(bus)
         self._jobs = Jobs(bus, config.jobs, self._perform)
+        self._settings = Settings(config, config_file, self._desk, self._jobs)
         self._inflight: set[Inflight] = set()
         self._attendance = Attendance(bus, self._desk, lambda: list(self._inflight))
         self._requests: Subscription | None = None
@@ -87,6 +97,7 @@ class Manager:
         await self._share()
         await serve_info(self._bus, self._service())
         self._tasks.start(self._jobs.run(), "jobs")
+        self._tasks.start(self._settings.follow(), "config")
         self._tasks.start(self._attendance.sweep(), "sweep")
         self._tasks.start(self._attendance.reconcile(), "reconcile")
         self._tasks.start(self._tell_metrics(), "metrics")
@@ -318,6 +329,8 @@ class Manager:
             state="ready" if self._requests is not None else "draining",
             inflight=len(self._inflight),
             waiting=len(self._desk.room),
+            config_digest=self._settings.digest,
+            config_refused=self._settings.refused,
         )
         await self._bus.publish(message.reply, reply.to_bytes())
 
@@ -327,8 +340,10 @@ class Manager:
             await self._stand_back()
         elif op == "resume":
             await self._share()
+        elif op == "reload":
+            return self._settings.reload()
         elif op != "status":
-            return f"a Manager cannot {op}: it knows status, drain and resume"
+            return f"a Manager cannot {op}: it knows status, drain, resume and reload"
         return ""
 
     async def _tell_metrics(self) -> None:
@@ -351,14 +366,18 @@ async def run(
     manager_id: str,
     stop: asyncio.Event,
     books: OutboxSettings | None = None,
+    config_file: ConfigFile[ManagerConfig] | None = None,
 ) -> None:
-    """Runs one Manager until `stop` is set. Raises `BusUnreachable`, `ConfigError`; `BusError`: the bus was lost."""
+    """Runs one Manager until `stop` is set, and takes over what is saved in `config_file` meanwhile.
+
+    Raises `BusUnreachable`, `ConfigError`; `BusError`: the bus was lost.
+    """
     if not s.is_name(manager_id):
         raise ConfigError(f"{manager_id!r} is not a Manager's id: 1 to 64 of A-Z a-z 0-9 _ - are allowed")
     bus = await Bus.connect(f"manager:{manager_id}", settings, patience=START_PATIENCE, stop=stop)
     outbox = await Outbox.open(manager_id, settings, books or OutboxSettings(), patience=START_PATIENCE, stop=stop)
     try:
-        await Manager(bus, outbox, config, manager_id).run(stop)
+        await Manager(bus, outbox, config, manager_id, config_file).run(stop)
         if bus.lost.is_set():
             raise BusError("the connection to NATS is lost for good")
     finally:

@@ -46,6 +46,8 @@ class Pursuit:
     def __init__(self, desk: Desk, inflight: Inflight) -> None:
         self._desk = desk
         self._inflight = inflight
+        self._config = desk.config
+        """As it was when the request came."""
         self._chooser = Chooser(desk, inflight)
         self._reservation: Reservation | None = None
         """For the one who is chosen, until it is sent."""
@@ -85,7 +87,7 @@ class Pursuit:
     def _verdict(self) -> BullpenError | None:
         """Nobody answered: the error to end with, or None: ask the next one."""
         attempts, desk = self._inflight.attempts, self._desk
-        if error := failover.verdict(attempts, desk.config):
+        if error := failover.verdict(attempts, self._config):
             return error
         tried = failover.started(attempts)
         if failover.last(attempts) not in tried:
@@ -210,8 +212,8 @@ class Pursuit:
             attempt.wait_again(self._desk.now())
 
     def _patience_ends(self) -> float:
-        inflight, config = self._inflight, self._desk.config
-        overdue = (attempt.overdue_at(config) for attempt in inflight.running)
+        inflight = self._inflight
+        overdue = (attempt.overdue_at(self._config) for attempt in inflight.running)
         return min(inflight.deadline, self._hedge_at, *overdue)
 
     async def _take(self, heard: Heard) -> FinalResponse | None:
@@ -289,7 +291,7 @@ class Pursuit:
             await self._hedge()
             return
         for attempt in inflight.running:
-            if attempt.overdue_at(self._desk.config) > now:
+            if attempt.overdue_at(self._config) > now:
                 continue
             if not self._desk.bus.is_connected:
                 attempt.wait_again(now)  # we could not hear it if it spoke
@@ -300,7 +302,7 @@ class Pursuit:
 
     def _hedging_from(self) -> float:
         """When a second worker is asked as well: later than nearly all of this model's answers come."""
-        inflight, hedging = self._inflight, self._desk.config.hedging
+        inflight, hedging = self._inflight, self._config.hedging
         attempt, request = inflight.attempts[-1], inflight.request
         if len(inflight.attempts) > 1 or request.priority != "interactive" or not hedging.share:
             return inf

@@ -93,7 +93,7 @@ class Member:
 class Registry:
     def __init__(self, silent_after_beats: float) -> None:
         self._members: dict[str, Member] = {}
-        self._silent_after = silent_after_beats
+        self.silent_after = silent_after_beats
         self._swept: float | None = None
         self._excused_until = 0.0
         self._groups: list[list[Member]] = []
@@ -137,10 +137,11 @@ class Registry:
             return News.NONE
         member.clock.hear(beat.sent_at, wall)
         restarted = beat.epoch != known.epoch
+        changed = beat.config_digest != known.config_digest
         self._changed = self._changed or beat.models != known.models
         member.heartbeat, member.heard, member.assigned_at_beat = beat, now, member.assigned
         member.gone, member.silent = "stopped" if beat.state == "stopped" else "", False
-        if restarted:
+        if restarted or changed:
             member.paused_until, member.breaker = 0.0, Breaker()
         return News.VOID if restarted or member.gone else News.NONE
 
@@ -167,10 +168,10 @@ class Registry:
         if slept > every:
             self.excuse(slept)
         present = [m for m in self._members.values() if not m.gone]
-        silent = [m for m in present if self._is_silent(m, now, self._silent_after)]
-        suspect = [m for m in present if self._is_silent(m, now, max(SUSPECT, self._silent_after - 1))]
+        silent = [m for m in present if self._is_silent(m, now, self.silent_after)]
+        suspect = [m for m in present if self._is_silent(m, now, max(SUSPECT, self.silent_after - 1))]
         if len(suspect) > 1 and len(suspect) > PANIC_SHARE * len(present):
-            silent = [m for m in silent if self._is_silent(m, now, 2 * self._silent_after)]
+            silent = [m for m in silent if self._is_silent(m, now, 2 * self.silent_after)]
         for member in silent:
             member.gone, member.silent = f"silent for {now - member.heard:.1f} s", True
         self._forget(now)
@@ -178,7 +179,7 @@ class Registry:
 
     def nothing_heard(self, member: Member, since: float, now: float) -> bool:
         """Whether a silent worker has not said anything else either since then, for as long as a heart may pause."""
-        return now - since > self._silent_after * member.patience
+        return now - since > self.silent_after * member.patience
 
     def excuse_until(self, then: float) -> None:
         """Nobody's silence before `then` counts: all of us have to find the server again."""

@@ -9,7 +9,7 @@ Time here is unix seconds: windows are hours, days and months of the calendar, i
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from hashlib import sha256
@@ -128,6 +128,14 @@ class Purse:
     reserved: Decimal = NOTHING
     known: Ledger | None = field(default=None)
     """As it was last seen."""
+
+    def follow(self, budget: Budget) -> None:
+        """Its budget has another limit, or warns earlier; nothing, if that budget is another one."""
+        old = self.account.budget
+        same = (budget.tenant, budget.model, budget.per) == (old.tenant, old.model, old.per)
+        if same and budget != old:
+            self.account = replace(self.account, budget=budget)
+            self.until = 0.0
 
     def can_pay(self, usd: Decimal, now: float) -> bool:
         return now < self.until and self.lease - self.used - self.reserved >= usd

@@ -79,9 +79,16 @@ class Treasury:
             purse.reserve(usd)
         return Reservation(usd, tuple(purses)) if purses else None
 
+    def reconfigure(self, budgets: tuple[Budget, ...]) -> None:
+        """Whose limit is another now: the next request that it pays for asks the ledger how much is left."""
+        self._budgets = budgets
+        for purse in self._purses.values():
+            for budget in budgets:
+                purse.follow(budget)
+
     async def keep(self) -> None:
         """Renews leases before they are needed, and gives back what is not; until cancelled."""
-        while self._budgets:
+        while True:
             await asyncio.sleep(RENEW_EVERY)
             for key, purse in list(self._purses.items()):
                 await self._renew_quietly(purse, purse.reserved + purse.used)

@@ -29,7 +29,7 @@ class Turn:
 
 class WaitingRoom:
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self._lines: dict[Priority, OrderedDict[str, deque[Turn]]] = {
             "interactive": OrderedDict(),
             "batch": OrderedDict(),
@@ -46,7 +46,7 @@ class WaitingRoom:
         Who was called and found nothing comes again with its `last` turn, to the front of its tenant's line.
         Raises `BullpenError(overloaded)` at once when the room is full.
         """
-        if len(self) >= self._limit and not last and not (priority == "interactive" and self._send_away()):
+        if len(self) >= self.limit and not last and not (priority == "interactive" and self._send_away()):
             raise self._full()
         line = self._lines[priority]
         turn = Turn(tenant) if last is None else Turn(tenant, round=last.round, declined=last.declined)

@@ -31,7 +31,7 @@ class Grading:
     def __init__(self, bus: Bus, store: Store, every: float) -> None:
         self._bus = bus
         self._store = store
-        self._every = every
+        self.every = every
         self._bucket: Bucket | None = None
         self._told: dict[str, dict[str, Grade]] = {}
         """What the bucket holds, by model, as far as we wrote it."""
@@ -41,7 +41,7 @@ class Grading:
     async def run(self) -> None:
         """Until cancelled. What is away is tried again the next time."""
         while True:
-            await asyncio.sleep(self._every)
+            await asyncio.sleep(self.every)
             try:
                 await self.look()
             except (BusError, DatabaseAway, RowsRefused) as error:

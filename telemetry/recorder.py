@@ -40,7 +40,7 @@ class Recorder:
         self._bus = bus
         self._store = store
         self._database = database
-        self._config = config
+        self.config = config
         self._discretion = discretion
         self._held: list[Sequence[StoredMessage]] = []
         self._turn = asyncio.Lock()
@@ -67,7 +67,7 @@ class Recorder:
             async with self._turn:
                 if stop.is_set():
                     return
-                batch = await consumer.fetch(self._config.batch_size, timeout=self._config.fetch_wait, max_bytes=most)
+                batch = await consumer.fetch(self.config.batch_size, timeout=self.config.fetch_wait, max_bytes=most)
             if batch:
                 await self._keep(batch)
 

@@ -34,7 +34,7 @@ FIRST = UUID(int=0)
 class Housekeeper:
     def __init__(self, store: Store, config: TelemetryConfig) -> None:
         self._store = store
-        self._config = config
+        self.config = config
         self._emptied_up_to = FIRST
         self._began: datetime | None = None
 
@@ -57,10 +57,10 @@ class Housekeeper:
         if not await connection.fetchval("SELECT pg_try_advisory_lock($1, 2)", LOCK):
             return False
         await ensure_ahead(connection, now)
-        if self._config.retention is not None:
-            await drop_ended(connection, _months_before(now, self._config.retention))
-        if self._config.content_retention is not None:
-            await self._empty(connection, now, timedelta(days=self._config.content_retention))
+        if self.config.retention is not None:
+            await drop_ended(connection, _months_before(now, self.config.retention))
+        if self.config.content_retention is not None:
+            await self._empty(connection, now, timedelta(days=self.config.content_retention))
         return True
 
     async def _empty(self, connection: Connection, now: datetime, age: timedelta) -> None:

@@ -12,6 +12,7 @@ from bus.service import EndpointStats, Service, package_version, serve_info
 from bus.tasks import first_of
 from contracts import TelemetryMetrics, utc_now
 from contracts import subjects as s
+from contracts.config_file import ConfigFile
 from telemetry import stream
 from telemetry.config import TelemetryConfig
 from telemetry.direct import Direct
@@ -20,6 +21,7 @@ from telemetry.grading import Grading
 from telemetry.migrate import migrate
 from telemetry.patience import Patience
 from telemetry.recorder import Recorder
+from telemetry.reload import follow
 from telemetry.retention import Housekeeper
 from telemetry.store import DatabaseAway, Store
 
@@ -67,6 +69,11 @@ class Accountant:
         self._stream_is_there = asyncio.Event()
         self._was_there = False
         self._stats = EndpointStats("feedback", s.INFER_FEEDBACK, s.INFER_QUEUE)
+
+    def reconfigure(self, config: TelemetryConfig) -> None:
+        """From the next batch or round on."""
+        self._config = self._recorder.config = self._housekeeper.config = config
+        self._grading.every = config.grades_interval
 
     async def run(self, stop: asyncio.Event) -> None:
         """Books until `stop` is set. Raises `SchemaMismatch`, and `BusError` when the bus is lost."""
@@ -166,21 +173,26 @@ async def run(
     instance_id: str,
     stop: asyncio.Event,
     content_key: bytes = b"",
+    config_file: ConfigFile[TelemetryConfig] | None = None,
 ) -> None:
-    """Runs one accountant until `stop` is set.
+    """Runs one accountant until `stop` is set, and takes over what is saved in `config_file` meanwhile.
 
     Raises `BusUnreachable`, `ConfigError`, `SchemaMismatch`, and `BusError` when the bus was lost.
     """
     discretion = Discretion(config.content, content_key)
     bus = await Bus.connect(f"telemetry:{instance_id}", settings, patience=START_PATIENCE, stop=stop)
+    following = Tasks(f"{instance_id}:config")
     store, apart = (Store(database_url, config.command_timeout) for _ in range(2))
     try:
         housekeeper, grading = Housekeeper(apart, config), Grading(bus, apart, config.grades_interval)
         accountant = Accountant(
             bus, store, housekeeper, grading, config, instance_id=instance_id, discretion=discretion
         )
+        if config_file is not None:
+            following.start(follow(config_file, config, accountant.reconfigure), "config")
         await accountant.run(stop)
     finally:
+        await following.cancel()
         await apart.close()
         await store.close()
         await bus.close()

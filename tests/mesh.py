@@ -11,6 +11,7 @@ from bus import Bus, BusSettings, Message, Subscription
 from bus.jetstream import StreamSpec, ensure_stream
 from contracts import Heartbeat
 from contracts import subjects as s
+from contracts.config_file import ConfigFile
 from manager.config import ManagerConfig
 from manager.manager import run as run_manager
 from tests.support import eventually
@@ -40,19 +41,23 @@ class SmallMesh:
         await self.bus.close()
 
     async def manager(self, name: str = "m-1", **config: Any) -> None:
+        """With this config, or (`file`) the one in a file, which it then follows."""
         stop = asyncio.Event()
-        running = run_manager(self.settings, ManagerConfig(**config), manager_id=name, stop=stop)
+        followed = ConfigFile(ManagerConfig, "manager", config["file"]) if "file" in config else None
+        told = followed.load() if followed else ManagerConfig(**config)
+        running = run_manager(self.settings, told, manager_id=name, stop=stop, config_file=followed)
         self._roles[name] = stop, asyncio.create_task(running)
         await eventually(lambda: self._answers(f"$SRV.PING.bullpen-manager.{name}"))
         heard = {worker_id: beat.seq for worker_id, beat in self.beats.items()}
         await eventually(lambda: all(self.beats[worker_id].seq > seq for worker_id, seq in heard.items()))
 
     async def worker(self, worker_id: str, backend: str = "simulated", **config: Any) -> None:
-        """Starts a worker and waits until it is ready."""
+        """Starts a worker as `manager` does, and waits until it is ready."""
         folder = find(backend)
-        told = {"heartbeat_interval": 0.2, **config}
+        followed = folder.config_file(config["file"]) if "file" in config else None
+        told = followed.load() if followed else folder.load().config_class(**{"heartbeat_interval": 0.2, **config})
         stop = asyncio.Event()
-        running = run_worker(self.settings, folder, folder.load().config_class(**told), worker_id=worker_id, stop=stop)
+        running = run_worker(self.settings, folder, told, worker_id=worker_id, stop=stop, config_file=followed)
         self._roles[worker_id] = stop, asyncio.create_task(running)
         await self.state(worker_id, "ready")
 

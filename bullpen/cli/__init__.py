@@ -30,6 +30,8 @@ COMMANDS = {
     "forget": ("forget", ACT, "Delete what was asked and answered under a task's or a tenant's name."),
     "drain": ("act", ACT, "Let a worker or a Manager finish what it does and take nothing new."),
     "resume": ("act", ACT, "Let a drained worker or Manager take questions again."),
+    "swap": ("act", ACT, "Change the model of a running worker. Nothing that runs is lost."),
+    "reload": ("act", ACT, "Have a worker or a Manager read its config.yaml again."),
     "promote": (
         "grades",
         ACT,

@@ -1,14 +1,15 @@
-"""`drain` and `resume`: tell one worker or Manager what to do."""
+"""`drain`, `resume`, `reload`, `swap`: tell one worker or Manager what to do."""
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from pydantic_core import from_json
 
-from bullpen.cli.running import connected, run
+from bullpen.cli.running import connected, run, usage
 from bullpen.cli.show import as_json, clean, note
 from client import Bullpen
-from client.client import MANAGER_SERVICE, Order, Service
+from client.client import MANAGER_SERVICE, SWAP_WITHIN, Order, Service
 from contracts import BullpenError, ControlReply, ErrorCode, ManagerReply
 
 LOOK_EVERY = 0.25
@@ -23,6 +24,8 @@ Reply = ControlReply | ManagerReply
 def register(app: typer.Typer) -> None:
     app.command()(drain)
     app.command()(resume)
+    app.command()(reload)
+    app.command()(swap)
 
 
 def drain(role_id: RoleId, *, wait: Wait = False, json: Json = False) -> None:
@@ -45,6 +48,83 @@ def resume(role_id: RoleId, *, json: Json = False) -> None:
       bullpen resume local-1
     """
     run(lambda: _tell(role_id, "resume", wait=False, json=json))
+
+
+def reload(role_id: RoleId, *, json: Json = False) -> None:
+    """Have a worker or a Manager read its config.yaml again.
+
+    They do so by themselves when it is saved; this waits, and says what came of it: exit 1 when it was refused.
+
+    Examples:
+
+      bullpen reload local-1
+    """
+    run(lambda: _reload(role_id, json=json))
+
+
+def swap(
+    worker_id: Annotated[str, typer.Argument(metavar="WORKER", help="A worker, by its id")],
+    *,
+    model: Annotated[
+        str | None, typer.Option(help="The model to serve: one of its config's, or of its server's")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="An option of the model, as in its config; JSON or text"),
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait until it is loaded")] = SWAP_WITHIN,
+    json: Json = False,
+) -> None:
+    """Change the model of a running worker. Nothing that runs is lost.
+
+    The new model is loaded first; when it does not load, the old one stays and this exits with 1. It lasts until the
+    worker's config.yaml is saved, or the worker is started again.
+
+    Examples:
+
+      bullpen swap ollama-1 --model llama3.2
+
+      bullpen swap local-1 --model mine --option path=/models/mine.gguf
+
+      bullpen swap local-1 --option system="Answer in French."
+    """
+    if model is None and not option:
+        raise usage("there is nothing to swap", "say --model, or --option, or both")
+    options = dict(map(_option, option)) if option else None
+    run(lambda: _swap(worker_id, model, options, timeout=timeout, json=json))
+
+
+def _option(told: str) -> tuple[str, Any]:
+    key, equals, value = told.partition("=")
+    if not key or not equals:
+        raise usage(f"--option {told}: it should look like KEY=VALUE")
+    try:
+        return key, from_json(value)
+    except ValueError:
+        return key, value
+
+
+async def _swap(
+    worker_id: str, model: str | None, options: dict[str, Any] | None, *, timeout: float, json: bool
+) -> None:
+    async with connected() as bullpen:
+        reply = await bullpen.swap(worker_id, model=model, options=options, within=timeout)
+    _outcome(worker_id, reply, json=json)
+
+
+async def _reload(role_id: str, *, json: bool) -> None:
+    async with connected() as bullpen:
+        reply = await _order(bullpen, await bullpen.find(role_id), "reload")
+    _outcome(role_id, reply, json=json)
+
+
+def _outcome(role_id: str, reply: Reply, *, json: bool) -> None:
+    if json:
+        as_json(reply)
+    if not reply.ok:
+        raise BullpenError(ErrorCode.CONFLICT, f"{role_id} goes on as before: {reply.message}")
+    if not json:
+        typer.echo(clean(f"{role_id}: {reply.message}"))
 
 
 async def _tell(role_id: str, op: Order, *, wait: bool, json: bool) -> None:

@@ -7,9 +7,11 @@ Each imports its role when it is called: a worker's process should not carry a M
 
 import asyncio
 import os
+import signal
 import socket
+import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import typer
 
@@ -22,9 +24,11 @@ from bus.outbox import OutboxSettings
 from client import Bullpen
 from client.client import WORKER_SERVICE, Service
 from contracts import subjects as s
-from contracts.settings import ConfigError, load_config
+from contracts.config_file import ConfigFile
+from contracts.settings import ConfigError, ConfigModel, load_config
 
 UNHEALTHY = 1
+S = TypeVar("S", bound=ConfigModel)
 ROOT = Path(__file__).resolve().parents[2]
 
 Id = Annotated[str | None, typer.Option("--id", help="A name of its own [default: made of role, host and process]")]
@@ -55,8 +59,10 @@ def manager(id_: Id = None, config: Config = None) -> None:
         from manager.config import ManagerConfig
         from manager.manager import run as run_manager
 
-        read = load_config(ManagerConfig, "manager", config or _own_config("manager"))
-        await run_manager(settings(), read, manager_id=_id("manager", id_), stop=stop, books=_books())
+        file = _followed(ConfigFile(ManagerConfig, "manager", config or _own_config("manager")))
+        await run_manager(
+            settings(), file.load(), manager_id=_id("manager", id_), stop=stop, books=_books(), config_file=file
+        )
 
     raise typer.Exit(run_role("manager", role))
 
@@ -87,11 +93,19 @@ def worker(
 
         folder = find(name_or_path)
         try:
-            read = folder.config(config)
+            file = _followed(folder.config_file(config))
         except ImportError as error:
             told = await folder.available()
             raise ConfigError(f"{told.reason or error}: {told.cure}") from None
-        await run_worker(settings(), folder, read, worker_id=_id(folder.name, id_), stop=stop, books=_books())
+        await run_worker(
+            settings(),
+            folder,
+            file.load(),
+            worker_id=_id(folder.name, id_),
+            stop=stop,
+            books=_books(),
+            config_file=file,
+        )
 
     raise typer.Exit(run_role("worker", role))
 
@@ -116,15 +130,16 @@ def telemetry(id_: Id = None, config: Config = None) -> None:
         database = resolve_database_url()
         if database is None:
             raise ConfigError("there is no database to keep books in: set DATABASE_URL, or start one with `bullpen up`")
-        read = load_config(TelemetryConfig, "telemetry", config or _own_config("telemetry"))
+        file = _followed(ConfigFile(TelemetryConfig, "telemetry", config or _own_config("telemetry")))
         try:
             await run_telemetry(
                 settings(),
                 database,
-                read,
+                file.load(),
                 instance_id=_id("telemetry", id_),
                 stop=stop,
                 content_key=content_key(default_data_dir()),
+                config_file=file,
             )
         except SchemaMismatch as error:
             raise ConfigError(str(error)) from None
@@ -194,6 +209,13 @@ def _books() -> OutboxSettings:
         spool=default_data_dir() / "spool",
         spool_max_bytes=read.spool_max_bytes,
     )
+
+
+def _followed(file: ConfigFile[S]) -> ConfigFile[S]:
+    """SIGHUP has it read again, except on a terminal, which sends that when it is closed."""
+    if hasattr(signal, "SIGHUP") and not sys.stdin.isatty():
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, file.touch)
+    return file
 
 
 def _own_config(role: str) -> Path | None:

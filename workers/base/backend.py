@@ -168,6 +168,14 @@ class Backend(ABC, Generic[C]):
                 logprobs.extend(piece.logprobs)
         raise truncated()
 
+    def adopt(self, config: C) -> bool:
+        """Takes over a changed config while it runs; False: a new object of this class has to be made for it."""
+        return False
+
+    async def memory_needed(self) -> int | None:
+        """Bytes that `start` will take in this process, about. None: hardly any, or unknown. Never raises."""
+        return None
+
     @abstractmethod
     async def health(self) -> None:
         """Returns when the backend can answer now; raises `BullpenError` saying why when it cannot."""

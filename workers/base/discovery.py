@@ -13,7 +13,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from contracts.settings import ConfigError, load_config
+from contracts.config_file import ConfigFile
+from contracts.settings import ConfigError
 from contracts.subjects import is_name
 from workers.base.backend import Availability, Backend
 from workers.base.config import BackendConfig
@@ -48,7 +49,11 @@ class BackendFolder:
 
     def config(self, path: Path | None = None) -> BackendConfig:
         """The folder's `config.yaml` (or the file at `path`) with `BULLPEN_<NAME>__*` on top."""
-        return load_config(self.load().config_class, self.name, path or self.path / "config.yaml")
+        return self.config_file(path).load()
+
+    def config_file(self, path: Path | None = None) -> ConfigFile[BackendConfig]:
+        """The same, to be followed while the worker runs."""
+        return ConfigFile(self.load().config_class, self.name, path or self.path / "config.yaml")
 
     async def available(self) -> Availability:
         """Whether this backend can run here now, and what to do when it can't. Never raises."""

@@ -6,8 +6,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from contracts import BullpenError, WorkerState
-from workers.base.config import BackendConfig
-from workers.base.discovery import AnyBackend
+from workers.base.bench import Engine
 from workers.base.presence import Presence
 
 log = structlog.get_logger(__name__)
@@ -16,19 +15,23 @@ Become = Callable[[WorkerState, str], Awaitable[None]]
 
 
 class Health:
-    def __init__(self, backend: AnyBackend, config: BackendConfig, presence: Presence, become: Become) -> None:
+    def __init__(self, engine: Engine, presence: Presence, become: Become) -> None:
         """`become` is told the state, and why, each time the backend was looked at."""
-        self._backend = backend
-        self._every = config.health_interval
+        self._engine = engine
+        self._backend = engine.backend
         self._presence = presence
         self._become = become
 
     async def keep(self) -> None:
         """Starts the backend, then looks after it, until cancelled."""
         while not await self._started():  # noqa: ASYNC110 — this tries again, it does not wait for a change
-            await asyncio.sleep(self._every)
+            await asyncio.sleep(self._engine.config.health_interval)
+        await self.watch()
+
+    async def watch(self) -> None:
+        """Looks after a backend that is started, until cancelled."""
         while True:
-            await asyncio.sleep(self._every)
+            await asyncio.sleep(self._engine.config.health_interval)
             await self._check()
 
     async def _started(self) -> bool:
@@ -41,13 +44,13 @@ class Health:
             log.exception("backend_start_failed", backend=self._backend.name)
             await self._become("degraded", f"the backend could not start: {type(error).__name__}")
             return False
-        self._presence.models = self._backend.models()
+        self._engine.models = self._presence.models = self._backend.models()
         await self._become("ready", "")
         return True
 
     async def _check(self) -> None:
         try:
-            async with asyncio.timeout(max(5.0, self._every)):
+            async with asyncio.timeout(max(5.0, self._engine.config.health_interval)):
                 await self._backend.health()
         except BullpenError as error:
             await self._become("degraded", error.message)

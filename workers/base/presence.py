@@ -1,41 +1,44 @@
 """What a worker shows of itself: its state, its load, its heartbeat."""
 
 import asyncio
-import hashlib
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import time
 
 import structlog
 
 from bus import Bus, BusError
 from bus.outbox import Outbox
-from contracts import Heartbeat, ModelCard, WorkerEventRecord, WorkerState, new_id, utc_now
+from contracts import Heartbeat, JsonObject, ModelCard, WorkerEventRecord, WorkerState, new_id, utc_now
+from contracts.config_file import config_digest
 from contracts.subjects import TELEMETRY_WORKER, WORKER_HEARTBEAT
-from workers.base.admission import Admission
+from workers.base.bench import Bench
 from workers.base.config import BackendConfig
 from workers.base.execution import Execution
 from workers.base.resources import ResourceMeter
 
 log = structlog.get_logger(__name__)
 
+LOADING_INTERVAL = 4.0
+"""Seconds: what we say our heart may pause while a model is loaded, for which some libraries stop the whole process."""
 WEIGHT = 0.2
 """How much the last request moves the moving averages."""
 
 
 class Presence:
-    def __init__(
-        self, bus: Bus, outbox: Outbox, backend: str, worker_id: str, *, config: BackendConfig, admission: Admission
-    ) -> None:
+    def __init__(self, bus: Bus, outbox: Outbox, backend: str, worker_id: str, *, bench: Bench) -> None:
         self._bus = bus
         self._outbox = outbox
         self._backend = backend
         self._id = worker_id
-        self._config = config
-        self._admission = admission
+        self._bench = bench
         self._meter = ResourceMeter()
         self._seq = 0
         self._started_at = utc_now()
-        self._digest = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:16]
+        self._config = bench.current.config
+        self._digest = config_digest(self._config)
+        self._loading = False
         self._service_ms: float | None = None
         self._tokens_per_second: float | None = None
         self.epoch = new_id()
@@ -49,6 +52,11 @@ class Presence:
         if state == previous:
             return
         log.info("worker_state", worker_id=self._id, state=state, previous=previous, reason=reason)
+        self.book(previous, reason, {})
+        await self.say()
+
+    def book(self, previous: WorkerState, reason: str, detail: JsonObject) -> None:
+        """An event for the books."""
         event_id = new_id()
         record = WorkerEventRecord(
             event_id=event_id,
@@ -56,12 +64,32 @@ class Presence:
             worker_id=self._id,
             backend=self._backend,
             epoch=self.epoch,
-            state=state,
+            state=self.state,
             previous=previous,
             reason=reason,
+            detail=detail,
         )
         self._outbox.put(TELEMETRY_WORKER, record, event_id)
-        await self.say()
+
+    def serve(self, config: BackendConfig, models: tuple[ModelCard, ...]) -> None:
+        """What is served from now on, and how; the next heartbeat tells."""
+        if [card.model_id for card in models] != [card.model_id for card in self.models]:
+            self._service_ms = self._tokens_per_second = None
+        self._config, self._digest, self.models = config, config_digest(config), models
+
+    @property
+    def config_digest(self) -> str:
+        return self._digest
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """While a model is loaded: our heart may pause, and nobody should take that for death."""
+        self._loading = True
+        try:
+            yield
+        finally:
+            self._loading = False
+            self.reason = "" if self.state == "ready" else self.reason
 
     def report(self, progress: str) -> None:
         """How far a long step is; told with the next heartbeat."""
@@ -90,20 +118,26 @@ class Presence:
             models=self.models,
             state=self.state,
             reason=self.reason,
-            inflight=self._admission.inflight,
-            queued=self._admission.queued,
-            capacity=self._admission.capacity,
+            inflight=self._bench.inflight,
+            queued=self._bench.queued,
+            capacity=self._bench.capacity,
             resources=self._meter.read(),
             tokens_per_second=self._tokens_per_second,
             ewma_ms=self._service_ms,
             epoch=self.epoch,
             seq=self._seq,
-            interval_ms=round(self._config.heartbeat_interval * 1000),
+            interval_ms=round(1000 * self._interval),
             started_at=self._started_at,
             sent_at=round(time() * 1000),
             host=socket.gethostname(),
             config_digest=self._digest,
         )
+
+    @property
+    def _interval(self) -> float:
+        """Seconds until the next heartbeat, as far as we can promise."""
+        interval = self._config.heartbeat_interval
+        return max(interval, LOADING_INTERVAL) if self._loading else interval
 
     async def say(self) -> None:
         """One heartbeat, now."""

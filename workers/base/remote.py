@@ -1,4 +1,4 @@
-"""What others tell a worker beside requests: cancel, drain, resume, report, leave."""
+"""What others tell a worker beside requests: cancel, drain, resume, report, swap, leave."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -20,6 +20,7 @@ from contracts import subjects as s
 from workers.base.execution import Execution
 from workers.base.last_words import Key, LastWords
 from workers.base.presence import Presence
+from workers.base.swap import Swapper
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +38,7 @@ class RemoteControl:
         running: Mapping[Key, Execution],
         last_words: LastWords,
         share: Callable[[], Awaitable[None]],
+        swapper: Swapper,
     ) -> None:
         """`share` brings our part in the queue group in line with the state."""
         self._bus = bus
@@ -45,6 +47,7 @@ class RemoteControl:
         self._running = running
         self._last_words = last_words
         self._share = share
+        self._swapper = swapper
         self.superseded = asyncio.Event()
         """A younger worker has our id: leave."""
 
@@ -70,7 +73,7 @@ class RemoteControl:
             await self._bus.publish(message.reply, reply.to_bytes())
 
     async def _obey(self, request: ControlRequest) -> ControlReply:
-        problem = ""
+        ok, told = True, ""
         match request.op:
             case "status":
                 pass
@@ -86,9 +89,16 @@ class RemoteControl:
                 await self._report(request)
             case "superseded":
                 self._step_down(request)
-            case _:
-                problem = f"this worker cannot {request.op} while it runs: change its config.yaml and restart it"
-        return ControlReply(ok=not problem, worker_id=self._id, message=problem, heartbeat=self._presence.heartbeat())
+            case "swap" | "reload":
+                outcome = await (self._swapper.swap(request) if request.op == "swap" else self._swapper.reload())
+                ok, told = outcome.done, outcome.message
+        return ControlReply(
+            ok=ok,
+            worker_id=self._id,
+            message=told,
+            heartbeat=self._presence.heartbeat(),
+            config_refused=self._swapper.refused,
+        )
 
     def _cancel(self, request: ControlRequest) -> None:
         execution = self._running.get(_key(request))

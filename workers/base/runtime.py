@@ -8,9 +8,10 @@ directly. What a Manager asked is booked by the Manager, which alone knows what 
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import structlog
 
@@ -32,20 +33,22 @@ from contracts import (
 )
 from contracts import headers as h
 from contracts import subjects as s
+from contracts.config_file import ConfigFile
 from contracts.settings import ConfigError
-from workers.base.admission import Admission
 from workers.base.audience import Audience, DirectCaller, RoutedCaller
 from workers.base.backend import Done, Job
+from workers.base.bench import Bench, Engine
 from workers.base.books import DirectBooks
 from workers.base.call import Call
 from workers.base.confidence import Confidence
 from workers.base.config import BackendConfig
-from workers.base.discovery import AnyBackend, BackendFolder
+from workers.base.discovery import BackendFolder
 from workers.base.execution import CLAIM_AFTER, Execution, out_of_time
 from workers.base.health import Health
 from workers.base.last_words import LastWords
 from workers.base.presence import Presence
 from workers.base.remote import RemoteControl
+from workers.base.swap import Swapper
 
 log = structlog.get_logger(__name__)
 
@@ -54,15 +57,17 @@ START_PATIENCE = 30.0
 
 
 class Worker:
-    def __init__(self, bus: Bus, outbox: Outbox, backend: AnyBackend, config: BackendConfig, worker_id: str) -> None:
+    def __init__(
+        self, bus: Bus, outbox: Outbox, bench: Bench, worker_id: str, config_file: ConfigFile[Any] | None = None
+    ) -> None:
         self._bus = bus
         self._outbox = outbox
-        self._backend = backend
-        self._config = config
+        self._bench = bench
+        backend = self._backend = bench.current.backend
         self._id = worker_id
-        self._admission = Admission(config.max_concurrency, config.queue_limit)
         self._books = DirectBooks(outbox, backend.name, worker_id)
-        self._presence = Presence(bus, outbox, backend.name, worker_id, config=config, admission=self._admission)
+        self._presence = Presence(bus, outbox, backend.name, worker_id, bench=bench)
+        self._swapper = Swapper(bench, self._presence, config_file, self._seat)
         self._confidence: dict[str, Confidence] = {}
         self._running: dict[tuple[str, int], Execution] = {}
         self._last_words = LastWords()
@@ -74,16 +79,18 @@ class Worker:
             running=self._running,
             last_words=self._last_words,
             share=self._share,
+            swapper=self._swapper,
         )
         self._tasks = Tasks(worker_id)
+        self._health: asyncio.Task[None] | None = None
         self._stats = EndpointStats("infer", s.infer_backend(backend.name), s.INFER_QUEUE)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Starts, serves until `stop` is set or the bus is lost, drains, leaves."""
         self._tasks.start(self._presence.beat(), "heartbeat")
         await self._listen()
-        health = Health(self._backend, self._config, self._presence, self._become)
-        self._tasks.start(health.keep(), "health")
+        self._look_after(Health(self._bench.current, self._presence, self._become).keep())
+        self._tasks.start(self._swapper.follow(), "config")
         await first_of(stop, self._bus.lost, self._remote.superseded)
         await self._drain()
         if self._remote.superseded.is_set():
@@ -122,6 +129,21 @@ class Worker:
         elif self._presence.state != "ready" and self._shared is not None:
             shared, self._shared = self._shared, None
             await shared.stop()
+
+    def _look_after(self, looking: Coroutine[Any, Any, None]) -> None:
+        """Instead of what was looked after until now."""
+        if self._health is not None:
+            self._health.cancel()
+        self._health = self._tasks.start(looking, "health")
+
+    async def _seat(self, engine: Engine) -> None:
+        """From now on this one serves; the one before finishes what it began."""
+        before = self._bench.seat(engine)
+        self._look_after(Health(engine, self._presence, self._become).watch())
+        self._presence.serve(engine.config, engine.models)
+        await self._become("ready")
+        await self._presence.say()
+        self._tasks.start(self._bench.retire(before), "retire")
 
     # A request
 
@@ -166,12 +188,13 @@ class Worker:
             await self._make_sure(execution, audience)
         call = execution.call
         self._check_able(call)
-        job = execution.job = self._job(call)
-        loop = asyncio.get_running_loop()
-        work = loop.create_task(self._in_turn(execution, job, audience))
-        if call.routed:
-            work.add_done_callback(self._tell_after(execution, audience))
-        await execution.within(call.remaining, work)
+        engine, card = self._engine(call.model)
+        job = execution.job = self._job(call, engine, card)
+        with engine.at_work(execution):
+            work = asyncio.get_running_loop().create_task(self._in_turn(execution, engine, job, audience))
+            if call.routed:
+                work.add_done_callback(self._tell_after(execution, audience))
+            await execution.within(call.remaining, work)
         return self._response(job, execution)
 
     async def _make_sure(self, execution: Execution, audience: Audience) -> None:
@@ -195,18 +218,18 @@ class Worker:
 
         return end
 
-    async def _in_turn(self, execution: Execution, job: Job, audience: Audience) -> None:
+    async def _in_turn(self, execution: Execution, engine: Engine, job: Job, audience: Audience) -> None:
         """Waits for a place, asks before spending money, computes."""
-        async with self._admission.place(execution.call.request.priority):
+        async with engine.places.place(execution.call.request.priority):
             if job.max_tokens == 0:
                 execution.done = Done("length", prompt_tokens=0, completion_tokens=0)  # others said it all already
                 return
             if job.model.local:
-                await execution.compute(self._backend, job, audience)
+                await execution.compute(engine.backend, job, audience)
                 return
             budget = await audience.permission()
             async with asyncio.timeout(budget):
-                await execution.compute(self._backend, job, audience)
+                await execution.compute(engine.backend, job, audience)
 
     def _check_able(self, call: Call) -> None:
         if call.remaining <= 0:
@@ -215,8 +238,7 @@ class Worker:
             reason = f"{self._id} is {self._presence.state}"
             raise BullpenError(ErrorCode.NO_WORKER, f"{reason}: {self._presence.reason}".rstrip(": "))
 
-    def _job(self, call: Call) -> Job:
-        card = self._card(call.model)
+    def _job(self, call: Call, engine: Engine, card: ModelCard) -> Job:
         needs = call.request.needs | {"prefill"} if call.prefix else call.request.needs
         missing = needs - set(card.capabilities)
         if missing:
@@ -225,24 +247,19 @@ class Worker:
                 f"{card.model_id} cannot do this: {', '.join(sorted(missing))}",
                 field="model",
             )
-        configured = next((m.max_tokens for m in self._config.models if m.name == card.model_id), None)
-        limit = configured or self._config.max_tokens
+        configured = next((m.max_tokens for m in engine.config.models if m.name == card.model_id), None)
+        limit = configured or engine.config.max_tokens
         wanted = call.request.max_tokens or limit
         most = min(wanted, limit) if wanted and limit else wanted
         left = None if most is None else max(0, most - call.prefix_tokens)
         return Job(call.request, card, left, call.prefix)
 
-    def _card(self, name: str | None) -> ModelCard:
-        models = self._presence.models
-        if name is None and models:
-            return models[0]
-        for card in models:
-            if name is not None and card.answers_to(name):
-                return card
-        served = ", ".join(card.model_id for card in models) or "nothing"
-        raise BullpenError(
-            ErrorCode.NO_SUCH_MODEL, f"{self._id} does not serve {name}; it serves {served}", field="model"
-        )
+    def _engine(self, model: str | None) -> tuple[Engine, ModelCard]:
+        found = self._bench.find(model)
+        if found is None:
+            served = f"{self._id} does not serve {model}; it serves {self._bench.served}"
+            raise BullpenError(ErrorCode.NO_SUCH_MODEL, served, field="model")
+        return found
 
     def _response(self, job: Job, execution: Execution) -> InferenceResponse:
         assert execution.done is not None
@@ -334,9 +351,10 @@ class Worker:
     async def _drain(self) -> None:
         """Takes nothing new, finishes what runs, tells the rest why not, and says goodbye."""
         await self._presence.become("draining", "stopping")
+        await self._swapper.stop()
         await self._share()
         with suppress(TimeoutError, asyncio.CancelledError):  # a second signal: enough waited
-            async with asyncio.timeout(self._config.drain_timeout):
+            async with asyncio.timeout(self._bench.current.config.drain_timeout):
                 await self._idle()
         for execution in list(self._running.values()):
             execution.stop(BullpenError(ErrorCode.NO_WORKER, f"{self._id} is leaving"))
@@ -359,20 +377,25 @@ async def run_worker(
     worker_id: str,
     stop: asyncio.Event,
     books: OutboxSettings | None = None,
+    config_file: ConfigFile[Any] | None = None,
 ) -> None:
-    """Runs one worker until `stop` is set. Raises `BusUnreachable`, `ConfigError`; `BusError` when the bus was lost."""
+    """Runs one worker until `stop` is set, and takes over what is saved in `config_file` meanwhile.
+
+    Raises `BusUnreachable`, `ConfigError`; `BusError` when the bus was lost.
+    """
     if not s.is_name(worker_id):
         raise ConfigError(f"{worker_id!r} is not a worker id: 1 to 64 of A-Z a-z 0-9 _ - are allowed")
     backend = folder.load()(config)
+    bench = Bench(Engine(backend, config))
     name = s.worker_connection_name(backend.name, worker_id)
     bus = await Bus.connect(name, settings, patience=START_PATIENCE, stop=stop)
     outbox = await Outbox.open(worker_id, settings, books or OutboxSettings(), patience=START_PATIENCE, stop=stop)
     try:
-        await Worker(bus, outbox, backend, config, worker_id).run(stop)
+        await Worker(bus, outbox, bench, worker_id, config_file).run(stop)
         if bus.lost.is_set():
             raise BusError("the connection to NATS is lost for good")
     finally:
-        await backend.close()
+        await bench.close()
         await outbox.close()
         await bus.close()
 

@@ -1,0 +1,63 @@
+"""A Manager's config while it runs: what is saved counts from the next decision on, what is wrong changes nothing.
+
+Requests under way keep their time limits and numbers of attempts.
+"""
+
+import structlog
+
+from contracts.config_file import ConfigFile, config_digest, differing
+from contracts.settings import ConfigError
+from manager.config import ManagerConfig
+from manager.desk import Desk
+from manager.jobs import Jobs
+
+log = structlog.get_logger(__name__)
+
+AT_START = frozenset({"jobs.silent_after"})
+"""What JetStream was told when the Manager started: it counts from the next start."""
+
+
+class Settings:
+    """The config in force."""
+
+    def __init__(self, config: ManagerConfig, file: ConfigFile[ManagerConfig] | None, desk: Desk, jobs: Jobs) -> None:
+        """`file` None: there is none to read again."""
+        self._file = file
+        self._desk = desk
+        self._jobs = jobs
+        self._config = config
+        self.refused = ""
+        """Why the last change was refused, with file, line and field; empty when it was not."""
+
+    @property
+    def digest(self) -> str:
+        return config_digest(self._config)
+
+    async def follow(self) -> None:
+        """Takes over what is saved, until cancelled."""
+        while self._file is not None:
+            await self._file.changed()
+            self.reload()
+
+    def reload(self) -> str:
+        """Reads the file again. Returns why it cannot be used; empty: it is in force."""
+        if self._file is None:
+            return "this Manager was started without a config file"
+        try:
+            config = self._file.load()
+        except ConfigError as error:
+            self.refused = str(error)
+            log.error("config_refused", reason=self.refused, in_force=self.digest)
+            return self.refused
+        self.refused = ""
+        if changed := differing(self._config, config):
+            self._take(config, changed)
+        return ""
+
+    def _take(self, config: ManagerConfig, changed: list[str]) -> None:
+        self._config = config
+        self._desk.reconfigure(config)
+        self._jobs.reconfigure(config.jobs)
+        log.info("config_changed", changed=changed, config_digest=self.digest)
+        if late := [field for field in changed if field in AT_START]:
+            log.warning("config_needs_restart", fields=late, cure="restart this Manager")

@@ -1,0 +1,41 @@
+"""The accountant's config while he runs: what is saved counts from the next batch or round on.
+
+The rest is read once, at the start: what the stream and the connections were made with, and what those who tell the
+books something do, who read the same file. That is said when it changes.
+"""
+
+from collections.abc import Callable
+
+import structlog
+
+from contracts.config_file import ConfigFile, differing
+from contracts.settings import ConfigError
+from telemetry.config import TelemetryConfig
+
+log = structlog.get_logger(__name__)
+
+LIVE = frozenset({"batch_size", "fetch_wait", "report_interval", "grades_interval", "retention", "content_retention"})
+TOLD = frozenset({"mode", "content", "spool_max_bytes"})
+"""What Managers and workers read at their start."""
+
+
+async def follow(
+    file: ConfigFile[TelemetryConfig], config: TelemetryConfig, take: Callable[[TelemetryConfig], None]
+) -> None:
+    """Hands every config that can be used to `take`, until cancelled."""
+    known = config
+    while True:
+        await file.changed()
+        try:
+            wanted = file.load()
+        except ConfigError as error:
+            log.error("config_refused", reason=str(error))
+            continue
+        changed = differing(known, wanted)
+        live = {field: getattr(wanted, field) for field in LIVE}
+        take(config.model_copy(update=live))
+        log.info("config_changed", changed=changed)
+        if late := [field for field in changed if field not in LIVE]:
+            cure = "restart telemetry" + (", every Manager and every worker" if TOLD & set(late) else "")
+            log.warning("config_needs_restart", fields=late, cure=cure)
+        known = wanted

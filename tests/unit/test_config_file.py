@@ -1,0 +1,142 @@
+"""A config file is followed however it is changed: by editors, mounts and Kubernetes."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from contracts.config_file import ConfigFile, config_digest, differing
+from contracts.settings import ConfigModel
+
+pytestmark = pytest.mark.timeout(10)
+
+
+class Outer(ConfigModel):
+    class Inner(ConfigModel):
+        fixed: float = 1.0
+
+    seed: int = 1
+    inner: Inner = Inner()
+    names: tuple[Inner, ...] = ()
+
+
+def write_in_place(path: Path) -> None:
+    path.write_text("seed: 2\n")
+
+
+def write_in_place_with_the_old_time(path: Path) -> None:
+    before = path.stat()
+    path.write_text("seed: 2\n")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def put_another_in_its_place(path: Path) -> None:
+    new = path.with_suffix(".new")
+    new.write_text("seed: 2\n")
+    new.replace(path)
+
+
+def take_it_away_and_bring_another(path: Path) -> None:
+    path.unlink()
+    path.write_text("seed: 2\n")
+
+
+def turn_the_link_of_its_folder(path: Path) -> None:
+    """As Kubernetes does: config.yaml -> ..data/config.yaml, and ..data -> another folder."""
+    folder = path.parent / "..second"
+    folder.mkdir()
+    (folder / "config.yaml").write_text("seed: 2\n")
+    (path.parent / "..tmp").symlink_to("..second")
+    (path.parent / "..tmp").replace(path.parent / "..data")
+
+
+def empty(path: Path) -> None:
+    path.write_text("")
+
+
+def write_the_same(path: Path) -> None:
+    path.write_text("seed: 1\n")
+
+
+@pytest.fixture(autouse=True)
+def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("contracts.config_file.LOOK_EVERY", 0.1)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    (tmp_path / "..first").mkdir()
+    (tmp_path / "..first" / "config.yaml").write_text("seed: 1\n")
+    (tmp_path / "..data").symlink_to("..first")
+    (tmp_path / "config.yaml").symlink_to("..data/config.yaml")
+    return tmp_path / "config.yaml"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        write_in_place,
+        write_in_place_with_the_old_time,
+        put_another_in_its_place,
+        take_it_away_and_bring_another,
+        turn_the_link_of_its_folder,
+    ],
+)
+async def test_a_change_is_noticed_however_it_is_made(path: Path, change: Callable[[Path], None]) -> None:
+    file = ConfigFile(Outer, "outer", path)
+    assert file.load().seed == 1
+    change(path)
+    await asyncio.wait_for(file.changed(), 5)
+    assert file.load().seed == 2
+
+
+async def test_what_changes_nothing_is_not_noticed(path: Path) -> None:
+    file = ConfigFile(Outer, "outer", path)
+    noticed = asyncio.create_task(file.changed())
+    for change in (Path.unlink, empty, write_the_same):
+        change(path)
+        assert not (await asyncio.wait({noticed}, timeout=0.3))[0]
+    file.touch()
+    await asyncio.wait_for(noticed, 5)
+
+
+async def test_a_file_is_read_when_whoever_writes_it_is_done(path: Path) -> None:
+    file = ConfigFile(Outer, "outer", path)
+    noticed = asyncio.create_task(file.changed())
+    text = "".join(f"# {number}\n" for number in range(6)) + "seed: 2\n"
+    with path.open("w") as writing:
+        for line in text.splitlines(keepends=True):
+            assert not noticed.done()
+            writing.write(line)
+            writing.flush()
+            await asyncio.sleep(0.04)
+    await asyncio.wait_for(noticed, 5)
+    assert file.load().seed == 2
+
+
+async def test_without_a_file_it_only_changes_when_somebody_says_so() -> None:
+    file = ConfigFile(Outer, "outer", None)
+    noticed = asyncio.create_task(file.changed())
+    assert not (await asyncio.wait({noticed}, timeout=0.2))[0]
+    file.touch()
+    await asyncio.wait_for(noticed, 5)
+
+
+def test_a_field_has_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("seed: 1\nnames:\n  - fixed: 1\n  - fixed: 2\n")
+    file = ConfigFile(Outer, "outer", path)
+    assert file.place("names.1.fixed") == f"{path}:4: names.1.fixed"
+    assert file.place("names.1.missing") == f"{path}:4: names.1.missing"
+    assert file.place("inner") == f"{path}:1: inner"
+    monkeypatch.setenv("BULLPEN_OUTER__NAMES", "[]")
+    assert file.place("names") == "BULLPEN_OUTER__NAMES: names"
+
+
+def test_what_differs_is_named() -> None:
+    before, after = Outer(), Outer(seed=2, inner=Outer.Inner(fixed=3), names=(Outer.Inner(),))
+    assert differing(before, after) == ["inner.fixed", "names", "seed"]
+    assert differing(before, Outer()) == []
+    assert config_digest(before) == config_digest(Outer()) != config_digest(after)

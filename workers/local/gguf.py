@@ -1,0 +1,92 @@
+"""What a GGUF file tells before it is loaded: how much memory that will take."""
+
+import struct
+from pathlib import Path
+from typing import BinaryIO
+
+MAGIC = b"GGUF"
+STRING, ARRAY = 8, 9
+SIZES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+"""How a value of each type is packed."""
+MOST = 10_000
+"""Keys of a file that is not broken."""
+LONGEST = 16 << 20
+"""Bytes of a text that is not broken."""
+PIECE = 8 << 20
+HALF = 2
+"""Bytes of a number in the cache of a conversation."""
+OVERHEAD = 32 << 20
+"""Bytes of buffers to compute in, about."""
+
+Value = int | float | bool | str | None
+
+
+def memory_needed(path: Path, context: int) -> int:
+    """Bytes: the model, and what it remembers of `context` tokens. Raises `OSError`, `ValueError`."""
+    told = metadata(path)
+    model = told.get("general.architecture")
+
+    def number(key: str, default: int) -> int:
+        found = told.get(f"{model}.{key}")
+        return found if isinstance(found, int) else default
+
+    width, heads = number("embedding_length", 0), number("attention.head_count", 1)
+    kept = number("attention.head_count_kv", heads)
+    key, value = (number(f"attention.{name}_length", width // max(1, heads)) for name in ("key", "value"))
+    remembered = number("block_count", 0) * kept * (key + value) * HALF * context
+    return path.stat().st_size + remembered + OVERHEAD
+
+
+def metadata(path: Path) -> dict[str, Value]:
+    """The file's own words, without its lists. Raises `OSError`, and `ValueError` when it is no GGUF file."""
+    with path.open("rb") as file:
+        if file.read(4) != MAGIC:
+            raise ValueError(f"{path} is no GGUF file")
+        _version, _tensors, count = _read(file, "IQQ")
+        if count > MOST:
+            raise ValueError(f"{path} is broken")
+        return {_text(file): _value(file, _read(file, "I")[0]) for _ in range(count)}
+
+
+def read_through(path: Path) -> None:
+    """Reads the file once, so that the system has it in memory."""
+    with path.open("rb") as file:
+        while file.read(PIECE):
+            pass
+
+
+def _value(file: BinaryIO, kind: int) -> Value:
+    """None for a list, which is skipped."""
+    if kind == STRING:
+        return _text(file)
+    if kind != ARRAY:
+        found: Value = _read(file, _packed(kind))[0]
+        return found
+    of, count = _read(file, "IQ")
+    if of in (STRING, ARRAY):
+        for _ in range(count):
+            _value(file, of)
+    else:
+        file.seek(count * struct.calcsize(_packed(of)), 1)
+    return None
+
+
+def _packed(kind: int) -> str:
+    if kind not in SIZES:
+        raise ValueError(f"a value of type {kind}")
+    return SIZES[kind]
+
+
+def _text(file: BinaryIO) -> str:
+    (size,) = _read(file, "Q")
+    if size > LONGEST:
+        raise ValueError("a text without end")
+    return file.read(size).decode(errors="replace")
+
+
+def _read(file: BinaryIO, packed: str) -> tuple[int, ...]:
+    layout = struct.Struct(f"<{packed}")
+    try:
+        return layout.unpack(file.read(layout.size))
+    except struct.error as error:
+        raise ValueError(f"the file ends too early: {error}") from None
