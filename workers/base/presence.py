@@ -32,7 +32,7 @@ class Presence:
         self._id = worker_id
         self._config = config
         self._admission = admission
-        self._meter = ResourceMeter()
+        self.meter = ResourceMeter()
         self._seq = 0
         self._started_at = utc_now()
         self._digest = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:16]
@@ -93,7 +93,7 @@ class Presence:
             inflight=self._admission.inflight,
             queued=self._admission.queued,
             capacity=self._admission.capacity,
-            resources=self._meter.read(),
+            resources=self.meter.read(),
             tokens_per_second=self._tokens_per_second,
             ewma_ms=self._service_ms,
             epoch=self.epoch,

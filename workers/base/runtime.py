@@ -46,6 +46,7 @@ from workers.base.health import Health
 from workers.base.last_words import LastWords
 from workers.base.presence import Presence
 from workers.base.remote import RemoteControl
+from workers.base.room import Room
 
 log = structlog.get_logger(__name__)
 
@@ -63,6 +64,8 @@ class Worker:
         self._admission = Admission(config.max_concurrency, config.queue_limit)
         self._books = DirectBooks(outbox, backend.name, worker_id)
         self._presence = Presence(bus, outbox, backend.name, worker_id, config=config, admission=self._admission)
+        self._room = Room(worker_id, self._presence.meter, self._admission, self._settle)
+        self._backend_is: tuple[WorkerState, str] = "starting", ""
         self._confidence: dict[str, Confidence] = {}
         self._running: dict[tuple[str, int], Execution] = {}
         self._last_words = LastWords()
@@ -84,6 +87,7 @@ class Worker:
         await self._listen()
         health = Health(self._backend, self._config, self._presence, self._become)
         self._tasks.start(health.keep(), "health")
+        self._tasks.start(self._room.keep(), "memory")
         await first_of(stop, self._bus.lost, self._remote.superseded)
         await self._drain()
         if self._remote.superseded.is_set():
@@ -110,7 +114,15 @@ class Worker:
     # Being well
 
     async def _become(self, state: WorkerState, reason: str = "") -> None:
+        """How the backend is, which is how the worker is unless its memory is short."""
+        self._backend_is = state, reason
+        await self._settle()
+
+    async def _settle(self) -> None:
         """Changes the state, unless somebody wants this worker to leave."""
+        state, reason = self._backend_is
+        if state == "ready" and self._room.reason:
+            state, reason = "degraded", self._room.reason
         if self._presence.state != "draining":
             await self._presence.become(state, reason)
             await self._share()
