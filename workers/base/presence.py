@@ -41,11 +41,14 @@ class Presence:
         self.epoch = new_id()
         self.state: WorkerState = "starting"
         self.reason = ""
+        self.card = {"backend": backend, "worker_id": worker_id, "state": str(self.state)}
+        """What service discovery tells: whoever checks our health needs no right to give orders."""
         self.models: tuple[ModelCard, ...] = ()
 
     async def become(self, state: WorkerState, reason: str = "") -> None:
         """Changes the state, says so at once, and books it. The same state again changes only the reason."""
         previous, self.state, self.reason = self.state, state, reason
+        self.card["state"] = state
         if state == previous:
             return
         log.info("worker_state", worker_id=self._id, state=state, previous=previous, reason=reason)

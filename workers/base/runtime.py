@@ -106,7 +106,7 @@ class Worker:
                 id=self._id,
                 version=package_version(),
                 description=f"Answers on {self._stats.subject}",
-                metadata={"backend": backend, "worker_id": self._id},
+                metadata=self._presence.card,
                 endpoints=(self._stats,),
             ),
         )
