@@ -152,10 +152,13 @@ def health(
         Literal["manager", "worker", "telemetry"], typer.Argument(metavar="ROLE", help="manager, worker or telemetry")
     ],
     id_: Annotated[str | None, typer.Option("--id", help="Only this one [default: any on this host]")] = None,
+    *,
+    alive: Annotated[bool, typer.Option("--alive", help="Whether it answers at all, though it takes no work")] = False,
 ) -> None:
     """Whether a role on this host can serve: exit 0 or 1.
 
-    The role itself is asked, over NATS, not its port.
+    The role itself is asked, over NATS, not its port. One that starts, drains, waits for its provider or is short of
+    memory cannot serve but is alive: a restart would not help.
 
     Examples:
 
@@ -167,14 +170,15 @@ def health(
 
     async def ask() -> None:
         async with connected() as bullpen:
-            healthy.extend([await _serves(bullpen, service) for service in await _here(bullpen, role, id_)])
+            here = await _here(bullpen, role, id_)
+            healthy.extend([alive or await _serves(bullpen, service) for service in here])
 
     try:
         run(ask)
     except typer.Exit:
         raise typer.Exit(UNHEALTHY) from None
     if not any(healthy):
-        problem(f"no {role} on this host can serve")
+        problem(f"no {role} on this host {'answers' if alive else 'can serve'}")
         raise typer.Exit(UNHEALTHY)
 
 
@@ -189,9 +193,11 @@ async def _here(bullpen: Bullpen, role: str, id_: str | None) -> list[Service]:
 
 
 async def _serves(bullpen: Bullpen, service: Service) -> bool:
-    """A role that answers can serve; a worker says more exactly how it is."""
+    """A role that answers can serve; a worker says more exactly how it is, one of another make when it is asked."""
     if service.name != WORKER_SERVICE:
         return True
+    if state := service.metadata.get("state"):
+        return state == "ready"
     beat = (await bullpen.control(service.id, "status")).heartbeat
     return beat is not None and beat.state == "ready"
 

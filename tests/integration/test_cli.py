@@ -317,6 +317,17 @@ async def test_health_asks_the_role_on_this_host(workers: Workers, nats_server: 
     assert [result.code for result in told] == [0, 1, 0, 1, 1]
     workers.beats[0] = heartbeat("local-1", state="degraded")
     assert (await bullpen("health", "worker", "--id", "local-1", env={"NATS_URL": nats_server})).code == 1
+    assert (await bullpen("health", "worker", "--id", "local-1", "--alive", env={"NATS_URL": nats_server})).code == 0
+
+
+async def test_a_worker_that_cannot_serve_is_alive_all_the_same(nats_server: str) -> None:
+    async with SmallMesh(nats_server) as mesh:
+        await mesh.worker("w-1")
+        await mesh.bus.request(s.worker_control("w-1"), b'{"op":"drain"}', timeout=2)
+        health = [await bullpen("health", "worker", *more, env={"NATS_URL": nats_server}) for more in ((), ["--alive"])]
+        assert [told.code for told in health] == [1, 0]
+        await mesh.bus.request(s.worker_control("w-1"), b'{"op":"resume"}', timeout=2)
+        assert (await bullpen("health", "worker", env={"NATS_URL": nats_server})).code == 0
 
 
 async def test_roles_in_the_foreground_serve_until_they_are_told_to_stop(

@@ -137,7 +137,8 @@ async def test_who_was_sent_before_the_swap_was_known_still_gets_its_model(mesh:
 
 
 async def _is_gone(mesh: SmallMesh, direct: str) -> bool:
-    return (await mesh.ask(direct, model="one")).get("error", {}).get("code") == "no_such_model"
+    told = await mesh.ask(direct, model="one")
+    return bool(told.get("error", {}).get("code") == "no_such_model")
 
 
 async def test_the_old_model_gets_no_more_time_than_a_drain(mesh: SmallMesh, picky: Path) -> None:

@@ -1,14 +1,10 @@
 """What the containers promise: hardened, limited, healthy by their own word, and no password by default."""
 
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-
-from bullpen.embedded import nats_server
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -75,11 +71,3 @@ def test_no_password_has_a_default() -> None:
     assert [
         line for line in example if "PASSWORD=" in line and not line.startswith("#") and not line.endswith("=")
     ] == []
-
-
-def test_the_server_takes_its_config(tmp_path: Path) -> None:
-    roles = ("CLIENT", "WORKER", "MANAGER", "TELEMETRY", "OBSERVER", "ADMIN")
-    environment = {f"NATS_{role}_PASSWORD": f"s{role}" for role in roles} | {"NATS_NAME": "test"}
-    command = [str(nats_server.binary()), "-t", "-c", str(ROOT / "nats" / "nats.conf")]
-    told = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
-    assert told.returncode == 0, told.stderr

@@ -84,6 +84,21 @@ def test_a_restart_voids_what_ran_in_the_old_life() -> None:
     assert registry.hear(beat(epoch="e2"), 0.5, wall=0.0) is News.VOID
 
 
+def test_a_worker_whose_config_changed_starts_with_a_clean_slate() -> None:
+    registry = Registry(2.5)
+    registry.hear(beat(), 0.0, wall=0.0)
+    member = registry.get("w")
+    assert member is not None
+    for _ in range(10):
+        member.breaker.failed(1.0, "no", probe=False)
+    member.paused_until, failing = 100.0, member.breaker
+    registry.hear(beat(seq=2), 1.0, wall=1.0)
+    assert (member.breaker, member.paused_until) == (failing, 100.0)
+    changed = beat(seq=3).model_copy(update={"config_digest": "another"})
+    assert registry.hear(changed, 2.0, wall=2.0) is News.NONE
+    assert (member.breaker is failing, member.paused_until) == (False, 0.0)
+
+
 def test_beats_of_an_older_life_or_out_of_order_are_ignored() -> None:
     registry = Registry(2.5)
     registry.hear(beat(epoch="e2", seq=5), 0.0, wall=0.0)

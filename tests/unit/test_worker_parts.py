@@ -1,9 +1,8 @@
-"""The small parts of a worker: places, confidence, resources, provider errors."""
+"""The small parts of a worker: places, confidence, provider errors."""
 
 import asyncio
 from functools import partial
 from math import log
-from pathlib import Path
 
 import pytest
 
@@ -13,7 +12,6 @@ from workers.base.admission import Admission
 from workers.base.confidence import UNKNOWN, Confidence
 from workers.base.last_words import LastWords
 from workers.base.provider_errors import first_line, from_status, retry_after_ms
-from workers.base.resources import ResourceMeter
 
 
 class Places:
@@ -31,6 +29,11 @@ class Places:
         async with self.admission.place("batch" if priority == "batch" else "interactive"):
             self.got.append(name)
             await asyncio.Event().wait()
+
+    async def refusal(self, name: str) -> ErrorCode:
+        with pytest.raises(BullpenError) as refused:
+            await self._tasks.pop(name)
+        return refused.value.code
 
     def last_is(self, name: str) -> bool:
         return self.got[-1:] == [name]
@@ -97,6 +100,18 @@ async def test_a_place_given_in_the_instant_of_giving_up_is_passed_on() -> None:
     assert places.admission.inflight == 0
 
 
+async def test_who_waits_can_be_sent_away_and_who_computes_stays() -> None:
+    places = Places(Admission(capacity=1, queue_limit=2))
+    for name in ("first", "second", "third"):
+        places.ask(name)
+    await eventually(lambda: places.admission.queued == 2)
+    places.admission.send_away(BullpenError(ErrorCode.NO_WORKER, "no room"))
+    assert [await places.refusal(name) for name in ("second", "third")] == [ErrorCode.NO_WORKER] * 2
+    assert (places.admission.inflight, places.admission.queued) == (1, 0)
+    await places.leave("first")
+    assert places.admission.has_room
+
+
 def test_confidence_is_the_geometric_mean_of_the_tokens() -> None:
     value, source = Confidence().of([log(0.9), log(0.4)])
     assert source == "logprobs"
@@ -111,38 +126,6 @@ def test_without_probabilities_it_is_the_running_average_and_says_so() -> None:
     value, source = confidence.of([])
     assert source == "prior"
     assert value == pytest.approx(0.9, abs=0.01)
-
-
-@pytest.mark.parametrize(
-    ("files", "memory", "cores"),
-    [
-        ({"memory.max": "268435456", "cpu.max": "150000 100000"}, 268435456, 1.5),
-        ({"memory.max": "max", "cpu.max": "max 100000"}, None, None),
-        (
-            {
-                "memory/memory.limit_in_bytes": "1048576",
-                "cpu/cpu.cfs_quota_us": "50000",
-                "cpu/cpu.cfs_period_us": "100000",
-            },
-            1048576,
-            0.5,
-        ),
-        ({"memory/memory.limit_in_bytes": str(2**63 - 4096), "cpu/cpu.cfs_quota_us": "-1"}, None, None),
-        ({}, None, None),
-    ],
-    ids=["v2", "v2 without limits", "v1", "v1 without limits", "none"],
-)
-def test_limits_are_the_containers(
-    tmp_path: Path, files: dict[str, str], memory: int | None, cores: float | None
-) -> None:
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text + "\n")
-    told = ResourceMeter(tmp_path).read()
-    whole = ResourceMeter(tmp_path / "nowhere").read()
-    assert told.memory_limit == (memory or whole.memory_limit)
-    assert told.cpu_limit == (cores or whole.cpu_limit)
-    assert told.memory_used > 0
 
 
 @pytest.mark.parametrize(

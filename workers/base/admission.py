@@ -59,6 +59,14 @@ class Admission:
                 line.remove(waiter)
             raise
 
+    def send_away(self, why: BullpenError) -> None:
+        """Those who wait are told this instead of getting a place."""
+        for line in self._waiting.values():
+            while line:
+                waiter = line.popleft()
+                if not waiter.done():
+                    waiter.set_exception(why)
+
     def _leave(self) -> None:
         for line in self._waiting.values():
             while line:

@@ -113,6 +113,11 @@ class Bench:
         await engine.backend.close()
         log.info("engine_retired", models=[model.name for model in engine.config.models])
 
+    def send_away(self, why: BullpenError) -> None:
+        """Gives back what has not begun."""
+        for engine in self._all():
+            engine.places.send_away(why)
+
     async def close(self) -> None:
         """Closes all of them."""
         for engine in self._all():

@@ -33,7 +33,7 @@ class Presence:
         self._backend = backend
         self._id = worker_id
         self._bench = bench
-        self._meter = ResourceMeter()
+        self.meter = ResourceMeter()
         self._seq = 0
         self._started_at = utc_now()
         self._config = bench.current.config
@@ -44,11 +44,14 @@ class Presence:
         self.epoch = new_id()
         self.state: WorkerState = "starting"
         self.reason = ""
+        self.card = {"backend": backend, "worker_id": worker_id, "state": str(self.state)}
+        """What service discovery tells: whoever checks our health needs no right to give orders."""
         self.models: tuple[ModelCard, ...] = ()
 
     async def become(self, state: WorkerState, reason: str = "") -> None:
         """Changes the state, says so at once, and books it. The same state again changes only the reason."""
         previous, self.state, self.reason = self.state, state, reason
+        self.card["state"] = state
         if state == previous:
             return
         log.info("worker_state", worker_id=self._id, state=state, previous=previous, reason=reason)
@@ -121,7 +124,7 @@ class Presence:
             inflight=self._bench.inflight,
             queued=self._bench.queued,
             capacity=self._bench.capacity,
-            resources=self._meter.read(),
+            resources=self.meter.read(),
             tokens_per_second=self._tokens_per_second,
             ewma_ms=self._service_ms,
             epoch=self.epoch,

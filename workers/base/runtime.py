@@ -48,6 +48,7 @@ from workers.base.health import Health
 from workers.base.last_words import LastWords
 from workers.base.presence import Presence
 from workers.base.remote import RemoteControl
+from workers.base.room import Room
 from workers.base.swap import Swapper
 
 log = structlog.get_logger(__name__)
@@ -67,6 +68,8 @@ class Worker:
         self._id = worker_id
         self._books = DirectBooks(outbox, backend.name, worker_id)
         self._presence = Presence(bus, outbox, backend.name, worker_id, bench=bench)
+        self._room = Room(worker_id, self._presence.meter, bench, self._settle)
+        self._backend_is: tuple[WorkerState, str] = "starting", ""
         self._swapper = Swapper(bench, self._presence, config_file, self._seat)
         self._confidence: dict[str, Confidence] = {}
         self._running: dict[tuple[str, int], Execution] = {}
@@ -91,6 +94,7 @@ class Worker:
         await self._listen()
         self._look_after(Health(self._bench.current, self._presence, self._become).keep())
         self._tasks.start(self._swapper.follow(), "config")
+        self._tasks.start(self._room.keep(), "memory")
         await first_of(stop, self._bus.lost, self._remote.superseded)
         await self._drain()
         if self._remote.superseded.is_set():
@@ -109,7 +113,7 @@ class Worker:
                 id=self._id,
                 version=package_version(),
                 description=f"Answers on {self._stats.subject}",
-                metadata={"backend": backend, "worker_id": self._id},
+                metadata=self._presence.card,
                 endpoints=(self._stats,),
             ),
         )
@@ -117,7 +121,15 @@ class Worker:
     # Being well
 
     async def _become(self, state: WorkerState, reason: str = "") -> None:
+        """How the backend is, which is how the worker is unless its memory is short."""
+        self._backend_is = state, reason
+        await self._settle()
+
+    async def _settle(self) -> None:
         """Changes the state, unless somebody wants this worker to leave."""
+        state, reason = self._backend_is
+        if state == "ready" and self._room.reason:
+            state, reason = "degraded", self._room.reason
         if self._presence.state != "draining":
             await self._presence.become(state, reason)
             await self._share()
