@@ -49,9 +49,14 @@ async def order(mesh: SmallMesh, op: str = "status") -> ManagerReply:
     return ManagerReply.model_validate_json(reply.data)
 
 
-async def in_force(mesh: SmallMesh, file: Path) -> None:
-    """Waits until what stands in the file counts."""
+def save(file: Path, text: str) -> None:
+    file.write_text(text)
+
+
+async def change(mesh: SmallMesh, file: Path, text: str) -> None:
+    """Saves it and waits until it counts."""
     digest = (await order(mesh)).config_digest
+    save(file, text)
 
     async def changed() -> bool:
         return (await order(mesh)).config_digest != digest
@@ -69,8 +74,7 @@ async def test_new_weights_decide_the_next_request(mesh: SmallMesh, file: Path) 
     await mesh.worker("w-1")
     await mesh.manager(file=file)
     await mesh.ask()
-    file.write_text("policies:\n  balanced: {cost: 0.25, confidence: 2, load: 3, resources: 4}\n")
-    await in_force(mesh, file)
+    await change(mesh, file, "policies:\n  balanced: {cost: 0.25, confidence: 2, load: 3, resources: 4}\n")
     await mesh.ask()
     await eventually(lambda: len(decisions) == 2)
     assert [decision.weights.cost for decision in decisions] == [1.0, 0.25]
@@ -82,35 +86,30 @@ async def test_a_request_under_way_keeps_its_patience(mesh: SmallMesh, file: Pat
     await mesh.manager(file=file)
     asking = asyncio.create_task(mesh.ask())
     await eventually(lambda: mesh.beats["w-1"].inflight == 1)
-    file.write_text("first_token_timeout: 0.01\nnext_token_timeout: 0.01\n")
-    await in_force(mesh, file)
+    await change(mesh, file, "first_token_timeout: 0.01\nnext_token_timeout: 0.01\n")
     assert [attempt["outcome"] for attempt in (await asking)["attempts"]] == ["ok"]
     assert "error" in await mesh.ask()
 
 
 async def test_new_budgets_and_limits_count_at_once(mesh: SmallMesh, file: Path) -> None:
     await mesh.worker("w-1", **PAID)
-    file.write_text("budgets: [{limit_usd: 0.02}]\n")
+    save(file, "budgets: [{limit_usd: 0.02}]\n")
     await mesh.manager(file=file)
     told = [await mesh.ask(max_tokens=10) for _ in range(3)]
     assert [answer.get("error", {}).get("code") for answer in told] == [None, None, "budget_exceeded"]
-    file.write_text("budgets: [{limit_usd: 0.04}]\n")
-    await in_force(mesh, file)
+    await change(mesh, file, "budgets: [{limit_usd: 0.04}]\n")
     assert "output" in await mesh.ask(max_tokens=10)
-    file.write_text("budgets: [{limit_usd: 0.03}]\n")
-    await in_force(mesh, file)
+    await change(mesh, file, "budgets: [{limit_usd: 0.03}]\n")
     assert (await mesh.ask(max_tokens=10))["error"]["code"] == "budget_exceeded"
-    file.write_text("claim_timeout: 0.5\n")
-    await in_force(mesh, file)
+    await change(mesh, file, "claim_timeout: 0.5\n")
     assert "output" in await mesh.ask(max_tokens=10)
 
 
 async def test_a_manager_takes_jobs_when_it_is_told_to(mesh: SmallMesh, file: Path) -> None:
-    file.write_text("jobs: {at_once: 0}\n")
+    save(file, "jobs: {at_once: 0}\n")
     await mesh.worker("w-1")
     await mesh.manager(file=file)
-    file.write_text("jobs: {at_once: 2}\n")
-    await in_force(mesh, file)
+    await change(mesh, file, "jobs: {at_once: 2}\n")
     done: list[Message] = []
     await mesh.bus.subscribe_inline(s.result("mine"), done.append)
 
@@ -150,7 +149,7 @@ async def test_a_broken_file_is_refused_with_file_line_and_field(
     await mesh.manager(file=file)
     before = await order(mesh)
     with structlog.testing.capture_logs() as logs:
-        file.write_text(text)
+        save(file, text)
         await eventually(lambda: [entry for entry in logs if entry["event"] == "config_refused"])
     [refused] = [entry for entry in logs if entry["event"] == "config_refused"]
     assert refused["reason"].startswith(f"{file}{told}")
@@ -159,15 +158,14 @@ async def test_a_broken_file_is_refused_with_file_line_and_field(
     assert (after.config_digest, after.config_refused) == (before.config_digest, refused["reason"])
     asked = await order(mesh, "reload")
     assert (asked.ok, asked.message) == (False, refused["reason"])
-    file.write_text("claim_timeout: 0.5\n")
+    save(file, "claim_timeout: 0.5\n")
     assert (await order(mesh, "reload")).config_refused == ""
 
 
 async def test_what_counts_from_the_next_start_is_said(mesh: SmallMesh, file: Path) -> None:
     await mesh.manager(file=file)
     with structlog.testing.capture_logs() as logs:
-        file.write_text("claim_timeout: 0.5\njobs: {silent_after: 5}\n")
-        await in_force(mesh, file)
+        await change(mesh, file, "claim_timeout: 0.5\njobs: {silent_after: 5}\n")
     assert [entry["fields"] for entry in logs if entry["event"] == "config_needs_restart"] == [["jobs.silent_after"]]
 
 
@@ -179,11 +177,11 @@ async def test_a_manager_without_a_file_says_so(mesh: SmallMesh) -> None:
 
 async def test_doctor_warns_of_a_file_that_is_not_in_force(mesh: SmallMesh, file: Path, nats_server: str) -> None:
     workers = file.with_name("worker.yaml")
-    workers.write_text("latency_ms: 20\n")
+    save(workers, "latency_ms: 20\n")
     await mesh.worker("w-1", file=workers)
     await mesh.manager(file=file)
-    file.write_text("claim_timeot: 1\n")
-    workers.write_text("latency_ms: slow\n")
+    save(file, "claim_timeot: 1\n")
+    save(workers, "latency_ms: slow\n")
 
     async def found() -> dict[str, Any]:
         told = (await bullpen("doctor", "--json", env={"NATS_URL": nats_server})).json()

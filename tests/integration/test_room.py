@@ -164,12 +164,12 @@ async def test_a_real_worker_in_a_real_cgroup_stops_before_it_is_killed(
             assert told.memory_limit == 192 * MIB
             assert 0 < told.memory_used < told.memory_limit / 2
             room_left = 192 - told.memory_used // MIB
-            eating = asyncio.create_task(mesh.ask("infer.glutton", prompt=str(room_left - 12), timeout=15))
+            eating = asyncio.create_task(mesh.ask("infer.glutton", prompt=str(room_left - 30), timeout=15))
             assert "of 192 MiB of memory" in (await mesh.state("g-1", "degraded")).reason
             refused = await mesh.ask(s.infer_worker("glutton", "g-1"), prompt="100")
             assert refused["error"]["code"] == "no_worker"
             (glutton / "enough").touch()
-            assert (await eating)["output"] == f"ate {room_left - 12}"
+            assert (await eating)["output"] == f"ate {room_left - 30}"
             await mesh.state("g-1", "ready")
             assert (await mesh.ask("infer.glutton", prompt="1"))["output"] == "ate 1"
     finally:

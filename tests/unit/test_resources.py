@@ -173,6 +173,12 @@ def test_who_stays_below_the_mark_comes_back_although_nothing_more_is_freed() ->
     assert strain.look(at(0.85), 0, now=2 * REST) == ""
 
 
+@pytest.mark.parametrize(("limit", "mark"), [(128, 96), (256, 192), (512, 448), (4000, 3600)])
+def test_of_little_memory_a_larger_share_is_kept_free(limit: int, mark: int) -> None:
+    assert Strain().look(Memory((mark - 1) * MIB, limit * MIB), 0, now=0) == ""
+    assert Strain().look(Memory(mark * MIB, limit * MIB), 0, now=0)
+
+
 def test_waiting_for_memory_counts_as_having_none() -> None:
     strain = Strain()
     assert strain.look(at(0.5), 19, now=0) == ""

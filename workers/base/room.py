@@ -5,7 +5,7 @@ everything in hand. It comes back when there is room again. Not at the same mark
 and out with every request: at a lower one, or when it stayed below the upper one for a while, because a model alone may
 fill more than the lower one, and then nothing further would ever be freed.
 
-Not promised: a single request that wants more than the tenth that is left gets the worker killed all the same.
+Not promised: a single request that wants more than is left gets the worker killed all the same.
 """
 
 import asyncio
@@ -17,15 +17,18 @@ from workers.base.bench import Bench
 from workers.base.cgroup import Memory
 from workers.base.resources import ResourceMeter
 
-FULL, ROOM = 0.90, 0.80
-"""Shares of the limit. Whoever is beyond 0.95 and did not say so himself is passed over by the Manager."""
+MIB = 1 << 20
+FULL, RESERVE, SMALL = 0.90, 64 * MIB, 0.75
+"""Full is who uses more than this share of the limit, or leaves less than this reserve (what runs grows, and a health
+check runs beside it), but nobody below the last share. Beyond 0.95 the Manager passes over whoever did not say so."""
+LOWER = 0.10
+"""There is room again this much of the limit below the mark."""
 STALLED, FLOWING = 20.0, 5.0
 """Percent of ten seconds in which nobody here could go on for want of memory: the kernel takes back what is needed."""
 REST = 10.0
-"""Seconds below `FULL` after which there is room although it is above `ROOM`."""
+"""Seconds below the upper mark after which there is room although the lower one is not reached."""
 LOOK_EVERY, COLLECT_EVERY = 0.5, 2.0
 """Seconds between looks: while there is room, and while there is none."""
-MIB = 1 << 20
 
 
 class Strain:
@@ -37,11 +40,12 @@ class Strain:
 
     def look(self, memory: Memory, pressure: float, now: float) -> str:
         """`pressure` in percent, `now` in seconds. In words and with the cure; empty when there is room."""
-        if memory.share >= FULL:
+        full = min(FULL, max(SMALL, 1 - RESERVE / memory.limit))
+        if memory.share >= full:
             self._short(f"uses {memory.used // MIB} of {memory.limit // MIB} MiB of memory", now)
         elif pressure >= STALLED:
             self._short(f"waits for memory {pressure:.0f} % of the time", now)
-        elif pressure < FLOWING and (memory.share < ROOM or now - self._last_full >= REST):
+        elif pressure < FLOWING and (memory.share < full - LOWER or now - self._last_full >= REST):
             self.reason = ""
         return self.reason
 
