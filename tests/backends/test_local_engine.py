@@ -141,7 +141,9 @@ async def test_a_model_that_would_take_an_answer_for_its_thoughts_does_not_go_on
 
     def goes_on() -> bool:
         server = xllamacpp.Server(small(template))
-        return Inspection(server.listening_address, "").goes_on()
+        inside = Inspection(server.listening_address, "")
+        assert inside.window()  # answered by the loop: letting go of a server before that runs would hang for ever
+        return inside.goes_on()
 
     assert await asyncio.to_thread(goes_on) is able
 
