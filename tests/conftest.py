@@ -1,6 +1,7 @@
 """Fixtures for every level of tests: real servers, each test with its own."""
 
 import asyncio
+import faulthandler
 import itertools
 import shutil
 import tempfile
@@ -16,6 +17,8 @@ from tests.servers import NatsServer, PostgresServer
 settings.register_profile("ours", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.load_profile("ours")  # a busy machine is slow: no test is timed
 
+STUCK = 120.0
+"""Seconds that a failed test may take to be taken down."""
 _numbers = itertools.count(1)
 _own_temp = pytest.StashKey[str]()
 
@@ -30,6 +33,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.basetemp is None:
         own_temp = tempfile.mkdtemp(prefix="bullpen-tests-")
         config.option.basetemp = config.stash[_own_temp] = own_temp
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_exception_interact() -> None:
+    """A test that failed may still hang while it is taken down, and pytest stops the watch as soon as one fails."""
+    faulthandler.dump_traceback_later(STUCK, exit=True)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
