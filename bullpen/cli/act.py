@@ -82,7 +82,7 @@ def swap(
 
     Examples:
 
-      bullpen swap ollama-1 --model llama3.2
+      bullpen swap gpu-1 --model llama3.2
 
       bullpen swap local-1 --model mine --option path=/models/mine.gguf
 
