@@ -163,7 +163,7 @@ def deadline(seconds: float, clock: float) -> dict[str, str]:
 
 
 def out_of_time(asked: list[Question]) -> list[dict[str, Any]]:
-    """What was given up for a deadline. Other reasons are not the clocks': a busy worker, or another that is quicker."""
+    """What was given up for a deadline. A busy worker, or another that is quicker, is no fault of the clocks."""
     attempts = [attempt for question in asked for attempt in question.finals[0]["attempts"]]
     return [attempt for attempt in attempts if "deadline" in (attempt["error"] or "")]
 
