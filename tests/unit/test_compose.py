@@ -1,5 +1,6 @@
 """What the containers promise: hardened, limited, healthy by their own word, and no password by default."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,51 @@ def test_our_containers_are_locked_down(name: str) -> None:
     assert told["read_only"] is True
     assert told["cap_drop"] == ["ALL"]
     assert told["security_opt"] == ["no-new-privileges:true"]
+    assert told["tmpfs"][0].startswith("/tmp:size=")
     assert told["mem_limit"]
+    assert told["memswap_limit"] == told["mem_limit"]
     assert told["cpus"]
     assert told["pids_limit"]
     assert told["init"] is True
+    assert "container_name" not in told  # so that it can be scaled
     assert told["restart"] == "unless-stopped"
     assert told["healthcheck"]["test"][:5] == ["CMD", "python", "-m", "bullpen", "health"]
     assert "ports" not in told
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_config_saved_here_is_seen_in_the_container(name: str) -> None:
+    """By its folder: an editor puts a new file in the place of the old, and a single one that is mounted stays old."""
+    told = OURS[name]
+    folder = Path(told["build"]["dockerfile"]).parent
+    assert f"./{folder}:/config:ro" in told["volumes"]
+    assert (ROOT / folder / "config.yaml").is_file()
+    assert told["command"] == [*_role(folder), "--config", "/config/config.yaml"]
+
+
+def _role(folder: Path) -> list[str]:
+    return ["worker", folder.name] if folder.parts[0] == "workers" else [folder.name]
+
+
+def test_each_backend_is_a_profile_and_the_local_one_is_on() -> None:
+    profiles = {name: told["profiles"] for name, told in OURS.items() if "profiles" in told}
+    assert profiles == {name: [name.removesuffix("_worker")] for name in OURS if name.endswith("_worker")}
+    assert "COMPOSE_PROFILES=local" in (ROOT / ".env.example").read_text().splitlines()
+
+
+def test_nobody_starts_before_what_it_needs_is_well() -> None:
+    for told in OURS.values():
+        assert {wait["condition"] for wait in told["depends_on"].values()} == {"service_healthy"}
+        assert "nats" in told["depends_on"]
+
+
+@pytest.mark.parametrize("name", ["openai", "gemini"])
+def test_a_key_may_be_in_a_file(name: str) -> None:
+    told = OURS[f"{name}_worker"]
+    assert told["secrets"] == [f"{name}_api_key"]
+    assert told["environment"][f"{name.upper()}_API_KEY_FILE"] == f"/run/secrets/{name}_api_key"
+    others = {told for told in OURS if told != f"{name}_worker"}
+    assert not [other for other in others if f"{name}_api_key" in str(OURS[other])]
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -62,6 +101,17 @@ def test_no_container_keeps_what_it_does_not_need(name: str) -> None:
     assert told["healthcheck"]
     assert told["restart"] == "unless-stopped"
     assert told["logging"]["options"] == {"max-size": "10m", "max-file": "3"}
+
+
+def test_what_must_be_said_is_in_the_example() -> None:
+    asked = set(re.findall(r"\$\{(\w+):\?", (ROOT / "compose.yaml").read_text()))
+    example = (ROOT / ".env.example").read_text()
+    assert asked == set(re.findall(r"^(\w+PASSWORD)=$", example, re.MULTILINE))
+
+
+@pytest.mark.parametrize("file", ["compose.tls.yaml", "compose.gpu.yaml"])
+def test_an_overlay_names_services_that_exist(file: str) -> None:
+    assert set(yaml.safe_load((ROOT / file).read_text())["services"]) <= set(COMPOSE["services"])
 
 
 def test_no_password_has_a_default() -> None:
