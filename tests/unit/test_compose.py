@@ -106,7 +106,7 @@ def test_no_container_keeps_what_it_does_not_need(name: str) -> None:
 def test_what_must_be_said_is_in_the_example() -> None:
     asked = set(re.findall(r"\$\{(\w+):\?", (ROOT / "compose.yaml").read_text()))
     example = (ROOT / ".env.example").read_text()
-    assert asked == set(re.findall(r"^(\w+PASSWORD)=$", example, re.MULTILINE))
+    assert asked <= set(re.findall(r"^(\w+PASSWORD)=$", example, re.MULTILINE))
 
 
 @pytest.mark.parametrize("file", ["compose.tls.yaml", "compose.gpu.yaml"])
