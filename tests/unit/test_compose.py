@@ -9,6 +9,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
+ONCE = "books_reader"
+"""Does something and ends."""
 OURS = {name: told for name, told in COMPOSE["services"].items() if "build" in told}
 
 
@@ -77,15 +79,23 @@ def test_every_backend_has_its_container() -> None:
     assert folders <= built
 
 
-def test_only_nats_is_reachable_and_only_from_this_machine() -> None:
+def test_only_nats_and_dashboards_are_reachable_and_only_from_this_machine() -> None:
     published = {name: told["ports"] for name, told in COMPOSE["services"].items() if "ports" in told}
+    assert published.pop("grafana")[0].startswith("127.0.0.1:")
     assert list(published) == ["nats"]
     assert published["nats"][0].startswith("${NATS_BIND:-127.0.0.1}:")
 
 
 def test_the_books_are_out_of_everybodys_reach_but_telemetrys() -> None:
     services, networks = COMPOSE["services"], COMPOSE["networks"]
-    assert [name for name, told in services.items() if "books" in told["networks"]] == ["postgres", "telemetry"]
+    with_way = [name for name, told in services.items() if "books" in told["networks"]]
+    assert [name for name in with_way if "profiles" not in services[name]] == ["postgres", "telemetry"]
+    assert [name for name in with_way if services[name].get("profiles") == ["observability"]] == [
+        "books_reader",
+        "grafana",
+    ]
+    assert len(with_way) == 4
+    assert "POSTGRES_PASSWORD" not in str(services["grafana"])  # it only reads
     assert services["postgres"]["networks"] == ["books"]
     assert networks["mesh"]["internal"] is True
     assert networks["books"]["internal"] is True
@@ -98,15 +108,16 @@ def test_no_container_keeps_what_it_does_not_need(name: str) -> None:
     assert told["security_opt"] == ["no-new-privileges:true"]
     assert told["mem_limit"]
     assert told["pids_limit"]
-    assert told["healthcheck"]
-    assert told["restart"] == "unless-stopped"
+    assert told["read_only"] is True
+    assert "healthcheck" in told or name == ONCE
+    assert told["restart"] == ("on-failure" if name == ONCE else "unless-stopped")
     assert told["logging"]["options"] == {"max-size": "10m", "max-file": "3"}
 
 
 def test_what_must_be_said_is_in_the_example() -> None:
     asked = set(re.findall(r"\$\{(\w+):\?", (ROOT / "compose.yaml").read_text()))
     example = (ROOT / ".env.example").read_text()
-    assert asked <= set(re.findall(r"^(\w+PASSWORD)=$", example, re.MULTILINE))
+    assert asked == set(re.findall(r"^(\w+PASSWORD)=$", example, re.MULTILINE))
 
 
 @pytest.mark.parametrize("file", ["compose.tls.yaml", "compose.gpu.yaml"])
