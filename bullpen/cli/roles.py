@@ -19,6 +19,7 @@ from bullpen.cli.running import connected, run, settings
 from bullpen.cli.show import problem
 from bullpen.content_key import content_key
 from bullpen.endpoints import default_data_dir, resolve_database_url
+from bullpen.known_passwords import refuse_known_password
 from bullpen.process import run_role
 from bus.outbox import OutboxSettings
 from client import Bullpen
@@ -130,6 +131,7 @@ def telemetry(id_: Id = None, config: Config = None) -> None:
         database = resolve_database_url()
         if database is None:
             raise ConfigError("there is no database to keep books in: set DATABASE_URL, or start one with `bullpen up`")
+        refuse_known_password("DATABASE_URL", [database])
         file = _followed(ConfigFile(TelemetryConfig, "telemetry", config or _own_config("telemetry")))
         try:
             await run_telemetry(

@@ -12,6 +12,7 @@ import typer
 from bullpen import logs
 from bullpen.cli.show import problem
 from bullpen.endpoints import resolve_nats_url
+from bullpen.known_passwords import refuse_known_password
 from bus import BusError, BusSettings
 from client import Bullpen
 from contracts import BullpenError, ErrorCode
@@ -37,9 +38,14 @@ CURES = {
 
 
 def settings() -> BusSettings:
-    """The environment's settings, at the server that the environment or a running mesh names."""
+    """A role's: the environment's, at the server that the environment or a running mesh names.
+
+    Raises `ConfigError` also for a password that everybody knows.
+    """
     urls = resolve_nats_url().split(",")
-    return replace(BusSettings.from_environment(), servers=tuple(url.strip() for url in urls if url.strip()))
+    made = replace(BusSettings.from_environment(), servers=tuple(url.strip() for url in urls if url.strip()))
+    refuse_known_password("NATS_PASSWORD", made.servers, made.user, made.password)
+    return made
 
 
 @asynccontextmanager

@@ -1,23 +1,33 @@
 """What `nats/` ships beside nats.conf, on real servers: TLS, a cluster, a hub and a leaf at another site."""
 
+import asyncio
 import os
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 
 from bullpen.embedded import nats_server
 from bullpen.leash import leashed
 from bus import Bus, BusError, BusSettings, BusUnreachable, Message
+from contracts import BullpenError
+from manager.config import JobsConfig
+from manager.job import Result
+from manager.jobs import Jobs
 from tests import certificates
 from tests.servers import free_port
 from tests.support import eventually
 
-SHIPPED = Path(__file__).resolve().parents[2] / "nats"
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = [*sorted((ROOT / "nats").glob("*.conf")), ROOT / "deploy" / "kubernetes" / "kubernetes.conf"]
+NAMES = [path.name for path in SHIPPED]
 BACKENDS = ("local", "simulated", "ollama", "openai", "gemini", "anthropic")
 WORKERS = ("worker", *(f"worker_{backend}" for backend in BACKENDS))
 USERS = ("client", *WORKERS, "manager", "telemetry", "observer", "admin", "cluster", "leaf")
@@ -27,7 +37,7 @@ class Site:
     """A machine with one server: the shipped files as they are, but for where it listens, stores and has its keys."""
 
     def __init__(self, directory: Path, certs: Path) -> None:
-        self.port, self.routes_port, self.leaf_port = free_port(), free_port(), free_port()
+        self.port, self.routes_port, self.leaf_port, self.look_port = (free_port() for _ in range(4))
         self.directory = directory
         directory.mkdir()
         moved = {
@@ -35,10 +45,11 @@ class Site:
             "http: 127.0.0.1:8222": "",
             "0.0.0.0:6222": f"127.0.0.1:{self.routes_port}",
             "0.0.0.0:7422": f"127.0.0.1:{self.leaf_port}",
+            "0.0.0.0:8222": f"127.0.0.1:{self.look_port}",
             "/etc/nats/certs": str(certs),
             "store_dir: /data": f"store_dir: {directory}",
         }
-        for file in SHIPPED.glob("*.conf"):
+        for file in SHIPPED:
             text = file.read_text()
             for old, new in moved.items():
                 text = text.replace(old, new)
@@ -96,7 +107,7 @@ def there(tmp_path: Path, certs: certificates.Certificates) -> Site:
     return Site(tmp_path / "there", certs.ca.parent)
 
 
-@pytest.mark.parametrize("config", sorted(path.name for path in SHIPPED.glob("*.conf")))
+@pytest.mark.parametrize("config", NAMES)
 def test_the_server_takes_every_config(here: Site, config: str) -> None:
     environment = {
         **os.environ,
@@ -110,7 +121,7 @@ def test_the_server_takes_every_config(here: Site, config: str) -> None:
     assert told.returncode == 0, told.stderr
 
 
-@pytest.mark.parametrize("config", sorted(path.name for path in SHIPPED.glob("*.conf")))
+@pytest.mark.parametrize("config", NAMES)
 def test_no_server_starts_without_passwords(here: Site, config: str) -> None:
     bare = {name: value for name, value in os.environ.items() if not name.startswith("NATS_")}
     command = [str(nats_server.binary()), "-t", "-c", str(here.directory / config)]
@@ -182,6 +193,48 @@ async def test_two_servers_of_a_cluster_are_one_mesh(here: Site, there: Site) ->
         await here.says("Route connection created")
         async with here.joined("worker_local") as worker, there.joined("client") as client:
             assert await answered(worker, client, "infer.local") == b"from worker_local"
+
+
+async def test_in_kubernetes_an_autoscaler_sees_how_many_jobs_wait(here: Site) -> None:
+    """Where deploy/kubernetes/autoscaling/ has it look, and the words that it looks for."""
+    with here.serving("kubernetes.conf"):
+        await here.says("Server is ready")
+        async with here.joined("manager") as manager, here.joined("client") as client:
+            jobs = Jobs(manager, JobsConfig(), _unwanted)
+            jobs.take_part()
+            taking = asyncio.create_task(jobs.run())
+            await eventually(lambda: _seen(here, "/healthz?js-server-only=true"))
+            await eventually(lambda: _jobs_waiting(here))
+            taking.cancel()
+            await jobs.leave()
+            for _ in range(3):
+                await client.request("jobs.submit", b'{"prompt": "hi"}', timeout=5)
+            await eventually(partial(_wait, here, 3))
+
+
+async def _unwanted(message: Message, job_id: str) -> tuple[Result, BullpenError | None]:
+    raise AssertionError
+
+
+async def _seen(site: Site, path: str) -> Any:
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{site.look_port}{path}") as told:
+        return await told.json()
+
+
+async def _wait(site: Site, count: int) -> bool:
+    return await _jobs_waiting(site) == [count]
+
+
+async def _jobs_waiting(site: Site) -> list[int]:
+    """As KEDA's scaler `nats-jetstream` figures it, of every consumer that fits."""
+    seen = await _seen(site, "/jsz?acc=MESH&consumers=true&config=true")
+    return [
+        consumer["num_pending"] + consumer["num_ack_pending"]
+        for account in seen.get("account_details", ())
+        for stream in account.get("stream_detail", ())
+        for consumer in stream.get("consumer_detail", ())
+        if (stream["name"], consumer["name"]) == ("JOBS", "managers")
+    ]
 
 
 async def answered(answering: Bus, asking: Bus, subject: str) -> bytes:

@@ -45,6 +45,13 @@ NOBODY: Who = ()
 LOOKING_ON: Who = ("client", "observer")
 ROLES_OF_OURS: Who = (*WORKERS, "manager", "telemetry")
 RPC: Who = ("client", *ROLES_OF_OURS, "observer")
+KEEPERS: dict[str, Who] = {
+    "bullpen_answers": ("manager",),
+    "bullpen_jobs": ("manager",),
+    "bullpen_budgets": ("manager",),
+    "bullpen_grades": ("manager", "telemetry"),
+}
+"""Of what is kept in JetStream as keys and values."""
 
 MATRIX: dict[str, tuple[Who, Who]] = {
     # subject: (who may publish, who may subscribe). `admin` may do everything, nobody else anything that is not here.
@@ -100,12 +107,22 @@ MATRIX: dict[str, tuple[Who, Who]] = {
     "$JS.API.STREAM.PURGE.RESULTS": (NOBODY, NOBODY),
     "$JS.API.STREAM.SNAPSHOT.TELEMETRY": (("telemetry",), NOBODY),
     "$JS.API.DIRECT.GET.RESULTS": (("client", "manager"), NOBODY),
-    "$JS.API.DIRECT.GET.KV_bullpen_answers.k": (("manager",), NOBODY),
     "$JS.API.CONSUMER.CREATE.RESULTS.x": (NOBODY, NOBODY),
     "$JS.API.CONSUMER.CREATE.TELEMETRY.books": (("telemetry",), NOBODY),
     "$JS.API.CONSUMER.MSG.NEXT.JOBS.managers": (("manager",), NOBODY),
     "$JS.ACK.JOBS.managers.1.1.1.1.0": (("manager",), NOBODY),
     "$JS.ACK.TELEMETRY.books.1.1.1.1.0": (("telemetry",), NOBODY),
+    **{f"$JS.API.STREAM.{verb}.JOBS": (("manager",), NOBODY) for verb in ("INFO", "UPDATE")},
+    **{f"$JS.API.STREAM.{verb}.RESULTS": (("manager",), NOBODY) for verb in ("INFO", "CREATE", "UPDATE")},
+    "$JS.API.CONSUMER.INFO.JOBS.managers": (("manager",), NOBODY),
+    "$JS.API.CONSUMER.DURABLE.CREATE.JOBS.managers": (("manager",), NOBODY),
+    "$JS.API.CONSUMER.DELETE.JOBS.managers": (NOBODY, NOBODY),
+    "$JS.API.CONSUMER.MSG.NEXT.TELEMETRY.books": (("telemetry",), NOBODY),
+    "$JS.ACK.hub.x.JOBS.managers.1.1.1.1.0.y": (("manager",), NOBODY),  # over a leaf
+    "$JS.ACK.hub.x.TELEMETRY.books.1.1.1.1.0.y": (("telemetry",), NOBODY),
+    **{f"$JS.API.STREAM.CREATE.KV_{name}": (keepers, NOBODY) for name, keepers in KEEPERS.items()},
+    **{f"$JS.API.DIRECT.GET.KV_{name}.k": (keepers, NOBODY) for name, keepers in KEEPERS.items()},
+    **{f"$JS.API.STREAM.{verb}.KV_{name}": (NOBODY, NOBODY) for verb in ("DELETE", "PURGE") for name in KEEPERS},
     "$KV.bullpen_answers.k": (("manager",), ("manager",)),
     "$KV.bullpen_budgets.k": (("manager",), NOBODY),
     "$KV.bullpen_jobs.k": (("manager",), NOBODY),
@@ -153,6 +170,18 @@ def test_no_subject_of_ours_is_missing_in_the_matrix() -> None:
     subject = re.compile(r"[a-z]+(\.[a-z>]+)+")
     ours = {word for name, word in vars(s).items() if name.isupper() and subject.fullmatch(str(word))}
     assert ours <= set(MATRIX)
+
+
+def test_no_permission_is_missing_in_the_matrix() -> None:
+    permissions = CONFIG.read_text().partition("\nCLIENT {")[2].partition("\nsystem_account")[0]
+    patterns = {
+        re.escape(given).replace(r"\*", "[^.]+").replace(">", ".+")
+        for given in re.findall(r'"([^"]+\.[^"]+)"', permissions)
+    }
+    assert len(patterns) > 50
+    assert (
+        sorted(pattern for pattern in patterns if not any(re.fullmatch(pattern, subject) for subject in MATRIX)) == []
+    )
 
 
 @pytest.mark.parametrize("role", ROLES)

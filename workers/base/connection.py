@@ -34,8 +34,13 @@ def address(variable: str, configured: str | None) -> str | None:
     except ValueError:
         usable = False
     if not usable:
-        raise ConfigError(f"{url!r} is not the address of a server: it should look like https://host:port/path")
+        raise ConfigError(f"{_shown(url)!r} is not the address of a server: it should look like https://host:port/path")
     return url
+
+
+def _shown(url: str) -> str:
+    """Without the user and password that may stand in it."""
+    return url.rpartition("@")[2]
 
 
 def is_plain(url: str | None) -> bool:
