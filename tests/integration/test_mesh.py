@@ -254,8 +254,13 @@ async def test_draining_finishes_what_runs_and_takes_nothing_new(mesh: SmallMesh
     await mesh.worker("w-1", **SLOW)
     await mesh.worker("w-2", **SLOW)
     await mesh.manager()
-    asking = [asyncio.create_task(mesh.ask()) for _ in range(8)]
-    await eventually(lambda: mesh.beats["w-1"].inflight > 0)
+    asking: list[asyncio.Task[Json]] = []
+
+    def busy() -> bool:
+        asking.append(asyncio.create_task(mesh.ask()))
+        return mesh.beats["w-1"].inflight > 0
+
+    await eventually(busy, every=0.05)
     stopping = asyncio.create_task(mesh.stop("w-1"))
     await mesh.state("w-1", "draining")
     later = [await mesh.ask() for _ in range(2)]

@@ -80,7 +80,7 @@ async def test_who_starts_to_fail_is_benched_tried_now_and_then_and_back_when_it
         since = len(watch.asked)
         await eventually(lambda: len(watch.asked) > since + 600, timeout=40)
         tries = watch.tries(since + 60)  # what was decided before the Manager heard of it aside
-        assert 0 < tries["w-2"] < 0.05 * tries.total(), tries
+        assert 0 < tries["w-2"] < 0.15 * tries.total(), tries  # its canary share, and a few when the other is full
 
         roles.kill("w-2")
         roles.worker("w-2", **QUICK)

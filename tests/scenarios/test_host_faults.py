@@ -175,14 +175,14 @@ async def test_clocks_that_are_seconds_apart_harm_nobody(roles: Roles, tmp_path:
     for name, offset in (("m-1", "+2.4s"), ("m-2", "-2.4s")):
         roles.manager(name, **Clock(clocks, offset).env)
     for name, offset in (("w-1", "+4.5s"), ("w-2", "-4.5s")):
-        roles.worker(name, BULLPEN_SIMULATED__LATENCY_MS="300", **Clock(clocks, offset).env)
+        roles.worker(name, BULLPEN_SIMULATED__LATENCY_MS="100", **Clock(clocks, offset).env)
     await roles.ready()
     asked: list[Question] = []
     for number in range(60):
-        seconds, clock = 2 + number % 3, (-2.4, 0.0, 2.4)[number // 20]
-        request: dict[str, Any] = {"deadline_ms": seconds * 1000, "stream": number % 5 == 0}
+        seconds, clock = 4 + number % 3 / 4, (-2.4, 0.0, 2.4)[number // 20]
+        request: dict[str, Any] = {"deadline_ms": round(seconds * 1000), "stream": number % 5 == 0}
         asked.append(await roles.ask(headers=deadline(seconds, clock), **request))
-    direct = [await roles.ask("infer.simulated", deadline(3, 0), deadline_ms=3000) for _ in range(10)]
+    direct = [await roles.ask("infer.simulated", deadline(4, 0), deadline_ms=4000) for _ in range(10)]
     assert unwell(await roles.answered([*asked, *direct])) == []
     assert out_of_time(asked) == []
     hurried = [await roles.ask(headers=deadline(0.1, clock), deadline_ms=100) for clock in (-2.4, 0, 2.4) * 4]
