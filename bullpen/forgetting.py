@@ -38,6 +38,7 @@ class Report:
     attempts: int = 0
     feedback: int = 0
     dead_letters: int = 0
+    decisions: int = 0
     events: int = 0
     """Booked events that were deleted from the stream: everybody's, since theirs cannot be told apart there."""
     results: int = 0
@@ -51,6 +52,7 @@ class Report:
         self.attempts += rows.attempts
         self.feedback += rows.feedback
         self.dead_letters += rows.dead_letters
+        self.decisions += rows.decisions
 
 
 class _Answer(BaseModel):

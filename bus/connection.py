@@ -206,7 +206,9 @@ class Bus:
 
         return Subscription(await self._subscribe(subject, queue, received), tasks)
 
-    async def subscribe_inline(self, subject: str, callback: Callable[[Message], None]) -> Subscription:
+    async def subscribe_inline(
+        self, subject: str, callback: Callable[[Message], None], *, queue: str = ""
+    ) -> Subscription:
         """Calls `callback` for each message, in order, without a task: for short, plain functions."""
 
         async def received(msg: Msg) -> None:
@@ -215,7 +217,7 @@ class Bus:
             except Exception:
                 log.exception("handler_failed", subject=subject)
 
-        return Subscription(await self._subscribe(subject, "", received), Tasks(subject))
+        return Subscription(await self._subscribe(subject, queue, received), Tasks(subject))
 
     async def flush(self, timeout: float = 2.0) -> None:
         """Returns when the server has everything that was published before. Raises `BusError`."""

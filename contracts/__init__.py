@@ -48,6 +48,7 @@ from contracts.metrics import (
     RouteDecision,
     TelemetryMetrics,
     Terms,
+    Wishes,
     WorkerMetrics,
 )
 from contracts.request import (
@@ -136,6 +137,7 @@ __all__ = [
     "StrictModel",
     "TelemetryMetrics",
     "Terms",
+    "Wishes",
     "WorkerEvent",
     "WorkerEventRecord",
     "WorkerMessage",

@@ -26,6 +26,24 @@ class Candidate(OpenModel):
     """Why this one could not be chosen."""
 
 
+class Wishes(OpenModel):
+    """What a request asked for, as far as it matters for who answers it. Nothing of what it says."""
+
+    policy: str
+    model: str | None = None
+    backend: str | None = None
+    priority: str
+    left_ms: float | None = None
+    """Milliseconds until its deadline."""
+    min_confidence: float | None = None
+    max_cost_usd: float | None = None
+    max_tokens: int | None = None
+    prompt_tokens: int
+    """About so many."""
+    needs: tuple[str, ...] = ()
+    """What a model must be able to do."""
+
+
 class RouteDecision(OpenModel):
     """`metrics.route`: who was considered for an attempt, and why the winner won."""
 
@@ -40,6 +58,9 @@ class RouteDecision(OpenModel):
     model_id: str | None
     candidates: tuple[Candidate, ...]
     created_at: datetime
+    why: str | None = None
+    """What it was for: `first`, `failover`, `hedge` (a second one beside the first) or `cascade` (a surer answer)."""
+    wishes: Wishes | None = None
 
 
 class MeshMetrics(OpenModel):

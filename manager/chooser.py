@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from contracts import Policy, RouteDecision, utc_now
+from contracts import Policy, RouteDecision, Wishes, utc_now
 from contracts.subjects import METRICS_ROUTE
 from manager import failover
 from manager.desk import Desk
@@ -80,5 +80,31 @@ class Chooser:
             model_id=winner.card.model_id if winner else None,
             candidates=ranking.candidates,
             created_at=utc_now(),
+            why=self._why,
+            wishes=self._wishes(),
         )
         desk.metrics.tell(METRICS_ROUTE, decision)
+
+    @property
+    def _why(self) -> str:
+        inflight = self._inflight
+        if not inflight.attempts:
+            return "first"
+        if inflight.running:
+            return "hedge"
+        return "failover" if inflight.best is None else "cascade"
+
+    def _wishes(self) -> Wishes:
+        request, inflight = self._inflight.request, self._inflight
+        return Wishes(
+            policy=request.policy,
+            model=request.model,
+            backend=request.backend,
+            priority=request.priority,
+            left_ms=round(inflight.remaining(self._desk.now()) * 1000),
+            min_confidence=request.min_confidence,
+            max_cost_usd=request.max_cost_usd,
+            max_tokens=request.max_tokens,
+            prompt_tokens=inflight.asked.tokens_in,
+            needs=tuple(sorted(inflight.asked.needs)),
+        )

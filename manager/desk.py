@@ -149,7 +149,8 @@ class Desk:
         if ending.outcome not in (Outcome.CANCELLED, Outcome.HEDGED_LOSER):
             member.failed += 1
         if _blames_worker(attempt, ending):
-            breaker.failed(self.now(), ending.error.message, probe=attempt.probe)
+            # The code alone: a provider may quote the question in what it says, and everybody is told of this.
+            breaker.failed(self.now(), ending.error.code.value, probe=attempt.probe)
         else:
             breaker.withdrawn(probe=attempt.probe)
         if attempt.said_all and ending.error.code in (ErrorCode.OVERLOADED, ErrorCode.RATE_LIMITED):

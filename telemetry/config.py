@@ -24,4 +24,6 @@ class TelemetryConfig(ConfigModel):
     report_interval: Seconds = 2.0
     grades_interval: Seconds = 10.0
     retention: Annotated[int, Field(ge=1)] | None = 13
+    decisions: bool = True
+    decisions_retention: Annotated[int, Field(ge=1)] = 7
     content_retention: Annotated[int, Field(ge=1)] | None = 30

@@ -45,10 +45,11 @@ class Forgotten:
     attempts: int = 0
     feedback: int = 0
     dead_letters: int = 0
+    decisions: int = 0
 
     @property
     def total(self) -> int:
-        return self.responses + self.attempts + self.feedback + self.dead_letters
+        return self.responses + self.attempts + self.feedback + self.dead_letters + self.decisions
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,8 @@ async def forget(store: Store, scope: Scope, *, words_only: bool = False) -> Asy
         return
     said = "forget_comments" if words_only else "forget_feedback"
     judged = len(await store.fetch(said, scope.name, scope.before))
-    yield Batch(frozenset({scope.name}), Forgotten(feedback=judged, dead_letters=letters))
+    decided = 0 if words_only else len(await store.fetch("forget_decisions", scope.name, scope.before))
+    yield Batch(frozenset({scope.name}), Forgotten(feedback=judged, dead_letters=letters, decisions=decided))
 
 
 async def whose(store: Store, request_ids: Sequence[UUID], scope: Scope) -> set[UUID]:

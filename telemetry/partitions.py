@@ -45,12 +45,12 @@ async def ensure_ahead(connection: Connection, now: datetime) -> list[str]:
     return made
 
 
-async def drop_ended(connection: Connection, before: datetime) -> list[str]:
+async def drop_ended(connection: Connection, before: datetime, query: str = "partitions_due") -> list[str]:
     """Takes away the months that ended before `before`; returns their names. What is in use stays for the next time.
 
-    Not in a transaction: `DETACH … CONCURRENTLY` makes its own.
+    `query`: which ones those are. Not in a transaction: `DETACH … CONCURRENTLY` makes its own.
     """
-    due = await connection.fetch(sql("partitions_due"), before)
+    due = await connection.fetch(sql(query), before)
     if foreign := [row["name"] for row in due if not row["ours"]]:
         log.warning("partitions_not_ours", names=foreign, cure="let telemetry connect as the owner of the tables")
     await connection.execute("SELECT set_config('lock_timeout', $1, false)", PATIENCE)

@@ -133,7 +133,7 @@ async def cost_by(store: Store, key: CostKey, *, since: datetime | None = None) 
 
 async def response(store: Store, name: str) -> BookedRequest | None:
     """The request with that request id or task id, the newest if several bear it. Raises `DatabaseAway`."""
-    rows = await store.fetch("response", _uuid(name), name)
+    rows = await store.fetch("response", as_uuid(name), name)
     if not rows:
         return None
     attempts = await store.fetch("attempts_of", rows[0]["request_id"])
@@ -155,7 +155,8 @@ async def _schema(connection: Connection) -> int | None:
     return newest
 
 
-def _uuid(text: str) -> UUID | None:
+def as_uuid(text: str) -> UUID | None:
+    """None: it is none."""
     try:
         return UUID(text)
     except ValueError:

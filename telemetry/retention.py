@@ -1,4 +1,4 @@
-"""What the books keep and for how long: figures for months, what people said for days.
+"""What the books keep and for how long: figures for months, what people said and why who was asked for days.
 
 An hourly round of the accountant: months are made ahead, those beyond `retention` are taken away, and of what is older
 than `content_retention` the words are emptied, a batch per transaction, so that nobody waits for us. Several may run;
@@ -59,6 +59,7 @@ class Housekeeper:
         await ensure_ahead(connection, now)
         if self.config.retention is not None:
             await drop_ended(connection, _months_before(now, self.config.retention))
+        await drop_ended(connection, now - timedelta(days=self.config.decisions_retention), "decisions_due")
         if self.config.content_retention is not None:
             await self._empty(connection, now, timedelta(days=self.config.content_retention))
         return True

@@ -15,6 +15,7 @@ from contracts import subjects as s
 from contracts.config_file import ConfigFile
 from telemetry import stream
 from telemetry.config import TelemetryConfig
+from telemetry.decisions import Decisions
 from telemetry.direct import Direct
 from telemetry.feedback import serve_feedback
 from telemetry.grading import Grading
@@ -46,11 +47,13 @@ class Accountant:
         *,
         instance_id: str,
         discretion: Discretion,
+        decisions: Decisions | None,
     ) -> None:
         self._bus = bus
         self._store = store
         self._housekeeper = housekeeper
         self._grading = grading
+        self._decisions = decisions
         self._config = config
         self._id = instance_id
         self._spec = stream.spec(config)
@@ -108,6 +111,8 @@ class Accountant:
             schema = await self._database.until_done(lambda: migrate(self._store))
             housekeeping.start(self._housekeeper.run(), "rounds")
             housekeeping.start(self._grading.run(), "grades")
+            if self._decisions is not None:
+                housekeeping.start(self._decisions.run(), "decisions")
             self._direct.open_books.set()
             await first_of(self._stream_is_there, self._direct.started)
             await self._serve_discovery(schema)
@@ -186,7 +191,14 @@ async def run(
     try:
         housekeeper, grading = Housekeeper(apart, config), Grading(bus, apart, config.grades_interval)
         accountant = Accountant(
-            bus, store, housekeeper, grading, config, instance_id=instance_id, discretion=discretion
+            bus,
+            store,
+            housekeeper,
+            grading,
+            config,
+            instance_id=instance_id,
+            discretion=discretion,
+            decisions=Decisions(bus, apart) if config.decisions else None,
         )
         if config_file is not None:
             following.start(follow(config_file, config, accountant.reconfigure), "config")

@@ -151,7 +151,7 @@ def _tell_done(report: Report, *, words_only: bool, json: bool) -> None:
     if json:
         as_json(asdict(report))
     else:
-        rows = Forgotten(report.responses, report.attempts, report.feedback, report.dead_letters)
+        rows = Forgotten(report.responses, report.attempts, report.feedback, report.dead_letters, report.decisions)
         typer.echo(f"{'forgot the words of' if words_only else 'forgot'} {_counted(rows)}")
         typer.echo(
             f"deleted {_number(report.events, 'booked event')} from the stream, {_number(report.results, 'result')}, "
@@ -169,6 +169,7 @@ def _counted(rows: Forgotten) -> str:
         "attempt": rows.attempts,
         "judgement": rows.feedback,
         "dead letter": rows.dead_letters,
+        "decision": rows.decisions,
     }
     return ", ".join(_number(number, what) for what, number in told.items())
 

@@ -1,7 +1,7 @@
-"""`workers` and `models`: who is here and what is served, from the heartbeats."""
+"""`workers`: who is here, from the heartbeats."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from bullpen.cli.running import connected, run, usage
-from bullpen.cli.show import UNKNOWN, as_json, figures, money, note, show, size, table, text, words
+from bullpen.cli.show import UNKNOWN, as_json, figures, note, show, size, table, text, words
 from client import Sighting
-from contracts import Heartbeat, ModelCard, OpenModel, Price
+from contracts import Heartbeat
 
 STATE_STYLES = {"ready": "green", "starting": "cyan", "degraded": "red", "draining": "yellow", "stopped": "dim"}
 REDRAW_EVERY = 0.5
@@ -23,24 +23,8 @@ FORGET_AFTER = 30.0
 Json = Annotated[bool, typer.Option("--json", help="Print JSON")]
 
 
-class ServedModel(OpenModel):
-    """A model, and who serves it."""
-
-    model_id: str
-    backend: str
-    workers: tuple[str, ...]
-    ready: int
-    """Workers that can answer now."""
-    aliases: tuple[str, ...]
-    context_window: int
-    capabilities: tuple[str, ...]
-    price: Price | None
-    local: bool
-
-
 def register(app: typer.Typer) -> None:
     app.command()(workers)
-    app.command()(models)
 
 
 def workers(
@@ -61,20 +45,8 @@ def workers(
     run(_watch if watch else lambda: _list_workers(json=json))
 
 
-def models(*, json: Json = False) -> None:
-    """What is served: every model, by whom, at what price.
-
-    Examples:
-
-      bullpen models
-
-      bullpen models --json | jq -r '.[].model_id'
-    """
-    run(lambda: _list_models(json=json))
-
-
 async def _list_workers(*, json: bool) -> None:
-    beats = await _heard()
+    beats = await heard()
     if json:
         as_json(beats)
     elif beats:
@@ -83,20 +55,10 @@ async def _list_workers(*, json: bool) -> None:
         note(NOBODY)
 
 
-async def _list_models(*, json: bool) -> None:
-    served = served_models(await _heard())
-    if json:
-        as_json(served)
-    elif served:
-        show(_models_table(served))
-    else:
-        note(NOBODY)
-
-
 NOBODY = "no worker is here: start one with `bullpen worker NAME`, or the whole mesh with `bullpen up`"
 
 
-async def _heard() -> list[Heartbeat]:
+async def heard() -> list[Heartbeat]:
     async with connected() as bullpen:
         return await bullpen.workers()
 
@@ -116,9 +78,6 @@ def _live_table(sightings: Sequence[Sighting], now: float) -> RenderableType:
         return Text("listening for heartbeats …", style="dim")
     hint = Text("\nCtrl-C ends this", style="dim")
     return Group(_workers_table([(seen.beat, seen.silent_for(now)) for seen in sightings]), hint)
-
-
-# Workers
 
 
 def _workers_table(rows: Sequence[tuple[Heartbeat, float | None]]) -> Table:
@@ -149,50 +108,3 @@ def _state(beat: Heartbeat, silent: float | None) -> Text:
         return Text(f"silent for {silent:.0f} s", style="bold red")
     state = Text(beat.state, style=STATE_STYLES[beat.state], overflow="fold")
     return state.append_text(text(f": {beat.reason}", "default")) if beat.reason else state
-
-
-# Models
-
-
-def served_models(beats: Sequence[Heartbeat]) -> list[ServedModel]:
-    """Every model with its workers, by name; a model that two backends serve stands twice."""
-    found: dict[tuple[str, str], list[tuple[Heartbeat, ModelCard]]] = {}
-    for beat in beats:
-        for card in beat.models:
-            found.setdefault((card.model_id, beat.backend), []).append((beat, card))
-    return [_served(served) for _, served in sorted(found.items())]
-
-
-def _served(served: Sequence[tuple[Heartbeat, ModelCard]]) -> ServedModel:
-    beat, card = served[0]
-    return ServedModel(
-        model_id=card.model_id,
-        backend=beat.backend,
-        workers=tuple(beat.worker_id for beat, _ in served),
-        ready=sum(beat.state == "ready" for beat, _ in served),
-        aliases=card.aliases,
-        context_window=card.context_window,
-        capabilities=card.capabilities,
-        price=card.price,
-        local=card.local,
-    )
-
-
-def _models_table(served: Sequence[ServedModel]) -> Table:
-    columns = [words("MODEL"), words("WORKERS"), figures("CONTEXT"), words("PER 1M TOKENS"), words("CAN")]
-    return table(columns, [list(_model_row(model)) for model in served])
-
-
-def _model_row(model: ServedModel) -> Iterator[RenderableType]:
-    yield text(", ".join((model.model_id, *model.aliases)))
-    workers = text(", ".join(model.workers))
-    yield workers if model.ready else workers.append(" (none ready)", style="red")
-    yield f"{model.context_window:,}"
-    yield _price(model.price)
-    yield text(", ".join(model.capabilities))
-
-
-def _price(price: Price | None) -> str:
-    if price is None:
-        return "unknown"
-    return f"{money(price.input_per_mtok)} in, {money(price.output_per_mtok)} out"

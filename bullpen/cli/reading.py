@@ -43,31 +43,44 @@ Model = Annotated[str | None, typer.Option(help="Only this model's")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON")]
 
 
+class NoBooks(Exception):
+    """The books are off, away, or not of this version."""
+
+    def __init__(self, what: str, cure: str) -> None:
+        super().__init__(what)
+        self.what, self.cure = what, cure
+
+
+async def reading(read: Callable[[Store], Awaitable[T]], *, within: float = DATABASE_WITHIN) -> T:
+    """What `read` finds in the books. `within`: seconds that one statement may take. Raises `NoBooks`."""
+    url = resolve_database_url()
+    if url is None:
+        raise NoBooks("there are no books here", "start them with `bullpen up`, or set DATABASE_URL")
+    store = Store(url, within)
+    try:
+        await check_schema(store)
+        return await read(store)
+    except SchemaMismatch as error:
+        raise NoBooks(str(error), "") from None
+    except DatabaseAway as error:
+        raise NoBooks(f"the books cannot be read: {error}", "`bullpen doctor` shows what is wrong") from None
+    finally:
+        await store.close()
+
+
 def from_books(read: Callable[[Store], Awaitable[T]], *, within: float = DATABASE_WITHIN) -> T:
     """What `read` finds in the books. Ends the process when they are off, away, or not of this version.
 
     `within`: seconds that one statement may take.
     """
-    url = resolve_database_url()
-    if url is None:
-        problem("there are no books here", "start them with `bullpen up`, or set DATABASE_URL")
-        raise typer.Exit(UNREACHABLE)
     found: list[T] = []
 
     async def work() -> None:
-        store = Store(url, within)
-        try:
-            await check_schema(store)
-            found.append(await read(store))
-        finally:
-            await store.close()
+        found.append(await reading(read, within=within))
 
     try:
         run(work)
-    except SchemaMismatch as error:
-        problem(str(error))
-        raise typer.Exit(UNREACHABLE) from None
-    except DatabaseAway as error:
-        problem(f"the books cannot be read: {error}", "`bullpen doctor` shows what is wrong")
+    except NoBooks as error:
+        problem(error.what, error.cure)
         raise typer.Exit(UNREACHABLE) from None
     return found[0]

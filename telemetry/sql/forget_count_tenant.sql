@@ -2,4 +2,6 @@ SELECT (SELECT count(*) FROM responses WHERE tenant = $1 AND created_at < $2) AS
        (SELECT count(*) FROM attempts a JOIN responses r USING (request_id)
          WHERE r.tenant = $1 AND r.created_at < $2) AS attempts,
        (SELECT count(*) FROM feedback
-         WHERE task_id IN (SELECT task_id FROM responses WHERE tenant = $1 AND created_at < $2)) AS feedback
+         WHERE task_id IN (SELECT task_id FROM responses WHERE tenant = $1 AND created_at < $2)) AS feedback,
+       (SELECT count(*) FROM decisions d JOIN responses r USING (request_id)
+         WHERE r.tenant = $1 AND r.created_at < $2) AS decisions

@@ -266,7 +266,7 @@ async def test_a_worker_that_keeps_failing_is_left_alone_and_that_is_said(mesh: 
     assert codes == ["upstream_error"] * 5 + ["no_worker"] * 3
     await eventually(lambda: len(routes) == 13)
     assert len(fake.asked) == 5
-    assert "failing (broken), tried again in" in routes[-1]["candidates"][0]["passed_over"]
+    assert "failing (upstream_error), tried again in" in routes[-1]["candidates"][0]["passed_over"]
 
 
 async def test_not_more_is_tried_again_than_the_budget_allows(mesh: SmallMesh) -> None:

@@ -148,7 +148,7 @@ async def test_more_than_one_batch_is_forgotten(case: Case, monkeypatch: pytest.
     for words_only in (["--content-only"], []):
         told = await case.forget("--tenant", "acme", "--yes", "--json", *words_only)
         assert told.json() | {"events": 0} == {
-            **{"responses": 10, "attempts": 10, "feedback": 10, "dead_letters": 0},
+            **{"responses": 10, "attempts": 10, "feedback": 10, "dead_letters": 0, "decisions": 0},
             **{"events": 0, "results": 0, "replays": 0, "left": []},
         }
     assert await case.tasks() == only()
@@ -246,10 +246,10 @@ async def test_a_dry_run_only_says_what_there_is(case: Case) -> None:
     told = await case.forget("--tenant", "acme", "--dry-run")
     assert (told.code, told.out) == (
         0,
-        "would forget 2 requests, 2 attempts, 2 judgements, 0 dead letters of tenant 'acme'\n",
+        "would forget 2 requests, 2 attempts, 2 judgements, 0 dead letters, 0 decisions of tenant 'acme'\n",
     )
     one = await case.forget("--task", "t-1", "--dry-run", "--json")
-    assert one.json() == {"responses": 1, "attempts": 1, "feedback": 1, "dead_letters": 0}
+    assert one.json() == {"responses": 1, "attempts": 1, "feedback": 1, "dead_letters": 0, "decisions": 0}
     assert await case.tasks() == only("t-1", "t-2")
 
 

@@ -78,7 +78,7 @@ MATRIX: dict[str, tuple[Who, Who]] = {
     s.TELEMETRY_ANY: (NOBODY, NOBODY),
     s.METRICS_MESH: (("manager", "telemetry"), LOOKING_ON),
     s.METRICS_GRADE: (("manager", "telemetry"), LOOKING_ON),
-    s.METRICS_ROUTE: (("manager",), LOOKING_ON),
+    s.METRICS_ROUTE: (("manager",), (*LOOKING_ON, "telemetry")),
     s.METRICS_BUDGET: (("manager",), LOOKING_ON),
     s.metrics_model("m"): (("manager",), LOOKING_ON),
     s.metrics_worker("w1"): (("manager",), LOOKING_ON),

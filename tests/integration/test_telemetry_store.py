@@ -18,7 +18,7 @@ from tests.servers import PostgresServer
 from tests.support import eventually
 
 NEWEST = max(available())
-TABLES = {"responses", "attempts", "feedback", "worker_events", "grades", "dead_letters"}
+TABLES = {"responses", "attempts", "feedback", "worker_events", "grades", "dead_letters", "decisions"}
 VIEWS = {"model_performance", "model_error_rate", "model_cost", "model_scorecard"}
 
 

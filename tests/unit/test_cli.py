@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from bullpen.cli import COMMANDS, LateCommand, app, show
 from bullpen.cli.ask import ask
-from bullpen.cli.look import served_models
+from bullpen.cli.models import served_models
 from bullpen.cli.reading import moment
 from bullpen.cli.running import CURES
 from client import Options, Roster

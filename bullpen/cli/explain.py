@@ -1,0 +1,187 @@
+"""`explain`: why a question went where it went, told as a story."""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.text import Text
+
+from bullpen.cli.reading import Json, from_books
+from bullpen.cli.show import (
+    UNKNOWN,
+    ago,
+    as_json,
+    clean,
+    duration,
+    figures,
+    money,
+    one_line,
+    problem,
+    show,
+    table,
+    text,
+)
+from bullpen.cli.show import words as column
+from contracts import Candidate, Wishes
+from telemetry.explaining import BookedDecision, Ending, Explained, explain
+from telemetry.queries import BookedAttempt
+
+NOTHING_LIKE_IT = 1
+SHOWN = 8
+"""Candidates of one decision that people are shown; `--json` has all that are kept."""
+SAID_CHARACTERS = 200
+TERMS = ("cost", "confidence", "load", "resources")
+OPENINGS = {
+    "first": "The first choice",
+    "failover": "The one before did not answer, so the next choice",
+    "hedge": "It took long, so a second one was asked beside it",
+    "cascade": "The answer was not sure enough, so a better one was asked",
+}
+
+
+def register(app: typer.Typer) -> None:
+    app.command(name="explain")(explain_task)
+
+
+def explain_task(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="A task id or request id, as answers carry it")],
+    *,
+    json: Json = False,
+) -> None:
+    """Why a question went where it went: who was considered, who was asked, how it ended.
+
+    Of every candidate the four terms are shown, each 0 at best; times the weights of the policy they add up to the
+    score, and the lowest score wins.
+
+    Examples:
+
+      bullpen explain 0198c1f2-7d7c-7a53-9b1e-2f9d1f3c5a10
+
+      bullpen explain my-task --json | jq '.decisions[].candidates'
+    """
+    found = from_books(lambda store: explain(store, task))
+    if found is None:
+        problem(
+            f"the books know no task {one_line(task, SAID_CHARACTERS)}",
+            "an answer is in the books a second after it was given, decisions are kept for a week; "
+            "`bullpen responses --json` shows the last ids",
+        )
+        raise typer.Exit(NOTHING_LIKE_IT)
+    if json:
+        as_json(found)
+    else:
+        show(Group(*_story(found)))
+
+
+def _story(found: Explained) -> Iterator[RenderableType]:
+    yield _title(found)
+    tries = {attempt.attempt: attempt for attempt in found.attempts}
+    for decision in found.decisions:
+        yield Text()
+        yield from _choice(decision)
+        if (tried := tries.pop(decision.attempt, None)) is not None:
+            yield _tried(tried)
+    for tried in tries.values():
+        yield Text()
+        yield _tried(tried)
+    if not found.decisions:
+        yield Text()
+        yield text(_why_no_decision(found.response), "dim")
+    yield Text()
+    yield _end(found.response)
+
+
+def _title(found: Explained) -> RenderableType:
+    asked = [when.created_at for when in (found.response, *found.decisions, *found.attempts) if when is not None]
+    title = Text.assemble(("task ", "dim"), (clean(found.task_id), "bold"), (f", asked {ago(min(asked))}", "dim"))
+    if found.others:
+        title.append(f"; {found.others} older ones bear the same name", "dim")
+    wishes = next((one.wishes for one in found.decisions if one.wishes is not None), None)
+    return Group(title, text(_wished(wishes))) if wishes is not None else title
+
+
+def _wished(wishes: Wishes) -> str:
+    """What it asked for, in words."""
+    told = [f"policy {wishes.policy}", f"priority {wishes.priority}", f"about {wishes.prompt_tokens} tokens"]
+    told += [f"{name} {value}" for name, value in (("model", wishes.model), ("backend", wishes.backend)) if value]
+    if wishes.left_ms is not None:
+        told.append(f"{duration(wishes.left_ms)} left")
+    if wishes.min_confidence is not None:
+        told.append(f"confidence of {wishes.min_confidence:g} or more")
+    if wishes.max_cost_usd is not None:
+        told.append(f"${wishes.max_cost_usd:g} at most")
+    if wishes.needs:
+        told.append(f"needs {', '.join(wishes.needs)}")
+    return f"It asked for: {', '.join(told)}."
+
+
+def _choice(decision: BookedDecision) -> Iterator[RenderableType]:
+    opening = OPENINGS.get(decision.why or "", "The choice")
+    if decision.winner is None:
+        what = f"{opening}: nobody could be asked"
+    else:
+        what = f"{opening}: {decision.winner} with {decision.model_id}"
+    yield Text.assemble((clean(what), "bold"), (clean(f"  (by {decision.manager_id}, {decision.policy})"), "dim"))
+    weighed = [one for one in decision.candidates if one.score is not None]
+    if weighed:
+        weights = [getattr(decision.weights, term) for term in TERMS]
+        columns = [column(""), column("WORKER"), column("MODEL")]
+        columns += [figures(f"{term.upper()} ×{weight:g}") for term, weight in zip(TERMS, weights, strict=True)]
+        rows = [_weighed(one, decision) for one in weighed[:SHOWN]]
+        yield Padding(table([*columns, figures("SCORE")], rows), (0, 0, 0, 2))
+    others = [one for one in decision.candidates if one.score is None]
+    for one in others[: max(0, SHOWN - len(weighed[:SHOWN]))]:
+        yield _indented(f"{one.worker_id} with {one.model_id}: {one.passed_over or 'not weighed'}", "dim")
+    if (hidden := decision.considered - min(SHOWN, len(decision.candidates))) > 0:
+        yield _indented(f"and {hidden} more", "dim")
+
+
+def _weighed(one: Candidate, decision: BookedDecision) -> list[RenderableType]:
+    won = (one.worker_id, one.model_id) == (decision.winner, decision.model_id)
+    terms = [f"{getattr(one.terms, term):.2f}" if one.terms else UNKNOWN for term in TERMS]
+    return ["→" if won else "", text(one.worker_id), text(one.model_id), *terms, f"{one.score:.2f}"]
+
+
+def _tried(tried: BookedAttempt) -> RenderableType:
+    """How one try went."""
+    told = [f"{tried.worker_id}: {tried.outcome} after {duration(tried.duration_ms)}"]
+    if tried.completion_tokens is not None:
+        read = UNKNOWN if tried.prompt_tokens is None else tried.prompt_tokens
+        told.append(f"{read} tokens in, {tried.completion_tokens} out")
+    told.append(money(tried.cost_usd))
+    if tried.confidence is not None:
+        told.append(f"confidence {tried.confidence:.2f}")
+    if tried.error_message:
+        told.append(one_line(f"{tried.error_code}: {tried.error_message}", SAID_CHARACTERS))
+    return _indented("; ".join(told), "green" if tried.outcome == "ok" else "yellow")
+
+
+def _end(response: Ending | None) -> RenderableType:
+    if response is None:
+        return Text("How it ended is not in the books (yet).", style="dim")
+    took, paid = duration(response.duration_ms), money(response.cost_usd)
+    if response.status != "ok":
+        said = one_line(f"{response.error_code}: {response.error_message}", SAID_CHARACTERS)
+        return text(f"It ended after {took} with {said}. Paid: {paid}.", "red")
+    how = f" (confidence {response.confidence:.2f}, {response.confidence_source})" if response.confidence else ""
+    told = f"{response.model_id} at {response.worker_id} answered after {took}{how}. Paid in all: {paid}."
+    if response.replayed:
+        told += " It was the stored answer to an earlier question with the same key."
+    if response.resumed:
+        told += " A part came from a worker that died on the way."
+    return text(told, "bold")
+
+
+def _why_no_decision(response: Ending | None) -> str:
+    if response is not None and response.manager_id is None:
+        return "Nobody had to choose: the worker was asked directly."
+    return (
+        "Its decisions are not kept any more, or nobody listened when they were made "
+        "(`decisions` in telemetry/config.yaml)."
+    )
+
+
+def _indented(told: str, style: str) -> RenderableType:
+    return Padding(text(told, style), (0, 0, 0, 2))

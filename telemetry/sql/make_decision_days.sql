@@ -1,0 +1,1 @@
+SELECT make_decision_days($1::timestamptz[]) AS name
