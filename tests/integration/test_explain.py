@@ -14,12 +14,12 @@ from telemetry import decisions
 from telemetry.explaining import Explained, explain
 from tests.books import Books, attempt, response, signal_all
 from tests.cli import Result, bullpen
-from tests.mesh import SmallMesh
+from tests.mesh import Json, SmallMesh
 from tests.servers import NatsServer, PostgresServer
 from tests.support import eventually
 
-FREE = {"models": [{"name": "m-free", "price": {"input_per_mtok": 0, "output_per_mtok": 0}}]}
-DEAR = {"models": [{"name": "m-dear", "price": {"input_per_mtok": 100, "output_per_mtok": 400}}]}
+FREE: Json = {"models": [{"name": "m-free", "price": {"input_per_mtok": 0, "output_per_mtok": 0}}]}
+DEAR: Json = {"models": [{"name": "m-dear", "price": {"input_per_mtok": 100, "output_per_mtok": 400}}]}
 EVEN = Terms(cost=0.5, confidence=0.5, load=0.5, resources=0.5)
 
 
