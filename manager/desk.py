@@ -14,13 +14,15 @@ from manager.config import ManagerConfig
 from manager.estimates import Estimates
 from manager.grades import Grades
 from manager.metrics import Metrics
-from manager.ranking import Choice, Question, Ranking, rank
+from manager.ranking import Choice, Question, Ranking, limit_tokens, rank
 from manager.registry import Member, Registry
 from manager.treasury import Treasury
 from manager.waiting import WaitingRoom
 
 PAUSE_UNTOLD = 0.1
 """Seconds to leave a worker alone that said it is full without saying for how long."""
+LOOK_AGAIN = 0.02
+"""Seconds at least until somebody is looked at again who was to be left alone."""
 HEDGES_AT_ONCE = 10.0
 CONVERSATION = 2
 """Messages from which on it is one."""
@@ -116,12 +118,15 @@ class Desk:
         return sorted({card.model_id for m in self.registry if not m.gone for card in m.heartbeat.models})
 
     def pause_left(self) -> float:
-        """Seconds until the first of those who asked to be left alone may be asked again."""
+        """Seconds until the first of those who are to be left alone may be asked again, as far as we know."""
         now = self.now()
-        return min((m.paused_until - now for m in self.registry if m.paused_until > now), default=0.0) + 0.001
+        asked = [m.paused_until for m in self.registry if m.paused_until > now]
+        limited = [m.rested_at() for m in self.registry if m.heartbeat.rate is not None and not m.obstacle]
+        return max(LOOK_AGAIN, min((*asked, *limited), default=now) - now)
 
-    def took(self, choice: Choice) -> bool:
+    def took(self, choice: Choice, question: Question) -> bool:
         """A worker was given a request. True: it is the probe of its breaker."""
+        choice.member.spend(limit_tokens(question, choice.card, self.estimates))
         choice.member.assigned += 1
         return choice.member.breaker.sent()
 

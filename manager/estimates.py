@@ -9,9 +9,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from math import sqrt
 
-from contracts import InferenceRequest, InferenceResponse
+from contracts import InferenceResponse
 
-CHARS_PER_TOKEN = 4
 """A rule of thumb for English text."""
 DEFAULT_OUTPUT_TOKENS = 128.0
 PRIOR_WEIGHT = 4.0
@@ -194,8 +193,3 @@ class Estimates:
 
 def _size(tokens_in: int) -> int:
     return min(SIZES, max(1, tokens_in).bit_length())
-
-
-def prompt_tokens(request: InferenceRequest) -> int:
-    """Roughly how many tokens the question has."""
-    return 1 + sum(len(message.text) for message in request.conversation) // CHARS_PER_TOKEN

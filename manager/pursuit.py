@@ -149,7 +149,7 @@ class Pursuit:
             utc_now(),
             desk.remember(inflight.asked),
             start=start,
-            probe=desk.took(choice),
+            probe=desk.took(choice, inflight.asked),
         )
         attempt.reservation, self._reservation = self._reservation, None
         inflight.attempts.append(attempt)

@@ -19,8 +19,9 @@ from math import inf
 from typing import NamedTuple
 
 from contracts import Candidate, Capability, Heartbeat, InferenceRequest, ModelCard, Terms
+from contracts.tokens import prompt_tokens
 from manager.affinity import Opening, openings
-from manager.estimates import Estimates, ModelRecord, prompt_tokens
+from manager.estimates import Estimates, ModelRecord
 from manager.grades import Grades
 from manager.registry import Member
 
@@ -237,6 +238,12 @@ def likely_cost(question: Question, card: ModelCard, estimates: Estimates) -> De
     return card.price.cost(question.tokens_in, most)
 
 
+def limit_tokens(question: Question, card: ModelCard, estimates: Estimates) -> float:
+    """What a request may use of a limit of tokens per minute: the prompt, and as long an answer as it may get."""
+    most = question.request.max_tokens
+    return question.tokens_in + (_tokens_out(question, estimates.of(card.model_id)) if most is None else most)
+
+
 @dataclass
 class Judge:
     """Judges all candidates for one question."""
@@ -372,8 +379,8 @@ class Judge:
             return Obstacle.UNABLE, "not local"
         if missing := question.needs.difference(card.capabilities):
             return Obstacle.UNABLE, f"cannot do {', '.join(sorted(missing))}"
-        if question.tokens_in > card.context_window:
-            return Obstacle.UNABLE, f"about {question.tokens_in} tokens do not fit into {card.context_window}"
+        if too_long := self._too_long(choice):
+            return Obstacle.UNABLE, too_long
         if _memory_share(choice.member.heartbeat) > MEMORY_LIMIT:
             return Obstacle.UNABLE, "near its memory limit"
         return None
@@ -387,11 +394,31 @@ class Judge:
         if not member.breaker.admits(now):
             rest = member.breaker.rest(now)
             return Obstacle.FAILING, f"failing ({member.breaker.why}), tried again in {rest:.1f} s"
-        if member.paused_until > now:
-            return Obstacle.PAUSED, f"asked to wait {member.paused_until - now:.1f} s"
+        if resting := self._resting(choice):
+            return Obstacle.PAUSED, resting
         if not member.free:
             return Obstacle.FULL, f"full ({member.load} of {member.heartbeat.capacity})"
         return None
+
+    def _resting(self, choice: Choice) -> str:
+        """Why it is to be left alone for a while; empty: it is not."""
+        member = choice.member
+        if member.paused_until > self.now:
+            return f"asked to wait {member.paused_until - self.now:.1f} s"
+        if member.heartbeat.rate is None:
+            return ""
+        short = member.short_of(limit_tokens(self.question, choice.card, self.estimates))
+        return short and f"its {short} per minute are used up"
+
+    def _too_long(self, choice: Choice) -> str:
+        """Why the question is too long for it; empty: it is not."""
+        question, card, rate = self.question, choice.card, choice.member.heartbeat.rate
+        if question.tokens_in > card.context_window:
+            return f"about {question.tokens_in} tokens do not fit into {card.context_window}"
+        if rate is None or rate.tpm_limit is None:
+            return ""
+        needed = round(limit_tokens(question, card, self.estimates))
+        return f"may need {needed} tokens, of {rate.tpm_limit} a minute" if needed > rate.tpm_limit else ""
 
 
 def _too_dear(question: Question, card: ModelCard, estimates: Estimates) -> str:

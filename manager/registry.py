@@ -45,6 +45,9 @@ class Member:
     assigned_at_beat: int = 0
     paused_until: float = 0.0
     """It asked to be left alone until then (rate limit, overload)."""
+    sent: int = 0
+    """Requests that we sent there since its last heartbeat; `sent_tokens` is what they may use."""
+    sent_tokens: float = 0.0
     answered: int = 0
     failed: int = 0
     silent: bool = False
@@ -65,6 +68,28 @@ class Member:
     @property
     def free(self) -> int:
         return max(0, self.heartbeat.capacity - self.load)
+
+    def spend(self, tokens: float) -> None:
+        """A request of about so many tokens is sent there."""
+        self.sent += 1
+        self.sent_tokens += tokens
+
+    def short_of(self, tokens: float) -> str:
+        """Which of its limits would not allow a request of so many tokens now; empty: none."""
+        rate = self.heartbeat.rate
+        if rate is None:
+            return ""
+        if rate.rpm_left is not None and rate.rpm_left <= self.sent:
+            return "requests"
+        if rate.tpm_left is not None and rate.tpm_left - self.sent_tokens < tokens:
+            return "tokens"
+        return ""
+
+    def rested_at(self) -> float:
+        """When there may be more of what is short (loop's clock): as it says; its next heartbeat tells more."""
+        rate = self.heartbeat.rate
+        resets = None if rate is None else rate.resets_in_ms
+        return self.heard + (self.patience if not resets else min(self.patience, resets / 1000))
 
     @property
     def idle(self) -> bool:
@@ -140,6 +165,7 @@ class Registry:
         changed = beat.config_digest != known.config_digest
         self._changed = self._changed or beat.models != known.models
         member.heartbeat, member.heard, member.assigned_at_beat = beat, now, member.assigned
+        member.sent, member.sent_tokens = 0, 0.0
         member.gone, member.silent = "stopped" if beat.state == "stopped" else "", False
         if restarted or changed:
             member.paused_until, member.breaker = 0.0, Breaker()

@@ -26,6 +26,11 @@ class Turn:
     declined: int = 0
     """How many had declined the place that it was called for."""
 
+    @property
+    def waits(self) -> bool:
+        """Not any more when it was called, or when its time was over just now."""
+        return not self.called.done()
+
 
 class WaitingRoom:
     def __init__(self, limit: int) -> None:
@@ -80,7 +85,7 @@ class WaitingRoom:
         """Calls the next in line who has not heard this call."""
         for line in self._lines.values():
             for tenant, turns in line.items():
-                turn = next((turn for turn in turns if turn.round != round_), None)
+                turn = next((turn for turn in turns if turn.round != round_ and turn.waits), None)
                 if turn is not None:
                     line.move_to_end(tenant)
                     self._forget(line, turn)
@@ -90,11 +95,11 @@ class WaitingRoom:
 
     def _send_away(self) -> bool:
         """Makes room for an interactive request at the cost of the batch work that came last, if there is any."""
-        line = self._lines["batch"]
-        if not line:
+        lines = [[turn for turn in turns if turn.waits] for turns in self._lines["batch"].values()]
+        longest = max(lines, key=len, default=[])
+        if not longest:
             return False
-        longest = max(line.values(), key=len)
-        turn = longest[-1]
+        turn, line = longest[-1], self._lines["batch"]
         self._forget(line, turn)
         turn.called.set_exception(self._full())
         return True

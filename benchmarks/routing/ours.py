@@ -95,10 +95,9 @@ class Bullpen:
         member = self._desk.registry.get(attempt.place.worker.name)
         assert member is not None
         choice = Choice(member, member.heartbeat.models[0])
-        probe = self._desk.took(choice)
-        self._attempts[id(attempt)] = Attempt(
-            1, choice, now, LONG_AGO, self._question(attempt.question, frozenset(), 0), probe=probe
-        )
+        question = self._question(attempt.question, frozenset(), 0)
+        probe = self._desk.took(choice, question)
+        self._attempts[id(attempt)] = Attempt(1, choice, now, LONG_AGO, question, probe=probe)
 
     def ended(self, attempt: Try, now: float) -> None:
         self._desk.time = now

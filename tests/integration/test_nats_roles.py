@@ -50,6 +50,7 @@ KEEPERS: dict[str, Who] = {
     "bullpen_jobs": ("manager",),
     "bullpen_budgets": ("manager",),
     "bullpen_grades": ("manager", "telemetry"),
+    "bullpen_limits": WORKERS,
 }
 """Of what is kept in JetStream as keys and values."""
 
@@ -126,6 +127,7 @@ MATRIX: dict[str, tuple[Who, Who]] = {
     "$KV.bullpen_answers.k": (("manager",), ("manager",)),
     "$KV.bullpen_budgets.k": (("manager",), NOBODY),
     "$KV.bullpen_jobs.k": (("manager",), NOBODY),
+    "$KV.bullpen_limits.k": (WORKERS, NOBODY),
     "$KV.bullpen_grades.k": (("telemetry",), ("manager",)),
     "$SYS.REQ.ACCOUNT.PING.CONNZ": (("manager",), NOBODY),
     "$SYS.REQ.ACCOUNT.PING.SUBSZ": (NOBODY, NOBODY),

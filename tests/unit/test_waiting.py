@@ -82,3 +82,13 @@ async def test_a_full_room_sends_batch_work_away_and_then_says_so() -> None:
         await waiters.room.wait("interactive", "", last=None, seconds=1.0)
     waiters.room.call(1)
     await waiters.are_called("interactive")
+
+
+async def test_who_left_in_the_same_moment_is_not_called_but_the_next_one() -> None:
+    """A task that is cancelled leaves the line only when it runs again."""
+    waiters = Waiters()
+    await waiters.come("left")
+    await waiters.come("next")
+    waiters.tasks["left"].cancel()
+    waiters.room.call(1)
+    await waiters.are_called("next")

@@ -16,6 +16,7 @@ from workers.base.admission import Admission
 from workers.base.config import BackendConfig
 from workers.base.discovery import AnyBackend
 from workers.base.execution import Execution
+from workers.base.limits import Limits
 
 log = structlog.get_logger(__name__)
 
@@ -64,6 +65,7 @@ class Engine:
 class Bench:
     def __init__(self, first: Engine) -> None:
         self.current = first
+        self.limits = Limits(first.config)
         self._retiring: list[Engine] = []
 
     @property
@@ -94,8 +96,14 @@ class Bench:
     def seat(self, engine: Engine) -> Engine:
         """From now on it serves. Returns the one that did, which has to `retire`."""
         before, self.current = self.current, engine
+        self.limits.reconfigure(engine.config)
         self._retiring.append(before)
         return before
+
+    def configure(self, config: BackendConfig) -> None:
+        """The engine that serves takes over what needs no other backend object."""
+        self.current.configure(config)
+        self.limits.reconfigure(config)
 
     async def retire(self, engine: Engine) -> None:
         """Lets it finish what it began, as long as a worker that leaves would, and closes it."""

@@ -48,6 +48,12 @@ class BackendConfig(ConfigModel):
     """Requests waiting inside the worker; as many as `max_concurrency` when left out."""
     max_tokens: Positive | None = None
     """The most tokens of one answer, for models that don't set their own."""
+    requests_per_minute: Positive | None = None
+    """Begun in any minute; None: as many as come."""
+    tokens_per_minute: Positive | None = None
+    """Prompts and answers together, in any minute."""
+    account: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
+    """Workers that name the same one share these two limits, wherever they run; they should tell the same ones."""
     heartbeat_interval: Annotated[float, Field(ge=0.05, le=60)] = 1.0
     health_interval: Annotated[float, Field(ge=0.05, le=3600)] = 5.0
     """How often the backend itself is asked whether it is well."""

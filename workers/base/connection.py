@@ -1,5 +1,6 @@
 """What every connection to a provider needs: an address and a key that can be used, and an end to what comes back."""
 
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
@@ -19,6 +20,8 @@ UNUSABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 """What client libraries raise when an answer has not the form of one."""
 
 
+listening: ContextVar[Callable[[Mapping[str, str]], None]] = ContextVar("listening")
+"""Whoever wants to know what the headers of a provider's answers say; set where a request begins."""
 opened: ContextVar[list[Any]] = ContextVar("opened")
 """The responses that a task opened, so that it can close them whatever an SDK does with them."""
 
@@ -74,11 +77,15 @@ def without(key: str | None, text: str) -> str:
 async def bounded(response: Any) -> None:
     """For an HTTP client's `event_hooks`: an answer that never ends a line, or never ends, does not fill the memory.
 
+    Its headers are shown to whoever is `listening`.
+
     It counts what arrives after decompression. Works for httpx and for its successor httpx2, which the SDKs
     are about to change to.
     """
     with suppress(LookupError):
         opened.get().append(response)
+    with suppress(LookupError):
+        listening.get()(response.headers)
     read = response.aiter_bytes
 
     async def limited(*how: Any) -> Any:

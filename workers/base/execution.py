@@ -67,6 +67,11 @@ class Execution:
         return self.tokens if self.told.completion_tokens is None else self.told.completion_tokens
 
     @property
+    def told_or_seen(self) -> Usage:
+        """The provider's figures, with the tokens seen where it told none."""
+        return Usage(self.told.prompt_tokens, self.completion_tokens)
+
+    @property
     def usage(self) -> PartialUsage:
         """What was used so far."""
         return PartialUsage(

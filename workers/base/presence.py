@@ -124,6 +124,7 @@ class Presence:
             inflight=self._bench.inflight,
             queued=self._bench.queued,
             capacity=self._bench.capacity,
+            rate=self._bench.limits.rate(asyncio.get_running_loop().time()),
             resources=self.meter.read(),
             tokens_per_second=self._tokens_per_second,
             ewma_ms=self._service_ms,

@@ -47,6 +47,7 @@ from workers.base.execution import CLAIM_AFTER, Execution, out_of_time
 from workers.base.health import Health
 from workers.base.last_words import LastWords
 from workers.base.presence import Presence
+from workers.base.quota import Quota
 from workers.base.remote import RemoteControl
 from workers.base.room import Room
 from workers.base.swap import Swapper
@@ -71,6 +72,7 @@ class Worker:
         self._room = Room(worker_id, self._presence.meter, bench, self._settle)
         self._backend_is: tuple[WorkerState, str] = "starting", ""
         self._swapper = Swapper(bench, self._presence, config_file, self._seat)
+        self._quota = Quota(bus, bench, backend.name, worker_id)
         self._confidence: dict[str, Confidence] = {}
         self._running: dict[tuple[str, int], Execution] = {}
         self._last_words = LastWords()
@@ -95,6 +97,7 @@ class Worker:
         self._look_after(Health(self._bench.current, self._presence, self._become).keep())
         self._tasks.start(self._swapper.follow(), "config")
         self._tasks.start(self._room.keep(), "memory")
+        self._tasks.start(self._quota.keep(), "account")
         await first_of(stop, self._bus.lost, self._remote.superseded)
         await self._drain()
         if self._remote.superseded.is_set():
@@ -231,15 +234,13 @@ class Worker:
         return end
 
     async def _in_turn(self, execution: Execution, engine: Engine, job: Job, audience: Audience) -> None:
-        """Waits for a place, asks before spending money, computes."""
-        async with engine.places.place(execution.call.request.priority):
-            if job.max_tokens == 0:
-                execution.done = Done("length", prompt_tokens=0, completion_tokens=0)  # others said it all already
-                return
-            if job.model.local:
-                await execution.compute(engine.backend, job, audience)
-                return
-            budget = await audience.permission()
+        """Within the limits: waits for a place, asks before spending money, computes."""
+        if job.max_tokens == 0:
+            execution.done = Done("length", prompt_tokens=0, completion_tokens=0)  # others said it all already
+            return
+        async with self._quota.place(execution, job) as begin, engine.places.place(execution.call.request.priority):
+            budget = None if job.model.local else await audience.permission()
+            begin()
             async with asyncio.timeout(budget):
                 await execution.compute(engine.backend, job, audience)
 

@@ -140,7 +140,7 @@ class Swapper:
     async def _bring_in(self, config: BackendConfig) -> None:
         before = self._bench.current
         if before.models and before.backend.adopt(config):
-            before.configure(config)
+            self._bench.configure(config)
             self._presence.serve(config, before.models)
             await self._presence.say()
             return

@@ -1,0 +1,76 @@
+"""What a provider says of its limits in the headers of its answers: what is left, and when there is more again.
+
+Most: `x-ratelimit-remaining-requests` and `-tokens`, with `x-ratelimit-reset-…` as "6m0s", "1.2s" or "20ms". Some put
+their name and the kind in front, `…-ratelimit-requests-remaining`, with `…-reset` as an RFC 3339 time.
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+KINDS = ("requests", "tokens")
+LONGEST = 60.0
+"""Seconds: what a provider says of later than that is asked again sooner."""
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0, None: 1.0}
+
+
+class ProviderLimits:
+    def __init__(self) -> None:
+        self._left: dict[str, tuple[int, float]] = {}
+        """By kind, what is left, and until when that is so (loop's clock)."""
+        self._alone_until = 0.0
+
+    def hear(self, headers: Mapping[str, str], now: float) -> None:
+        """The headers of an answer; what is not there, or not understood, changes nothing."""
+        for kind in KINDS:
+            left, reset = _told(headers, kind)
+            if left is not None:
+                self._left[kind] = left, now + min(LONGEST, max(0.0, reset))
+
+    def leave_alone(self, seconds: float, now: float) -> None:
+        self._alone_until = max(self._alone_until, now + seconds)
+
+    def left(self, now: float) -> tuple[int | None, int | None]:
+        """Requests and tokens; None: not known."""
+        if now < self._alone_until:
+            return 0, None
+        requests, tokens = (self._known(kind, now) for kind in KINDS)
+        return requests, tokens
+
+    def rest(self, tokens: int, now: float) -> float:
+        """Seconds until a request of so many tokens may be sent."""
+        wait = max(0.0, self._alone_until - now)
+        for kind, need in zip(KINDS, (1, tokens), strict=True):
+            left = self._known(kind, now)
+            if left is not None and left < min(need, 1):
+                wait = max(wait, self._left[kind][1] - now)
+        return wait
+
+    def _known(self, kind: str, now: float) -> int | None:
+        left, until = self._left.get(kind, (0, 0.0))
+        return left if now < until else None
+
+
+def _told(headers: Mapping[str, str], kind: str) -> tuple[int | None, float]:
+    """What is left of a kind, and the seconds until there is more."""
+    named = next((name for name in headers if name.lower().endswith(f"-ratelimit-{kind}-remaining")), "")
+    for left, reset in (
+        (f"x-ratelimit-remaining-{kind}", f"x-ratelimit-reset-{kind}"),
+        (named, named[: -len("remaining")] + "reset"),
+    ):
+        told = headers.get(left, "").strip()
+        if told.isdigit():
+            return int(told), _seconds(headers.get(reset, "").strip())
+    return None, 0.0
+
+
+def _seconds(told: str) -> float:
+    """0: not understood."""
+    parts = _PART.findall(told)
+    if parts and "".join(number + unit for number, unit in parts) == told:
+        return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    try:
+        return (datetime.fromisoformat(told).astimezone(UTC) - datetime.now(UTC)).total_seconds()
+    except ValueError:
+        return 0.0
