@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import away, books, chaos, failover, ingest, jobs, overhead, ranking, routing, soak, streams
+from benchmarks import away, books, chaos, failover, ingest, jobs, overhead, ranking, routing, soak, streams, swap
 from benchmarks.routing import real, report
 
 PLAN, JOBS = chaos.Plan(), jobs.Plan()
@@ -40,6 +40,12 @@ COMMANDS: dict[str, tuple[str, str | None, Command, dict[str, dict[str, Any]]]] 
             "rounds": {"type": int, "default": 2, "help": "how often each fault happens"},
             "rows": {"default": "", "help": "only these, with commas between: kill,freeze (default: all)"},
         },
+    ),
+    "swap": (
+        "how long it takes to change a real model under load, and what is lost",
+        swap.__doc__,
+        lambda asked: swap.main(asked.rounds),
+        {"rounds": {"type": int, "default": 5, "help": "swaps, to and fro"}},
     ),
     "soak": (
         "random faults from a seed over a real mesh under load, invariants checked at the end",

@@ -21,6 +21,8 @@ from contracts.settings import MAX_CONFIG_BYTES, ConfigModel, load_config, place
 
 LOOK_EVERY = 0.25
 """Seconds."""
+LOOK_AGAIN = 0.1
+"""Seconds after which what is new must still be the same."""
 S = TypeVar("S", bound=ConfigModel)
 
 
@@ -57,7 +59,7 @@ class ConfigFile(Generic[S]):
                 return
             before = now
             try:
-                async with asyncio.timeout(LOOK_EVERY):
+                async with asyncio.timeout(LOOK_EVERY if now in (None, self._known) else LOOK_AGAIN):
                     await self._touched.wait()
             except TimeoutError:
                 pass

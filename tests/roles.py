@@ -87,8 +87,8 @@ class Roles:
     def manager(self, name: str = "m-1", **env: str) -> None:
         self._start(name, command("manager", "--id", name), env)
 
-    def worker(self, name: str = "w-1", backend: str = "simulated", **env: str) -> None:
-        self._start(name, command("worker", backend, "--id", name), env)
+    def worker(self, name: str = "w-1", backend: str = "simulated", *options: str, **env: str) -> None:
+        self._start(name, command("worker", backend, "--id", name, *options), env)
 
     async def ready(self, *, within: float = 20.0) -> None:
         """Waits until every process serves, and the Managers know every worker."""

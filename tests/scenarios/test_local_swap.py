@@ -1,0 +1,58 @@
+"""The model of a running worker is changed while a hundred questions are under way: real processes, two GGUF files."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli import bullpen
+from tests.local_models import LocalModels
+from tests.roles import Roles
+from tests.servers import NatsServer
+from tests.support import eventually
+
+pytest.importorskip("xllamacpp", reason="the wheel with llama.cpp is not installed")
+pytestmark = [pytest.mark.scenario, pytest.mark.timeout(180)]
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> LocalModels:
+    return LocalModels(tmp_path)
+
+
+@pytest.fixture
+async def roles(nats: NatsServer, tmp_path: Path, models: LocalModels) -> AsyncIterator[Roles]:
+    async with Roles(tmp_path, nats.url) as roles:
+        roles.manager()
+        roles.worker("w-1", "local", "--config", str(models.config))
+        await roles.ready(within=60)
+        yield roles
+
+
+async def serves(roles: Roles, name: str) -> None:
+    await eventually(lambda: [card.model_id for card in roles.beats["w-1"].models] == [name], timeout=60)
+
+
+async def test_a_hundred_questions_outlive_the_swap_of_a_real_model(roles: Roles, models: LocalModels) -> None:
+    asked = await roles.ask_many(100, max_tokens=8, deadline_ms=120_000)
+    await eventually(lambda: roles.beats["w-1"].inflight == 4)
+    models.save("two")
+    await serves(roles, "two")
+    late = await roles.ask(max_tokens=8)
+    answers = [question.finals[0] for question in await roles.answered([*asked, late], within=120)]
+    assert [answer for answer in answers if "output" not in answer] == []
+    assert {answer["model_id"] for answer in answers} == {"one", "two"}
+    assert answers[-1]["model_id"] == "two"
+
+
+async def test_a_broken_file_is_refused_and_the_model_that_serves_goes_on(
+    roles: Roles, models: LocalModels, nats: NatsServer
+) -> None:
+    models.save("broken")
+    told = await bullpen("reload", "w-1", env={"NATS_URL": nats.url})
+    assert told.code == 1
+    assert f"{models.config}:5: models.0.options.path: cannot load" in told.err + told.out
+    assert (await roles.answer(max_tokens=4)).finals[0]["model_id"] == "one"
+    models.save("two")
+    await serves(roles, "two")
+    assert (await roles.answer(max_tokens=4)).finals[0]["model_id"] == "two"
