@@ -8,4 +8,4 @@ lock() { # NAME [EXTRA]
     --generate-hashes --no-header --no-annotate --quiet --output-file "requirements/$1.lock"
 }
 lock base
-for extra in local ollama openai gemini; do lock "$extra" "$extra"; done
+for extra in local ollama openai gemini anthropic; do lock "$extra" "$extra"; done

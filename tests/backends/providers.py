@@ -42,6 +42,10 @@ class Provider:
     """
 
     backend: ClassVar[str]
+    opening: ClassVar[int] = 0
+    """Messages that come before the first part of the answer."""
+    has_seed: ClassVar[bool] = True
+    """Whether a question can bring one."""
 
     def __init__(self) -> None:
         self.received: list[Json] = []
@@ -76,6 +80,10 @@ class Provider:
     def pieces(self, body: Json) -> list[str]:
         """The answer's messages as they travel; the last one says why it ends."""
         raise NotImplementedError
+
+    def word(self) -> str:
+        """A message with a part of the answer."""
+        return self.pieces({})[self.opening]
 
     def begun(self, body: Json) -> str:
         """The start of the answer that the question brings along."""
@@ -124,7 +132,7 @@ class Provider:
         while failure.endless:
             yield failure.endless
         for number, piece in enumerate(pieces[:2] if failure.truncate else pieces):
-            if number == failure.hang_after:
+            if failure.hang_after is not None and number == failure.hang_after + self.opening:
                 await self._hang()
             yield piece
 
@@ -260,7 +268,67 @@ class OllamaProvider(Provider):
         return json.dumps(told) + "\n"
 
 
-PROVIDERS: dict[str, type[Provider]] = {p.backend: p for p in (OpenAIProvider, GeminiProvider, OllamaProvider)}
+class AnthropicProvider(Provider):
+    backend = "anthropic"
+    opening = 2
+    has_seed = False
+
+    def config(self) -> Json:
+        model = {"name": "m", "capabilities": ["chat", "stream", "tools", "vision", "json", "prefill"]}
+        return {"base_url": self.url, "models": [model]}
+
+    def route(self, router: web.UrlDispatcher) -> None:
+        router.add_post("/v1/messages", self.answer)
+        router.add_get("/v1/models", self.models)
+
+    async def models(self, request: web.Request) -> web.Response:
+        if self.failure.status:
+            return web.Response(status=self.failure.status, text=self.error(self.failure.status))
+        model = {"type": "model", "id": "m", "display_name": "M", "created_at": "2026-01-01T00:00:00Z"}
+        return web.json_response({"data": [model], "has_more": False, "first_id": "m", "last_id": "m"})
+
+    def error(self, status: int) -> str:
+        return json.dumps({"type": "error", "error": {"type": "api_error", "message": f"no ({status})"}})
+
+    def pieces(self, body: Json) -> list[str]:
+        if body.get("tools"):
+            call = {"type": "tool_use", "id": "c1", "name": "add", "input": {}}
+            deltas = [{"type": "input_json_delta", "partial_json": part} for part in ('{"a":', " 1}")]
+            return [self._begin(), *self._block(0, call, deltas), *self._end("tool_use")]
+        thoughts = [{"type": "thinking_delta", "thinking": "Hm."}] * self.thoughts
+        thinking = self._block(0, {"type": "thinking", "thinking": "", "signature": ""}, thoughts) if thoughts else []
+        words = [{"type": "text_delta", "text": word} for word in self.words(body)]
+        return [self._begin(), *thinking, *self._block(1, {"type": "text", "text": ""}, words), *self._end("end_turn")]
+
+    def begun(self, body: Json) -> str:
+        last = body["messages"][-1] if body.get("messages") else {}
+        return "".join(block.get("text", "") for block in last["content"]) if last.get("role") == "assistant" else ""
+
+    def _begin(self) -> str:
+        usage = {"input_tokens": 7, "output_tokens": 1}
+        told = {"id": "1", "type": "message", "role": "assistant", "model": "m", "content": [], "usage": usage}
+        return self.event({"type": "message_start", "message": told})
+
+    def _block(self, index: int, block: Json, deltas: list[Json]) -> list[str]:
+        return [
+            self.event({"type": "content_block_start", "index": index, "content_block": block}),
+            *(self.event({"type": "content_block_delta", "index": index, "delta": delta}) for delta in deltas),
+            self.event({"type": "content_block_stop", "index": index}),
+        ]
+
+    def _end(self, reason: str) -> list[str]:
+        delta = {"stop_reason": reason, "stop_sequence": None}
+        told = {"type": "message_delta", "delta": delta, "usage": {"output_tokens": 4}}
+        return [self.event(told), self.event({"type": "message_stop"})]
+
+    def event(self, told: Json) -> str:
+        """As it travels."""
+        return f"event: {told['type']}\ndata: {json.dumps(told)}\n\n"
+
+
+PROVIDERS: dict[str, type[Provider]] = {
+    provider.backend: provider for provider in (OpenAIProvider, GeminiProvider, OllamaProvider, AnthropicProvider)
+}
 
 
 def configured(config_class: type[BackendConfig], told: Json) -> BackendConfig:

@@ -26,6 +26,7 @@ PRICE = Price(input_per_mtok=Decimal(1), cached_input_per_mtok=Decimal("0.1"), o
 NOTHING = {
     "openai": ": nothing\n\n",
     "gemini": "data: {}\n\n",
+    "anthropic": "event: ping\ndata: {}\n\n",
     "ollama": '{"message":{"role":"assistant","content":""},"done":false}\n',
 }
 BAD_ADDRESSES = ("http://[", "http://host:port", "http://127.0.0.1:0", "http://127.0.0.1:9")
@@ -81,6 +82,12 @@ def rewritten_one(number: int, piece: str, edit: Callable[[int, Json], None]) ->
     return piece[:start] + json.dumps(told) + piece[end:]
 
 
+def begun(told: Json) -> Json:
+    """What a first message tells of the answer (Anthropic's does)."""
+    message = told.get("message")
+    return message if isinstance(message, dict) else {}
+
+
 async def test_a_provider_that_never_answers_is_silent(provider: Provider, backend: Backend[Any]) -> None:
     provider.failure = Failure(mute=True)
     async with asyncio.timeout(5):
@@ -108,15 +115,14 @@ async def test_an_answer_without_end_is_left(
 
 
 async def test_an_answer_is_no_longer_than_asked_for(provider: Provider, backend: Backend[Any]) -> None:
-    word = type(provider).pieces(provider, {})[0]
-    provider.failure = Failure(endless=word * 100)
+    provider.failure = Failure(endless=provider.word() * 100)
     with pytest.raises(BullpenError, match="far more than was asked for"):
         await backend.infer(job(backend, max_tokens=1000))
     await eventually(provider.closed.is_set)
 
 
 async def test_leaving_a_provider_that_is_faster_than_we_read(provider: Provider, backend: Backend[Any]) -> None:
-    provider.failure = Failure(endless=type(provider).pieces(provider, {})[0] * 100)
+    provider.failure = Failure(endless=provider.word() * 100)
     async with aclosing(backend.stream(job(backend, max_tokens=None))) as pieces:
         await anext(pieces)
         await eventually(lambda: provider.sent > MIB)
@@ -161,7 +167,7 @@ async def test_nonsense_in_the_middle_ends_the_call_at_once(
     first, second, *_ = type(provider).pieces(provider, {})
     nonsense = rewritten_one(1, second, lambda _, told: told.update(dict.fromkeys(told, 7)))
     monkeypatch.setattr(provider, "pieces", lambda _: [first, nonsense, second])
-    provider.failure = Failure(hang_after=2)
+    provider.failure = Failure(hang_after=2 - provider.opening)
     with pytest.raises(BullpenError, match="unusable") as caught:
         await backend.infer(job(backend))
     await eventually(provider.closed.is_set, timeout=2)
@@ -194,6 +200,7 @@ async def test_counts_that_are_not_told_are_unknown(
     def forget(_: int, told: Json) -> None:
         for name in ("usage", "usageMetadata", "eval_count", "prompt_eval_count"):
             told.pop(name, None)
+            begun(told).pop(name, None)
 
     rewrite(provider, forget, monkeypatch)
     assert (await backend.infer(job(backend))).done.usage == Usage()
@@ -205,7 +212,7 @@ async def test_zeros_for_counts_are_no_counts(
     """LiteLLM's proxy does that, and every answer would be free."""
 
     def nothing(_: int, told: Json) -> None:
-        for counts in (told, told.get("usage", {}), told.get("usageMetadata", {})):
+        for counts in (told, told.get("usage", {}), begun(told).get("usage", {}), told.get("usageMetadata", {})):
             counts.update({name: 0 for name in counts if "ount" in name or "tokens" in name})
 
     rewrite(provider, nothing, monkeypatch)
@@ -297,7 +304,7 @@ async def test_a_server_that_takes_the_call_and_says_nothing_is_not_available(na
     assert not told.available
 
 
-@pytest.mark.parametrize("name", ["gemini", "openai"])
+@pytest.mark.parametrize("name", ["anthropic", "gemini", "openai"])
 async def test_a_key_that_was_pasted_badly(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"{name.upper()}_API_KEY", f"{CANARY}–")
     with pytest.raises(ConfigError) as caught:

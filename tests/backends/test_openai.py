@@ -16,6 +16,7 @@ from contracts import BullpenError, ChatMessage, ErrorCode, InferenceRequest, Mo
 from tests.backends.providers import Json, OpenAIProvider, configured
 from workers.base import Delta, Done, Job
 from workers.base.discovery import find
+from workers.openai import backend as openai_backend
 from workers.openai.backend import OpenAIBackend, OpenAIConfig
 
 
@@ -271,6 +272,36 @@ async def test_an_error_in_the_middle_says_what_to_do(
     assert caught.value.code is meaning
 
 
+# Other servers, by configuration alone
+
+PRESETS = sorted((Path(openai_backend.__file__).parent / "presets").glob("*.yaml"))
+
+
+def preset(name: str) -> OpenAIConfig:
+    [path] = [path for path in PRESETS if path.stem == name]
+    config = find("openai").config_file(path).load()
+    assert isinstance(config, OpenAIConfig)
+    return config
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+async def test_a_preset_can_be_read_and_says_how_to_start_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = preset(path.stem)
+    assert config.key_variable != "OPENAI_API_KEY", "OpenAI's key is nobody else's business"
+    assert f"--config workers/openai/presets/{path.name}" in path.read_text()
+    monkeypatch.setenv(config.key_variable, "sk-of-its-own")
+    backend = OpenAIBackend(config)
+    assert backend._client.api_key == "sk-of-its-own"
+    assert str(backend._client.base_url).rstrip("/") == config.base_url
+    await backend.close()
+
+
+async def test_the_key_of_a_server_is_asked_for_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MISTRAL_API_KEY", "–")
+    told = await OpenAIBackend.available(preset("mistral"))
+    assert (told.available, told.cure) == (False, "correct OPENAI_BASE_URL or MISTRAL_API_KEY")
+
+
 # A real server
 
 
@@ -293,7 +324,7 @@ async def real() -> AsyncIterator[OpenAIBackend]:
     params.verbosity = -1
     params.warmup = False
     server = await asyncio.to_thread(xx.Server, params)
-    told = OpenAIConfig(base_url=f"{server.listening_address}/v1", local=True, prefill="assistant")
+    told = preset("llamacpp-server").model_copy(update={"base_url": f"{server.listening_address}/v1"})
     backend = OpenAIBackend(told)
     await backend.start(lambda _: None)
     yield backend

@@ -59,7 +59,7 @@ def test_nobody_starts_before_what_it_needs_is_well() -> None:
         assert "nats" in told["depends_on"]
 
 
-@pytest.mark.parametrize("name", ["openai", "gemini"])
+@pytest.mark.parametrize("name", ["openai", "gemini", "anthropic"])
 def test_a_key_may_be_in_a_file(name: str) -> None:
     told = OURS[f"{name}_worker"]
     assert told["secrets"] == [f"{name}_api_key"]

@@ -38,7 +38,7 @@ def labels(workload: Json) -> dict[str, str]:
 
 
 def test_everybody_is_there() -> None:
-    workers = {"local-worker", "openai-worker", "gemini-worker", "ollama-worker"}
+    workers = {"local-worker", "openai-worker", "gemini-worker", "anthropic-worker", "ollama-worker"}
     assert set(OURS) == {"manager", "telemetry", *workers}
     assert set(PODS) - set(OURS) == {"nats", "postgres", *ONCE}
 
@@ -111,7 +111,7 @@ def test_no_secret_is_written_down_and_each_is_one_of_the_example() -> None:
     assert KUSTOMIZATION["secretGenerator"] == [{"name": "bullpen", "envs": [".env"]}]
 
 
-@pytest.mark.parametrize("name", [name for name in OURS if name.endswith(("openai-worker", "gemini-worker"))])
+@pytest.mark.parametrize("name", ["openai-worker", "gemini-worker", "anthropic-worker"])
 def test_a_providers_key_is_a_file_in_its_own_worker_only(name: str) -> None:
     key = f"{name.removesuffix('-worker').upper()}_API_KEY"
     (volume,) = [volume["secret"] for volume in PODS[name]["volumes"] if "secret" in volume]
@@ -150,7 +150,7 @@ def test_nothing_is_reached_from_outside_the_cluster_and_nobody_reaches_what_it_
     outside = {name for name, told in WORKLOADS.items() if "bullpen.outside" in labels(told)}
     books = policies["to-books"]["podSelector"]["matchLabels"].items()
     assert {name for name, told in WORKLOADS.items() if books <= labels(told).items()} == {"telemetry", *ONCE}
-    assert outside == {"openai-worker", "gemini-worker", "ollama-worker"}
+    assert outside == {"openai-worker", "gemini-worker", "anthropic-worker", "ollama-worker"}
 
 
 def test_what_is_scaled_is_there() -> None:

@@ -32,7 +32,13 @@ def test_locks_have_hashes_and_no_addresses(lock: Path) -> None:
 @pytest.mark.parametrize("lock", IMAGES, ids=lambda path: path.stem)
 def test_an_image_installs_no_other_backends_package(lock: Path) -> None:
     base = _names(ROOT / "requirements" / "base.lock")
-    own = {"ollama": "ollama", "openai": "openai", "gemini": "google-genai", "local": "xllamacpp"}
+    own = {
+        "ollama": "ollama",
+        "openai": "openai",
+        "gemini": "google-genai",
+        "anthropic": "anthropic",
+        "local": "xllamacpp",
+    }
     assert base <= _names(lock)
     assert _names(lock) & set(own.values()) <= {own.get(lock.stem, "")}
 

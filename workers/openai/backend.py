@@ -47,6 +47,8 @@ class OpenAIConfig(BackendConfig):
     max_concurrency: Annotated[int, Field(ge=1)] = 32
     base_url: str | None = None
     """Another server that speaks this API; else OPENAI_BASE_URL, else OpenAI itself."""
+    key_variable: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{0,63}$")] = KEY
+    """The environment variable with the key (with `_FILE` behind it: of the file that holds it)."""
     default_models: tuple[ModelConfig, ...] = ()
     """Served when `models` is empty and OpenAI itself is asked; another server is asked what it has."""
     local: bool = False
@@ -70,7 +72,7 @@ class OpenAIBackend(Backend[OpenAIConfig]):
 
     def __init__(self, config: OpenAIConfig) -> None:
         super().__init__(config)
-        self._key = api_key(KEY)
+        self._key = api_key(config.key_variable)
         self._url = address(URL, config.base_url)
         silence = max(config.first_token_timeout, config.next_token_timeout)
         timeout = openai.Timeout(silence + 1, connect=CONNECT_TIMEOUT)
@@ -90,23 +92,24 @@ class OpenAIBackend(Backend[OpenAIConfig]):
         try:
             backend = cls(config)
         except ConfigError as error:
-            return Availability.no(str(error), f"correct {URL} or {KEY}")
+            return Availability.no(str(error), f"correct {URL} or {config.key_variable}")
         try:
             return await backend._available()
         finally:
             await backend.close()
 
     async def _available(self) -> Availability:
+        key = self.config.key_variable
         if self._asks_openai:
             if self._key is None:
-                return Availability.no("no key and no server", f"set {KEY}, or {URL} for a server of your own")
-            return Availability.yes(f"{KEY} is set")
+                return Availability.no("no key and no server", f"set {key}, or {URL} for a server of your own")
+            return Availability.yes(f"{key} is set")
         where = place(str(self._client.base_url))
         try:
             async with asyncio.timeout(QUICK):
                 await self.health()
         except BullpenError as error:
-            return Availability.no(error.message, f"start the server at {where}, or correct {URL} or {KEY}")
+            return Availability.no(error.message, f"start the server at {where}, or correct {URL} or {key}")
         except TimeoutError:
             return Availability.no(f"{where} does not answer", f"start that server, or correct {URL}")
         return Availability.yes(f"{where} answers")

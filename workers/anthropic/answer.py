@@ -1,0 +1,104 @@
+"""An answer, gathered from its events.
+
+The SDK reads them trustingly: whatever a server puts in a field is in the field. So everything is checked here.
+"""
+
+import dataclasses
+from typing import Any
+
+from contracts import FinishReason, JsonObject
+from workers.base import Delta, Done, Job, Usage
+from workers.base.chat import CHARACTERS_PER_TOKEN, SizeGuard, counted, plausible
+from workers.base.continuation import Seam
+
+FINISH: dict[str, FinishReason] = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "tool_use": "tool_calls",
+    "refusal": "content_filter",
+}
+"""Any other ending is a failure, not an answer."""
+PROMPT = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+"""Counted apart from each other."""
+
+
+class Answer:
+    def __init__(self, job: Job) -> None:
+        self._size = SizeGuard(job.max_tokens)
+        self._seam = Seam(job.prefix)
+        self._counts: dict[str, int] = {}
+        """What was told last of each kind of token."""
+        self._wrote: int | None = None
+        self._finish: FinishReason | None = None
+        self._ended = False
+        self._calls: dict[int, JsonObject] = {}
+        self._said = False
+
+    def take(self, event: Any) -> Delta | None:
+        """What an event brings; None: nothing to show. Raises `ValueError` for one that is none."""
+        match event.type:
+            case "message_start":
+                self._count(event.message.usage)
+            case "content_block_start" if event.content_block.type == "tool_use":
+                self._begin_call(event.index, event.content_block)
+            case "content_block_delta":
+                return self._piece(event.index, event.delta)
+            case "message_delta":
+                self._count(event.usage)
+                self._wrote = counted(getattr(event.usage, "output_tokens", None))
+                self._finish = FINISH.get(str(event.delta.stop_reason))
+            case "message_stop":
+                self._ended = True
+            case "error":
+                raise ValueError(str(event.error))
+            case kind if not isinstance(kind, str):
+                raise ValueError("an event without a type")
+        return None
+
+    def rest(self) -> Delta | None:
+        """What was held back because it might have been the start of the answer once more."""
+        text = self._seam.end()
+        return Delta(text, 0) if text else None
+
+    def done(self) -> Done | None:
+        """The end; None when the provider never said why it stopped."""
+        if self._finish is None or not self._ended:
+            return None
+        calls = tuple(self._calls[index] for index in sorted(self._calls))
+        for call in calls:
+            call["function"]["arguments"] = call["function"]["arguments"] or "{}"
+        return Done(self._finish, tool_calls=calls, **dataclasses.asdict(self._used()))
+
+    def _piece(self, index: int, delta: Any) -> Delta | None:
+        match delta.type:
+            case "text_delta":
+                text = self._size.take(delta.text)
+                self._said = self._said or bool(text)
+                # Pieces are longer than a token here; how many it really were is told at the end.
+                return Delta(self._seam.take(text), max(1, -(-len(text) // CHARACTERS_PER_TOKEN)), usage=self._used())
+            case "input_json_delta" if index in self._calls:
+                self._calls[index]["function"]["arguments"] += self._size.take(delta.partial_json)
+        return Delta("", 0, usage=self._used())  # not shown, but something moves
+
+    def _begin_call(self, index: int, block: Any) -> None:
+        """A call comes in pieces: the name first, then its arguments bit by bit."""
+        function = {"name": self._size.take(block.name), "arguments": ""}
+        self._calls[index] = {"id": self._size.take(block.id), "type": "function", "function": function}
+
+    def _count(self, usage: Any) -> None:
+        for name in (*PROMPT, "output_tokens"):
+            if (count := counted(getattr(usage, name, None))) is not None:
+                self._counts[name] = count
+        thought = getattr(getattr(usage, "output_tokens_details", None), "thinking_tokens", None)
+        if (count := counted(thought)) is not None:
+            self._counts["thought"] = count
+
+    def _used(self) -> Usage:
+        """What was told by now. How much was written is told at the end; what is in the cache is told apart."""
+        counts = self._counts
+        prompt = sum(counts.get(name, 0) for name in PROMPT) if "input_tokens" in counts else None
+        read, written = counts.get(PROMPT[1]), counts.get(PROMPT[2])
+        told = Usage(prompt, self._wrote, read, counts.get("thought"), written)
+        return plausible(told, answered=self._said or bool(self._calls))

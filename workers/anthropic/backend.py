@@ -1,0 +1,152 @@
+"""The official anthropic SDK. Always streamed, never retried here: asking again is the Manager's decision."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Annotated, Any
+
+import anthropic
+import httpx2
+from anthropic.types import RawMessageStreamEvent
+from pydantic import Field
+
+from contracts import BullpenError, ErrorCode, JsonObject, ModelCard
+from contracts.settings import ConfigError
+from workers.anthropic.answer import Answer
+from workers.anthropic.question import question_of
+from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, Report
+from workers.base.connection import (
+    CONNECT_TIMEOUT,
+    QUICK,
+    UNUSABLE,
+    address,
+    api_key,
+    bounded,
+    is_plain,
+    place,
+    without,
+)
+from workers.base.patience import patiently
+from workers.base.provider_errors import from_status, garbage, unreachable
+
+KEY, URL = "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"
+OWN_API = "https://api.anthropic.com"
+BY_TYPE = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+}
+"""What an error means that comes when the answer had begun, and its status was 200 already; any other: 500."""
+
+
+class AnthropicConfig(BackendConfig):
+    max_concurrency: Annotated[int, Field(ge=1)] = 32
+    base_url: str | None = None
+    """Another server that speaks this API; else ANTHROPIC_BASE_URL, else Anthropic itself."""
+
+
+class AnthropicBackend(Backend[AnthropicConfig]):
+    name = "anthropic"
+    config_class = AnthropicConfig
+
+    def __init__(self, config: AnthropicConfig) -> None:
+        super().__init__(config)
+        self._key = api_key(KEY)
+        self._url = address(URL, config.base_url)
+        silence = max(config.first_token_timeout, config.next_token_timeout)
+        once = {"Connection": "close"} if is_plain(self._url) else {}
+        self._client = anthropic.AsyncAnthropic(
+            api_key=self._key or "none-needed",
+            base_url=self._url or OWN_API,
+            max_retries=0,
+            timeout=httpx2.Timeout(silence + 1, connect=CONNECT_TIMEOUT),
+            default_headers=once,
+            http_client=anthropic.DefaultAsyncHttpxClient(event_hooks={"response": [bounded]}),
+        )
+
+    @classmethod
+    async def available(cls, config: AnthropicConfig) -> Availability:
+        try:
+            backend = cls(config)
+        except ConfigError as error:
+            return Availability.no(str(error), f"correct {URL} or {KEY}")
+        try:
+            return await backend._available()
+        finally:
+            await backend.close()
+
+    async def _available(self) -> Availability:
+        if self._url is None:
+            if self._key is None:
+                return Availability.no("no key", f"set {KEY}, or {URL} for a server of your own")
+            return Availability.yes(f"{KEY} is set")
+        try:
+            async with asyncio.timeout(QUICK):
+                await self.health()
+        except BullpenError as error:
+            return Availability.no(error.message, f"start that server, or correct {URL} or {KEY}")
+        except TimeoutError:
+            return Availability.no(f"{place(self._url)} does not answer", f"start that server, or correct {URL}")
+        return Availability.yes(f"{place(self._url)} answers")
+
+    async def start(self, report: Report) -> None:
+        if not self.config.models:
+            raise BullpenError(ErrorCode.UPSTREAM_ERROR, "no model is named: list some in its config.yaml")
+        await self.health()
+
+    def models(self) -> tuple[ModelCard, ...]:
+        return tuple(model.card(local=False) for model in self.config.models)
+
+    async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
+        answer, body = Answer(job), question_of(job, self._options(job.model.model_id))
+
+        async def ask() -> AsyncIterator[RawMessageStreamEvent]:
+            return await self._client.messages.create(**body, stream=True)
+
+        try:
+            async with aclosing(patiently(ask, self.config)) as events:
+                async for event in events:
+                    if (delta := answer.take(event)) is not None:
+                        yield delta
+            if (rest := answer.rest()) is not None:
+                yield rest
+            if (done := answer.done()) is not None:
+                yield done
+        except (anthropic.AnthropicError, *UNUSABLE) as error:
+            raise self._told(error) from error
+
+    async def health(self) -> None:
+        try:
+            await self._client.with_options(timeout=CONNECT_TIMEOUT).models.list(limit=1)
+        except anthropic.NotFoundError:
+            return  # it answers; it just has no list of models
+        except (anthropic.AnthropicError, *UNUSABLE) as error:
+            raise self._told(error) from error
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    def _options(self, name: str) -> JsonObject:
+        return next((model.options for model in self.config.models if model.name == name), {})
+
+    def _told(self, error: Exception) -> BullpenError:
+        """What a failure means to the mesh."""
+        if isinstance(error, anthropic.APIStatusError):
+            kind, text = _said(error.body)
+            status = error.status_code if error.status_code >= 400 else BY_TYPE.get(kind, 500)
+            return from_status(status, without(self._key, text or str(error)), dict(error.response.headers))
+        if isinstance(error, anthropic.APIConnectionError):
+            return unreachable(place(str(self._client.base_url)), error.__cause__ or error)
+        return garbage(without(self._key, str(error)))
+
+
+def _said(body: Any) -> tuple[str, str]:
+    """The type and the words of an error, without the frame around them."""
+    told = body.get("error") if isinstance(body, dict) else None
+    if not isinstance(told, dict):
+        return "", ""
+    return str(told.get("type") or ""), str(told.get("message") or "")

@@ -1,0 +1,93 @@
+"""A question in the words of the Messages API: turns made of blocks, and what the answer should be like."""
+
+from collections.abc import Sequence
+
+from contracts import ChatMessage, InferenceRequest, JsonObject
+from workers.base import Job
+from workers.base.chat import calls_made, conversation, json_wanted, split_data_url
+
+UNTOLD_MAX_TOKENS = 8192
+"""The API wants to be told how long an answer may be, also when nobody else said."""
+WARMEST = 1.0
+"""Its scale of temperature ends where the common one is half way; what is above counts as this."""
+SYSTEM = ("system", "developer")
+CHOICES = {"auto": "auto", "none": "none", "required": "any"}
+ONLY_JSON = "Answer with one JSON object and nothing else."
+
+
+def question_of(job: Job, options: JsonObject) -> JsonObject:
+    """The body of the call; `options` are the operator's and go above the caller's. Raises `BullpenError`."""
+    request = job.request
+    is_json, schema = json_wanted(request.response_format)
+    system = [message.text for message in request.conversation if message.role in SYSTEM]
+    wanted: JsonObject = {
+        "max_tokens": job.max_tokens or UNTOLD_MAX_TOKENS,
+        "system": "\n\n".join([*system, *([ONLY_JSON] if is_json and schema is None else [])]),
+        "temperature": _temperature(request),
+        "top_p": request.top_p,
+        "stop_sequences": [stop for stop in request.stops if stop.strip()],
+        "output_config": {"format": {"type": "json_schema", "schema": schema}} if schema is not None else None,
+        "tools": [_tool(tool) for tool in request.tools or ()],
+        "tool_choice": _tool_choice(request.tool_choice) if request.tools else None,
+    }
+    told = {**{key: value for key, value in wanted.items() if value not in (None, "", [])}, **options}
+    extra = {key: value for key, value in told.items() if value is not None and key != "max_tokens"}
+    return {
+        "model": job.model.model_id,
+        "messages": _turns(conversation(job)),
+        "max_tokens": told["max_tokens"],
+        "extra_body": extra,  # the SDK's own arguments change with the newest models, the API takes the older ones' too
+    }
+
+
+def _temperature(request: InferenceRequest) -> float | None:
+    """Only a caller's own: the newest models refuse any."""
+    told = request.temperature if "temperature" in request.model_fields_set else None
+    return None if told is None else min(WARMEST, told)
+
+
+def _turns(messages: Sequence[ChatMessage]) -> list[JsonObject]:
+    """What follows on each other from the same side is one turn."""
+    turns: list[JsonObject] = []
+    for message in messages:
+        blocks = [] if message.role in SYSTEM else _blocks(message)
+        role = "assistant" if message.role == "assistant" else "user"
+        if turns and turns[-1]["role"] == role:
+            turns[-1]["content"] += blocks
+        elif blocks:
+            turns.append({"role": role, "content": blocks})
+    return turns
+
+
+def _blocks(message: ChatMessage) -> list[JsonObject]:
+    if message.role == "tool":
+        return [{"type": "tool_result", "tool_use_id": message.tool_call_id or "", "content": message.text}]
+    blocks: list[JsonObject] = [_image(url) for url in message.images]
+    if message.text:
+        blocks.append({"type": "text", "text": message.text})
+    for (name, arguments), call in zip(calls_made(message), message.tool_calls or (), strict=True):
+        blocks.append({"type": "tool_use", "id": str(call.get("id") or name), "name": name, "input": arguments})
+    return blocks
+
+
+def _image(url: str) -> JsonObject:
+    media_type, data = split_data_url(url)
+    return {"type": "image", "source": {"type": "base64", "media_type": media_type, "data": data}}
+
+
+def _tool(tool: JsonObject) -> JsonObject:
+    function = tool.get("function", {})
+    told = {
+        "name": function.get("name"),
+        "description": function.get("description"),
+        "input_schema": function.get("parameters") or {"type": "object", "properties": {}},
+    }
+    return {key: value for key, value in told.items() if value is not None}
+
+
+def _tool_choice(choice: str | JsonObject | None) -> JsonObject | None:
+    """From `tool_choice`: a word, or the one function to call."""
+    if isinstance(choice, dict):
+        return {"type": "tool", "name": choice.get("function", {}).get("name")}
+    kind = CHOICES.get(choice or "auto", "auto")
+    return None if kind == "auto" else {"type": kind}
