@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from bullpen.cli.capabilities import show_capabilities
 from bullpen.cli.running import connected, run, usage
 from bullpen.cli.show import UNKNOWN, as_json, figures, note, show, size, table, text, words
 from client import Sighting
@@ -28,7 +29,12 @@ def register(app: typer.Typer) -> None:
 
 
 def workers(
-    *, json: Json = False, watch: Annotated[bool, typer.Option("--watch", help="Keep the table up to date")] = False
+    *,
+    json: Json = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep the table up to date")] = False,
+    capabilities: Annotated[
+        bool, typer.Option("--capabilities", help="What each kind of worker can do, from its checklist; no mesh needed")
+    ] = False,
 ) -> None:
     """Who is here: every worker, its state and its load.
 
@@ -38,10 +44,15 @@ def workers(
 
       bullpen workers --watch
 
+      bullpen workers --capabilities
+
       bullpen workers --json | jq '.[] | select(.state != "ready")'
     """
     if watch and json:
         raise usage("--watch is for people, --json for programs", "nats sub worker.heartbeat")
+    if capabilities:
+        show_capabilities(json=json)
+        return
     run(_watch if watch else lambda: _list_workers(json=json))
 
 

@@ -3,22 +3,16 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
+from contracts.settings import ConfigError
+from tests.cli import invoke
+from workers.base.checklist import load_checklist
 from workers.base.discovery import BackendFolder, discover
 
 FILES = ("__init__.py", "backend.py", "config.yaml", "README.md", "checklist.yaml")
-CHECKLIST = ("chat", "stream", "cancel", "usage", "logprobs", "continue", "tools", "json", "vision", "limits", "health")
-
 every_folder = pytest.mark.parametrize("folder", [pytest.param(f, id=name) for name, f in discover().items()])
-
-
-def checklist(folder: BackendFolder) -> dict[str, Any]:
-    told: dict[str, Any] = yaml.safe_load((folder.path / "checklist.yaml").read_text())
-    return told
 
 
 @every_folder
@@ -35,15 +29,12 @@ def test_the_config_is_readable(folder: BackendFolder) -> None:
 
 @every_folder
 def test_the_report_card_is_filled_in(folder: BackendFolder) -> None:
-    card = checklist(folder)
-    assert sorted(card) == sorted(CHECKLIST)
-    for item, verdict in card.items():
-        assert verdict == "done" or verdict.startswith(("todo: ", "exempt: ")), f"{item}: {verdict}"
+    assert len(load_checklist(folder.path).items()) == 11
 
 
 @every_folder
 def test_what_a_model_claims_the_report_card_confirms(folder: BackendFolder) -> None:
-    card = checklist(folder)
+    card = load_checklist(folder.path).items()
     said = (c for model in folder.config().models for c in model.capabilities)
     claimed = {"continue" if c == "prefill" else c for c in said if c in (*card, "prefill")}
     assert {c for c in claimed if card[c] != "done"} == set()
@@ -84,3 +75,46 @@ def test_nobody_else_names_it(folder: BackendFolder) -> None:
     ]
     allowed = {Path("workers/base/chat.py"), Path("contracts/request.py")} if folder.name == "openai" else set()
     assert set(named) - allowed == set()  # "OpenAI-style" is what the whole field calls that message format
+
+
+GOOD = "".join(f"{item}: done\n" for item in load_checklist(discover()["simulated"].path).items())
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (GOOD.replace("tools: done\n", ""), "checklist.yaml:1: tools: Field required"),
+        (GOOD + "teleport: done\n", "checklist.yaml:12: teleport: unknown key"),
+        (
+            GOOD.replace("chat: done", "chat: soon"),
+            "checklist.yaml:1: chat: should be `done`, `todo: why` or `exempt: why`",
+        ),
+        (GOOD.replace("stream: done", "stream: 'todo: '"), "checklist.yaml:2: stream: should be"),
+        (GOOD.replace("cancel: done", "cancel: [done]"), "checklist.yaml:3: cancel: Input should be a valid string"),
+        ("chat: [\n", "checklist.yaml:2: not valid YAML"),
+    ],
+)
+def test_a_checklist_that_is_wrong_is_refused_with_its_place(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "checklist.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_checklist(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path}/{told}")
+
+
+def test_the_command_shows_what_each_can_do_without_a_mesh() -> None:
+    told = invoke("workers", "--capabilities", "--json")
+    assert told.code == 0
+    assert told.json().keys() == discover().keys()
+    assert told.json()["simulated"]["vision"] == "exempt: no model"
+    shown = invoke("workers", "--capabilities").out
+    assert "simulated, vision: no model" in shown
+
+
+def test_the_command_names_a_checklist_that_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "checklist.yaml").write_text("chat: perhaps\n")
+    found = {"mine": BackendFolder("mine", tmp_path, ""), "simulated": discover()["simulated"]}
+    monkeypatch.setattr("bullpen.cli.capabilities.discover", lambda: found)
+    told = invoke("workers", "--capabilities", "--json")
+    assert told.code == 1
+    assert f"{tmp_path}/checklist.yaml:1: chat: should be" in told.err
+    assert told.json().keys() == {"simulated"}

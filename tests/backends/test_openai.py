@@ -288,7 +288,7 @@ def preset(name: str) -> OpenAIConfig:
 async def test_a_preset_can_be_read_and_says_how_to_start_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = preset(path.stem)
     assert config.key_variable != "OPENAI_API_KEY", "OpenAI's key is nobody else's business"
-    assert f"--config workers/openai/presets/{path.name}" in path.read_text()
+    assert f"--config workers/openai/presets/{path.name}" in await asyncio.to_thread(path.read_text)
     monkeypatch.setenv(config.key_variable, "sk-of-its-own")
     backend = OpenAIBackend(config)
     assert backend._client.api_key == "sk-of-its-own"
