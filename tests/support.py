@@ -2,7 +2,9 @@
 
 import asyncio
 import inspect
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -33,3 +35,12 @@ def _story(check: Callable[[], Any]) -> str:
         return inspect.getsource(check).strip()
     except (TypeError, OSError):
         return repr(check)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether something is part of the repository; what was just made is not yet. Without git: it is."""
+    try:
+        told = subprocess.run(["git", "ls-files", str(path)], cwd=path, capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return True
+    return bool(told.stdout)
