@@ -21,6 +21,7 @@ COMMANDS = {
     "results": ("jobs", ASK, "What became of submitted jobs."),
     "workers": ("look", LOOK, "Who is here: every worker, its state and its load."),
     "models": ("models", LOOK, "What is served, by whom, at what price, and how well it does."),
+    "prices": ("prices", LOOK, "What models cost in public, and whether the configs agree."),
     "responses": ("books", LOOK, "The last answers, from the books."),
     "cost": ("books", LOOK, "What the answers cost, by model, tenant or day."),
     "report": ("report", LOOK, "The books as one HTML page: cost, tenants, models, latency, errors, grades."),

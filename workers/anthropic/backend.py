@@ -51,6 +51,7 @@ class AnthropicConfig(BackendConfig):
 
 class AnthropicBackend(Backend[AnthropicConfig]):
     name = "anthropic"
+    price_list = "anthropic"
     config_class = AnthropicConfig
 
     def __init__(self, config: AnthropicConfig) -> None:
@@ -99,7 +100,8 @@ class AnthropicBackend(Backend[AnthropicConfig]):
         await self.health()
 
     def models(self) -> tuple[ModelCard, ...]:
-        return tuple(model.card(local=False) for model in self.config.models)
+        provider = self.pays(own=self._url is None)
+        return tuple(model.card(local=False, provider=provider) for model in self.config.models)
 
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
         answer, body = Answer(job), question_of(job, self._options(job.model.model_id))

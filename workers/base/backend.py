@@ -132,8 +132,15 @@ class Backend(ABC, Generic[C]):
     simulated: ClassVar[bool] = False
     """True when no model is asked; every answer then says so."""
 
+    price_list: ClassVar[str | None] = None
+    """The provider in the table of public prices whose prices are this one's, when it is asked itself."""
+
     def __init__(self, config: C) -> None:
         self.config = config
+
+    def pays(self, *, own: bool) -> str | None:
+        """Whose public prices count; `own`: it is the provider itself that is asked."""
+        return self.config.price_list or (self.price_list if own else None)
 
     @classmethod
     @abstractmethod

@@ -6,6 +6,7 @@ from pydantic import Field, field_validator
 
 from contracts import Capability, JsonObject, ModelCard, Price
 from contracts.settings import ConfigModel
+from workers.base.prices import NONE, priced, table
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -21,14 +22,15 @@ class ModelConfig(ConfigModel):
     """Tokens, prompt and answer together."""
     capabilities: tuple[Capability, ...] = ("chat", "stream")
     price: Price | None = None
-    """US dollars per million tokens. Leave out when unknown: it is then told as unknown, not as zero."""
+    """US dollars per million tokens. Left out: the provider's public one, if the table has it; null: unknown."""
     max_tokens: Positive | None = None
     """The most tokens one answer may have; a request may ask for fewer."""
     options: JsonObject = Field(default_factory=dict)
     """Passed to the provider as they are."""
 
-    def card(self, *, local: bool) -> ModelCard:
-        return ModelCard(
+    def card(self, *, local: bool, provider: str | None = None) -> ModelCard:
+        """`provider`: whose public price it has when none is told here."""
+        card = ModelCard(
             model_id=self.name,
             aliases=self.aliases,
             context_window=self.context_window,
@@ -36,6 +38,7 @@ class ModelConfig(ConfigModel):
             price=self.price,
             local=local,
         )
+        return priced(card, provider, told="price" in self.model_fields_set)
 
 
 class BackendConfig(ConfigModel):
@@ -46,6 +49,9 @@ class BackendConfig(ConfigModel):
     """Requests computed at once."""
     max_queue: Annotated[int, Field(ge=0)] | None = None
     """Requests waiting inside the worker; as many as `max_concurrency` when left out."""
+    price_list: str | None = None
+    """Whose public prices count for models that have none here: a provider of the table (`bullpen prices --all`), or
+    `none`. Left out: the provider's own, when it is the provider itself that is asked."""
     max_tokens: Positive | None = None
     """The most tokens of one answer, for models that don't set their own."""
     requests_per_minute: Positive | None = None
@@ -65,6 +71,13 @@ class BackendConfig(ConfigModel):
     """How long the provider may stay silent between tokens."""
     replicas: Positive = 1
     """How many of it `bullpen up` starts when nobody says."""
+
+    @field_validator("price_list")
+    @classmethod
+    def _known(cls, provider: str | None) -> str | None:
+        if provider is not None and provider != NONE and provider not in table().providers:
+            raise ValueError(f"there are no prices of {provider}: known are {', '.join(table().providers)}, or {NONE}")
+        return provider
 
     @field_validator("models")
     @classmethod

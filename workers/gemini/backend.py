@@ -56,6 +56,7 @@ class GeminiConfig(BackendConfig):
 
 class GeminiBackend(Backend[GeminiConfig]):
     name = "gemini"
+    price_list = "google"
     config_class = GeminiConfig
 
     def __init__(self, config: GeminiConfig) -> None:
@@ -108,7 +109,8 @@ class GeminiBackend(Backend[GeminiConfig]):
         await self.health()
 
     def models(self) -> tuple[ModelCard, ...]:
-        return tuple(model.card(local=False) for model in self.config.models)
+        provider = self.pays(own=self._url is None)
+        return tuple(model.card(local=False, provider=provider) for model in self.config.models)
 
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
         answer, contents = _Answer(job), contents_of(job)

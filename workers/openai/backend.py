@@ -68,6 +68,7 @@ class OpenAIConfig(BackendConfig):
 
 class OpenAIBackend(Backend[OpenAIConfig]):
     name = "openai"
+    price_list = "openai"
     config_class = OpenAIConfig
 
     def __init__(self, config: OpenAIConfig) -> None:
@@ -129,7 +130,8 @@ class OpenAIBackend(Backend[OpenAIConfig]):
         await self.health()
 
     def models(self) -> tuple[ModelCard, ...]:
-        cards = (model.card(local=self.config.local) for model in self._models)
+        provider = self.pays(own=self._asks_openai)
+        cards = (model.card(local=self.config.local, provider=provider) for model in self._models)
         return tuple(cards) if self.config.prefill == "none" else tuple(map(_going_on, cards))
 
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
