@@ -75,6 +75,25 @@ class Budget(ConfigModel):
     """When so much of it is spent, that is said."""
 
 
+class Verifier(ConfigModel):
+    """Another model that judges answers whose own model tells no probabilities; on workers that have time."""
+
+    model: Annotated[str, Field(min_length=1)] | None = None
+    """None: nobody judges."""
+    share: Share = 0.05
+    """Of those answers."""
+
+
+class Mirror(ConfigModel):
+    """A candidate that is given a share of another model's questions; its answers go to nobody."""
+
+    model: Annotated[str, Field(min_length=1)]
+    """The id of the model that answers."""
+    to: Annotated[str, Field(min_length=1)]
+    """The candidate."""
+    share: Share = 0.05
+
+
 class ManagerConfig(ConfigModel):
     policies: dict[Policy, Terms] = DEFAULT_POLICIES
     """The weight of each term, by policy. A policy left out keeps its default."""
@@ -89,6 +108,8 @@ class ManagerConfig(ConfigModel):
     hedging: Hedging = Hedging()
     jobs: JobsConfig = JobsConfig()
     budgets: tuple[Budget, ...] = ()
+    verifier: Verifier = Verifier()
+    mirrors: tuple[Mirror, ...] = ()
 
     @field_validator("policies")
     @classmethod

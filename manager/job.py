@@ -5,13 +5,14 @@ from time import time
 
 from pydantic_core import to_json
 
-from bus import Bus, Message, Reply
+from bus import Bus, Message
 from bus.connection import Headers
 from bus.pull import StoredMessage
 from bus.queue import message_id
 from contracts import headers as h
 from contracts import parse_request, salvage_task_id
 from contracts import subjects as s
+from manager.kept import Kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +48,12 @@ class Job:
         return Message(s.JOBS_SUBMIT, to_json(asked), "", headers)
 
 
-class Result(Reply):
+class Result(Kept):
     """Keeps the one final message back, until the stream has it."""
 
     def __init__(self, bus: Bus, task_id: str, request_id: str, job_id: str) -> None:
-        super().__init__(bus, "", task_id, request_id, streaming=False)
+        super().__init__(bus, task_id, request_id)
         self._job_id = job_id
-        self.body = b""
-        self.headers: Headers = {}
-
-    async def _final(self, body: bytes, headers: Headers) -> None:
-        if not self.finished:
-            self.finished, self.body, self.headers = True, body, headers
 
     def _headers(self) -> Headers:
         return {**super()._headers(), h.JOB: self._job_id, h.MESSAGE_ID: f"result:{self._job_id}"}

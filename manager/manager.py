@@ -38,6 +38,7 @@ from contracts.config_file import ConfigFile
 from contracts.content import heeding, stricter
 from contracts.settings import ConfigError
 from manager.aftermath import Aftermath, has_late
+from manager.asides import Aside, Asides
 from manager.attendance import Attendance
 from manager.books import Books
 from manager.config import ManagerConfig
@@ -73,17 +74,18 @@ class Manager:
         self._bus = bus
         self._outbox = outbox
         self._id = manager_id
+        self._tasks = Tasks(manager_id)
         self._metrics = Metrics(bus, manager_id)
         self._desk = Desk(bus, config, manager_id, self._metrics)
         self._aftermath = Aftermath(self._desk, Books(outbox, manager_id))
         self._answers = Answers(bus)
+        self._asides = Asides(self._desk, outbox, self._answer_aside, self._tasks.start)
         self._jobs = Jobs(bus, config.jobs, self._perform)
         self._settings = Settings(config, config_file, self._desk, self._jobs)
         self._inflight: set[Inflight] = set()
         self._attendance = Attendance(bus, self._desk, lambda: list(self._inflight))
         self._requests: Subscription | None = None
         """Our part in the queue group of `infer.auto`; None while we drain."""
-        self._tasks = Tasks(manager_id)
         self._stats = EndpointStats("auto", s.INFER_AUTO, s.INFER_QUEUE)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -180,6 +182,17 @@ class Manager:
         result = inflight.reply = Result(self._bus, inflight.task_id, inflight.request_id, job_id)
         return result, await self._see_through(inflight)
 
+    async def _answer_aside(self, message: Message) -> InferenceResponse | None:
+        """What somebody makes of a question that no caller asked; None: nothing."""
+        try:
+            inflight = self._admit(message)
+        except BullpenError as error:
+            log.warning("aside_refused", error=str(error))
+            return None
+        aside = inflight.reply = Aside(self._bus, inflight.task_id, inflight.request_id)
+        failure = await self._see_through(inflight)
+        return None if failure is not None else InferenceResponse.model_validate_json(aside.body)
+
     async def _see_through(self, inflight: Inflight) -> BullpenError | None:
         """Serves a request and books it. Returns the failure, if it is one."""
         self._inflight.add(inflight)
@@ -187,6 +200,8 @@ class Manager:
             response, failure = await self._serve(inflight)
             self._stats.count(self._desk.now() - inflight.arrived, failure.code if failure else None)
             self._metrics.count(failed=failure is not None, rerouted=len(inflight.attempts) > 1)
+            if response is not None and failure is None and self._requests is not None:
+                self._asides.consider(inflight, response)
             await asyncio.gather(
                 self._aftermath.settle(inflight, response, failure), self._keep(inflight, response, failure)
             )

@@ -148,6 +148,49 @@ async def scorecard(store: Store) -> list[Scorecard]:
     return [Scorecard.model_validate(dict(row)) for row in await store.fetch("scorecard")]
 
 
+class Calibrated(OpenModel):
+    """How right a model was when it was so sure."""
+
+    model_id: str
+    tenth: int
+    """Of confidence: 9 is 0.9 to 1."""
+    answers: int
+    confidence: float
+    """Mean, as the answers said."""
+    judged: float
+    """Mean of what callers and verifiers said, 0..1."""
+
+
+async def calibration(store: Store, *, since: datetime | None = None, model: str | None = None) -> list[Calibrated]:
+    """Confidence beside judgement. Raises `DatabaseAway`."""
+    return [Calibrated.model_validate(dict(row)) for row in await store.fetch("calibration", since, model)]
+
+
+class Compared(OpenModel):
+    """A model and a candidate over the same questions. Costs are of those with a known price on both sides' rows."""
+
+    live_model: str | None
+    candidate: str | None
+    questions: int
+    failed: int
+    """Of the candidate."""
+    live_p50_ms: float | None
+    candidate_p50_ms: float | None
+    live_cost_usd: Decimal | None
+    candidate_cost_usd: Decimal | None
+    unpriced: int
+    """Questions whose cost is unknown on one side."""
+    live_confidence: float | None
+    candidate_confidence: float | None
+    live_judged: float | None
+    candidate_judged: float | None
+
+
+async def compare(store: Store, *, since: datetime | None = None) -> list[Compared]:
+    """What mirrored questions showed. Raises `DatabaseAway`."""
+    return [Compared.model_validate(dict(row)) for row in await store.fetch("compare", since)]
+
+
 async def _schema(connection: Connection) -> int | None:
     if await connection.fetchval("SELECT to_regclass('schema_migrations')") is None:
         return None

@@ -27,6 +27,8 @@ COMMANDS = {
     "report": ("report", LOOK, "The books as one HTML page: cost, tenants, models, latency, errors, grades."),
     "export": ("export", LOOK, "Rows of the books as CSV or Parquet."),
     "explain": ("explain", LOOK, "Why a question went where it went: who was considered, who was asked, how it ended."),
+    "calibration": ("quality", LOOK, "Whether answers that are 0.9 sure are right 9 times of 10."),
+    "compare": ("quality", LOOK, "How a mirrored candidate does beside the model that answers."),
     "grades": ("grades", LOOK, "What everybody's grade is: probation, regular, senior or benched, and since when."),
     "doctor": ("diagnose", LOOK, "Check every part of the mesh and say what to do."),
     "forget": ("forget", ACT, "Delete what was asked and answered under a task's or a tenant's name."),

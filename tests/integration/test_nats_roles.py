@@ -75,7 +75,7 @@ MATRIX: dict[str, tuple[Who, Who]] = {
     s.TELEMETRY_RESPONSE: ((*WORKERS, "manager"), NOBODY),
     s.TELEMETRY_ATTEMPT: ((*WORKERS, "manager"), NOBODY),
     s.TELEMETRY_WORKER: (WORKERS, NOBODY),
-    s.TELEMETRY_FEEDBACK: (("telemetry",), NOBODY),
+    s.TELEMETRY_FEEDBACK: (("manager", "telemetry"), NOBODY),
     s.TELEMETRY_ANY: (NOBODY, NOBODY),
     s.METRICS_MESH: (("manager", "telemetry"), LOOKING_ON),
     s.METRICS_GRADE: (("manager", "telemetry"), LOOKING_ON),
