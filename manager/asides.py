@@ -2,7 +2,8 @@
 model says how good the answer was (`verifier`). The caller has the answer already and hears nothing of it.
 
 An aside is batch work of tenant `bullpen`, with the same care as any request and a row of its own in the books, so that
-what it costs is seen; no words are kept of it, so there is nothing to forget. It never leads to another aside but one: a mirrored answer may be judged as the live one is.
+what it costs is seen; no words are kept of it, so there is nothing to forget. It never leads to another aside but one:
+a mirrored answer may be judged as the live one is.
 """
 
 import random
