@@ -28,7 +28,7 @@ from contracts.errors import (
     ErrorReply,
     PartialUsage,
 )
-from contracts.grades import Grade, GradeRecord, ModelGrades
+from contracts.grades import Grade, GradeRecord, ModelGrades, WorkRecord
 from contracts.heartbeat import (
     Capability,
     Gpu,
@@ -138,6 +138,7 @@ __all__ = [
     "TelemetryMetrics",
     "Terms",
     "Wishes",
+    "WorkRecord",
     "WorkerEvent",
     "WorkerEventRecord",
     "WorkerMessage",

@@ -3,6 +3,8 @@
 from datetime import datetime
 from typing import Literal
 
+from pydantic import Field
+
 from contracts.base import OpenModel
 
 Grade = Literal["probation", "regular", "senior", "benched"]
@@ -22,8 +24,24 @@ class GradeRecord(OpenModel):
     created_at: datetime
 
 
+class WorkRecord(OpenModel):
+    """What one model at one worker did lately, as the books have it: means of its last answers."""
+
+    answers: int
+    failures: int
+    confidence: float | None = None
+    prompt_tokens: float | None = None
+    completion_tokens: float | None = None
+    service_ms: float | None = None
+    """Milliseconds from when it was begun."""
+    first_ms: float | None = None
+    """Of these, until the first token."""
+
+
 class ModelGrades(OpenModel):
     """What Managers follow, by model, in the key-value bucket `bullpen_grades`."""
 
     model_id: str
     workers: dict[str, Grade]
+    records: dict[str, WorkRecord] = Field(default_factory=dict)
+    """By worker, about once a minute: with them a Manager that starts need not learn everything anew."""

@@ -9,9 +9,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from math import sqrt
 
-from contracts import InferenceResponse
+from contracts import InferenceResponse, WorkRecord
 
-"""A rule of thumb for English text."""
 DEFAULT_OUTPUT_TOKENS = 128.0
 PRIOR_WEIGHT = 4.0
 """As if so many answers of the prior quality had been seen before the first."""
@@ -29,6 +28,8 @@ SIZES = 12
 """Prompts of 1, 2, 4, 8 … tokens are told apart: what is long is often answered at length."""
 BORROWED = 3.0
 """A size of prompt that was never seen is answered as all are; after so many answers half by its own."""
+WARM = 10.0
+"""What the books say of somebody whom this Manager has never asked counts as so many tries at most."""
 BEFORE_ANY = 200
 """What there is to do before the first token, beside the prompt, counts as so many tokens of it."""
 
@@ -182,6 +183,24 @@ class Estimates:
         worker.took(read, response.completion_tokens, service_ms / 1000, first_s)
         worker.success.learn(1.0)
         worker.at = now
+
+    def warm(self, model_id: str, worker_id: str, told: WorkRecord, now: float) -> None:
+        """What the books say of a worker, unless we know better ourselves."""
+        worker, tries = self.at(worker_id, model_id), told.answers + told.failures
+        if worker.at or not tries:
+            return
+        counts = min(1.0, WARM / tries)
+        worker.success.sum, worker.success.weight = told.answers * counts, tries * counts
+        worker.at = now
+        if told.service_ms is None or told.completion_tokens is None:
+            return
+        prompt, first_s = told.prompt_tokens or 0.0, None if told.first_ms is None else told.first_ms / 1000
+        worker.took(prompt, round(told.completion_tokens), told.service_ms / 1000, first_s)
+        record = self.of(model_id)
+        if not record.answered:
+            record.told(round(prompt), round(told.completion_tokens))
+            if told.confidence is not None:
+                record.learn(told.confidence)
 
     def failed(self, worker_id: str, model_id: str, now: float) -> None:
         record = self.of(model_id)

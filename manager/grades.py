@@ -16,6 +16,7 @@ from bus import Bus, BusError
 from bus.kv import Bucket
 from contracts import Grade, ModelGrades
 from contracts import subjects as s
+from manager.estimates import Estimates
 
 log = structlog.get_logger(__name__)
 
@@ -58,11 +59,12 @@ class Grades:
 
 
 class GradeKeeper:
-    """Keeps `grades` as the bucket has them."""
+    """Keeps `grades` as the bucket has them, and tells `estimates` what the books know of those who are new to us."""
 
-    def __init__(self, bus: Bus, grades: Grades) -> None:
+    def __init__(self, bus: Bus, grades: Grades, estimates: Estimates) -> None:
         self._bus = bus
         self._grades = grades
+        self._estimates = estimates
         self._asked: set[str] = set()
 
     async def keep(self, models: Callable[[], Iterable[str]]) -> None:
@@ -91,6 +93,11 @@ class GradeKeeper:
 
     def _hear(self, value: bytes) -> None:
         try:
-            self._grades.learn(ModelGrades.model_validate_json(value))
+            told = ModelGrades.model_validate_json(value)
         except ValidationError as error:
             log.warning("grades_unreadable", error=str(error)[:200])
+            return
+        self._grades.learn(told)
+        now = asyncio.get_running_loop().time()
+        for worker_id, record in told.records.items():
+            self._estimates.warm(told.model_id, worker_id, record, now)

@@ -103,7 +103,9 @@ class Manager:
         self._tasks.start(self._attendance.sweep(), "sweep")
         self._tasks.start(self._attendance.reconcile(), "reconcile")
         self._tasks.start(self._tell_metrics(), "metrics")
-        self._tasks.start(GradeKeeper(self._bus, self._desk.grades).keep(self._desk.served), "grades")
+        self._tasks.start(
+            GradeKeeper(self._bus, self._desk.grades, self._desk.estimates).keep(self._desk.served), "grades"
+        )
         self._tasks.start(self._desk.treasury.keep(), "budgets")
         log.info("manager_ready", manager_id=self._id)
         await first_of(stop, self._bus.lost)

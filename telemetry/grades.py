@@ -49,6 +49,11 @@ class Record:
     """The same over the whole of the books."""
     p50_ms: float | None
     cost_per_answer: float | None = None
+    prompt_tokens: float | None = None
+    """Mean of its answers, as those below."""
+    completion_tokens: float | None = None
+    service_ms: float | None = None
+    first_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

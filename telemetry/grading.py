@@ -14,7 +14,7 @@ from pydantic_core import to_json
 
 from bus import Bus, BusError
 from bus.kv import Bucket
-from contracts import Grade, GradeRecord, ModelGrades, utc_now
+from contracts import Grade, GradeRecord, ModelGrades, WorkRecord, utc_now
 from contracts import subjects as s
 from telemetry.grades import Record, Standing, judge
 from telemetry.store import Connection, DatabaseAway, Row, RowsRefused, Store, sql
@@ -25,6 +25,8 @@ LOCK = 0x67726164
 WRITE_WITHIN = 2.0
 MAX_BYTES = 64 << 20
 USUAL_MEMORY = 0.9
+RECORDS_EVERY = 60.0
+"""Seconds after which Managers are told how everybody did, also when no grade has changed."""
 
 
 class Grading:
@@ -35,6 +37,9 @@ class Grading:
         self._bucket: Bucket | None = None
         self._told: dict[str, dict[str, Grade]] = {}
         """What the bucket holds, by model, as far as we wrote it."""
+        self._records: dict[str, dict[str, WorkRecord]] = {}
+        """By model and worker, as we last saw them; and when they were told last (loop's clock)."""
+        self._records_told = float("-inf")
         self._usual: dict[tuple[str, str], float] = {}
         self._reconnects = 0
 
@@ -66,6 +71,7 @@ class Grading:
                 Record(**row, usual_confidence=self._usual.get((row["model_id"], row["worker_id"])))
                 for row in await connection.fetch(sql("grades_records"))
             ]
+            self._records = _work(records)
             changes = [change for record in records if (change := self._judge(record, records, standings)) is not None]
             await connection.executemany(sql("insert_grade"), [_row(change) for change in changes])
         return changes
@@ -96,12 +102,19 @@ class Grading:
             self._reconnects = self._bus.reconnects
             self._bucket = await Bucket.open(self._bus, s.GRADES_BUCKET, max_age_s=0, max_bytes=MAX_BYTES)
             self._told.clear()
+        now = asyncio.get_running_loop().time()
+        if self._records and now - self._records_told >= RECORDS_EVERY:
+            self._records_told = now
+            self._told.clear()
         grades: dict[str, dict[str, Grade]] = defaultdict(dict)
         for row in rows:
             grades[row["model_id"]][row["worker_id"]] = row["grade"]
         for model_id, workers in grades.items():
             if self._told.get(model_id) != workers:
-                await self._write(self._bucket, ModelGrades(model_id=model_id, workers=workers))
+                await self._write(
+                    self._bucket,
+                    ModelGrades(model_id=model_id, workers=workers, records=self._records.get(model_id, {})),
+                )
                 self._told[model_id] = workers
 
     async def _write(self, bucket: Bucket, grades: ModelGrades) -> None:
@@ -109,6 +122,21 @@ class Grading:
         entry = await bucket.get(key, within=WRITE_WITHIN)
         if entry is None or entry.value != grades.to_bytes():
             await bucket.put(key, grades.to_bytes(), after=entry.revision if entry else 0, within=WRITE_WITHIN)
+
+
+def _work(records: Sequence[Record]) -> dict[str, dict[str, WorkRecord]]:
+    told: dict[str, dict[str, WorkRecord]] = defaultdict(dict)
+    for record in records:
+        told[record.model_id][record.worker_id] = WorkRecord(
+            answers=record.answers,
+            failures=record.tries - record.answers,
+            confidence=record.confidence,
+            prompt_tokens=record.prompt_tokens,
+            completion_tokens=record.completion_tokens,
+            service_ms=record.service_ms,
+            first_ms=record.first_ms,
+        )
+    return dict(told)
 
 
 def _standings(rows: Sequence[Row]) -> dict[tuple[str, str], Standing]:

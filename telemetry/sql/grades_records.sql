@@ -1,6 +1,7 @@
 -- Of each model at each worker its last forty tries, no older than an hour or the last time it lost a grade.
 WITH lately AS (
-    SELECT request_id, task_id, model_id, worker_id, outcome, confidence, duration_ms, cost_usd, created_at
+    SELECT request_id, task_id, model_id, worker_id, outcome, confidence, duration_ms, cost_usd, created_at,
+           prompt_tokens, completion_tokens, queue_ms, ttft_ms
     FROM attempts
     WHERE created_at > now() - interval '1 hour'
       AND outcome IN ('ok', 'failed', 'uncertain', 'late_discarded', 'truncated')
@@ -25,7 +26,11 @@ SELECT t.model_id,
        count(*) FILTER (WHERE t.nth <= 20 AND t.outcome = 'ok') AS recent_answers,
        (avg(coalesce(f.score, t.confidence)) FILTER (WHERE t.nth <= 20 AND t.outcome = 'ok'))::double precision AS confidence,
        percentile_cont(0.5) WITHIN GROUP (ORDER BY t.duration_ms) FILTER (WHERE t.outcome = 'ok') AS p50_ms,
-       (sum(t.cost_usd) / nullif(count(*) FILTER (WHERE t.outcome = 'ok'), 0))::double precision AS cost_per_answer
+       (sum(t.cost_usd) / nullif(count(*) FILTER (WHERE t.outcome = 'ok'), 0))::double precision AS cost_per_answer,
+       (avg(t.prompt_tokens) FILTER (WHERE t.outcome = 'ok'))::double precision AS prompt_tokens,
+       (avg(t.completion_tokens) FILTER (WHERE t.outcome = 'ok'))::double precision AS completion_tokens,
+       avg(t.duration_ms - coalesce(t.queue_ms, 0)) FILTER (WHERE t.outcome = 'ok') AS service_ms,
+       avg(t.ttft_ms - coalesce(t.queue_ms, 0)) FILTER (WHERE t.outcome = 'ok') AS first_ms
 FROM tries t
 LEFT JOIN LATERAL (SELECT avg(score) AS score FROM feedback WHERE task_id = t.task_id AND t.nth <= 20) AS f ON t.nth <= 20
 WHERE t.nth <= 40

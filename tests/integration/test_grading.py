@@ -10,8 +10,10 @@ import pytest
 from pydantic_core import from_json
 
 from bus import BusError
-from contracts import GradeRecord, Outcome
+from contracts import GradeRecord, Outcome, WorkRecord
 from contracts import subjects as s
+from manager.estimates import Estimates
+from manager.grades import GradeKeeper, Grades
 from telemetry.queries import grades_now, set_grade
 from telemetry.store import DatabaseAway
 from tests.books import Books, attempt
@@ -121,3 +123,23 @@ async def test_the_bucket_is_written_anew_when_it_was_lost(books: Books) -> None
     await books.bus.nats.jetstream().delete_stream(f"KV_{s.GRADES_BUCKET}")
     await set_grade(books.store, "m", None, "senior")
     await eventually(lambda: told("senior"), timeout=15)
+
+
+async def test_a_manager_that_starts_knows_from_the_books_how_everybody_did(books: Books) -> None:
+    books.start(grades_interval=0.2)
+    quick = {"duration_ms": 200.0, "queue_ms": 50.0, "ttft_ms": 100.0, "prompt_tokens": 100, "completion_tokens": 40}
+    books.tell(*tries(20, "quick", **quick), *tries(16, "poor", duration_ms=900.0), *tries(4, "poor", **FAILED))
+    estimates = Estimates()
+    keeping = asyncio.create_task(GradeKeeper(books.bus, Grades(), estimates).keep(lambda: ["m"]))
+    try:
+        await eventually(lambda: estimates.at("quick", "m").success.weight, timeout=20)
+    finally:
+        keeping.cancel()
+    known, poor = estimates.at("quick", "m"), estimates.at("poor", "m")
+    assert known.seconds(100, 40) == pytest.approx(0.150)
+    assert known.success.mean > poor.success.mean
+    assert estimates.of("m").output_tokens(100) < 128, "and how long its answers are"
+    estimates.failed("quick", "m", 1e9)
+    before = known.success.sum
+    estimates.warm("m", "quick", WorkRecord(answers=40, failures=0), 1e9)
+    assert known.success.sum == before, "what we have seen ourselves counts more"
