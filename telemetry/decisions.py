@@ -15,7 +15,7 @@ import structlog
 from pydantic import ValidationError
 from pydantic_core import to_json
 
-from bus import Bus, Message
+from bus import Bus, Message, Subscription
 from contracts import Candidate, RouteDecision
 from contracts import subjects as s
 from telemetry.entries import NUL, REPLACED
@@ -47,9 +47,12 @@ class Decisions:
         """Those that are known to have a place."""
         self.lost = 0
 
-    async def run(self) -> None:
-        """Listens and keeps until cancelled. Raises `BusError`."""
-        listening = await self._bus.subscribe_inline(s.METRICS_ROUTE, self._take, queue=CONSUMER)
+    async def listen(self) -> Subscription:
+        """Gathers from now on, for `run` to keep. Raises `BusError`."""
+        return await self._bus.subscribe_inline(s.METRICS_ROUTE, self._take, queue=CONSUMER)
+
+    async def run(self, listening: Subscription) -> None:
+        """Keeps what is gathered until cancelled; ends the listening then."""
         try:
             while True:
                 await asyncio.sleep(EVERY)

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import structlog
 
-from bus import Bus, BusError, BusSettings, Tasks
+from bus import Bus, BusError, BusSettings, Subscription, Tasks
 from bus.discretion import Discretion
 from bus.jetstream import ensure_stream, says_there_is_none
 from bus.service import EndpointStats, Service, package_version, serve_info
@@ -82,7 +82,8 @@ class Accountant:
         """Books until `stop` is set. Raises `SchemaMismatch`, and `BusError` when the bus is lost."""
         tasks = Tasks(self._id)
         feedback = await serve_feedback(self._bus, self._stats, self._discretion)
-        keeping = asyncio.create_task(self._keep_books(stop))
+        gathering = await self._decisions.listen() if self._decisions else None
+        keeping = asyncio.create_task(self._keep_books(stop, gathering))
         ended = asyncio.Event()
         keeping.add_done_callback(lambda _: ended.set())
         tasks.start(self._report(), "metrics")
@@ -104,15 +105,15 @@ class Accountant:
     def _time_to_finish(self) -> float:
         return 0 if self._database.away or self._jetstream.away else FINISH_WITHIN
 
-    async def _keep_books(self, stop: asyncio.Event) -> None:
+    async def _keep_books(self, stop: asyncio.Event, gathering: Subscription | None) -> None:
         making = asyncio.create_task(self._make_stream())  # at once: events may then wait in it for the database
         housekeeping = Tasks(f"{self._id}:housekeeping")
         try:
             schema = await self._database.until_done(lambda: migrate(self._store))
             housekeeping.start(self._housekeeper.run(), "rounds")
             housekeeping.start(self._grading.run(), "grades")
-            if self._decisions is not None:
-                housekeeping.start(self._decisions.run(), "decisions")
+            if self._decisions and gathering:
+                housekeeping.start(self._decisions.run(gathering), "decisions")
             self._direct.open_books.set()
             await first_of(self._stream_is_there, self._direct.started)
             await self._serve_discovery(schema)

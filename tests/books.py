@@ -12,7 +12,7 @@ import psutil
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
-from bus import Bus, BusSettings, Message
+from bus import Bus, BusSettings, Message, NoResponders
 from bus.jetstream import ensure_stream
 from bus.outbox import Outbox
 from contracts import (
@@ -136,6 +136,16 @@ class Books:
         task = asyncio.create_task(running)
         self._running.append((stop, task))
         return task
+
+    async def ready(self, name: str = "t-1") -> None:
+        """That accountant has made its tables and its stream, and books."""
+
+        async def answers() -> bool:
+            with suppress(NoResponders):
+                return bool((await self.bus.request(f"$SRV.PING.bullpen-telemetry.{name}", b"", timeout=2)).data)
+            return False
+
+        await eventually(answers, timeout=20)
 
     async def stop(self) -> None:
         while self._running:

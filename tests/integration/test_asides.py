@@ -55,7 +55,7 @@ async def mesh(nats: NatsServer) -> AsyncIterator[SmallMesh]:
 async def books(nats: NatsServer, database_url: str) -> AsyncIterator[Books]:
     async with Books(nats.url, database_url) as fresh:
         fresh.start()
-        await eventually(lambda: bool(fresh.metrics), timeout=10)
+        await fresh.ready()
         yield fresh
 
 

@@ -27,7 +27,7 @@ EVEN = Terms(cost=0.5, confidence=0.5, load=0.5, resources=0.5)
 async def books(nats: NatsServer, database_url: str) -> AsyncIterator[Books]:
     async with Books(nats.url, database_url) as fresh:
         fresh.start()
-        await eventually(lambda: bool(fresh.metrics), timeout=10)
+        await fresh.ready()
         yield fresh
 
 

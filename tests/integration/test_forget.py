@@ -212,7 +212,7 @@ async def test_kept_answers_are_forgotten_too(case: Case) -> None:
 
 async def test_dead_letters_that_name_it_are_forgotten(case: Case) -> None:
     letters = [{"task_id": "t-1"}, {"metadata": {"tenant": "acme"}}, {"task_id": "t-2"}, {"prompt": "about t-1, acme"}]
-    await eventually(lambda: case.books.metrics)
+    await case.books.ready()
     await case.books.publish(s.TELEMETRY_RESPONSE, *(json.dumps(letter).encode() for letter in letters))
     await eventually(case.books.booked(4, "dead_letters"), timeout=10)
     assert (await case.forget("--task", "t-1", "--yes", "--json")).json()["dead_letters"] == 1

@@ -12,7 +12,7 @@ from tests.servers import NatsServer
 from tests.support import eventually
 
 pytest.importorskip("xllamacpp", reason="the wheel with llama.cpp is not installed")
-pytestmark = [pytest.mark.scenario, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.scenario, pytest.mark.timeout(420)]
 
 
 @pytest.fixture
@@ -34,12 +34,12 @@ async def serves(roles: Roles, name: str) -> None:
 
 
 async def test_a_hundred_questions_outlive_the_swap_of_a_real_model(roles: Roles, models: LocalModels) -> None:
-    asked = await roles.ask_many(100, max_tokens=8, deadline_ms=120_000)
+    asked = await roles.ask_many(100, max_tokens=3, deadline_ms=300_000)
     await eventually(lambda: roles.beats["w-1"].inflight == 4)
     models.save("two")
     await serves(roles, "two")
-    late = await roles.ask(max_tokens=8)
-    answers = [question.finals[0] for question in await roles.answered([*asked, late], within=120)]
+    late = await roles.ask(max_tokens=3, deadline_ms=300_000)
+    answers = [question.finals[0] for question in await roles.answered([*asked, late], within=300)]
     assert [answer for answer in answers if "output" not in answer] == []
     assert {answer["model_id"] for answer in answers} == {"one", "two"}
     assert answers[-1]["model_id"] == "two"
