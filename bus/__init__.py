@@ -1,7 +1,7 @@
 """HOW messages travel: connection, calls, service discovery, JetStream. The only importer of nats-py."""
 
 from bus.connection import Bus, Headers, Message, Subscription
-from bus.errors import BusError, BusUnreachable, NoResponders, RequestTimeout
+from bus.errors import BusError, BusUnreachable, Denied, NoResponders, RequestTimeout
 from bus.inbox import Listener
 from bus.reply import Reply
 from bus.settings import BusSettings
@@ -12,6 +12,7 @@ __all__ = [
     "BusError",
     "BusSettings",
     "BusUnreachable",
+    "Denied",
     "Headers",
     "Listener",
     "Message",

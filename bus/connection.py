@@ -8,6 +8,7 @@ not come back in the same instant.
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from nats.aio.client import Server
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 
+from bus.denials import Denials, Told
 from bus.errors import BusError, BusUnreachable, NoResponders, RequestTimeout
 from bus.hardened import HardenedClient
 from bus.inbox import Inbox, Listener
@@ -91,6 +93,7 @@ class Bus:
         self.on_reconnect: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._client = HardenedClient(tls_only=settings.tls_only)
         self._inbox: Inbox[Message] = Inbox(f"{settings.inbox_prefix}.{new_id().replace('-', '')}")
+        self._denials = Denials(self._inbox.wildcard)
         self._tasks = Tasks(f"bus:{name}")
         self._established = False
         self._closing = False
@@ -172,9 +175,12 @@ class Bus:
             raise BusError(f"cannot publish on {subject}: {error!r}") from error
 
     async def request(self, subject: str, data: bytes, *, timeout: float, headers: Headers | None = None) -> Message:
-        """Asks and waits for the one answer. Raises `NoResponders`, `RequestTimeout`, and as `publish`."""
+        """Asks and waits for the one answer. Raises `NoResponders`, `RequestTimeout`, `Denied`, and as `publish`."""
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        with self.listen(lambda message: None if answer.done() else answer.set_result(message)) as listener:
+        with (
+            self.listen(lambda message: None if answer.done() else answer.set_result(message)) as listener,
+            self.when_denied(subject, lambda error: None if answer.done() else answer.set_exception(error)),
+        ):
             await self.publish(subject, data, reply=listener.subject, headers=headers)
             try:
                 async with asyncio.timeout(timeout):
@@ -188,6 +194,10 @@ class Bus:
     def listen(self, callback: Callable[[Message], None]) -> "Listener[Message]":
         """A private inbox: `callback` is called with each message, in order, at once. Close it after use."""
         return self._inbox.open(callback)
+
+    def when_denied(self, subject: str, told: Told) -> AbstractContextManager[None]:
+        """While it is open, `told` is called when the server refuses what we publish there. Raises `Denied`."""
+        return self._denials.watch(subject, told)
 
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
         """Calls `handler` for each message, each in a task of its own (so their order is not kept)."""
@@ -306,6 +316,7 @@ class Bus:
                 log.warning("slow_consumer", name=self.name, subject=error.subject, dropped=self._slow)
         elif "permissions violation" in str(error).lower():
             log.error("bus_denied", name=self.name, error=str(error), cure="check the role's permissions in the server")
+            self._denials.heard(str(error))
         elif self._established and not self.lost.is_set() and (refusal := explain(error, self.settings)).hopeless:
             log.error("bus_refused", name=self.name, error=str(refusal), cure="exiting to be restarted")
             self.lost.set()
@@ -313,6 +324,7 @@ class Bus:
             log.debug("bus_error", name=self.name, error=repr(error))
 
     async def _on_disconnect(self) -> None:
+        self._denials.forget()
         if self._established and not self._closing:
             log.warning("bus_disconnected", name=self.name, servers=self.settings.where)
 

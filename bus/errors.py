@@ -20,3 +20,7 @@ class NoResponders(BusError):
 
 class RequestTimeout(BusError):
     """Nobody answered in time."""
+
+
+class Denied(BusError):
+    """The server does not let this user say that, or hear the answer."""

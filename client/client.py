@@ -8,7 +8,7 @@ from typing import Literal, Self, Unpack
 
 from pydantic import Field, ValidationError
 
-from bus import Bus, BusSettings, Message, NoResponders, RequestTimeout, Tasks
+from bus import Bus, BusError, BusSettings, Message, NoResponders, RequestTimeout, Tasks
 from client.exchange import Exchange, cancel_body
 from client.jobs import Jobs, JobTicket
 from client.question import Options, Question
@@ -246,7 +246,7 @@ class Bullpen:
     async def _tell_when_lost(self) -> None:
         await self.bus.lost.wait()
         for exchange in self._open:
-            exchange.connection_lost()
+            exchange.fail(BusError("the connection to NATS is lost for good: connect again"))
 
 
 def _obeyed(worker_id: str, answer: Message) -> ControlReply:

@@ -64,7 +64,8 @@ class Exchange:
         self._deadline = self._now() + question.deadline_ms / 1000
         self._end = self._deadline + GRACE
         self._watch = Watch(self._now())
-        self._heard: asyncio.Queue[Heard | None] = asyncio.Queue()
+        self._heard: asyncio.Queue[Heard | BusError] = asyncio.Queue()
+        self._denied = bus.when_denied(INFER_AUTO, self.fail)
         self._inboxes: list[Listener[Message]] = []
         self._sending = 0
         """The last one; -1: it was given up on."""
@@ -78,11 +79,13 @@ class Exchange:
         self._left = False
 
     async def __aenter__(self) -> Self:
+        self._denied.__enter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._denied.__exit__(kind, error, trace)
         for listener in (*self._inboxes, *([self._status] if self._status else ())):
             listener.close()
         await self.abandon()
@@ -96,9 +99,9 @@ class Exchange:
             with suppress(BusError):
                 await self._bus.publish(INFER_CANCEL, cancel_body(self._question.task_id))
 
-    def connection_lost(self) -> None:
-        """Nothing will come any more."""
-        self._heard.put_nowait(None)
+    def fail(self, error: BusError) -> None:
+        """Nothing will come any more, and why."""
+        self._heard.put_nowait(error)
 
     async def response(self) -> InferenceResponse:
         """The one answer. Raises `RequestFailed`."""
@@ -179,8 +182,8 @@ class Exchange:
                 heard = await self._heard.get()
         except TimeoutError:
             return None
-        if heard is None:
-            raise BusError("the connection to NATS is lost for good: connect again")
+        if isinstance(heard, BusError):
+            raise heard
         return heard
 
     def _is_answer(self, heard: Heard) -> bool:

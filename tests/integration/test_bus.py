@@ -3,14 +3,14 @@
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 from nats.errors import SlowConsumerError
 from structlog.testing import capture_logs
 
-from bus import Bus, BusError, BusSettings, BusUnreachable, Message, NoResponders, RequestTimeout, hardened
+from bus import Bus, BusError, BusSettings, BusUnreachable, Denied, Message, NoResponders, RequestTimeout, hardened
 from bus.connection import PENDING_BYTES
 from bus.service import EndpointStats, Service, serve_info
 from contracts import BullpenError, ErrorCode
@@ -384,6 +384,62 @@ async def test_a_server_that_lets_us_in_no_more_is_no_reason_to_wait_in_silence(
         assert "check NATS_USER and NATS_PASSWORD" in logs[-1]["error"]
         await bus.close()
     finally:
+        server.kill()
+
+
+MAY_NOT = "authorization {{users: [{{user: u, password: p, permissions: {{{}}}}}]}}"
+
+
+@pytest.fixture
+async def strict(tmp_path: Path) -> AsyncIterator[Callable[[str], Awaitable[Bus]]]:
+    """Connects to a server that gives us these permissions."""
+    running: list[tuple[PlainNats, Bus]] = []
+
+    async def connect(permissions: str) -> Bus:
+        server = PlainNats(tmp_path, MAY_NOT.format(permissions))
+        await server.start()
+        bus = await Bus.connect("test", BusSettings(servers=(server.url,), user="u", password="p"), watchdog=False)
+        running.append((server, bus))
+        return bus
+
+    yield connect
+    for server, bus in running:
+        await bus.close()
+        server.kill()
+
+
+async def test_a_request_that_we_may_not_make_fails_at_once(strict: Callable[[str], Awaitable[Bus]]) -> None:
+    bus = await strict("publish: {deny: Secret}")
+    started = time.monotonic()
+    with pytest.raises(Denied, match="may not publish on secret: check NATS_USER"):
+        await bus.request("Secret", b"", timeout=10)
+    with pytest.raises(NoResponders):
+        await bus.request("other", b"", timeout=10)
+    assert time.monotonic() - started < 5
+
+
+async def test_who_may_not_hear_answers_is_told_so(strict: Callable[[str], Awaitable[Bus]]) -> None:
+    bus = await strict('subscribe: {deny: "_INBOX.>"}')
+    for _ in range(2):
+        with pytest.raises(Denied, match=r"may not hear answers on _inbox.* check NATS_INBOX_PREFIX"):
+            await bus.request("other", b"", timeout=10)
+
+
+async def test_permissions_that_changed_count_after_the_next_connection(tmp_path: Path) -> None:
+    server = PlainNats(tmp_path, MAY_NOT.format('subscribe: {deny: "_INBOX.>"}'))
+    await server.start()
+    bus = await Bus.connect("test", BusSettings(servers=(server.url,), user="u", password="p"), watchdog=False)
+    try:
+        with pytest.raises(Denied):
+            await bus.request("other", b"", timeout=10)
+        server.kill()
+        server.config = MAY_NOT.format("publish: {deny: secret}")
+        await server.start()
+        await eventually(lambda: bus.is_connected and bus.reconnects, timeout=10)
+        with pytest.raises(NoResponders):
+            await bus.request("other", b"", timeout=10)
+    finally:
+        await bus.close()
         server.kill()
 
 

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from pathlib import Path
 from typing import Unpack
 
 import pytest
@@ -16,7 +17,7 @@ from client import Bullpen, BullpenError, BusError, BusUnreachable, Options, Req
 from contracts import Chunk, ControlReply, ErrorCode, FinalResponse, Resumed
 from contracts import subjects as s
 from tests.fake_manager import ATTEMPT, FakeManager, heartbeat, response
-from tests.servers import NatsServer
+from tests.servers import NatsServer, PlainNats
 from tests.support import eventually
 
 
@@ -493,6 +494,23 @@ async def test_a_connection_lost_for_good_fails_the_question_at_once(manager: Fa
     await bp.bus.nats.close()
     with pytest.raises(BusError, match="lost for good"):
         await asking
+
+
+async def test_who_may_not_ask_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NATS_USER", "u")
+    monkeypatch.setenv("NATS_PASSWORD", "p")
+    server = PlainNats(
+        tmp_path, 'authorization {users: [{user: u, password: p, permissions: {publish: {deny: "infer.>"}}}]}'
+    )
+    await server.start()
+    try:
+        async with Bullpen.connect(server.url) as bp:
+            with pytest.raises(BusError, match=r"may not publish on infer\.auto"):
+                await bp.ask("hi")
+            with pytest.raises(BusError, match=r"may not publish on infer\.auto"):
+                [_ async for _ in bp.stream("hi")]
+    finally:
+        server.kill()
 
 
 async def test_no_server_is_told_with_what_to_do() -> None:

@@ -1,0 +1,59 @@
+"""What the server does not let us say or hear, told to whoever would otherwise wait for it in vain.
+
+NATS tells a refusal apart from the message that it refused (`-ERR 'Permissions Violation for Publish to "…"'`), so
+all who have something out on that subject are told. nats-py hands the text over in small letters.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from bus.errors import Denied
+
+_TOLD = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"')
+
+Told = Callable[[Denied], None]
+
+
+class Denials:
+    def __init__(self, inbox: str) -> None:
+        self._inbox = inbox.lower()
+        self._waiting: dict[str, list[Told]] = {}
+        self._deaf: Denied | None = None
+        """We may not even hear answers."""
+
+    @contextmanager
+    def watch(self, subject: str, told: Told) -> Iterator[None]:
+        """Calls `told` when the server refuses what is published there meanwhile. Raises `Denied`."""
+        if self._deaf is not None:
+            raise self._deaf
+        waiting = self._waiting.setdefault(subject.lower(), [])
+        waiting.append(told)
+        try:
+            yield
+        finally:
+            waiting.remove(told)
+            if not waiting:
+                self._waiting.pop(subject.lower(), None)
+
+    def heard(self, error: str) -> None:
+        """What the server said."""
+        if (found := _TOLD.search(error.lower())) is None:
+            return
+        verb, subject = found.groups()
+        if verb == "publish":
+            refused = Denied(f"this user may not publish on {subject}: check NATS_USER and its permissions")
+            concerned = self._waiting.get(subject, ())
+        elif subject == self._inbox:
+            refused = self._deaf = Denied(
+                f"this user may not hear answers on {subject}: check NATS_INBOX_PREFIX and the user's permissions"
+            )
+            concerned = [told for some in self._waiting.values() for told in some]
+        else:
+            return
+        for told in list(concerned):
+            told(refused)
+
+    def forget(self) -> None:
+        """The next server, or this one after a reload, may know other permissions."""
+        self._deaf = None
