@@ -139,6 +139,11 @@ class Bus:
         return self._client.is_connected
 
     @property
+    def connection_id(self) -> str | None:
+        """What the server calls this connection in its events, `<server's id>:<our number>`; None while it is away."""
+        return self._client.connection_id
+
+    @property
     def in_cluster(self) -> bool:
         """Whether the server we are connected to may have peers."""
         return self._client.in_cluster
@@ -250,6 +255,7 @@ class Bus:
         await self._client.close()
 
     async def _connect(self) -> None:
+        self.settings.check()
         failure: Exception | None = None
         for server in random.sample(self.settings.servers, len(self.settings.servers)):
             try:

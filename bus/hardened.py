@@ -75,6 +75,12 @@ class HardenedClient(Client):
         return "cluster" in self._server_info
 
     @property
+    def connection_id(self) -> str | None:
+        """What the server calls this connection in its own events: its id and our number; None while there is none."""
+        server = self._server_info.get("server_id")
+        return f"{server}:{self.client_id}" if self.is_connected and server and self.client_id else None
+
+    @property
     def traffic(self) -> "Traffic":
         writer = _writer(self._transport)
         backlog = writer.transport.get_write_buffer_size() if writer is not None else 0

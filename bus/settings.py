@@ -4,11 +4,13 @@ import os
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from bus.errors import BusUnreachable
 from contracts.settings import secret
 
 DEFAULT_URL = "nats://127.0.0.1:4222"
+SCHEMES = ("nats", "tls", "ws", "wss")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,19 @@ class BusSettings:
         except OSError as error:
             message = f"NATS_CA_FILE {self.ca_file} is no readable certificate ({error.strerror or error})"
             raise BusUnreachable(message, hopeless=True) from error
+
+    def check(self) -> None:
+        """Raises `BusUnreachable` when an address can lead nowhere, before anybody waits for it."""
+        for url in self.servers:
+            try:
+                parts = urlsplit(url if "://" in url else f"nats://{url}")
+                usable = parts.scheme in SCHEMES and parts.hostname and " " not in url and parts.port != 0
+            except ValueError:
+                usable = False
+            if not usable:
+                shown = url.rsplit("@", 1)[-1]
+                message = f"NATS_URL: {shown!r} is no address of a server; write nats://host:4222, several with commas"
+                raise BusUnreachable(message, hopeless=True)
 
     @property
     def where(self) -> str:

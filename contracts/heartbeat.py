@@ -139,6 +139,9 @@ class Heartbeat(OpenModel):
     started_at: datetime
     sent_at: int | None = None
     """Unix milliseconds on the worker's own clock: how far it is from ours can be learned from this."""
+    connection: str | None = None
+    """Of the connection that it is sent on: the server's id and the client's number there, `<server>:<client>`, as the
+    server's own connect and disconnect events name them. A predecessor of the same name has another one."""
     host: str = ""
     version: str = ""
     config_digest: str = ""

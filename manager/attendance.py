@@ -132,14 +132,21 @@ class Attendance:
         try:
             event = from_json(message.data)
             name, reason = event["client"].get("name", ""), str(event.get("reason", ""))
+            connection = f"{event.get('server', {}).get('id')}:{event['client'].get('id')}"
         except (ValueError, KeyError, TypeError, AttributeError):
             return
         worker_id = s.worker_of_connection(name)
-        if worker_id is None:
+        if worker_id is None or self._is_of_another(worker_id, connection):
             return
         if self._desk.now() < self._desk.reconnected_at + WARM_UP:
             return  # of a connection that was lost with ours; who did not come back is found by `reconcile`
         self._leave(worker_id, "disconnected", died=not reason.startswith(CUT_BY_SERVER))
+
+    def _is_of_another(self, worker_id: str, connection: str) -> bool:
+        """Whether not this worker lost its connection, but a predecessor of its name, or itself an older one."""
+        member = self._registry.get(worker_id)
+        current = member and member.heartbeat.connection
+        return current is not None and current != connection
 
     def _leave(self, worker_id: str, why: str, *, died: bool) -> None:
         if self._registry.leave(worker_id, why, back_by=self._desk.now() + RETURN_WITHIN):

@@ -119,7 +119,8 @@ class SmallMesh:
         seq = 0
         while not stop.is_set():
             seq += 1
-            told = beat.model_copy(update={"worker_id": worker_id, "seq": seq, "inflight": 0, "ewma_ms": 1.0})
+            own = {"worker_id": worker_id, "connection": None, "seq": seq, "inflight": 0, "ewma_ms": 1.0}
+            told = beat.model_copy(update=own)
             await self.bus.publish(s.WORKER_HEARTBEAT, told.to_bytes())
             await asyncio.sleep(0.1)
 

@@ -75,7 +75,7 @@ class Roles:
         self.beats: dict[str, Heartbeat] = {}
 
     async def __aenter__(self) -> Self:
-        self.bus = await Bus.connect("test", BusSettings(servers=(self._callers_url,)))
+        self.bus = await Bus.connect("test", BusSettings(servers=tuple(self._callers_url.split(","))))
         await self.bus.subscribe_inline(s.WORKER_HEARTBEAT, self._on_beat)
         return self
 

@@ -387,6 +387,19 @@ async def test_a_server_that_lets_us_in_no_more_is_no_reason_to_wait_in_silence(
         server.kill()
 
 
+@pytest.mark.parametrize("url", ["nats://host:port", "::::", "nats://", "http://host:1", "nats://a b:1", "nats://h:0"])
+async def test_an_address_that_leads_nowhere_is_named_at_once(url: str) -> None:
+    with pytest.raises(BusUnreachable, match="is no address of a server") as told:
+        await Bus.connect("test", BusSettings(servers=("nats://127.0.0.1:1", url)), patience=10)
+    assert url in str(told.value)
+
+
+async def test_a_wrong_address_does_not_show_its_password() -> None:
+    with pytest.raises(BusUnreachable) as told:
+        await Bus.connect("test", BusSettings(servers=("nats://me:secret@:4222",)))
+    assert "secret" not in str(told.value)
+
+
 MAY_NOT = "authorization {{users: [{{user: u, password: p, permissions: {{{}}}}}]}}"
 
 

@@ -68,6 +68,18 @@ class TestNats:
         client.kill()
         await eventually(lambda: [_client_name(message) for message in gone] == ["worker:x:x-1"], timeout=1)
 
+    async def test_a_connection_is_called_in_events_as_it_calls_itself(self, bus: Bus, nats_server: str) -> None:
+        gone: list[Message] = []
+        await bus.subscribe_inline(s.SYS_DISCONNECT, gone.append)
+        await bus.flush()
+        leaving = await Bus.connect("leaving", BusSettings(servers=(nats_server,)))
+        called = leaving.connection_id
+        await leaving.close()
+        assert leaving.connection_id is None
+        await eventually(lambda: [m for m in gone if _client_name(m) == "leaving"], timeout=2)
+        [event] = [from_json(message.data) for message in gone if _client_name(message) == "leaving"]
+        assert called == f"{event['server']['id']}:{event['client']['id']}"
+
     async def test_a_frozen_client_is_cut_off(self, bus: Bus, client: Process) -> None:
         gone: list[Message] = []
         await bus.subscribe_inline(s.SYS_DISCONNECT, gone.append)

@@ -436,10 +436,11 @@ async def control(bus: Bus, manager_id: str, op: str) -> Json:
 async def test_of_two_workers_with_one_name_the_older_leaves(mesh: SmallMesh) -> None:
     await mesh.manager()
     await mesh.worker("w-1")
-    older = mesh.running("w-1")
+    older, first = mesh.running("w-1"), mesh.beats["w-1"].epoch
     await mesh.worker("w-1")
     with pytest.raises(ConfigError, match="another worker goes by the id w-1"):
         await asyncio.wait_for(older, 10)
+    await eventually(lambda: mesh.beats["w-1"].epoch > first and mesh.beats["w-1"].state == "ready")
     assert (await mesh.ask())["worker_id"] == "w-1"
 
 

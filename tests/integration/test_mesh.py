@@ -162,6 +162,21 @@ async def test_a_worker_that_leaves_the_server_loses_its_requests_at_once(mesh: 
     assert [(a["worker_id"], a["outcome"]) for a in answer["attempts"]] == [("mute", "uncertain"), ("w-1", "ok")]
 
 
+async def test_a_connection_that_a_worker_no_longer_has_may_end(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1", latency_ms=500)
+    await mesh.manager()
+    connection = mesh.beats["w-1"].connection
+    assert connection
+    server, number = connection.split(":")
+    asking = asyncio.create_task(mesh.ask())
+    await eventually(lambda: mesh.beats["w-1"].inflight)
+    name = s.worker_connection_name("simulated", "w-1")
+    for older in ({"id": int(number) - 1, "name": name}, {"id": None, "name": name}):
+        gone = {"server": {"id": server}, "client": older}
+        await mesh.bus.publish(s.SYS_DISCONNECT, json.dumps(gone).encode())
+    assert [a["outcome"] for a in (await asking)["attempts"]] == ["ok"]
+
+
 async def test_more_requests_than_places_wait_their_turn(mesh: SmallMesh) -> None:
     await mesh.worker("w-1", max_concurrency=2, latency_ms={"fixed": 20})
     await mesh.manager()

@@ -99,7 +99,8 @@ class Presence:
         self.reason = progress
 
     async def beat(self) -> None:
-        """Says how it is, every interval, until cancelled."""
+        """Says how it is, every interval and after each reconnect, until cancelled."""
+        self._bus.on_reconnect.append(self.say)
         while True:
             await self.say()
             await asyncio.sleep(self._config.heartbeat_interval)
@@ -133,6 +134,7 @@ class Presence:
             interval_ms=round(1000 * self._interval),
             started_at=self._started_at,
             sent_at=round(time() * 1000),
+            connection=self._bus.connection_id,
             host=socket.gethostname(),
             config_digest=self._digest,
         )
