@@ -233,6 +233,31 @@ async def test_a_question_that_kills_its_workers_kills_two_at_most(roles: Roles,
     assert (await roles.answer()).finals[0]["worker_id"] == survivor
 
 
+async def test_a_worker_that_comes_and_dies_all_the_time_costs_no_answer(roles: Roles) -> None:
+    """Row 11. It lives just long enough to get questions."""
+    roles.manager()
+    roles.worker("w-1", BULLPEN_SIMULATED__LATENCY_MS="100")
+    await roles.ready()
+    asked: list[Question] = []
+
+    async def ask() -> None:
+        while True:
+            asked.append(await roles.ask())
+            await asyncio.sleep(0.05)
+
+    asking = asyncio.create_task(ask())
+    for _ in range(4):
+        roles.beats.pop("w-2", None)
+        roles.worker("w-2", BULLPEN_SIMULATED__LATENCY_MS="20000")
+        await eventually(lambda: "w-2" in roles.beats and roles.beats["w-2"].inflight, timeout=20)
+        roles.kill("w-2")
+    asking.cancel()
+    assert unwell(await roles.answered(asked)) == []
+    tried = [attempt["worker_id"] for question in asked for attempt in question.finals[0]["attempts"]]
+    assert "w-2" in tried
+    assert tried.count("w-1") == len(asked)
+
+
 # E: the server
 
 
