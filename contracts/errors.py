@@ -90,6 +90,8 @@ class ErrorDetail(OpenModel):
     retry_after_ms: int | None = None
     field: str | None = None
     """The request's field that is wrong, as a dotted path (`messages.0.role`)."""
+    prompt_tokens: int | None = None
+    """Only when the prompt is too long for the model: its tokens by the worker's count; 0: it cannot say."""
 
 
 class PartialUsage(OpenModel):
@@ -127,6 +129,7 @@ class BullpenError(Exception):
         field: str | None = None,
         retry_after_ms: int | None = None,
         retryable: bool | None = None,
+        prompt_tokens: int | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -134,6 +137,8 @@ class BullpenError(Exception):
         self.field = field
         self.retry_after_ms = retry_after_ms
         self.retryable = code in WORTH_RETRYING if retryable is None else retryable
+        self.prompt_tokens = prompt_tokens
+        """Of a prompt that is too long for its model; a model with a larger context window may help."""
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
@@ -150,6 +155,7 @@ class BullpenError(Exception):
             retryable=self.retryable,
             retry_after_ms=self.retry_after_ms,
             field=None if self.field is None else _short(self.field, MAX_FIELD),
+            prompt_tokens=self.prompt_tokens,
         )
 
     @classmethod
@@ -160,6 +166,7 @@ class BullpenError(Exception):
             field=detail.field,
             retry_after_ms=detail.retry_after_ms,
             retryable=detail.retryable,
+            prompt_tokens=detail.prompt_tokens,
         )
 
 

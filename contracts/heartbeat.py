@@ -136,6 +136,8 @@ class Heartbeat(OpenModel):
     """Changes with every start: a restarted worker never owns its predecessor's tasks. Sorts by time."""
     seq: int
     interval_ms: int = 1000
+    pause_ms: int = 0
+    """Nothing may be heard of it for so long, and it is well: a model is loaded, for which some libraries stop it."""
     started_at: datetime
     sent_at: int | None = None
     """Unix milliseconds on the worker's own clock: how far it is from ours can be learned from this."""

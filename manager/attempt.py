@@ -68,11 +68,15 @@ class Ending:
         error, usage = BullpenError.from_detail(reply.error), reply.usage
         if error.code is ErrorCode.CANCELLED:
             outcome = Outcome.CANCELLED
-        elif error.code in NOT_STARTED and not (usage and (usage.completion_tokens or usage.cost_usd)):
+        elif _was_refused(error) and not (usage and (usage.completion_tokens or usage.cost_usd)):
             outcome, usage = Outcome.REFUSED, usage or FREE
         else:
             outcome = Outcome.TRUNCATED if "(truncated)" in error.message else Outcome.FAILED
         return cls(outcome, error, usage or PartialUsage())
+
+
+def _was_refused(error: BullpenError) -> bool:
+    return error.code in NOT_STARTED or error.prompt_tokens is not None
 
 
 def used(answer: InferenceResponse) -> PartialUsage:
@@ -164,6 +168,12 @@ class Attempt:
     def error(self) -> BullpenError | None:
         return self.ended.error if isinstance(self.ended, Ending) else None
 
+    @property
+    def tokens_told(self) -> int:
+        """How many tokens the prompt has, or more, as its worker said when they were too many for its model; else 0."""
+        told = self.error.prompt_tokens if self.error else None
+        return 0 if told is None else told or self.choice.card.context_window + 1
+
     def received(self, chunk: Chunk) -> None:
         """A piece of its stream arrived: is it the one that was due?"""
         self.missed_piece = self.missed_piece or chunk.seq != self._pieces
@@ -209,9 +219,10 @@ class Attempt:
         """When our patience ends. A worker that queues it may take as long as its heart beats."""
         if not self.claimed:
             return self._moved + config.claim_timeout
-        if self.phase == "decode":
-            return self._moved + config.next_token_timeout
-        return self._moved + (config.first_token_timeout if self.phase == "prefill" else float("inf"))
+        if self.phase == "queued":
+            return float("inf")
+        patience = config.next_token_timeout if self.phase == "decode" else config.first_token_timeout
+        return self._moved + max(patience, self.choice.member.pause)
 
     def overdue(self) -> Ending:
         """What the end of our patience is called."""

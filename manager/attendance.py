@@ -140,6 +140,8 @@ class Attendance:
             return
         if self._desk.now() < self._desk.reconnected_at + WARM_UP:
             return  # of a connection that was lost with ours; who did not come back is found by `reconcile`
+        if reason.startswith(CUT_BY_SERVER) and self._stands_still(worker_id):
+            return  # as it said: it comes back over another one
         self._leave(worker_id, "disconnected", died=not reason.startswith(CUT_BY_SERVER))
 
     def _is_of_another(self, worker_id: str, connection: str) -> bool:
@@ -147,6 +149,11 @@ class Attendance:
         member = self._registry.get(worker_id)
         current = member and member.heartbeat.connection
         return current is not None and current != connection
+
+    def _stands_still(self, worker_id: str) -> bool:
+        """Whether it said that nothing would be heard of it for a while, which is not over."""
+        member = self._registry.get(worker_id)
+        return member is not None and self._desk.now() < member.heard + member.pause
 
     def _leave(self, worker_id: str, why: str, *, died: bool) -> None:
         if self._registry.leave(worker_id, why, back_by=self._desk.now() + RETURN_WITHIN):

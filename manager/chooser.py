@@ -54,6 +54,9 @@ class Chooser:
                 await self._wait(desk.warm_at - now)
             case _ if desk.registry.all_cut_off(now) or not await desk.hears():
                 await self._wait(min(remaining, LOOK_AGAIN))
+            case Obstacle.EXHAUSTED | Obstacle.UNABLE if (refusal := inflight.too_long) is not None:
+                self.explain(ranking)
+                raise refusal
             case Obstacle.EXHAUSTED:
                 self.explain(ranking)
                 raise failover.exhausted(inflight.attempts)

@@ -161,7 +161,8 @@ class Desk:
         if attempt.said_all and ending.error.code in (ErrorCode.OVERLOADED, ErrorCode.RATE_LIMITED):
             told = ending.error.retry_after_ms
             member.paused_until = self.now() + (PAUSE_UNTOLD if told is None else told / 1000)
-        if ending.outcome in (Outcome.FAILED, Outcome.TRUNCATED):
+        its_own = ending.error.code in ANOTHER_WORKER_MAY_HELP  # and not the request's, which nobody could answer
+        if ending.outcome in (Outcome.FAILED, Outcome.TRUNCATED) and its_own:
             self.estimates.failed(attempt.worker_id, attempt.model_id, self.now())
 
 

@@ -20,6 +20,8 @@ def verdict(attempts: Sequence[Attempt], config: ManagerConfig) -> BullpenError 
     assert isinstance(ending, Ending)
     if sum(attempt.killed for attempt in attempts) >= DEATHS_ALLOWED:
         return BullpenError(ErrorCode.POISON_REQUEST, f"{DEATHS_ALLOWED} workers died on this request")
+    if ending.error.prompt_tokens is not None:
+        return None  # too long for that model: one with a larger context window may do
     if ending.error.code not in ANOTHER_WORKER_MAY_HELP:
         return ending.error
     tried = started(attempts)

@@ -79,6 +79,11 @@ class Inflight:
         return self.attempts[-1] if self.attempts else None
 
     @property
+    def too_long(self) -> BullpenError | None:
+        """What the last one said into whose model's context window the prompt does not fit."""
+        return next((attempt.error for attempt in reversed(self.attempts) if attempt.tokens_told), None)
+
+    @property
     def running(self) -> list[Attempt]:
         """Who is at it now."""
         return [attempt for attempt in self.attempts if attempt.ended is None]
@@ -114,6 +119,7 @@ class Inflight:
         spent = sum((attempt.likely_cost or Decimal(0) for attempt in self.attempts), Decimal(0))
         return replace(
             self.asked,
+            at_least=max((attempt.tokens_told for attempt in self.attempts), default=0),
             excluded=self.tried(reconnected_at),
             left_s=self.remaining(now),
             waiting=ahead,

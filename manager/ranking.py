@@ -147,6 +147,8 @@ class Question:
     """The conversation, by which workers that know it are known."""
     cached: Mapping[str, float] = field(default_factory=dict)
     """By worker, tokens of it that it has probably still in its cache."""
+    at_least: int = 0
+    """Tokens of the prompt, as a worker told for whose model they were too many."""
 
     @classmethod
     def of(cls, request: InferenceRequest, excluded: Iterable[str] = ()) -> "Question":
@@ -413,8 +415,9 @@ class Judge:
     def _too_long(self, choice: Choice) -> str:
         """Why the question is too long for it; empty: it is not."""
         question, card, rate = self.question, choice.card, choice.member.heartbeat.rate
-        if question.tokens_in > card.context_window:
-            return f"about {question.tokens_in} tokens do not fit into {card.context_window}"
+        if max(question.tokens_in, question.at_least) > card.context_window:
+            about = f"about {question.tokens_in}" if question.tokens_in > question.at_least else str(question.at_least)
+            return f"{about} tokens do not fit into {card.context_window}"
         if rate is None or rate.tpm_limit is None:
             return ""
         needed = round(limit_tokens(question, card, self.estimates))

@@ -107,6 +107,11 @@ class Member:
         return self.heartbeat.interval_ms / 1000
 
     @property
+    def pause(self) -> float:
+        """Seconds for which it said that nothing may be heard of it."""
+        return self.heartbeat.pause_ms / 1000
+
+    @property
     def obstacle(self) -> str:
         """Why it can't take work at all; empty when it can."""
         if self.gone:
@@ -205,14 +210,14 @@ class Registry:
 
     def nothing_heard(self, member: Member, since: float, now: float) -> bool:
         """Whether a silent worker has not said anything else either since then, for as long as a heart may pause."""
-        return now - since > self.silent_after * member.patience
+        return now - since > max(self.silent_after * member.patience, member.pause)
 
     def excuse_until(self, then: float) -> None:
         """Nobody's silence before `then` counts: all of us have to find the server again."""
         self._excused_until = then
 
     def _is_silent(self, member: Member, now: float, beats: float) -> bool:
-        return now - max(member.heard, self._excused_until) > beats * member.patience
+        return now - max(member.heard, self._excused_until) > max(beats * member.patience, member.pause)
 
     def excuse(self, seconds: float) -> None:
         """We could not listen for so long: nobody's silence in that time counts."""

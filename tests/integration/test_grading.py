@@ -61,6 +61,20 @@ async def test_who_fails_is_benched_and_comes_back_when_it_is_well(books: Books)
     assert await grade_of(books, "good") == "regular"
 
 
+async def test_wrong_requests_bench_nobody(books: Books) -> None:
+    books.start(grades_interval=0.1)
+    books.tell(*tries(20, "w-1"))
+    wrong = {"outcome": "failed", "confidence": None, "cost_usd": None}
+    books.tell(*tries(30, "w-1", error_code="invalid_request", **wrong))
+    books.tell(*tries(30, "w-2", error_code="upstream_error", **wrong))
+
+    async def who_fails_is_benched() -> bool:
+        return await grade_of(books, "w-2") == "benched"
+
+    await eventually(who_fails_is_benched, timeout=15)
+    assert await grade_of(books, "w-1") == "regular"
+
+
 async def test_managers_ask_a_benched_worker_next_to_nothing(nats: NatsServer, database_url: str) -> None:
     async with SmallMesh(nats.url) as mesh, Books(nats.url, database_url) as books:
         await mesh.worker("w-1", latency_ms=1)

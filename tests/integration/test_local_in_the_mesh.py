@@ -44,3 +44,25 @@ async def test_it_goes_on_where_a_simulated_worker_stopped(mesh: SmallMesh) -> N
     assert not rest.startswith(begun)
     assert heard[-1]["output"] == begun + rest
     assert heard[-1]["completion_tokens"] <= 24
+
+
+DIGITS = "7" * 6000
+"""By its length 1,500 tokens; this model's tokenizer counts each digit, and its context window takes 2,048."""
+
+
+async def test_a_prompt_that_turns_out_too_long_for_one_model_goes_to_a_larger_one(mesh: SmallMesh) -> None:
+    large = {"name": "large", "context_window": 100_000, "price": {"input_per_mtok": 90, "output_per_mtok": 90}}
+    medium = {"name": "medium", "context_window": 4096, "price": {"input_per_mtok": 9, "output_per_mtok": 9}}
+    free = {"input_per_mtok": 0, "output_per_mtok": 0}
+    small = {"name": "smollm2-135m", "context_window": 2048, "price": free}
+    await mesh.worker("w-small", "local", models=[small], **READ_SLOWLY)
+    await mesh.worker("w-large", models=[large])
+    await mesh.worker("w-medium", models=[medium])
+    await mesh.manager()
+    answer = await mesh.ask(prompt=DIGITS, policy="cheapest", backend="local", timeout=60)
+    assert (answer["error"]["code"], answer["error"]["field"]) == ("invalid_request", "prompt")
+    assert answer["error"]["prompt_tokens"] > 6000
+    assert not answer["error"]["retryable"]
+    answer = await mesh.ask(prompt=DIGITS, policy="cheapest", timeout=60)
+    tried = [(attempt["worker_id"], attempt["outcome"]) for attempt in answer["attempts"]]
+    assert tried == [("w-small", "refused"), ("w-large", "ok")]

@@ -252,7 +252,7 @@ async def test_a_worker_leaves_also_while_it_loads(mesh: SmallMesh, picky: Path)
     await mesh.worker("w-1", str(picky), file=picky / "config.yaml")
     (picky / "config.yaml").write_text(SECOND + "load_s: 50\n")
     await eventually(lambda: mesh.beats["w-1"].reason == "loading two")
-    assert mesh.beats["w-1"].interval_ms == 4000
+    assert mesh.beats["w-1"].pause_ms == 10_000
     async with asyncio.timeout(5):
         await mesh.stop("w-1")
 

@@ -15,6 +15,40 @@ pytest.importorskip("xllamacpp", reason="the wheel with llama.cpp is not install
 pytestmark = [pytest.mark.scenario, pytest.mark.timeout(420)]
 
 
+HEAVY = '''
+import asyncio, time
+from contracts import ModelCard
+from workers.base import Availability, Backend, Delta, Done
+
+class Heavy(Backend):
+    """Stands still while it loads, as llama.cpp does: six seconds for its larger model."""
+
+    name = "heavy"
+
+    @classmethod
+    async def available(cls, config):
+        return Availability.yes("always")
+
+    async def memory_needed(self):
+        return 1_500_000_000
+
+    async def start(self, report):
+        time.sleep(6 if self.config.models[0].name == "large" else 0)
+
+    def models(self):
+        return (ModelCard(model_id=self.config.models[0].name, context_window=8192, local=True),)
+
+    async def stream(self, job):
+        for number in range(job.max_tokens or 1):
+            await asyncio.sleep(0.2)
+            yield Delta(f"{number} ", tokens=1)
+        yield Done("stop", prompt_tokens=1, completion_tokens=job.max_tokens or 1)
+
+    async def health(self):
+        pass
+'''
+
+
 @pytest.fixture
 def models(tmp_path: Path) -> LocalModels:
     return LocalModels(tmp_path)
@@ -56,3 +90,25 @@ async def test_a_broken_file_is_refused_and_the_model_that_serves_goes_on(
     models.save("two")
     await serves(roles, "two")
     assert (await roles.answer(max_tokens=4)).finals[0]["model_id"] == "two"
+
+
+async def test_who_stands_still_while_a_large_model_is_loaded_loses_nobody(tmp_path: Path, nats: NatsServer) -> None:
+    """Longer than the server waits for a client, than hearts may pause, and than tokens may be apart."""
+    folder = tmp_path / "heavy"
+    folder.mkdir()
+    (folder / "backend.py").write_text(HEAVY)
+    config = folder / "config.yaml"
+    config.write_text("models: [{name: small}]\nmax_concurrency: 100\n")
+    async with Roles(tmp_path, nats.url) as roles:
+        roles.manager()
+        roles.worker("w-1", str(folder), "--config", str(config))
+        await roles.ready()
+        asked = await roles.ask_many(20, max_tokens=10)
+        await eventually(lambda: roles.beats["w-1"].inflight == 20)
+        config.write_text(config.read_text().replace("small", "large"))
+        await serves(roles, "large")
+        late = await roles.ask(max_tokens=1)
+        answers = [question.finals[0] for question in await roles.answered([*asked, late], within=60)]
+    assert [answer for answer in answers if "output" not in answer] == []
+    assert [answer["model_id"] for answer in answers] == ["small"] * 20 + ["large"]
+    assert {len(answer["attempts"]) for answer in answers} == {1}

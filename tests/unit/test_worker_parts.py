@@ -151,6 +151,38 @@ def test_a_providers_text_is_cut_to_its_first_line() -> None:
     assert from_status(418, "").code is ErrorCode.UPSTREAM_ERROR
 
 
+@pytest.mark.parametrize(
+    ("status", "text", "tokens"),
+    [
+        (
+            400,
+            "This model's maximum context length is 8192 tokens. However, your messages resulted in 9021 tokens.",
+            9021,
+        ),
+        (
+            400,
+            "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens (4500 in the "
+            "messages, 500 in the completion).",
+            5000,
+        ),
+        (400, "prompt is too long: 214315 tokens > 200000 maximum", 214315),
+        (400, "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576).", 1200000),
+        (400, "request (5000 tokens) exceeds the available context size (4096 tokens), try increasing it", 5000),
+        (400, "the request exceeds the available context size, try increasing it", 0),
+        (400, "temperature: must be below 2", None),
+        (500, "maximum context length", None),
+    ],
+)
+def test_a_prompt_that_is_too_long_for_a_model_is_told_with_its_tokens(
+    status: int, text: str, tokens: int | None
+) -> None:
+    error = from_status(status, text)
+    assert error.prompt_tokens == tokens
+    if tokens is not None:
+        assert (error.code, error.field, error.retryable) == (ErrorCode.INVALID_REQUEST, "prompt", False)
+        assert BullpenError.from_detail(error.detail()).prompt_tokens == tokens
+
+
 def test_the_last_words_of_the_last_seconds_can_be_said_again() -> None:
     words = LastWords()
     words.keep(("r1", 1), "_INBOX.a", b"one", 100.0)

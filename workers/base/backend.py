@@ -180,7 +180,10 @@ class Backend(ABC, Generic[C]):
         return False
 
     async def memory_needed(self) -> int | None:
-        """Bytes that `start` will take in this process, about. None: hardly any, or unknown. Never raises."""
+        """Bytes that `start` will take in this process, about. None: hardly any, or unknown. Never raises.
+
+        It also says how long `start` may stop the whole process, which is waited for.
+        """
         return None
 
     @abstractmethod

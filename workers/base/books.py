@@ -97,6 +97,6 @@ def _outcome(execution: Execution, failure: BullpenError | None) -> Outcome:
         return Outcome.OK
     if failure.code is ErrorCode.CANCELLED:
         return Outcome.CANCELLED
-    if failure.code in NOT_STARTED and not execution.begun:
+    if (failure.code in NOT_STARTED or failure.prompt_tokens is not None) and not execution.begun:
         return Outcome.REFUSED
     return Outcome.TRUNCATED if "(truncated)" in failure.message else Outcome.FAILED

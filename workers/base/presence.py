@@ -20,8 +20,9 @@ from workers.base.resources import ResourceMeter
 
 log = structlog.get_logger(__name__)
 
-LOADING_INTERVAL = 4.0
-"""Seconds: what we say our heart may pause while a model is loaded, for which some libraries stop the whole process."""
+LOADING_PAUSE = 10.0
+"""Seconds: what we say that nothing may be heard of us, at least, while a model is loaded; some libraries stop the
+whole process for that."""
 WEIGHT = 0.2
 """How much the last request moves the moving averages."""
 
@@ -38,7 +39,7 @@ class Presence:
         self._started_at = utc_now()
         self._config = bench.current.config
         self._digest = config_digest(self._config)
-        self._loading = False
+        self._pause = 0.0
         self._service_ms: float | None = None
         self._tokens_per_second: float | None = None
         self.epoch = new_id()
@@ -85,13 +86,13 @@ class Presence:
         return self._digest
 
     @contextmanager
-    def loading(self) -> Iterator[None]:
-        """While a model is loaded: our heart may pause, and nobody should take that for death."""
-        self._loading = True
+    def loading(self, seconds: float) -> Iterator[None]:
+        """While a model is loaded, for about so long: we may stand still, and nobody should take that for death."""
+        self._pause = max(seconds, LOADING_PAUSE)
         try:
             yield
         finally:
-            self._loading = False
+            self._pause = 0.0
             self.reason = "" if self.state == "ready" else self.reason
 
     def report(self, progress: str) -> None:
@@ -131,7 +132,8 @@ class Presence:
             ewma_ms=self._service_ms,
             epoch=self.epoch,
             seq=self._seq,
-            interval_ms=round(1000 * self._interval),
+            interval_ms=round(1000 * self._config.heartbeat_interval),
+            pause_ms=round(1000 * self._pause),
             started_at=self._started_at,
             sent_at=round(time() * 1000),
             connection=self._bus.connection_id,
@@ -139,17 +141,13 @@ class Presence:
             config_digest=self._digest,
         )
 
-    @property
-    def _interval(self) -> float:
-        """Seconds until the next heartbeat, as far as we can promise."""
-        interval = self._config.heartbeat_interval
-        return max(interval, LOADING_INTERVAL) if self._loading else interval
-
-    async def say(self) -> None:
-        """One heartbeat, now."""
+    async def say(self, *, surely: bool = False) -> None:
+        """One heartbeat, now. `surely`: the server has it when this returns, if there is one."""
         self._seq += 1
         try:
             await self._bus.publish(WORKER_HEARTBEAT, self.heartbeat().to_bytes())
+            if surely:
+                await self._bus.flush()
         except BusError as error:
             log.debug("heartbeat_not_sent", error=str(error))
 

@@ -30,15 +30,33 @@ _BY_STATUS = {
 }
 
 
+_TOO_LONG = re.compile(
+    r"maximum context length|context (?:length|size|window|limit)|context_length_exceeded|prompt is too long"
+    r"|input token count.*exceeds",
+    re.IGNORECASE,
+)
+_COUNT = re.compile(r"(?:resulted in|requested|too long:|token count \(|(?:prompt|request) \()\s*(\d+)", re.IGNORECASE)
+"""Where OpenAI, vLLM, Anthropic, Gemini and llama.cpp say in it how many tokens the prompt has."""
+
+
 class ProviderRefused(BullpenError):
     """The provider answered with an error. When nothing came before it, it sends no bill."""
 
 
 def from_status(status: int, text: str, headers: Mapping[str, str] | None = None) -> ProviderRefused:
     """The error for a provider's HTTP status (anything not listed is `upstream_error`)."""
+    if status in (400, 413) and _TOO_LONG.search(text):
+        count = _COUNT.search(text)
+        return too_long(text, int(count[1]) if count else None)
     code = _BY_STATUS.get(status, ErrorCode.UPSTREAM_ERROR)
     wait = retry_after_ms(headers or {}) if status in (429, 503) else None
     return ProviderRefused(code, f"the provider answered {status}: {first_line(text)}", retry_after_ms=wait)
+
+
+def too_long(text: str, prompt_tokens: int | None = None) -> ProviderRefused:
+    """The prompt does not fit into the model's context window; `prompt_tokens`, when the model's tokenizer told it."""
+    message = f"the conversation is too long for this model: {first_line(text)}"
+    return ProviderRefused(ErrorCode.INVALID_REQUEST, message, field="prompt", prompt_tokens=prompt_tokens or 0)
 
 
 def unreachable(where: str, error: BaseException) -> BullpenError:

@@ -29,6 +29,8 @@ log = structlog.get_logger(__name__)
 PROBE_WITHIN = 120.0
 """Seconds that a new model on this machine may take for its first token."""
 PROBE = "Say yes."
+LOADED_PER_SECOND = 125e6
+"""Bytes of a model, on a busy machine."""
 Cause = Literal["file", "reload", "swap"]
 
 
@@ -146,8 +148,10 @@ class Swapper:
             return
         engine = Engine(type(before.backend)(config), config)
         try:
-            with self._presence.loading():
-                await self._presence.say()
+            needed = await engine.backend.memory_needed()
+            _check_memory(needed)
+            with self._presence.loading((needed or 0) / LOADED_PER_SECOND):
+                await self._presence.say(surely=True)  # before we stand still
                 await self._load(engine)
             self._check_staying()
             await self._seat(engine)
@@ -157,7 +161,6 @@ class Swapper:
 
     async def _load(self, engine: Engine) -> None:
         """Returns when it answers. Raises `BullpenError`."""
-        _check_memory(await engine.backend.memory_needed())
         await engine.backend.start(self._presence.report)
         engine.models = engine.backend.models()
         if not engine.models:

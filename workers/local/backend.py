@@ -23,7 +23,7 @@ from contracts import BullpenError, Capability, ChatMessage, ErrorCode, FinishRe
 from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, ModelConfig, Report, Usage
 from workers.base.chat import conversation
 from workers.base.continuation import Seam
-from workers.base.provider_errors import first_line, garbage
+from workers.base.provider_errors import first_line, garbage, too_long
 from workers.base.resources import ResourceMeter
 from workers.local.gguf import memory_needed, read_through
 from workers.local.inspection import Inspection
@@ -336,6 +336,6 @@ def _message(message: ChatMessage) -> JsonObject:
 def _refusal(error: JsonObject) -> BullpenError:
     text = first_line(str(error.get("message", "")))
     if error.get("type") == "exceed_context_size_error":
-        return BullpenError(ErrorCode.INVALID_REQUEST, f"the conversation is too long: {text}", field="prompt")
+        return too_long(text, error.get("n_prompt_tokens"))
     code = ErrorCode.INVALID_REQUEST if error.get("code") == 400 else ErrorCode.UPSTREAM_ERROR
     return BullpenError(code, text)
