@@ -22,6 +22,9 @@ log = structlog.get_logger(__name__)
 API = "$JS.API"
 API_TIMEOUT = 5.0
 NO_SUCH_STREAM = 10059
+NO_ROOM = 10047
+"""The server may not keep so much: it has a limit, else three quarters of what was free on its disk when it started."""
+SMALLEST = 64 << 20
 NOT_ENABLED = frozenset({10039, 10076})
 """For this account, or at all."""
 LIMITS = {"max_age": 0, "max_bytes": -1, "max_msgs": -1, "max_msgs_per_subject": -1}
@@ -81,8 +84,22 @@ async def ensure_stream(bus: Bus, spec: StreamSpec, *, deleted_s: float = 0.0) -
 
     Ours are its subjects and that it refuses what is new when it is full. Replicas, age, size and the duplicate window
     are raised to `spec`, never lowered, and everything else an operator has set (placement, compression, …) stays.
+    Where the server has no room for so much, the stream gets a quarter, and so on, and others keep theirs.
     """
     wanted = spec.config().as_dict()
+    while True:
+        try:
+            await _ensure(bus, spec, wanted, deleted_s)
+        except JetStreamRefuses as refusal:
+            if refusal.code != NO_ROOM or wanted["max_bytes"] // 4 < SMALLEST:
+                raise
+            wanted["max_bytes"] //= 4
+            log.warning("no_room_for_stream", stream=spec.name, tried_bytes=wanted["max_bytes"], wanted=spec.max_bytes)
+        else:
+            return
+
+
+async def _ensure(bus: Bus, spec: StreamSpec, wanted: JsonObject, deleted_s: float) -> None:
     try:
         there = (await api(bus, f"STREAM.INFO.{spec.name}"))["config"]
         if (config := _raised(there, wanted)) != there:

@@ -39,7 +39,9 @@ async def make_room(bus: Bus, max_bytes: int) -> int:
     consumer = await api(bus, f"CONSUMER.INFO.{s.TELEMETRY_STREAM}.{CONSUMER}", timeout=API_WITHIN)
     booked_up_to: int = consumer["ack_floor"]["stream_seq"]
     stream = await api(bus, f"STREAM.INFO.{s.TELEMETRY_STREAM}", timeout=API_WITHIN)
-    if stream["state"]["bytes"] > max_bytes / 2 and booked_up_to >= stream["state"]["first_seq"]:
+    limit = stream["config"].get("max_bytes", -1)  # the server may have had no room for as much as we wanted
+    full = min(limit, max_bytes) if limit > 0 else max_bytes
+    if stream["state"]["bytes"] > full / 2 and booked_up_to >= stream["state"]["first_seq"]:
         purged = await api(bus, f"STREAM.PURGE.{s.TELEMETRY_STREAM}", {"seq": booked_up_to + 1}, timeout=API_WITHIN)
         log.info("booked_events_dropped", events=purged["purged"], up_to=booked_up_to)
     return int(consumer["num_pending"] + consumer["num_ack_pending"])

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from bus import Bus, BusError, BusSettings, pull
 from bus.jetstream import JetStreamRefuses, PullConsumer, StreamSpec, api, ensure_stream, says_there_is_none
 from bus.pull import ACK, TERM, settle
-from tests.servers import NatsServer
+from tests.servers import NatsServer, PlainNats
 from tests.support import eventually
 
 SPEC = StreamSpec("S", ("s.>",), max_age_s=3600, max_bytes=64 << 20, duplicate_window_s=60)
@@ -175,3 +176,18 @@ async def test_a_consumer_that_is_gone_is_an_error(bus: Bus) -> None:
 
 async def waiting_pulls(bus: Bus) -> bool:
     return bool((await api(bus, "CONSUMER.INFO.S.d"))["num_waiting"])
+
+
+async def test_a_stream_takes_what_room_there_is(tmp_path: Path) -> None:
+    server = PlainNats(tmp_path, f'jetstream {{store_dir: "{tmp_path}", max_file_store: 300MB}}')
+    await server.start()
+    bus = await Bus.connect("test", BusSettings(servers=(server.url,)))
+    try:
+        for _ in range(2):  # made, and found
+            await ensure_stream(bus, StreamSpec("S", ("s.>",), max_bytes=8 << 30))
+            assert (await api(bus, "STREAM.INFO.S"))["config"]["max_bytes"] == 128 << 20
+        with pytest.raises(JetStreamRefuses, match="insufficient storage"):
+            await ensure_stream(bus, StreamSpec("T", ("t.>",), max_bytes=200 << 20))
+    finally:
+        await bus.close()
+        server.kill()

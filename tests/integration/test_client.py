@@ -555,6 +555,7 @@ async def test_workers_are_those_who_beat_and_those_who_answer_when_asked(manage
     await serve_info(bus, Service("bullpen-worker", "slow", "1.0.0", "beats once a minute"))
     await serve_info(bus, Service("bullpen-worker", "deaf", "1.0.0", "says nothing"))
     await bus.subscribe(s.worker_control("slow"), status)
+    await bus.flush()  # or the server may hear the question first
     looking = asyncio.create_task(bp.workers(1.5))
     beats = [heartbeat("quick", seq=seq, inflight=seq) for seq in (1, 2)]
     beats += [heartbeat("restarted", seq=9, inflight=9), heartbeat("restarted", epoch="e2", seq=0)]

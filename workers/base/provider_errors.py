@@ -36,7 +36,7 @@ _TOO_LONG = re.compile(
     re.IGNORECASE,
 )
 _COUNT = re.compile(r"(?:resulted in|requested|too long:|token count \(|(?:prompt|request) \()\s*(\d+)", re.IGNORECASE)
-"""Where OpenAI, vLLM, Anthropic, Gemini and llama.cpp say in it how many tokens the prompt has."""
+"""Where providers say in it how many tokens the prompt has."""
 
 
 class ProviderRefused(BullpenError):
