@@ -86,15 +86,15 @@ async def ensure_stream(bus: Bus, spec: StreamSpec, *, deleted_s: float = 0.0) -
     are raised to `spec`, never lowered, and everything else an operator has set (placement, compression, …) stays.
     Where the server has no room for so much, the stream gets a quarter, and so on, and others keep theirs.
     """
-    wanted = spec.config().as_dict()
+    max_bytes = spec.max_bytes
     while True:
         try:
-            await _ensure(bus, spec, wanted, deleted_s)
+            await _ensure(bus, spec, spec.config().as_dict() | {"max_bytes": max_bytes}, deleted_s)
         except JetStreamRefuses as refusal:
-            if refusal.code != NO_ROOM or wanted["max_bytes"] // 4 < SMALLEST:
+            if refusal.code != NO_ROOM or max_bytes // 4 < SMALLEST:
                 raise
-            wanted["max_bytes"] //= 4
-            log.warning("no_room_for_stream", stream=spec.name, tried_bytes=wanted["max_bytes"], wanted=spec.max_bytes)
+            log.warning("no_room_for_stream", stream=spec.name, wanted=max_bytes, trying=max_bytes // 4)
+            max_bytes //= 4
         else:
             return
 
