@@ -59,6 +59,8 @@ class Reply:
         """When the first piece was passed on (loop's clock, seconds)."""
         self.abandoned = asyncio.Event()
         """Set when the server said that nobody reads this stream any more. Pieces are then kept back."""
+        self.told: Headers = {}
+        """Headers that each message of the answer carries beside the usual ones."""
         self.on_abandoned = on_abandoned
         """Called once, at the same moment; it must not block."""
         self._echo: Listener[Message] | None = None
@@ -148,7 +150,7 @@ class Reply:
             self._echo = None
 
     def _headers(self) -> Headers:
-        return {CONTENT_TYPE: JSON, TASK: task_header(self._task_id)}
+        return {CONTENT_TYPE: JSON, TASK: task_header(self._task_id), **self.told}
 
 
 def task_header(task_id: str) -> str:

@@ -248,6 +248,8 @@ class Manager:
         entry = await inflight.unless_stopped(begin)
         if isinstance(entry, Mine):
             inflight.entry = entry
+            if entry.revision is None:
+                inflight.reply.told[h.IDEMPOTENCY] = h.BEST_EFFORT
             return None
         answer = inflight.replayed(entry.answer, self._desk.now())
         await inflight.reply.chunk(answer.output, answer.completion_tokens)

@@ -182,6 +182,19 @@ async def test_without_jetstream_it_is_answered_all_the_same(mesh: SmallMesh, na
     assert [a["replayed"] for a in answers] == [False] * 3
 
 
+async def test_a_reply_says_when_its_key_may_have_run_twice(mesh: SmallMesh, nats: NatsServer) -> None:
+    await mesh.worker("w-1")
+    await mesh.manager()
+    body = b'{"prompt": "hello", "idempotency_key": "k"}'
+    plain = b'{"prompt": "hello"}'
+    kept, again = [await mesh.bus.request("infer.auto", body, timeout=10) for _ in range(2)]
+    assert "Idempotency" not in kept.headers | again.headers
+    await mesh.bus.nats.jetstream().delete_stream("KV_bullpen_answers")
+    unkept, unasked = [await mesh.bus.request("infer.auto", sent, timeout=10) for sent in (body, plain)]
+    assert unkept.headers["Idempotency"] == "best-effort"
+    assert "Idempotency" not in unasked.headers
+
+
 async def test_who_waits_takes_over_when_the_manager_is_gone(ledgers: list[Ledger]) -> None:
     one, other, third = ledgers
     first = await one.first(asked())
