@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -147,15 +148,20 @@ def start_inside(cgroup: Path, folder: Path, url: str) -> "subprocess.Popen[byte
     return subprocess.Popen(["/bin/sh", "-c", join, "sh", *leashed(worker)], env=environment)
 
 
+@pytest.fixture
+def glutton(tmp_path: Path) -> Path:
+    folder = tmp_path / "glutton"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "backend.py").write_text(GLUTTON)
+    (folder / "config.yaml").write_text("models: [{name: glutton, price: {input_per_mtok: 0, output_per_mtok: 0}}]\n")
+    return folder
+
+
 @pytest.mark.root
 async def test_a_real_worker_in_a_real_cgroup_stops_before_it_is_killed(
-    tmp_path: Path, nats_server: str, limited: Path
+    glutton: Path, nats_server: str, limited: Path
 ) -> None:
-    glutton = tmp_path / "glutton"
-    glutton.mkdir()
-    (glutton / "__init__.py").touch()
-    (glutton / "backend.py").write_text(GLUTTON)
-    (glutton / "config.yaml").write_text("models: [{name: glutton}]\n")
     process = start_inside(limited, glutton, nats_server)
     try:
         async with SmallMesh(nats_server) as mesh:
@@ -175,3 +181,24 @@ async def test_a_real_worker_in_a_real_cgroup_stops_before_it_is_killed(
     finally:
         process.terminate()
         assert process.wait(10) == 0
+
+
+@pytest.mark.root
+async def test_who_overeats_at_one_go_is_killed_alone_and_its_question_goes_elsewhere(
+    glutton: Path, nats_server: str, limited: Path
+) -> None:
+    process = start_inside(limited, glutton, nats_server)
+    try:
+        async with SmallMesh(nats_server) as mesh:
+            dear = {"input_per_mtok": 100, "output_per_mtok": 100}
+            await mesh.worker("w-1", models=[{"name": "simulated", "price": dear}])
+            await mesh.manager()
+            await mesh.state("g-1", "ready")
+            told = await mesh.ask(prompt="500", policy="cheapest", timeout=20)
+            assert [tried["worker_id"] for tried in told["attempts"]] == ["g-1", "w-1"]
+            assert told["attempts"][0]["outcome"] == "uncertain"
+            assert told["output"]
+            assert process.wait(10) == -signal.SIGKILL
+    finally:
+        process.kill()
+        process.wait(10)
