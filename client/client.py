@@ -9,11 +9,13 @@ from typing import Literal, Self, Unpack
 from pydantic import Field, ValidationError
 
 from bus import Bus, BusError, BusSettings, Message, NoResponders, RequestTimeout, Tasks
+from client.budgets import merged
 from client.exchange import Exchange, cancel_body
 from client.jobs import Jobs, JobTicket
 from client.question import Options, Question
 from client.roster import Roster
 from contracts import (
+    BudgetState,
     BullpenError,
     Chunk,
     ControlReply,
@@ -39,7 +41,7 @@ MANAGER_SERVICE, WORKER_SERVICE, TELEMETRY_SERVICE = "bullpen-manager", "bullpen
 
 SWAP_WITHIN = 600.0
 """Seconds that a worker may take to load a model, if nobody says otherwise."""
-Order = Literal["status", "drain", "resume", "reload"]
+Order = Literal["status", "drain", "resume", "reload", "budgets"]
 
 
 class Service(OpenModel):
@@ -209,6 +211,17 @@ class Bullpen:
             return ManagerReply.model_validate_json(answer.data)
         except ValidationError:
             raise _unreadable(manager_id) from None
+
+    async def budgets(self) -> list[BudgetState]:
+        """What is spent of every budget, as the Managers that are here know it; nearest to its limit first.
+
+        Raises `BullpenError(no_worker)` when none is here.
+        """
+        managers = await self.services(MANAGER_SERVICE)
+        if not managers:
+            raise BullpenError(ErrorCode.NO_WORKER, "no Manager is here: start the mesh with `bullpen up`")
+        replies = await asyncio.gather(*(self.control_manager(one.id, "budgets") for one in managers))
+        return merged(state for reply in replies for state in reply.budgets or ())
 
     async def _order(
         self, kind: Literal["worker", "manager"], role_id: str, order: ControlRequest, within: float = REPLY_WITHIN

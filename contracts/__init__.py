@@ -6,6 +6,7 @@ may be added.
 
 from contracts.base import JsonObject, Money, OpenModel, StrictModel, new_id, utc_now
 from contracts.control import (
+    BudgetState,
     CancelRequest,
     Claim,
     ControlReply,
@@ -85,6 +86,7 @@ __all__ = [
     "AttemptRecord",
     "AttemptSummary",
     "BudgetMetrics",
+    "BudgetState",
     "BullpenError",
     "CancelRequest",
     "Candidate",

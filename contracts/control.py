@@ -1,10 +1,11 @@
 """The small messages around a request: claim, progress, go, cancel, and a worker's remote control."""
 
+from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from contracts.base import JsonObject, OpenModel, StrictModel
+from contracts.base import JsonObject, Money, OpenModel, StrictModel
 from contracts.errors import ErrorReply
 from contracts.heartbeat import Heartbeat
 from contracts.response import Chunk, FinalResponse
@@ -66,9 +67,12 @@ class StatusReply(OpenModel):
 
 
 class ControlRequest(OpenModel):
-    """`worker.control.<worker_id>`, and `manager.control.<manager_id>` for `status`, `drain`, `resume`, `reload`."""
+    """`worker.control.<worker_id>`, and `manager.control.<manager_id>`.
 
-    op: Literal["status", "drain", "resume", "swap", "reload", "cancel", "superseded", "report"]
+    A Manager knows `status`, `drain`, `resume`, `reload`, and `budgets`.
+    """
+
+    op: Literal["status", "drain", "resume", "swap", "reload", "cancel", "superseded", "report", "budgets"]
     model: str | None = None
     """For `swap`: the model to serve next, by a name of the config's or by the provider's."""
     models: tuple[JsonObject, ...] | None = None
@@ -95,6 +99,20 @@ class ControlReply(OpenModel):
     """Why its config file is not in force, with file, line and field; empty when it is."""
 
 
+class BudgetState(OpenModel):
+    """How much of a budget is spent in the window of time that runs. US dollars."""
+
+    tenant: str | None
+    model_id: str | None
+    per: str
+    window: str
+    """`2026-11-23` for a day, `2026-11` for a month."""
+    ends_at: datetime | None
+    limit_usd: Money
+    spent_usd: Money | None
+    """None: not known, JetStream does not answer."""
+
+
 class ManagerReply(OpenModel):
     """What a Manager answers to a control request."""
 
@@ -108,3 +126,5 @@ class ManagerReply(OpenModel):
     """Changes with every change of its config."""
     config_refused: str = ""
     """As a worker's."""
+    budgets: tuple[BudgetState, ...] | None = None
+    """For `budgets`: those of its config; of `tenant: "*"` those of tenants it has heard from."""

@@ -350,6 +350,7 @@ class Manager:
             waiting=len(self._desk.room),
             config_digest=self._settings.digest,
             config_refused=self._settings.refused,
+            budgets=tuple(await self._desk.treasury.states()) if op == "budgets" else None,
         )
         await self._bus.publish(message.reply, reply.to_bytes())
 
@@ -361,8 +362,8 @@ class Manager:
             await self._share()
         elif op == "reload":
             return self._settings.reload()
-        elif op != "status":
-            return f"a Manager cannot {op}: it knows status, drain, resume and reload"
+        elif op not in ("status", "budgets"):
+            return f"a Manager cannot {op}: it knows status, drain, resume, reload and budgets"
         return ""
 
     async def _tell_metrics(self) -> None:

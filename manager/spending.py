@@ -16,6 +16,7 @@ from hashlib import sha256
 
 from pydantic import BaseModel
 
+from contracts import BudgetState
 from manager.config import Budget
 
 NOTHING = Decimal(0)
@@ -55,6 +56,14 @@ def accounts(budgets: Sequence[Budget], tenant: str, model_id: str, now: float) 
             continue
         window, ends = window_of(budget.per, now)
         yield Account(budget, tenant if budget.tenant else "", window, ends)
+
+
+def named(budgets: Sequence[Budget], now: float) -> Iterator[Account]:
+    """The accounts that are known beforehand; those of tenants on their own come with their requests."""
+    for budget in budgets:
+        if budget.tenant != "*":
+            window, ends = window_of(budget.per, now)
+            yield Account(budget, budget.tenant or "", window, ends)
 
 
 def window_of(per: str, now: float) -> tuple[str, float | None]:
@@ -154,6 +163,20 @@ class Purse:
         self.lease = ledger.lease_of(holder)
         self.until = ledger.leases[holder].until if holder in ledger.leases else 0.0
         self.known = ledger
+
+    @property
+    def state(self) -> BudgetState:
+        """For people."""
+        account = self.account
+        return BudgetState(
+            tenant=account.tenant or None,
+            model_id=account.budget.model,
+            per=account.budget.per,
+            window=account.window,
+            ends_at=None if account.ends is None else datetime.fromtimestamp(account.ends, UTC),
+            limit_usd=account.budget.limit_usd,
+            spent_usd=None if self.known is None else self.known.spent + self.used,
+        )
 
     def goes_on_alone(self, usd: Decimal, holder: str) -> bool:
         """Whether a request may be paid while the ledger cannot be reached: from what was last known to be left.

@@ -16,11 +16,11 @@ from pydantic import ValidationError
 
 from bus import Bus, BusError
 from bus.kv import Bucket
-from contracts import BudgetMetrics, BullpenError, ErrorCode, new_id, utc_now
+from contracts import BudgetMetrics, BudgetState, BullpenError, ErrorCode, new_id, utc_now
 from contracts import subjects as s
 from manager.config import Budget
 from manager.metrics import Metrics
-from manager.spending import NOTHING, Account, Ledger, Purse, Reservation, accounts
+from manager.spending import NOTHING, Account, Ledger, Purse, Reservation, accounts, named
 
 log = structlog.get_logger(__name__)
 
@@ -79,6 +79,16 @@ class Treasury:
             purse.reserve(usd)
         return Reservation(usd, tuple(purses)) if purses else None
 
+    async def states(self) -> list[BudgetState]:
+        """What is spent of every budget; of tenants on their own, of those that were heard from."""
+        now = self._clock()
+        for account in named(self._budgets, now):
+            self._purses.setdefault(account.key, Purse(account))
+        unknown = [purse for purse in self._purses.values() if purse.known is None]
+        await asyncio.gather(*(self._renew_quietly(purse, purse.reserved, WITHIN) for purse in unknown))
+        lasting = [p for p in self._purses.values() if p.account.ends is None or p.account.ends > now]
+        return [purse.state for purse in lasting if purse.account.budget in self._budgets]
+
     def reconfigure(self, budgets: tuple[Budget, ...]) -> None:
         """Whose limit is another now: the next request that it pays for asks the ledger how much is left."""
         self._budgets = budgets
@@ -116,10 +126,10 @@ class Treasury:
                 return purse.goes_on_alone(usd, self._holder)
         return purse.can_pay(usd, self._clock())
 
-    async def _renew_quietly(self, purse: Purse, need: Decimal) -> None:
+    async def _renew_quietly(self, purse: Purse, need: Decimal, within: float = BACKGROUND_WITHIN) -> None:
         try:
             async with self._renewing.setdefault(purse.account.key, asyncio.Lock()):
-                await self._renew(purse, need, BACKGROUND_WITHIN)
+                await self._renew(purse, need, within)
         except BusError as error:
             log.debug("budget_not_told", budget=str(purse.account), error=str(error))
 

@@ -74,6 +74,7 @@ class FakeManager:
         self.requests: list[tuple[Message, dict[str, Any]]] = []
         self.cancelled: list[str] = []
         self.state = "ready"
+        self.budgets: list[dict[str, Any]] = []
         self.has: list[str] = []
         """The tasks it has now."""
         self.asked_for: list[str] = []
@@ -145,6 +146,8 @@ class FakeManager:
         op = json.loads(message.data)["op"]
         self.state = {"drain": "draining", "resume": "ready"}.get(op, self.state)
         told = {"ok": True, "manager_id": "fake", "state": self.state, "inflight": len(self.has), "waiting": 0}
+        if op == "budgets":
+            told["budgets"] = self.budgets
         await self.bus.publish(message.reply, json.dumps(told).encode())
 
     def _on_cancel(self, message: Message) -> None:

@@ -24,6 +24,7 @@ COMMANDS = {
     "prices": ("prices", LOOK, "What models cost in public, and whether the configs agree."),
     "responses": ("books", LOOK, "The last answers, from the books."),
     "cost": ("books", LOOK, "What the answers cost, by model, tenant or day."),
+    "budgets": ("budgets", LOOK, "How much of each budget is spent in the window of time that runs."),
     "report": ("report", LOOK, "The books as one HTML page: cost, tenants, models, latency, errors, grades."),
     "export": ("export", LOOK, "Rows of the books as CSV or Parquet."),
     "explain": ("explain", LOOK, "Why a question went where it went: who was considered, who was asked, how it ended."),

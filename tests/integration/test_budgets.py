@@ -3,18 +3,24 @@
 import asyncio
 from collections.abc import AsyncIterator
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bus import Message
+from bus import Bus, BusSettings, Message
+from client import Bullpen
 from contracts import subjects as s
+from manager.config import Budget
+from manager.metrics import Metrics
+from manager.treasury import Treasury
 from tests.mesh import Json, SmallMesh
-from tests.servers import NatsServer
+from tests.servers import NatsServer, PlainNats
 from tests.support import eventually
 
 PRICE = {"input_per_mtok": 0.0, "output_per_mtok": 1000.0}
 PAID: dict[str, Any] = {"local": False, "price": PRICE, "output_tokens": 10, "latency_ms": 20}
+ALL: dict[str, Any] = {"limit_usd": 100, "per": "total"}
 EACH = Decimal("0.01")
 """What an answer of `PAID` costs, in US dollars."""
 
@@ -85,6 +91,43 @@ async def test_what_was_spent_is_known_after_all_managers_restarted(mesh: SmallM
     await mesh.manager("m-2", **config)
     answers += [await mesh.ask(max_tokens=10) for _ in range(4)]
     assert spent(answers) == Decimal("0.05")
+
+
+async def test_everybody_is_told_how_much_is_spent(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1", **PAID)
+    budgets = [{"tenant": "*", "limit_usd": 1}, {"model": "simulated", "limit_usd": 0.02, "per": "month"}, ALL]
+    for number in range(2):
+        await mesh.manager(f"m-{number}", budgets=budgets)
+    bullpen = Bullpen(mesh.bus)
+    untouched = [(state.tenant, state.model_id, state.spent_usd) for state in await bullpen.budgets()]
+    assert untouched == [(None, "simulated", Decimal(0)), (None, None, Decimal(0))]
+    for tenant in ("acme", "other"):
+        await mesh.ask(max_tokens=10, metadata={"tenant": tenant})
+
+    async def told() -> bool:
+        """What one Manager has spent the other hears of two seconds later."""
+        return [(state.tenant, state.model_id, state.spent_usd) for state in await bullpen.budgets()] == [
+            (None, "simulated", 2 * EACH),
+            ("acme", None, EACH),
+            ("other", None, EACH),
+            (None, None, 2 * EACH),
+        ]
+
+    await eventually(told, timeout=15)
+    assert [state.ends_at is None for state in await bullpen.budgets()] == [False, False, False, True]
+    assert (await mesh.ask(max_tokens=10))["error"]["code"] == "budget_exceeded"
+
+
+async def test_a_budget_that_nobody_can_read_is_unknown(tmp_path: Path) -> None:
+    server = PlainNats(tmp_path)
+    await server.start()
+    try:
+        bus = await Bus.connect("test", BusSettings(servers=(server.url,)))
+        treasury = Treasury(bus, (Budget(**ALL),), "m-1", Metrics(bus, "m-1"))
+        assert [state.spent_usd for state in await treasury.states()] == [None]
+        await bus.close()
+    finally:
+        server.kill()
 
 
 async def test_nobody_waits_for_a_budget_that_is_not_there(mesh: SmallMesh) -> None:

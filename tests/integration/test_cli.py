@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from bullpen.cli.show import UNKNOWN
 from bus import Message
 from bus.jetstream import StreamSpec, ensure_stream
 from bus.service import Service, serve_info
@@ -268,6 +269,33 @@ async def test_drain_and_resume(workers: Workers, nats_server: str) -> None:
     )
     assert (nobody.code, wrong.code) == (1, 1)
     assert "no worker and no Manager nobody is here; here is fake, local-1" in nobody.err
+
+
+async def test_budgets_are_listed(manager: FakeManager, nats_server: str) -> None:
+    none = await bullpen("budgets", "--json", env={"NATS_URL": nats_server})
+    assert (none.code, none.out) == (0, "[]\n")
+    day = {"per": "day", "window": "2026-11-23", "ends_at": "2026-11-24T00:00:00Z"}
+    ever = {"tenant": None, "model_id": "m", "per": "total", "window": "total", "ends_at": None, "limit_usd": 3}
+    manager.budgets = [
+        {**ever, "spent_usd": None},
+        {"tenant": None, "model_id": None, **day, "limit_usd": 1, "spent_usd": 0.25},
+        {"tenant": "acme", "model_id": None, **day, "limit_usd": 0.5, "spent_usd": 0.45},
+    ]
+    plain = await bullpen("budgets", env={"NATS_URL": nats_server})
+    assert [line.split() for line in plain.out.splitlines()] == [
+        ["TENANT", "MODEL", "PER", "SPENT", "LIMIT", "SHARE", "UNTIL"],
+        ["acme", "any", "day", "$0.45", "$0.50", "90%", "2026-11-24", "00:00", "UTC"],
+        ["all", "together", "any", "day", "$0.25", "$1.00", "25%", "2026-11-24", "00:00", "UTC"],
+        ["all", "together", "m", "total", UNKNOWN, "$3.00", UNKNOWN, UNKNOWN],
+    ]
+    as_json = json.loads((await bullpen("budgets", "--json", env={"NATS_URL": nats_server})).out)
+    assert [budget["spent_usd"] for budget in as_json] == [0.45, 0.25, None]
+
+
+async def test_without_a_manager_nobody_knows_of_budgets(nats_server: str) -> None:
+    told = await bullpen("budgets", env={"NATS_URL": nats_server})
+    assert told.code == 1
+    assert "no Manager is here" in told.err
 
 
 async def test_a_manager_is_drained_and_resumed_like_a_worker(manager: FakeManager, nats_server: str) -> None:

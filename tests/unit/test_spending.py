@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from client.budgets import merged
+from contracts import BudgetState
 from contracts.settings import ConfigError, load_config
 from manager.config import Budget, ManagerConfig
 from manager.spending import LEASED_FOR, Account, Lease, Ledger, Purse, Reservation, accounts, window_of
@@ -156,3 +158,15 @@ def test_a_budget_that_makes_no_sense_is_refused_with_its_line(tmp_path: Path) -
     path.write_text("budgets:\n  - {tenant: acme, limit_usd: 5}\n  - {tenant: other, limit_usd: -1}\n")
     with pytest.raises(ConfigError, match=r"config.yaml:3: budgets.1.limit_usd"):
         load_config(ManagerConfig, "manager", path, {})
+
+
+def state(spent: str | None, limit: str = "1", tenant: str | None = None) -> BudgetState:
+    usd = None if spent is None else Decimal(spent)
+    return BudgetState(
+        tenant=tenant, model_id=None, per="day", window="w", ends_at=None, limit_usd=Decimal(limit), spent_usd=usd
+    )
+
+
+def test_of_what_managers_say_of_a_budget_the_most_counts() -> None:
+    told = [state(None, tenant="a"), state("0.2"), state("0.4"), state(None), state("0.3"), state("3", "10", "b")]
+    assert merged(told) == [state("0.4"), state("3", "10", "b"), state(None, tenant="a")]

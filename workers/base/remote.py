@@ -92,6 +92,8 @@ class RemoteControl:
             case "swap" | "reload":
                 outcome = await (self._swapper.swap(request) if request.op == "swap" else self._swapper.reload())
                 ok, told = outcome.done, outcome.message
+            case "budgets":
+                ok, told = False, "a worker has no budgets: ask a Manager"
         return ControlReply(
             ok=ok,
             worker_id=self._id,
