@@ -31,6 +31,7 @@ from contracts import (
 )
 from manager.config import ManagerConfig
 from manager.ranking import Choice, Question
+from manager.registry import Errand
 from manager.spending import Reservation
 
 _EVENT: TypeAdapter[Claim | Progress | Chunk | FinalResponse] = TypeAdapter(WorkerEvent)
@@ -101,6 +102,7 @@ class Attempt:
         created_at: datetime,
         asked: Question,
         *,
+        errand: Errand | None = None,
         start: Start = Start(),
         probe: bool = False,
     ) -> None:
@@ -109,6 +111,7 @@ class Attempt:
         self.epoch = choice.member.heartbeat.epoch
         self.sent = now
         self.created_at = created_at
+        self.errand = errand or Errand(0.0)
         self.start = start
         self.probe = probe
         """It decides whether the worker's breaker closes again."""

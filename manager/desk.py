@@ -15,7 +15,7 @@ from manager.estimates import Estimates
 from manager.grades import Grades
 from manager.metrics import Metrics
 from manager.ranking import Choice, Question, Ranking, limit_tokens, rank
-from manager.registry import Member, Registry
+from manager.registry import Errand, Member, Registry
 from manager.treasury import Treasury
 from manager.waiting import WaitingRoom
 
@@ -124,15 +124,16 @@ class Desk:
         limited = [m.rested_at() for m in self.registry if m.heartbeat.rate is not None and not m.obstacle]
         return max(LOOK_AGAIN, min((*asked, *limited), default=now) - now)
 
-    def took(self, choice: Choice, question: Question) -> bool:
+    def took(self, choice: Choice, question: Question) -> tuple[Errand, bool]:
         """A worker was given a request. True: it is the probe of its breaker."""
-        choice.member.spend(limit_tokens(question, choice.card, self.estimates))
+        errand = choice.member.spend(limit_tokens(question, choice.card, self.estimates))
         choice.member.assigned += 1
-        return choice.member.breaker.sent()
+        return errand, choice.member.breaker.sent()
 
     def learn(self, attempt: Attempt) -> None:
         """An attempt has ended: what that says of its worker and model, and a place for the next in line."""
         attempt.choice.member.assigned -= 1
+        attempt.errand.known = True
         if attempt.reservation is not None:
             attempt.reservation.settle(attempt.likely_cost)
         if isinstance(attempt.ended, FinalResponse):

@@ -142,14 +142,16 @@ class Pursuit:
         """Hands the request to the worker, on the worker's own subject."""
         desk, inflight, now = self._desk, self._inflight, self._desk.now()
         start = await self._resume(choice)
+        errand, probe = desk.took(choice, inflight.asked)
         attempt = Attempt(
             len(inflight.attempts) + 1,
             choice,
             now,
             utc_now(),
             desk.remember(inflight.asked),
+            errand=errand,
             start=start,
-            probe=desk.took(choice, inflight.asked),
+            probe=probe,
         )
         attempt.reservation, self._reservation = self._reservation, None
         inflight.attempts.append(attempt)
@@ -177,6 +179,7 @@ class Pursuit:
 
     def _hear(self, attempt: Attempt, message: Message) -> None:
         self._inflight.hear(attempt, message)
+        attempt.errand.known = True
         if message.no_responders:
             self._desk.registry.leave(attempt.worker_id, "nobody listens on its subject")
         if attempt.ended is not None:

@@ -31,6 +31,16 @@ class News(Enum):
 
 
 @dataclass(slots=True, eq=False)
+class Errand:
+    """A request that was sent to a worker, and may be of those that its last heartbeat does not count yet."""
+
+    tokens: float
+    """What it may use of a limit of tokens."""
+    known: bool = False
+    """The worker has said something about it, or never will: its next heartbeat counts it."""
+
+
+@dataclass(slots=True, eq=False)
 class Member:
     """One worker, as this Manager knows it."""
 
@@ -45,9 +55,8 @@ class Member:
     assigned_at_beat: int = 0
     paused_until: float = 0.0
     """It asked to be left alone until then (rate limit, overload)."""
-    sent: int = 0
-    """Requests that we sent there since its last heartbeat; `sent_tokens` is what they may use."""
-    sent_tokens: float = 0.0
+    errands: list[Errand] = field(default_factory=list)
+    """Requests that we sent there and that its last heartbeat does not count, as far as we can tell."""
     answered: int = 0
     failed: int = 0
     silent: bool = False
@@ -69,19 +78,20 @@ class Member:
     def free(self) -> int:
         return max(0, self.heartbeat.capacity - self.load)
 
-    def spend(self, tokens: float) -> None:
+    def spend(self, tokens: float) -> Errand:
         """A request of about so many tokens is sent there."""
-        self.sent += 1
-        self.sent_tokens += tokens
+        errand = Errand(tokens)
+        self.errands.append(errand)
+        return errand
 
     def short_of(self, tokens: float) -> str:
         """Which of its limits would not allow a request of so many tokens now; empty: none."""
         rate = self.heartbeat.rate
         if rate is None:
             return ""
-        if rate.rpm_left is not None and rate.rpm_left <= self.sent:
+        if rate.rpm_left is not None and rate.rpm_left <= len(self.errands):
             return "requests"
-        if rate.tpm_left is not None and rate.tpm_left - self.sent_tokens < tokens:
+        if rate.tpm_left is not None and rate.tpm_left - sum(errand.tokens for errand in self.errands) < tokens:
             return "tokens"
         return ""
 
@@ -170,7 +180,8 @@ class Registry:
         changed = beat.config_digest != known.config_digest
         self._changed = self._changed or beat.models != known.models
         member.heartbeat, member.heard, member.assigned_at_beat = beat, now, member.assigned
-        member.sent, member.sent_tokens = 0, 0.0
+        # A heartbeat that crossed a request on its way does not count it; one that follows a word about it does.
+        member.errands = [] if restarted else [errand for errand in member.errands if not errand.known]
         member.gone, member.silent = "stopped" if beat.state == "stopped" else "", False
         if restarted or changed:
             member.paused_until, member.breaker = 0.0, Breaker()

@@ -96,8 +96,8 @@ class Bullpen:
         assert member is not None
         choice = Choice(member, member.heartbeat.models[0])
         question = self._question(attempt.question, frozenset(), 0)
-        probe = self._desk.took(choice, question)
-        self._attempts[id(attempt)] = Attempt(1, choice, now, LONG_AGO, question, probe=probe)
+        errand, probe = self._desk.took(choice, question)
+        self._attempts[id(attempt)] = Attempt(1, choice, now, LONG_AGO, question, errand=errand, probe=probe)
 
     def ended(self, attempt: Try, now: float) -> None:
         self._desk.time = now

@@ -40,8 +40,9 @@ class Stage:
     def ask_many(self, count: int) -> list[asyncio.Task[Json]]:
         return [asyncio.create_task(self.ask(task_id=f"task-{number}")) for number in range(count)]
 
-    async def busy(self, worker_id: str) -> None:
-        """Returns when that worker says that it has something to do."""
+    async def keep_busy(self, worker_id: str, count: int) -> list[asyncio.Task[Json]]:
+        """Asks so many, and goes on until that worker says that it has something to do. Returns the questions."""
+        asking = self.ask_many(count)
         doing: list[int] = []
 
         def hear(message: Message) -> None:
@@ -49,9 +50,15 @@ class Stage:
             if beat["worker_id"] == worker_id:
                 doing.append(beat["inflight"])
 
+        def has_some() -> bool:
+            if len(asking) < 2 * count:
+                asking.extend(self.ask_many(1))  # who gets a question is decided by more than how many he has
+            return any(doing)
+
         heard = await self.bus.subscribe_inline("worker.heartbeat", hear)
-        await eventually(lambda: any(doing))
+        await eventually(has_some)
         await heard.stop()
+        return asking
 
     def send(self, process: str, number: signal.Signals) -> None:
         os.kill(self.mesh.pid(process), number)
@@ -82,8 +89,7 @@ async def two_slow(tmp_path: Path) -> AsyncIterator[Stage]:
 
 
 async def test_killing_one_of_two_workers_loses_no_answer(two_slow: Stage) -> None:
-    asking = two_slow.ask_many(50)
-    await two_slow.busy("simulated-1")
+    asking = await two_slow.keep_busy("simulated-1", 50)
     two_slow.send("worker-simulated-1", signal.SIGKILL)
     answers = await asyncio.gather(*asking)
     assert [a for a in answers if "output" not in a] == []
@@ -93,8 +99,7 @@ async def test_killing_one_of_two_workers_loses_no_answer(two_slow: Stage) -> No
 
 
 async def test_freezing_one_of_two_workers_loses_no_answer(two_slow: Stage) -> None:
-    asking = two_slow.ask_many(50)
-    await two_slow.busy("simulated-1")
+    asking = await two_slow.keep_busy("simulated-1", 50)
     two_slow.send("worker-simulated-1", signal.SIGSTOP)
     frozen = time.monotonic()
     try:

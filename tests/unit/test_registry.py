@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from contracts import Heartbeat, ModelCard, WorkerState
+from contracts import Heartbeat, ModelCard, Rate, WorkerState
 from manager.registry import News, Registry
 
 
@@ -143,3 +143,38 @@ def test_a_stopped_worker_is_forgotten_after_a_while() -> None:
     assert registry.get("w") is not None
     registry.sweep(61.0, 31.0)
     assert registry.get("w") is None
+
+
+def rated(seq: int, left: int) -> Heartbeat:
+    return beat(seq=seq).model_copy(update={"rate": Rate(rpm_limit=20, rpm_left=left, tpm_limit=1000, tpm_left=900)})
+
+
+def test_a_heartbeat_that_crossed_requests_on_their_way_gives_no_more_than_the_limit() -> None:
+    """It says what is left of the limit as the worker knew it before them."""
+    registry = Registry(2.5)
+    registry.hear(rated(1, left=2), 0.0, wall=0.0)
+    member = registry.get("w")
+    assert member is not None
+    first, second = member.spend(100.0), member.spend(100.0)
+    registry.hear(rated(2, left=2), 1.0, wall=1.0)
+    assert member.short_of(1.0) == "requests"
+    first.known = True  # it said something about the first one: what it says from now on counts it
+    assert member.short_of(1.0) == "requests"
+    registry.hear(rated(3, left=1), 2.0, wall=2.0)
+    assert member.short_of(1.0) == "requests"
+    second.known = True
+    registry.hear(rated(4, left=20), 3.0, wall=3.0)
+    assert member.short_of(900.0) == ""
+    member.spend(100.0)
+    assert member.short_of(801.0) == "tokens"
+
+
+def test_a_restarted_worker_knows_nothing_of_what_was_sent_to_its_predecessor() -> None:
+    registry = Registry(2.5)
+    registry.hear(rated(1, left=1), 0.0, wall=0.0)
+    member = registry.get("w")
+    assert member is not None
+    member.spend(100.0)
+    assert member.short_of(1.0) == "requests"
+    registry.hear(rated(2, left=1).model_copy(update={"epoch": "e2"}), 1.0, wall=1.0)
+    assert member.short_of(1.0) == ""

@@ -135,6 +135,15 @@ def test_a_machine_without_groups_is_its_own_limit(tmp_path: Path) -> None:
     assert ResourceMeter(tmp_path).read().memory_limit == psutil.virtual_memory().total
 
 
+def test_what_a_start_uses_of_the_processor_says_nothing_of_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two heartbeats in a row made a worker look busy, or not, by chance, and all work went to the other one."""
+    told = iter([700.0, 20.0, 30.0])  # the first of them from before the meter was made
+    monkeypatch.setattr(psutil.Process, "cpu_percent", lambda process, interval: next(told))
+    times = iter([100.0, 100.0, 100.9, 101.0, 101.01, 102.5])
+    meter = ResourceMeter(clock=lambda: next(times))
+    assert [meter.read().cpu_percent for _ in range(5)] == [0.0, 0.0, 20.0, 20.0, 30.0]
+
+
 def test_a_limit_beyond_the_machine_is_none(tmp_path: Path) -> None:
     tree(tmp_path, "0::/", [V2], {"memory.max": str(1 << 58), "memory.current": "1", "cpu.max": "99900000 100000"})
     told = ResourceMeter(tmp_path).read()

@@ -4,7 +4,9 @@ Bytes; percent of one core.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 
 import psutil
 
@@ -12,26 +14,38 @@ from contracts import Resources
 from workers.base.cgroup import Cgroup, Memory
 from workers.base.gpus import Gpus
 
+CPU_OVER = 1.0
+"""Seconds over which the processor's use is taken, at least: the system counts it in hundredths."""
+
 
 class ResourceMeter:
     """Reads the figures, cheap enough for every heartbeat."""
 
-    def __init__(self, root: Path = Path("/")) -> None:
-        """`root` is where `/proc` and `/sys` are to be found."""
+    def __init__(self, root: Path = Path("/"), clock: Callable[[], float] = monotonic) -> None:
+        """`root` is where `/proc` and `/sys` are to be found; `clock` tells seconds."""
         self._cgroup = Cgroup.ours(root)
         self._gpus = Gpus()
         self._process = psutil.Process()
+        self._clock = clock
         self._process.cpu_percent(None)
+        self._cpu_at, self._cpu_percent = clock(), 0.0
 
     def read(self) -> Resources:
         memory = self.memory()
         return Resources(
-            cpu_percent=self._process.cpu_percent(None),
+            cpu_percent=self._cpu(),
             cpu_limit=min(self._cgroup.cores() or float("inf"), float(_processors())),
             memory_used=memory.used,
             memory_limit=memory.limit,
             gpus=self._gpus.read(),
         )
+
+    def _cpu(self) -> float:
+        """Of the last second or more. Two heartbeats may follow each other at once, and one tells of no use at all."""
+        now = self._clock()
+        if now - self._cpu_at >= CPU_OVER:
+            self._cpu_at, self._cpu_percent = now, self._process.cpu_percent(None)
+        return self._cpu_percent
 
     def memory(self) -> Memory:
         """Of the cgroup that is nearest to its limit; without one, what this process has of the machine's."""
