@@ -14,6 +14,7 @@ from bus import BusError, BusUnreachable
 from client.client import Bullpen
 from client.errors import RequestFailed
 from client.jobs import JobResult, JobTicket
+from client.live import LiveFigures
 from client.question import Options
 from client.roster import Roster, Sighting
 from contracts import BullpenError
@@ -25,6 +26,7 @@ __all__ = [
     "BusUnreachable",
     "JobResult",
     "JobTicket",
+    "LiveFigures",
     "Options",
     "RequestFailed",
     "Roster",

@@ -12,6 +12,7 @@ from bus import Bus, BusError, BusSettings, Message, NoResponders, RequestTimeou
 from client.budgets import merged
 from client.exchange import Exchange, cancel_body
 from client.jobs import Jobs, JobTicket
+from client.live import LiveFigures
 from client.question import Options, Question
 from client.roster import Roster
 from contracts import (
@@ -161,6 +162,18 @@ class Bullpen:
             yield roster
         finally:
             await subscription.stop()
+
+    @asynccontextmanager
+    async def live(self) -> AsyncIterator[LiveFigures]:
+        """What the mesh is doing now, kept up to date until the end of the block; the first figures take 2 s."""
+        figures, now = LiveFigures(), asyncio.get_running_loop().time
+        mesh = await self.bus.subscribe_inline(s.METRICS_MESH, lambda told: figures.hear_mesh(told.data, now()))
+        models = await self.bus.subscribe_inline(s.METRICS_MODELS, lambda told: figures.hear_model(told.data, now()))
+        try:
+            yield figures
+        finally:
+            await mesh.stop()
+            await models.stop()
 
     async def services(self, name: str | None = None, seconds: float = PING_WITHIN) -> list[Service]:
         """The roles of that name (None: of any) that answered a ping in so many seconds, by id."""

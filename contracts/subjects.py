@@ -30,6 +30,7 @@ TELEMETRY_FEEDBACK = "telemetry.feedback"
 
 METRICS_ANY = "metrics.>"
 METRICS_MESH = "metrics.mesh"
+METRICS_MODELS = "metrics.model.*"
 METRICS_ROUTE = "metrics.route"
 METRICS_GRADE = "metrics.grade"
 GRADES_BUCKET = "bullpen_grades"

@@ -20,6 +20,7 @@ COMMANDS = {
     "submit": ("jobs", ASK, "Submit a file of jobs that survive a restart of everything."),
     "results": ("jobs", ASK, "What became of submitted jobs."),
     "workers": ("look", LOOK, "Who is here: every worker, its state and its load."),
+    "top": ("top", LOOK, "What the mesh is doing now: Managers, accountants, models and workers, kept up to date."),
     "models": ("models", LOOK, "What is served, by whom, at what price, and how well it does."),
     "prices": ("prices", LOOK, "What models cost in public, and whether the configs agree."),
     "responses": ("books", LOOK, "The last answers, from the books."),

@@ -61,7 +61,7 @@ async def _list_workers(*, json: bool) -> None:
     if json:
         as_json(beats)
     elif beats:
-        show(_workers_table([(beat, None) for beat in beats]))
+        show(workers_table([(beat, None) for beat in beats]))
     else:
         note(NOBODY)
 
@@ -80,18 +80,18 @@ async def _watch() -> None:
         with Live(console=Console(highlight=False), auto_refresh=False, screen=False) as live:
             while True:
                 roster.forget(heard_before=now() - FORGET_AFTER)
-                live.update(_live_table(list(roster), now()), refresh=True)
+                live.update(live_table(list(roster), now()), refresh=True)
                 await asyncio.sleep(REDRAW_EVERY)
 
 
-def _live_table(sightings: Sequence[Sighting], now: float) -> RenderableType:
+def live_table(sightings: Sequence[Sighting], now: float) -> RenderableType:
     if not sightings:
         return Text("listening for heartbeats …", style="dim")
     hint = Text("\nCtrl-C ends this", style="dim")
-    return Group(_workers_table([(seen.beat, seen.silent_for(now)) for seen in sightings]), hint)
+    return Group(workers_table([(seen.beat, seen.silent_for(now)) for seen in sightings]), hint)
 
 
-def _workers_table(rows: Sequence[tuple[Heartbeat, float | None]]) -> Table:
+def workers_table(rows: Sequence[tuple[Heartbeat, float | None]]) -> Table:
     """Heartbeats, each with the seconds its worker has been silent (None: it has not)."""
     columns = [
         *map(words, ("WORKER", "BACKEND", "MODELS", "STATE")),

@@ -257,6 +257,23 @@ async def test_watching_follows_every_change_until_ctrl_c(workers: Workers, nats
         assert "Traceback" not in terminal.screen
 
 
+async def test_top_shows_what_the_mesh_is_doing_until_ctrl_c(nats_server: str) -> None:
+    async with SmallMesh(nats_server) as mesh:
+        await mesh.worker("w-1")
+        await mesh.manager("m-1")
+        assert "output" in await mesh.ask()
+        once = await bullpen("top", "--json", env={"NATS_URL": nats_server})
+        told = once.json()
+        assert [(one["told"]["source"], one["told"]["answered"]) for one in told["managers"]] == [("m-1", 1)]
+        assert [(one["model_id"], one["answered"]) for one in told["models"]] == [("simulated", 1)]
+        assert [beat["worker_id"] for beat in told["workers"]] == ["w-1"]
+        async with Terminal.run("top", NATS_URL=nats_server) as terminal:
+            await eventually(lambda: all(word in terminal.screen for word in ("m-1", "w-1", "simulated")), timeout=10)
+            terminal.interrupt()
+            assert await terminal.end() == 130
+            assert "Traceback" not in terminal.screen
+
+
 async def test_drain_and_resume(workers: Workers, nats_server: str) -> None:
     drained = await bullpen("drain", "local-1", env={"NATS_URL": nats_server})
     assert (drained.code, drained.out) == (0, "local-1 is draining, 0 running\n")

@@ -1,0 +1,116 @@
+"""What the mesh is doing now, as Managers and accountants tell every two seconds. Pure; the clock is passed in.
+
+Each Manager tells of what went through it. So counts add up over Managers, and what only one of them can know, who
+waits in it or how sure a model was, is that one's.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from pydantic import TypeAdapter, ValidationError
+
+from contracts import MeshMetrics, ModelMetrics, TelemetryMetrics
+
+SILENT_AFTER = 6.0
+"""Seconds after which figures are no longer those of now: three tellings were missed."""
+
+_SOURCES: TypeAdapter[MeshMetrics | TelemetryMetrics] = TypeAdapter(MeshMetrics | TelemetryMetrics)
+
+
+@dataclass(slots=True)
+class ManagerFigures:
+    """One Manager's newest figures."""
+
+    told: MeshMetrics
+    heard: float
+    per_second: float = 0.0
+    """Requests answered or failed in a second, between the last two tellings."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFigures:
+    """One model's, over all Managers."""
+
+    model_id: str
+    workers: int
+    answered: int
+    failed: int
+    mean_ms: float | None
+    confidence: float | None
+
+
+@dataclass(slots=True)
+class LiveFigures:
+    _managers: dict[str, ManagerFigures] = field(default_factory=dict)
+    _accountants: dict[str, tuple[TelemetryMetrics, float]] = field(default_factory=dict)
+    _models: dict[tuple[str, str], tuple[ModelMetrics, float]] = field(default_factory=dict)
+
+    def hear_mesh(self, body: bytes, now: float) -> None:
+        """A message on `metrics.mesh`; one that cannot be read changes nothing."""
+        try:
+            told = _SOURCES.validate_json(body)
+        except ValidationError:
+            return
+        if isinstance(told, MeshMetrics):
+            self._managers[told.source] = ManagerFigures(told, now, self._pace(told))
+        else:
+            self._accountants[told.source] = told, now
+
+    def hear_model(self, body: bytes, now: float) -> None:
+        """The same for `metrics.model.<model>`."""
+        try:
+            told = ModelMetrics.model_validate_json(body)
+        except ValidationError:
+            return
+        self._models[told.source, told.model_id] = told, now
+
+    def forget(self, heard_before: float) -> None:
+        """Drops those of whom nothing was heard since then."""
+        self._managers = {name: one for name, one in self._managers.items() if one.heard >= heard_before}
+        self._accountants = {name: one for name, one in self._accountants.items() if one[1] >= heard_before}
+        self._models = {name: one for name, one in self._models.items() if one[1] >= heard_before}
+
+    @property
+    def managers(self) -> list[ManagerFigures]:
+        """By id."""
+        return sorted(self._managers.values(), key=lambda one: one.told.source)
+
+    @property
+    def accountants(self) -> list[TelemetryMetrics]:
+        """By id."""
+        return sorted((told for told, _ in self._accountants.values()), key=lambda one: one.source)
+
+    @property
+    def models(self) -> list[ModelFigures]:
+        """By id."""
+        by_model: dict[str, list[ModelMetrics]] = {}
+        for told, _ in self._models.values():
+            by_model.setdefault(told.model_id, []).append(told)
+        return [_together(model_id, by_model[model_id]) for model_id in sorted(by_model)]
+
+    def _pace(self, told: MeshMetrics) -> float:
+        before = self._managers.get(told.source)
+        if before is None:
+            return 0.0
+        seconds = (told.created_at - before.told.created_at).total_seconds()
+        done = told.answered + told.failed - before.told.answered - before.told.failed
+        return done / seconds if seconds > 0 and done > 0 else 0.0
+
+
+def _together(model_id: str, told: Iterable[ModelMetrics]) -> ModelFigures:
+    told = list(told)
+    return ModelFigures(
+        model_id=model_id,
+        workers=max(one.workers for one in told),
+        answered=sum(one.answered for one in told),
+        failed=sum(one.failed for one in told),
+        mean_ms=_mean((one.mean_ms, one.answered) for one in told),
+        confidence=_mean((one.confidence, one.answered) for one in told),
+    )
+
+
+def _mean(figures: Iterable[tuple[float | None, int]]) -> float | None:
+    """Of those who have one, each counting as often as it answered."""
+    known = [(figure, weight) for figure, weight in figures if figure is not None and weight]
+    total = sum(weight for _, weight in known)
+    return sum(figure * weight for figure, weight in known) / total if total else None
