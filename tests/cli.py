@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from bullpen.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
-WITHIN = 15.0
+WITHIN = 40.0
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 

@@ -192,7 +192,7 @@ async def test_who_overeats_at_one_go_is_killed_alone_and_its_question_goes_else
         async with SmallMesh(nats_server) as mesh:
             dear = {"input_per_mtok": 100, "output_per_mtok": 100}
             await mesh.worker("w-1", models=[{"name": "simulated", "price": dear}])
-            await mesh.manager()
+            await mesh.manager(claim_timeout=10)  # else, when it is slow to claim, it never had the question
             await mesh.state("g-1", "ready")
             told = await mesh.ask(prompt="500", policy="cheapest", timeout=20)
             assert [tried["worker_id"] for tried in told["attempts"]] == ["g-1", "w-1"]
