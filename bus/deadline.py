@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from time import time
 
 from contracts import InferenceRequest
-from contracts.headers import DEADLINE
+from contracts.headers import DEADLINE, number
+from contracts.request import MAX_DEADLINE_MS
 
 CLOCKS_MAY_DIFFER = 5.0
 """Seconds."""
@@ -20,10 +21,10 @@ def seconds_left(headers: Mapping[str, str], request: InferenceRequest, *, own_c
     `own_clock`: whoever wrote the header knew this host's clock.
     """
     allowed = request.deadline_ms / 1000
-    deadline = headers.get(DEADLINE, "")
-    if not deadline.isdigit():
+    deadline = number(headers.get(DEADLINE), -1)
+    if deadline < 0:
         return allowed
-    left = int(deadline) / 1000 - time()
+    left = min(deadline / 1000 - time(), MAX_DEADLINE_MS / 1000)
     if own_clock or "deadline_ms" not in request.model_fields_set:
         return left
     return allowed if abs(left - allowed) <= CLOCKS_MAY_DIFFER else min(left, allowed)

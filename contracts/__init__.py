@@ -59,6 +59,7 @@ from contracts.request import (
     Policy,
     Priority,
     parse_request,
+    salvage_stream,
     salvage_task_id,
 )
 from contracts.response import (
@@ -148,6 +149,7 @@ __all__ = [
     "WorkerState",
     "new_id",
     "parse_request",
+    "salvage_stream",
     "salvage_task_id",
     "utc_now",
 ]

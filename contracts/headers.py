@@ -34,3 +34,10 @@ SERVICE_ERROR_CODE = "Nats-Service-Error-Code"
 
 JSON = "application/json"
 BEST_EFFORT = "best-effort"
+
+_MOST_DIGITS = 15
+
+
+def number(text: str | None, default: int) -> int:
+    """The whole number that a header says; `default` when it says none. Nobody means more than fifteen digits."""
+    return int(text[:_MOST_DIGITS]) if text is not None and text.isascii() and text.isdigit() else default

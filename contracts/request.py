@@ -203,6 +203,14 @@ def salvage_task_id(data: bytes) -> str | None:
     return value if isinstance(value, str) and 0 < len(value) <= 128 and value.isprintable() else None
 
 
+def salvage_stream(data: bytes) -> bool:
+    """Whether whoever sent a request that was refused waits for the end of a stream."""
+    try:
+        return from_json(data, allow_inf_nan=True).get("stream") is True
+    except (ValueError, AttributeError):
+        return False
+
+
 def _from_object(body: bytes) -> InferenceRequest:
     try:
         _check_tree(from_json(body, allow_inf_nan=True))

@@ -30,6 +30,7 @@ from contracts import (
     StatusRequest,
     new_id,
     parse_request,
+    salvage_stream,
     salvage_task_id,
 )
 from contracts import headers as h
@@ -175,6 +176,10 @@ class Manager:
         except BullpenError as error:
             await self._refuse(message, error)
             return
+        except Exception:
+            log.exception("request_not_read")
+            await self._refuse(message, internal_error())
+            return
         inflight.reply.on_abandoned = lambda: self._stop(inflight, cancelled("nobody reads the stream any more"))
         await self._see_through(inflight)
 
@@ -291,7 +296,8 @@ class Manager:
         """Tells what is wrong with a request that could not even be read."""
         task_id = salvage_task_id(message.data) or new_id()
         self._stats.count(0.0, str(error))
-        await Reply(self._bus, message.reply, task_id, new_id(), streaming=False).error(error)
+        streaming = salvage_stream(message.data)
+        await Reply(self._bus, message.reply, task_id, new_id(), streaming=streaming).error(error)
 
     async def _linger(self, inflight: Inflight) -> None:
         """Listens on, for the books: somebody who was given up on may still answer."""

@@ -265,6 +265,28 @@ async def test_a_message_that_went_round_is_refused(mesh: SmallMesh) -> None:
     assert answer["error"]["code"] == "invalid_request"
 
 
+@pytest.mark.parametrize("subject", ["infer.auto", "infer.simulated"])
+async def test_a_stream_that_cannot_be_answered_ends_as_every_stream(mesh: SmallMesh, subject: str) -> None:
+    await mesh.worker("w-1")
+    await mesh.manager()
+    wrong: list[Json] = [{"typo": 1}, {"prompt": ""}, {"model": "nobody's"}, {"deadline_ms": 0}]
+    for field in wrong:
+        told, end = await mesh.stream(subject, **field)
+        assert told is not None
+        assert told["error"]["code"] in ("invalid_request", "no_such_model")
+        assert end is None
+
+
+@pytest.mark.parametrize("subject", ["infer.auto", "infer.simulated"])
+async def test_no_header_makes_a_question_vanish(mesh: SmallMesh, subject: str) -> None:
+    await mesh.worker("w-1")
+    await mesh.manager()
+    for text in ("\u00b2", "\u0663", "9" * 25, "9" * 400, "9" * 5000, "-1", ""):
+        for name in ("Bullpen-Deadline", "Bullpen-Hops", "Bullpen-Attempt", "Bullpen-Continue-Tokens"):
+            answer = await mesh.ask(subject, headers={name: text})
+            assert answer.get("output") or answer["error"]["code"] == "invalid_request"
+
+
 async def test_draining_finishes_what_runs_and_takes_nothing_new(mesh: SmallMesh) -> None:
     await mesh.worker("w-1", **SLOW)
     await mesh.worker("w-2", **SLOW)

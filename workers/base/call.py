@@ -41,7 +41,7 @@ class Call:
             request=request,
             task_id=request.task_id or new_id(),
             request_id=headers.get(h.REQUEST) or new_id(),
-            attempt=_number(headers.get(h.ATTEMPT), default=1),
+            attempt=h.number(headers.get(h.ATTEMPT), 1),
             model=headers.get(h.MODEL) or request.model,
             routed=routed,
             arrived=arrived,
@@ -49,7 +49,7 @@ class Call:
             created_at=utc_now(),
             reply=message.reply,
             prefix=_prefix(headers.get(h.CONTINUE, "")),
-            prefix_tokens=_number(headers.get(h.CONTINUE_TOKENS), default=0),
+            prefix_tokens=h.number(headers.get(h.CONTINUE_TOKENS), 0),
         )
 
     @property
@@ -64,10 +64,6 @@ class Call:
     @property
     def elapsed_ms(self) -> float:
         return round((asyncio.get_running_loop().time() - self.arrived) * 1000, 3)
-
-
-def _number(text: str | None, *, default: int) -> int:
-    return int(text) if text is not None and text.isdigit() else default
 
 
 def _prefix(text: str) -> str:

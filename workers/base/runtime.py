@@ -28,6 +28,7 @@ from contracts import (
     ModelCard,
     WorkerState,
     new_id,
+    salvage_stream,
     salvage_task_id,
     utc_now,
 )
@@ -171,6 +172,10 @@ class Worker:
             execution = Execution(Call.read(message))
         except BullpenError as error:
             await self._refuse(message, error)
+            return
+        except Exception:
+            log.exception("request_not_read")
+            await self._refuse(message, internal_error())
             return
         self._running[execution.call.key] = execution
         try:
@@ -337,7 +342,8 @@ class Worker:
             body = ErrorReply(task_id=task_id, request_id=request_id, error=error.detail())
             await self._bus.publish(message.reply, body.to_bytes())
         else:
-            await Reply(self._bus, message.reply, task_id, request_id, streaming=False).error(error)
+            streaming = salvage_stream(message.data)
+            await Reply(self._bus, message.reply, task_id, request_id, streaming=streaming).error(error)
 
     async def _before_reply(
         self, execution: Execution, response: InferenceResponse | None, failure: BullpenError | None
