@@ -5,9 +5,11 @@ silent, and over when an answer, an error or our patience ends it. What its work
 up on it, how much it used or an answer that came too late, is for the books.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
+from types import MappingProxyType
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -22,12 +24,14 @@ from contracts import (
     ErrorReply,
     FinalResponse,
     InferenceResponse,
+    JsonObject,
     Outcome,
     PartialUsage,
     Phase,
     Progress,
     WorkerEvent,
     WorkerMessage,
+    utc_now,
 )
 from manager.config import ManagerConfig
 from manager.ranking import Choice, Question
@@ -35,10 +39,14 @@ from manager.registry import Errand
 from manager.spending import Reservation
 
 _EVENT: TypeAdapter[Claim | Progress | Chunk | FinalResponse] = TypeAdapter(WorkerEvent)
+_OBJECT: TypeAdapter[JsonObject] = TypeAdapter(JsonObject)
 
 
-def read_event(data: bytes) -> WorkerMessage:
-    """What a worker sent to our inbox. Raises `BullpenError(upstream_error)` when it is rubbish."""
+def read_event(data: bytes, known: Mapping[str, object] = MappingProxyType({})) -> WorkerMessage:
+    """What a worker sent to our inbox. Raises `BullpenError(upstream_error)` when it is rubbish.
+
+    `known`: what we know of its answer without being told.
+    """
     try:
         return _EVENT.validate_json(data)
     except ValidationError:
@@ -46,7 +54,37 @@ def read_event(data: bytes) -> WorkerMessage:
     try:
         return ErrorReply.model_validate_json(data)
     except ValidationError:
-        raise BullpenError(ErrorCode.UPSTREAM_ERROR, "the worker sent something that is not a message") from None
+        return _plain_answer(data, known)
+
+
+def _plain_answer(data: bytes, known: Mapping[str, object]) -> FinalResponse:
+    """The answer of a worker that says no more than the contract's first six fields, as anybody may write one."""
+    try:
+        told = {name: value for name, value in _OBJECT.validate_json(data).items() if value is not None}
+        if told.setdefault("type", "response") != "response":
+            raise _rubbish("")
+        return FinalResponse.model_validate({**_untold(told), **told, **known})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise _rubbish(f": {where}: {first['msg'].lower()}" if where else "") from None
+
+
+def _untold(told: JsonObject) -> JsonObject:
+    """What is taken for granted where an answer does not say it."""
+    used, prompt = told.get("tokens_used"), told.get("prompt_tokens")
+    completion = max(0, used - (prompt or 0)) if isinstance(used, int) and isinstance(prompt, int | None) else None
+    return {
+        "prompt_tokens": None,
+        "completion_tokens": completion,
+        "finish_reason": "stop",
+        "confidence_source": "prior",
+        "created_at": utc_now(),
+    }
+
+
+def _rubbish(why: str) -> BullpenError:
+    return BullpenError(ErrorCode.UPSTREAM_ERROR, f"the worker sent something that is not a message{why}")
 
 
 FREE = PartialUsage(cost_usd=Decimal(0))

@@ -61,6 +61,13 @@ class Breaker:
             if self._in_a_row >= IN_A_ROW or self._mostly_fails(now):
                 self._open(now)
 
+    def forgiven(self, now: float, *, probe: bool) -> None:
+        """It answered after all: what was taken for its last failure was none."""
+        failure = next((entry for entry in reversed(self._recent) if not entry[1]), None)
+        if failure is not None:
+            self._recent.remove(failure)
+        self.succeeded(now, probe=probe)
+
     def withdrawn(self, *, probe: bool) -> None:
         """The request ended without telling anything (refused, cancelled): somebody else may be the probe."""
         if probe:

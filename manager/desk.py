@@ -142,10 +142,17 @@ class Desk:
             self._failed(attempt, attempt.ended)
         self.room.call(1)
 
+    def learn_late(self, attempt: Attempt, answer: FinalResponse) -> None:
+        """Somebody given up on has answered, and that counts: it was slow, but is not ill."""
+        attempt.choice.member.breaker.forgiven(self.now(), probe=attempt.probe)
+        self._took_answer(attempt, answer)
+
     def _answered(self, attempt: Attempt, answer: FinalResponse) -> None:
-        member = attempt.choice.member
-        member.answered += 1
-        member.breaker.succeeded(self.now(), probe=attempt.probe)
+        attempt.choice.member.breaker.succeeded(self.now(), probe=attempt.probe)
+        self._took_answer(attempt, answer)
+
+    def _took_answer(self, attempt: Attempt, answer: FinalResponse) -> None:
+        attempt.choice.member.answered += 1
         now, service_ms = self.now(), attempt.duration_ms - answer.queue_ms
         self.estimates.answered(answer, service_ms, attempt.prompt_tokens, now, attempt.cached)
         self.affinity.answered(attempt.worker_id, attempt.openings, answer.output, now)

@@ -153,12 +153,21 @@ class Inflight:
         """Something came from the worker of an attempt."""
         event: WorkerMessage | BullpenError
         try:
-            event = _NOBODY_LISTENS if message.no_responders else read_event(message.data)
+            event = _NOBODY_LISTENS if message.no_responders else read_event(message.data, self._known(attempt))
         except BullpenError as error:
             event = error
         if isinstance(event, Chunk):
             attempt.received(event)
         self.events.put(Heard(attempt, event, message.reply))
+
+    def _known(self, attempt: Attempt) -> dict[str, str]:
+        backend = attempt.choice.member.heartbeat.backend
+        return {
+            "task_id": self.task_id,
+            "request_id": self.request_id,
+            "backend": backend,
+            "worker_id": attempt.worker_id,
+        }
 
     def lost(self, worker_id: str, why: str, *, died: bool) -> None:
         """A worker is gone, and with it whatever it did for this request."""
@@ -231,8 +240,7 @@ class Inflight:
 
 
 def hops(headers: Mapping[str, str]) -> int:
-    text = headers.get(h.HOPS, "0")
-    return int(text) if text.isdigit() else 0
+    return h.number(headers.get(h.HOPS), 0)
 
 
 def out_of_time() -> BullpenError:

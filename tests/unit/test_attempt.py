@@ -4,7 +4,17 @@ from datetime import UTC, datetime
 
 import pytest
 
-from contracts import BullpenError, Chunk, Claim, ErrorCode, ErrorReply, InferenceRequest, Outcome, Progress
+from contracts import (
+    BullpenError,
+    Chunk,
+    Claim,
+    ErrorCode,
+    ErrorReply,
+    FinalResponse,
+    InferenceRequest,
+    Outcome,
+    Progress,
+)
 from manager import failover
 from manager.attempt import Attempt, Ending, read_event
 from manager.config import ManagerConfig
@@ -79,6 +89,30 @@ def test_rubbish_is_an_error_and_not_an_exception() -> None:
         read_event(b"\xff{}")
     assert caught.value.code is ErrorCode.UPSTREAM_ERROR
     assert isinstance(read_event(Chunk(task_id="t", seq=0, delta="x").to_bytes()), Chunk)
+
+
+def test_an_answer_may_say_no_more_than_the_first_six_fields() -> None:
+    """Whoever knows the wire's page alone writes such a worker."""
+    seed = b'{"task_id":"t","model_id":"m","output":"hi","tokens_used":5,"duration_ms":9.5,"confidence":0.8%s}'
+    known = {"request_id": "r-1", "backend": "bash", "worker_id": "b-1"}
+    for more in (b"", b',"cost_usd":null,"finish_reason":null', b',"type":"response","attempts":[],"said":"more"'):
+        heard = read_event(seed % more, known)
+        assert isinstance(heard, FinalResponse)
+        assert (heard.output, heard.completion_tokens, heard.prompt_tokens, heard.worker_id) == ("hi", 5, None, "b-1")
+    told = read_event(seed % b',"prompt_tokens":2,"worker_id":"me","finish_reason":"length"', known)
+    assert isinstance(told, FinalResponse)
+    assert (told.completion_tokens, told.worker_id, told.finish_reason) == (3, "b-1", "length")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"), [(b'{"output":"hi"}', "model_id"), (b'{"type":"chunk"}', ""), (b"hi", ""), (b"[]", "")]
+)
+def test_an_answer_that_lacks_something_is_told_what(text: bytes, named: str) -> None:
+    known = {"task_id": "t", "request_id": "r-1", "backend": "bash", "worker_id": "b-1"}
+    with pytest.raises(BullpenError) as caught:
+        read_event(text, known)
+    assert caught.value.code is ErrorCode.UPSTREAM_ERROR
+    assert named in caught.value.message
 
 
 def test_a_failure_goes_to_the_next_worker() -> None:

@@ -32,6 +32,14 @@ def test_five_failures_in_a_row_open_it_and_four_do_not() -> None:
     assert not broken().admits(100.0)
 
 
+def test_who_answers_after_all_has_not_failed() -> None:
+    breaker = Breaker()
+    for _ in range(3 * OF_AT_LEAST):
+        breaker.failed(100.0, "did not claim", probe=False)
+        breaker.forgiven(100.2, probe=False)
+    assert breaker.admits(100.2)
+
+
 def test_more_than_half_of_the_last_ones_open_it() -> None:
     breaker = Breaker()
     for number in range(OF_AT_LEAST - 1):

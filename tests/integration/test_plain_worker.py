@@ -1,0 +1,128 @@
+"""A worker that somebody wrote in another language with nothing but the wire's page: a heartbeat, and answers.
+
+It claims nothing, tells no progress, and knows neither attempts nor request ids.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from bus import Bus, Message
+from tests.mesh import Json, SmallMesh
+
+SEED: Json = {"model_id": "bash-1", "output": "hello from bash", "tokens_used": 9, "duration_ms": 5, "confidence": 0.5}
+
+
+@pytest.fixture
+async def mesh(nats_server: str) -> AsyncIterator[SmallMesh]:
+    async with SmallMesh(nats_server) as mesh:
+        await mesh.manager()
+        yield mesh
+
+
+Answer = Callable[[Json], list[Any]]
+
+
+def seed(asked: Json) -> list[Any]:
+    return [{"task_id": asked.get("task_id", "?"), **SEED}]
+
+
+@asynccontextmanager
+async def plain_worker(mesh: SmallMesh, name: str, answer: Answer = seed, *, takes: float = 0.0) -> AsyncIterator[None]:
+    """`answer`: the messages, bytes or objects, for a request."""
+    bus: Bus = mesh.bus
+
+    async def serve(message: Message) -> None:
+        await asyncio.sleep(takes)
+        for told in answer(json.loads(message.data)):
+            await bus.publish(message.reply, told if isinstance(told, bytes) else json.dumps(told).encode())
+
+    async def beat() -> None:
+        seq = 0
+        while True:
+            seq += 1
+            await bus.publish("worker.heartbeat", json.dumps(_heartbeat(name, seq)).encode())
+            await asyncio.sleep(0.2)
+
+    listening, beating = await bus.subscribe(f"infer.bash.w.{name}", serve), asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        beating.cancel()
+        await listening.stop()
+
+
+def _heartbeat(name: str, seq: int) -> Json:
+    model = {"model_id": "bash-1", "context_window": 8192, "capabilities": ["chat", "stream"], "local": True}
+    return {
+        "worker_id": name,
+        "backend": "bash",
+        "models": [{**model, "aliases": [], "price": None}],
+        "state": "ready",
+        "capacity": 4,
+        "epoch": "1",
+        "seq": seq,
+        "started_at": "2026-11-23T12:00:00Z",
+    }
+
+
+async def test_the_first_six_fields_are_an_answer(mesh: SmallMesh) -> None:
+    async with plain_worker(mesh, "b-1"):
+        answer = await mesh.ask(backend="bash", task_id="mine")
+    assert {name: answer[name] for name in ("output", "model_id", "tokens_used", "confidence")} == {
+        name: SEED[name] for name in ("output", "model_id", "tokens_used", "confidence")
+    }
+    assert (answer["task_id"], answer["backend"], answer["worker_id"]) == ("mine", "bash", "b-1")
+    assert [attempt["outcome"] for attempt in answer["attempts"]] == ["ok"]
+
+
+async def test_who_claims_nothing_is_waited_for_when_there_is_nobody_else(mesh: SmallMesh) -> None:
+    async with plain_worker(mesh, "b-1", takes=0.8):
+        answer = await mesh.ask(backend="bash")
+    assert [attempt["outcome"] for attempt in answer["attempts"]] == ["ok"]
+
+
+async def test_who_asked_for_a_stream_gets_one_of_a_whole_answer(mesh: SmallMesh) -> None:
+    async with plain_worker(mesh, "b-1"):
+        piece, final, end = await mesh.stream(backend="bash")
+    assert piece is not None
+    assert final is not None
+    assert (piece["seq"], piece["delta"], final["type"], final["output"]) == (
+        0,
+        SEED["output"],
+        "response",
+        SEED["output"],
+    )
+    assert end is None
+
+
+async def test_its_own_stream_is_passed_on_with_its_end(mesh: SmallMesh) -> None:
+    def stream(asked: Json) -> list[Any]:
+        pieces = [
+            {"type": "chunk", "task_id": "?", "seq": n, "delta": text} for n, text in enumerate(("hello", " you"))
+        ]
+        return [*pieces, {**seed(asked)[0], "type": "response", "output": "hello you"}, b""]
+
+    async with plain_worker(mesh, "b-1", stream):
+        *pieces, final, end = await mesh.stream(backend="bash")
+    assert "".join(piece["delta"] for piece in pieces if piece) == "hello you"
+    assert final is not None
+    assert final["output"] == "hello you"
+    assert end is None
+
+
+async def test_a_pool_of_those_who_claim_nothing_goes_on_answering(mesh: SmallMesh) -> None:
+    """Each loses its question to the other after a quarter second, and answers it all the same."""
+    async with AsyncExitStack() as stack:
+        for name in ("b-1", "b-2"):
+            await stack.enter_async_context(plain_worker(mesh, name, takes=0.4))
+        routes: list[Json] = []
+        await mesh.bus.subscribe_inline("metrics.route", lambda message: routes.append(json.loads(message.data)))
+        for _ in range(12):
+            assert (await mesh.ask(backend="bash"))["output"]
+    passed_over = {candidate["passed_over"] for route in routes for candidate in route["candidates"]}
+    assert [why for why in passed_over if why and "failing" in why] == []
