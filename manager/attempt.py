@@ -54,16 +54,20 @@ def read_event(data: bytes, known: Mapping[str, object] = MappingProxyType({})) 
     try:
         return ErrorReply.model_validate_json(data)
     except ValidationError:
-        return _plain_answer(data, known)
+        return _plain(data, known)
 
 
-def _plain_answer(data: bytes, known: Mapping[str, object]) -> FinalResponse:
-    """The answer of a worker that says no more than the contract's first six fields, as anybody may write one."""
+def _plain(data: bytes, known: Mapping[str, object]) -> Chunk | FinalResponse:
+    """From a worker that says no more than the contract's first six fields, as anybody may write one."""
     try:
         told = {name: value for name, value in _OBJECT.validate_json(data).items() if value is not None}
-        if told.setdefault("type", "response") != "response":
-            raise _rubbish("")
-        return FinalResponse.model_validate({**_untold(told), **told, **known})
+        match told.setdefault("type", "response"):
+            case "response":
+                return FinalResponse.model_validate({**_untold(told), **told, **known})
+            case "chunk":
+                return Chunk.model_validate({**told, **known})
+            case _:
+                raise _rubbish("")
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))

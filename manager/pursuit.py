@@ -60,16 +60,16 @@ class Pursuit:
         while True:
             choice = await self._choose()
             if choice is None:
-                return self._best()
+                return await self._best()
             await self._send(choice)
             self._hedge_at = self._hedging_from()
             answer = await self._follow()
             if answer is not None and self._sure_enough(answer):
-                return self._best()
+                return await self._best()
             if answer is None and (error := self._verdict()):
                 if inflight.best is None:
                     raise error
-                return self._best()
+                return await self._best()
 
     def _sure_enough(self, answer: FinalResponse) -> bool:
         """Keeps the better answer; True when it reaches the confidence the caller asked for."""
@@ -78,11 +78,19 @@ class Pursuit:
             inflight.best = answer
         return answer.confidence >= (inflight.request.min_confidence or 0.0)
 
-    def _best(self) -> InferenceResponse:
+    async def _best(self) -> InferenceResponse:
         answer = self._inflight.best
         assert answer is not None
         attempt = next(a for a in self._inflight.attempts if a.ended is answer)
+        await self._show(attempt, answer)
         return self._inflight.finished(answer, attempt, self._desk.now())
+
+    async def _show(self, attempt: Attempt, answer: FinalResponse) -> None:
+        """A streaming caller may have seen another text last: of somebody who turned out less sure, or failed."""
+        whole, inflight = attempt.start.text + answer.output, self._inflight
+        if inflight.reply.streaming and inflight.reply.delivered != whole:
+            await inflight.reply.resumed(inflight.attempts[-1].worker_id, attempt.worker_id, continued=False)
+            await self._deliver(whole, attempt.start.tokens + answer.completion_tokens)
 
     def _verdict(self) -> BullpenError | None:
         """Nobody answered: the error to end with, or None: ask the next one."""

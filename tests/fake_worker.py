@@ -55,7 +55,9 @@ class Asked:
         if not lost:
             await self.say(Chunk(task_id=self.headers[h.TASK], seq=seq, delta=text, tokens=seq + 1))
 
-    async def answer(self, output: str, *, tokens: int = 2, cost_usd: Decimal | None = None) -> None:
+    async def answer(
+        self, output: str, *, tokens: int = 2, cost_usd: Decimal | None = None, confidence: float = 0.9
+    ) -> None:
         await self.say(
             FinalResponse(
                 task_id=self.headers[h.TASK],
@@ -63,7 +65,7 @@ class Asked:
                 output=output,
                 tokens_used=10 + tokens,
                 duration_ms=1.0,
-                confidence=0.9,
+                confidence=confidence,
                 request_id=self.headers[h.REQUEST],
                 backend="fake",
                 worker_id=self._worker_id,

@@ -157,6 +157,27 @@ async def test_a_piece_that_was_lost_on_the_way_comes_with_the_answer(mesh: Smal
     assert text == final["output"] == "one two three"
 
 
+@pytest.mark.parametrize("second_fails", [False, True])
+async def test_who_reads_ends_with_the_text_of_the_answer_that_counts(mesh: SmallMesh, second_fails: bool) -> None:
+    """The second one asked is less sure than the first, or fails in the middle: its text was shown in vain."""
+
+    async def speaks(asked: Asked) -> None:
+        if asked.headers[h.ATTEMPT] == "1":
+            await asked.chunk("the first")
+            await asked.answer("the first", confidence=0.5)
+            return
+        await asked.chunk("a worse one")
+        if second_fails:
+            await asked.fail(BullpenError(ErrorCode.UPSTREAM_ERROR, "no"))
+        else:
+            await asked.answer("a worse one", confidence=0.3)
+
+    async with FakeWorker(mesh.bus, "f-1", acting(speaks)), FakeWorker(mesh.bus, "f-2", acting(speaks)):
+        await mesh.manager()
+        text, final = check_stream(await mesh.stream(min_confidence=0.9))
+    assert (text, final["output"], final["confidence"]) == ("the first", "the first", 0.5)
+
+
 async def test_a_stream_that_nobody_reads_any_more_is_stopped(mesh: SmallMesh) -> None:
     booked = await Attempts.of(mesh)
     await mesh.worker("w-1", tokens_per_second=50.0, output_tokens=2000)

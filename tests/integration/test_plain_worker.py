@@ -103,7 +103,7 @@ async def test_who_asked_for_a_stream_gets_one_of_a_whole_answer(mesh: SmallMesh
 async def test_its_own_stream_is_passed_on_with_its_end(mesh: SmallMesh) -> None:
     def stream(asked: Json) -> list[Any]:
         pieces = [
-            {"type": "chunk", "task_id": "?", "seq": n, "delta": text} for n, text in enumerate(("hello", " you"))
+            {"type": "chunk", "task_id": None, "seq": n, "delta": text} for n, text in enumerate(("hello", " you"))
         ]
         return [*pieces, {**seed(asked)[0], "type": "response", "output": "hello you"}, b""]
 
