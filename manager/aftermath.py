@@ -64,7 +64,7 @@ class Aftermath:
     async def _listen(self, inflight: Inflight, attempts: list[Attempt], seconds: float) -> None:
         """Until all of them have said their last word, at most so many seconds."""
         until = self._desk.now() + seconds
-        while not all(attempt.said_all for attempt in attempts):
+        while any(attempt.may_speak for attempt in attempts):
             heard = await inflight.events.next(until)
             if heard is None:
                 return
@@ -77,7 +77,7 @@ def has_late(inflight: Inflight) -> bool:
 
 
 def _unsettled(inflight: Inflight) -> list[Attempt]:
-    return [attempt for attempt in inflight.attempts if attempt.ended is not None and not attempt.said_all]
+    return [attempt for attempt in inflight.attempts if attempt.may_speak]
 
 
 def _stopped(inflight: Inflight) -> list[Attempt]:

@@ -243,9 +243,18 @@ class Attempt:
     @property
     def killed(self) -> bool:
         """Its worker died while it was at it: it is gone still or started anew. A lost connection alone is none."""
-        member = self.choice.member
         ended = isinstance(self.ended, Ending) and self.ended.died
-        return ended and (bool(member.gone) or member.heartbeat.epoch != self.epoch)
+        return ended and (bool(self.choice.member.gone) or self.started_anew)
+
+    @property
+    def started_anew(self) -> bool:
+        """Its worker knows nothing of it any more."""
+        return self.choice.member.heartbeat.epoch != self.epoch
+
+    @property
+    def may_speak(self) -> bool:
+        """It is over, but its worker has not told us so and may still be at it."""
+        return self.ended is not None and not self.said_all and not self.started_anew
 
     def excludes(self, reconnected_at: float) -> bool:
         """Whether its worker is not asked again. One that never got the request may be.

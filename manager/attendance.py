@@ -38,7 +38,7 @@ REPORTS = (0.0, 0.3, 0.7, 1.0, 1.5)
 
 class Attendance:
     def __init__(self, bus: Bus, desk: Desk, inflight: Callable[[], list[Inflight]]) -> None:
-        """`inflight`: the requests under way now."""
+        """`inflight`: the requests under way now, and those that somebody may still be at in vain."""
         self._bus = bus
         self._desk = desk
         self._registry = desk.registry
@@ -111,6 +111,8 @@ class Attendance:
         match self._registry.hear(beat, self._desk.now(), wall=time()):
             case News.VOID:
                 self._lost(beat.worker_id, "it restarted or stopped", died=True)
+            case News.BACK:
+                self._call_off(beat)
             case News.SUPERSEDED:
                 self._supersede(beat)
             case _:
@@ -118,6 +120,12 @@ class Attendance:
         member = self._registry.get(beat.worker_id)
         if member is not None and len(self._desk.room):
             self._desk.room.call(member.free)
+
+    def _call_off(self, beat: Heartbeat) -> None:
+        """What it was told while it could not hear: to stop what was taken from it."""
+        for inflight in self._inflight():
+            for attempt in inflight.given_up_on(beat.worker_id, beat.epoch):
+                self._desk.metrics.tell(s.worker_control(beat.worker_id), inflight.cancel(attempt))
 
     def _supersede(self, beat: Heartbeat) -> None:
         """Two processes go by one name: the older is told to leave."""

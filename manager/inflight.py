@@ -16,6 +16,7 @@ from contracts import (
     BullpenError,
     Capability,
     Chunk,
+    ControlRequest,
     ErrorCode,
     ErrorReply,
     FinalResponse,
@@ -168,6 +169,14 @@ class Inflight:
             "backend": backend,
             "worker_id": attempt.worker_id,
         }
+
+    def given_up_on(self, worker_id: str, epoch: str) -> list[Attempt]:
+        """What this worker may still be at, although nobody waits for it."""
+        return [a for a in self.attempts if a.may_speak and (a.worker_id, a.epoch) == (worker_id, epoch)]
+
+    def cancel(self, attempt: Attempt) -> ControlRequest:
+        """Tells the worker of an attempt to stop."""
+        return ControlRequest(op="cancel", request_id=self.request_id, attempt=attempt.number)
 
     def lost(self, worker_id: str, why: str, *, died: bool) -> None:
         """A worker is gone, and with it whatever it did for this request."""

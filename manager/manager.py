@@ -84,7 +84,9 @@ class Manager:
         self._jobs = Jobs(bus, config.jobs, self._perform)
         self._settings = Settings(config, config_file, self._desk, self._jobs)
         self._inflight: set[Inflight] = set()
-        self._attendance = Attendance(bus, self._desk, lambda: list(self._inflight))
+        self._lingering: set[Inflight] = set()
+        """Answered, but somebody who was given up on may still be at it."""
+        self._attendance = Attendance(bus, self._desk, lambda: [*self._inflight, *self._lingering])
         self._requests: Subscription | None = None
         """Our part in the queue group of `infer.auto`; None while we drain."""
         self._stats = EndpointStats("auto", s.INFER_AUTO, s.INFER_QUEUE)
@@ -301,9 +303,11 @@ class Manager:
 
     async def _linger(self, inflight: Inflight) -> None:
         """Listens on, for the books: somebody who was given up on may still answer."""
+        self._lingering.add(inflight)
         try:
             await self._aftermath.wait_for_the_late(inflight)
         finally:
+            self._lingering.discard(inflight)
             inflight.close()
 
     # Being told what to do

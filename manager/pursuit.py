@@ -16,7 +16,6 @@ from contracts import (
     BullpenError,
     Chunk,
     Claim,
-    ControlRequest,
     ErrorCode,
     ErrorReply,
     FinalResponse,
@@ -248,7 +247,7 @@ class Pursuit:
             case ErrorReply() as reply:
                 self._end(attempt, Ending.told(reply), said_all=True)
             case Gone(why, died):
-                self._end(attempt, attempt.lost(why, died=died), said_all=died)
+                await self._give_up(attempt, attempt.lost(why, died=died))  # it may live: a lost connection is no death
             case BullpenError() as rubbish:
                 await self._give_up(attempt, Ending(Outcome.FAILED, rubbish, attempt.seen))
         return None
@@ -353,9 +352,8 @@ class Pursuit:
     async def _give_up(self, attempt: Attempt, ending: Ending) -> None:
         """Ends the attempt from our side, and tells the worker to stop."""
         self._end(attempt, ending, said_all=False)
-        cancel = ControlRequest(op="cancel", request_id=self._inflight.request_id, attempt=attempt.number)
         with suppress(BusError):  # then its answer is late, and booked as such
-            await self._desk.bus.publish(s.worker_control(attempt.worker_id), cancel.to_bytes())
+            await self._desk.bus.publish(s.worker_control(attempt.worker_id), self._inflight.cancel(attempt).to_bytes())
 
     def close(self) -> None:
         """Whatever is still running when the pursuit ended otherwise than in order (a bug, a lost connection)."""

@@ -26,6 +26,8 @@ class News(Enum):
     NONE = "none"
     VOID = "void"
     """It restarted, or it left: what ran there will not come back."""
+    BACK = "back"
+    """It was taken for gone, and is the same as before: what it still does may be somebody else's by now."""
     SUPERSEDED = "superseded"
     """An older worker of this id is still beating its heart."""
 
@@ -182,10 +184,13 @@ class Registry:
         member.heartbeat, member.heard, member.assigned_at_beat = beat, now, member.assigned
         # A heartbeat that crossed a request on its way does not count it; one that follows a word about it does.
         member.errands = [] if restarted else [errand for errand in member.errands if not errand.known]
+        was_gone = bool(member.gone)
         member.gone, member.silent = "stopped" if beat.state == "stopped" else "", False
         if restarted or changed:
             member.paused_until, member.breaker = 0.0, Breaker()
-        return News.VOID if restarted or member.gone else News.NONE
+        if restarted or member.gone:
+            return News.VOID
+        return News.BACK if was_gone else News.NONE
 
     def leave(self, worker_id: str, why: str, *, back_by: float = 0.0) -> bool:
         """A worker's connection is gone. Returns whether that is news; its next heartbeat brings it back."""

@@ -101,6 +101,7 @@ class FakeWorker:
         self._clock = clock
         self._price = price
         self._epoch = new_id()
+        self._seq = 0
         self.asked: list[Asked] = []
         self.told: list[ControlRequest] = []
 
@@ -119,6 +120,13 @@ class FakeWorker:
         for subscription in self._listening:
             await subscription.stop()
         await self._bus.publish(s.WORKER_HEARTBEAT, self._heartbeat(1_000_000, "stopped").to_bytes())
+
+    def hold_breath(self) -> None:
+        """No heartbeat any more, until `breathe`."""
+        self._beating.cancel()
+
+    def breathe(self) -> None:
+        self._beating = asyncio.create_task(self._beat())
 
     def heartbeat(self, seq: int) -> Heartbeat:
         return self._heartbeat(seq, "ready")
@@ -146,10 +154,9 @@ class FakeWorker:
         )
 
     async def _beat(self) -> None:
-        seq = 0
         while True:
-            seq += 1
-            await self._bus.publish(s.WORKER_HEARTBEAT, self.heartbeat(seq).to_bytes())
+            self._seq += 1
+            await self._bus.publish(s.WORKER_HEARTBEAT, self.heartbeat(self._seq).to_bytes())
             await asyncio.sleep(0.2)
 
     def _on_message(self, message: Message) -> None:

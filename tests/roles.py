@@ -164,7 +164,7 @@ class Roles:
         with (self.all_logs or self._directory / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
                 leashed(program),
-                env=environment(NATS_URL=self._url, **env),
+                env=environment(**{"NATS_URL": self._url, **env}),
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

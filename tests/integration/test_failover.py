@@ -230,6 +230,26 @@ async def test_an_answer_that_comes_too_late_is_booked_and_not_delivered(mesh: S
     assert booked.rows[-1].attempt == 1
 
 
+async def test_a_worker_that_fell_silent_is_told_to_stop_now_and_when_it_is_back(mesh: SmallMesh) -> None:
+    """What it was told first it may not have heard."""
+
+    async def claims(asked: Asked) -> None:
+        await asked.claim()
+        await asked.progress()
+
+    async with FakeWorker(mesh.bus, "f-1", acting(claims)) as fake:
+        await mesh.manager()
+        asking = asyncio.create_task(mesh.ask())
+        await eventually(lambda: fake.asked)
+        await mesh.worker("w-1")
+        fake.hold_breath()
+        answer = await asking
+        assert [a["outcome"] for a in answer["attempts"]] == ["uncertain", "ok"]
+        await eventually(lambda: [told.op for told in fake.told] == ["cancel"])
+        fake.breathe()
+        await eventually(lambda: [(told.op, told.attempt) for told in fake.told] == [("cancel", 1)] * 2)
+
+
 async def test_a_late_answer_is_taken_while_nobody_else_has_one(mesh: SmallMesh) -> None:
     async def slow(asked: Asked) -> None:
         await asked.claim()

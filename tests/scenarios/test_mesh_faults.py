@@ -37,6 +37,7 @@ UNHURRIED = {
 LONG = {"BULLPEN_SIMULATED__TOKENS_PER_SECOND": "20", "BULLPEN_SIMULATED__OUTPUT_TOKENS": "100"}
 """Five seconds: longer than anybody needs to come back."""
 SPACIOUS = '[{"name": "simulated", "context_window": 1000000}]'
+ENDLESS = {"BULLPEN_SIMULATED__TOKENS_PER_SECOND": "20", "BULLPEN_SIMULATED__OUTPUT_TOKENS": "2000"}
 AWAY = 5.0
 SECOND = {"BULLPEN_SIMULATED__LATENCY_MS": "1000"}
 DIARY = '''
@@ -256,6 +257,29 @@ async def test_a_worker_that_comes_and_dies_all_the_time_costs_no_answer(roles: 
     tried = [attempt["worker_id"] for question in asked for attempt in question.finals[0]["attempts"]]
     assert "w-2" in tried
     assert tried.count("w-1") == len(asked)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_worker_whose_connection_breaks_stops_what_others_do_now(
+    roles: Roles, nats: NatsServer, stream: bool
+) -> None:
+    """Row 12. It is back at once and well, but its question is somebody else's; what it had used is booked."""
+    booked: list[Any] = []
+    await roles.bus.subscribe_inline("telemetry.attempt", lambda message: booked.append(from_json(message.data)))
+    async with Proxy(nats.port) as proxy:
+        roles.manager()
+        roles.worker("w-1", **ENDLESS, NATS_URL=f"nats://127.0.0.1:{proxy.port}")
+        await roles.ready()
+        asked = await roles.ask(stream=stream)
+        await eventually(lambda: roles.beats["w-1"].inflight, timeout=5)
+        roles.worker("w-2", BULLPEN_SIMULATED__OUTPUT_TOKENS="100")
+        await roles.ready()
+        proxy.reset()
+        await roles.answered([asked])
+        await eventually(lambda: roles.beats["w-1"].inflight == 0, timeout=5)
+    assert [attempt["outcome"] for attempt in asked.finals[0]["attempts"]] == ["uncertain", "ok"]
+    await eventually(lambda: any(row["attempt"] == 1 and row["completion_tokens"] for row in booked))
+    assert {row["outcome"] for row in booked if row["attempt"] == 1} == {"uncertain"}
 
 
 # E: the server

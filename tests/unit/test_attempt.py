@@ -105,7 +105,8 @@ def test_an_answer_may_say_no_more_than_the_first_six_fields() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "named"), [(b'{"output":"hi"}', "model_id"), (b'{"type":"chunk","seq":0}', "delta"), (b"hi", ""), (b"[]", "")]
+    ("text", "named"),
+    [(b'{"output":"hi"}', "model_id"), (b'{"type":"chunk","seq":0}', "delta"), (b"hi", ""), (b"[]", "")],
 )
 def test_an_answer_that_lacks_something_is_told_what(text: bytes, named: str) -> None:
     known = {"task_id": "t", "request_id": "r-1", "backend": "bash", "worker_id": "b-1"}

@@ -84,6 +84,14 @@ def test_a_restart_voids_what_ran_in_the_old_life() -> None:
     assert registry.hear(beat(epoch="e2"), 0.5, wall=0.0) is News.VOID
 
 
+def test_who_was_only_cut_off_is_back_the_same() -> None:
+    registry = Registry(2.5)
+    registry.hear(beat(seq=1), 0.0, wall=0.0)
+    registry.leave("w", "disconnected")
+    assert registry.hear(beat(seq=2), 0.5, wall=0.0) is News.BACK
+    assert registry.hear(beat(seq=3), 1.5, wall=0.0) is News.NONE
+
+
 def test_a_worker_whose_config_changed_starts_with_a_clean_slate() -> None:
     registry = Registry(2.5)
     registry.hear(beat(), 0.0, wall=0.0)
