@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from contracts.base import JsonObject, Money, OpenModel, StrictModel
+from contracts.base import JsonObject, Money, OpenModel
 from contracts.errors import ErrorReply
 from contracts.heartbeat import Heartbeat
 from contracts.response import Chunk, FinalResponse
@@ -44,8 +44,8 @@ WorkerEvent = Annotated[Claim | Progress | Chunk | FinalResponse, Field(discrimi
 WorkerMessage = Claim | Progress | Chunk | FinalResponse | ErrorReply
 
 
-class CancelRequest(StrictModel):
-    """`infer.cancel`: stop this task, whoever has it. Nobody has it: ignored."""
+class CancelRequest(OpenModel):
+    """`infer.cancel`: stop this task, whoever has it. Nobody has it: ignored, as is whatever else is said."""
 
     task_id: Annotated[str, Field(min_length=1, max_length=128)]
 

@@ -27,7 +27,7 @@ from contracts import (
 )
 from contracts import subjects as s
 from manager import failover
-from manager.attempt import Attempt, Ending, Start
+from manager.attempt import FREE, Attempt, Ending, Start
 from manager.chooser import Chooser
 from manager.desk import Desk
 from manager.events import Gone, Heard
@@ -165,12 +165,16 @@ class Pursuit:
         listener = desk.bus.listen(lambda message: self._hear(attempt, message))
         inflight.listeners.append(listener)
         attempt.inbox = listener.subject
-        await desk.bus.publish(
-            s.infer_worker(choice.member.heartbeat.backend, choice.member.worker_id),
-            inflight.body,
-            reply=listener.subject,
-            headers=inflight.headers_for(attempt, now),
-        )
+        try:
+            await desk.bus.publish(
+                s.infer_worker(choice.member.heartbeat.backend, choice.member.worker_id),
+                inflight.body,
+                reply=listener.subject,
+                headers=inflight.headers_for(attempt, now),
+            )
+        except BullpenError as error:  # too large with what we have to say beside it: it never left
+            self._end(attempt, Ending(Outcome.REFUSED, error, FREE), said_all=True)
+            raise
 
     async def _resume(self, choice: Choice) -> Start:
         """What the next worker has to go on after. A caller who has text already is told what becomes of it."""

@@ -1,6 +1,7 @@
 """When a worker goes quiet: who goes on, with what, and what the books say. Real NATS, real Manager, ill workers."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from time import time
 from typing import Any
@@ -262,6 +263,18 @@ async def test_a_late_answer_is_taken_while_nobody_else_has_one(mesh: SmallMesh)
         await mesh.worker("w-1", latency_ms=5000, max_concurrency=1)
         answer = await mesh.ask()
     assert (answer["output"], answer["worker_id"]) == ("after all", "f-1")
+
+
+async def test_a_question_too_large_to_be_handed_on_is_booked_as_never_begun(mesh: SmallMesh) -> None:
+    booked = await Attempts.of(mesh)
+    async with FakeWorker(mesh.bus, "f-1"):
+        await mesh.manager()
+        room = mesh.bus.max_payload - len(json.dumps({"prompt": "hello there", "context": {"note": ""}}))
+        answer = await mesh.ask(context={"note": "x" * (room - 10)})
+    assert answer["error"]["code"] == "payload_too_large"
+    [row] = await booked.outcomes("refused")
+    assert row.error_code == ErrorCode.PAYLOAD_TOO_LARGE
+    assert row.cost_usd == 0
 
 
 # Who is asked

@@ -233,7 +233,7 @@ async def test_cancel_ends_the_work_and_tells_the_caller(mesh: SmallMesh, subjec
     await mesh.manager()
     asking = asyncio.create_task(mesh.ask(subject, task_id="stop-me"))
     await eventually(lambda: mesh.beats["w-1"].inflight == 1)
-    await mesh.bus.publish(s.INFER_CANCEL, b'{"task_id":"stop-me"}')
+    await mesh.bus.publish(s.INFER_CANCEL, b'{"task_id":"stop-me","reason":"changed my mind"}')
     assert (await asking)["error"]["code"] == "cancelled"
     await eventually(lambda: mesh.beats["w-1"].inflight == 0)
 
