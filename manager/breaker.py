@@ -12,6 +12,8 @@ SHARE, OF_AT_LEAST, WITHIN = 0.5, 10, 30.0
 """… or more than this share of at least so many within so many seconds."""
 FIRST_REST, LONGEST_REST = 5.0, 60.0
 """Seconds."""
+UNCLAIMED = "no_worker"
+"""The failure of a worker that did not claim a request in time."""
 
 
 class Breaker:
@@ -32,6 +34,11 @@ class Breaker:
     def admits(self, now: float) -> bool:
         """Whether a request may be sent now."""
         return self._open_until is None or (now >= self._open_until and not self._probing)
+
+    @property
+    def only_unclaimed(self) -> bool:
+        """What opened it was silence at the start: it, or this whole machine, may just be busy."""
+        return self.why == UNCLAIMED
 
     def rest(self, now: float) -> float:
         """Seconds until it may be asked again; 0 when it may be now."""

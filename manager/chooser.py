@@ -32,6 +32,11 @@ class Chooser:
                 return ranking
         return desk.rank(question, self._policy)
 
+    def last_resort(self) -> Ranking:
+        """The same when nobody was found: those who were only slow to claim may be asked after all."""
+        question = self._inflight.question(self._desk.reconnected_at, self._desk.now(), waited=self._turn is not None)
+        return self._desk.rank(replace(question, last_resort=True), self._policy)
+
     @property
     def _policy(self) -> Policy:
         """Who was not sure enough is followed by the best there is."""

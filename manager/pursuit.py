@@ -32,7 +32,7 @@ from manager.chooser import Chooser
 from manager.desk import Desk
 from manager.events import Gone, Heard
 from manager.inflight import Inflight, out_of_time
-from manager.ranking import Choice, expected_cost, likely_cost
+from manager.ranking import Choice, Obstacle, expected_cost, likely_cost
 from manager.spending import Reservation
 
 log = structlog.get_logger(__name__)
@@ -119,6 +119,8 @@ class Pursuit:
                 inflight.best = late
                 return None
             ranking = self._chooser.rank()
+            if ranking.winner is None and self._has_last_resort(ranking.obstacle):
+                ranking = self._chooser.last_resort()
             if ranking.winner is not None:
                 if not await self._set_aside(ranking.winner):
                     continue
@@ -127,6 +129,12 @@ class Pursuit:
             if inflight.best is not None:
                 return None
             await self._chooser.wait_for_somebody(ranking)
+
+    def _has_last_resort(self, obstacle: Obstacle) -> bool:
+        """Whether to look among those who are left alone: not while a place may become free, nor after a failure."""
+        if obstacle is Obstacle.FULL:
+            return False
+        return obstacle is Obstacle.FAILING or not failover.started(self._inflight.attempts)
 
     async def _set_aside(self, choice: Choice) -> bool:
         """Reserves in the budgets what it will probably cost; False: one of them has not enough left for this model."""

@@ -149,6 +149,8 @@ class Question:
     """By worker, tokens of it that it has probably still in its cache."""
     at_least: int = 0
     """Tokens of the prompt, as a worker told for whose model they were too many."""
+    last_resort: bool = False
+    """There is nobody else: who was only slow to claim is better than an error."""
 
     @classmethod
     def of(cls, request: InferenceRequest, excluded: Iterable[str] = ()) -> "Question":
@@ -393,7 +395,7 @@ class Judge:
             return Obstacle.EXHAUSTED, "tried already"
         if dear := _too_dear(question, choice.card, self.estimates):
             return Obstacle.BUDGET, dear
-        if not member.breaker.admits(now):
+        if not member.breaker.admits(now) and not (question.last_resort and member.breaker.only_unclaimed):
             rest = member.breaker.rest(now)
             return Obstacle.FAILING, f"failing ({member.breaker.why}), tried again in {rest:.1f} s"
         if resting := self._resting(choice):

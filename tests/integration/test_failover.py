@@ -323,6 +323,29 @@ async def test_a_worker_that_keeps_failing_is_left_alone_and_that_is_said(mesh: 
     assert "failing (upstream_error), tried again in" in routes[-1]["candidates"][0]["passed_over"]
 
 
+async def test_who_was_only_slow_to_claim_is_asked_when_there_is_nobody_else(mesh: SmallMesh) -> None:
+    """On a busy machine that may be everybody."""
+
+    async def slow(asked: Asked) -> None:
+        await asyncio.sleep(0.5)
+        await asked.answer("at last")
+
+    async with FakeWorker(mesh.bus, "f-1", acting(slow)) as fake:
+        await mesh.worker("w-1", latency_ms=2)
+        await mesh.manager()
+        await eventually(lambda: _left_alone(mesh, fake), timeout=15)
+        await mesh.stop("w-1")
+        answers = await asyncio.gather(*(mesh.ask() for _ in range(20)))
+    assert [answer for answer in answers if answer.get("output") != "at last"] == []
+
+
+async def _left_alone(mesh: SmallMesh, fake: FakeWorker) -> bool:
+    """Asks several at once; whether none of them went to the fake one."""
+    before = len(fake.asked)
+    assert {answer["worker_id"] for answer in await asyncio.gather(*(mesh.ask() for _ in range(10)))} == {"w-1"}
+    return before >= 5 and len(fake.asked) == before
+
+
 async def test_not_more_is_tried_again_than_the_budget_allows(mesh: SmallMesh) -> None:
     await mesh.worker("w-1", error_rate=1.0)
     await mesh.worker("w-2", error_rate=1.0)
