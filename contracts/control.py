@@ -18,7 +18,7 @@ class Claim(OpenModel):
 
     type: Literal["claim"] = "claim"
     attempt: int
-    epoch: str
+    epoch: Annotated[str, Field(coerce_numbers_to_str=True)]
 
 
 class Progress(OpenModel):

@@ -5,9 +5,9 @@ Sent on the connection that serves requests: alive means able to serve.
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from contracts.base import Money, OpenModel
 
@@ -72,6 +72,11 @@ class Price(Rates):
         )
 
 
+def _known(told: Any) -> Any:
+    """Without what only a younger version knows: it can do the rest all the same."""
+    return [one for one in told if one in get_args(Capability)] if isinstance(told, list | tuple) else told
+
+
 class ModelCard(OpenModel):
     """One model that a worker serves."""
 
@@ -79,7 +84,7 @@ class ModelCard(OpenModel):
     aliases: tuple[str, ...] = ()
     context_window: int
     """Tokens, prompt and answer together."""
-    capabilities: tuple[Capability, ...] = ("chat", "stream")
+    capabilities: Annotated[tuple[Capability, ...], BeforeValidator(_known)] = ("chat", "stream")
     price: Price | None = None
     """None: unknown."""
     local: bool
@@ -132,7 +137,7 @@ class Heartbeat(OpenModel):
     """Of the last requests, per request, while generating."""
     ewma_ms: float | None = None
     """Moving average of the service time of one request."""
-    epoch: str
+    epoch: Annotated[str, Field(coerce_numbers_to_str=True)]
     """Changes with every start: a restarted worker never owns its predecessor's tasks. Sorts by time."""
     seq: int
     interval_ms: int = 1000
@@ -145,5 +150,5 @@ class Heartbeat(OpenModel):
     """Of the connection that it is sent on: the server's id and the client's number there, `<server>:<client>`, as the
     server's own connect and disconnect events name them. A predecessor of the same name has another one."""
     host: str = ""
-    version: str = ""
+    version: Annotated[str, Field(coerce_numbers_to_str=True)] = ""
     config_digest: str = ""

@@ -57,14 +57,14 @@ async def plain_worker(mesh: SmallMesh, name: str, answer: Answer = seed, *, tak
 
 
 def _heartbeat(name: str, seq: int) -> Json:
-    model = {"model_id": "bash-1", "context_window": 8192, "capabilities": ["chat", "stream"], "local": True}
+    model = {"model_id": "bash-1", "context_window": 8192, "capabilities": ["chat", "stream", "dance"], "local": True}
     return {
         "worker_id": name,
         "backend": "bash",
         "models": [{**model, "aliases": [], "price": None}],
         "state": "ready",
         "capacity": 4,
-        "epoch": "1",
+        "epoch": 1764000000,
         "seq": seq,
         "started_at": "2026-11-23T12:00:00Z",
     }
