@@ -16,6 +16,8 @@ Capability = Literal["chat", "stream", "tools", "vision", "json", "logprobs", "e
 WorkerState = Literal["starting", "ready", "degraded", "draining", "stopped"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
+Count = Annotated[int, Field(ge=0)]
+
 MILLION = Decimal(1_000_000)
 
 
@@ -128,20 +130,21 @@ class Heartbeat(OpenModel):
     state: WorkerState
     reason: str = ""
     """Why the state is not `ready`, in words and with the cure; progress while starting."""
-    inflight: int = 0
-    queued: int = 0
-    capacity: int = 1
+    inflight: Count = 0
+    queued: Count = 0
+    capacity: Count = 1
+    """0: it takes nothing now."""
     rate: Rate | None = None
     resources: Resources = Resources()
     tokens_per_second: float | None = None
     """Of the last requests, per request, while generating."""
-    ewma_ms: float | None = None
+    ewma_ms: Annotated[float, Field(ge=0)] | None = None
     """Moving average of the service time of one request."""
     epoch: Annotated[str, Field(coerce_numbers_to_str=True)]
     """Changes with every start: a restarted worker never owns its predecessor's tasks. Sorts by time."""
     seq: int
-    interval_ms: int = 1000
-    pause_ms: int = 0
+    interval_ms: Annotated[int, Field(gt=0)] = 1000
+    pause_ms: Count = 0
     """Nothing may be heard of it for so long, and it is well: a model is loaded, for which some libraries stop it."""
     started_at: datetime
     sent_at: int | None = None

@@ -129,7 +129,9 @@ class Member:
         if self.gone:
             return self.gone
         beat = self.heartbeat
-        return "" if beat.state == "ready" else f"{beat.state}: {beat.reason}".rstrip(": ")
+        if beat.state != "ready":
+            return f"{beat.state}: {beat.reason}".rstrip(": ")
+        return "" if beat.capacity else "takes nothing now (capacity 0)"
 
 
 class Registry:

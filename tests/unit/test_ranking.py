@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from contracts import Candidate, Heartbeat, InferenceRequest, ModelCard, Policy, Price, Resources, Terms
 from manager.config import DEFAULT_POLICIES
@@ -43,6 +44,24 @@ def choose(*members: Member, estimates: Estimates | None = None, now: float = 0.
 def winner(ranking: Ranking) -> str:
     assert ranking.winner is not None, ranking.reasons
     return ranking.winner.member.worker_id
+
+
+def test_who_has_no_places_at_all_is_passed_over_and_disturbs_nobody() -> None:
+    closed = member("closed", capacity=0)
+    assert winner(choose(closed, member("open"))) == "open"
+    alone = choose(closed)
+    assert (alone.winner, alone.obstacle) == (None, Obstacle.UNABLE)
+    assert alone.reasons == ("closed: takes nothing now (capacity 0)",)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [{"capacity": -1}, {"inflight": -1}, {"queued": -1}, {"ewma_ms": -1.0}, {"interval_ms": 0}, {"pause_ms": -1}],
+)
+def test_a_heartbeat_that_cannot_be_is_none(field: dict[str, float]) -> None:
+    told = beat("w").model_dump(mode="json")
+    with pytest.raises(ValidationError, match=next(iter(field))):
+        Heartbeat.model_validate({**told, **field})
 
 
 def test_cheapest_takes_the_cheap_one_and_best_the_proven_one() -> None:
