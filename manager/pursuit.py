@@ -131,8 +131,11 @@ class Pursuit:
             await self._chooser.wait_for_somebody(ranking)
 
     def _has_last_resort(self, obstacle: Obstacle) -> bool:
-        """Whether to look among those who are left alone: not while a place may become free, nor after a failure."""
-        if obstacle is Obstacle.FULL:
+        """Whether to look among those who are left alone: not while a place may become free, nor after a failure.
+
+        Nor for a second opinion.
+        """
+        if obstacle is Obstacle.FULL or self._inflight.best is not None:
             return False
         return obstacle is Obstacle.FAILING or not failover.started(self._inflight.attempts)
 
