@@ -256,11 +256,19 @@ class Attempt:
         """It is over, but its worker has not told us so and may still be at it."""
         return self.ended is not None and not self.said_all and not self.started_anew
 
+    @property
+    def said_full(self) -> bool:
+        """Its worker had no place for it."""
+        refused = isinstance(self.ended, Ending) and self.ended.outcome is Outcome.REFUSED
+        return refused and self.said_all and self.error_code is ErrorCode.OVERLOADED
+
     def excludes(self, reconnected_at: float) -> bool:
-        """Whether its worker is not asked again. One that never got the request may be.
+        """Whether its worker is not asked again. One that never got the request, or had no place for it, may be.
 
         It never got it when nobody listened there, when it says so, or when our connection broke before it claimed.
         """
+        if self.said_full:
+            return False
         refused = isinstance(self.ended, Ending) and self.ended.outcome is Outcome.REFUSED
         unheard = self.sent < reconnected_at and not self.claimed
         return not (refused and (unheard or (self.error_code is ErrorCode.NO_WORKER and self.said_all)))

@@ -134,6 +134,7 @@ class Desk:
         """An attempt has ended: what that says of its worker and model, and a place for the next in line."""
         attempt.choice.member.assigned -= 1
         attempt.errand.known = True
+        attempt.choice.member.said_full = attempt.said_full
         if attempt.reservation is not None:
             attempt.reservation.settle(attempt.likely_cost)
         if isinstance(attempt.ended, FinalResponse):

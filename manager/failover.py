@@ -51,7 +51,9 @@ def exhausted(attempts: Sequence[Attempt], because: str = "") -> BullpenError:
         error.code,
         f"tried {names}: {error.message}" + (f" ({because})" if because else ""),
         field=error.field,
-        retry_after_ms=error.retry_after_ms,
+        retry_after_ms=1000
+        if error.retry_after_ms is None and error.code is ErrorCode.OVERLOADED
+        else error.retry_after_ms,
         retryable=error.retryable,
     )
 

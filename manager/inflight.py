@@ -36,6 +36,8 @@ from manager.ranking import Question
 T = TypeVar("T")
 TIMES_PER_WORKER = 3
 """How often a worker that never got the request is sent it."""
+TIMES_FULL = 8
+"""How often one that has no place for it is asked; between two times its heart beats, or it has done something else."""
 PREFILL: frozenset[Capability] = frozenset({"prefill"})
 
 
@@ -97,9 +99,12 @@ class Inflight:
 
     def tried(self, reconnected_at: float) -> frozenset[str]:
         """Who is not asked again. `reconnected_at`: when our connection was last made anew (loop's clock)."""
-        asked = Counter(attempt.worker_id for attempt in self.attempts)
+        full = Counter(attempt.worker_id for attempt in self.attempts if attempt.said_full)
+        asked = Counter(attempt.worker_id for attempt in self.attempts if not attempt.said_full)
         had_it = {attempt.worker_id for attempt in self.attempts if attempt.excludes(reconnected_at)}
-        return frozenset(had_it | {worker_id for worker_id, times in asked.items() if times >= TIMES_PER_WORKER})
+        often = {worker_id for worker_id, times in asked.items() if times >= TIMES_PER_WORKER}
+        always = {worker_id for worker_id, times in full.items() if times >= TIMES_FULL}
+        return frozenset(had_it | often | always)
 
     @property
     def summaries(self) -> tuple[AttemptSummary, ...]:

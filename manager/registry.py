@@ -61,6 +61,8 @@ class Member:
     """Requests that we sent there and that its last heartbeat does not count, as far as we can tell."""
     answered: int = 0
     failed: int = 0
+    said_full: bool = False
+    """It refused a request because it is full, and has said nothing else since: others may send there too."""
     silent: bool = False
     """Gone because its heart was not heard: it may be deaf, frozen, cut off, or all of these but alive."""
     breaker: Breaker = field(default_factory=Breaker)
@@ -74,7 +76,8 @@ class Member:
     def load(self) -> int:
         """Requests running and waiting there, as far as we know: the heartbeat's word, plus what we sent since."""
         beat = self.heartbeat
-        return max(self.assigned, beat.inflight + beat.queued + self.assigned - self.assigned_at_beat)
+        known = max(self.assigned, beat.inflight + beat.queued + self.assigned - self.assigned_at_beat)
+        return max(known, beat.capacity) if self.said_full else known
 
     @property
     def free(self) -> int:
@@ -186,6 +189,7 @@ class Registry:
         member.heartbeat, member.heard, member.assigned_at_beat = beat, now, member.assigned
         # A heartbeat that crossed a request on its way does not count it; one that follows a word about it does.
         member.errands = [] if restarted else [errand for errand in member.errands if not errand.known]
+        member.said_full = False
         was_gone = bool(member.gone)
         member.gone, member.silent = "stopped" if beat.state == "stopped" else "", False
         if restarted or changed:

@@ -184,6 +184,16 @@ async def test_more_requests_than_places_wait_their_turn(mesh: SmallMesh) -> Non
     assert all("output" in answer for answer in answers)
 
 
+async def test_managers_who_fill_a_worker_together_wait_until_it_has_room(mesh: SmallMesh) -> None:
+    """Each knows of the others' questions only from the last heartbeat; `overloaded` from a worker is no answer."""
+    await mesh.worker("w-1", max_concurrency=2, max_queue=0, latency_ms={"fixed": 50})
+    for name in ("m-1", "m-2", "m-3"):
+        await mesh.manager(name)
+    answers = await asyncio.gather(*(mesh.ask() for _ in range(30)))
+    assert [answer["error"] for answer in answers if "error" in answer] == []
+    assert any(len(answer["attempts"]) > 1 for answer in answers), "nobody sent too much"
+
+
 async def test_a_full_waiting_room_says_overloaded_at_once(mesh: SmallMesh) -> None:
     await mesh.worker("w-1", max_concurrency=1, **SLOW)
     await mesh.manager(max_waiting=1)

@@ -126,3 +126,10 @@ async def test_a_pool_of_those_who_claim_nothing_goes_on_answering(mesh: SmallMe
             assert (await mesh.ask(backend="bash"))["output"]
     passed_over = {candidate["passed_over"] for route in routes for candidate in route["candidates"]}
     assert [why for why in passed_over if why and "failing" in why] == []
+
+
+async def test_one_that_is_always_full_is_told_as_that(mesh: SmallMesh) -> None:
+    full = {"error": {"code": "overloaded", "status": 429, "message": "busy", "retryable": True}}
+    async with plain_worker(mesh, "b-1", lambda asked: [full]):
+        answer = await mesh.ask(backend="bash")
+    assert (answer["error"]["code"], answer["error"]["retry_after_ms"]) == ("overloaded", 1000)

@@ -157,7 +157,8 @@ def test_a_worker_that_only_lost_its_connection_did_not_die() -> None:
 def test_a_worker_that_never_got_the_request_may_be_sent_it_again() -> None:
     refused = failed(1, ErrorCode.NO_WORKER, outcome=Outcome.REFUSED)
     assert not refused.excludes(reconnected_at=0.0)
-    assert failed(1, ErrorCode.OVERLOADED, outcome=Outcome.REFUSED).excludes(reconnected_at=0.0)
+    assert not failed(1, ErrorCode.OVERLOADED, outcome=Outcome.REFUSED).excludes(reconnected_at=0.0)
+    assert failed(1, ErrorCode.RATE_LIMITED, outcome=Outcome.REFUSED).excludes(reconnected_at=0.0)
     silent = attempt()
     silent.end(silent.overdue(), 100.25, said_all=False)
     assert silent.excludes(reconnected_at=99.0)
