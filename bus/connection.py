@@ -34,6 +34,7 @@ PING_INTERVAL = 5
 CONNECT_TIMEOUT = 2
 PENDING_BYTES = 8 << 20
 """What may wait while the server is away; beyond it publishing fails instead of filling memory."""
+HEADER_FRAME = len(b"NATS/1.0\r\n\r\n")
 RECONNECT_FIRST = 0.8
 """Seconds over which clients of a server that died come back; each failure doubles it."""
 RECONNECT_CAP = 3.0
@@ -159,8 +160,13 @@ class Bus:
         return self._client
 
     def check_size(self, data: bytes, headers: Headers | None = None) -> None:
-        """Raises `BullpenError(payload_too_large)` when the server would not take this message."""
-        size = len(data) + sum(len(key) + len(value) + 4 for key, value in (headers or {}).items())
+        """Raises `BullpenError(payload_too_large)` when the server would not take this message.
+
+        Counted as the server does, to the byte: it closes the connection of whoever sends more, for good.
+        """
+        size = len(data)
+        if headers is not None:
+            size += HEADER_FRAME + sum(len(f"{name}: {value}\r\n".encode()) for name, value in headers.items())
         if size > self.max_payload:
             raise BullpenError(
                 ErrorCode.PAYLOAD_TOO_LARGE,

@@ -20,6 +20,8 @@ MAX_NESTING = 32
 DEFAULT_DEADLINE_MS = 120_000
 MAX_DEADLINE_MS = 86_400_000
 INT64_MAX = 2**63 - 1
+TENANT_CHARACTERS = 256
+"""Bills and budgets go by it, so the books have it in an index, which takes no more than some 2,700 bytes."""
 _PART_TYPES = ("text", "image_url")
 
 Policy = Literal["balanced", "cheapest", "fastest", "best", "local_only"]
@@ -122,6 +124,8 @@ class InferenceRequest(StrictModel):
         system = self.context.get("system")
         if system is not None and not isinstance(system, str):
             raise _FieldError("context.system", "should be a string")
+        if len(self.tenant) > TENANT_CHARACTERS:
+            raise _FieldError("metadata.tenant", f"should have at most {TENANT_CHARACTERS} characters")
         self._earlier_turns()
         return self
 

@@ -17,6 +17,9 @@ from contracts.heartbeat import Price, WorkerState
 from contracts.request import ContentMode, InferenceRequest
 from contracts.response import ConfidenceSource, InferenceResponse, Outcome
 
+MOST_ESCAPED = len(r"\u0000")
+"""Bytes that a character of one byte has in JSON at most."""
+
 
 class ResponseRecord(OpenModel):
     """One row per request, answered or failed."""
@@ -69,12 +72,20 @@ class ResponseRecord(OpenModel):
     def within(self, most: int) -> "ResponseRecord":
         """The same with no more than about `most` bytes of content, so that a message can carry it.
 
-        What people asked and got is cut, and says so; figures never are.
+        What people asked and got is cut, and says so; figures never are, nor is the tenant.
         """
-        if len(to_json((self.prompt, self.output, self.context))) <= most:
+        if len(to_json((self.prompt, self.output, self.context, self.metadata))) <= most:
             return self
+        metadata = self.metadata
+        if len(to_json(metadata)) > most // 4:
+            metadata = {name: value for name, value in metadata.items() if name == "tenant"}
         return self.model_copy(
-            update={"prompt": _cut(self.prompt, most // 3), "output": _cut(self.output, most // 3), "context": {}}
+            update={
+                "prompt": _cut(self.prompt, most // 3),
+                "output": _cut(self.output, most // 3),
+                "context": {},
+                "metadata": metadata,
+            }
         )
 
     @classmethod
@@ -129,9 +140,14 @@ class ResponseRecord(OpenModel):
 
 
 def _cut(text: str | None, most: int) -> str | None:
-    """`text` in at most so many bytes."""
+    """`text` in about so many bytes of JSON."""
+    if len(to_json(text)) <= most:
+        return text
     whole = (text or "").encode()
-    return text if len(whole) <= most else f"{whole[:most].decode(errors='ignore')} … ({len(whole)} bytes in all)"
+    kept = whole[:most].decode(errors="ignore")
+    if len(to_json(kept)) > most + 2:
+        kept = kept[: most // MOST_ESCAPED]
+    return f"{kept} … ({len(whole)} bytes in all)"
 
 
 _SHARED = tuple(name for name in ResponseRecord.model_fields if name in InferenceResponse.model_fields)

@@ -81,6 +81,32 @@ async def test_oversize_is_refused_before_it_is_sent(bus: Bus) -> None:
     assert str(bus.max_payload) in caught.value.message
 
 
+def fits(bus: Bus, size: int, headers: dict[str, str]) -> bool:
+    try:
+        bus.check_size(bytes(size), headers)
+    except BullpenError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("headers", [{}, {"A": "b"}, {"A": "\u2603" * 9}])
+async def test_the_largest_message_that_we_let_through_is_one_that_the_server_takes(
+    bus: Bus, headers: dict[str, str]
+) -> None:
+    """One that is a byte larger would end the connection for good."""
+    most = next(size for size in range(bus.max_payload, 0, -1) if fits(bus, size, headers))
+    heard = asyncio.Event()
+
+    async def hear(message: Message) -> None:
+        heard.set()
+
+    await bus.subscribe("ears", hear)
+    await bus.publish("ears", b"x" * most, headers=headers)
+    async with asyncio.timeout(5):
+        await heard.wait()
+    assert not bus.lost.is_set()
+
+
 @pytest.mark.parametrize(
     "poison",
     [

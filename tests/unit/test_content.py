@@ -263,3 +263,34 @@ def test_the_environment_can_say_the_key(tmp_path: Any, monkeypatch: pytest.Monk
 def test_without_a_data_directory_there_is_no_key(tmp_path: Any) -> None:
     assert content_key(tmp_path / "nowhere") == b""
     assert not (tmp_path / "nowhere").exists()
+
+
+MOST = 40_000
+"""Bytes of content that a message has room for, here."""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prompt": "a" * MOST, "output": "é" * MOST},
+        {"prompt": "\0" * MOST, "output": "\0" * MOST},
+        {"prompt": "a", "context": {"a": "b" * MOST * 2}},
+        {"prompt": "a", "metadata": {"tenant": "acme", "user": "b" * MOST * 2}},
+        {"prompt": "\0" * MOST, "output": '"' * MOST, "metadata": {"tenant": "acme", "user": "b" * (MOST // 5)}},
+    ],
+    ids=["words", "control characters", "context", "metadata", "everything"],
+)
+def test_no_answer_is_too_large_for_the_books(changes: dict[str, Any]) -> None:
+    """Its words may be: then they are cut, and who pays for it still stands there."""
+    told: dict[str, Any] = {"prompt": "a", "output": "b", "metadata": {"tenant": "acme"}, "context": {}} | changes
+    record = response(**told)
+    kept = record.within(MOST)
+    texts = {"prompt", "output", "context", "metadata"}
+    assert len(kept.to_bytes()) < MOST + 2000 < len(record.to_bytes())
+    assert kept.metadata["tenant"] == "acme"
+    assert kept.model_dump(exclude=texts) == record.model_dump(exclude=texts)
+
+
+def test_what_fits_is_not_cut() -> None:
+    record = response(prompt="a" * (MOST // 2), metadata={"tenant": "acme", "user": "b" * (MOST // 3)})
+    assert record.within(MOST) == record

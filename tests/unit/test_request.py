@@ -77,6 +77,7 @@ BAD_FIELDS: dict[str, tuple[dict[str, Any], str]] = {
     "image that is none": (image(url="data:text/html;base64,AAAA"), "messages.0.content.0.image_url.url"),
     "unknown image detail": (image(detail="huge"), "messages.0.content.0.image_url.detail"),
     "typo": (said(temprature=0.5), "temprature"),
+    "a tenant that no index takes": (said(metadata={"tenant": "a" * 257}), "metadata.tenant"),
     "temperature is text": (said(temperature="0.5"), "temperature"),
     "temperature is a truth value": (said(temperature=True), "temperature"),
     "temperature too high": (said(temperature=2.01), "temperature"),
