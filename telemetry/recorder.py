@@ -121,7 +121,8 @@ class Recorder:
         for entry in entries:
             tables.setdefault(entry.table, []).append(entry.row)
         letters = [replace(one.letter, body=self._discretion.unread(one.letter.body)) for one in unbookable]
-        self.stored += await self._database.until_done(lambda: self._store.save(tables, letters), self._hold)
+        new = await self._database.until_done(lambda: self._store.save(tables, letters), self._hold)
+        self.stored += new  # not in one line: the others' lanes add to it while this one waits
 
     async def _hold(self) -> None:
         """Tells JetStream that what we have is still being worked on, so that nobody else gets it."""

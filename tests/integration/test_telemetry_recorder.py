@@ -131,6 +131,16 @@ async def test_two_accountants_share_the_work(books: Books) -> None:
     await eventually(lambda: {m.source for m in books.metrics if m.stored} == {"t-1", "t-2"})
 
 
+async def test_what_is_stored_side_by_side_is_counted_once_and_wholly(books: Books) -> None:
+    await books.make_stream()
+    books.tell(*(response() for _ in range(500)))
+    await books.told()
+    books.start(batch_size=10)
+    await eventually(books.booked(500), timeout=15)
+    await eventually(lambda: books.latest.stored == 500)
+    assert min(metrics.per_second for metrics in books.metrics) >= 0
+
+
 DIES_BEFORE_IT_ACKNOWLEDGES = """
 import asyncio, os, signal, sys
 from bus import BusSettings
