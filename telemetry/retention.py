@@ -25,17 +25,19 @@ EVERY = 3600.0
 LONGEST = 3600.0
 """Seconds that a round may take."""
 BATCH = 2000
-"""Requests that are emptied in one transaction."""
+"""Rows that are emptied in one transaction."""
 FROM_THE_START_EVERY = timedelta(days=1)
 """Between, a round goes on where the one before it ended: what was emptied is not looked at again."""
 FIRST = UUID(int=0)
+WORDS = ("expire_content", "expire_errors", "expire_comments")
+"""What empties the words of requests, of tries and of judgements."""
 
 
 class Housekeeper:
     def __init__(self, store: Store, config: TelemetryConfig) -> None:
         self._store = store
         self.config = config
-        self._emptied_up_to = FIRST
+        self._emptied_up_to = dict.fromkeys(WORDS, FIRST)
         self._began: datetime | None = None
 
     async def run(self) -> None:
@@ -66,13 +68,14 @@ class Housekeeper:
 
     async def _empty(self, connection: Connection, now: datetime, age: timedelta) -> None:
         if self._began is None or now - self._began >= FROM_THE_START_EVERY:
-            self._began, self._emptied_up_to = now, FIRST
-        count = 0
-        while rows := await connection.fetch(sql("expire_content"), self._emptied_up_to, now - age, BATCH):
-            count += len(rows)
-            self._emptied_up_to = max(row["request_id"] for row in rows)
-        if count:
-            log.info("content_expired", requests=count)
+            self._began, self._emptied_up_to = now, dict.fromkeys(WORDS, FIRST)
+        for query in WORDS:
+            count = 0
+            while rows := await connection.fetch(sql(query), self._emptied_up_to[query], now - age, BATCH):
+                count += len(rows)
+                self._emptied_up_to[query] = max(row["last"] for row in rows)
+            if count:
+                log.info("content_expired", by=query, rows=count)
 
 
 def _months_before(now: datetime, months: int) -> datetime:

@@ -121,7 +121,7 @@ async def test_a_recorder_can_do_its_work_and_no_more(store: Store, login: str) 
     rows = {
         "responses": [response(cost_usd=None, request_id=id_of_2031).to_bytes()],
         "attempts": [attempt().to_bytes()],
-        "feedback": [feedback().to_bytes()],
+        "feedback": [feedback(comment="said").to_bytes()],
         "worker_events": [worker_event().to_bytes()],
     }
     assert await recorder.save(rows, [DeadLetter(1, "telemetry.x", "why", b"?")]) == 4
@@ -130,7 +130,7 @@ async def test_a_recorder_can_do_its_work_and_no_more(store: Store, login: str) 
     )  # its cost is known now
     keeper = Housekeeper(recorder, TelemetryConfig(retention=1, content_retention=1))
     assert await keeper.tidy(NOW.replace(year=2040))
-    assert await fetch(store, "SELECT content FROM responses") == [("none",)]
+    assert await fetch(store, "SELECT content, comment FROM responses, feedback") == [("none", None)]
     assert await fetch(store, "SELECT to_regclass('responses_2040_09') IS NOT NULL") == [(True,)]
     await recorder.close()
     await refused(

@@ -9,13 +9,13 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from contracts import new_id, utc_now
+from contracts import OpenModel, new_id, utc_now
 from telemetry import partitions, retention
 from telemetry.config import TelemetryConfig
 from telemetry.migrate import LOCK, migrate
 from telemetry.retention import BATCH, Housekeeper
 from telemetry.store import Connection, Store
-from tests.books import Books, attempt, response
+from tests.books import Books, attempt, feedback, response
 from tests.support import eventually
 
 NOW = datetime(2026, 11, 23, 15, tzinfo=UTC)
@@ -189,6 +189,21 @@ async def test_words_go_before_figures_do(store: Store, monkeypatch: pytest.Monk
     assert await value(store, f"SELECT count(*) FROM responses WHERE {empty} AND tokens_used = 30") == 22
     whole = "prompt = 'hi' AND output = 'ho' AND content = 'full'"
     assert await value(store, f"SELECT count(*) FROM responses WHERE {whole}") == 2
+
+
+async def test_words_go_wherever_they_stand(store: Store) -> None:
+    old, asked = NOW - timedelta(days=31), id_of(NOW - timedelta(days=31))
+    told = {"created_at": old, "error_message": "the provider says: 400 'my secret'"}
+    failed = response(**told, request_id=asked, status="error", metadata={"tenant": "acme", "user": "Ada Lovelace"})
+    tries = [attempt(**told, request_id=asked, attempt=number) for number in (1, 2)]
+    judged = feedback(created_at=old, comment="Ada's was better", score=0.25)
+    rows: dict[str, list[OpenModel]] = {"responses": [failed], "attempts": [*tries], "feedback": [judged]}
+    await store.save({table: [row.to_bytes() for row in records] for table, records in rows.items()})
+    assert await housekeeper(store, content_retention=30).tidy(NOW)
+    assert await value(store, "SELECT count(*) FROM responses WHERE error_message IS NOT NULL") == 0
+    assert await value(store, "SELECT metadata::text || tenant FROM responses") == '{"tenant": "acme"}acme'
+    assert await value(store, "SELECT count(*) FROM attempts WHERE error_message IS NULL") == 2
+    assert await value(store, "SELECT count(*) FROM feedback WHERE comment IS NULL AND score = 0.25") == 1
 
 
 async def test_words_that_come_late_go_with_the_next_days_round(store: Store) -> None:
