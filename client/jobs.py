@@ -55,12 +55,16 @@ class JobResult:
 
     @cached_property
     def answer(self) -> InferenceResponse | ErrorReply:
-        """Raises `BullpenError(internal)` when it cannot be read."""
-        try:
-            told = from_json(self.body)
-            return (ErrorReply if "error" in told else InferenceResponse).model_validate(told)
-        except (ValueError, TypeError):
-            raise BullpenError(ErrorCode.INTERNAL, f"the result of job {self.job_id} cannot be read") from None
+        """One that cannot be read is an error too: anybody may publish on `result.…`."""
+        return self._read or ErrorReply(
+            error=BullpenError(ErrorCode.INTERNAL, "what was published as the result cannot be read").detail()
+        )
+
+    @property
+    def line(self) -> bytes:
+        """The body as one line of JSON."""
+        whole = self.body if self._read else self.answer.to_bytes()
+        return whole.replace(b"\r", b" ").replace(b"\n", b" ")
 
     @property
     def failed(self) -> bool:
@@ -69,6 +73,14 @@ class JobResult:
     @property
     def task_id(self) -> str:
         return self.answer.task_id or ""
+
+    @cached_property
+    def _read(self) -> InferenceResponse | ErrorReply | None:
+        try:
+            told = from_json(self.body)
+            return (ErrorReply if "error" in told else InferenceResponse).model_validate(told)
+        except (ValueError, TypeError):
+            return None
 
 
 class Jobs:

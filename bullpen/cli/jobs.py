@@ -5,6 +5,7 @@ one was, because a job is named after the file's content and the line, and what 
 """
 
 import asyncio
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -67,7 +68,7 @@ def submit(
         raise usage(f"{file} was not submitted:\n{error}", "correct these lines and submit it again") from None
     if not batch.lines:
         raise usage(f"{file} has no jobs", "write one request or prompt to a line")
-    come_back = f"bullpen results {batch.name}" if str(file) == "-" else f"bullpen submit {file}"
+    come_back = f"bullpen results {batch.name}" if str(file) == "-" else _again(file, priority, out)
     try:
         run(lambda: _submit(batch, wait=wait, out=out))
     except typer.Exit as end:
@@ -78,7 +79,7 @@ def submit(
 
 def results(
     which: Annotated[
-        list[str] | None, typer.Argument(metavar="[BATCH|TASK]...", help="Of these only", show_default=False)
+        list[str] | None, typer.Argument(metavar="[BATCH|JOB|TASK]...", help="Of these only", show_default=False)
     ] = None,
     *,
     failed: Annotated[bool, typer.Option("--failed", help="Only jobs that were not answered")] = False,
@@ -87,7 +88,7 @@ def results(
 ) -> None:
     """What became of submitted jobs.
 
-    Of a batch, of a task, of all: results are kept for a week.
+    Of a batch, of a job, of a task, of all: results are kept for a week. Exit code 1: there is none of that name.
 
     Examples:
 
@@ -108,6 +109,13 @@ def _read(file: Path) -> bytes:
 
 
 # Submitting
+
+
+def _again(file: Path, priority: Priority, out: Path | None) -> str:
+    """The same command: with another priority it would be another batch."""
+    options = [] if priority == "batch" else ["--priority", priority]
+    options += [] if out is None else ["--out", str(out)]
+    return shlex.join(["bullpen", "submit", str(file), *options])
 
 
 async def _submit(batch: Batch, *, wait: bool, out: Path | None) -> None:
@@ -248,35 +256,44 @@ def _shown(found: Found) -> Iterator[View]:
 
 
 async def _results(which: list[str], *, failed: bool, json: bool, out: Path | None) -> None:
-    found: dict[int, JobResult] = {}
     async with connected() as bullpen:
-        for subject in _subjects(which):
-            async for result in bullpen.jobs.results(subject):
-                if _is_meant(result, which) and (result.failed or not failed):
-                    found[result.seq] = result
-    chosen = [found[seq] for seq in sorted(found)]
+        found = await _look_for(bullpen, which)
+    if which and not found:
+        problem("no such results", "`bullpen results` lists all that are kept; jobs may still be worked on")
+        raise typer.Exit(ERROR_REPLY)
+    chosen = [result for result in found if result.failed or not failed]
     if json or out is not None:
         _write(chosen, out, to_screen=True)
         return
     if not chosen:
-        raise usage("no such results", "`bullpen results` lists all that are kept; jobs may still be worked on")
+        note("none of them failed" if found else "there are no results yet; `bullpen submit FILE` makes some")
+        return
     columns = [words("job"), words("task"), words("result")]
     show(table(columns, [(clean(r.job_id) or "–", clean(r.task_id), _summary(r)) for r in chosen]))
 
 
-def _subjects(which: list[str]) -> list[str]:
-    """Where to look: a batch's results are anywhere, a task's under its name."""
-    names = {s.result(name) for name in which}
-    return [s.RESULT_ANY] if not which or any(_may_be_batch(name) for name in which) else sorted(names)
+async def _look_for(bullpen: Bullpen, which: list[str]) -> list[JobResult]:
+    """The oldest first. A task's are under its name, which is quick; a batch's, or a job's, may be anywhere."""
+    tasks = sorted({s.result(name) for name in which})
+    found = await _under(bullpen, tasks, which) if tasks else {}
+    told = {name for result in found.values() for name in _names(result)}
+    if not which or not told.issuperset(which):
+        found |= await _under(bullpen, [s.RESULT_ANY], which)
+    return [found[seq] for seq in sorted(found)]
 
 
-def _may_be_batch(name: str) -> bool:
-    return len(name) == 16 and all(digit in "0123456789abcdef" for digit in name)
+async def _under(bullpen: Bullpen, subjects: list[str], which: list[str]) -> dict[int, JobResult]:
+    return {
+        result.seq: result
+        for subject in subjects
+        async for result in bullpen.jobs.results(subject)
+        if not which or not _names(result).isdisjoint(which)
+    }
 
 
-def _is_meant(result: JobResult, which: list[str]) -> bool:
-    names = {result.task_id, result.job_id, result.job_id.rpartition("-")[0]}
-    return not which or not names.isdisjoint(which)
+def _names(result: JobResult) -> set[str]:
+    """By which one may ask for it."""
+    return {result.task_id, result.job_id, result.job_id.rpartition("-")[0]} - {""}
 
 
 def _summary(result: JobResult) -> str:
@@ -296,9 +313,9 @@ def _write(found: list[JobResult], out: Path | None, *, to_screen: bool) -> None
         sys.stdout.buffer.flush()
     elif to_screen:
         for result in found:
-            typer.echo(clean(result.body.decode("utf-8", "replace")))
+            typer.echo(clean(result.line.decode("utf-8", "replace")))
 
 
 def _lines(found: list[JobResult], file: BinaryIO) -> None:
     for result in found:
-        file.write(result.body + b"\n")
+        file.write(result.line + b"\n")

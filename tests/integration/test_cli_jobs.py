@@ -76,3 +76,51 @@ async def test_ctrl_c_says_how_to_come_back(mesh: SmallMesh, nats_server: str, t
         terminal.interrupt()
         assert await terminal.end() == 130
         assert f"bullpen submit {file} (goes on from here)" in terminal.screen
+
+
+async def test_who_comes_back_submits_the_same_batch(tmp_path: Path) -> None:
+    """A priority is a part of its name."""
+    file, out = tmp_path / "my jobs.jsonl", tmp_path / "out.jsonl"
+    file.write_text("hello\n")
+    env = {"NATS_URL": "nats://127.0.0.1:1"}
+    told = await bullpen("submit", str(file), "--priority", "interactive", "--out", str(out), env=env)
+    assert told.code == 3
+    assert f"bullpen submit '{file}' --priority interactive --out {out}" in told.err
+
+
+async def test_where_nothing_is_kept_nothing_is_wrong(mesh: SmallMesh, nats_server: str) -> None:
+    env = {"NATS_URL": nats_server}
+    for arguments in ((), ("--failed",), ("--json",)):
+        told = await bullpen("results", *arguments, env=env)
+        assert (told.code, told.out) == (0, "")
+    missing = await bullpen("results", "nosuch", "--json", env=env)
+    assert (missing.code, missing.out) == (1, "")
+    assert "no such results" in missing.err
+
+
+async def test_a_result_has_the_name_of_its_job_too(mesh: SmallMesh, nats_server: str) -> None:
+    env = {"NATS_URL": nats_server}
+    told = await bullpen("submit", "-", stdin=b'{"prompt": "hello", "task_id": "mine"}\n', env=env)
+    job = f"{(await bullpen('submit', '-', '--no-wait', stdin=b'hello', env=env)).out.strip()}-1"
+    assert json.loads(told.out)["task_id"] == "mine"
+
+    async def there() -> bool:
+        return (await bullpen("results", job, env=env)).code == 0
+
+    await eventually(there, timeout=10, every=0.2)
+    listed = await bullpen("results", env=env)
+    of_mine = next(line.split()[0] for line in listed.out.splitlines() if " mine " in line)
+    assert json.loads((await bullpen("results", of_mine, "--json", env=env)).out)["task_id"] == "mine"
+
+
+async def test_what_is_no_result_hides_none_of_the_others(mesh: SmallMesh, nats_server: str) -> None:
+    env = {"NATS_URL": nats_server}
+    assert (await bullpen("submit", "-", stdin=b"hello\n", env=env)).code == 0
+    for junk in (b"junk", b"", b'["x"]', b'{\n"error": 1}'):
+        await mesh.bus.publish("result.junk", junk)
+    await mesh.bus.flush()
+    listed = await bullpen("results", env=env)
+    assert (listed.code, len(listed.out.splitlines())) == (0, 1 + 1 + 4)
+    assert listed.out.count("cannot be read") == 4
+    told = [json.loads(line) for line in (await bullpen("results", "--json", env=env)).out.splitlines()]
+    assert ["error" in one for one in told] == [False, True, True, True, True]
