@@ -317,6 +317,12 @@ class Attempt:
             hedged = self.ended.outcome is Outcome.HEDGED_LOSER
             outcome = Outcome.HEDGED_LOSER if hedged else Outcome.LATE_DISCARDED
             self.ended = replace(self.ended, outcome=outcome, usage=used(event))
+        self.pay()
+
+    def pay(self) -> None:
+        """Out of what was reserved: what it cost, as far as is known now."""
+        if self.reservation is not None:
+            self.reservation.settle(self.likely_cost)
 
     @property
     def cost(self) -> Decimal | None:

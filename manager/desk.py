@@ -135,8 +135,7 @@ class Desk:
         attempt.choice.member.assigned -= 1
         attempt.errand.known = True
         attempt.choice.member.said_full = attempt.said_full
-        if attempt.reservation is not None:
-            attempt.reservation.settle(attempt.likely_cost)
+        attempt.pay()
         if isinstance(attempt.ended, FinalResponse):
             self._answered(attempt, attempt.ended)
         elif isinstance(attempt.ended, Ending):

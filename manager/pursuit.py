@@ -293,6 +293,7 @@ class Pursuit:
         attempt, event = heard.attempt, heard.event
         if isinstance(event, FinalResponse) and not self._inflight.reply.streaming and not attempt.said_all:
             attempt.end(event, self._desk.now(), said_all=True)
+            attempt.pay()
             self._desk.learn_late(attempt, event)
             return event
         if isinstance(event, ErrorReply | FinalResponse):

@@ -195,10 +195,20 @@ class Reservation:
     """What was reserved for one request, in each of its purses."""
 
     usd: Decimal
-    purses: tuple[Purse, ...]
+    purses: tuple[Purse, ...] = ()
+    settled: Decimal | None = None
+    """What it did cost, as far as was known when it was settled last."""
+
+    def add(self, purse: Purse) -> None:
+        purse.reserve(self.usd)
+        self.purses += (purse,)
 
     def settle(self, usd: Decimal | None) -> None:
-        """`usd`: what it did cost, as far as is known; None: as much as was reserved."""
+        """`usd`: what it did cost, as far as is known; None: as much as was reserved. May be said again, corrected."""
+        cost = self.usd if usd is None else usd
         for purse in self.purses:
-            purse.settle(self.usd, self.usd if usd is None else usd)
-        self.purses = ()
+            if self.settled is None:
+                purse.settle(self.usd, cost)
+            else:
+                purse.settle(NOTHING, cost - self.settled)
+        self.settled = cost

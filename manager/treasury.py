@@ -69,15 +69,17 @@ class Treasury:
         """
         if not self._budgets or not usd:
             return None
-        purses: list[Purse] = []
-        for account in accounts(self._budgets, tenant, model_id, self._clock()):
-            purse = self._purses.setdefault(account.key, Purse(account))
-            if not await self._can_pay(purse, usd):
-                raise self._exceeded(account)
-            purses.append(purse)
-        for purse in purses:
-            purse.reserve(usd)
-        return Reservation(usd, tuple(purses)) if purses else None
+        reservation = Reservation(usd)
+        try:
+            for account in accounts(self._budgets, tenant, model_id, self._clock()):
+                purse = self._purses.setdefault(account.key, Purse(account))
+                if not await self._can_pay(purse, usd):
+                    raise self._exceeded(account)
+                reservation.add(purse)  # at once: others ask for the same money while we wait for the next purse
+        except BaseException:
+            reservation.settle(NOTHING)
+            raise
+        return reservation if reservation.purses else None
 
     async def states(self) -> list[BudgetState]:
         """What is spent of every budget; of tenants on their own, of those that were heard from."""

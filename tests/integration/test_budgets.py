@@ -10,10 +10,13 @@ import pytest
 
 from bus import Bus, BusSettings, Message
 from client import Bullpen
+from contracts import Price
 from contracts import subjects as s
 from manager.config import Budget
 from manager.metrics import Metrics
 from manager.treasury import Treasury
+from tests.fake_worker import Asked, FakeWorker
+from tests.integration.test_failover import acting
 from tests.mesh import Json, SmallMesh
 from tests.servers import NatsServer, PlainNats
 from tests.support import eventually
@@ -58,6 +61,45 @@ async def test_three_managers_do_not_overshoot_a_tenant_s_budget(mesh: SmallMesh
     await eventually(all_is_spent, timeout=15)
     assert "output" in await mesh.ask(metadata={"tenant": "other"})
     assert "output" in await mesh.ask()
+
+
+async def test_who_pays_out_of_several_budgets_does_not_overshoot_the_smallest(mesh: SmallMesh) -> None:
+    """All at once, while a Manager that knows nothing yet asks the ledgers: each takes its money before the next looks."""
+    await mesh.worker("w-1", **PAID)
+    await mesh.manager(budgets=[{"tenant": "acme", "limit_usd": 0.05}, {"tenant": "*", "limit_usd": 0.04}, ALL])
+    asked: Json = {"metadata": {"tenant": "acme"}, "max_tokens": 10}
+    answers = await asyncio.gather(*(mesh.ask(**asked) for _ in range(50)))
+    assert spent(answers) <= Decimal("0.04")
+    assert {a["error"]["code"] for a in answers if "error" in a} == {"budget_exceeded"}
+
+    async def all_is_spent() -> bool:
+        """What was set aside in one budget, for a request that another one refused, is free again."""
+        answers.append(await mesh.ask(**asked))
+        return spent(answers) == Decimal("0.04")
+
+    await eventually(all_is_spent, timeout=15)
+
+
+async def test_an_answer_that_came_late_is_paid_as_any_other(mesh: SmallMesh) -> None:
+    """Its attempt was given up on, and settled with what was known then: nothing."""
+
+    async def slow(asked: Asked) -> None:
+        await asked.claim()
+        await asked.progress()
+        await asyncio.sleep(1.0)
+        await asked.answer("after all", tokens=7, cost_usd=Decimal("0.007"))
+
+    price = Price(input_per_mtok=Decimal(0), output_per_mtok=Decimal(1000))
+    async with FakeWorker(mesh.bus, "f-1", acting(slow), price=price):
+        await mesh.manager(budgets=[ALL], first_token_timeout=0.6)
+        await mesh.worker("w-1", latency_ms=5000, max_concurrency=1)
+        assert (await mesh.ask())["output"] == "after all"
+    bullpen = Bullpen(mesh.bus)
+
+    async def paid() -> bool:
+        return [state.spent_usd for state in await bullpen.budgets()] == [Decimal("0.007")]
+
+    await eventually(paid, timeout=10)
 
 
 async def test_when_a_model_has_no_money_left_another_one_answers(mesh: SmallMesh) -> None:

@@ -39,6 +39,16 @@ def test_what_is_reserved_is_settled_with_what_it_did_cost() -> None:
     assert ledger.spent == Decimal("0.004") and not ledger.leases and purse.used == 0
 
 
+def test_what_it_did_cost_may_be_known_better_later() -> None:
+    purse = Purse(account())
+    reservation = Reservation(CENT)
+    reservation.add(purse)
+    reservation.settle(Decimal("0.001"))
+    renew(purse, Ledger(), need=Decimal(0))
+    reservation.settle(Decimal("0.007"))
+    assert purse.reserved == 0 and purse.used == Decimal("0.006")
+
+
 def test_a_lease_that_was_not_renewed_cannot_pay_and_counts_as_spent() -> None:
     purse, other = Purse(account()), Purse(account())
     ledger = renew(purse, Ledger(), need=Decimal(4))
