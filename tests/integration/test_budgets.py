@@ -64,7 +64,7 @@ async def test_three_managers_do_not_overshoot_a_tenant_s_budget(mesh: SmallMesh
 
 
 async def test_who_pays_out_of_several_budgets_does_not_overshoot_the_smallest(mesh: SmallMesh) -> None:
-    """All at once, while a Manager that knows nothing yet asks the ledgers: each takes its money before the next looks."""
+    """All at once, while a Manager that knows nothing yet asks the ledgers."""
     await mesh.worker("w-1", **PAID)
     await mesh.manager(budgets=[{"tenant": "acme", "limit_usd": 0.05}, {"tenant": "*", "limit_usd": 0.04}, ALL])
     asked: Json = {"metadata": {"tenant": "acme"}, "max_tokens": 10}
