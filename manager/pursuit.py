@@ -176,14 +176,11 @@ class Pursuit:
         listener = desk.bus.listen(lambda message: self._hear(attempt, message))
         inflight.listeners.append(listener)
         attempt.inbox = listener.subject
+        subject = s.infer_worker(choice.member.heartbeat.backend, choice.member.worker_id)
+        headers = inflight.headers_for(attempt, now)
         try:
-            await desk.bus.publish(
-                s.infer_worker(choice.member.heartbeat.backend, choice.member.worker_id),
-                inflight.body,
-                reply=listener.subject,
-                headers=inflight.headers_for(attempt, now),
-            )
-        except BullpenError as error:  # too large with what we have to say beside it: it never left
+            await desk.bus.publish(subject, inflight.body, reply=listener.subject, headers=headers)
+        except BullpenError as error:  # too large with what we add to it: the worker never hears of it
             self._end(attempt, Ending(Outcome.REFUSED, error, FREE), said_all=True)
             raise
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from pydantic_core import to_json
 
 from contracts import BullpenError, ErrorCode, Outcome, PartialUsage, Price
 from telemetry import queries
@@ -218,6 +219,20 @@ async def test_whatever_becomes_of_a_request_it_costs_what_its_attempts_cost(mes
     await agree(books)
     row = next(row for row in await books.rows("attempts") if row["outcome"] == "uncertain")
     assert row["cost_usd"] == EXACT.cost(2, 20)  # it was told to stop, and said what it had used
+
+
+async def test_what_was_too_large_to_be_sent_has_cost_nothing(mesh: SmallMesh, books: Books) -> None:
+    """The caller's message fits, and does not any more with what the Manager says to the worker beside it."""
+    await mesh.worker("w-1", price=PRICE)
+    await mesh.manager()
+    most = mesh.bus.max_payload
+    body = to_json({"prompt": "hi", "metadata": {"a": "b" * (most - 100)}})
+    answer = await mesh.ask_raw(body + b" " * (most - len(body)))
+    assert answer["error"]["code"] == "payload_too_large"
+    [row] = (await by_task(books, "responses", 1)).values()
+    assert row["cost_usd"] == 0
+    [tried] = (await by_task(books, "attempts", 1)).values()
+    assert (tried["outcome"], tried["error_code"], tried["cost_usd"]) == ("refused", "payload_too_large", 0)
 
 
 async def test_what_the_slower_of_two_has_cost_is_booked(mesh: SmallMesh, books: Books) -> None:
