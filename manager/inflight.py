@@ -22,6 +22,7 @@ from contracts import (
     FinalResponse,
     InferenceRequest,
     InferenceResponse,
+    Outcome,
     ResponseRecord,
     StatusRequest,
     WorkerMessage,
@@ -132,6 +133,8 @@ class Inflight:
             waited=waited,
             spent=spent,
             unaffordable=frozenset(self.unaffordable),
+            unsure=frozenset(attempt.model_id for attempt in self.attempts if attempt.outcome is Outcome.OK),
+            confidence=0.0 if self.best is None else self.best.confidence,
         )
 
     def remaining(self, now: float) -> float:

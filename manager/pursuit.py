@@ -55,19 +55,21 @@ class Pursuit:
 
     async def answer(self) -> InferenceResponse:
         """Asks one worker after the other until one has answered well enough. Raises `BullpenError`."""
-        inflight = self._inflight
         while True:
-            choice = await self._choose()
-            if choice is None:
-                return await self._best()
-            await self._send(choice)
-            self._hedge_at = self._hedging_from()
-            answer = await self._follow()
-            if answer is not None and self._sure_enough(answer):
-                return await self._best()
-            if answer is None and (error := self._verdict()):
-                if inflight.best is None:
+            try:
+                choice = await self._choose()
+                if choice is None:
+                    return await self._best()
+                await self._send(choice)
+                self._hedge_at = self._hedging_from()
+                answer = await self._follow()
+                if answer is None and (error := self._verdict()):
                     raise error
+            except BullpenError:
+                if self._inflight.best is None or self._inflight.stopped is not None:
+                    raise
+                return await self._best()  # a less sure answer is better than none
+            if answer is not None and self._sure_enough(answer):
                 return await self._best()
 
     def _sure_enough(self, answer: FinalResponse) -> bool:
@@ -78,6 +80,7 @@ class Pursuit:
         return answer.confidence >= (inflight.request.min_confidence or 0.0)
 
     async def _best(self) -> InferenceResponse:
+        """The surest answer."""
         answer = self._inflight.best
         assert answer is not None
         attempt = next(a for a in self._inflight.attempts if a.ended is answer)
@@ -116,9 +119,11 @@ class Pursuit:
             if inflight.remaining(self._desk.now()) <= 0:
                 raise out_of_time()
             if (late := self._late_answer()) is not None:
-                inflight.best = late
+                self._sure_enough(late)
                 return None
             ranking = self._chooser.rank()
+            if inflight.best is not None and not ranking.in_time and ranking.obstacle is not Obstacle.FULL:
+                return None  # nobody surer, or not in time
             if ranking.winner is None and self._has_last_resort(ranking.obstacle):
                 ranking = self._chooser.last_resort()
             if ranking.winner is not None:
@@ -126,8 +131,6 @@ class Pursuit:
                     continue
                 self._chooser.explain(ranking)
                 return ranking.winner
-            if inflight.best is not None:
-                return None
             await self._chooser.wait_for_somebody(ranking)
 
     def _has_last_resort(self, obstacle: Obstacle) -> bool:
@@ -216,14 +219,14 @@ class Pursuit:
             until = self._patience_ends()
             heard = await inflight.events.next(until)
             if inflight.stopped is not None:
-                await self._call_off(inflight.stopped)
+                await self._call_off(inflight.stopped, Outcome.CANCELLED)
                 raise inflight.stopped
             if heard is None and self._desk.now() > until + OVERSLEPT and inflight.deadline > self._desk.now():
                 self._wait_again()
             elif heard is None:
                 await self._lose_patience()
             elif (answer := await self._take(heard)) is not None:
-                await self._call_off(BullpenError(ErrorCode.CANCELLED, "another worker was quicker"))
+                await self._call_off(_beaten(), Outcome.HEDGED_LOSER)
                 return answer
         return None
 
@@ -271,7 +274,7 @@ class Pursuit:
             return  # the rest comes with the answer
         self._hedge_at = inf
         if len(self._inflight.running) > 1:
-            await self._call_off(BullpenError(ErrorCode.CANCELLED, "another worker was quicker"), but=attempt)
+            await self._call_off(_beaten(), Outcome.HEDGED_LOSER, but=attempt)
         await self._deliver(chunk.delta, attempt.start.tokens + attempt.tokens)
 
     async def _deliver(self, text: str, tokens: int) -> None:
@@ -309,7 +312,7 @@ class Pursuit:
     async def _lose_patience(self) -> None:
         inflight, now = self._inflight, self._desk.now()
         if inflight.remaining(now) <= 0:
-            await self._call_off(out_of_time())
+            await self._call_off(out_of_time(), Outcome.UNCERTAIN)
             raise out_of_time()
         if now >= self._hedge_at:
             await self._hedge()
@@ -353,11 +356,8 @@ class Pursuit:
 
     # Ending
 
-    async def _call_off(self, why: BullpenError, but: Attempt | None = None) -> None:
+    async def _call_off(self, why: BullpenError, outcome: Outcome, but: Attempt | None = None) -> None:
         """Stops everybody who is still at it: their answer is not wanted (any more)."""
-        won = but is not None or any(isinstance(attempt.ended, FinalResponse) for attempt in self._inflight.attempts)
-        wanted = Outcome.HEDGED_LOSER if won else Outcome.CANCELLED
-        outcome = Outcome.UNCERTAIN if why.code is ErrorCode.DEADLINE_EXCEEDED else wanted
         for attempt in self._inflight.running:
             if attempt is not but:
                 await self._give_up(attempt, Ending(outcome, why, attempt.seen))
@@ -382,3 +382,7 @@ class Pursuit:
             # The code alone: a provider may quote the question in what it says. The books have its words.
             log.info("attempt_ended", worker_id=attempt.worker_id, outcome=ending.outcome, error=ending.error.code)
         self._desk.learn(attempt)
+
+
+def _beaten() -> BullpenError:
+    return BullpenError(ErrorCode.CANCELLED, "another worker was quicker")

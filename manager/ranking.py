@@ -35,6 +35,8 @@ LATE = 25.0
 """What coming after the deadline adds to the load term: no price makes up for it."""
 IN_TIME, TOO_LATE = 0.6, 1.6
 """Shares of the time left: what is expected within the first is not feared to be late, after the second it is."""
+IN_VAIN = LATE * (1.0 - IN_TIME) / (TOO_LATE - IN_TIME)
+"""The load term of who is expected to answer when the time is over."""
 CROWDED = 0.25
 """How much longer a full worker is expected to take than an empty one."""
 UNSURE = 1.5
@@ -119,6 +121,12 @@ class Ranking:
     wait_s: float = 0.0
     """How long those who wait already will have to wait."""
 
+    @property
+    def in_time(self) -> bool:
+        """Whether the winner is expected to answer before the deadline."""
+        won = next((j for j in self.judged if j.choice is self.winner), None)
+        return won is not None and won.terms is not None and won.terms[2] < IN_VAIN
+
     @cached_property
     def candidates(self) -> tuple[Candidate, ...]:
         return tuple(judged.told() for judged in self.judged)
@@ -151,6 +159,10 @@ class Question:
     """Tokens of the prompt, as a worker told for whose model they were too many."""
     last_resort: bool = False
     """There is nobody else: who was only slow to claim is better than an error."""
+    unsure: frozenset[str] = frozenset()
+    """Models that have answered it, and were not sure enough."""
+    confidence: float = 0.0
+    """Of the surest of those answers."""
 
     @classmethod
     def of(cls, request: InferenceRequest, excluded: Iterable[str] = ()) -> "Question":
@@ -391,8 +403,8 @@ class Judge:
 
     def _not_now(self, choice: Choice) -> tuple[Obstacle, str] | None:
         question, member, now = self.question, choice.member, self.now
-        if member.worker_id in question.excluded:
-            return Obstacle.EXHAUSTED, "tried already"
+        if tried := self._tried(choice):
+            return Obstacle.EXHAUSTED, tried
         if dear := _too_dear(question, choice.card, self.estimates):
             return Obstacle.BUDGET, dear
         if not member.breaker.admits(now) and not (question.last_resort and member.breaker.only_unclaimed):
@@ -403,6 +415,18 @@ class Judge:
         if not member.free:
             return Obstacle.FULL, f"full ({member.load} of {member.heartbeat.capacity})"
         return None
+
+    def _tried(self, choice: Choice) -> str:
+        """Why it, or its model, has had its chance; empty: it may still help."""
+        question, model = self.question, choice.card.model_id
+        if choice.member.worker_id in question.excluded:
+            return "tried already"
+        if not question.unsure:
+            return ""
+        if model in question.unsure:
+            return f"{model} has answered, and was not sure enough"
+        hoped = self.estimates.of(model).confidence.hoped(DOUBT)
+        return f"hardly surer than {question.confidence:.2f}" if hoped <= question.confidence else ""
 
     def _resting(self, choice: Choice) -> str:
         """Why it is to be left alone for a while; empty: it is not."""
