@@ -45,3 +45,7 @@ class ModelGrades(OpenModel):
     workers: dict[str, Grade]
     records: dict[str, WorkRecord] = Field(default_factory=dict)
     """By worker, about once a minute: with them a Manager that starts need not learn everything anew."""
+    new: tuple[str, ...] = ()
+    """Of those on probation, who never had another grade."""
+    proven_since: datetime | None = None
+    """When somebody, with whatever model, was first found to do well; None: nobody was yet."""

@@ -1,13 +1,15 @@
 """Who may be asked how often: the grades that the accountant gives, as this Manager knows them.
 
 They come from a JetStream bucket, which is read when a model is first seen and followed from then on; without it
-everybody is regular. New ones get a tenth of what they would win. Benched ones are tried now and then, so that
-somebody notices when they are well again.
+everybody is regular. New ones get a tenth of what they would win. Who was here before anybody was proven is not new:
+in a young mesh the first to be asked must not keep the others from being asked at all. Benched ones are tried now and
+then, so that somebody notices when they are well again.
 """
 
 import asyncio
 import random
 from collections.abc import Callable, Iterable
+from datetime import datetime
 
 import structlog
 from pydantic import ValidationError
@@ -33,15 +35,28 @@ CANARY_AFTER = 30.0
 class Grades:
     def __init__(self) -> None:
         self._of: dict[str, dict[str, Grade]] = {}
+        self._new: dict[str, tuple[str, ...]] = {}
+        self._proven_since: datetime | None = None
         self._tried: dict[tuple[str, str], float] = {}
 
-    def of(self, model_id: str, worker_id: str) -> Grade:
-        """Who has none yet is new, if the others of its model have some."""
-        workers = self._of.get(model_id)
-        return workers.get(worker_id, "probation") if workers else "regular"
+    def of(self, model_id: str, worker_id: str, serves_since: datetime | None = None) -> Grade:
+        """Who has none yet is new, if anybody has one. `serves_since`: None if that cannot be said."""
+        if not self._of:
+            return "regular"
+        grade = self._of.get(model_id, {}).get(worker_id)
+        if grade is not None and worker_id not in self._new.get(model_id, ()):
+            return grade
+        return "regular" if self._was_here_before(serves_since) else "probation"
+
+    def _was_here_before(self, serves_since: datetime | None) -> bool:
+        """Whether it is one of those with whom the mesh began."""
+        return self._proven_since is None or (serves_since is not None and serves_since < self._proven_since)
 
     def learn(self, told: ModelGrades) -> None:
         self._of[told.model_id] = told.workers
+        self._new[told.model_id] = told.new
+        if told.proven_since is not None:
+            self._proven_since = told.proven_since
 
     def may_compete(self, grade: Grade, rng: random.Random) -> bool:
         """Whether one of this grade takes part in a decision."""

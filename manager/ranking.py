@@ -18,11 +18,11 @@ from functools import cached_property
 from math import inf
 from typing import NamedTuple
 
-from contracts import Candidate, Capability, Heartbeat, InferenceRequest, ModelCard, Terms
+from contracts import Candidate, Capability, Grade, Heartbeat, InferenceRequest, ModelCard, Terms
 from contracts.tokens import prompt_tokens
 from manager.affinity import Opening, openings
 from manager.estimates import Estimates, ModelRecord
-from manager.grades import Grades
+from manager.grades import PROBATION_SHARE, Grades
 from manager.registry import Member
 
 CHEAP_USD = 0.001
@@ -47,6 +47,8 @@ HOPE = 0.5
 """So many standard deviations a model may be better than its record: who is new is tried."""
 DOUBT = 2.0
 """The same of how reliable a worker is: before it is shunned there is to be no doubt, and the books know it too."""
+WELL_KNOWN = 40
+"""Answers after which a model that is not senior is left out of `best`: its grade says enough."""
 DIGITS = 2
 """Scores are told and compared to so many: what differs by less is equal, and equals share the work."""
 MEMORY_LIMIT = 0.95
@@ -183,7 +185,7 @@ def rank(
     choices = [Choice(member, card) for member in members for card in member.heartbeat.models or (_NO_MODEL,)]
     rng.shuffle(choices)  # of equals the first wins
     judge = Judge(question, choices, estimates, weights, now)
-    judged = _graded(question, judge.all(), grades, now, rng)
+    judged = _graded(question, judge.all(), estimates, grades, now=now, rng=rng)
     best = min((j for j in judged if j.obstacle is Obstacle.NONE), key=_score, default=None)
     later = min((j for j in judged if j.obstacle is Obstacle.FULL), key=_score, default=None)
     if later is not None:
@@ -198,9 +200,11 @@ def rank(
     return _nobody(question, judged)
 
 
-def _graded(question: Question, judged: list[Judged], grades: Grades, now: float, rng: random.Random) -> list[Judged]:
+def _graded(
+    question: Question, judged: list[Judged], estimates: Estimates, grades: Grades, *, now: float, rng: random.Random
+) -> list[Judged]:
     """Passes over those whose grade gives them no part in this decision, as long as somebody else can be asked."""
-    free = {j.choice: grades.of(j.choice.card.model_id, j.choice.member.worker_id) for j in judged if _is_free(j)}
+    free = {j.choice: _grade(j.choice, grades) for j in judged if _is_free(j)}
     if len(set(free.values())) <= 1:
         return judged
     benched = (choice for choice, grade in free.items() if grade == "benched")
@@ -208,7 +212,7 @@ def _graded(question: Question, judged: list[Judged], grades: Grades, now: float
     if canary is not None:
         kept, why = {canary}, f"it is the turn of {canary.member.worker_id}, which is benched, to be tried"
     elif question.request.policy == "best" and "senior" in free.values():
-        kept, why = {choice for choice, grade in free.items() if grade == "senior"}, "not senior"
+        kept, why = _answer_best(free, estimates, rng), "not senior"
     else:
         kept, why = {choice for choice, grade in free.items() if grades.may_compete(grade, rng)}, ""
     if not kept:
@@ -219,6 +223,19 @@ def _graded(question: Question, judged: list[Judged], grades: Grades, now: float
         else j
         for j in judged
     ]
+
+
+def _grade(choice: Choice, grades: Grades) -> Grade:
+    return grades.of(choice.card.model_id, choice.member.worker_id, choice.member.serves_since)
+
+
+def _answer_best(free: Mapping[Choice, Grade], estimates: Estimates, rng: random.Random) -> set[Choice]:
+    """Seniors; and now and then a model that is hardly known, or nobody would ever learn that it is the better one."""
+    seniors = {choice for choice, grade in free.items() if grade == "senior"}
+    known = {choice.card.model_id for choice in seniors}
+    others = (choice for choice, grade in free.items() if grade != "benched" and choice.card.model_id not in known)
+    unknown = {choice for choice in others if estimates.of(choice.card.model_id).answered < WELL_KNOWN}
+    return seniors | {choice for choice in unknown if rng.random() < PROBATION_SHARE}
 
 
 def _is_free(judged: Judged) -> bool:

@@ -6,6 +6,7 @@ Pure: no clock of its own, no network. `now` is the loop's monotonic time in sec
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import Enum
 
 from contracts import Heartbeat
@@ -65,12 +66,19 @@ class Member:
     """It refused a request because it is full, and has said nothing else since: others may send there too."""
     silent: bool = False
     """Gone because its heart was not heard: it may be deaf, frozen, cut off, or all of these but alive."""
+    swapped: bool = False
+    """It serves another model than at first."""
     breaker: Breaker = field(default_factory=Breaker)
     clock: ClockOffset = field(default_factory=ClockOffset)
 
     @property
     def worker_id(self) -> str:
         return self.heartbeat.worker_id
+
+    @property
+    def serves_since(self) -> datetime | None:
+        """When it began to serve what it serves; None: later than it started itself."""
+        return None if self.swapped else self.heartbeat.started_at
 
     @property
     def load(self) -> int:
@@ -186,6 +194,7 @@ class Registry:
         restarted = beat.epoch != known.epoch
         changed = beat.config_digest != known.config_digest
         self._changed = self._changed or beat.models != known.models
+        member.swapped = not restarted and (member.swapped or _other_models(known, beat))
         member.heartbeat, member.heard, member.assigned_at_beat = beat, now, member.assigned
         # A heartbeat that crossed a request on its way does not count it; one that follows a word about it does.
         member.errands = [] if restarted else [errand for errand in member.errands if not errand.known]
@@ -250,3 +259,7 @@ class Registry:
         for member in [m for m in self._members.values() if m.gone and now - m.heard > FORGET_AFTER and not m.assigned]:
             del self._members[member.worker_id]
             self._changed = True
+
+
+def _other_models(before: Heartbeat, now: Heartbeat) -> bool:
+    return bool(before.models) and {c.model_id for c in before.models} != {c.model_id for c in now.models}

@@ -76,33 +76,40 @@ class Verdict:
     reasons: tuple[str, ...]
 
 
-def judge(record: Record, standing: Standing, peers: Sequence[Record]) -> Verdict | None:
-    """The grade it should have from now on; None: it keeps the one it has. `peers`: others with the same model."""
+def judge(record: Record, standing: Standing, peers: Sequence[Record], surest: float | None = None) -> Verdict | None:
+    """The grade it should have from now on; None: it keeps the one it has.
+
+    `peers`: others with the same model. `surest`: how sure the surest of the other models is.
+    """
     if standing.by_hand:
         return None
     if standing.grade == "benched":
-        return _back(record, standing)
+        return _back(record, standing, peers)
     if failing := _failing(record, peers):
         return Verdict("benched", failing)
     if standing.grade == "senior":
-        worse = _not_senior_any_more(record, peers)
+        worse = _not_senior_any_more(record, peers) or _less_sure(record, surest, COLLAPSE)
         return Verdict("regular", worse) if worse else None
     if dropped := _dropped(record, peers):
         return Verdict("probation", dropped) if standing.grade == "regular" else None
-    return _promoted(record, standing, peers)
+    return _promoted(record, standing, peers, surest)
 
 
-def _promoted(record: Record, standing: Standing, peers: Sequence[Record]) -> Verdict | None:
+def _promoted(record: Record, standing: Standing, peers: Sequence[Record], surest: float | None) -> Verdict | None:
     if standing.benched_ago is not None and standing.benched_ago < BENCHED_AGAIN_FOR:
         return None
-    return _proven(record) if standing.grade == "probation" else _senior(record, peers)
+    if standing.grade == "probation":
+        return _proven(record)
+    return None if _less_sure(record, surest, DROP) else _senior(record, peers)
 
 
-def _back(record: Record, standing: Standing) -> Verdict | None:
+def _back(record: Record, standing: Standing, peers: Sequence[Record]) -> Verdict | None:
     again = standing.benched_before_ago is not None and standing.benched_before_ago < 2 * BENCHED_AGAIN_FOR
     if standing.seconds < (BENCHED_AGAIN_FOR if again else BENCHED_FOR):
         return None
     if record.recent_tries < CANARIES or record.recent_answers < record.recent_tries:
+        return None
+    if _lower_confidence(record, peers, DROP, CANARIES):
         return None
     return Verdict("probation", (f"its last {record.recent_tries} tries went well",))
 
@@ -117,8 +124,8 @@ def _dropped(record: Record, peers: Sequence[Record]) -> tuple[str, ...]:
     return _lower_confidence(record, peers, DROP)
 
 
-def _lower_confidence(record: Record, peers: Sequence[Record], by: float) -> tuple[str, ...]:
-    if record.confidence is None or record.recent_answers < SAMPLE:
+def _lower_confidence(record: Record, peers: Sequence[Record], by: float, sample: int = SAMPLE) -> tuple[str, ...]:
+    if record.confidence is None or record.recent_answers < sample:
         return ()
     before = record.usual_confidence
     if before is not None and record.confidence < before - by:
@@ -150,6 +157,13 @@ def _not_senior_any_more(record: Record, peers: Sequence[Record]) -> tuple[str, 
     if record.recent_tries >= SAMPLE and lower(record.answers, record.tries) < STILL_EXCELS - 0.1:
         return (f"{record.tries - record.answers} of its last {record.tries} tries failed",)
     return _dropped(record, peers) or _slower(record, peers, TOO_SLOW)
+
+
+def _less_sure(record: Record, surest: float | None, by: float) -> tuple[str, ...]:
+    """Than the surest model: it is not the one to answer `best`."""
+    if surest is None or record.confidence is None or record.confidence >= surest - by:
+        return ()
+    return (f"its confidence is {record.confidence:.2f}, that of another model {surest:.2f}",)
 
 
 def _slower(record: Record, peers: Sequence[Record], times: float) -> tuple[str, ...]:

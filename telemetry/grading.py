@@ -16,7 +16,7 @@ from bus import Bus, BusError
 from bus.kv import Bucket
 from contracts import Grade, GradeRecord, ModelGrades, WorkRecord, utc_now
 from contracts import subjects as s
-from telemetry.grades import Record, Standing, judge
+from telemetry.grades import SAMPLE, Record, Standing, judge
 from telemetry.store import Connection, DatabaseAway, Row, RowsRefused, Store, sql
 
 log = structlog.get_logger(__name__)
@@ -35,7 +35,7 @@ class Grading:
         self._store = store
         self.every = every
         self._bucket: Bucket | None = None
-        self._told: dict[str, dict[str, Grade]] = {}
+        self._told: dict[str, ModelGrades] = {}
         """What the bucket holds, by model, as far as we wrote it."""
         self._records: dict[str, dict[str, WorkRecord]] = {}
         """By model and worker, as we last saw them; and when they were told last (loop's clock)."""
@@ -84,9 +84,10 @@ class Grading:
         peers = [other for other in everybody if other.model_id == record.model_id and other is not record]
         if standing is None:
             return _change(record, "probation", None, ("it is new",))
-        verdict = judge(record, standing, peers)
+        verdict = judge(record, standing, peers, surest=_surest(everybody, record.model_id))
         if verdict is None:
-            self._remember(key, record)
+            if standing.grade != "benched":  # what it is benched for must not become what is usual
+                self._remember(key, record)
             return None
         return _change(record, verdict.grade, standing.grade, verdict.reasons)
 
@@ -106,22 +107,32 @@ class Grading:
         if self._records and now - self._records_told >= RECORDS_EVERY:
             self._records_told = now
             self._told.clear()
-        grades: dict[str, dict[str, Grade]] = defaultdict(dict)
-        for row in rows:
-            grades[row["model_id"]][row["worker_id"]] = row["grade"]
-        for model_id, workers in grades.items():
-            if self._told.get(model_id) != workers:
-                await self._write(
-                    self._bucket,
-                    ModelGrades(model_id=model_id, workers=workers, records=self._records.get(model_id, {})),
-                )
-                self._told[model_id] = workers
+        for grades in _by_model(rows):
+            if self._told.get(grades.model_id) != grades:
+                records = self._records.get(grades.model_id, {})
+                await self._write(self._bucket, grades.model_copy(update={"records": records}))
+                self._told[grades.model_id] = grades
 
     async def _write(self, bucket: Bucket, grades: ModelGrades) -> None:
         key = s.grades_key(grades.model_id)
         entry = await bucket.get(key, within=WRITE_WITHIN)
         if entry is None or entry.value != grades.to_bytes():
             await bucket.put(key, grades.to_bytes(), after=entry.revision if entry else 0, within=WRITE_WITHIN)
+
+
+def _by_model(rows: Sequence[Row]) -> list[ModelGrades]:
+    """What Managers are to know, without the records."""
+    grades: dict[str, dict[str, Grade]] = defaultdict(dict)
+    new: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        grades[row["model_id"]][row["worker_id"]] = row["grade"]
+        if row["grade"] == "probation" and row["previous"] is None:
+            new[row["model_id"]].append(row["worker_id"])
+    since = rows[0]["proven_since"] if rows else None
+    return [
+        ModelGrades(model_id=model_id, workers=workers, new=tuple(new[model_id]), proven_since=since)
+        for model_id, workers in grades.items()
+    ]
 
 
 def _work(records: Sequence[Record]) -> dict[str, dict[str, WorkRecord]]:
@@ -146,6 +157,12 @@ def _standings(rows: Sequence[Row]) -> dict[tuple[str, str], Standing]:
         )
         for row in rows
     }
+
+
+def _surest(everybody: Sequence[Record], but: str) -> float | None:
+    """The confidence of the surest of the other models."""
+    others = (r for r in everybody if r.model_id != but and r.recent_answers >= SAMPLE)
+    return max((r.confidence for r in others if r.confidence is not None), default=None)
 
 
 def _change(record: Record, grade: Grade, previous: Grade | None, reasons: tuple[str, ...]) -> GradeRecord:

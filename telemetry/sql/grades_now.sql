@@ -8,7 +8,8 @@ SELECT DISTINCT ON (g.model_id, g.worker_id)
        g.by_hand,
        extract(epoch FROM now() - g.created_at)::double precision AS seconds,
        extract(epoch FROM now() - benched.last)::double precision AS benched_ago,
-       extract(epoch FROM now() - benched.before)::double precision AS benched_before_ago
+       extract(epoch FROM now() - benched.before)::double precision AS benched_before_ago,
+       proven.since AS proven_since
 FROM grades g
 LEFT JOIN (
     SELECT model_id,
@@ -19,5 +20,10 @@ LEFT JOIN (
     WHERE grade = 'benched' AND created_at > now() - interval '7 days'
     GROUP BY model_id, worker_id
 ) AS benched USING (model_id, worker_id)
+CROSS JOIN (
+    SELECT min(created_at) AS since
+    FROM grades
+    WHERE grade IN ('regular', 'senior') AND NOT by_hand AND created_at > now() - interval '7 days'
+) AS proven
 WHERE g.created_at > now() - interval '7 days' OR g.by_hand
 ORDER BY g.model_id, g.worker_id, g.created_at DESC

@@ -121,6 +121,27 @@ async def test_a_manager_that_starts_later_knows_the_grades(nats: NatsServer, da
         await eventually(knows, timeout=15)
 
 
+async def test_managers_are_told_who_is_new_and_since_when_somebody_is_proven(books: Books) -> None:
+    before = datetime.now(UTC)
+    books.start(grades_interval=0.1)
+    books.tell(*tries(20, "proven"), *tries(3, "young"))
+    grades = Grades()
+    keeping = asyncio.create_task(GradeKeeper(books.bus, grades, Estimates()).keep(lambda: ["m"]))
+    try:
+        await eventually(lambda: grades.of("m", "young", datetime.now(UTC)) == "probation", timeout=20)
+    finally:
+        keeping.cancel()
+    assert grades.of("m", "young", before) == "regular", "it was here before"
+
+
+async def test_who_has_answered_can_be_benched_before_it_has_a_grade(books: Books) -> None:
+    books.start(grades_interval=600)
+    books.tell(*tries(1, "w-1"))
+    await eventually(books.booked(1, "attempts"), timeout=15)
+    changed = await set_grade(books.store, "m", None, "benched")
+    assert [(one.worker_id, one.grade, one.previous) for one in changed] == [("w-1", "benched", None)]
+
+
 async def test_the_bucket_is_written_anew_when_it_was_lost(books: Books) -> None:
     books.start(grades_interval=0.1)
     books.tell(*tries(20, "w-1"))

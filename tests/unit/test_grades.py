@@ -2,12 +2,15 @@
 
 import random
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from contracts import Grade, ModelGrades
 from manager.grades import CANARY_AFTER, Grades
 from telemetry.grades import SAMPLE, SENIOR_SAMPLE, Record, Standing, judge, lower, upper
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 def record(
@@ -126,5 +129,32 @@ def test_a_benched_worker_is_tried_now_and_then_and_a_new_one_a_tenth_of_the_tim
 def test_without_grades_everybody_is_regular_and_with_them_who_has_none_is_new() -> None:
     grades = Grades()
     assert grades.of("m", "w") == "regular"
-    grades.learn(ModelGrades(model_id="m", workers={"other": "senior"}))
-    assert (grades.of("m", "w"), grades.of("m", "other"), grades.of("n", "w")) == ("probation", "senior", "regular")
+    grades.learn(ModelGrades(model_id="m", workers={"other": "senior"}, proven_since=NOON))
+    assert (grades.of("m", "w"), grades.of("m", "other"), grades.of("n", "w")) == ("probation", "senior", "probation")
+
+
+def test_who_was_here_before_anybody_was_proven_is_not_new() -> None:
+    grades = Grades()
+    grades.learn(ModelGrades(model_id="m", workers={"asked": "probation"}, new=("asked",)))
+    assert (grades.of("m", "asked", NOON), grades.of("n", "never asked", NOON)) == ("regular", "regular")
+    told = ModelGrades(model_id="m", workers={"first": "regular", "fell": "probation"}, proven_since=NOON)
+    grades.learn(told)
+    before, after = NOON - timedelta(seconds=1), NOON + timedelta(seconds=1)
+    assert [grades.of("n", "w", since) for since in (before, after, None)] == ["regular", "probation", "probation"]
+    assert grades.of("m", "fell", before) == "probation", "who lost its grade has to show again what it can do"
+
+
+def test_who_is_benched_for_being_unsure_is_not_back_while_it_is() -> None:
+    unsure = record(tries=5, confidence=0.4, usual=0.8)
+    assert judge(unsure, standing("benched", 60.0), []) is None
+    assert judge(replace(unsure, usual_confidence=None), standing("benched", 60.0), [record("other")]) is None
+    assert judge(replace(unsure, confidence=0.75), standing("benched", 60.0), []) is not None
+
+
+def test_best_is_not_answered_by_who_is_much_less_sure_than_another_model() -> None:
+    assert judge(record(confidence=0.7), standing(), [], surest=0.95) is None
+    promoted = judge(record(confidence=0.9), standing(), [], surest=0.95)
+    assert promoted is not None and promoted.grade == "senior"
+    assert judge(record(confidence=0.7), standing("senior"), [], surest=0.95) is None, "nobody goes up and down"
+    fallen = judge(record(confidence=0.6), standing("senior"), [], surest=0.95)
+    assert fallen is not None and fallen.grade == "regular"

@@ -1,6 +1,7 @@
 """Who should answer: the four terms, the obstacles, and that the explanation adds up."""
 
 import random
+from collections import Counter
 from dataclasses import replace
 from decimal import Decimal
 from math import inf
@@ -11,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from contracts import Candidate, Heartbeat, InferenceRequest, ModelCard, Policy, Price, Resources, Terms
+from contracts import Candidate, Heartbeat, InferenceRequest, ModelCard, ModelGrades, Policy, Price, Resources, Terms
 from manager.config import DEFAULT_POLICIES
 from manager.estimates import Estimates
+from manager.grades import Grades
 from manager.ranking import Obstacle, Question, Ranking, rank, score
 from manager.registry import Member
 from tests.unit.test_registry import beat
@@ -160,6 +162,24 @@ def test_from_what_is_told_anybody_can_work_out_the_same_winner(
         assert best.worker_id == ranking.winner.member.worker_id
     else:
         assert min(told, key=lambda c: c.score or inf).passed_over or ranking.obstacle is Obstacle.LATE
+
+
+def test_a_model_that_nobody_knows_yet_may_answer_best_now_and_then() -> None:
+    """Else the dearest one, which nothing but `best` asks for, would never be found out to be the better one."""
+    grades, estimates = Grades(), Estimates()
+    grades.learn(ModelGrades(model_id="m", workers={"senior": "senior"}))
+    members = [member("senior"), member("plain"), member("unknown", model="better", price=DEAR)]
+    for _ in range(60):
+        estimates.of("m").learn(0.5)
+    question, weights = Question.of(InferenceRequest(prompt="hello", policy="best")), DEFAULT_POLICIES["best"]
+
+    def asked(seed: int) -> str:
+        return winner(rank(question, members, estimates, weights, now=0.0, rng=random.Random(seed), grades=grades))
+
+    won = Counter(asked(seed) for seed in range(1000))
+    assert 50 < won["unknown"] < 200 and won["plain"] == 0, won
+    estimates.of("better").answered = 40
+    assert Counter(asked(seed) for seed in range(100)) == {"senior": 100}
 
 
 def test_a_quick_worker_that_is_full_is_better_than_a_slow_one_that_is_free() -> None:
