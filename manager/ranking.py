@@ -43,8 +43,8 @@ UNSURE = 1.5
 """A place that is not free yet may come later than it seems."""
 FADES = 30.0
 """Seconds after which a slow or failing worker that was not asked is half forgiven: it may be well again."""
-HOPE = 0.5
-"""So many standard deviations a model may be better than its record: who is new is tried."""
+HOPE = 2.0
+"""So many standard deviations a model may be better than its record: who is new is tried, until it is known better."""
 DOUBT = 2.0
 """The same of how reliable a worker is: before it is shunned there is to be no doubt, and the books know it too."""
 WELL_KNOWN = 40
@@ -291,6 +291,8 @@ class Judge:
 
     Hope is what lets a new worker show what it can do.
     """
+    quickest: float = inf
+    """The same of the quickest of all: hope for a model that nobody has answered with."""
     told: dict[str, float] = field(default_factory=dict)
     """The same by what workers say of themselves."""
     line_s: float = 0.0
@@ -301,6 +303,7 @@ class Judge:
             model, told = choice.card.model_id, choice.member.heartbeat.ewma_ms
             if (seconds := self._seen_s(choice)) is not None:
                 self.hoped[model] = min(seconds, self.hoped.get(model, inf))
+                self.quickest = min(seconds, self.quickest)
             if told is not None:
                 self.told[model] = min(told / 1000, self.told.get(model, inf))
         if self.question.waiting:
@@ -369,7 +372,8 @@ class Judge:
         hoped, seen = self.hoped.get(model), self._seen_s(choice)
         if hoped is None:  # nobody with this model has answered us: each is as quick as it says
             told = member.heartbeat.ewma_ms
-            return self.told.get(model, QUICK_S) if told is None else told / 1000
+            unknown = QUICK_S if self.quickest == inf else self.quickest
+            return self.told.get(model, unknown) if told is None else told / 1000
         if seen is None:
             return hoped
         return hoped + (seen - hoped) * self._kept_since(self.estimates.at(member.worker_id, model).at)
