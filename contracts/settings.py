@@ -13,7 +13,10 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
-from yaml.nodes import MappingNode, Node, SequenceNode
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from yaml.reader import ReaderError
 
 MAX_CONFIG_BYTES = 1 << 20
 
@@ -81,28 +84,57 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[str | int, ...], int]]
         text = path.read_text(encoding="utf-8")
         if len(text) > MAX_CONFIG_BYTES:
             raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        document = yaml.safe_load(text)
+        loader = _Loader(text)
+        root = loader.get_single_node()
+        document = loader.construct_document(root) if root is not None else None
+        lines = dict(_line_numbers(root, ()))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start})") from None
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path}:{line}: is not UTF-8 text") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
-    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
-        # What PyYAML itself stumbles over: dates that are none, numbers of thousands of digits, endless nesting.
+    except ReaderError as error:
+        line = text[: error.position].count("\n") + 1
+        raise ConfigError(f"{path}:{line}: not valid YAML: a character {error.character!r} may not be in it") from None
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML: {error or type(error).__name__}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: is nested without end") from None
     if document is None:
         return {}, {}
     if not isinstance(document, dict):
         raise ConfigError(f"{path}:1: should be a mapping of keys to values")
-    try:
-        return document, dict(_line_numbers(root, ()))
-    except RecursionError:
-        raise ConfigError(f"{path}: is nested without end (an anchor that contains itself?)") from None
+    return document, lines
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses besides what would go unnoticed, or never end: a key that stands twice, and names for other parts (`*x`)
+    of which a few lines make a document of billions."""
+
+    def compose_node(self, parent: Node | None, index: Any) -> Node | None:
+        again = self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        if again and node is not None:
+            raise ComposerError(None, None, "write this out where it is used, *names are not followed", node.start_mark)
+        return node
+
+    def construct_mapping(self, node: MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, ScalarNode) and key.value in seen:
+                raise ConstructorError(None, None, f"{key.value} stands twice", key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+    def construct_object(self, node: Node, deep: bool = False) -> Any:
+        """With the place of what PyYAML itself stumbles over: dates that are none, numbers of thousands of digits."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+            raise ConstructorError(None, None, str(error) or type(error).__name__, node.start_mark) from None
 
 
 def _line_numbers(node: Node | None, at: tuple[str | int, ...]) -> "list[tuple[tuple[str | int, ...], int]]":
@@ -151,7 +183,7 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 def _told(
     detail: Any, path: Path | None, lines: Mapping[tuple[str | int, ...], int], overrides: dict[str, Any], prefix: str
 ) -> str:
-    message = "unknown key" if detail["type"] == "extra_forbidden" else detail["msg"]
+    message = "unknown key" if detail["type"] == "extra_forbidden" else detail["msg"].removeprefix("Value error, ")
     return f"{_place(detail['loc'], path, lines, overrides, prefix)}: {message}"
 
 

@@ -18,9 +18,9 @@ class Outer(ConfigModel):
     names: tuple[str, ...] = ()
 
 
-def load(text: str, tmp_path: Path, **environment: str) -> Outer:
+def load(text: str | bytes, tmp_path: Path, **environment: str) -> Outer:
     path = tmp_path / "config.yaml"
-    path.write_text(text)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return load_config(Outer, "sim-ple", path, environment)
 
 
@@ -41,11 +41,32 @@ def test_the_file_is_read_and_the_environment_overrides_it(tmp_path: Path) -> No
         ("seed: [1\n", r"config.yaml:2: not valid YAML"),
         ("- 1\n", r"config.yaml:1: should be a mapping"),
         ("seed: !!python/object:os.system x", r"config.yaml:1: not valid YAML"),
+        ("seed: 1\nnames: []\nseed: 2\n", r"config.yaml:3: not valid YAML: seed stands twice"),
+        ("seed: 1\nlatency_ms: {fixed: 1, fixed: 2}\n", r"config.yaml:2: not valid YAML: fixed stands twice"),
+        ("names: &all [a]\nseed: *all\n", r"config.yaml:1: not valid YAML: write this out"),
+        ("names: [a]\nseed: 2026-99-01\n", r"config.yaml:2: not valid YAML: month must be"),
+        (f"names: [a]\nseed: {'1' * 5000}\n", r"config.yaml:2: not valid YAML: Exceeds the limit"),
+        ("names: [a]\nseed: \0\n", r"config.yaml:2: not valid YAML: a character"),
+        (f"names: {'[' * 5000}\n", r"config.yaml: is nested without end"),
     ],
 )
 def test_a_mistake_is_told_with_file_line_and_field(tmp_path: Path, text: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         load(text, tmp_path)
+
+
+def test_what_is_no_text_is_told_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"config.yaml:2: is not UTF-8 text"):
+        load(b"seed: 1\nnames: [\xff]\n", tmp_path)
+
+
+@pytest.mark.timeout(10)
+def test_a_few_lines_cannot_stand_for_billions(tmp_path: Path) -> None:
+    """It is read where questions are answered: as long as it takes, nobody gets an answer."""
+    below = ("x", *(f"*{name}" for name in "bcdefgh"))
+    lines = [f"{name}: &{name} [{','.join([part] * 9)}]\n" for name, part in zip("bcdefghi", below, strict=True)]
+    with pytest.raises(ConfigError, match=r"config.yaml:1: not valid YAML: write this out"):
+        load("".join(lines), tmp_path)
 
 
 @pytest.mark.parametrize(
