@@ -17,7 +17,7 @@ from pydantic_core import from_json
 
 from bullpen.embedded import EmbeddedError, nats_server, postgres
 from bullpen.endpoints import default_data_dir
-from bus import Bus, BusError, BusSettings, NoResponders, RequestTimeout
+from bus import Bus, BusError, BusSettings, Denied, NoResponders, RequestTimeout
 from bus.jetstream import API, jetstream_is_there
 from client import Bullpen
 from client.client import MANAGER_SERVICE, TELEMETRY_SERVICE
@@ -172,7 +172,7 @@ async def _word(asking: Awaitable[Reply]) -> Reply | None:
     """What it says of itself. None: an older one, or we may not ask."""
     try:
         return await asking
-    except BullpenError:
+    except (BullpenError, Denied):
         return None
 
 
@@ -229,6 +229,8 @@ async def _lag(bus: Bus) -> Finding:
         subject = f"{API}.CONSUMER.INFO.{s.TELEMETRY_STREAM}.{CONSUMER}"
         told = from_json((await bus.request(subject, b"", timeout=WITHIN)).data)
         waiting = int(told["num_pending"]) + int(told["num_ack_pending"])
+    except Denied as error:
+        return Finding("books", "warn", f"not looked at: {error}", "run this as `admin`")
     except (NoResponders, RequestTimeout, ValueError, KeyError):
         return Finding("books", "warn", "the stream of events is not there yet", "telemetry makes it when it starts")
     if waiting > MUCH_LAG:

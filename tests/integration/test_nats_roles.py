@@ -17,6 +17,7 @@ from bullpen.leash import leashed
 from bus import Bus, BusSettings, Message, census
 from bus.jetstream import PullConsumer, StreamSpec, ensure_stream
 from bus.pull import StoredMessage
+from bus.service import Service, serve_info
 from client import RequestFailed
 from client import jobs as client_jobs
 from client.question import Question
@@ -25,6 +26,7 @@ from contracts import subjects as s
 from manager.config import JobsConfig
 from manager.job import Job, Result
 from manager.jobs import Jobs
+from tests.cli import bullpen
 from tests.servers import free_port
 from tests.support import eventually
 
@@ -232,6 +234,20 @@ async def test_a_manager_may_ask_who_is_connected_and_a_caller_may_not(server: B
     ):
         assert sorted(await census.connected(manager, within=2) or ()) == ["client", "manager", "worker_local"]
         assert await census.connected(client, within=0.2) is None
+
+
+async def test_an_observer_may_look_at_the_mesh_with_doctor(server: BusSettings) -> None:
+    """What it may not ask is left out, and ends nothing."""
+    async with _joined(server, "manager") as manager, _joined(server, "telemetry") as telemetry:
+        await serve_info(manager, Service("bullpen-manager", "m-1", "1.0.0", "fake"))
+        await serve_info(telemetry, Service("bullpen-telemetry", "t-1", "1.0.0", "fake"))
+        env = {"NATS_URL": f"nats://{server.where}", "NATS_USER": "observer", "NATS_PASSWORD": _password("observer")}
+        told = await bullpen("doctor", "--json", env={**env, "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"})
+    found = {finding["part"]: (finding["state"], finding["detail"]) for finding in told.json()}
+    parts = ("NATS", "system events", "Managers", "JetStream", "telemetry")
+    assert [found[part][0] for part in parts] == ["ok"] * len(parts)
+    assert found["books"][0] == "warn"
+    assert found["books"][1].startswith("not looked at")
 
 
 async def test_the_books_are_kept_with_these_permissions(server: BusSettings) -> None:
