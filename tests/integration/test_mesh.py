@@ -331,6 +331,18 @@ async def test_drain_and_resume_by_remote_control(mesh: SmallMesh) -> None:
     assert (await mesh.ask())["output"]
 
 
+async def test_a_worker_that_is_leaving_does_not_resume(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1", **SLOW)
+    asking = asyncio.create_task(mesh.ask("infer.simulated"))
+    await eventually(lambda: mesh.beats["w-1"].inflight == 1)
+    stopping = asyncio.create_task(mesh.stop("w-1"))
+    await mesh.state("w-1", "draining")
+    told = from_json((await mesh.bus.request(s.worker_control("w-1"), b'{"op":"resume"}', timeout=2)).data)
+    assert (told["ok"], told["message"], told["heartbeat"]["state"]) == (False, "the worker is leaving", "draining")
+    assert (await asking)["output"]
+    await stopping
+
+
 async def test_a_stopping_manager_answers_what_it_took(mesh: SmallMesh) -> None:
     await mesh.worker("w-1", **SLOW)
     await mesh.manager()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bullpen.leash import leashed
+from contracts import ControlReply
 from contracts import subjects as s
 from tests.mesh import SmallMesh
 from tests.support import eventually
@@ -21,7 +22,8 @@ from workers.base.resources import ResourceMeter
 
 MIB = 1 << 20
 GLUTTON = '''
-"""Eats as many MiB as it is asked for, keeps them until the file `enough` is there, then says so."""
+"""Eats as many MiB as it is asked for, one after the other so that it can say that it is at it, keeps them until the
+file `enough` is there, then says so."""
 
 import asyncio
 from pathlib import Path
@@ -47,10 +49,13 @@ class GluttonBackend(Backend[BackendConfig]):
         return tuple(model.card(local=True) for model in self.config.models)
 
     async def stream(self, job):
-        eaten = b"x" * (int(job.request.question) * MIB)
+        eaten = []
+        for _ in range(int(job.request.question)):
+            eaten.append(b"x" * MIB)
+            await asyncio.sleep(0)
         while eaten and not (Path(__file__).parent / "enough").exists():
             await asyncio.sleep(0.05)
-        yield Delta(f"ate {len(eaten) // MIB}")
+        yield Delta(f"ate {len(eaten)}")
         yield Done("stop", prompt_tokens=1, completion_tokens=1)
 
     async def health(self):
@@ -107,6 +112,21 @@ async def test_near_its_limit_a_worker_finishes_what_runs_and_takes_nothing_new(
         meters.share = 0.7
         await mesh.state("w-1", "ready")
         assert (await mesh.ask("infer.simulated"))["output"]
+
+
+async def test_a_full_worker_that_is_told_to_resume_has_no_more_room_for_that(nats_server: str, meters: Meters) -> None:
+    async with SmallMesh(nats_server) as mesh:
+        await mesh.worker("w-1")
+        meters.share = 0.93
+        await mesh.state("w-1", "degraded")
+        for op in ("drain", "resume"):
+            told = await mesh.bus.request(s.worker_control("w-1"), f'{{"op":"{op}"}}'.encode(), timeout=5)
+        beat = ControlReply.model_validate_json(told.data).heartbeat
+        assert beat is not None
+        assert beat.state == "degraded"
+        assert "of 1000 MiB of memory" in beat.reason
+        meters.share = 0.5
+        await mesh.state("w-1", "ready")
 
 
 async def test_a_full_worker_is_passed_over(nats_server: str, meters: Meters) -> None:

@@ -228,6 +228,38 @@ async def test_what_is_swapped_lasts_until_the_file_is_read_again(mesh: SmallMes
     await serves(mesh, "one")
 
 
+async def test_a_broken_file_keeps_nobody_from_swapping(mesh: SmallMesh, picky: Path) -> None:
+    await mesh.worker("w-1", str(picky), file=picky / "config.yaml")
+    (picky / "config.yaml").write_text("models: [\n")
+    await eventually(lambda: _refused(mesh))
+    reply = await order(mesh, op="swap", model="two")
+    assert (reply.ok, served(mesh)) == (True, ["two"])
+    assert "not valid YAML" in reply.config_refused
+
+
+async def _refused(mesh: SmallMesh) -> bool:
+    return bool((await order(mesh, op="status")).config_refused)
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        (b'{"op":"jump"}', "op: Input should be 'status', "),
+        (b"{}", "op: Field required"),
+        (b'{"op":"swap","models":"x"}', "models: Input should be a valid array"),
+        (b"reload", "Invalid JSON: "),
+    ],
+)
+async def test_an_order_that_cannot_be_read_is_refused_in_one_line(
+    mesh: SmallMesh, picky: Path, told: bytes, why: str
+) -> None:
+    await mesh.worker("w-1", str(picky), file=picky / "config.yaml")
+    reply = ControlReply.model_validate_json((await mesh.bus.request(s.worker_control("w-1"), told, timeout=5)).data)
+    assert not reply.ok
+    assert reply.message.startswith(why)
+    assert "\n" not in reply.message
+
+
 async def test_swaps_wait_for_each_other(mesh: SmallMesh, picky: Path, events: list[WorkerEventRecord]) -> None:
     await mesh.worker("w-1", str(picky), file=picky / "config.yaml")
     names = [f"m-{number}" for number in range(5)]

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
+from pydantic import ValidationError
 
 from bus import Bus, Message
 from bus.reply import accepts
@@ -38,15 +39,17 @@ class RemoteControl:
         running: Mapping[Key, Execution],
         last_words: LastWords,
         share: Callable[[], Awaitable[None]],
+        resume: Callable[[], Awaitable[bool]],
         swapper: Swapper,
     ) -> None:
-        """`share` brings our part in the queue group in line with the state."""
+        """`share` brings our part in the queue group in line with the state; `resume` ends a drain, if it can."""
         self._bus = bus
         self._id = worker_id
         self._presence = presence
         self._running = running
         self._last_words = last_words
         self._share = share
+        self._resume = resume
         self._swapper = swapper
         self.superseded = asyncio.Event()
         """A younger worker has our id: leave."""
@@ -67,8 +70,8 @@ class RemoteControl:
     async def _on_control(self, message: Message) -> None:
         try:
             reply = await self._obey(ControlRequest.model_validate_json(message.data))
-        except ValueError as error:
-            reply = ControlReply(ok=False, worker_id=self._id, message=str(error))
+        except ValidationError as error:
+            reply = ControlReply(ok=False, worker_id=self._id, message=_what_is_wrong(error))
         if message.reply and accepts(message.reply):
             await self._bus.publish(message.reply, reply.to_bytes())
 
@@ -81,8 +84,8 @@ class RemoteControl:
                 await self._presence.become("draining", "asked to drain")
                 await self._share()
             case "resume":
-                await self._presence.become("ready" if self._presence.models else "starting")
-                await self._share()
+                ok = await self._resume()
+                told = "" if ok else "the worker is leaving"
             case "cancel":
                 self._cancel(request)
             case "report":
@@ -131,6 +134,12 @@ class RemoteControl:
         await self._presence.say()
         for word in self._last_words.since(asyncio.get_running_loop().time() - SAID_INTO_THE_VOID):
             await self._bus.publish(word.inbox, word.body)
+
+
+def _what_is_wrong(error: ValidationError) -> str:
+    """In one line, each field by its name."""
+    wrong = [(".".join(map(str, one["loc"])), one["msg"]) for one in error.errors(include_url=False)]
+    return "; ".join(f"{field}: {message}" if field else message for field, message in wrong)
 
 
 def _key(request: ControlRequest) -> Key:

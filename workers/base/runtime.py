@@ -85,8 +85,10 @@ class Worker:
             running=self._running,
             last_words=self._last_words,
             share=self._share,
+            resume=self._resume,
             swapper=self._swapper,
         )
+        self._leaving = False
         self._tasks = Tasks(worker_id)
         self._health: asyncio.Task[None] | None = None
         self._stats = EndpointStats("infer", s.infer_backend(backend.name), s.INFER_QUEUE)
@@ -130,13 +132,22 @@ class Worker:
         await self._settle()
 
     async def _settle(self) -> None:
-        """Changes the state, unless somebody wants this worker to leave."""
+        """Changes the state, unless somebody wants this worker to take nothing new."""
+        if self._presence.state != "draining":
+            await self._show()
+
+    async def _resume(self) -> bool:
+        """Takes part again, as far as its backend and its memory allow. False: it is about to leave."""
+        if not self._leaving:
+            await self._show()
+        return not self._leaving
+
+    async def _show(self) -> None:
         state, reason = self._backend_is
         if state == "ready" and self._room.reason:
             state, reason = "degraded", self._room.reason
-        if self._presence.state != "draining":
-            await self._presence.become(state, reason)
-            await self._share()
+        await self._presence.become(state, reason)
+        await self._share()
 
     async def _share(self) -> None:
         """Takes part in `infer.<backend>` exactly while ready, so that its peers get what it can't do."""
@@ -369,6 +380,7 @@ class Worker:
 
     async def _drain(self) -> None:
         """Takes nothing new, finishes what runs, tells the rest why not, and says goodbye."""
+        self._leaving = True
         await self._presence.become("draining", "stopping")
         await self._swapper.stop()
         await self._share()

@@ -7,6 +7,7 @@ the truth: what `swap` changed is gone when the file is saved, or the worker is 
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -129,10 +130,11 @@ class Swapper:
             raise ConfigError("; ".join(_told(detail) for detail in error.errors(include_url=False))) from None
 
     def _known(self, name: str) -> Any:
-        """What the config in force, or the file, says of a model of that name or alias."""
+        """What the config in force, or the file, says of a model of that name or alias; a broken file says nothing."""
         models = list(self._bench.current.config.models)
         if self._file is not None:
-            models += self._file.load().models
+            with suppress(ConfigError):
+                models += self._file.load().models
         return next((model for model in models if name in (model.name, *model.aliases)), None)
 
     def _check_staying(self) -> None:
