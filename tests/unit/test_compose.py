@@ -55,6 +55,12 @@ def test_each_backend_is_a_profile_and_the_local_one_is_on() -> None:
     assert "COMPOSE_PROFILES=local" in (ROOT / ".env.example").read_text().splitlines()
 
 
+def test_one_manager_and_one_local_worker_may_die() -> None:
+    assert OURS["manager"]["scale"] == "${MANAGERS:-2}"
+    replicas = yaml.safe_load((ROOT / "workers" / "local" / "config.yaml").read_text())["replicas"]
+    assert OURS["local_worker"]["scale"] == f"${{LOCAL_WORKERS:-{replicas}}}"
+
+
 def test_nobody_starts_before_what_it_needs_is_well() -> None:
     for told in OURS.values():
         assert {wait["condition"] for wait in told["depends_on"].values()} == {"service_healthy"}
