@@ -98,7 +98,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[str | int, ...], int]]
         raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}") from None
     except ReaderError as error:
         line = text[: error.position].count("\n") + 1
-        raise ConfigError(f"{path}:{line}: not valid YAML: a character {error.character!r} may not be in it") from None
+        code = f"U+{ord(text[error.position]):04X}"
+        raise ConfigError(f"{path}:{line}: not valid YAML: the character {code} may not be in it") from None
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML: {error or type(error).__name__}") from None
     except RecursionError:

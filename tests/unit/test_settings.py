@@ -46,7 +46,7 @@ def test_the_file_is_read_and_the_environment_overrides_it(tmp_path: Path) -> No
         ("names: &all [a]\nseed: *all\n", r"config.yaml:1: not valid YAML: write this out"),
         ("names: [a]\nseed: 2026-99-01\n", r"config.yaml:2: not valid YAML: month must be"),
         (f"names: [a]\nseed: {'1' * 5000}\n", r"config.yaml:2: not valid YAML: Exceeds the limit"),
-        ("names: [a]\nseed: \0\n", r"config.yaml:2: not valid YAML: a character"),
+        ("names: [a]\nseed: \0\n", r"config.yaml:2: not valid YAML: the character U[+]0000"),
         (f"names: {'[' * 5000}\n", r"config.yaml: is nested without end"),
     ],
 )

@@ -9,15 +9,19 @@ import importlib
 import importlib.util
 import sys
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
+
+import structlog
 
 from contracts.config_file import ConfigFile
 from contracts.settings import ConfigError
 from contracts.subjects import is_name
 from workers.base.backend import Availability, Backend
 from workers.base.config import BackendConfig
+
+log = structlog.get_logger(__name__)
 
 HOUSE = Path(__file__).resolve().parent.parent
 ENTRY_POINTS = "bullpen.workers"
@@ -67,6 +71,9 @@ class BackendFolder:
             return Availability.no(f"its SDK cannot be loaded: {error}", cure)
         except ConfigError as error:
             return Availability.no(str(error), "correct the file")
+        except Exception as error:
+            told = f"its code failed: {type(error).__name__}: {error}"
+            return Availability.no(told, f"correct {self.path / 'backend.py'}")
 
 
 def discover() -> dict[str, BackendFolder]:
@@ -77,10 +84,22 @@ def discover() -> dict[str, BackendFolder]:
         if is_name(folder.name) and folder.name != "base" and (folder / "backend.py").is_file()
     }
     for point in entry_points(group=ENTRY_POINTS):
-        spec = importlib.util.find_spec(point.value)
-        if spec is not None and spec.origin is not None and is_name(point.name):
-            found.setdefault(point.name, BackendFolder(point.name, Path(spec.origin).parent, point.value))
+        origin = _origin(point)
+        if origin is not None and is_name(point.name):
+            found.setdefault(point.name, BackendFolder(point.name, origin.parent, point.module))
+        else:
+            log.warning("backend_not_found", name=point.name, entry_point=point.value)
     return dict(sorted(found.items()))
+
+
+def _origin(point: EntryPoint) -> Path | None:
+    """The file of its module, whether a class in it is named or not. Somebody else's broken package is left out."""
+    try:
+        spec = importlib.util.find_spec(point.module)
+    except Exception as error:
+        log.debug("backend_not_found", entry_point=point.value, error=str(error))
+        return None
+    return Path(spec.origin) if spec is not None and spec.origin is not None else None
 
 
 def find(name_or_path: str) -> BackendFolder:
