@@ -43,6 +43,11 @@ def test_an_image_installs_no_other_backends_package(lock: Path) -> None:
     assert _names(lock) & set(own.values()) <= {own.get(lock.stem, "")}
 
 
+def test_the_local_image_can_tell_of_its_gpu() -> None:
+    """As compose.gpu.yaml says; without a driver there is none, which harms nobody."""
+    assert "nvidia-ml-py" in _names(ROOT / "requirements" / "local.lock")
+
+
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.parent.name)
 def test_every_dockerfile_installs_by_hash_from_a_lock_that_is_there(dockerfile: Path) -> None:
     lines = dockerfile.read_text().splitlines()
