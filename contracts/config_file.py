@@ -41,6 +41,10 @@ class ConfigFile(Generic[S]):
         """The settings as they are now. Raises `ConfigError` with file, line and field."""
         return load_config(self._cls, self._name, self.path)
 
+    async def read(self) -> S:
+        """As `load`, beside what else is done: a large file takes seconds, in which nobody else would be served."""
+        return await asyncio.to_thread(self.load)
+
     def place(self, field: str) -> str:
         """Where a field stands, for what is found out only when it is used: `config.yaml:3: models.0.name`."""
         return place_of(self._cls, self._name, self.path, field)

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from contracts.base import JsonObject, Money, OpenModel
 from contracts.errors import ErrorReply
@@ -86,6 +86,12 @@ class ControlRequest(OpenModel):
     """For `superseded`: the incarnation that has this id now; an older one leaves."""
     inbox: str | None = None
     """For `report`: where to say how it stands: progress, the last word again, or that it is not here."""
+
+
+def mistakes(error: ValidationError) -> str:
+    """What is wrong with an order, in one line, each field by its name."""
+    wrong = [(".".join(map(str, one["loc"])), one["msg"]) for one in error.errors(include_url=False)]
+    return "; ".join(f"{field}: {message}" if field else message for field, message in wrong)
 
 
 class ControlReply(OpenModel):

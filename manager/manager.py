@@ -37,6 +37,7 @@ from contracts import headers as h
 from contracts import subjects as s
 from contracts.config_file import ConfigFile
 from contracts.content import heeding, stricter
+from contracts.control import mistakes
 from contracts.settings import ConfigError
 from manager.aftermath import Aftermath, has_late
 from manager.asides import Aside, Asides
@@ -83,6 +84,7 @@ class Manager:
         self._asides = Asides(self._desk, outbox, self._answer_aside, self._tasks.start)
         self._jobs = Jobs(bus, config.jobs, self._perform)
         self._settings = Settings(config, config_file, self._desk, self._jobs)
+        self._leaving = False
         self._inflight: set[Inflight] = set()
         self._lingering: set[Inflight] = set()
         """Answered, but somebody who was given up on may still be at it."""
@@ -128,6 +130,7 @@ class Manager:
             await requests.stop()
 
     async def _leave(self) -> None:
+        self._leaving = True
         requests, self._requests = self._requests, None
         self._jobs.stand_back()
         with suppress(TimeoutError, asyncio.CancelledError):  # a second signal: enough waited
@@ -346,7 +349,7 @@ class Manager:
         try:
             op = ControlRequest.model_validate_json(message.data).op
         except ValidationError as error:
-            op, problem = "status", str(error)
+            op, problem = "status", mistakes(error)
         else:
             problem = await self._obey(op)
         if not message.reply or not accepts(message.reply):
@@ -369,9 +372,11 @@ class Manager:
         if op == "drain":
             await self._stand_back()
         elif op == "resume":
+            if self._leaving:
+                return "the Manager is leaving"
             await self._share()
         elif op == "reload":
-            return self._settings.reload()
+            return await self._settings.reload()
         elif op not in ("status", "budgets"):
             return f"a Manager cannot {op}: it knows status, drain, resume, reload and budgets"
         return ""

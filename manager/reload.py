@@ -3,6 +3,8 @@
 Requests under way keep their time limits and numbers of attempts.
 """
 
+import asyncio
+
 import structlog
 
 from contracts.config_file import ConfigFile, config_digest, differing
@@ -26,6 +28,7 @@ class Settings:
         self._desk = desk
         self._jobs = jobs
         self._config = config
+        self._turn = asyncio.Lock()
         self.refused = ""
         """Why the last change was refused, with file, line and field; empty when it was not."""
 
@@ -37,14 +40,18 @@ class Settings:
         """Takes over what is saved, until cancelled."""
         while self._file is not None:
             await self._file.changed()
-            self.reload()
+            await self.reload()
 
-    def reload(self) -> str:
+    async def reload(self) -> str:
         """Reads the file again. Returns why it cannot be used; empty: it is in force."""
+        async with self._turn:
+            return await self._read_again()
+
+    async def _read_again(self) -> str:
         if self._file is None:
             return "this Manager was started without a config file"
         try:
-            config = self._file.load()
+            config = await self._file.read()
         except ConfigError as error:
             self.refused = str(error)
             log.error("config_refused", reason=self.refused, in_force=self.digest)

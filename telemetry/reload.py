@@ -27,7 +27,7 @@ async def follow(
     while True:
         await file.changed()
         try:
-            wanted = file.load()
+            wanted = await file.read()
         except ConfigError as error:
             log.error("config_refused", reason=str(error))
             continue

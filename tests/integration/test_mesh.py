@@ -343,6 +343,25 @@ async def test_a_worker_that_is_leaving_does_not_resume(mesh: SmallMesh) -> None
     await stopping
 
 
+async def test_a_manager_that_is_leaving_does_not_resume(mesh: SmallMesh) -> None:
+    """It would take questions that nobody answers any more."""
+    await mesh.worker("w-1", **SLOW)
+    await mesh.manager()
+    asking = asyncio.create_task(mesh.ask())
+    await eventually(lambda: mesh.beats["w-1"].inflight == 1)
+    stopping = asyncio.create_task(mesh.stop("m-1"))
+    await eventually(lambda: _manager_says(mesh, "status", "state", "draining"))
+    assert await _manager_says(mesh, "resume", "message", "the Manager is leaving")
+    assert await _manager_says(mesh, "status", "state", "draining")
+    assert (await asking)["output"]
+    await stopping
+
+
+async def _manager_says(mesh: SmallMesh, op: str, field: str, what: str) -> bool:
+    reply = await mesh.bus.request(s.manager_control("m-1"), f'{{"op":"{op}"}}'.encode(), timeout=2)
+    return bool(from_json(reply.data)[field] == what)
+
+
 async def test_a_stopping_manager_answers_what_it_took(mesh: SmallMesh) -> None:
     await mesh.worker("w-1", **SLOW)
     await mesh.manager()

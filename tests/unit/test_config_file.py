@@ -2,13 +2,16 @@
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import field_validator
 
 from contracts.config_file import ConfigFile, config_digest, differing
 from contracts.settings import ConfigModel
+from tests.support import eventually
 
 pytestmark = pytest.mark.timeout(10)
 
@@ -140,3 +143,24 @@ def test_what_differs_is_named() -> None:
     assert differing(before, after) == ["inner.fixed", "names", "seed"]
     assert differing(before, Outer()) == []
     assert config_digest(before) == config_digest(Outer()) != config_digest(after)
+
+
+async def test_others_go_on_while_it_is_read(tmp_path: Path) -> None:
+    read, others_went_on = threading.Event(), threading.Event()
+
+    class Large(ConfigModel):
+        seed: int
+
+        @field_validator("seed")
+        @classmethod
+        def _waits(cls, seed: int) -> int:
+            read.set()
+            assert others_went_on.wait(5)
+            return seed
+
+    path = tmp_path / "config.yaml"
+    path.write_text("seed: 2\n")
+    reading = asyncio.create_task(ConfigFile(Large, "large", path).read())
+    await eventually(read.is_set)
+    others_went_on.set()
+    assert (await reading).seed == 2

@@ -18,6 +18,7 @@ from contracts import (
     Progress,
 )
 from contracts import subjects as s
+from contracts.control import mistakes
 from workers.base.execution import Execution
 from workers.base.last_words import Key, LastWords
 from workers.base.presence import Presence
@@ -71,7 +72,7 @@ class RemoteControl:
         try:
             reply = await self._obey(ControlRequest.model_validate_json(message.data))
         except ValidationError as error:
-            reply = ControlReply(ok=False, worker_id=self._id, message=_what_is_wrong(error))
+            reply = ControlReply(ok=False, worker_id=self._id, message=mistakes(error))
         if message.reply and accepts(message.reply):
             await self._bus.publish(message.reply, reply.to_bytes())
 
@@ -134,12 +135,6 @@ class RemoteControl:
         await self._presence.say()
         for word in self._last_words.since(asyncio.get_running_loop().time() - SAID_INTO_THE_VOID):
             await self._bus.publish(word.inbox, word.body)
-
-
-def _what_is_wrong(error: ValidationError) -> str:
-    """In one line, each field by its name."""
-    wrong = [(".".join(map(str, one["loc"])), one["msg"]) for one in error.errors(include_url=False)]
-    return "; ".join(f"{field}: {message}" if field else message for field, message in wrong)
 
 
 def _key(request: ControlRequest) -> Key:

@@ -63,13 +63,13 @@ class Swapper:
         """Takes over what is saved, until cancelled."""
         while self._file is not None:
             await self._file.changed()
-            await self._change("file", self._file.load)
+            await self._change("file", self._file.read)
 
     async def reload(self) -> Outcome:
         """Reads the config file again."""
         if self._file is None:
             return Outcome(False, "this worker was started without a config file")
-        return await self._change("reload", self._file.load)
+        return await self._change("reload", self._file.read)
 
     async def swap(self, request: ControlRequest) -> Outcome:
         """Serves other models, or the same with other options, until the config file is read again."""
@@ -81,7 +81,7 @@ class Swapper:
 
     # One change
 
-    async def _change(self, cause: Cause, wanted: Callable[[], BackendConfig]) -> Outcome:
+    async def _change(self, cause: Cause, wanted: Callable[[], Awaitable[BackendConfig]]) -> Outcome:
         """Runs as a task of ours: who asked may have left, and `stop` ends it."""
         changing = self._tasks.start(self._in_turn(cause, wanted), cause)
         await asyncio.wait({changing})
@@ -90,13 +90,13 @@ class Swapper:
         outcome: Outcome = changing.result()
         return outcome
 
-    async def _in_turn(self, cause: Cause, wanted: Callable[[], BackendConfig]) -> Outcome:
+    async def _in_turn(self, cause: Cause, wanted: Callable[[], Awaitable[BackendConfig]]) -> Outcome:
         async with self._turn:
             now = asyncio.get_running_loop().time
             began, before = now(), self._bench.current
             try:
                 self._check_staying()
-                config = wanted()
+                config = await wanted()
                 changes = differing(before.config, config)
                 if not changes and (self._presence.state == "ready" or cause == "file"):
                     self.refused = self.refused if cause == "swap" else ""
@@ -111,14 +111,14 @@ class Swapper:
                 return self._refuse(cause, f"{self._place(cause, None)}: {type(error).__name__}, the log says more")
             return self._done(cause, before, changes, took_ms=round(1000 * (now() - began)))
 
-    def _wanted(self, request: ControlRequest) -> BackendConfig:
+    async def _wanted(self, request: ControlRequest) -> BackendConfig:
         """The config in force with other models. Raises `ConfigError`."""
         now = self._bench.current.config
         models: list[Any] = list(now.models)
         if request.models is not None:
             models = list(request.models)
         elif request.model is not None:
-            models = [self._known(request.model) or {"name": request.model}]
+            models = [await self._known(request.model) or {"name": request.model}]
         elif request.options is None:
             raise ConfigError("swap: say which `model`, `models` or `options`")
         if request.options is not None:
@@ -129,12 +129,12 @@ class Swapper:
         except ValidationError as error:
             raise ConfigError("; ".join(_told(detail) for detail in error.errors(include_url=False))) from None
 
-    def _known(self, name: str) -> Any:
+    async def _known(self, name: str) -> Any:
         """What the config in force, or the file, says of a model of that name or alias; a broken file says nothing."""
         models = list(self._bench.current.config.models)
         if self._file is not None:
             with suppress(ConfigError):
-                models += self._file.load().models
+                models += (await self._file.read()).models
         return next((model for model in models if name in (model.name, *model.aliases)), None)
 
     def _check_staying(self) -> None:
