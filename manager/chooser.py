@@ -32,10 +32,11 @@ class Chooser:
                 return ranking
         return desk.rank(question, self._policy)
 
-    def last_resort(self) -> Ranking:
-        """The same when nobody was found: those who were only slow to claim may be asked after all."""
-        question = self._inflight.question(self._desk.reconnected_at, self._desk.now(), waited=self._turn is not None)
-        return self._desk.rank(replace(question, last_resort=True), self._policy)
+    def rank_again(self, *, last_resort: bool) -> Ranking:
+        """The same when nobody was found: those who had no place before, or (`last_resort`) were only slow to claim."""
+        now, waited = self._desk.now(), self._turn is not None
+        question = self._inflight.question(self._desk.reconnected_at, now, waited=waited, again=True)
+        return self._desk.rank(replace(question, last_resort=last_resort), self._policy)
 
     @property
     def _policy(self) -> Policy:

@@ -98,13 +98,16 @@ class Inflight:
         whole = self.request.tools or self.request.response_format
         return bool(self.reply.delivered) and self.best is None and not whole
 
-    def tried(self, reconnected_at: float) -> frozenset[str]:
-        """Who is not asked again. `reconnected_at`: when our connection was last made anew (loop's clock)."""
+    def tried(self, reconnected_at: float, *, again: bool) -> frozenset[str]:
+        """Who is not asked again. `reconnected_at`: when our connection was last made anew (loop's clock).
+
+        `again`: whoever had no place for it may be, but not for ever.
+        """
         full = Counter(attempt.worker_id for attempt in self.attempts if attempt.said_full)
         asked = Counter(attempt.worker_id for attempt in self.attempts if not attempt.said_full)
         had_it = {attempt.worker_id for attempt in self.attempts if attempt.excludes(reconnected_at)}
         often = {worker_id for worker_id, times in asked.items() if times >= TIMES_PER_WORKER}
-        always = {worker_id for worker_id, times in full.items() if times >= TIMES_FULL}
+        always = {worker_id for worker_id, times in full.items() if times >= TIMES_FULL or not again}
         return frozenset(had_it | often | always)
 
     @property
@@ -121,13 +124,16 @@ class Inflight:
         """Whether somebody asks about this one."""
         return asked.request_id == self.request_id or (asked.request_id is None and asked.task_id == self.task_id)
 
-    def question(self, reconnected_at: float, now: float, ahead: int = 0, *, waited: bool = False) -> Question:
+    def question(
+        self, reconnected_at: float, now: float, ahead: int = 0, *, waited: bool = False, again: bool = False
+    ) -> Question:
         """What ranking needs to know now: the question, who was tried, and how many wait before it."""
         spent = sum((attempt.likely_cost or Decimal(0) for attempt in self.attempts), Decimal(0))
         return replace(
             self.asked,
             at_least=max((attempt.tokens_told for attempt in self.attempts), default=0),
-            excluded=self.tried(reconnected_at),
+            excluded=self.tried(reconnected_at, again=again),
+            again=again,
             left_s=self.remaining(now),
             waiting=ahead,
             waited=waited,

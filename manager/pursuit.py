@@ -124,23 +124,15 @@ class Pursuit:
             ranking = self._chooser.rank()
             if inflight.best is not None and not ranking.in_time and ranking.obstacle is not Obstacle.FULL:
                 return None  # nobody surer, or not in time
-            if ranking.winner is None and self._has_last_resort(ranking.obstacle):
-                ranking = self._chooser.last_resort()
+            if ranking.winner is None and ranking.obstacle is not Obstacle.FULL and inflight.best is None:
+                in_vain = ranking.obstacle is not Obstacle.FAILING and bool(failover.started(inflight.attempts))
+                ranking = self._chooser.rank_again(last_resort=not in_vain)
             if ranking.winner is not None:
                 if not await self._set_aside(ranking.winner):
                     continue
                 self._chooser.explain(ranking)
                 return ranking.winner
             await self._chooser.wait_for_somebody(ranking)
-
-    def _has_last_resort(self, obstacle: Obstacle) -> bool:
-        """Whether to look among those who are left alone: not while a place may become free, nor after a failure.
-
-        Nor for a second opinion.
-        """
-        if obstacle is Obstacle.FULL or self._inflight.best is not None:
-            return False
-        return obstacle is Obstacle.FAILING or not failover.started(self._inflight.attempts)
 
     async def _set_aside(self, choice: Choice) -> bool:
         """Reserves in the budgets what it will probably cost; False: one of them has not enough left for this model."""

@@ -159,8 +159,10 @@ class Question:
     """By worker, tokens of it that it has probably still in its cache."""
     at_least: int = 0
     """Tokens of the prompt, as a worker told for whose model they were too many."""
+    again: bool = False
+    """There is nobody else: who had no place before is waited for."""
     last_resort: bool = False
-    """There is nobody else: who was only slow to claim is better than an error."""
+    """Nor are there such: who was only slow to claim is better than an error."""
     unsure: frozenset[str] = frozenset()
     """Models that have answered it, and were not sure enough."""
     confidence: float = 0.0
@@ -433,7 +435,7 @@ class Judge:
             return Obstacle.FAILING, f"failing ({member.breaker.why}), tried again in {rest:.1f} s"
         if resting := self._resting(choice):
             return Obstacle.PAUSED, resting
-        if not member.free:
+        if not member.free or (question.again and member.said_full):
             return Obstacle.FULL, f"full ({member.load} of {member.heartbeat.capacity})"
         return None
 

@@ -84,8 +84,7 @@ class Member:
     def load(self) -> int:
         """Requests running and waiting there, as far as we know: the heartbeat's word, plus what we sent since."""
         beat = self.heartbeat
-        known = max(self.assigned, beat.inflight + beat.queued + self.assigned - self.assigned_at_beat)
-        return max(known, beat.capacity) if self.said_full else known
+        return max(self.assigned, beat.inflight + beat.queued + self.assigned - self.assigned_at_beat)
 
     @property
     def free(self) -> int:
