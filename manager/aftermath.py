@@ -30,7 +30,7 @@ class Aftermath:
         stopped = _stopped(inflight)
         await self._listen(inflight, stopped, LAST_WORDS)
         if inflight.booked is None:
-            await self._books.book(inflight, response, failure, self._desk.now())
+            await self._book(inflight, response, failure)
         else:
             await self._complete(inflight, stopped)
         self._count_spending(inflight)
@@ -40,6 +40,10 @@ class Aftermath:
     ) -> None:
         """Books now, and waits until that is safe, if no answer may leave before."""
         if self._books.before_reply and inflight.booked is None:
+            await self._book(inflight, response, failure)
+
+    async def _book(self, inflight: Inflight, response: InferenceResponse | None, failure: BullpenError | None) -> None:
+        if not inflight.comes_again(failure):
             await self._books.book(inflight, response, failure, self._desk.now())
 
     async def wait_for_the_late(self, inflight: Inflight) -> None:

@@ -32,6 +32,7 @@ from contracts import headers as h
 from manager.attempt import Attempt, read_event
 from manager.events import Events, Gone, Heard
 from manager.idempotency import Mine
+from manager.job import nobody_began
 from manager.ranking import Question
 
 T = TypeVar("T")
@@ -75,6 +76,8 @@ class Inflight:
     """By model, which budget has not enough left for it."""
     booked: ResponseRecord | None = None
     """Its row in the books."""
+    patient: bool = False
+    """It is a job, and comes again when nobody can begin it."""
     delivered_tokens: int = 0
     """Of the text that a streaming caller has so far."""
 
@@ -183,6 +186,10 @@ class Inflight:
             "backend": backend,
             "worker_id": attempt.worker_id,
         }
+
+    def comes_again(self, failure: BullpenError | None) -> bool:
+        """Whether nothing was done for it yet: a job that waits a day for somebody is not booked every minute."""
+        return self.patient and not self.attempts and failure is not None and nobody_began(failure)
 
     def given_up_on(self, worker_id: str, epoch: str) -> list[Attempt]:
         """What this worker may still be at, although nobody waits for it."""

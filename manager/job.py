@@ -9,10 +9,17 @@ from bus import Bus, Message
 from bus.connection import Headers
 from bus.pull import StoredMessage
 from bus.queue import message_id
+from contracts import BullpenError, ErrorCode, parse_request, salvage_task_id
 from contracts import headers as h
-from contracts import parse_request, salvage_task_id
 from contracts import subjects as s
 from manager.kept import Kept
+
+NOT_BEGUN = frozenset({ErrorCode.NO_WORKER, ErrorCode.OVERLOADED, ErrorCode.RATE_LIMITED, ErrorCode.CONFLICT})
+
+
+def nobody_began(failure: BullpenError) -> bool:
+    """Whether this failure says nothing of the job: it has to wait for somebody."""
+    return failure.retryable and failure.code in NOT_BEGUN
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from contracts import BullpenError, ErrorCode, new_id
 from contracts import headers as h
 from contracts import subjects as s
 from manager.config import JobsConfig
-from manager.job import Job, Result
+from manager.job import Job, Result, nobody_began
 
 log = structlog.get_logger(__name__)
 
@@ -52,12 +52,10 @@ STORE_PATIENCE = 600.0
 """Seconds for which a result is held while the server is away; then the job is done again."""
 LEAVE_WITHIN = 5.0
 CALL_WITHIN = 2.0
-NOT_COUNTED = frozenset({ErrorCode.NO_WORKER, ErrorCode.OVERLOADED, ErrorCode.RATE_LIMITED, ErrorCode.CONFLICT})
-"""Nobody has begun it: that says nothing of the job."""
 
 
-Perform: TypeAlias = Callable[[Message, str], Awaitable[tuple[Result, BullpenError | None]]]
-"""Does a request on behalf of a job id. Raises `BullpenError` when it cannot even be read."""
+Perform: TypeAlias = Callable[[Message, Job, bool], Awaitable[tuple[Result, BullpenError | None]]]
+"""Does the request of a job. True: when nobody can begin it, it comes again. Raises `BullpenError(invalid_request)`."""
 
 
 class Jobs:
@@ -215,10 +213,11 @@ class Jobs:
         if not self._taking.is_set():
             await self._give_back(job.message, 0.0)
             return
-        result, failure = await self._result(job)
+        patient = job.age <= self._config.patience
+        result, failure = await self._result(job, patient)
         if failure is not None and self._leaving and failure.code is ErrorCode.NO_WORKER:
             await self._give_back(job.message, 0.0)
-        elif failure is not None and (pause := await self._again_after(job, failure)) is not None:
+        elif failure is not None and (pause := await self._again_after(job, failure, patient)) is not None:
             log.info("job_put_off", job_id=job.id, task_id=job.task_id, code=failure.code, again_in_s=round(pause, 3))
             await self._give_back(job.message, pause)
         else:
@@ -234,9 +233,9 @@ class Jobs:
             seq = found[-1].seq
         return False
 
-    async def _result(self, job: Job) -> tuple[Result, BullpenError | None]:
+    async def _result(self, job: Job, patient: bool) -> tuple[Result, BullpenError | None]:
         try:
-            return await self._perform(job.request(), job.id)
+            return await self._perform(job.request(), job, patient)
         except BullpenError as error:
             result = Result(self._bus, job.task_id, new_id(), job.id)
             await result.error(error)
@@ -265,10 +264,10 @@ class Jobs:
                     log.info("job_done_twice", job_id=job.id, task_id=job.task_id)
                 return
 
-    async def _again_after(self, job: Job, failure: BullpenError) -> float | None:
+    async def _again_after(self, job: Job, failure: BullpenError, patient: bool) -> float | None:
         """Seconds after which it is tried again; None: the failure is its result."""
-        if failure.code in NOT_COUNTED and failure.retryable:
-            if job.age > self._config.patience:
+        if nobody_began(failure):
+            if not patient:
                 return None
             tries = job.message.deliveries
         elif failure.retryable or failure.code is ErrorCode.NO_SUCH_MODEL:  # whoever serves it may not be back yet

@@ -48,7 +48,7 @@ from manager.desk import Desk
 from manager.grades import GradeKeeper
 from manager.idempotency import Answers, Mine, key_of
 from manager.inflight import Inflight, cancelled, hops
-from manager.job import Result
+from manager.job import Job, Result
 from manager.jobs import Jobs
 from manager.metrics import Metrics
 from manager.pursuit import Pursuit
@@ -188,10 +188,11 @@ class Manager:
         inflight.reply.on_abandoned = lambda: self._stop(inflight, cancelled("nobody reads the stream any more"))
         await self._see_through(inflight)
 
-    async def _perform(self, message: Message, job_id: str) -> tuple[Result, BullpenError | None]:
+    async def _perform(self, message: Message, job: Job, patient: bool) -> tuple[Result, BullpenError | None]:
         """Does a durable request. Raises `BullpenError(invalid_request)`."""
         inflight = self._admit(message)
-        result = inflight.reply = Result(self._bus, inflight.task_id, inflight.request_id, job_id)
+        inflight.patient = patient
+        result = inflight.reply = Result(self._bus, inflight.task_id, inflight.request_id, job.id)
         return result, await self._see_through(inflight)
 
     async def _answer_aside(self, message: Message) -> InferenceResponse | None:
@@ -210,8 +211,9 @@ class Manager:
         self._inflight.add(inflight)
         try:
             response, failure = await self._serve(inflight)
-            self._stats.count(self._desk.now() - inflight.arrived, failure.code if failure else None)
-            self._metrics.count(failed=failure is not None, rerouted=len(inflight.attempts) > 1)
+            if not inflight.comes_again(failure):
+                self._stats.count(self._desk.now() - inflight.arrived, failure.code if failure else None)
+                self._metrics.count(failed=failure is not None, rerouted=len(inflight.attempts) > 1)
             if response is not None and failure is None and self._requests is not None:
                 self._asides.consider(inflight, response)
             await asyncio.gather(

@@ -174,11 +174,16 @@ async def test_a_job_that_fails_again_and_again_is_tried_so_often_by_all_manager
 
 
 async def test_a_job_that_nobody_has_room_for_is_given_up_when_its_time_is_over(mesh: SmallMesh) -> None:
+    """It is tried some twenty times meanwhile; the books have its end only."""
     await mesh.manager(jobs={**QUICK, "attempts": 1, "patience": 1.0})
     await streams_are_there(mesh)
+    booked: list[Json] = []
+    await mesh.bus.subscribe_inline(s.TELEMETRY_RESPONSE, lambda message: booked.append(json.loads(message.data)))
     await submit(mesh, {"prompt": "hello", "task_id": "t1"})
     (kept,) = await results(mesh, "t1")
     assert json.loads(kept.data)["error"]["code"] == "no_worker"
+    await eventually(lambda: booked)
+    assert [(row["task_id"], row["error_code"]) for row in booked] == [("t1", "no_worker")]
 
 
 async def test_a_manager_that_leaves_gives_its_jobs_back(mesh: SmallMesh, monkeypatch: pytest.MonkeyPatch) -> None:

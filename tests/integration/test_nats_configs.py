@@ -19,7 +19,7 @@ from bullpen.leash import leashed
 from bus import Bus, BusError, BusSettings, BusUnreachable, Message
 from contracts import BullpenError
 from manager.config import JobsConfig
-from manager.job import Result
+from manager.job import Job, Result
 from manager.jobs import Jobs
 from tests import certificates
 from tests.servers import free_port
@@ -212,7 +212,7 @@ async def test_in_kubernetes_an_autoscaler_sees_how_many_jobs_wait(here: Site) -
             await eventually(partial(_wait, here, 3))
 
 
-async def _unwanted(message: Message, job_id: str) -> tuple[Result, BullpenError | None]:
+async def _unwanted(message: Message, job: Job, patient: bool) -> tuple[Result, BullpenError | None]:
     raise AssertionError
 
 

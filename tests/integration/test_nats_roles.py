@@ -284,7 +284,7 @@ async def test_jobs_are_done_with_these_permissions(server: BusSettings) -> None
         await mine.leave()
 
 
-async def _no_work(message: Message, job_id: str) -> tuple[Result, BullpenError | None]:
+async def _no_work(message: Message, job: Job, patient: bool) -> tuple[Result, BullpenError | None]:
     raise BullpenError(ErrorCode.INVALID_REQUEST, "promt: no such field")
 
 
