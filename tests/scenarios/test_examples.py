@@ -7,12 +7,16 @@ import shutil
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic_core import from_json
 
 from bullpen.endpoints import Endpoints, write
 from bullpen.mesh import Mesh
 from bus import Bus, BusSettings
+from client import Bullpen
+from contracts import Chunk
 from tests.support import eventually
 
 pytestmark = [pytest.mark.scenario, pytest.mark.timeout(90)]
@@ -109,3 +113,33 @@ async def test_a_shell_script_is_a_worker(url: str) -> None:
         worker.kill()
         await worker.wait()
         await bus.close()
+
+
+@needs_node
+async def test_a_worker_in_javascript_is_chosen_and_streams(url: str) -> None:
+    assert NODE is not None
+    worker = await asyncio.create_subprocess_exec(
+        NODE, "examples/worker.mjs", "node-1", cwd=ROOT, env={**os.environ, "NATS_URL": url}
+    )
+    bus = await Bus.connect("test", BusSettings(servers=(url,)))
+
+    async def answered(subject: str, body: bytes) -> Any:
+        told = from_json((await bus.request(subject, body, timeout=5)).data)
+        return told if "output" in told else None
+
+    try:
+        told = await eventually(lambda: answered("infer.auto", b'{"prompt": "one two", "model": "echo-1"}'), timeout=10)
+        assert (told["output"], told["worker_id"], told["attempts"][0]["outcome"]) == ("one two", "node-1", "ok")
+        assert (await answered("infer.mjs", b"three four"))["output"] == "three four"
+        async with Bullpen.connect(url) as bullpen:
+            events = [event async for event in bullpen.stream("five six", backend="mjs")]
+        assert "".join(event.delta for event in events if isinstance(event, Chunk)) == "five six"
+        worker.terminate()
+        assert await asyncio.wait_for(worker.wait(), 10) == 0
+        gone = from_json((await bus.request("infer.auto", b'{"prompt": "x", "model": "echo-1"}', timeout=5)).data)
+        assert gone["error"]["code"] in ("no_worker", "no_such_model")
+    finally:
+        await bus.close()
+        if worker.returncode is None:
+            worker.kill()
+            await worker.wait()
