@@ -61,7 +61,13 @@ async def start(*arguments: str, **env: str | None) -> asyncio.subprocess.Proces
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=_heed_ctrl_c,
     )
+
+
+def _heed_ctrl_c() -> None:
+    """Whoever runs the tests in the background has them ignore it, and so would what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 async def finish(process: asyncio.subprocess.Process, stdin: bytes = b"", sign: signal.Signals | None = None) -> Result:
@@ -115,6 +121,7 @@ class Terminal:
             stdout=slave,
             stderr=slave,
             start_new_session=True,
+            preexec_fn=_heed_ctrl_c,
         )
         os.close(slave)
         try:
