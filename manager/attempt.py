@@ -151,6 +151,8 @@ class Attempt:
         self.number = number
         self.choice = choice
         self.epoch = choice.member.heartbeat.epoch
+        self.others = max(0, choice.member.load - 1)
+        """Requests that its worker had beside it, when it was sent there."""
         self.sent = now
         self.created_at = created_at
         self.errand = errand or Errand(0.0)

@@ -50,7 +50,7 @@ class Chooser:
         remaining = inflight.remaining(now)
         match ranking.obstacle:
             case Obstacle.FULL:
-                await self._wait(remaining)
+                await self._wait(remaining, line_s=ranking.wait_s)
             case Obstacle.PAUSED if desk.pause_left() < remaining:
                 await self._wait(desk.pause_left())
             case Obstacle.BUDGET if inflight.unaffordable:
@@ -60,7 +60,7 @@ class Chooser:
                 await self._wait(desk.warm_at - now)
             case _ if desk.registry.all_cut_off(now) or not await desk.hears():
                 await self._wait(min(remaining, LOOK_AGAIN))
-            case Obstacle.EXHAUSTED | Obstacle.UNABLE if (refusal := inflight.too_long) is not None:
+            case Obstacle.EXHAUSTED | Obstacle.UNABLE | Obstacle.TOO_LONG if (refusal := inflight.too_long) is not None:
                 self.explain(ranking)
                 raise refusal
             case Obstacle.EXHAUSTED:
@@ -71,9 +71,11 @@ class Chooser:
                 request = inflight.request
                 raise failover.nobody(ranking, request.model or request.backend, desk.served())
 
-    async def _wait(self, seconds: float) -> None:
-        request = self._inflight.request
-        self._turn = await self._desk.room.wait(request.priority, request.tenant, last=self._turn, seconds=seconds)
+    async def _wait(self, seconds: float, line_s: float = 0.0) -> None:
+        request, room = self._inflight.request, self._desk.room
+        if self._turn is None:
+            room.line_s = line_s
+        self._turn = await room.wait(request.priority, request.tenant, last=self._turn, seconds=seconds)
 
     def explain(self, ranking: Ranking) -> None:
         """Says on `metrics.route` who was considered, and why the winner won."""

@@ -154,7 +154,8 @@ class Desk:
     def _took_answer(self, attempt: Attempt, answer: FinalResponse) -> None:
         attempt.choice.member.answered += 1
         now, service_ms = self.now(), attempt.duration_ms - answer.queue_ms
-        self.estimates.answered(answer, service_ms, attempt.prompt_tokens, now, attempt.cached)
+        others = (attempt.others + member.load) / 2 / max(1, member.heartbeat.capacity)
+        self.estimates.answered(answer, service_ms, attempt.prompt_tokens, now, cached=attempt.cached, others=others)
         self.affinity.answered(attempt.worker_id, attempt.openings, answer.output, now)
 
     def _failed(self, attempt: Attempt, ending: Ending) -> None:

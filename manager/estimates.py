@@ -30,6 +30,8 @@ BORROWED = 3.0
 """A size of prompt that was never seen is answered as all are; after so many answers half by its own."""
 WARM = 10.0
 """What the books say of somebody whom this Manager has never asked counts as so many tries at most."""
+CROWDED = 1.0
+"""How much longer a full worker takes than an empty one."""
 BEFORE_ANY = 200
 """What there is to do before the first token, beside the prompt, counts as so many tokens of it."""
 
@@ -163,11 +165,18 @@ class Estimates:
         return list(self._models.items())
 
     def answered(
-        self, response: InferenceResponse, service_ms: float, tokens_in: int, now: float, cached: float = 0.0
+        self,
+        response: InferenceResponse,
+        service_ms: float,
+        tokens_in: int,
+        now: float,
+        *,
+        cached: float = 0.0,
+        others: float = 0.0,
     ) -> None:
         """`tokens_in`: of the prompt as we counted it, because that is what the next one will be known by.
 
-        `cached`: how many of them the worker had answered before.
+        `cached`: how many of them the worker had answered before. `others`: how full it was without this one, 0..1.
         """
         record = self.of(response.model_id)
         record.answered += 1
@@ -180,7 +189,13 @@ class Estimates:
         if cached and response.cached_tokens is not None:
             worker.kept.learn(min(1.0, response.cached_tokens / cached))
         read = tokens_in - min(tokens_in, cached * worker.kept.mean)
-        worker.took(read, response.completion_tokens, service_ms / 1000, first_s)
+        alone = 1.0 / crowded(others)  # who has much to do is not slower than who has not, only busier
+        worker.took(
+            read,
+            response.completion_tokens,
+            service_ms / 1000 * alone,
+            None if first_s is None else first_s * alone,
+        )
         worker.success.learn(1.0)
         worker.at = now
 
@@ -208,6 +223,11 @@ class Estimates:
         worker = self.at(worker_id, model_id)
         worker.success.learn(0.0)
         worker.at = now
+
+
+def crowded(others: float) -> float:
+    """How many times as long a worker takes when it is so full (0..1) of others."""
+    return 1.0 + CROWDED * min(1.0, others)
 
 
 def _size(tokens_in: int) -> int:

@@ -66,6 +66,10 @@ def nobody(ranking: Ranking, asked: str | None, served: Sequence[str]) -> Bullpe
             return BullpenError(
                 ErrorCode.BUDGET_EXCEEDED, f"nobody answers within max_cost_usd: {because}", field="max_cost_usd"
             )
+        case Obstacle.TOO_LONG:
+            return BullpenError(
+                ErrorCode.INVALID_REQUEST, f"the prompt fits into nobody's context window: {because}", field="prompt"
+            )
         case Obstacle.NO_SUCH_MODEL:
             listed = ", ".join(served) or "nothing"
             return BullpenError(ErrorCode.NO_SUCH_MODEL, f"nobody serves {asked}; served are: {listed}", field="model")

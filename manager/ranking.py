@@ -21,7 +21,7 @@ from typing import NamedTuple
 from contracts import Candidate, Capability, Grade, Heartbeat, InferenceRequest, ModelCard, Terms
 from contracts.tokens import prompt_tokens
 from manager.affinity import Opening, openings
-from manager.estimates import Estimates, ModelRecord
+from manager.estimates import Estimates, ModelRecord, crowded
 from manager.grades import PROBATION_SHARE, Grades
 from manager.registry import Member
 
@@ -37,8 +37,6 @@ IN_TIME, TOO_LATE = 0.6, 1.6
 """Shares of the time left: what is expected within the first is not feared to be late, after the second it is."""
 IN_VAIN = LATE * (1.0 - IN_TIME) / (TOO_LATE - IN_TIME)
 """The load term of who is expected to answer when the time is over."""
-CROWDED = 0.25
-"""How much longer a full worker is expected to take than an empty one."""
 UNSURE = 1.5
 """A place that is not free yet may come later than it seems."""
 FADES = 30.0
@@ -74,6 +72,8 @@ class Obstacle(Enum):
     BUDGET = "budget"
     UNABLE = "unable"
     """Somebody serves this, but is not ready or cannot do what is asked."""
+    TOO_LONG = "too_long"
+    """The prompt fits into nobody's context window."""
     NO_SUCH_MODEL = "no_such_model"
     NOBODY = "nobody"
 
@@ -196,7 +196,7 @@ def rank(
         if in_vain and hope >= weights.load * LATE > 0:
             return Ranking(None, Obstacle.LATE, judged, _reasons(judged, Obstacle.FULL), judge.line_s)
         if best is None or later.score < best.score:
-            return Ranking(None, Obstacle.FULL, judged, _reasons(judged, Obstacle.FULL))
+            return Ranking(None, Obstacle.FULL, judged, _reasons(judged, Obstacle.FULL), judge.line_s)
     if best is not None:
         return Ranking(best.choice, Obstacle.NONE, judged)
     return _nobody(question, judged)
@@ -302,12 +302,12 @@ class Judge:
 
     def all(self) -> list[Judged]:
         for choice in self.choices:
-            model, told = choice.card.model_id, choice.member.heartbeat.ewma_ms
+            model, told = choice.card.model_id, _told_s(choice.member.heartbeat)
             if (seconds := self._seen_s(choice)) is not None:
                 self.hoped[model] = min(seconds, self.hoped.get(model, inf))
                 self.quickest = min(seconds, self.quickest)
             if told is not None:
-                self.told[model] = min(told / 1000, self.told.get(model, inf))
+                self.told[model] = min(told, self.told.get(model, inf))
         if self.question.waiting:
             self.line_s = self._line_s()
         return [self._judge(choice) for choice in self.choices]
@@ -347,8 +347,9 @@ class Judge:
         member = choice.member
         capacity, load = member.heartbeat.capacity, member.load
         service_s = self._service_s(choice)
-        wait_s = 0.0 if load < capacity else self.line_s + service_s * (load - capacity + 1) / capacity
-        expected = UNSURE * wait_s + service_s * (1 + CROWDED * min(1.0, load / capacity)) / success
+        busy_s = service_s * crowded(1.0)
+        wait_s = 0.0 if load < capacity else self.line_s + busy_s * (load - capacity + 1) / capacity
+        expected = UNSURE * wait_s + service_s * crowded(load / capacity) / success
         share = expected / max(self.question.left_s, 0.001)
         late = min(1.0, max(0.0, (share - IN_TIME) / (TOO_LATE - IN_TIME)))
         return expected / (expected + QUICK_S) + LATE * late
@@ -373,9 +374,9 @@ class Judge:
         model, member = choice.card.model_id, choice.member
         hoped, seen = self.hoped.get(model), self._seen_s(choice)
         if hoped is None:  # nobody with this model has answered us: each is as quick as it says
-            told = member.heartbeat.ewma_ms
+            told = _told_s(member.heartbeat)
             unknown = QUICK_S if self.quickest == inf else self.quickest
-            return self.told.get(model, unknown) if told is None else told / 1000
+            return self.told.get(model, unknown) if told is None else told
         if seen is None:
             return hoped
         return hoped + (seen - hoped) * self._kept_since(self.estimates.at(member.worker_id, model).at)
@@ -393,7 +394,7 @@ class Judge:
     def _line_s(self) -> float:
         """Those who wait are waiting for all the full workers together."""
         full = [c for c in self.choices if c.member.load >= c.member.heartbeat.capacity and not c.member.obstacle]
-        rate = sum(choice.member.heartbeat.capacity / self._service_s(choice) for choice in full)
+        rate = sum(choice.member.heartbeat.capacity / self._service_s(choice) for choice in full) / crowded(1.0)
         return self.question.waiting / rate if rate else 0.0
 
     # Obstacles
@@ -490,14 +491,27 @@ def _nobody(question: Question, judged: Sequence[Judged]) -> Ranking:
     """Nobody can be asked: why."""
     found = {one.obstacle for one in judged}
     obstacle = next((o for o in PRECEDENCE if o in found), None)
+    if obstacle is Obstacle.UNABLE and _fits_nowhere(question, judged):
+        return Ranking(None, Obstacle.TOO_LONG, judged, _reasons(judged, obstacle))
     if obstacle is None:
         asked = question.request.model or question.request.backend
         obstacle = Obstacle.NO_SUCH_MODEL if judged and asked else Obstacle.NOBODY
     return Ranking(None, obstacle, judged, _reasons(judged, obstacle))
 
 
+def _fits_nowhere(question: Question, judged: Sequence[Judged]) -> bool:
+    """Whether the prompt is too long for everybody who serves what is asked for, whether he can be asked now or not."""
+    meant = [one.choice.card for one in judged if one.obstacle is not Obstacle.NO_SUCH_MODEL]
+    return all(card is not _NO_MODEL and question.tokens_in > card.context_window for card in meant)
+
+
 def _reasons(judged: Sequence[Judged], obstacle: Obstacle) -> tuple[str, ...]:
     return tuple(f"{one.choice.member.worker_id}: {one.why}" for one in judged if one.obstacle is obstacle and one.why)
+
+
+def _told_s(beat: Heartbeat) -> float | None:
+    """What a worker says of how long it takes, as if it had nothing else to do; None: it has not answered yet."""
+    return None if beat.ewma_ms is None else beat.ewma_ms / 1000 / crowded(beat.inflight / max(1, beat.capacity))
 
 
 def _tokens_out(question: Question, record: ModelRecord) -> float:

@@ -14,6 +14,9 @@ from contracts import BullpenError, ErrorCode, Priority
 HANDED_ON = 8
 """So many may decline the same place before it stays free until the next one is."""
 
+SOON_MS = 1000
+"""Nobody who is sent away is told to come back before."""
+
 
 @dataclass(eq=False, slots=True)
 class Turn:
@@ -35,6 +38,8 @@ class Turn:
 class WaitingRoom:
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self.line_s = 0.0
+        """Seconds until those who wait now will have found places, as far as the last who came could tell."""
         self._lines: dict[Priority, OrderedDict[str, deque[Turn]]] = {
             "interactive": OrderedDict(),
             "batch": OrderedDict(),
@@ -106,7 +111,9 @@ class WaitingRoom:
 
     def _full(self) -> BullpenError:
         return BullpenError(
-            ErrorCode.OVERLOADED, f"every worker is full and {len(self)} requests wait already", retry_after_ms=1000
+            ErrorCode.OVERLOADED,
+            f"every worker is full and {len(self)} requests wait already",
+            retry_after_ms=max(SOON_MS, round(self.line_s * 1000)),
         )
 
     def _forget(self, line: OrderedDict[str, deque[Turn]], turn: Turn) -> None:

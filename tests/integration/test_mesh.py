@@ -194,6 +194,16 @@ async def test_managers_who_fill_a_worker_together_wait_until_it_has_room(mesh: 
     assert any(len(answer["attempts"]) > 1 for answer in answers), "nobody sent too much"
 
 
+async def test_who_finds_the_waiting_room_full_is_told_when_there_may_be_room(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1", max_concurrency=1, latency_ms=600)
+    await mesh.manager(max_waiting=5)
+    await mesh.ask()  # it is known now how long one takes
+    answers = await asyncio.gather(*(mesh.ask() for _ in range(8)))
+    refused = [answer["error"] for answer in answers if "error" in answer]
+    assert {error["code"] for error in refused} == {"overloaded"}
+    assert all(2000 < error["retry_after_ms"] < 20_000 for error in refused), refused
+
+
 async def test_a_full_waiting_room_says_overloaded_at_once(mesh: SmallMesh) -> None:
     await mesh.worker("w-1", max_concurrency=1, **SLOW)
     await mesh.manager(max_waiting=1)
@@ -449,6 +459,13 @@ async def test_who_reads_along_has_the_surest_answer_at_the_end(mesh: SmallMesh)
         assert piece is not None
         text = text + piece["delta"] if piece["type"] == "chunk" else ""
     assert text == final["output"]
+
+
+async def test_a_prompt_that_fits_into_nobodys_context_window_is_not_tried_again_in_vain(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1")
+    await mesh.manager()
+    error = (await mesh.ask(prompt="word " * 20_000))["error"]
+    assert (error["code"], error["field"], error["retryable"]) == ("invalid_request", "prompt", False)
 
 
 async def test_the_route_is_explained(mesh: SmallMesh) -> None:

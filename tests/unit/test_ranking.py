@@ -12,7 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from contracts import Candidate, Heartbeat, InferenceRequest, ModelCard, ModelGrades, Policy, Price, Resources, Terms
+from contracts import (
+    Candidate,
+    Heartbeat,
+    InferenceRequest,
+    InferenceResponse,
+    ModelCard,
+    ModelGrades,
+    Policy,
+    Price,
+    Resources,
+    Terms,
+    utc_now,
+)
 from manager.config import DEFAULT_POLICIES
 from manager.estimates import Estimates
 from manager.grades import Grades
@@ -85,6 +97,65 @@ def test_a_new_worker_is_hoped_to_be_as_quick_as_its_quickest_peer() -> None:
     assert winner(choose(known, new, policy="fastest")) == "new"
 
 
+def answered(estimates: Estimates, worker: str, service_ms: float, others: float = 0.0) -> None:
+    answer = InferenceResponse(
+        task_id="t",
+        request_id="r",
+        model_id="m",
+        backend="simulated",
+        worker_id=worker,
+        output="Paris",
+        prompt_tokens=2,
+        completion_tokens=32,
+        tokens_used=34,
+        duration_ms=service_ms,
+        ttft_ms=10.0,
+        confidence=0.8,
+        confidence_source="logprobs",
+        finish_reason="stop",
+        cost_usd=None,
+        created_at=utc_now(),
+    )
+    for _ in range(20):
+        estimates.answered(answer, service_ms, 2, 0.0, others=others)
+
+
+def burst(estimates: Estimates, *, count: int = 50, capacity: int = 64) -> Counter[str]:
+    """So many questions in the same instant for two workers: who gets how many."""
+    members = [member(name, capacity=capacity) for name in ("a", "b")]
+    question, weights, rng = (
+        Question.of(InferenceRequest(prompt="hello")),
+        DEFAULT_POLICIES["balanced"],
+        random.Random(1),
+    )
+    won: Counter[str] = Counter()
+    for _ in range(count):
+        ranking = rank(question, members, estimates, weights, now=0.0, rng=rng)
+        assert ranking.winner is not None
+        ranking.winner.member.assigned += 1
+        won[ranking.winner.member.worker_id] += 1
+    return won
+
+
+def test_equals_share_a_burst_before_anything_is_known_of_them() -> None:
+    assert min(burst(Estimates()).values()) >= 15
+
+
+def test_equals_share_a_burst_whoever_had_the_last_one() -> None:
+    """Who was busy took longer for that; it must not be left out of the next burst, and the other one after that."""
+    estimates = Estimates()
+    answered(estimates, "a", 100.0)
+    answered(estimates, "b", 175.0, others=0.75)
+    assert min(burst(estimates).values()) >= 15
+
+
+def test_who_is_a_little_quicker_does_not_get_all_of_a_burst() -> None:
+    estimates = Estimates()
+    answered(estimates, "a", 100.0)
+    answered(estimates, "b", 130.0)
+    assert burst(estimates)["b"] >= 10
+
+
 def test_the_less_loaded_of_equals_wins() -> None:
     assert winner(choose(member("busy", inflight=3), member("idle"))) == "idle"
 
@@ -107,7 +178,8 @@ def test_a_worker_short_of_memory_is_passed_over() -> None:
         (("m",), {"model": "other"}, Obstacle.NO_SUCH_MODEL),
         (("m",), {"backend": "other"}, Obstacle.NO_SUCH_MODEL),
         (("m",), {"tools": ({"type": "function"},)}, Obstacle.UNABLE),
-        (("m",), {"prompt": "x" * 8000}, Obstacle.UNABLE),
+        (("m",), {"prompt": "x" * 8000}, Obstacle.TOO_LONG),
+        (("m",), {"prompt": "x" * 8000, "tools": ({"type": "function"},)}, Obstacle.TOO_LONG),
         (("m",), {"max_cost_usd": 1e-9}, Obstacle.BUDGET),
     ],
 )
@@ -119,6 +191,11 @@ def test_why_nobody_can_be_asked(members: tuple[str, ...], asked: dict[str, Any]
 def test_a_full_worker_is_worth_waiting_for_even_beside_unable_ones() -> None:
     ranking = choose(member("full", inflight=4), member("leaving", state="draining"))
     assert ranking.obstacle is Obstacle.FULL
+
+
+def test_a_long_prompt_may_fit_where_nobody_can_be_asked_now() -> None:
+    larger = member("larger", window=100_000, state="draining")
+    assert choose(member("small"), larger, prompt="x" * 8000).obstacle is Obstacle.UNABLE
 
 
 def test_a_paused_worker_comes_back_by_itself() -> None:
@@ -185,7 +262,7 @@ def test_a_model_that_nobody_knows_yet_may_answer_best_now_and_then() -> None:
 def test_a_quick_worker_that_is_full_is_better_than_a_slow_one_that_is_free() -> None:
     quick, slow = member("quick", ewma_ms=500, inflight=4), member("slow", ewma_ms=20_000)
     assert choose(quick, slow, policy="fastest").obstacle is Obstacle.FULL
-    assert winner(choose(quick, member("slower", ewma_ms=700), policy="fastest")) == "slower"
+    assert winner(choose(quick, member("slower", ewma_ms=600), policy="fastest")) == "slower"
 
 
 def test_who_would_come_too_late_is_not_asked_however_cheap() -> None:
