@@ -401,6 +401,10 @@ async def test_too_little_confidence_escalates_to_another_model(mesh: SmallMesh)
     assert impossible["confidence"] < 1.0
 
 
+CHEAP: Json = {"price": {"input_per_mtok": 0.01, "output_per_mtok": 0.01}}
+DEAR: Json = {"price": {"input_per_mtok": 100, "output_per_mtok": 100}}
+
+
 def unsure(model: str, confidence: float, **more: Any) -> Json:
     return {"models": [{"name": model}], "confidence": {"mean": confidence, "sd": 0}, **more}
 
@@ -424,18 +428,17 @@ async def test_who_is_known_to_be_less_sure_is_not_paid_for_another_try(mesh: Sm
 
 
 async def test_when_the_time_is_over_the_less_sure_answer_counts(mesh: SmallMesh) -> None:
-    await mesh.worker("w-poor", **unsure("poor", 0.2, latency_ms=1))
-    await mesh.worker("w-good", **unsure("good", 0.99, latency_ms=5000))
+    await mesh.worker("w-poor", **unsure("poor", 0.2, latency_ms=1, **CHEAP))
+    await mesh.worker("w-good", **unsure("good", 0.99, latency_ms=5000, **DEAR))
     await mesh.manager()
-    await mesh.ask(model="poor")  # known to be quick
-    answer = await mesh.ask(policy="fastest", min_confidence=0.9, deadline_ms=1500)
+    answer = await mesh.ask(policy="cheapest", min_confidence=0.9, deadline_ms=1500)
     assert [attempt["worker_id"] for attempt in answer["attempts"]] == ["w-poor", "w-good"]
     assert answer["model_id"] == "poor"
 
 
 async def test_a_better_model_that_is_full_is_waited_for(mesh: SmallMesh) -> None:
-    await mesh.worker("w-poor", **unsure("poor", 0.2, latency_ms=1))
-    await mesh.worker("w-good", **unsure("good", 0.99, latency_ms=600, max_concurrency=1, max_queue=0))
+    await mesh.worker("w-poor", **unsure("poor", 0.2, latency_ms=1, **CHEAP))
+    await mesh.worker("w-good", **unsure("good", 0.99, latency_ms=600, max_concurrency=1, max_queue=0, **DEAR))
     await mesh.manager()
     busy = asyncio.create_task(mesh.ask(model="good"))
     await eventually(lambda: mesh.beats["w-good"].inflight == 1)
@@ -445,12 +448,10 @@ async def test_a_better_model_that_is_full_is_waited_for(mesh: SmallMesh) -> Non
 
 
 async def test_who_reads_along_has_the_surest_answer_at_the_end(mesh: SmallMesh) -> None:
-    await mesh.worker("w-first", **unsure("first", 0.5, latency_ms=1, seed=1))
-    await mesh.worker("w-second", **unsure("second", 0.3, latency_ms=400, seed=2))
+    await mesh.worker("w-first", **unsure("first", 0.5, latency_ms=1, seed=1, **CHEAP))
+    await mesh.worker("w-second", **unsure("second", 0.3, latency_ms=400, seed=2, **DEAR))
     await mesh.manager()
-    for _ in range(3):
-        await mesh.ask(model="first")  # known to be quick
-    heard = await mesh.stream(policy="fastest", min_confidence=0.9)
+    heard = await mesh.stream(policy="cheapest", min_confidence=0.9)
     final = heard[-2]
     assert final is not None and final["model_id"] == "first"
     assert [attempt["worker_id"] for attempt in final["attempts"]] == ["w-first", "w-second"]
