@@ -3,7 +3,7 @@
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from contracts import Policy, Terms
 from contracts.settings import ConfigModel
@@ -14,12 +14,23 @@ NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 POLICIES: tuple[Policy, ...] = ("balanced", "cheapest", "fastest", "best", "local_only")
 
-DEFAULT_POLICIES: dict[Policy, Terms] = {
-    "balanced": Terms(cost=1.0, confidence=1.0, load=1.0, resources=0.3),
-    "cheapest": Terms(cost=10.0, confidence=0.3, load=0.5, resources=0.1),
-    "fastest": Terms(cost=0.1, confidence=0.3, load=10.0, resources=0.5),
-    "best": Terms(cost=0.1, confidence=10.0, load=0.5, resources=0.1),
-    "local_only": Terms(cost=0.5, confidence=1.0, load=1.0, resources=0.3),
+
+class Weights(Terms):
+    """How much each term counts."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    cost: NotNegative
+    confidence: NotNegative
+    load: NotNegative
+    resources: NotNegative
+
+
+DEFAULT_POLICIES: dict[Policy, Weights] = {
+    "balanced": Weights(cost=1.0, confidence=1.0, load=1.0, resources=0.3),
+    "cheapest": Weights(cost=10.0, confidence=0.3, load=0.5, resources=0.1),
+    "fastest": Weights(cost=0.1, confidence=0.3, load=10.0, resources=0.5),
+    "best": Weights(cost=0.1, confidence=10.0, load=0.5, resources=0.1),
+    "local_only": Weights(cost=0.5, confidence=1.0, load=1.0, resources=0.3),
 }
 
 
@@ -95,7 +106,7 @@ class Mirror(ConfigModel):
 
 
 class ManagerConfig(ConfigModel):
-    policies: dict[Policy, Terms] = DEFAULT_POLICIES
+    policies: dict[Policy, Weights] = DEFAULT_POLICIES
     """The weight of each term, by policy. A policy left out keeps its default."""
     claim_timeout: Seconds = 0.25
     first_token_timeout: Seconds = 10.0
@@ -113,5 +124,5 @@ class ManagerConfig(ConfigModel):
 
     @field_validator("policies")
     @classmethod
-    def _complete(cls, policies: dict[Policy, Terms]) -> dict[Policy, Terms]:
+    def _complete(cls, policies: dict[Policy, Weights]) -> dict[Policy, Weights]:
         return {**DEFAULT_POLICIES, **policies}

@@ -136,6 +136,14 @@ async def _quietly(trying: Any) -> bool:
         ("claim_timeout: 1\nclaim_timeot: 1\n", ":2: claim_timeot: unknown key"),
         ("max_waiting: many\n", ":1: max_waiting: Input should be a valid integer"),
         (
+            "policies:\n  balanced: {cost: -1, confidence: 1, load: 1, resources: 1}\n",
+            ":2: policies.balanced.cost: ",
+        ),
+        (
+            "policies:\n  balanced: {cost: 1, confidence: 1, load: 1, resources: 1, speed: 1}\n",
+            ":2: policies.balanced.speed: ",
+        ),
+        (
             "policies:\n  balanced: {cost: cheap, confidence: 1, load: 1, resources: 1}\n",
             ":2: policies.balanced.cost: ",
         ),
