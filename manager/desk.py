@@ -152,7 +152,8 @@ class Desk:
         self._took_answer(attempt, answer)
 
     def _took_answer(self, attempt: Attempt, answer: FinalResponse) -> None:
-        attempt.choice.member.answered += 1
+        member = attempt.choice.member
+        member.answered += 1
         now, service_ms = self.now(), attempt.duration_ms - answer.queue_ms
         others = (attempt.others + member.load) / 2 / max(1, member.heartbeat.capacity)
         self.estimates.answered(answer, service_ms, attempt.prompt_tokens, now, cached=attempt.cached, others=others)
