@@ -297,17 +297,24 @@ class Judge:
     """The same of the quickest of all: hope for a model that nobody has answered with."""
     told: dict[str, float] = field(default_factory=dict)
     """The same by what workers say of themselves."""
+    seen: dict[Choice, float | None] = field(default_factory=dict)
+    """By candidate, the seconds as we have seen them; None: it has never answered us."""
+    confidence: dict[str, float] = field(default_factory=dict)
+    """By model, how sure of its answers it is hoped to be."""
     line_s: float = 0.0
     """Seconds until those who wait already have found places."""
 
     def all(self) -> list[Judged]:
         for choice in self.choices:
-            model, told = choice.card.model_id, _told_s(choice.member.heartbeat)
-            if (seconds := self._seen_s(choice)) is not None:
+            model = choice.card.model_id
+            seconds = self.seen[choice] = self._seen_s(choice)
+            if seconds is not None:
                 self.hoped[model] = min(seconds, self.hoped.get(model, inf))
                 self.quickest = min(seconds, self.quickest)
-            if told is not None:
+            elif (told := _told_s(choice.member.heartbeat)) is not None:
                 self.told[model] = min(told, self.told.get(model, inf))
+            if model not in self.confidence:
+                self.confidence[model] = self.estimates.of(model).confidence.hoped(HOPE)
         if self.question.waiting:
             self.line_s = self._line_s()
         return [self._judge(choice) for choice in self.choices]
@@ -331,7 +338,7 @@ class Judge:
         member, card = choice.member, choice.card
         record = self.estimates.at(member.worker_id, card.model_id)
         success = record.success.hoped(DOUBT, self._kept_since(record.at))
-        good = success * self.estimates.of(card.model_id).confidence.hoped(HOPE)
+        good = success * self.confidence[card.model_id]
         usd = expected_cost(self.question, card, self.estimates, self._kept(choice))
         return (
             _cost_term(None if usd is None else float(usd) / good),
@@ -372,7 +379,7 @@ class Judge:
     def _service_anew_s(self, choice: Choice) -> float:
         """The same for somebody who has never seen this conversation."""
         model, member = choice.card.model_id, choice.member
-        hoped, seen = self.hoped.get(model), self._seen_s(choice)
+        hoped, seen = self.hoped.get(model), self.seen[choice]
         if hoped is None:  # nobody with this model has answered us: each is as quick as it says
             told = _told_s(member.heartbeat)
             unknown = QUICK_S if self.quickest == inf else self.quickest
@@ -386,7 +393,6 @@ class Judge:
         return float(0.5 ** (max(0.0, self.now - at) / FADES))
 
     def _seen_s(self, choice: Choice) -> float | None:
-        """The same as we have seen it; None: it has never answered us."""
         model = choice.card.model_id
         tokens_out = _tokens_out(self.question, self.estimates.of(model))
         return self.estimates.at(choice.member.worker_id, model).seconds(self.question.tokens_in, tokens_out)
