@@ -163,7 +163,10 @@ class Answers:
             while True:
                 changed.clear()
                 entry = await bucket.get(mine.name, within=WITHIN)
-                answer = await self._look(_read(entry), mine, changed, deadline)
+                kept = _read(entry)
+                if entry and kept and kept.request_id == mine.request_id:  # the word that it was made was lost
+                    return replace(mine, revision=entry.revision)
+                answer = await self._look(kept, mine, changed, deadline)
                 if isinstance(answer, Replay):
                     return answer
                 if answer == "take":

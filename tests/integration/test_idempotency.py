@@ -53,9 +53,11 @@ class Ledger:
         self._opening.cancel()
         await self.bus.close()
 
-    async def begin(self, request: InferenceRequest, *, seconds: float = 5.0, key: str = "key") -> Mine | Replay:
+    async def begin(
+        self, request: InferenceRequest, *, seconds: float = 5.0, key: str = "key", request_id: str = ""
+    ) -> Mine | Replay:
         deadline = asyncio.get_running_loop().time() + seconds
-        request_id = new_id()
+        request_id = request_id or new_id()
         self.mine.add(request_id)  # a Manager has a request from its first moment on
         entry = await self.answers.begin(key, request, request_id, deadline)
         if isinstance(entry, Replay):
@@ -234,6 +236,18 @@ async def test_who_waits_is_told_at_its_own_deadline(ledgers: list[Ledger]) -> N
     with pytest.raises(BullpenError) as told:
         await ledgers[1].begin(asked(), seconds=0.5)
     assert (told.value.code, told.value.retryable) == (ErrorCode.CONFLICT, True)
+
+
+async def test_who_made_the_entry_and_did_not_hear_so_does_not_wait_for_itself(ledgers: list[Ledger]) -> None:
+    """The server went away between the entry and its word."""
+    one, other, _ = ledgers
+    made = await one.first(asked())
+    again = await one.begin(asked(), request_id=made.request_id)
+    assert again == made
+    waiting = asyncio.create_task(other.begin(asked()))
+    await one.answers.finish(made, answer("once"))
+    replay = await waiting
+    assert isinstance(replay, Replay) and replay.answer.output == "once"
 
 
 async def test_an_answer_that_is_too_large_is_not_kept(ledgers: list[Ledger]) -> None:
