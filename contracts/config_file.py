@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from contracts.settings import MAX_CONFIG_BYTES, ConfigModel, load_config, place_of
 
-LOOK_EVERY = 0.25
+LOOK_EVERY = 0.1
 """Seconds."""
 LOOK_AGAIN = 0.1
 """Seconds after which what is new must still be the same."""
