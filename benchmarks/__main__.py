@@ -7,7 +7,21 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import away, books, chaos, failover, ingest, jobs, overhead, ranking, routing, soak, streams, swap
+from benchmarks import (
+    away,
+    books,
+    cancel,
+    chaos,
+    failover,
+    ingest,
+    jobs,
+    overhead,
+    ranking,
+    routing,
+    soak,
+    streams,
+    swap,
+)
 from benchmarks.routing import real, report
 
 PLAN, JOBS = chaos.Plan(), jobs.Plan()
@@ -40,6 +54,12 @@ COMMANDS: dict[str, tuple[str, str | None, Command, dict[str, dict[str, Any]]]] 
             "rounds": {"type": int, "default": 2, "help": "how often each fault happens"},
             "rows": {"default": "", "help": "only these, with commas between: kill,freeze (default: all)"},
         },
+    ),
+    "cancel": (
+        "how soon a provider is hung up on when its answer is no longer wanted",
+        cancel.__doc__,
+        lambda asked: cancel.main(asked.rounds),
+        {"rounds": {"type": int, "default": 25, "help": "per kind of worker and moment"}},
     ),
     "swap": (
         "how long it takes to change a real model under load, and what is lost",
