@@ -142,7 +142,7 @@ async def test_everybody_is_told_how_much_is_spent(mesh: SmallMesh) -> None:
         await mesh.manager(f"m-{number}", budgets=budgets)
     bullpen = Bullpen(mesh.bus)
     untouched = [(state.tenant, state.model_id, state.spent_usd) for state in await bullpen.budgets()]
-    assert untouched == [(None, "simulated", Decimal(0)), (None, None, Decimal(0))]
+    assert untouched == [(None, None, Decimal(0)), (None, "simulated", Decimal(0))]
     for tenant in ("acme", "other"):
         await mesh.ask(max_tokens=10, metadata={"tenant": tenant})
 
