@@ -156,6 +156,7 @@ class Attempt:
         self.sent = now
         self.created_at = created_at
         self.errand = errand or Errand(0.0)
+        """What its worker's limits have to give for it, until a heartbeat counts it."""
         self.start = start
         self.probe = probe
         """It decides whether the worker's breaker closes again."""

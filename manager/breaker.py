@@ -6,13 +6,15 @@ an answer closes it, another failure doubles the rest.
 
 from collections import deque
 
+from contracts import ErrorCode
+
 IN_A_ROW = 5
 """So many failures one after the other open it …"""
 SHARE, OF_AT_LEAST, WITHIN = 0.5, 10, 30.0
 """… or more than this share of at least so many within so many seconds."""
 FIRST_REST, LONGEST_REST = 5.0, 60.0
 """Seconds."""
-UNCLAIMED = "no_worker"
+UNCLAIMED = ErrorCode.NO_WORKER.value
 """The failure of a worker that did not claim a request in time."""
 
 

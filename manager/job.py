@@ -15,6 +15,7 @@ from contracts import subjects as s
 from manager.kept import Kept
 
 NOT_BEGUN = frozenset({ErrorCode.NO_WORKER, ErrorCode.OVERLOADED, ErrorCode.RATE_LIMITED, ErrorCode.CONFLICT})
+"""Failures of which the job is not the cause."""
 
 
 def nobody_began(failure: BullpenError) -> bool:

@@ -141,7 +141,7 @@ class Treasury:
             self._bucket = await Bucket.open(self._bus, BUCKET, max_age_s=KEPT, max_bytes=MAX_BYTES)
         key, told = purse.account.key, purse.used
         for tried in range(TRIES):
-            await asyncio.sleep(random() * APART * min(tried, 10))  # noqa: S311
+            await asyncio.sleep(random() * APART * min(tried, 10))  # noqa: S311 — jitter, not a secret
             entry = await self._bucket.get(key, within=within)
             before = _read(entry.value) if entry else Ledger()
             after = before.renewed(purse.account, self._holder, used=told, need=need, now=self._clock())

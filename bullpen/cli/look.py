@@ -80,11 +80,11 @@ async def _watch() -> None:
         with Live(console=Console(highlight=False), auto_refresh=False, screen=False) as live:
             while True:
                 roster.forget(heard_before=now() - FORGET_AFTER)
-                live.update(live_table(list(roster), now()), refresh=True)
+                live.update(_live_table(list(roster), now()), refresh=True)
                 await asyncio.sleep(REDRAW_EVERY)
 
 
-def live_table(sightings: Sequence[Sighting], now: float) -> RenderableType:
+def _live_table(sightings: Sequence[Sighting], now: float) -> RenderableType:
     if not sightings:
         return Text("listening for heartbeats …", style="dim")
     hint = Text("\nCtrl-C ends this", style="dim")

@@ -215,23 +215,23 @@ class Library(ModuleType):
     def nvmlInit(self) -> None:  # noqa: N802 — its own names
         self.nvmlDeviceGetCount()
 
-    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802 — its own name
         if not self.driver:
             raise NVMLError("Driver Not Loaded")
         return 3
 
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802 — its own name
         if index == 2:
             raise NVMLError("GPU is lost")
         return index
 
-    def nvmlDeviceGetName(self, device: int) -> Any:  # noqa: N802
+    def nvmlDeviceGetName(self, device: int) -> Any:  # noqa: N802 — its own name
         return b"Tesla T4" if device == 0 else "NVIDIA A100 MIG 1g.5gb"
 
-    def nvmlDeviceGetMemoryInfo(self, device: int) -> SimpleNamespace:  # noqa: N802
+    def nvmlDeviceGetMemoryInfo(self, device: int) -> SimpleNamespace:  # noqa: N802 — its own name
         return SimpleNamespace(used=device + 1, total=16)
 
-    def nvmlDeviceGetUtilizationRates(self, device: int) -> SimpleNamespace:  # noqa: N802
+    def nvmlDeviceGetUtilizationRates(self, device: int) -> SimpleNamespace:  # noqa: N802 — its own name
         if device == 1:
             raise NVMLError("Not Supported")
         return SimpleNamespace(gpu=42)
