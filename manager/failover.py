@@ -10,6 +10,7 @@ from contracts import ANOTHER_WORKER_MAY_HELP, BullpenError, ErrorCode, Outcome
 from manager.attempt import Attempt, Ending
 from manager.config import ManagerConfig
 from manager.ranking import Obstacle, Ranking
+from manager.waiting import SOON_MS
 
 DEATHS_ALLOWED = 2
 
@@ -47,13 +48,12 @@ def exhausted(attempts: Sequence[Attempt], because: str = "") -> BullpenError:
     if error is None:
         return BullpenError(ErrorCode.NO_WORKER, "no other worker can take this request")
     names = ", ".join(a.worker_id for a in attempts)
+    soon = SOON_MS if error.code is ErrorCode.OVERLOADED else None
     return BullpenError(
         error.code,
         f"tried {names}: {error.message}" + (f" ({because})" if because else ""),
         field=error.field,
-        retry_after_ms=1000
-        if error.retry_after_ms is None and error.code is ErrorCode.OVERLOADED
-        else error.retry_after_ms,
+        retry_after_ms=soon if error.retry_after_ms is None else error.retry_after_ms,
         retryable=error.retryable,
     )
 

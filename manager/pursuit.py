@@ -125,14 +125,17 @@ class Pursuit:
             if inflight.best is not None and not ranking.in_time and ranking.obstacle is not Obstacle.FULL:
                 return None  # nobody surer, or not in time
             if ranking.winner is None and ranking.obstacle is not Obstacle.FULL and inflight.best is None:
-                in_vain = ranking.obstacle is not Obstacle.FAILING and bool(failover.started(inflight.attempts))
-                ranking = self._chooser.rank_again(last_resort=not in_vain)
+                ranking = self._chooser.rank_again(last_resort=self._is_last_resort(ranking.obstacle))
             if ranking.winner is not None:
                 if not await self._set_aside(ranking.winner):
                     continue
                 self._chooser.explain(ranking)
                 return ranking.winner
             await self._chooser.wait_for_somebody(ranking)
+
+    def _is_last_resort(self, obstacle: Obstacle) -> bool:
+        """Whether who was only slow to claim is asked after all: not once somebody has begun it, and failed."""
+        return obstacle is Obstacle.FAILING or not failover.started(self._inflight.attempts)
 
     async def _set_aside(self, choice: Choice) -> bool:
         """Reserves in the budgets what it will probably cost; False: one of them has not enough left for this model."""
