@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from benchmarks import results
-from bullpen.mesh import Mesh
+from bullpen.supervision.mesh import Mesh
 from bus import Bus, BusSettings
 from contracts import subjects as s
 from tests.servers import PostgresServer

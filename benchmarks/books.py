@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import results
-from telemetry import partitions, queries
-from telemetry.migrate import migrate
+from telemetry.reading import queries
 from telemetry.store import Connection, Store
+from telemetry.upkeep import partitions
+from telemetry.upkeep.migrate import migrate
 from tests.servers import PostgresServer
 
 ROUNDS = 5

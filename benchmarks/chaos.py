@@ -22,7 +22,7 @@ import asyncpg
 from pydantic_core import from_json, to_json
 
 from benchmarks import results
-from bullpen.mesh import Mesh
+from bullpen.supervision.mesh import Mesh
 from bus import Bus, BusError, BusSettings
 from bus.jetstream import api
 from contracts import BullpenError

@@ -27,7 +27,7 @@ import asyncpg
 import uvloop
 
 from benchmarks import results
-from bullpen.leash import leashed
+from bullpen.supervision.leash import leashed
 from bus import Bus, BusError, BusSettings
 from bus.jetstream import api
 from contracts import AttemptRecord, OpenModel, Outcome, Price, ResponseRecord, new_id, utc_now

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks import results
-from bullpen.mesh import Mesh
+from bullpen.supervision.mesh import Mesh
 from bus import Bus, BusSettings, Message
 from client import Bullpen
 from contracts import InferenceResponse

@@ -22,7 +22,7 @@ import uvloop
 
 from benchmarks import results
 from bullpen.embedded import nats_server
-from bullpen.leash import leashed
+from bullpen.supervision.leash import leashed
 from bus import Bus, BusSettings, NoResponders, RequestTimeout
 from bus.jetstream import StreamSpec, ensure_stream
 from contracts import subjects as s

@@ -14,9 +14,9 @@ from benchmarks import results
 from bus import Bus
 from contracts import Heartbeat, InferenceRequest, ModelCard, Price
 from manager.config import ManagerConfig
-from manager.desk import Desk
 from manager.metrics import Metrics
-from manager.ranking import Question
+from manager.request.shared_state import Desk
+from manager.routing.ranking import Question
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 PRICE = Price.model_validate({"input_per_mtok": "0.1", "output_per_mtok": "0.4"})

@@ -16,7 +16,7 @@ import psutil
 import uvloop
 
 from benchmarks import results
-from bullpen.mesh import Mesh
+from bullpen.supervision.mesh import Mesh
 from bus import Bus, BusSettings, Message
 
 WORDS_PER_SECOND, SECONDS = 10.0, 5

@@ -10,7 +10,7 @@ from pathlib import Path
 from secrets import token_hex
 from tempfile import NamedTemporaryFile
 
-from contracts.settings import secret
+from config.loader import secret
 
 NAME = "content.key"
 

@@ -16,17 +16,17 @@ from typing import Literal, TypeVar
 from pydantic_core import from_json
 
 from bullpen.embedded import EmbeddedError, nats_server, postgres
-from bullpen.endpoints import default_data_dir
+from bullpen.supervision.endpoints import default_data_dir
 from bus import Bus, BusError, BusSettings, Denied, NoResponders, RequestTimeout
 from bus.jetstream import API, jetstream_is_there
 from client import Bullpen
 from client.client import MANAGER_SERVICE, TELEMETRY_SERVICE
 from contracts import BullpenError, ControlReply, Heartbeat, ManagerReply
 from contracts import subjects as s
-from telemetry.migrate import available as migrations
 from telemetry.store import DatabaseAway, Store
 from telemetry.stream import CONSUMER
-from workers.base.discovery import discover
+from telemetry.upkeep.migrate import available as migrations
+from workers.base.interface.discovery import discover
 
 OLDEST_PYTHON = (3, 11)
 LOW_DISK, FULL_DISK = 2 << 30, 200 << 20

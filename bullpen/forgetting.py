@@ -16,10 +16,10 @@ from pydantic import BaseModel, ValidationError
 from bus import Bus, BusError, erase
 from contracts import subjects as s
 from manager.idempotency import BUCKET
-from telemetry import forget as books
-from telemetry.forget import Forgotten, Scope
 from telemetry.store import Store
 from telemetry.stream import CONSUMER
+from telemetry.upkeep import forget as books
+from telemetry.upkeep.forget import Forgotten, Scope
 
 BOOKED_WITHIN = 30.0
 """Seconds that the accountants get for what was in the stream when the command came."""

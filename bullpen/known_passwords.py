@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from ipaddress import ip_address
 from urllib.parse import unquote, urlsplit
 
-from contracts.settings import ConfigError
+from config.loader import ConfigError
 
 _WORDS = (
     "0000 1234 12345 123456 12345678 123456789 abc123 admin administrator bullpen change-me change_me changeit "

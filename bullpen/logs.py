@@ -14,7 +14,7 @@ from typing import Any, TextIO, cast
 import structlog
 from structlog.typing import Processor
 
-from contracts.settings import ConfigError
+from config.loader import ConfigError
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 FORMATS = ("text", "json")

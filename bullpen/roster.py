@@ -6,9 +6,9 @@ What can run here is said by the backends themselves; none is named in this file
 import asyncio
 from dataclasses import dataclass
 
-from contracts.settings import ConfigError
+from config.loader import ConfigError
 from workers.base import Availability
-from workers.base.discovery import BackendFolder, discover, find
+from workers.base.interface.discovery import BackendFolder, discover, find
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,10 @@ from nats.aio.client import Server
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 
-from bus.denials import Denials, Told
 from bus.errors import BusError, BusUnreachable, NoResponders, RequestTimeout
-from bus.hardened import HardenedClient
 from bus.inbox import Inbox, Listener
+from bus.patched_client import HardenedClient
+from bus.permission_errors import Denials, Told
 from bus.settings import BusSettings
 from bus.tasks import Tasks
 from bus.unreachable import explain

@@ -15,7 +15,7 @@ import structlog
 
 from bus.connection import Bus, Headers, Message
 from bus.inbox import Listener
-from bus.insist import publish_until_heard
+from bus.publish_with_retry import publish_until_heard
 from contracts import (
     AttemptSummary,
     BullpenError,

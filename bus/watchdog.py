@@ -11,8 +11,8 @@ from typing import TypeVar
 import structlog
 from nats import errors as nats_errors
 
-from bus.hardened import HardenedClient
 from bus.inbox import HasSubject, Inbox
+from bus.patched_client import HardenedClient
 
 log = structlog.get_logger(__name__)
 

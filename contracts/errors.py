@@ -77,6 +77,9 @@ ANOTHER_WORKER_MAY_HELP = frozenset(
 NOT_STARTED = frozenset({ErrorCode.NO_SUCH_MODEL, ErrorCode.NO_WORKER, ErrorCode.OVERLOADED, ErrorCode.RATE_LIMITED})
 """Codes that mean the worker refused before computing anything: going elsewhere costs nothing."""
 
+BEGUN_NOWHERE = frozenset({ErrorCode.NO_WORKER, ErrorCode.OVERLOADED, ErrorCode.RATE_LIMITED, ErrorCode.CONFLICT})
+"""Codes of a request's failure that say nothing of the request: no worker could take it now."""
+
 
 MAX_MESSAGE, MAX_FIELD = 2000, 200
 """Characters. An error may quote what is wrong, which may be megabytes; the error itself must always fit."""
@@ -146,6 +149,11 @@ class BullpenError(Exception):
     @property
     def status(self) -> int:
         return STATUS[self.code]
+
+    @property
+    def begun_nowhere(self) -> bool:
+        """Whether the request may simply wait until a worker can take it."""
+        return self.retryable and self.code in BEGUN_NOWHERE
 
     def detail(self) -> ErrorDetail:
         return ErrorDetail(

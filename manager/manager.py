@@ -15,10 +15,11 @@ from pydantic import ValidationError
 
 from bus import Bus, BusError, BusSettings, Message, Reply, Subscription, Tasks
 from bus.deadline import seconds_left
-from bus.outbox import Outbox, OutboxSettings
 from bus.reply import accepts, internal_error
 from bus.service import EndpointStats, Service, package_version, serve_info
 from bus.tasks import first_of
+from config.loader import ConfigError
+from config.watched_file import ConfigFile
 from contracts import (
     BullpenError,
     CancelRequest,
@@ -35,25 +36,24 @@ from contracts import (
 )
 from contracts import headers as h
 from contracts import subjects as s
-from contracts.config_file import ConfigFile
-from contracts.content import heeding, stricter
 from contracts.control import mistakes
-from contracts.settings import ConfigError
-from manager.aftermath import Aftermath, has_late
-from manager.asides import Aside, Asides
-from manager.attendance import Attendance
-from manager.books import Books
+from contracts.privacy import heeding, stricter
 from manager.config import ManagerConfig
-from manager.desk import Desk
-from manager.grades import GradeKeeper
+from manager.grade_sync import GradeKeeper
 from manager.idempotency import Answers, Mine, key_of
-from manager.inflight import Inflight, cancelled, hops
-from manager.job import Job, Result
-from manager.jobs import Jobs
+from manager.jobs.consumer import Jobs
+from manager.jobs.job import Job, Result
+from manager.liveness import Attendance
 from manager.metrics import Metrics
-from manager.pursuit import Pursuit
-from manager.ranking import Question
 from manager.reload import Settings
+from manager.request.dispatch import Pursuit
+from manager.request.recording import Books
+from manager.request.settlement import Aftermath, has_late
+from manager.request.shared_state import Desk
+from manager.request.state import Inflight, cancelled, hops
+from manager.routing.ranking import Question
+from manager.shadow import Aside, Asides
+from outbox.outbox import Outbox, OutboxSettings
 
 log = structlog.get_logger(__name__)
 

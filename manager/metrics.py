@@ -7,8 +7,8 @@ import structlog
 from bus import Bus, BusError, Tasks
 from contracts import BullpenError, MeshMetrics, ModelMetrics, OpenModel, WorkerMetrics, utc_now
 from contracts.subjects import METRICS_MESH, metrics_model, metrics_worker
-from manager.estimates import Estimates
-from manager.registry import Registry
+from manager.routing.estimates import Estimates
+from manager.routing.registry import Registry
 
 log = structlog.get_logger(__name__)
 

@@ -7,11 +7,11 @@ import asyncio
 
 import structlog
 
-from contracts.config_file import ConfigFile, config_digest, differing
-from contracts.settings import ConfigError
+from config.loader import ConfigError
+from config.watched_file import ConfigFile, config_digest, differing
 from manager.config import ManagerConfig
-from manager.desk import Desk
-from manager.jobs import Jobs
+from manager.jobs.consumer import Jobs
+from manager.request.shared_state import Desk
 
 log = structlog.get_logger(__name__)
 

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from config.loader import ConfigModel
 from contracts import ContentMode
-from contracts.settings import ConfigModel
 
 Seconds = Annotated[float, Field(gt=0)]
 

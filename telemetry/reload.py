@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import structlog
 
-from contracts.config_file import ConfigFile, differing
-from contracts.settings import ConfigError
+from config.loader import ConfigError
+from config.watched_file import ConfigFile, differing
 from telemetry.config import TelemetryConfig
 
 log = structlog.get_logger(__name__)

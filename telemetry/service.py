@@ -6,25 +6,25 @@ from contextlib import suppress
 import structlog
 
 from bus import Bus, BusError, BusSettings, Subscription, Tasks
-from bus.discretion import Discretion
 from bus.jetstream import ensure_stream, says_there_is_none
 from bus.service import EndpointStats, Service, package_version, serve_info
 from bus.tasks import first_of
+from config.watched_file import ConfigFile
 from contracts import TelemetryMetrics, utc_now
 from contracts import subjects as s
-from contracts.config_file import ConfigFile
+from outbox.privacy_filter import Discretion
 from telemetry import stream
 from telemetry.config import TelemetryConfig
-from telemetry.decisions import Decisions
-from telemetry.direct import Direct
-from telemetry.feedback import serve_feedback
-from telemetry.grading import Grading
-from telemetry.migrate import migrate
-from telemetry.patience import Patience
-from telemetry.recorder import Recorder
+from telemetry.grading.grader import Grading
+from telemetry.recording.decisions import Decisions
+from telemetry.recording.direct import Direct
+from telemetry.recording.feedback import serve_feedback
+from telemetry.recording.recorder import Recorder
+from telemetry.recording.retry_forever import Patience
 from telemetry.reload import follow
-from telemetry.retention import Housekeeper
 from telemetry.store import DatabaseAway, Store
+from telemetry.upkeep.migrate import migrate
+from telemetry.upkeep.retention import Housekeeper
 
 log = structlog.get_logger(__name__)
 

@@ -14,7 +14,6 @@ from pydantic_core import from_json
 
 from bus import Bus, BusSettings, Message, NoResponders
 from bus.jetstream import ensure_stream
-from bus.outbox import Outbox
 from contracts import (
     AttemptRecord,
     FeedbackRecord,
@@ -27,6 +26,7 @@ from contracts import (
     new_id,
 )
 from contracts import subjects as s
+from outbox.outbox import Outbox
 from telemetry.config import TelemetryConfig
 from telemetry.service import run as run_telemetry
 from telemetry.store import Connection, DatabaseAway, Store

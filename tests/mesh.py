@@ -9,14 +9,14 @@ from pydantic_core import from_json
 
 from bus import Bus, BusSettings, Message, Subscription
 from bus.jetstream import StreamSpec, ensure_stream
+from config.watched_file import ConfigFile
 from contracts import Heartbeat
 from contracts import subjects as s
-from contracts.config_file import ConfigFile
 from manager.config import ManagerConfig
 from manager.manager import run as run_manager
 from tests.support import eventually
-from workers.base.discovery import find
-from workers.base.runtime import run_worker
+from workers.base.interface.discovery import find
+from workers.base.runtime.worker import run_worker
 
 Json = dict[str, Any]
 

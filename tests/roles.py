@@ -20,7 +20,7 @@ from typing import Any, Self
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from bullpen.leash import leashed
+from bullpen.supervision.leash import leashed
 from bus import Bus, BusSettings, Listener, Message
 from contracts import Heartbeat
 from contracts import subjects as s

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from bullpen.embedded import nats_server, postgres
-from bullpen.leash import KEEP_USER, leashed
+from bullpen.supervision.leash import KEEP_USER, leashed
 from tests.support import eventually
 
 

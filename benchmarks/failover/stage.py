@@ -20,8 +20,8 @@ from typing import Any
 from pydantic_core import from_json
 
 from bullpen.embedded import nats_server
-from bullpen.leash import leashed
-from bullpen.mesh import role_command
+from bullpen.supervision.leash import leashed
+from bullpen.supervision.mesh import role_command
 from bus import Bus, BusError, BusSettings, Message
 from bus.jetstream import StreamSpec, ensure_stream
 from contracts import Heartbeat, RouteDecision, new_id

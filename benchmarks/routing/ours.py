@@ -17,11 +17,11 @@ from contracts import (
     Outcome,
     Policy,
 )
-from manager.attempt import Attempt, Ending
 from manager.config import ManagerConfig
-from manager.desk import Desk
 from manager.metrics import Metrics
-from manager.ranking import Choice, Obstacle, Question
+from manager.request.attempt import Attempt, Ending
+from manager.request.shared_state import Desk
+from manager.routing.ranking import Choice, Obstacle, Question
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 PROMPT = "word "

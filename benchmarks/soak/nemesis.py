@@ -10,7 +10,7 @@ from contextlib import suppress
 from benchmarks.soak.history import Inflicted
 from benchmarks.soak.plan import Fault
 from benchmarks.soak.watch import Watch
-from bullpen.mesh import Mesh
+from bullpen.supervision.mesh import Mesh
 
 HEALS_WITHIN = 30.0
 """Seconds in which everybody must be well again."""

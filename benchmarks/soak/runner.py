@@ -19,7 +19,7 @@ from benchmarks.soak.load import INBOXES, RATE, WORKER_ENVIRONMENT, Load
 from benchmarks.soak.nemesis import inflict
 from benchmarks.soak.plan import Topology, faults
 from benchmarks.soak.watch import Watch
-from bullpen.mesh import Mesh
+from bullpen.supervision.mesh import Mesh
 from bus import BusError
 
 WARM_UP = 5.0

@@ -12,7 +12,7 @@ from pydantic_core import from_json
 
 from benchmarks.soak.history import AttemptRow, History, ResponseRow, Vitals
 from benchmarks.soak.plan import Topology
-from bullpen.mesh import Mesh
+from bullpen.supervision.mesh import Mesh
 from bus import Bus, BusError, BusSettings, Message
 from contracts import Heartbeat, MeshMetrics, RouteDecision
 from contracts import subjects as s

@@ -23,7 +23,7 @@ from bullpen.cli.show import (
     text,
     words,
 )
-from telemetry.queries import BookedResponse, CostKey, CostRow, cost_by, recent_responses
+from telemetry.reading.queries import BookedResponse, CostKey, CostRow, cost_by, recent_responses
 from telemetry.store import Store
 
 SHOWN_CHARACTERS = 60

@@ -8,9 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from bullpen.cli.show import as_json, problem, show, table, text, words
-from contracts.settings import ConfigError
-from workers.base.checklist import load_checklist
-from workers.base.discovery import discover
+from config.loader import ConfigError
+from workers.base.interface.checklist import load_checklist
+from workers.base.interface.discovery import discover
 
 WRONG = 1
 MARKS = {"done": ("yes", "green"), "todo": ("not yet", "yellow"), "exempt": ("no", "dim")}

@@ -9,7 +9,7 @@ from rich.text import Text
 from bullpen.cli.running import ERROR_REPLY, run, settings
 from bullpen.cli.show import as_json, show, table, text, words
 from bullpen.doctor import Finding, examine
-from bullpen.endpoints import resolve_database_url
+from bullpen.supervision.endpoints import resolve_database_url
 
 STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 

@@ -25,8 +25,8 @@ from bullpen.cli.show import (
 )
 from bullpen.cli.show import words as column
 from contracts import Candidate, Wishes
-from telemetry.explaining import BookedDecision, Ending, Explained, explain
-from telemetry.queries import BookedAttempt
+from telemetry.reading.explaining import BookedDecision, Ending, Explained, explain
+from telemetry.reading.queries import BookedAttempt
 
 NOTHING_LIKE_IT = 1
 SHOWN = 8

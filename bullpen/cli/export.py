@@ -13,8 +13,8 @@ from bullpen.cli.output import replacing
 from bullpen.cli.reading import Model, Since, Tenant, Until, from_books
 from bullpen.cli.running import ERROR_REPLY, usage
 from bullpen.cli.show import clean, note, problem
-from telemetry.export import WITHOUT_MODEL, WITHOUT_TENANT, Column, Csv, NotExact, Sink, Table, Wish, columns
-from telemetry.export import export as write_all
+from telemetry.reading.export import WITHOUT_MODEL, WITHOUT_TENANT, Column, Csv, NotExact, Sink, Table, Wish, columns
+from telemetry.reading.export import export as write_all
 from telemetry.store import Store
 
 Format = Literal["csv", "parquet"]
@@ -111,7 +111,7 @@ def _sink(format: Format, out: Path | None, columns: Sequence[Column]) -> Iterat
 
 def _parquet() -> Callable[[Path, Sequence[Column]], AbstractContextManager[Sink]]:
     try:
-        from telemetry.parquet import Parquet  # noqa: PLC0415 — its library is an extra
+        from telemetry.reading.parquet import Parquet  # noqa: PLC0415 — its library is an extra
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "pyarrow":
             raise

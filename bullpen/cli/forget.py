@@ -10,12 +10,12 @@ import typer
 
 from bullpen.cli.running import ERROR_REPLY, UNREACHABLE, run, settings, usage
 from bullpen.cli.show import as_json, clean, errors, note, problem
-from bullpen.endpoints import default_data_dir, resolve_database_url
 from bullpen.forgetting import Forgetting, Report
+from bullpen.supervision.endpoints import default_data_dir, resolve_database_url
 from bus import Bus, BusError
-from telemetry import forget as books
-from telemetry.forget import Forgotten, NotAllowed, Scope
 from telemetry.store import DatabaseAway, Store
+from telemetry.upkeep import forget as books
+from telemetry.upkeep.forget import Forgotten, NotAllowed, Scope
 
 STATEMENT_WITHIN = 60.0
 SPOOL = "spool"

@@ -7,7 +7,7 @@ import typer
 from bullpen.cli.reading import from_books
 from bullpen.cli.show import as_json, clean, note, problem, show, table, text, words
 from bullpen.cli.show import duration as lasting
-from telemetry.queries import Graded, grades_now, set_grade
+from telemetry.reading.queries import Graded, grades_now, set_grade
 from telemetry.store import Store
 
 NOTHING_LIKE_IT = 1

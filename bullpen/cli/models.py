@@ -13,7 +13,7 @@ from bullpen.cli.reading import Json, NoBooks, reading
 from bullpen.cli.running import run
 from bullpen.cli.show import UNKNOWN, as_json, duration, figures, money, note, show, table, text, words
 from contracts import Heartbeat, ModelCard, OpenModel, Price
-from telemetry.queries import Graded, Scorecard, grades_now, scorecard
+from telemetry.reading.queries import Graded, Scorecard, grades_now, scorecard
 from telemetry.store import Store
 
 BOOKS_WITHIN = 3.0

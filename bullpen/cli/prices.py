@@ -11,10 +11,10 @@ from rich.table import Table
 
 from bullpen.cli.reading import Json
 from bullpen.cli.show import UNKNOWN, as_json, figures, note, problem, show, table, text, words
+from config.loader import ConfigError
 from contracts import OpenModel, Price
-from contracts.settings import ConfigError
-from workers.base.config import ModelConfig
-from workers.base.discovery import BackendFolder, discover
+from workers.base.interface.config import ModelConfig
+from workers.base.interface.discovery import BackendFolder, discover
 from workers.base.prices import PriceTable
 from workers.base.prices import table as public_prices
 

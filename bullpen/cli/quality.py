@@ -8,9 +8,9 @@ from rich.console import RenderableType
 
 from bullpen.cli.reading import Json, Model, Since, from_books
 from bullpen.cli.show import UNKNOWN, as_json, duration, figures, money, note, show, table, text, words
-from telemetry.queries import Calibrated, Compared
-from telemetry.queries import calibration as calibrated
-from telemetry.queries import compare as compared
+from telemetry.reading.queries import Calibrated, Compared
+from telemetry.reading.queries import calibration as calibrated
+from telemetry.reading.queries import compare as compared
 
 T = TypeVar("T")
 

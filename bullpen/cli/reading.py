@@ -9,10 +9,10 @@ import typer
 
 from bullpen.cli.running import UNREACHABLE, run
 from bullpen.cli.show import problem
-from bullpen.endpoints import resolve_database_url
-from telemetry.migrate import SchemaMismatch
-from telemetry.queries import check_schema
+from bullpen.supervision.endpoints import resolve_database_url
+from telemetry.reading.queries import check_schema
 from telemetry.store import DatabaseAway, Store
+from telemetry.upkeep.migrate import SchemaMismatch
 
 DATABASE_WITHIN = 5.0
 PERIOD = re.compile(r"(\d{1,6})([smhdw])")

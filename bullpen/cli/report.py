@@ -11,7 +11,7 @@ from bullpen.cli.reading import Json, Since, Tenant, Until, from_books
 from bullpen.cli.running import usage
 from bullpen.cli.show import as_json
 from bullpen.report import ReportUnavailable, render
-from telemetry.figures import Period, figures
+from telemetry.reading.figures import Period, figures
 
 WITHIN = 120.0
 DAYS = 30

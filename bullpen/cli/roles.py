@@ -18,15 +18,15 @@ import typer
 from bullpen.cli.running import connected, run, settings
 from bullpen.cli.show import problem
 from bullpen.content_key import content_key
-from bullpen.endpoints import default_data_dir, resolve_database_url
 from bullpen.known_passwords import refuse_known_password
-from bullpen.process import run_role
-from bus.outbox import OutboxSettings
+from bullpen.supervision.endpoints import default_data_dir, resolve_database_url
+from bullpen.supervision.process import run_role
 from client import Bullpen
 from client.client import WORKER_SERVICE, Service
+from config.loader import ConfigError, ConfigModel, load_config
+from config.watched_file import ConfigFile
 from contracts import subjects as s
-from contracts.config_file import ConfigFile
-from contracts.settings import ConfigError, ConfigModel, load_config
+from outbox.outbox import OutboxSettings
 
 UNHEALTHY = 1
 S = TypeVar("S", bound=ConfigModel)
@@ -89,8 +89,8 @@ def worker(
     """
 
     async def role(stop: asyncio.Event) -> None:
-        from workers.base.discovery import find
-        from workers.base.runtime import run_worker
+        from workers.base.interface.discovery import find
+        from workers.base.runtime.worker import run_worker
 
         folder = find(name_or_path)
         try:
@@ -125,8 +125,8 @@ def telemetry(id_: Id = None, config: Config = None) -> None:
 
     async def role(stop: asyncio.Event) -> None:
         from telemetry.config import TelemetryConfig
-        from telemetry.migrate import SchemaMismatch
         from telemetry.service import run as run_telemetry
+        from telemetry.upkeep.migrate import SchemaMismatch
 
         database = resolve_database_url()
         if database is None:

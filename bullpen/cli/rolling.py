@@ -16,10 +16,10 @@ import typer
 
 from bullpen.cli.running import ERROR_REPLY, run, usage
 from bullpen.cli.show import problem
-from bullpen.endpoints import default_data_dir, running
-from bullpen.mesh import ROLE_RESTARTS, ROLES_WITHIN
-from bullpen.readiness import Watch
-from bullpen.servers import NATS, POSTGRES
+from bullpen.supervision.endpoints import default_data_dir, running
+from bullpen.supervision.mesh import ROLE_RESTARTS, ROLES_WITHIN
+from bullpen.supervision.readiness import Watch
+from bullpen.supervision.servers import NATS, POSTGRES
 from client import Bullpen
 
 ORDER = ("worker", "manager", "telemetry")

@@ -11,12 +11,12 @@ import typer
 
 from bullpen import logs
 from bullpen.cli.show import problem
-from bullpen.endpoints import resolve_nats_url
 from bullpen.known_passwords import refuse_known_password
+from bullpen.supervision.endpoints import resolve_nats_url
 from bus import BusError, BusSettings
 from client import Bullpen
+from config.loader import ConfigError
 from contracts import BullpenError, ErrorCode
-from contracts.settings import ConfigError
 
 ERROR_REPLY, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 """Exit codes."""

@@ -10,17 +10,18 @@ from typing import Annotated
 
 import typer
 
-from bullpen import background, logs
+from bullpen import logs
 from bullpen.cli import welcome
 from bullpen.cli.screen import Screen
 from bullpen.cli.show import problem
 from bullpen.embedded import EmbeddedError
-from bullpen.endpoints import default_data_dir, running
-from bullpen.lock import AlreadyRunning, holder
-from bullpen.mesh import Mesh, MeshError, make_data_dir, role_command
 from bullpen.roster import Roster, asked_for, everybody
+from bullpen.supervision import background
+from bullpen.supervision.endpoints import default_data_dir, running
+from bullpen.supervision.lock import AlreadyRunning, holder
+from bullpen.supervision.mesh import Mesh, MeshError, make_data_dir, role_command
 from bus import BusUnreachable
-from contracts.settings import ConfigError
+from config.loader import ConfigError
 
 FAILURES = (MeshError, EmbeddedError, AlreadyRunning, BusUnreachable, ConfigError)
 INTERRUPTED = 130

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from bullpen.endpoints import DEFAULT_DATA_DIR, Endpoints
 from bullpen.roster import Roster
+from bullpen.supervision.endpoints import DEFAULT_DATA_DIR, Endpoints
 
 QUESTION = "What is the capital of France?"
 

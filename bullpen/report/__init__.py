@@ -1,6 +1,6 @@
 """The books as one HTML page for the accountant: everything in one file, nothing fetched, nothing run."""
 
-from telemetry.figures import Figures
+from telemetry.reading.figures import Figures
 
 
 class ReportUnavailable(Exception):

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from bullpen.cli.show import duration
-from telemetry.figures import Period
+from telemetry.reading.figures import Period
 
 SERIES = 8
 """Colours there are; what comes after shares the last one."""

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from bullpen.cli.show import UNKNOWN, clean, duration
 from bullpen.report import charts
-from telemetry.figures import Figures, Period
+from telemetry.reading.figures import Figures, Period
 
 OTHERS = "all others"
 NO_TENANT = "no tenant named"

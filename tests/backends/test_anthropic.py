@@ -12,8 +12,8 @@ from tests.backends.providers import AnthropicProvider, Failure, Json, configure
 from workers.anthropic.backend import AnthropicBackend, AnthropicConfig
 from workers.anthropic.question import UNTOLD_MAX_TOKENS
 from workers.base import Job
-from workers.base.connection import listening
-from workers.base.discovery import find
+from workers.base.interface.discovery import find
+from workers.base.provider.connection import listening
 
 Start = Callable[..., Awaitable[AnthropicBackend]]
 

@@ -21,7 +21,7 @@ from contracts import InferenceRequest
 from tests.backends.providers import PROVIDERS, configured
 from tests.support import eventually
 from workers.base import Backend, BackendConfig, Completion, Delta, Done, Job
-from workers.base.discovery import BackendFolder, discover, find
+from workers.base.interface.discovery import BackendFolder, discover, find
 
 ELSEWHERE = [find(path) for path in os.environ.get("BULLPEN_TEST_BACKENDS", "").split(os.pathsep) if path]
 FOLDERS = {**discover(), **{folder.name: folder for folder in ELSEWHERE}}

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
+from config.loader import ConfigError
 from contracts import BullpenError, ErrorCode, InferenceRequest, Price
-from contracts.settings import ConfigError
 from tests.backends.providers import PROVIDERS, Failure, Json, Provider, configured
 from tests.support import eventually
-from workers.base import Backend, BackendConfig, Delta, Done, Job, Usage, connection
-from workers.base.discovery import discover
-from workers.base.patience import patiently
+from workers.base import Backend, BackendConfig, Delta, Done, Job, Usage
+from workers.base.interface.discovery import discover
+from workers.base.provider import connection
+from workers.base.provider.streaming import patiently
 
 CANARY = "sk-planted-canary"
 MIB = 1 << 20

@@ -10,7 +10,7 @@ import pytest
 
 from contracts import BullpenError, ErrorCode, InferenceRequest
 from workers.base import Backend, Delta, Done, Job
-from workers.base.discovery import discover
+from workers.base.interface.discovery import discover
 
 xllamacpp = pytest.importorskip("xllamacpp", reason="the wheel with llama.cpp is not installed")
 pytestmark = pytest.mark.timeout(60)  # a real model on a busy machine

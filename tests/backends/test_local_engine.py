@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from contracts import BullpenError, ErrorCode, InferenceRequest
 from tests.support import eventually
 from workers.base import Backend, Delta, Done, Job
-from workers.base.discovery import discover
+from workers.base.interface.discovery import discover
 from workers.local.inspection import Inspection
 
 xllamacpp = pytest.importorskip("xllamacpp", reason="the wheel with llama.cpp is not installed")

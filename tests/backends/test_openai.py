@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from contracts import BullpenError, ChatMessage, ErrorCode, InferenceRequest, ModelCard
 from tests.backends.providers import Json, OpenAIProvider, configured
 from workers.base import Delta, Done, Job
-from workers.base.discovery import find
+from workers.base.interface.discovery import find
 from workers.openai import backend as openai_backend
 from workers.openai.backend import OpenAIBackend, OpenAIConfig
 

@@ -15,8 +15,8 @@ from contracts import BullpenError, ErrorCode, InferenceRequest
 from tests.backends.providers import PROVIDERS, WORDS, Failure, Provider, configured
 from tests.support import eventually
 from workers.base import Backend, Delta, Done, Job
-from workers.base.continuation import ENOUGH
-from workers.base.discovery import discover
+from workers.base.interface.discovery import discover
+from workers.base.provider.overlap_trimmer import ENOUGH
 
 HISTORY = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
 IMAGE = "data:image/png;base64,iVBORw0KGgo="

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from config.loader import load_config
 from contracts import BullpenError, ErrorCode, InferenceRequest
-from contracts.settings import load_config
 from workers.base import Backend, Delta, Done, Job
-from workers.base.discovery import discover
+from workers.base.interface.discovery import discover
 
 FOLDER = discover()["simulated"]
 PRICE = {"input_per_mtok": 1, "output_per_mtok": 2}

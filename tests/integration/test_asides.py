@@ -10,8 +10,8 @@ from pydantic_core import from_json
 
 from contracts import CancelRequest, new_id
 from contracts import subjects as s
-from manager.asides import score_of
-from telemetry.queries import calibration, compare
+from manager.shadow import score_of
+from telemetry.reading.queries import calibration, compare
 from tests.backends.providers import Failure, OpenAIProvider
 from tests.backends.providers import Json as Body
 from tests.books import Books, feedback, response

@@ -12,9 +12,9 @@ from bus import Bus, BusSettings, Message
 from client import Bullpen
 from contracts import Price
 from contracts import subjects as s
+from manager.budgets.ledger import Treasury
 from manager.config import Budget
 from manager.metrics import Metrics
-from manager.treasury import Treasury
 from tests.fake_worker import Asked, FakeWorker
 from tests.integration.test_failover import acting
 from tests.mesh import Json, SmallMesh

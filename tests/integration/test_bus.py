@@ -10,7 +10,8 @@ import pytest
 from nats.errors import SlowConsumerError
 from structlog.testing import capture_logs
 
-from bus import Bus, BusError, BusSettings, BusUnreachable, Denied, Message, NoResponders, RequestTimeout, hardened
+from bus import Bus, BusError, BusSettings, BusUnreachable, Denied, Message, NoResponders, RequestTimeout
+from bus import patched_client as hardened
 from bus.connection import PENDING_BYTES
 from bus.service import EndpointStats, Service, serve_info
 from contracts import BullpenError, ErrorCode

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bus import Bus, BusSettings, census
+from bus import Bus, BusSettings
+from bus import connected_clients as census
 from tests.servers import PlainNats, nats_cluster
 from tests.support import eventually
 

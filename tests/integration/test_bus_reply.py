@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from bus import Bus, BusSettings, Message, Reply, insist
+from bus import Bus, BusSettings, Message, Reply
+from bus import publish_with_retry as insist
 from contracts import BullpenError, ErrorCode
 from tests.support import eventually
 

@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 import psutil
 import pytest
 
-from bus import Bus, BusSettings, Message, Reply, census
+from bus import Bus, BusSettings, Message, Reply
+from bus import connected_clients as census
 from tests.servers import NatsServer
 from tests.support import eventually
 

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Callable
 import psutil
 import pytest
 
-from bus import Bus, BusSettings, Message, census
+from bus import Bus, BusSettings, Message
+from bus import connected_clients as census
 from tests.servers import NatsServer
 from tests.support import eventually
 

@@ -19,8 +19,8 @@ from bus.service import Service, serve_info
 from client import watch
 from contracts import AttemptRecord, BullpenError, ControlReply, ErrorCode, ResponseRecord, Resumed, new_id, utc_now
 from contracts import subjects as s
-from telemetry.migrate import migrate
 from telemetry.store import Store
+from telemetry.upkeep.migrate import migrate
 from tests.cli import Terminal, bullpen, finish, invoke, start
 from tests.fake_manager import FakeManager, heartbeat
 from tests.mesh import SmallMesh

@@ -17,8 +17,8 @@ from aiohttp import web
 from pydantic_core import to_json
 
 from contracts import BullpenError, ErrorCode, Outcome, PartialUsage, Price
-from telemetry import queries
-from telemetry.migrate import migrate
+from telemetry.reading import queries
+from telemetry.upkeep.migrate import migrate
 from tests.backends.providers import GeminiProvider, Json, OllamaProvider, OpenAIProvider, Provider
 from tests.books import Books, attempt, response
 from tests.fake_worker import Asked, FakeWorker

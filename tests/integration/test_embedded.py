@@ -15,7 +15,7 @@ from pydantic_core import from_json
 
 from bullpen.embedded import EmbeddedError, nats_server
 from bullpen.embedded import postgres as postgres_module
-from bullpen.leash import leashed
+from bullpen.supervision.leash import leashed
 from bus import Bus, BusSettings, BusUnreachable, Message
 from bus.jetstream import PullConsumer, StreamSpec, ensure_stream
 from contracts import subjects as s

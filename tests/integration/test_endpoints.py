@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bullpen import endpoints
-from bullpen.endpoints import Endpoints
-from bullpen.lock import AlreadyRunning, Lock, holder
-from bullpen.ports import Ports, any_free, is_free
+from bullpen.supervision import endpoints
+from bullpen.supervision.endpoints import Endpoints
+from bullpen.supervision.lock import AlreadyRunning, Lock, holder
+from bullpen.supervision.ports import Ports, any_free, is_free
 
 HERE = Endpoints(nats_url="nats://127.0.0.1:7", database_url="postgresql://here", pids={"nats": 1})
 

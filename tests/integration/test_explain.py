@@ -10,8 +10,8 @@ from pydantic_core import to_json
 
 from contracts import Candidate, RouteDecision, Terms, Wishes, new_id
 from contracts import subjects as s
-from telemetry import decisions
-from telemetry.explaining import Explained, explain
+from telemetry.reading.explaining import Explained, explain
+from telemetry.recording import decisions
 from tests.books import Books, attempt, response, signal_all
 from tests.cli import Result, bullpen
 from tests.mesh import Json, SmallMesh

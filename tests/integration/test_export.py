@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from contracts import ErrorCode, OpenModel, Outcome, new_id
-from telemetry import export
-from telemetry.export import KEYS, WORDS, Csv, Table, Wish
-from telemetry.migrate import migrate
-from telemetry.parquet import Parquet
+from telemetry.reading import export
+from telemetry.reading.export import KEYS, WORDS, Csv, Table, Wish
+from telemetry.reading.parquet import Parquet
 from telemetry.store import Connection, Store
+from telemetry.upkeep.migrate import migrate
 from tests.books import NOW, attempt, feedback, response, worker_event
 from tests.cli import ROOT, bullpen, environment
 
@@ -228,7 +228,7 @@ async def test_without_pyarrow_it_says_what_to_install(
     store: Store, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    monkeypatch.delitem(sys.modules, "telemetry.parquet")
+    monkeypatch.delitem(sys.modules, "telemetry.reading.parquet")
     arguments = ("export", "responses", "--format", "parquet", "--out", str(tmp_path / "r"))
     told = await bullpen(*arguments, env={"DATABASE_URL": database_url})
     assert told.code == 2

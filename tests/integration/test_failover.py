@@ -10,9 +10,9 @@ import pytest
 from pydantic_core import from_json, to_json
 
 from bus import Bus
+from config.loader import ConfigError
 from contracts import AttemptRecord, BullpenError, ErrorCode, PartialUsage
 from contracts import headers as h
-from contracts.settings import ConfigError
 from tests.fake_worker import Asked, FakeWorker
 from tests.mesh import Json, SmallMesh
 from tests.servers import NatsServer

@@ -15,7 +15,7 @@ from bullpen import forgetting
 from bus.jetstream import StreamSpec, ensure_stream
 from contracts import AttemptRecord, FeedbackRecord, OpenModel, ResponseRecord, new_id
 from contracts import subjects as s
-from telemetry import forget as forget_module
+from telemetry.upkeep import forget as forget_module
 from tests.books import Books, attempt, feedback, response
 from tests.cli import Result, Terminal, bullpen
 from tests.mesh import SmallMesh

@@ -7,14 +7,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from manager.grade_sync import GradeKeeper, Grades
 from pydantic_core import from_json
 
 from bus import BusError
 from contracts import GradeRecord, Outcome, WorkRecord
 from contracts import subjects as s
-from manager.estimates import Estimates
-from manager.grades import GradeKeeper, Grades
-from telemetry.queries import grades_now, set_grade
+from manager.routing.estimates import Estimates
+from telemetry.reading.queries import grades_now, set_grade
 from telemetry.store import DatabaseAway
 from tests.books import Books, attempt
 from tests.mesh import SmallMesh

@@ -284,7 +284,7 @@ async def test_a_job_that_two_managers_do_at_once_has_one_result(
     mesh: SmallMesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when the first was frozen: it is given to the second, and then both have an answer."""
-    monkeypatch.setattr("manager.jobs.STILL_AT_IT", 100)
+    monkeypatch.setattr("manager.jobs.consumer.STILL_AT_IT", 100)
     await mesh.worker("w-1", latency_ms={"fixed": 1500})
     for name in ("m-1", "m-2"):
         await mesh.manager(name, jobs={"at_once": 1, "silent_after": 0.5})

@@ -11,11 +11,11 @@ import asyncpg
 import pytest
 
 from contracts import new_id
-from telemetry import queries
 from telemetry.config import TelemetryConfig
-from telemetry.migrate import FOLDER, available, migrate
-from telemetry.retention import Housekeeper
+from telemetry.reading import queries
 from telemetry.store import Connection, DatabaseAway, DeadLetter, Store
+from telemetry.upkeep.migrate import FOLDER, available, migrate
+from telemetry.upkeep.retention import Housekeeper
 from tests.books import attempt, feedback, response, worker_event
 
 FILL = (Path(__file__).parent / "older_books.sql").read_text(encoding="utf-8")

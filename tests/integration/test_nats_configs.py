@@ -15,12 +15,12 @@ import aiohttp
 import pytest
 
 from bullpen.embedded import nats_server
-from bullpen.leash import leashed
+from bullpen.supervision.leash import leashed
 from bus import Bus, BusError, BusSettings, BusUnreachable, Message
 from contracts import BullpenError
 from manager.config import JobsConfig
-from manager.job import Job, Result
-from manager.jobs import Jobs
+from manager.jobs.consumer import Jobs
+from manager.jobs.job import Job, Result
 from tests import certificates
 from tests.servers import free_port
 from tests.support import eventually

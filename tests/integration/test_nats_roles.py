@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from bullpen.embedded import nats_server
-from bullpen.leash import leashed
-from bus import Bus, BusSettings, Message, census
+from bullpen.supervision.leash import leashed
+from bus import Bus, BusSettings, Message
+from bus import connected_clients as census
 from bus.jetstream import PullConsumer, StreamSpec, ensure_stream
 from bus.pull import StoredMessage
 from bus.service import Service, serve_info
@@ -24,8 +25,8 @@ from client.question import Question
 from contracts import BullpenError, ErrorCode
 from contracts import subjects as s
 from manager.config import JobsConfig
-from manager.job import Job, Result
-from manager.jobs import Jobs
+from manager.jobs.consumer import Jobs
+from manager.jobs.job import Job, Result
 from tests.cli import bullpen
 from tests.servers import free_port
 from tests.support import eventually

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from bus import Bus, BusSettings, outbox
+from bus import Bus, BusSettings
 from bus.jetstream import ensure_stream
-from bus.outbox import Outbox, OutboxSettings
 from contracts import subjects as s
+from outbox import outbox
+from outbox.outbox import Outbox, OutboxSettings
 from telemetry.config import TelemetryConfig
 from telemetry.stream import spec
 from tests.books import response

@@ -10,11 +10,11 @@ import asyncpg
 import pytest
 
 from contracts import OpenModel, new_id, utc_now
-from telemetry import partitions, retention
 from telemetry.config import TelemetryConfig
-from telemetry.migrate import LOCK, migrate
-from telemetry.retention import BATCH, Housekeeper
 from telemetry.store import Connection, Store
+from telemetry.upkeep import partitions, retention
+from telemetry.upkeep.migrate import LOCK, migrate
+from telemetry.upkeep.retention import BATCH, Housekeeper
 from tests.books import Books, attempt, feedback, response
 from tests.support import eventually
 
@@ -178,7 +178,7 @@ async def test_one_accountant_tidies_at_a_time(store: Store, reader: Reader) -> 
 
 
 async def test_words_go_before_figures_do(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("telemetry.retention.BATCH", 7)
+    monkeypatch.setattr("telemetry.upkeep.retention.BATCH", 7)
     assert BATCH > 7
     old, new = NOW - timedelta(days=31), NOW - timedelta(days=29)
     await save(store, *(old - timedelta(hours=hour) for hour in range(20)), new, NOW)

@@ -15,7 +15,7 @@ import asyncpg
 import pytest
 from pydantic_core import from_json
 
-from bullpen.mesh import Mesh
+from bullpen.supervision.mesh import Mesh
 from bus import Bus, BusSettings, Message
 from contracts import ContentMode
 from contracts.headers import NO_STORE

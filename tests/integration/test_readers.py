@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from contracts import ErrorCode, Outcome
-from telemetry.migrate import migrate
 from telemetry.store import Store
+from telemetry.upkeep.migrate import migrate
 from tests.books import attempt, response
 from tests.servers import PostgresServer
 

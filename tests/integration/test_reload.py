@@ -11,9 +11,9 @@ import structlog
 from pydantic_core import from_json
 
 from bus import Message
+from config.watched_file import ConfigFile
 from contracts import ManagerReply, RouteDecision
 from contracts import subjects as s
-from contracts.config_file import ConfigFile
 from manager.config import ManagerConfig
 from telemetry.config import TelemetryConfig
 from telemetry.reload import follow

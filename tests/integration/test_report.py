@@ -13,9 +13,9 @@ import pytest
 
 from bullpen.report import ReportUnavailable, render
 from contracts import ErrorCode, Outcome, new_id
-from telemetry.figures import Figures, Period, figures
-from telemetry.migrate import migrate
+from telemetry.reading.figures import Figures, Period, figures
 from telemetry.store import Connection, Store
+from telemetry.upkeep.migrate import migrate
 from tests.books import NOW, attempt, feedback, response
 from tests.cli import bullpen
 
@@ -156,7 +156,7 @@ async def test_a_tenant_s_report_is_its_own(store: Store) -> None:
 
 
 async def test_many_tenants_are_added_up_beyond_the_dearest(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("telemetry.figures.TENANTS_SHOWN", 2)
+    monkeypatch.setattr("telemetry.reading.figures.TENANTS_SHOWN", 2)
     for number in range(5):
         await asked(store, metadata={"tenant": f"t{number}"}, cost=number * CENT)
     rows = (await figures(store, PERIOD)).tenants

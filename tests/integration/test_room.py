@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from bullpen.leash import leashed
+from bullpen.supervision.leash import leashed
 from contracts import ControlReply
 from contracts import subjects as s
 from tests.mesh import SmallMesh
 from tests.support import eventually
-from workers.base import room
-from workers.base.cgroup import Cgroup, Memory
-from workers.base.resources import ResourceMeter
+from workers.base.host.cgroup import Cgroup, Memory
+from workers.base.host.resources import ResourceMeter
+from workers.base.runtime import memory_guard as room
 
 MIB = 1 << 20
 GLUTTON = '''

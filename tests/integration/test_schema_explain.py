@@ -11,8 +11,8 @@ from pydantic_core import from_json
 
 from benchmarks.books import fill
 from contracts import new_id, utc_now
-from telemetry.migrate import migrate
 from telemetry.store import Connection, Store, sql
+from telemetry.upkeep.migrate import migrate
 
 DAYS = 150
 SINCE = utc_now() - timedelta(days=3)

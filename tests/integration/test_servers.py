@@ -7,10 +7,10 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from bullpen import ports
 from bullpen.embedded import EmbeddedError, nats_server, postgres
-from bullpen.servers import Servers
-from bullpen.supervisor import Supervisor
+from bullpen.supervision import ports
+from bullpen.supervision.servers import Servers
+from bullpen.supervision.supervisor import Supervisor
 from bus import Bus, BusSettings
 from tests.servers import free_port
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bullpen import supervisor as supervisor_module
-from bullpen.leash import leashed
-from bullpen.supervisor import Death, Program, Supervisor
+from bullpen.supervision import supervisor as supervisor_module
+from bullpen.supervision.leash import leashed
+from bullpen.supervision.supervisor import Death, Program, Supervisor
 from tests.support import eventually
 
 STAYS = "import time; print('here', flush=True); time.sleep(60)"
@@ -174,7 +174,7 @@ async def test_our_ctrl_c_does_not_reach_them(watched: Watched) -> None:
 async def test_they_die_with_us_even_by_kill_9(tmp_path: Path) -> None:
     code = f"""
 import asyncio, pathlib, sys
-from bullpen.supervisor import Program, Supervisor
+from bullpen.supervision.supervisor import Program, Supervisor
 async def main():
     supervisor = Supervisor(print, print)
     await supervisor.start(Program("a", (sys.executable, "-c", {STAYS!r}), pathlib.Path({str(tmp_path)!r}) / "log"))

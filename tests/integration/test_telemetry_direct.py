@@ -8,7 +8,7 @@ from pydantic_core import from_json
 from structlog.testing import capture_logs
 
 from contracts import subjects as s
-from telemetry import direct
+from telemetry.recording import direct
 from tests.books import Books, attempt, response
 from tests.servers import PlainNats, PostgresServer
 from tests.support import eventually

@@ -7,10 +7,10 @@ import pytest
 from pydantic_core import from_json, to_json
 
 from bus import Bus, BusSettings
-from bus.discretion import Discretion
 from bus.service import EndpointStats
 from contracts import subjects as s
-from telemetry.feedback import serve_feedback
+from outbox.privacy_filter import Discretion
+from telemetry.recording.feedback import serve_feedback
 from tests.books import Books
 from tests.support import eventually
 

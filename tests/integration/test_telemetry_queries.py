@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from contracts import ErrorCode, OpenModel, Outcome, new_id
-from telemetry import queries
-from telemetry.migrate import migrate
+from telemetry.reading import queries
 from telemetry.store import Connection, Store
+from telemetry.upkeep.migrate import migrate
 from tests.books import NOW, attempt, feedback, response
 
 

@@ -21,8 +21,9 @@ from bus.jetstream import PullConsumer
 from bus.pull import ACK, StoredMessage, settle
 from contracts import ErrorCode, OpenModel
 from contracts import subjects as s
-from telemetry import recorder, stream
-from telemetry.entries import TABLES
+from telemetry import stream
+from telemetry.recording import recorder
+from telemetry.recording.entries import TABLES
 from telemetry.store import Store
 from tests.books import NOW, SUBJECTS, Books, attempt, feedback, response, signal_all, worker_event
 from tests.servers import NatsServer, PostgresServer
@@ -144,7 +145,7 @@ async def test_what_is_stored_side_by_side_is_counted_once_and_wholly(books: Boo
 DIES_BEFORE_IT_ACKNOWLEDGES = """
 import asyncio, os, signal, sys
 from bus import BusSettings
-from telemetry import recorder
+from telemetry.recording import recorder
 from telemetry.config import TelemetryConfig
 from telemetry.service import run
 
@@ -184,7 +185,7 @@ async def test_killed_between_commit_and_acknowledgement(books: Books, monkeypat
 ANOTHER_ACCOUNTANT = """
 import asyncio, sys
 from bus import BusSettings
-from telemetry import recorder
+from telemetry.recording import recorder
 from telemetry.config import TelemetryConfig
 from telemetry.service import run
 

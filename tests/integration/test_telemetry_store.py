@@ -10,9 +10,9 @@ import asyncpg
 import pytest
 
 from contracts import Outcome
-from telemetry import migrate as migrations
-from telemetry.migrate import SchemaMismatch, available, migrate
 from telemetry.store import Connection, DatabaseAway, DeadLetter, RowsRefused, Store
+from telemetry.upkeep import migrate as migrations
+from telemetry.upkeep.migrate import SchemaMismatch, available, migrate
 from tests.books import attempt, response, signal_all
 from tests.servers import PostgresServer
 from tests.support import eventually

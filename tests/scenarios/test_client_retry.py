@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bullpen.mesh import Mesh
+from bullpen.supervision.mesh import Mesh
 from bus import Message
 from client import Bullpen
 from contracts import Chunk, FinalResponse, Resumed

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic_core import from_json
 
-from bullpen.mesh import Mesh
+from bullpen.supervision.mesh import Mesh
 from bus import Message
 from tests.roles import Question, Roles
 from tests.support import eventually

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from pydantic_core import from_json
 
-from bullpen.endpoints import Endpoints, write
-from bullpen.mesh import Mesh
+from bullpen.supervision.endpoints import Endpoints, write
+from bullpen.supervision.mesh import Mesh
 from bus import Bus, BusSettings
 from client import Bullpen
 from contracts import Chunk

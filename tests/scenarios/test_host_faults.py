@@ -19,15 +19,15 @@ import psutil
 import pytest
 
 from bus import Bus, BusSettings
+from config.loader import ConfigError, ConfigModel, load_config
 from contracts import headers as h
-from contracts.settings import ConfigError, ConfigModel, load_config
 from manager.config import ManagerConfig
 from telemetry.config import TelemetryConfig
 from tests.cli import ROOT, finish, start
 from tests.roles import Question, Roles, unwell
 from tests.servers import NatsServer
 from tests.support import eventually
-from workers.base.discovery import discover
+from workers.base.interface.discovery import discover
 
 pytestmark = [pytest.mark.scenario, pytest.mark.timeout(120)]
 

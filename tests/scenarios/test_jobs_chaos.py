@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bullpen.batch import line_of
-from bullpen.mesh import Mesh
+from bullpen.supervision.mesh import Mesh
 from client import Bullpen, JobResult
 from tests.cli import bullpen, finish, start
 from tests.support import eventually

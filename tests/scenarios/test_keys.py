@@ -19,7 +19,7 @@ import pytest
 from aiohttp import web
 from pydantic_core import from_json
 
-from bullpen.mesh import Mesh
+from bullpen.supervision.mesh import Mesh
 from bus import Bus, BusSettings, Message
 from tests.backends.providers import Failure, GeminiProvider, OpenAIProvider, Provider
 from tests.cli import bullpen

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bullpen.mesh import Mesh
+from bullpen.supervision.mesh import Mesh
 from client import Bullpen
 from contracts import Chunk, FinalResponse, Resumed
 from tests.cli import bullpen

@@ -15,10 +15,10 @@ import psutil
 import pytest
 from pydantic_core import from_json
 
-from bullpen import background
-from bullpen.endpoints import Endpoints, read, running
-from bullpen.leash import leashed
-from bullpen.mesh import Mesh
+from bullpen.supervision import background
+from bullpen.supervision.endpoints import Endpoints, read, running
+from bullpen.supervision.leash import leashed
+from bullpen.supervision.mesh import Mesh
 from bus import Bus, BusError, BusSettings
 from tests.servers import free_port
 from tests.support import eventually

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 
 from contracts import InferenceRequest
-from manager.affinity import FORGOTTEN, HALF_GONE, Affinity, openings
 from manager.config import DEFAULT_POLICIES
-from manager.estimates import Estimates
-from manager.ranking import Question, rank
-from manager.registry import Member
+from manager.routing.estimates import Estimates
+from manager.routing.prefix_cache import FORGOTTEN, HALF_GONE, Affinity, openings
+from manager.routing.ranking import Question, rank
+from manager.routing.registry import Member
 from tests.unit.test_ranking import member, winner
 
 LONG = "a long story that goes on and on " * 60

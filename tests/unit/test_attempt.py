@@ -15,10 +15,10 @@ from contracts import (
     Outcome,
     Progress,
 )
-from manager import failover
-from manager.attempt import Attempt, Ending, read_event
 from manager.config import ManagerConfig
-from manager.ranking import Choice, Question
+from manager.request import retry_policy as failover
+from manager.request.attempt import Attempt, Ending, read_event
+from manager.routing.ranking import Choice, Question
 from tests.unit.test_ranking import member
 
 CONFIG = ManagerConfig()

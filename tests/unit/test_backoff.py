@@ -2,7 +2,7 @@
 
 import pytest
 
-from bullpen.supervisor import FIRST_DELAY, HEALTHY_AFTER, LONGEST_DELAY, Backoff, Death
+from bullpen.supervision.supervisor import FIRST_DELAY, HEALTHY_AFTER, LONGEST_DELAY, Backoff, Death
 
 
 def test_the_first_death_is_mended_at_once() -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manager.breaker import FIRST_REST, IN_A_ROW, LONGEST_REST, OF_AT_LEAST, WITHIN, Breaker
+from manager.routing.circuit_breaker import FIRST_REST, IN_A_ROW, LONGEST_REST, OF_AT_LEAST, WITHIN, Breaker
 
 TINY = 1e-6
 """Seconds: what a sum of floats may lack."""

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from bus.deadline import CLOCKS_MAY_DIFFER, header, seconds_left
 from contracts import parse_request
 from contracts.headers import DEADLINE
-from manager.budget import DUPLICATES_WITHIN, Allowance, Spending
-from manager.clock import BEATS, ClockOffset
+from manager.request.retry_budget import DUPLICATES_WITHIN, Allowance, Spending
+from manager.routing.clock_offset import BEATS, ClockOffset
 
 
 @given(st.lists(st.booleans(), max_size=300), st.sampled_from([0.05, 0.1, 0.5]))

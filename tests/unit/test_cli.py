@@ -44,7 +44,7 @@ def test_help_shows_every_command() -> None:
 
 
 def test_help_comes_without_importing_what_commands_need() -> None:
-    heavy = {"nats", "pydantic", "structlog", "asyncpg", "aiohttp", "uvloop", "contracts", "bus", "client"}
+    heavy = {"nats", "pydantic", "structlog", "asyncpg", "aiohttp", "uvloop", "config", "contracts", "bus", "client"}
     code = f"""
 import sys
 from bullpen.cli import app

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import field_validator
 
-from contracts.config_file import ConfigFile, config_digest, differing
-from contracts.settings import ConfigModel
+from config.loader import ConfigModel
+from config.watched_file import ConfigFile, config_digest, differing
 from tests.support import eventually
 
 pytestmark = pytest.mark.timeout(10)
@@ -65,7 +65,7 @@ def write_the_same(path: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("contracts.config_file.LOOK_EVERY", 0.1)
+    monkeypatch.setattr("config.watched_file.LOOK_EVERY", 0.1)
 
 
 @pytest.fixture

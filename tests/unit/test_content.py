@@ -7,13 +7,14 @@ import pytest
 import structlog
 
 from bullpen.content_key import content_key
-from bus import discretion, redaction
-from bus.discretion import Discretion
-from bus.redaction import Redactor
+from config.loader import ConfigError
 from contracts import AttemptRecord, ContentMode, ErrorCode, FeedbackRecord, ResponseRecord, parse_request
-from contracts.content import as_digests, digest, heeding, stricter, without_words
 from contracts.headers import NO_STORE
-from contracts.settings import ConfigError
+from contracts.privacy import as_digests, digest, heeding, stricter, without_words
+from outbox import privacy_filter as discretion
+from outbox import redaction
+from outbox.privacy_filter import Discretion
+from outbox.redaction import Redactor
 from tests.books import attempt, feedback, response
 
 CANARY = "canary-3f9a"

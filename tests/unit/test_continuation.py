@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.base.continuation import ENOUGH, Seam, begun
+from workers.base.provider.overlap_trimmer import ENOUGH, Seam, begun
 
 TEXT = st.text("ab \n", max_size=40)
 SIZES = st.lists(st.integers(1, 5), min_size=1, max_size=8)

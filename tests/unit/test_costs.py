@@ -28,16 +28,16 @@ from contracts import (
     Progress,
     utc_now,
 )
-from manager.attempt import FREE, Attempt, Ending, read_event, used
-from manager.inflight import Inflight
-from manager.ranking import Choice, Obstacle, Question
+from manager.request.attempt import FREE, Attempt, Ending, read_event, used
+from manager.request.state import Inflight
+from manager.routing.ranking import Choice, Obstacle, Question
 from tests.unit.test_ranking import CHEAP, choose, member
 from workers.base import Delta, Done, Job, Usage
-from workers.base.audience import DirectCaller
-from workers.base.call import Call
-from workers.base.chat import plausible
-from workers.base.execution import Execution
-from workers.base.provider_errors import from_status, unreachable
+from workers.base.provider.chat import plausible
+from workers.base.provider.errors import from_status, unreachable
+from workers.base.runtime.call import Call
+from workers.base.runtime.execution import Execution
+from workers.base.runtime.reply_channel import DirectCaller
 
 PRICE = Price(input_per_mtok=Decimal("2.5"), cached_input_per_mtok=Decimal("1.25"), output_per_mtok=Decimal(10))
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

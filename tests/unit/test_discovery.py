@@ -8,7 +8,7 @@ import structlog
 from typer.testing import CliRunner
 
 from bullpen.cli import app
-from workers.base.discovery import discover, find
+from workers.base.interface.discovery import discover, find
 
 
 def install(site: Path, name: str, entry_point: str) -> None:

@@ -3,8 +3,8 @@
 import asyncio
 
 from contracts import Chunk, Claim
-from manager.attempt import Attempt
-from manager.events import Events, Gone, Heard
+from manager.request.attempt import Attempt
+from manager.request.events import Events, Gone, Heard
 from tests.unit.test_attempt import attempt
 
 

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from contracts import Grade, ModelGrades
-from manager.grades import CANARY_AFTER, Grades
-from telemetry.grades import SAMPLE, SENIOR_SAMPLE, Record, Standing, judge, lower, upper
+from manager.routing.grades import CANARY_AFTER, Grades
+from telemetry.grading.grades import SAMPLE, SENIOR_SAMPLE, Record, Standing, judge, lower, upper
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

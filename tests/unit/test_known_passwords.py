@@ -3,7 +3,7 @@
 import pytest
 
 from bullpen.known_passwords import refuse_known_password
-from contracts.settings import ConfigError
+from config.loader import ConfigError
 from tests.cli import finish, start
 
 ELSEWHERE = "192.0.2.1"

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts import BullpenError, ErrorCode, InferenceRequest, ModelCard
-from workers.base.account import BELIEVED, Ledger, Used
-from workers.base.backend import Job, Usage
-from workers.base.config import BackendConfig
-from workers.base.limits import Hold, Limits, Window
-from workers.base.provider_limits import ProviderLimits
+from workers.base.interface.backend import Job, Usage
+from workers.base.interface.config import BackendConfig
+from workers.base.rate_limits.account import BELIEVED, Ledger, Used
+from workers.base.rate_limits.limits import Hold, Limits, Window
+from workers.base.rate_limits.provider_limits import ProviderLimits
 
 CARD = ModelCard(model_id="m", context_window=8192, local=False)
 

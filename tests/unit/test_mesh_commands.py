@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bullpen.mesh import role_command
+from bullpen.supervision.mesh import role_command
 
 
 def test_a_role_looks_for_modules_where_we_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from contracts import ModelCard, Price
 from tests.cli import invoke
 from workers.anthropic.backend import AnthropicBackend, AnthropicConfig
-from workers.base.config import BackendConfig, ModelConfig
-from workers.base.discovery import BackendFolder, discover
+from workers.base.interface.config import BackendConfig, ModelConfig
+from workers.base.interface.discovery import BackendFolder, discover
 from workers.base.prices import priced, table
 from workers.openai.backend import OpenAIBackend, OpenAIConfig
 

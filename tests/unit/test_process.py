@@ -11,9 +11,9 @@ import pytest
 import structlog
 
 from bullpen import logs
-from bullpen.process import BUS_LOST, CANNOT_RUN, DIED, STOPPED, Role, run_role
+from bullpen.supervision.process import BUS_LOST, CANNOT_RUN, DIED, STOPPED, Role, run_role
 from bus import BusError, BusUnreachable
-from contracts.settings import ConfigError
+from config.loader import ConfigError
 
 
 @pytest.fixture(autouse=True)

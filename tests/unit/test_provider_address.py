@@ -2,8 +2,8 @@
 
 import pytest
 
-from contracts.settings import ConfigError
-from workers.base.connection import address, place
+from config.loader import ConfigError
+from workers.base.provider.connection import address, place
 
 
 def test_an_address_that_is_none_is_shown_without_its_password() -> None:

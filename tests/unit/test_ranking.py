@@ -26,10 +26,10 @@ from contracts import (
     utc_now,
 )
 from manager.config import DEFAULT_POLICIES
-from manager.estimates import Estimates
-from manager.grades import Grades
-from manager.ranking import Obstacle, Question, Ranking, rank, score
-from manager.registry import Member
+from manager.routing.estimates import Estimates
+from manager.routing.grades import Grades
+from manager.routing.ranking import Obstacle, Question, Ranking, rank, score
+from manager.routing.registry import Member
 from tests.unit.test_registry import beat
 
 CHEAP = Price(input_per_mtok=Decimal("0.01"), output_per_mtok=Decimal("0.05"))

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from contracts import Heartbeat, ModelCard, Rate, WorkerState
-from manager.registry import News, Registry
+from manager.routing.registry import News, Registry
 
 
 def beat(

@@ -72,7 +72,14 @@ def test_an_image_installs_whatever_its_code_imports(dockerfile: Path) -> None:
         line.split()[1] for line in dockerfile.read_text().splitlines() if line.startswith("COPY requirements/")
     )
     installed = {name.replace("-", "_") for name in _names(ROOT / lock)}
-    folders = [ROOT / "contracts", ROOT / "bus", ROOT / "workers" / "base", dockerfile.parent]
+    folders = [
+        ROOT / "config",
+        ROOT / "contracts",
+        ROOT / "bus",
+        ROOT / "outbox",
+        ROOT / "workers" / "base",
+        dockerfile.parent,
+    ]
     needed = {module: names for module, names in _foreign_imports(folders).items() if module not in ON_DEMAND}
     assert {module: names for module, names in needed.items() if not names & installed} == {}
 

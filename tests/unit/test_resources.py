@@ -10,11 +10,11 @@ import psutil
 import pytest
 
 from contracts import Gpu
-from workers.base import gpus
-from workers.base.cgroup import Cgroup, Memory
-from workers.base.gpus import Gpus
-from workers.base.resources import ResourceMeter
-from workers.base.room import REST, Strain
+from workers.base.host import gpus
+from workers.base.host.cgroup import Cgroup, Memory
+from workers.base.host.gpus import Gpus
+from workers.base.host.resources import ResourceMeter
+from workers.base.runtime.memory_guard import REST, Strain
 
 MIB = 1 << 20
 V2 = "35 23 0:28 {root} /sys/fs/cgroup rw,relatime shared:4 - cgroup2 cgroup2 rw,nsdelegate"

@@ -8,7 +8,7 @@ import pytest
 
 from bullpen import roster as roster_module
 from bullpen.roster import Off, asked_for, everybody
-from contracts.settings import ConfigError
+from config.loader import ConfigError
 from workers.base import Availability, BackendConfig
 
 

@@ -11,7 +11,7 @@ from bullpen.cli.scaffold import RESERVED, TEMPLATE
 from contracts import FinishReason, InferenceRequest
 from tests.backends import test_folders as conformance
 from workers.base import Delta, Done, Job
-from workers.base.discovery import BackendFolder, find
+from workers.base.interface.discovery import BackendFolder, find
 
 
 def run(*arguments: str) -> tuple[int, str]:

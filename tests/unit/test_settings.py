@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from contracts.settings import ConfigError, ConfigModel, load_config, secret
+from config.loader import ConfigError, ConfigModel, load_config, secret
 from manager.config import ManagerConfig
 
 

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.budgets import merged
+from config.loader import ConfigError, load_config
 from contracts import BudgetState
-from contracts.settings import ConfigError, load_config
+from manager.budgets.accounts import LEASED_FOR, Account, Lease, Ledger, Purse, Reservation, accounts, window_of
 from manager.config import Budget, ManagerConfig
-from manager.spending import LEASED_FOR, Account, Lease, Ledger, Purse, Reservation, accounts, window_of
 
 NOON = 1_795_435_200.0  # 2026-11-23 12:00 UTC
 CENT = Decimal("0.01")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bus import spool as module
-from bus.spool import Event, Spool
+from outbox import spool as module
+from outbox.spool import Event, Spool
 
 ROOM = 1 << 20
 

@@ -11,9 +11,9 @@ from pydantic_core import from_json
 
 from contracts import OpenModel
 from contracts import subjects as s
-from telemetry.entries import TABLES, Entry, Unbookable, parts, read
-from telemetry.migrate import available
+from telemetry.recording.entries import TABLES, Entry, Unbookable, parts, read
 from telemetry.store import sql
+from telemetry.upkeep.migrate import available
 from tests.books import attempt, feedback, response, worker_event
 
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from telemetry.patience import Patience
+from telemetry.recording.retry_forever import Patience
 
 
 class Gone(Exception):

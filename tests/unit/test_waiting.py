@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from contracts import BullpenError, Priority
-from manager.waiting import Turn, WaitingRoom
+from manager.request.queue import Turn, WaitingRoom
 from tests.support import eventually
 
 

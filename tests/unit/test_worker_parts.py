@@ -8,10 +8,10 @@ import pytest
 
 from contracts import BullpenError, ErrorCode
 from tests.support import eventually
-from workers.base.admission import Admission
-from workers.base.confidence import UNKNOWN, Confidence
-from workers.base.last_words import LastWords
-from workers.base.provider_errors import first_line, from_status, retry_after_ms
+from workers.base.engines.admission import Admission
+from workers.base.provider.errors import first_line, from_status, retry_after_ms
+from workers.base.runtime.confidence import UNKNOWN, Confidence
+from workers.base.runtime.final_event_cache import LastWords
 
 
 class Places:

@@ -8,8 +8,8 @@ from typing import Any
 
 from contracts import FinishReason, JsonObject
 from workers.base import Delta, Done, Job, Usage
-from workers.base.chat import CHARACTERS_PER_TOKEN, SizeGuard, counted, plausible
-from workers.base.continuation import Seam
+from workers.base.provider.chat import CHARACTERS_PER_TOKEN, SizeGuard, counted, plausible
+from workers.base.provider.overlap_trimmer import Seam
 
 FINISH: dict[str, FinishReason] = {
     "end_turn": "stop",

@@ -10,12 +10,12 @@ import httpx2
 from anthropic.types import RawMessageStreamEvent
 from pydantic import Field
 
+from config.loader import ConfigError
 from contracts import BullpenError, ErrorCode, JsonObject, ModelCard
-from contracts.settings import ConfigError
 from workers.anthropic.answer import Answer
 from workers.anthropic.question import question_of
 from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, Report
-from workers.base.connection import (
+from workers.base.provider.connection import (
     CONNECT_TIMEOUT,
     QUICK,
     UNUSABLE,
@@ -26,8 +26,8 @@ from workers.base.connection import (
     place,
     without,
 )
-from workers.base.patience import patiently
-from workers.base.provider_errors import from_status, garbage, unreachable
+from workers.base.provider.errors import from_status, garbage, unreachable
+from workers.base.provider.streaming import patiently
 
 KEY, URL = "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"
 OWN_API = "https://api.anthropic.com"

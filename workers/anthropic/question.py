@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from contracts import ChatMessage, InferenceRequest, JsonObject
 from workers.base import Job
-from workers.base.chat import calls_made, conversation, json_wanted, split_data_url
+from workers.base.provider.chat import calls_made, conversation, json_wanted, split_data_url
 
 UNTOLD_MAX_TOKENS = 8192
 """The API wants to be told how long an answer may be, also when nobody else said."""

@@ -1,7 +1,7 @@
 """The model abstraction layer: what a backend offers, and the runtime that puts it on the mesh."""
 
-from workers.base.backend import Availability, Backend, Completion, Delta, Done, Job, Report, Usage, truncated
-from workers.base.config import BackendConfig, ModelConfig
+from workers.base.interface.backend import Availability, Backend, Completion, Delta, Done, Job, Report, Usage, truncated
+from workers.base.interface.config import BackendConfig, ModelConfig
 
 __all__ = [
     "Availability",

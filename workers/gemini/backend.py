@@ -12,11 +12,11 @@ from google import genai
 from google.genai import errors, types
 from pydantic import Field
 
+from config.loader import ConfigError
 from contracts import BullpenError, ErrorCode, FinishReason, JsonObject, ModelCard
-from contracts.settings import ConfigError
 from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, Report, Usage
-from workers.base.chat import CHARACTERS_PER_TOKEN, SizeGuard, counted, logprobs, plausible
-from workers.base.connection import (
+from workers.base.provider.chat import CHARACTERS_PER_TOKEN, SizeGuard, counted, logprobs, plausible
+from workers.base.provider.connection import (
     CONNECT_TIMEOUT,
     QUICK,
     UNUSABLE,
@@ -27,9 +27,9 @@ from workers.base.connection import (
     place,
     without,
 )
-from workers.base.continuation import Seam
-from workers.base.patience import patiently
-from workers.base.provider_errors import from_status, garbage, unreachable
+from workers.base.provider.errors import from_status, garbage, unreachable
+from workers.base.provider.overlap_trimmer import Seam
+from workers.base.provider.streaming import patiently
 from workers.gemini.question import contents_of, generation_of
 
 KEY, URL = "GEMINI_API_KEY", "GEMINI_BASE_URL"

@@ -7,8 +7,8 @@ from google.genai import types
 
 from contracts import BullpenError, ChatMessage, ErrorCode, JsonObject
 from workers.base import Job
-from workers.base.chat import calls_made, conversation, function_answered, json_wanted, split_data_url
-from workers.base.connection import UNUSABLE
+from workers.base.provider.chat import calls_made, conversation, function_answered, json_wanted, split_data_url
+from workers.base.provider.connection import UNUSABLE
 
 CHOICES = {"auto": "AUTO", "none": "NONE", "required": "ANY"}
 SEEDS = 1 << 31

@@ -21,10 +21,10 @@ from pydantic import Field, field_validator
 
 from contracts import BullpenError, Capability, ChatMessage, ErrorCode, FinishReason, JsonObject, ModelCard
 from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, ModelConfig, Report, Usage
-from workers.base.chat import conversation
-from workers.base.continuation import Seam
-from workers.base.provider_errors import first_line, garbage, too_long
-from workers.base.resources import ResourceMeter
+from workers.base.host.resources import ResourceMeter
+from workers.base.provider.chat import conversation
+from workers.base.provider.errors import first_line, garbage, too_long
+from workers.base.provider.overlap_trimmer import Seam
 from workers.local.gguf import memory_needed, read_through
 from workers.local.inspection import Inspection
 

@@ -13,14 +13,14 @@ import ollama
 import structlog
 from pydantic import Field
 
+from config.loader import ConfigError, secret
 from contracts import BullpenError, Capability, ErrorCode, FinishReason, JsonObject, ModelCard
-from contracts.settings import ConfigError, secret
 from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, ModelConfig, Report, Usage
-from workers.base.chat import SizeGuard, counted, logprobs, plausible, tokens
-from workers.base.connection import CONNECT_TIMEOUT, QUICK, UNUSABLE, bounded, without
-from workers.base.continuation import Seam
-from workers.base.patience import patiently
-from workers.base.provider_errors import from_status, garbage, unreachable
+from workers.base.provider.chat import SizeGuard, counted, logprobs, plausible, tokens
+from workers.base.provider.connection import CONNECT_TIMEOUT, QUICK, UNUSABLE, bounded, without
+from workers.base.provider.errors import from_status, garbage, unreachable
+from workers.base.provider.overlap_trimmer import Seam
+from workers.base.provider.streaming import patiently
 from workers.ollama.question import body_of, goes_on
 
 log = structlog.get_logger(__name__)

@@ -6,7 +6,7 @@ import ollama
 
 from contracts import ChatMessage, JsonObject
 from workers.base import Job
-from workers.base.chat import calls_made, conversation, function_answered, json_wanted, split_data_url
+from workers.base.provider.chat import calls_made, conversation, function_answered, json_wanted, split_data_url
 
 RENDERER = "\nRENDERER "
 """Before the name of a renderer of the server's own, in a Modelfile; the template is then for show."""

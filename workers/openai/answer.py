@@ -12,8 +12,8 @@ from openai.types.chat.chat_completion_chunk import ChoiceDelta
 
 from contracts import FinishReason, JsonObject
 from workers.base import Delta, Done, Job, Usage
-from workers.base.chat import SizeGuard, counted, logprobs, plausible
-from workers.base.continuation import Seam
+from workers.base.provider.chat import SizeGuard, counted, logprobs, plausible
+from workers.base.provider.overlap_trimmer import Seam
 
 FINISH: dict[str, FinishReason] = {
     "length": "length",

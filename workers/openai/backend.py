@@ -14,11 +14,11 @@ from openai.types import Model
 from openai.types.chat import ChatCompletionChunk
 from pydantic import Field, model_validator
 
+from config.loader import ConfigError
 from contracts import BullpenError, ErrorCode, JsonObject, ModelCard
-from contracts.settings import ConfigError
 from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, ModelConfig, Report
-from workers.base.chat import openai_messages, tokens
-from workers.base.connection import (
+from workers.base.provider.chat import openai_messages, tokens
+from workers.base.provider.connection import (
     CONNECT_TIMEOUT,
     QUICK,
     UNUSABLE,
@@ -29,8 +29,8 @@ from workers.base.connection import (
     place,
     without,
 )
-from workers.base.patience import patiently
-from workers.base.provider_errors import from_status, garbage, unreachable
+from workers.base.provider.errors import from_status, garbage, unreachable
+from workers.base.provider.streaming import patiently
 from workers.openai.answer import Answer
 
 log = structlog.get_logger(__name__)

@@ -13,10 +13,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from config.loader import ConfigModel
 from contracts import Capability, ErrorCode, FinishReason, ModelCard, Price
-from contracts.settings import ConfigModel
 from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, ModelConfig, Report, Usage
-from workers.base.provider_errors import ProviderRefused
+from workers.base.provider.errors import ProviderRefused
 
 WORDS = tuple(
     "the answer to this question is found where a careful reader looks twice and then once more because every "  # noqa: SIM905 — a sentence is easier to read than a list of its words

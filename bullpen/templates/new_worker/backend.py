@@ -2,7 +2,7 @@
 
 What must stay true: every answer ends in one `Done` with honest token counts, None for what the provider did not
 tell; closing the generator ends the provider's call; a failure is a `BullpenError` whose code says what can be done
-about it (`workers/base/provider_errors.py` reads the usual ones). The provider's own retries are off: asking somebody
+about it (`workers/base/provider/errors.py` reads the usual ones). The provider's own retries are off: asking somebody
 else is the Manager's business.
 """
 

@@ -1,0 +1,1 @@
+"""Processes of a mesh on one machine: started, watched, restarted with back-off, stopped."""

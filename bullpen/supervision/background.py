@@ -1,0 +1,81 @@
+"""A mesh without a terminal: start one that stays, and stop whichever runs on a data directory."""
+
+import errno
+import os
+import select
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+from bullpen.supervision.lock import holder
+
+READY = b"r"
+LOOK_EVERY = 0.1
+STOPS_WITHIN = 10.0
+
+
+def launch(command: Sequence[str], log: Path, tell: Callable[[str], None]) -> int:
+    """Runs the command in the background and returns 0 when it is ready, else its exit code.
+
+    It gets `--ready-fd N`, where it writes `READY`. What it says goes to `log`, and to `tell` until it is ready.
+    """
+    ready, told = os.pipe()
+    with log.open("ab") as output, log.open(encoding="utf-8", errors="replace") as said, os.fdopen(ready, "rb") as wait:
+        said.seek(0, os.SEEK_END)
+        process = subprocess.Popen(  # noqa: S603 — our own command line
+            [*command, "--ready-fd", str(told)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=[told],
+            start_new_session=True,
+        )
+        os.close(told)
+        try:
+            is_ready = _relay(said, wait, tell)
+        except KeyboardInterrupt:
+            process.terminate()
+            process.wait()
+            raise
+    return 0 if is_ready else process.wait()
+
+
+def stop(data_dir: Path) -> bool:
+    """Stops the mesh that runs on this data directory; False when none does. Raises `OSError` when it may not."""
+    pid = holder(data_dir)
+    if not pid:
+        return False
+    try:
+        process = psutil.Process(pid)
+        process.terminate()
+        if not _ends(process, STOPS_WITHIN):
+            process.kill()  # what it started dies with it
+            _ends(process, STOPS_WITHIN)
+    except psutil.NoSuchProcess:
+        pass  # it has just left by itself
+    except psutil.AccessDenied:
+        raise PermissionError(errno.EPERM, f"process {pid} belongs to somebody else") from None
+    return True
+
+
+def _ends(process: psutil.Process, within: float) -> bool:
+    end = time.monotonic() + within
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        if time.monotonic() >= end:
+            return False
+        time.sleep(LOOK_EVERY / 2)
+    return True
+
+
+def _relay(said: IO[str], wait: IO[bytes], tell: Callable[[str], None]) -> bool:
+    """Passes on what is said until it is ready (True) or has died (False)."""
+    while True:
+        over = select.select([wait], [], [], LOOK_EVERY)[0]
+        if text := said.read():
+            tell(text.removesuffix("\n"))
+        if over:
+            return wait.read(1) == READY

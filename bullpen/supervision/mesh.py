@@ -1,0 +1,268 @@
+"""The whole mesh on this machine: `bullpen up`, and the fixture of the tests.
+
+Servers first, then the roles, each a process of its own that is restarted when it dies; ready when every one of
+them has said so. A server that the environment names (`NATS_URL`, `DATABASE_URL`) is used instead of our own.
+Read `start` and `stop` for the order.
+"""
+
+import asyncio
+import errno
+import os
+import sys
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from bullpen.supervision import endpoints as endpoints_file
+from bullpen.supervision.endpoints import Endpoints
+from bullpen.supervision.lock import Lock
+from bullpen.supervision.readiness import Watch
+from bullpen.supervision.servers import NATS, POSTGRES, Servers
+from bullpen.supervision.supervisor import Death, Program, Supervisor
+from bus import BusSettings
+from config.loader import secret
+from workers.base.interface.discovery import find
+
+ROLES_WITHIN = 60.0
+"""Seconds for the roles to say that they are ready."""
+SLOW_WORKERS = 20.0
+"""Seconds after which a mesh in which one worker serves is ready, though others are still loading."""
+CRASH_LOOP = 3
+"""A process that died so often before it was ready will not get better by itself."""
+ROLES_LEAVE, NATS_LEAVES, POSTGRES_LEAVES = 2.5, 0.5, 1.5
+"""Seconds each gets to stop in order: less than 5 in all."""
+ROLE_RESTARTS = 35.0
+"""Seconds a role gets to finish what it does when it is restarted: its own patience, and a little."""
+KEYS_TO_OTHER_SERVERS = (
+    *("NATS_USER", "NATS_PASSWORD", "NATS_PASSWORD_FILE", "NATS_CREDS"),
+    *("NATS_NKEY_SEED_FILE", "NATS_CA_FILE", "NATS_INBOX_PREFIX"),
+)
+"""Our own server on loopback asks for none of them and would refuse some."""
+
+
+class MeshError(Exception):
+    """The mesh cannot start; the message says why and what to do."""
+
+
+class Mesh:
+    """`async with Mesh(data_dir, workers=[("simulated", 2)]) as mesh:` … `mesh.endpoints`."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        workers: Sequence[tuple[str, int]] = (),
+        managers: int = 1,
+        nats_port: int | None = None,
+        postgres: bool = True,
+        env: Mapping[str, str] | None = None,
+        tell: Callable[[str], None] = lambda line: None,
+        doing: Callable[[str], None] = lambda step: None,
+    ) -> None:
+        """`workers`: backend (name or path) and how many. `tell` gets lines for people, `doing` the step under way."""
+        self.data_dir = data_dir.resolve()
+        self._workers = _numbered(workers)
+        self._managers = managers
+        self._nats_port = nats_port
+        self._environment = {**os.environ, **(env or {}), "BULLPEN_DATA_DIR": str(self.data_dir)}
+        self._database_url = secret("DATABASE_URL", self._environment)
+        self._own_postgres = postgres and self._database_url is None
+        self._tell = tell
+        self._doing = doing
+        self._supervisor = Supervisor(self._on_start, self._on_death)
+        self._servers = Servers(self.data_dir, self._supervisor, tell, doing)
+        self._lock: Lock | None = None
+        self._watch: Watch | None = None
+        self._nats_url = ""
+        self._ready = False
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    @property
+    def endpoints(self) -> Endpoints:
+        """Where everything is, and which processes there are now."""
+        return Endpoints(nats_url=self._nats_url, database_url=self._database_url, pids=self._supervisor.pids)
+
+    def pid(self, name: str) -> int:
+        """The process id of `manager-1`, `worker-simulated-2`, `telemetry-1`, `nats` or `postgres`."""
+        return self._supervisor.pids[name]
+
+    async def restart(self, name: str) -> None:
+        """Ends a process in order, starts it again at once, and returns when it is ready.
+
+        One after the other, while others of its kind serve, loses nothing. Raises `MeshError` when it does not get
+        ready.
+        """
+        if name in (NATS, POSTGRES):
+            await self._supervisor.restart(name)
+        else:
+            await self._supervisor.restart(name, ROLE_RESTARTS)
+            await self._until_back(name)
+
+    async def start(self) -> None:
+        """Returns when everything is ready; on failure everything is stopped again.
+
+        Raises `MeshError`, `EmbeddedError`, `AlreadyRunning`, `BusUnreachable`.
+        """
+        make_data_dir(self.data_dir)
+        self._lock = Lock(self.data_dir)
+        endpoints_file.forget(self.data_dir)
+        try:
+            await _all_of(self._start_serving(), self._find_books())
+            if self._database_url is not None:
+                await self._start_role(
+                    "telemetry-1", "telemetry", "--id", "telemetry-1", DATABASE_URL=self._database_url
+                )
+            await self._until_ready()
+        except BaseException:
+            await self.stop()
+            raise
+        self._ready = True
+        endpoints_file.write(self.endpoints, self.data_dir)
+
+    async def stop(self) -> None:
+        """Stops the roles, all together, then NATS, then Postgres. Takes less than 5 s, does nothing twice."""
+        self._ready = False
+        if self._watch is not None:
+            await self._watch.close()
+            self._watch = None
+        roles = self._supervisor.pids.keys() - {NATS, POSTGRES}
+        await self._supervisor.stop(roles, ROLES_LEAVE)
+        await self._supervisor.stop([NATS], NATS_LEAVES)
+        await self._supervisor.stop([POSTGRES], POSTGRES_LEAVES)
+        if self._lock is not None:
+            endpoints_file.forget(self.data_dir)
+            self._lock.release()
+            self._lock = None
+
+    def kill(self) -> None:
+        """Kills every process at once, for somebody who will not wait."""
+        self._supervisor.kill()
+
+    # The order of things
+
+    async def _start_serving(self) -> None:
+        """NATS, Managers and workers: what it takes to answer."""
+        await self._find_nats()
+        self._watch = await Watch.open(BusSettings.from_environment(self._environment), self._tell)
+        self._watch.worker_ids = frozenset(self._workers)
+        for number in range(1, self._managers + 1):
+            await self._start_role(f"manager-{number}", "manager", "--id", f"manager-{number}")
+        for worker_id, backend in self._workers.items():
+            await self._start_role(f"worker-{worker_id}", "worker", backend, "--id", worker_id)
+
+    async def _find_books(self) -> None:
+        if self._own_postgres:
+            self._database_url = await self._servers.start_postgres()
+
+    async def _find_nats(self) -> None:
+        self._nats_url = self._environment.get("NATS_URL") or ""
+        if not self._nats_url:
+            self._nats_url = await self._servers.start_nats(self._nats_port)
+            for key in KEYS_TO_OTHER_SERVERS:
+                self._environment.pop(key, None)
+        self._environment["NATS_URL"] = self._nats_url
+
+    async def _start_role(self, name: str, *arguments: str, **environment: str) -> None:
+        self._doing(f"starting {name}")
+        command = (*role_command(), *arguments)
+        await self._supervisor.start(Program(name, command, self._log(name), {**self._environment, **environment}))
+
+    async def _until_ready(self) -> None:
+        """Waits for a word of every role; for models that load slowly only as long as nobody can answer."""
+        assert self._watch is not None
+        watch, began = self._watch, asyncio.get_running_loop().time()
+        services = sorted(name for name in self._supervisor.pids if name.startswith(("manager-", "telemetry-")))
+        while silent := [name for name in services if not await watch.answers(name)]:
+            await self._wait_for(silent, began)
+        watch.listen_anew()  # the Managers hear heartbeats by now, so what we hear from here on, they know too
+        while watch.unheard() or self._is_worth_waiting(watch, began):
+            await self._wait_for(watch.unheard(), began, watch.loading())
+        for worker in watch.loading():
+            self._tell(f"{worker}; it joins when it is done")
+
+    async def _until_back(self, name: str) -> None:
+        """Waits until a role that was restarted does its work again."""
+        assert self._watch is not None
+        began, deaths = asyncio.get_running_loop().time(), self._supervisor.deaths(name)
+        while not await self._watch.serves(name):
+            late = asyncio.get_running_loop().time() - began > ROLES_WITHIN
+            if late or self._supervisor.deaths(name) >= deaths + CRASH_LOOP:
+                raise MeshError(f"{name} does not come back; it said:\n{self._last_words(name)}")
+            await asyncio.sleep(0.05)
+
+    def _is_worth_waiting(self, watch: Watch, began: float) -> bool:
+        patience = SLOW_WORKERS if watch.serving() else ROLES_WITHIN
+        return bool(watch.loading()) and asyncio.get_running_loop().time() - began < patience
+
+    async def _wait_for(self, silent: Sequence[str], began: float, loading: Sequence[str] = ()) -> None:
+        self._check_hope(silent, asyncio.get_running_loop().time() - began)
+        self._doing(f"waiting for {', '.join([*silent, *loading])}")
+        await asyncio.sleep(0.05)
+
+    def _check_hope(self, silent: Sequence[str], waited: float) -> None:
+        """Raises `MeshError` when a role keeps dying, or says nothing for too long."""
+        for name in self._supervisor.pids:
+            if self._supervisor.deaths(name) >= CRASH_LOOP:
+                raise MeshError(f"{name} keeps dying; it said:\n{self._last_words(name)}")
+        if silent and waited > ROLES_WITHIN:
+            words = "\n".join(self._last_words(name) for name in silent)
+            raise MeshError(f"no word from {', '.join(silent)} within {ROLES_WITHIN:g} s:\n{words}")
+
+    def _last_words(self, name: str) -> str:
+        return f"{self._supervisor.last_words(name)}\nThe whole log: {self._log(name)}"
+
+    # What happens while it runs
+
+    def _on_start(self, name: str) -> None:
+        if self._ready:
+            endpoints_file.write(self.endpoints, self.data_dir)
+            self._tell(f"{name} was started again")
+
+    def _on_death(self, death: Death) -> None:
+        if self._ready or death.name not in (NATS, POSTGRES):  # a server's start has its own story, of ports
+            self._tell(f"{death.name} {death.how}; starting it again")
+
+    def _log(self, name: str) -> Path:
+        return self.data_dir / "logs" / f"{name}.log"
+
+
+def make_data_dir(data_dir: Path) -> None:
+    """Makes the directory, with a place for logs. Raises `MeshError` when nothing can be written there."""
+    logs = data_dir / "logs"
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+        if not os.access(logs, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise MeshError(f"{data_dir} cannot be written ({error.strerror}): choose another --data-dir") from None
+
+
+def role_command() -> list[str]:
+    """How to run `bullpen` in a process of its own, with the modules that we ourselves would import.
+
+    Only a Python that was started in the current directory looks for modules there: otherwise a folder of
+    somebody else's, called `client` or `workers` like one of ours, would be found first.
+    """
+    here = {"", str(Path.cwd())} & set(sys.path)
+    return [sys.executable, *([] if here else ["-P"]), "-m", "bullpen"]
+
+
+def _numbered(workers: Sequence[tuple[str, int]]) -> dict[str, str]:
+    """Worker ids, with the backend (a name or a path) that each one runs."""
+    return {f"{find(backend).name}-{number}": backend for backend, count in workers for number in range(1, count + 1)}
+
+
+async def _all_of(*work: Coroutine[Any, Any, None]) -> None:
+    """Does all of it at the same time; the first failure ends the rest and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for one in work:
+                group.create_task(one)
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None

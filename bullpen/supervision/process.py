@@ -1,0 +1,69 @@
+"""One role as a process: its loop, its signals, and what its exit code tells the supervisor.
+
+The first SIGTERM or SIGINT asks it to finish what it does, the second to break that off and leave now.
+"""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+
+import structlog
+
+from bullpen import logs
+from bus import BusError, BusUnreachable
+from config.loader import ConfigError
+
+log = structlog.get_logger(__name__)
+
+STOPPED, CANNOT_RUN, DIED, BUS_LOST = 0, 1, 70, 78
+"""Exit codes. `BUS_LOST`: the connection is closed for good, start me again."""
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+Role = Callable[[asyncio.Event], Coroutine[None, None, None]]
+"""Runs until the event is set."""
+
+
+def run_role(name: str, role: Role) -> int:
+    """Runs the role until a signal says stop; returns the exit code."""
+    try:
+        logs.configure()
+        with asyncio.Runner(loop_factory=_new_loop) as runner:
+            runner.run(_until_told(role))
+    except (ConfigError, BusUnreachable) as error:
+        return _explained(name, error, CANNOT_RUN)
+    except BusError as error:
+        return _explained(name, error, BUS_LOST)
+    except asyncio.CancelledError:
+        log.warning("left_at_once", role=name)
+    except Exception:
+        log.exception("role_died", role=name)
+        return DIED
+    return STOPPED
+
+
+def _explained(name: str, error: Exception, code: int) -> int:
+    print(f"bullpen {name}: {error}", file=sys.stderr)
+    return code
+
+
+async def _until_told(role: Role) -> None:
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    running = asyncio.ensure_future(role(stop))
+
+    def told() -> None:
+        if stop.is_set():
+            running.cancel()
+        stop.set()
+
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, told)
+    await running
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    if sys.platform == "win32":
+        return asyncio.new_event_loop()
+    import uvloop  # noqa: PLC0415 — not to be had on Windows
+
+    return uvloop.new_event_loop()

@@ -1,0 +1,1 @@
+"""Settings: YAML files and the environment read with clear errors, and files that are watched for changes."""

@@ -1,0 +1,183 @@
+"""Budgets across Managers: takes leases from the ledgers in a JetStream bucket, and pays requests out of them.
+
+While a lease lasts nobody waits: it is renewed in the background. A request waits, a little, only when what it may cost
+is more than the lease has left. Without JetStream a Manager goes on with what was last known to be left; one that knows
+nothing spends nothing.
+"""
+
+import asyncio
+from collections.abc import Callable
+from decimal import Decimal
+from random import random
+from time import time
+
+import structlog
+from pydantic import ValidationError
+
+from bus import Bus, BusError
+from bus.kv import Bucket
+from contracts import BudgetMetrics, BudgetState, BullpenError, ErrorCode, new_id, utc_now
+from contracts import subjects as s
+from manager.budgets.accounts import NOTHING, Account, Ledger, Purse, Reservation, accounts, named
+from manager.config import Budget
+from manager.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+BUCKET = "bullpen_budgets"
+MAX_BYTES = 16 << 20
+KEPT = 400 * 86_400.0
+"""Seconds: longer than the longest window that ends."""
+RENEW_EVERY = 2.0
+WITHIN = 0.5
+"""Seconds that a request waits for JetStream …"""
+LEFT_ALONE = 5.0
+"""… once; then none waits for so many seconds."""
+TRIES = 100
+"""When other Managers write at the same time …"""
+APART = 0.01
+"""… each waits up to so many seconds more after every try."""
+BACKGROUND_WITHIN = 2.0
+
+
+class Treasury:
+    def __init__(
+        self,
+        bus: Bus,
+        budgets: tuple[Budget, ...],
+        manager_id: str,
+        metrics: Metrics,
+        clock: Callable[[], float] = time,
+    ) -> None:
+        self._bus = bus
+        self._budgets = budgets
+        self._id = manager_id
+        self._holder = f"{manager_id}/{new_id()}"
+        """Whose the leases are: one that is started again under the same name does not own its predecessor's."""
+        self._metrics = metrics
+        self._clock = clock
+        self._bucket: Bucket | None = None
+        self._purses: dict[str, Purse] = {}
+        self._renewing: dict[str, asyncio.Lock] = {}
+        self._away_until = 0.0
+        """JetStream, by our clock."""
+
+    async def reserve(self, tenant: str, model_id: str, usd: Decimal | None) -> Reservation | None:
+        """Reserves what a request will probably cost; None: no budget is concerned. Raises `budget_exceeded`.
+
+        A model that costs nothing, or whose price nobody knows, is never stopped.
+        """
+        if not self._budgets or not usd:
+            return None
+        reservation = Reservation(usd)
+        try:
+            for account in accounts(self._budgets, tenant, model_id, self._clock()):
+                purse = self._purses.setdefault(account.key, Purse(account))
+                if not await self._can_pay(purse, usd):
+                    raise self._exceeded(account)
+                reservation.add(purse)  # at once: others ask for the same money while we wait for the next purse
+        except BaseException:
+            reservation.settle(NOTHING)
+            raise
+        return reservation if reservation.purses else None
+
+    async def states(self) -> list[BudgetState]:
+        """What is spent of every budget; of tenants on their own, of those that were heard from."""
+        now = self._clock()
+        for account in named(self._budgets, now):
+            self._purses.setdefault(account.key, Purse(account))
+        unknown = [purse for purse in self._purses.values() if purse.known is None]
+        await asyncio.gather(*(self._renew_quietly(purse, purse.reserved, WITHIN) for purse in unknown))
+        lasting = [p for p in self._purses.values() if p.account.ends is None or p.account.ends > now]
+        return [purse.state for purse in lasting if purse.account.budget in self._budgets]
+
+    def reconfigure(self, budgets: tuple[Budget, ...]) -> None:
+        """Whose limit is another now: the next request that it pays for asks the ledger how much is left."""
+        self._budgets = budgets
+        for purse in self._purses.values():
+            for budget in budgets:
+                purse.follow(budget)
+
+    async def keep(self) -> None:
+        """Renews leases before they are needed, and gives back what is not; until cancelled."""
+        while True:
+            await asyncio.sleep(RENEW_EVERY)
+            for key, purse in list(self._purses.items()):
+                await self._renew_quietly(purse, purse.reserved + purse.used)
+                if purse.account.ends is not None and self._clock() > purse.account.ends + 60 and not purse.reserved:
+                    del self._purses[key]
+
+    async def close(self) -> None:
+        """Says what was spent, and gives all leases back."""
+        for purse in self._purses.values():
+            await self._renew_quietly(purse, NOTHING)
+
+    async def _can_pay(self, purse: Purse, usd: Decimal) -> bool:
+        if purse.can_pay(usd, self._clock()):
+            return True
+        async with self._renewing.setdefault(purse.account.key, asyncio.Lock()):
+            if purse.can_pay(usd, self._clock()):
+                return True  # somebody else renewed it meanwhile
+            if self._clock() < self._away_until:
+                return purse.goes_on_alone(usd, self._holder)
+            try:
+                await self._renew(purse, purse.reserved + usd, WITHIN)
+            except BusError as error:
+                self._away_until = self._clock() + LEFT_ALONE
+                log.warning("budget_unknown", budget=str(purse.account), error=str(error))
+                return purse.goes_on_alone(usd, self._holder)
+        return purse.can_pay(usd, self._clock())
+
+    async def _renew_quietly(self, purse: Purse, need: Decimal, within: float = BACKGROUND_WITHIN) -> None:
+        try:
+            async with self._renewing.setdefault(purse.account.key, asyncio.Lock()):
+                await self._renew(purse, need, within)
+        except BusError as error:
+            log.debug("budget_not_told", budget=str(purse.account), error=str(error))
+
+    async def _renew(self, purse: Purse, need: Decimal, within: float) -> None:
+        """Tells the ledger what was spent and takes a lease of `need`, or a little more. Raises `BusError`."""
+        if self._bucket is None:
+            self._bucket = await Bucket.open(self._bus, BUCKET, max_age_s=KEPT, max_bytes=MAX_BYTES)
+        key, told = purse.account.key, purse.used
+        for tried in range(TRIES):
+            await asyncio.sleep(random() * APART * min(tried, 10))  # noqa: S311 — jitter, not a secret
+            entry = await self._bucket.get(key, within=within)
+            before = _read(entry.value) if entry else Ledger()
+            after = before.renewed(purse.account, self._holder, used=told, need=need, now=self._clock())
+            revision = entry.revision if entry else 0
+            if await self._bucket.put(key, after.model_dump_json().encode(), after=revision, within=within):
+                purse.renewed(after, self._holder, told)
+                self._away_until = 0.0
+                if after.warned and not before.warned:
+                    self._warn(purse.account, after)
+                return
+        raise BusError("other Managers write at the same time")
+
+    def _warn(self, account: Account, ledger: Ledger) -> None:
+        log.warning("budget_nearly_spent", budget=str(account), spent_usd=str(ledger.spent))
+        told = BudgetMetrics(
+            source=self._id,
+            created_at=utc_now(),
+            tenant=account.tenant or None,
+            model_id=account.budget.model,
+            window=account.window,
+            limit_usd=account.budget.limit_usd,
+            spent_usd=ledger.spent,
+        )
+        self._metrics.tell(s.METRICS_BUDGET, told)
+
+    def _exceeded(self, account: Account) -> BullpenError:
+        ends = account.ends
+        wait_ms = None if ends is None else max(0, round((ends - self._clock()) * 1000))
+        return BullpenError(ErrorCode.BUDGET_EXCEEDED, f"{account} has not enough left", retry_after_ms=wait_ms)
+
+
+def _read(value: bytes) -> Ledger:
+    """Raises `BusError` when somebody else has written there."""
+    if not value:
+        return Ledger()
+    try:
+        return Ledger.model_validate_json(value)
+    except ValidationError as error:
+        raise BusError(f"the ledger in bucket {BUCKET} is not one: {error.errors()[0]['msg']}") from None

@@ -1,0 +1,1 @@
+"""Durable requests from `jobs.submit`: taken from the stream, answered, kept in `RESULTS`."""

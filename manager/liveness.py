@@ -1,0 +1,182 @@
+"""Who is in the bullpen: listens for heartbeats and departures, and says whose running work is void.
+
+A death is heard of in three ways, the quickest first: the server's disconnect event, a heart that stopped
+beating, and a worker that beats again but with another epoch. Events may be missed while we are
+disconnected ourselves, so then the server is asked who is connected.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from time import time
+
+import structlog
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from bus import Bus, BusError, Message
+from bus.connected_clients import connected
+from contracts import ControlRequest, Heartbeat
+from contracts import subjects as s
+from manager.request.shared_state import Desk
+from manager.request.state import Inflight
+from manager.routing.registry import Member, News
+
+log = structlog.get_logger(__name__)
+
+SWEEP_EVERY = 0.1
+WARM_UP = 1.25
+"""Seconds after (re)connecting in which an empty registry means "not heard yet", not "nobody"."""
+
+RETURN_WITHIN = 4.25
+"""Seconds in which everybody who lost the server with us is back: the longest pause between tries, and a heartbeat."""
+CUT_BY_SERVER = ("Stale", "Slow Consumer")
+"""How the reasons begin for which the server itself ends a connection: its worker was frozen, not dead."""
+REPORTS = (0.0, 0.3, 0.7, 1.0, 1.5)
+"""Seconds between the questions, after a reconnect, how that stands which workers had to do."""
+
+
+class Attendance:
+    def __init__(self, bus: Bus, desk: Desk, inflight: Callable[[], list[Inflight]]) -> None:
+        """`inflight`: the requests under way now, and those that somebody may still be at in vain."""
+        self._bus = bus
+        self._desk = desk
+        self._registry = desk.registry
+        self._inflight = inflight
+
+    async def listen(self) -> None:
+        self._desk.warm_at = self._desk.now() + WARM_UP
+        self._bus.on_reconnect.append(self.reconnected)
+        await self._bus.subscribe_inline(s.WORKER_HEARTBEAT, self._on_heartbeat)
+        await self._bus.subscribe_inline(s.SYS_DISCONNECT, self._on_disconnect)
+
+    async def sweep(self) -> None:
+        """Looks for those who went silent, until cancelled."""
+        while True:
+            await asyncio.sleep(SWEEP_EVERY)
+            if self._bus.is_connected:
+                for worker_id in self._registry.sweep(self._desk.now(), SWEEP_EVERY):
+                    log.warning("worker_silent", worker_id=worker_id)
+                for member in [m for m in self._registry if m.silent and m.assigned]:
+                    self._give_up_on(member)
+
+    async def reconcile(self) -> None:
+        """Once everybody had time to say something, asks the server who is connected; until cancelled."""
+        seen = -1
+        while True:
+            await asyncio.sleep(WARM_UP)
+            early = self._desk.now() < self._desk.reconnected_at + RETURN_WITHIN
+            if self._bus.reconnects == seen or early or not self._bus.is_connected:
+                continue
+            seen, since = self._bus.reconnects, self._desk.reconnected_at
+            names = await self._connected()
+            for member in [m for m in self._registry if not m.gone and m.heard <= since]:
+                name = s.worker_connection_name(member.heartbeat.backend, member.worker_id)
+                if names and name not in names:
+                    self._leave(member.worker_id, "not connected any more", died=False)
+
+    async def reconnected(self) -> None:
+        """What we know may be stale: nobody is dead because we could not hear, and nobody new is known yet."""
+        now = self._desk.now()
+        self._desk.reconnected_at = now
+        self._desk.warm_at = now + RETURN_WITHIN
+        self._registry.excuse_until(now + RETURN_WITHIN - WARM_UP)
+        for pause in REPORTS:
+            await asyncio.sleep(pause)
+            await self._ask_how_it_stands(since=now)
+
+    async def _ask_how_it_stands(self, since: float) -> None:
+        """What workers said while we were away is lost: they are asked about everything not heard of since."""
+        for inflight in self._inflight():
+            for attempt in [a for a in inflight.running if a.heard <= since]:
+                asked = ControlRequest(
+                    op="report", request_id=inflight.request_id, attempt=attempt.number, inbox=attempt.inbox
+                )
+                with suppress(BusError):  # away again: the next reconnect asks again
+                    await self._bus.publish(s.worker_control(attempt.worker_id), asked.to_bytes())
+
+    async def _connected(self) -> frozenset[str] | None:
+        try:
+            return await connected(self._bus)
+        except BusError as error:
+            log.debug("census_failed", error=str(error))
+            return None
+
+    def _on_heartbeat(self, message: Message) -> None:
+        try:
+            beat = Heartbeat.model_validate_json(message.data)
+        except ValidationError as error:
+            log.warning("heartbeat_unreadable", error=str(error)[:200])
+            return
+        match self._registry.hear(beat, self._desk.now(), wall=time()):
+            case News.VOID:
+                self._lost(beat.worker_id, "it restarted or stopped", died=True)
+            case News.BACK:
+                self._call_off(beat)
+            case News.SUPERSEDED:
+                self._supersede(beat)
+            case _:
+                pass
+        member = self._registry.get(beat.worker_id)
+        if member is not None and len(self._desk.room):
+            self._desk.room.call(member.free)
+
+    def _call_off(self, beat: Heartbeat) -> None:
+        """What it was told while it could not hear: to stop what was taken from it."""
+        for inflight in self._inflight():
+            for attempt in inflight.given_up_on(beat.worker_id, beat.epoch):
+                self._desk.metrics.tell(s.worker_control(beat.worker_id), inflight.cancel(attempt))
+
+    def _supersede(self, beat: Heartbeat) -> None:
+        """Two processes go by one name: the older is told to leave."""
+        newest = self._registry.get(beat.worker_id)
+        assert newest is not None
+        log.warning("worker_superseded", worker_id=beat.worker_id, epoch=beat.epoch)
+        told = ControlRequest(op="superseded", epoch=newest.heartbeat.epoch)
+        self._desk.metrics.tell(s.worker_control(beat.worker_id), told)
+
+    def _on_disconnect(self, message: Message) -> None:
+        """The server's own word that a connection ended: the quickest way to learn of a death."""
+        try:
+            event = from_json(message.data)
+            name, reason = event["client"].get("name", ""), str(event.get("reason", ""))
+            connection = f"{event.get('server', {}).get('id')}:{event['client'].get('id')}"
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return
+        worker_id = s.worker_of_connection(name)
+        if worker_id is None or self._is_of_another(worker_id, connection):
+            return
+        if self._desk.now() < self._desk.reconnected_at + WARM_UP:
+            return  # of a connection that was lost with ours; who did not come back is found by `reconcile`
+        if reason.startswith(CUT_BY_SERVER) and self._stands_still(worker_id):
+            return  # as it said: it comes back over another one
+        self._leave(worker_id, "disconnected", died=not reason.startswith(CUT_BY_SERVER))
+
+    def _is_of_another(self, worker_id: str, connection: str) -> bool:
+        """Whether not this worker lost its connection, but a predecessor of its name, or itself an older one."""
+        member = self._registry.get(worker_id)
+        current = member and member.heartbeat.connection
+        return current is not None and current != connection
+
+    def _stands_still(self, worker_id: str) -> bool:
+        """Whether it said that nothing would be heard of it for a while, which is not over."""
+        member = self._registry.get(worker_id)
+        return member is not None and self._desk.now() < member.heard + member.pause
+
+    def _leave(self, worker_id: str, why: str, *, died: bool) -> None:
+        if self._registry.leave(worker_id, why, back_by=self._desk.now() + RETURN_WITHIN):
+            log.info("worker_left", worker_id=worker_id, why=why)
+            self._lost(worker_id, why, died=died)
+
+    def _lost(self, worker_id: str, why: str, *, died: bool) -> None:
+        """Whatever runs there will not come back: those who wait for it are told."""
+        for inflight in self._inflight():
+            inflight.lost(worker_id, why, died=died)
+
+    def _give_up_on(self, member: Member) -> None:
+        """Its heart is silent. What it still tells us something about may go on; the rest goes elsewhere."""
+        now = self._desk.now()
+        for inflight in self._inflight():
+            for attempt in inflight.running:
+                if attempt.choice.member is member and self._registry.nothing_heard(member, attempt.heard, now):
+                    inflight.lost(member.worker_id, "silent", died=False)

@@ -1,0 +1,264 @@
+"""Who sits in the bullpen: heartbeats and departures in, members out.
+
+Pure: no clock of its own, no network. `now` is the loop's monotonic time in seconds.
+"""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+
+from contracts import Heartbeat
+from manager.routing.circuit_breaker import Breaker
+from manager.routing.clock_offset import ClockOffset
+
+FORGET_AFTER = 60.0
+"""Seconds after which a silent worker is no longer even listed."""
+SUSPECT = 1.2
+"""Heartbeats missed when the first of those who fell silent together is declared silent: hearts beat at other times."""
+PANIC_SHARE = 0.5
+"""When more than this share goes silent at once, it is probably we who are deaf."""
+
+
+class News(Enum):
+    """What a heartbeat tells beside the worker's state."""
+
+    NONE = "none"
+    VOID = "void"
+    """It restarted, or it left: what ran there will not come back."""
+    BACK = "back"
+    """It was taken for gone, and is the same as before: what it still does may be somebody else's by now."""
+    SUPERSEDED = "superseded"
+    """An older worker of this id is still beating its heart."""
+
+
+@dataclass(slots=True, eq=False)
+class Errand:
+    """A request that was sent to a worker, and may be of those that its last heartbeat does not count yet."""
+
+    tokens: float
+    """What it may use of a limit of tokens."""
+    known: bool = False
+    """The worker has said something about it, or never will: its next heartbeat counts it."""
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """One worker, as this Manager knows it."""
+
+    heartbeat: Heartbeat
+    heard: float
+    gone: str = ""
+    """Why it counts as gone; empty while it is with us."""
+    back_by: float = 0.0
+    """It lost its connection and may be back until then."""
+    assigned: int = 0
+    """Our own requests at this worker right now."""
+    assigned_at_beat: int = 0
+    paused_until: float = 0.0
+    """It asked to be left alone until then (rate limit, overload)."""
+    errands: list[Errand] = field(default_factory=list)
+    """Requests that we sent there and that its last heartbeat does not count, as far as we can tell."""
+    answered: int = 0
+    failed: int = 0
+    said_full: bool = False
+    """It refused a request because it is full, and has said nothing else since: others may send there too."""
+    silent: bool = False
+    """Gone because its heart was not heard: it may be deaf, frozen, cut off, or all of these but alive."""
+    swapped: bool = False
+    """It serves another model than at first."""
+    breaker: Breaker = field(default_factory=Breaker)
+    clock: ClockOffset = field(default_factory=ClockOffset)
+
+    @property
+    def worker_id(self) -> str:
+        return self.heartbeat.worker_id
+
+    @property
+    def serves_since(self) -> datetime | None:
+        """When it began to serve what it serves; None: later than it started itself."""
+        return None if self.swapped else self.heartbeat.started_at
+
+    @property
+    def load(self) -> int:
+        """Requests running and waiting there, as far as we know: the heartbeat's word, plus what we sent since."""
+        beat = self.heartbeat
+        return max(self.assigned, beat.inflight + beat.queued + self.assigned - self.assigned_at_beat)
+
+    @property
+    def free(self) -> int:
+        return max(0, self.heartbeat.capacity - self.load)
+
+    def spend(self, tokens: float) -> Errand:
+        """A request of about so many tokens is sent there."""
+        errand = Errand(tokens)
+        self.errands.append(errand)
+        return errand
+
+    def short_of(self, tokens: float) -> str:
+        """Which of its limits would not allow a request of so many tokens now; empty: none."""
+        rate = self.heartbeat.rate
+        if rate is None:
+            return ""
+        if rate.rpm_left is not None and rate.rpm_left <= len(self.errands):
+            return "requests"
+        if rate.tpm_left is not None and rate.tpm_left - sum(errand.tokens for errand in self.errands) < tokens:
+            return "tokens"
+        return ""
+
+    def rested_at(self) -> float:
+        """When there may be more of what is short (loop's clock): as it says; its next heartbeat tells more."""
+        rate = self.heartbeat.rate
+        resets = None if rate is None else rate.resets_in_ms
+        return self.heard + (self.patience if not resets else min(self.patience, resets / 1000))
+
+    @property
+    def idle(self) -> bool:
+        """Less than half full: it has time for somebody else's work."""
+        return not self.heartbeat.queued and self.load * 2 < self.heartbeat.capacity
+
+    @property
+    def all_local(self) -> bool:
+        """Nothing it does sends a bill."""
+        return all(card.local for card in self.heartbeat.models)
+
+    @property
+    def patience(self) -> float:
+        """Seconds of one heartbeat interval."""
+        return self.heartbeat.interval_ms / 1000
+
+    @property
+    def pause(self) -> float:
+        """Seconds for which it said that nothing may be heard of it."""
+        return self.heartbeat.pause_ms / 1000
+
+    @property
+    def obstacle(self) -> str:
+        """Why it can't take work at all; empty when it can."""
+        if self.gone:
+            return self.gone
+        beat = self.heartbeat
+        if beat.state != "ready":
+            return f"{beat.state}: {beat.reason}".rstrip(": ")
+        return "" if beat.capacity else "takes nothing now (capacity 0)"
+
+
+class Registry:
+    def __init__(self, silent_after_beats: float) -> None:
+        self._members: dict[str, Member] = {}
+        self.silent_after = silent_after_beats
+        self._swept: float | None = None
+        self._excused_until = 0.0
+        self._groups: list[list[Member]] = []
+        self._changed = True
+        """Whether somebody serves something else than when the groups were made."""
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self._members.values())
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def drawn(self, count: int, rng: random.Random) -> list[Member]:
+        """So many by lot, from each set of models alike: of thousands nobody can look at every one each time."""
+        if self._changed:
+            self._group()
+        each = max(1, count // max(1, len(self._groups)))
+        return [member for group in self._groups for member in rng.sample(group, min(each, len(group)))]
+
+    def _group(self) -> None:
+        groups: dict[tuple[str, ...], list[Member]] = {}
+        for member in self:
+            groups.setdefault(tuple(card.model_id for card in member.heartbeat.models), []).append(member)
+        self._groups, self._changed = list(groups.values()), False
+
+    def get(self, worker_id: str) -> Member | None:
+        return self._members.get(worker_id)
+
+    def hear(self, beat: Heartbeat, now: float, *, wall: float) -> News:
+        """Takes a heartbeat in, received at `now` (loop's clock) and `wall` (unix seconds)."""
+        member = self._members.get(beat.worker_id)
+        if member is None:
+            member = self._members[beat.worker_id] = Member(beat, now)
+            self._changed = True
+            member.clock.hear(beat.sent_at, wall)
+            return News.NONE
+        known = member.heartbeat
+        if beat.epoch < known.epoch and not member.gone:
+            return News.SUPERSEDED
+        if beat.epoch == known.epoch and beat.seq <= known.seq:
+            return News.NONE
+        member.clock.hear(beat.sent_at, wall)
+        restarted = beat.epoch != known.epoch
+        changed = beat.config_digest != known.config_digest
+        self._changed = self._changed or beat.models != known.models
+        member.swapped = not restarted and (member.swapped or _other_models(known, beat))
+        member.heartbeat, member.heard, member.assigned_at_beat = beat, now, member.assigned
+        # A heartbeat that crossed a request on its way does not count it; one that follows a word about it does.
+        member.errands = [] if restarted else [errand for errand in member.errands if not errand.known]
+        member.said_full = False
+        was_gone = bool(member.gone)
+        member.gone, member.silent = "stopped" if beat.state == "stopped" else "", False
+        if restarted or changed:
+            member.paused_until, member.breaker = 0.0, Breaker()
+        if restarted or member.gone:
+            return News.VOID
+        return News.BACK if was_gone else News.NONE
+
+    def leave(self, worker_id: str, why: str, *, back_by: float = 0.0) -> bool:
+        """A worker's connection is gone. Returns whether that is news; its next heartbeat brings it back."""
+        member = self._members.get(worker_id)
+        if member is None or member.gone:
+            return False
+        member.gone, member.back_by = why, back_by
+        return True
+
+    def all_cut_off(self, now: float) -> bool:
+        """Whether everybody, and not only one, lost the connection just now: it was the server, and they come back."""
+        return sum(now < member.back_by for member in self) > 1 and all(member.gone for member in self)
+
+    def sweep(self, now: float, every: float) -> list[str]:
+        """The workers that went silent since the last sweep. Call it every `every` seconds.
+
+        If this process itself was asleep, or most of the pool seems to fall silent in one instant, nobody
+        is declared dead: it is our ears.
+        """
+        slept = 0.0 if self._swept is None else max(0.0, now - self._swept - every)
+        self._swept = now
+        if slept > every:
+            self.excuse(slept)
+        present = [m for m in self._members.values() if not m.gone]
+        silent = [m for m in present if self._is_silent(m, now, self.silent_after)]
+        suspect = [m for m in present if self._is_silent(m, now, max(SUSPECT, self.silent_after - 1))]
+        if len(suspect) > 1 and len(suspect) > PANIC_SHARE * len(present):
+            silent = [m for m in silent if self._is_silent(m, now, 2 * self.silent_after)]
+        for member in silent:
+            member.gone, member.silent = f"silent for {now - member.heard:.1f} s", True
+        self._forget(now)
+        return [member.worker_id for member in silent]
+
+    def nothing_heard(self, member: Member, since: float, now: float) -> bool:
+        """Whether a silent worker has not said anything else either since then, for as long as a heart may pause."""
+        return now - since > max(self.silent_after * member.patience, member.pause)
+
+    def excuse_until(self, then: float) -> None:
+        """Nobody's silence before `then` counts: all of us have to find the server again."""
+        self._excused_until = then
+
+    def _is_silent(self, member: Member, now: float, beats: float) -> bool:
+        return now - max(member.heard, self._excused_until) > max(beats * member.patience, member.pause)
+
+    def excuse(self, seconds: float) -> None:
+        """We could not listen for so long: nobody's silence in that time counts."""
+        for member in self._members.values():
+            member.heard += seconds
+
+    def _forget(self, now: float) -> None:
+        for member in [m for m in self._members.values() if m.gone and now - m.heard > FORGET_AFTER and not m.assigned]:
+            del self._members[member.worker_id]
+            self._changed = True
+
+
+def _other_models(before: Heartbeat, now: Heartbeat) -> bool:
+    return bool(before.models) and {c.model_id for c in before.models} != {c.model_id for c in now.models}

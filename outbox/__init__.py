@@ -1,0 +1,5 @@
+"""What leaves for the books: kept until JetStream has it, with private words removed before."""
+
+from outbox.outbox import Outbox, OutboxSettings
+
+__all__ = ["Outbox", "OutboxSettings"]

@@ -1,0 +1,260 @@
+"""Telemetry on its way out: an event is kept until JetStream, or the accountant himself, has acknowledged it.
+
+The request path only calls `put`, which never waits. Pumps with a connection of their own publish each event. One
+that is not acknowledged at once, because JetStream is away, slow or full, goes to a spool on disk and is published
+again from there, with the same `Nats-Msg-Id`, until it is: the stream drops duplicates, and so do the books. So events
+older than some two seconds survive the death of this process. Where there is no spool they wait in memory, up to
+`MAX_BYTES`. What fits nowhere is dropped, loudly.
+
+`before_reply` is for those who want no answer to leave before its events are safe: `secure` waits for that, a little,
+and then writes them through to the disk.
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import structlog
+from pydantic import BaseModel
+from pydantic_core import from_json
+
+from bus.connection import Bus
+from bus.errors import BusError
+from bus.settings import BusSettings
+from bus.tasks import Tasks
+from contracts import BullpenError, ContentMode
+from contracts.headers import MESSAGE_ID
+from outbox.spool import Event, Spool
+
+log = structlog.get_logger(__name__)
+
+MAX_BYTES = 64 << 20
+PUMPS = 64
+"""Events that may wait for their acknowledgement at the same time."""
+ACK_WITHIN = 2.0
+RETRY_CAP = 2.0
+OLD = 1.0
+"""Seconds that an event may wait in memory for its turn when there is a spool."""
+SECURE_WITHIN = 0.25
+"""Seconds that an answer waits for the acknowledgement of its events, when it must not leave before."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxSettings:
+    """How whoever tells the books something does it."""
+
+    mode: Literal["after_reply", "before_reply"] = "after_reply"
+    """Whether the answer may leave before its events are safe."""
+    content: ContentMode = "full"
+    """The most that the books keep of what is asked and answered."""
+    content_key: bytes = field(default=b"", repr=False)
+    """For digests; the same for all roles of a mesh, so that equal questions are recognised. Empty: our own."""
+    spool: Path | None = None
+    """The folder for events that JetStream does not take. None: memory only."""
+    spool_max_bytes: int = 1 << 30
+
+
+@dataclass(eq=False, slots=True)
+class Waiting:
+    """An event that is not safe yet."""
+
+    event: Event
+    since: float
+    safe: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when it is acknowledged, or nobody can do anything more for it."""
+
+
+class Outbox:
+    """Make it with `Outbox.open`; `put` events; `close` waits for the last acknowledgements."""
+
+    def __init__(self, bus: Bus, settings: OutboxSettings = OutboxSettings(), spool: Spool | None = None) -> None:
+        self._bus = bus
+        self.settings = settings
+        self._spool = spool
+        self._waiting: deque[Waiting] = deque()
+        self._bytes = 0
+        self._in_flight: set[Waiting] = set()
+        self._something = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._settled.set()
+        self._tasks = Tasks(bus.name)
+        self._refused = False
+        self.dropped = 0
+
+    @classmethod
+    async def open(
+        cls,
+        name: str,
+        bus_settings: BusSettings,
+        settings: OutboxSettings = OutboxSettings(),
+        *,
+        patience: float = 0.0,
+        stop: asyncio.Event | None = None,
+    ) -> "Outbox":
+        """Connects under the name `outbox:<name>`. Raises `BusUnreachable`."""
+        bus = await Bus.connect(f"outbox:{name}", bus_settings, patience=patience, stop=stop)
+        spool = Spool.open(settings.spool, name, settings.spool_max_bytes) if settings.spool else None
+        outbox = cls(bus, settings, spool)
+        for number in range(PUMPS):
+            outbox._tasks.start(outbox._pump(), f"pump-{number}")
+        if spool is not None:
+            outbox._tasks.start(outbox._keep_short(spool), "keep-short")
+            outbox._tasks.start(outbox._replay(spool), "replay")
+        return outbox
+
+    @property
+    def pending(self) -> int:
+        """Events in memory that are not acknowledged yet."""
+        return len(self._waiting) + len(self._in_flight)
+
+    @property
+    def spooled_bytes(self) -> int:
+        """On disk, waiting to be published again."""
+        return self._spool.bytes if self._spool else 0
+
+    @property
+    def room(self) -> int:
+        """Bytes of content that an event can carry, whatever is written around it."""
+        return self._bus.max_payload // 2
+
+    @property
+    def lost(self) -> asyncio.Event:
+        return self._bus.lost
+
+    def put(self, subject: str, record: BaseModel, message_id: str) -> Waiting:
+        """Hands over an event; returns at once. `message_id` must be the same when it is put again."""
+        event = Event(subject, record.__pydantic_serializer__.to_json(record, by_alias=True), message_id)
+        waiting = Waiting(event, asyncio.get_running_loop().time())
+        if self._bytes + len(event.body) <= MAX_BYTES:
+            self._bytes += len(event.body)
+            self._waiting.append(waiting)
+            self._settled.clear()
+            self._something.set()
+        elif not self._lay_aside(event):
+            self._drop(waiting)
+        return waiting
+
+    async def secure(self, events: Sequence[Waiting]) -> None:
+        """Returns when these are safe: acknowledged, or on the disk. Takes `SECURE_WITHIN` and a write at most."""
+        try:
+            async with asyncio.timeout(SECURE_WITHIN):
+                for waiting in events:
+                    await waiting.safe.wait()
+        except TimeoutError:
+            unsafe = [waiting.event for waiting in events if not waiting.safe.is_set()]
+            if self._spool is None or not await self._spool.secure(unsafe):
+                reason = self._spool.failed if self._spool else "there is no spool"
+                log.error("telemetry_not_secured", events=len(unsafe), reason=reason)
+
+    async def close(self, timeout: float = 2.0) -> None:
+        """Waits up to `timeout` seconds for what is still pending, lays the rest aside, and leaves."""
+        try:
+            async with asyncio.timeout(0.0 if self._refused and self._spool else timeout):
+                await self._settled.wait()
+        except TimeoutError:
+            pass
+        await self._tasks.cancel()
+        left = [waiting.event for waiting in (*self._in_flight, *self._waiting)]
+        lost = sum(not self._lay_aside(event) for event in left)
+        if lost:
+            log.error("telemetry_unacknowledged", events=lost)
+        elif left:
+            log.info("telemetry_spooled", events=len(left))
+        if self._spool is not None:
+            self._spool.close()
+        await self._bus.close()
+
+    # Memory
+
+    async def _pump(self) -> None:
+        while True:
+            while not self._waiting:
+                self._something.clear()
+                await self._something.wait()
+            waiting = self._waiting.popleft()
+            self._in_flight.add(waiting)
+            await self._send(waiting)
+            self._in_flight.discard(waiting)
+            self._forget(waiting)
+
+    async def _send(self, waiting: Waiting) -> None:
+        """Until it is acknowledged, or on the disk."""
+        attempt = 0
+        while not await self._publish(waiting.event):
+            if self._lay_aside(waiting.event):
+                return
+            attempt += 1
+            await asyncio.sleep(random.uniform(0.02, min(RETRY_CAP, 0.1 * 2**attempt)))  # noqa: S311 — jitter
+        waiting.safe.set()
+
+    def _forget(self, waiting: Waiting) -> None:
+        self._bytes -= len(waiting.event.body)
+        if not self.pending:
+            self._settled.set()
+
+    def _lay_aside(self, event: Event) -> bool:
+        return self._spool is not None and self._spool.append(event)
+
+    def _drop(self, waiting: Waiting) -> None:
+        waiting.safe.set()
+        self.dropped += 1
+        if self.dropped.bit_count() == 1:
+            spool = f", and so is the spool: {self._spool.failed}" if self._spool else ""
+            log.error("telemetry_dropped", dropped=self.dropped, cause=f"JetStream is away and memory is full{spool}")
+
+    # Disk
+
+    async def _keep_short(self, spool: Spool) -> None:
+        """What waits too long for its turn goes to disk: it would be lost if we died."""
+        now = asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(OLD / 2)
+            while self._waiting and self._waiting[0].since < now() - OLD and spool.append(self._waiting[0].event):
+                self._forget(self._waiting.popleft())
+
+    async def _replay(self, spool: Spool) -> None:
+        """Publishes what is on disk, a file at a time, whenever JetStream takes it."""
+        failures = 0
+        while True:
+            await asyncio.sleep(random.uniform(0.02, min(RETRY_CAP, 0.1 * 2**failures)))  # noqa: S311 — jitter
+            path = spool.oldest() if not self._waiting else None
+            if path is None:
+                failures = 3
+                continue
+            events = await asyncio.to_thread(spool.read, path)
+            if await self._publish_all(events):
+                spool.remove(path)
+                failures = 0
+            else:
+                failures = min(failures + 1, 6)
+
+    async def _publish_all(self, events: Sequence[Event]) -> bool:
+        """Whether all of them are acknowledged. Stops at the first that is not."""
+        for start in range(0, len(events), PUMPS):
+            taken = await asyncio.gather(*map(self._publish, events[start : start + PUMPS]))
+            if not all(taken):
+                return False
+        return True
+
+    async def _publish(self, event: Event) -> bool:
+        """Whether the event needs no further care: acknowledged, or one that can never be stored."""
+        try:
+            ack = await self._bus.request(
+                event.subject, event.body, timeout=ACK_WITHIN, headers={MESSAGE_ID: event.message_id}
+            )
+            refusal = from_json(ack.data).get("error")
+        except BullpenError as error:
+            log.error("telemetry_too_large", subject=event.subject, message_id=event.message_id, error=str(error))
+            return True
+        except (BusError, ValueError, AttributeError) as error:
+            refusal = str(error)
+        if refusal and not self._refused:
+            log.warning("telemetry_waits", subject=event.subject, reason=str(refusal), pending=self.pending)
+        elif not refusal and self._refused:
+            log.info("telemetry_flows", pending=self.pending, spooled_bytes=self.spooled_bytes)
+        self._refused = bool(refusal)
+        return not refusal

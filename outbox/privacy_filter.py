@@ -1,0 +1,101 @@
+"""What may leave this process for the books: each record is made as bare as the mesh or its caller wants it.
+
+This happens before an event reaches the outbox, so neither JetStream nor a spool nor Postgres ever sees more.
+Redaction takes its time, so it runs on a thread, of bounded size and duration; where it cannot be done the record
+carries digests instead. Never the words themselves.
+"""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from secrets import token_bytes
+
+import structlog
+from pydantic_core import to_json
+
+from config.loader import ConfigError
+from contracts import ContentMode
+from contracts.privacy import Recorded, as_digests, characters, digest, rewritten, stricter, without_words
+from outbox.redaction import RedactionMissing, Redactor
+
+log = structlog.get_logger(__name__)
+
+LONGEST = 256 << 10
+"""Characters of one record that are redacted; of a longer one digests are kept."""
+MOST_WAITING = 4 << 20
+"""Characters that may wait for their redaction; of what comes on top digests are kept."""
+WITHIN = 5.0
+KEY_BYTES = 32
+
+
+class Discretion:
+    """`most` is what the mesh allows the books to keep. Without `key` digests are only comparable with our own.
+
+    Raises `ConfigError` when the mesh wants redaction and its libraries are missing.
+    """
+
+    def __init__(self, most: ContentMode = "full", key: bytes = b"") -> None:
+        self._most = most
+        self._key = key or token_bytes(KEY_BYTES)
+        self._redactor: Redactor | None = None
+        self._thread: ThreadPoolExecutor | None = None
+        self._waiting = 0
+        self._complained = False
+        if most == "redacted":
+            try:
+                self._redactor = Redactor()
+            except RedactionMissing as error:
+                raise ConfigError(f"content: redacted: {error}") from None
+
+    def mode(self, wanted: ContentMode | None = None) -> ContentMode:
+        """What counts for somebody who wishes that: the stricter of it and the mesh's own."""
+        return stricter(self._most, wanted)
+
+    async def kept(self, record: Recorded, wanted: ContentMode | None = None) -> Recorded:
+        """The record as the books may have it. Never raises; only redaction ever waits."""
+        match self.mode(wanted):
+            case "full":
+                return record
+            case "redacted":
+                return await self._redacted(record)
+            case "hash":
+                return as_digests(record, self._key)
+            case "none":
+                return without_words(record)
+
+    def unread(self, data: bytes) -> bytes:
+        """What the books may have of bytes that nobody can read, and so nobody can redact: all, or how many."""
+        mode = self.mode()
+        if mode == "full":
+            return data
+        told = {"withheld_bytes": len(data)}
+        return to_json(told if mode == "none" else {**told, "digest": digest(data, self._key)})
+
+    async def _redacted(self, record: Recorded) -> Recorded:
+        size = characters(record)
+        if not size:
+            return record  # an attempt without an error, a judgement without a comment
+        if size > LONGEST or self._waiting + size > MOST_WAITING:
+            return self._digested(record, "there is too much of it")
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "redaction")
+        self._waiting += size
+        try:
+            async with asyncio.timeout(WITHIN):
+                return await asyncio.get_running_loop().run_in_executor(self._thread, self._rewrite, record)
+        except Exception as error:  # whatever it is, the words stay here
+            missing = isinstance(error, RedactionMissing)
+            return self._digested(record, str(error) if missing else type(error).__name__)
+        finally:
+            self._waiting -= size
+
+    def _rewrite(self, record: Recorded) -> Recorded:
+        """On the thread. Raises `RedactionMissing`."""
+        if self._redactor is None:
+            self._redactor = Redactor()
+        return rewritten(record, self._redactor)
+
+    def _digested(self, record: Recorded, why: str) -> Recorded:
+        if not self._complained:
+            log.warning("not_redacted", reason=why, kept="digests instead")
+        self._complained = True
+        return as_digests(record, self._key)

@@ -1,0 +1,1 @@
+"""Promotion and demotion: grades computed from the books."""

@@ -1,0 +1,1 @@
+"""Reading the books: listings, figures, explanations, exports."""

@@ -1,0 +1,1 @@
+"""Writing the books: from the JetStream stream to Postgres, each row once."""

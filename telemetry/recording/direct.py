@@ -1,0 +1,118 @@
+"""Books without JetStream: whoever tells us something keeps it until we say that it is committed.
+
+A server without JetStream has no stream for events to wait in. Accountants then listen on `telemetry.>` themselves,
+sharing the work, and answer `{"stored": true}` only after the commit, or `{"error": …}`, as a stream would. Told twice
+is booked once, as ever. Nothing waits here for a database that is away: it stays with those who tell.
+"""
+
+import asyncio
+from collections import deque
+
+import structlog
+from pydantic_core import to_json
+
+from bus import Bus, BusError, Message, Subscription, Tasks
+from bus.reply import accepts
+from contracts import headers as h
+from contracts import subjects as s
+from telemetry.recording.recorder import Recorder
+from telemetry.recording.retry_forever import Patience
+from telemetry.stream import CONSUMER
+
+log = structlog.get_logger(__name__)
+
+STORED = b'{"stored": true}'
+MAX_BYTES = 32 << 20
+"""Of events that wait here to be booked."""
+
+
+class Told:
+    """An event that came without a stream."""
+
+    stream_seq = 0
+
+    def __init__(self, message: Message) -> None:
+        self.subject = message.subject
+        self.data = message.data
+        self.reply = message.reply
+
+
+class Direct:
+    """`start` and `stop` as often as JetStream goes and comes."""
+
+    def __init__(self, bus: Bus, recorder: Recorder, database: Patience, batch_size: int) -> None:
+        self._bus = bus
+        self._recorder = recorder
+        self._database = database
+        self._batch_size = batch_size
+        self._waiting: deque[Told] = deque()
+        self._bytes = 0
+        self._something = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._tasks = Tasks(f"{bus.name}:direct")
+        self._subscription: Subscription | None = None
+        self.open_books = asyncio.Event()
+        """To be set when there are tables; until then everybody is told to try again."""
+        self.started = asyncio.Event()
+
+    async def start(self) -> None:
+        """Listens, and books from now on. Raises `BusError`."""
+        if self._subscription is not None:
+            return
+        log.warning("no_jetstream", cure="events wait in nobody's stream but with those who tell; start NATS with -js")
+        self._subscription = await self._bus.subscribe(s.TELEMETRY_ANY, self._take, queue=CONSUMER)
+        self._tasks.start(self._keep_booking(), "booking")
+        self.started.set()
+
+    async def stop(self, within: float) -> None:
+        """Books for up to `within` seconds what has come, then listens no more."""
+        subscription, self._subscription = self._subscription, None
+        if subscription is None:
+            return
+        self.started.clear()
+        try:
+            async with asyncio.timeout(within):
+                await subscription.drain()
+                await self._settled.wait()
+        except TimeoutError:
+            log.warning("events_not_taken", events=len(self._waiting))
+        await self._tasks.cancel()
+        self._waiting.clear()
+        self._bytes = 0
+        log.info("direct_books_closed")
+
+    async def _take(self, message: Message) -> None:
+        if not accepts(message.reply):
+            return
+        if reason := self._reason_to_refuse(len(message.data)):
+            await self._answer(message.reply, to_json({"error": {"code": 503, "description": reason}}))
+            return
+        self._bytes += len(message.data)
+        self._waiting.append(Told(message))
+        self._settled.clear()
+        self._something.set()
+
+    def _reason_to_refuse(self, size: int) -> str:
+        if not self.open_books.is_set() or self._database.away:
+            return f"the database is away: {self._database.away or 'its tables are not made yet'}"
+        return "too many events wait to be booked" if self._bytes + size > MAX_BYTES else ""
+
+    async def _keep_booking(self) -> None:
+        while True:
+            if not self._waiting:
+                self._settled.set()
+                self._something.clear()
+                await self._something.wait()
+            batch = [self._waiting.popleft() for _ in range(min(self._batch_size, len(self._waiting)))]
+            await self._recorder.book(batch)
+            for told in batch:
+                self._bytes -= len(told.data)
+                await self._answer(told.reply, STORED)
+
+    async def _answer(self, reply: str, body: bytes) -> None:
+        if not reply:
+            return
+        try:
+            await self._bus.publish(reply, body, headers={h.CONTENT_TYPE: h.JSON})
+        except BusError as error:
+            log.debug("answer_lost", error=str(error))  # it is told again, and booked once

@@ -1,0 +1,131 @@
+"""From the stream to the books: fetch a batch, store it in one transaction, then acknowledge.
+
+Nothing is acknowledged before it is committed, and storing twice stores once; so this process, NATS and
+Postgres may each die at any moment, and every event is booked exactly once in the end. While the database
+is away the batch is held and the stream waits. What can never be booked goes to `dead_letters`, as it came.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+import structlog
+
+from bus import Bus
+from bus.jetstream import PullConsumer
+from bus.pull import ACK, IN_PROGRESS, NAK, TERM, StoredMessage, settle
+from contracts import subjects as s
+from outbox.privacy_filter import Discretion
+from telemetry.config import TelemetryConfig
+from telemetry.recording.entries import Entry, Event, Unbookable, parts, read, rewritten
+from telemetry.recording.retry_forever import Patience
+from telemetry.store import RowsRefused, Store
+from telemetry.stream import ACK_WAIT, CONSUMER
+
+log = structlog.get_logger(__name__)
+
+MAX_BYTES = 8 << 20
+"""Of one transaction and of one fetch: NATS cuts off who cannot read fast enough what it asked for, and Postgres wants
+several times as much memory to take rows apart."""
+PROTOCOL_BYTES = 64 << 10
+"""What stands around a message's content at most."""
+LANES = 3
+"""Batches under way at the same time: one comes, one is read, one is with the database."""
+
+
+class Recorder:
+    def __init__(
+        self, bus: Bus, store: Store, database: Patience, config: TelemetryConfig, discretion: Discretion
+    ) -> None:
+        self._bus = bus
+        self._store = store
+        self._database = database
+        self.config = config
+        self._discretion = discretion
+        self._held: list[Sequence[StoredMessage]] = []
+        self._turn = asyncio.Lock()
+        self.stored = 0
+        """Rows written since the start."""
+        self.dead = 0
+        """Events laid aside since the start."""
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Books whatever comes until `stop` is set. Raises `BusError` when the stream is lost."""
+        consumer = await PullConsumer.open(self._bus, stream=s.TELEMETRY_STREAM, durable=CONSUMER, ack_wait_s=ACK_WAIT)
+        lanes = [asyncio.create_task(self._lane(consumer, stop), name=f"lane-{number}") for number in range(LANES)]
+        try:
+            await asyncio.gather(*lanes)
+        finally:
+            for lane in lanes:
+                lane.cancel()
+            await asyncio.wait(lanes)
+            await consumer.close()
+
+    async def _lane(self, consumer: PullConsumer, stop: asyncio.Event) -> None:
+        most = max(MAX_BYTES, self._bus.max_payload + PROTOCOL_BYTES)  # whatever was stored can be fetched
+        while not stop.is_set():
+            async with self._turn:
+                if stop.is_set():
+                    return
+                batch = await consumer.fetch(self.config.batch_size, timeout=self.config.fetch_wait, max_bytes=most)
+            if batch:
+                await self._keep(batch)
+
+    async def _keep(self, batch: Sequence[StoredMessage]) -> None:
+        """Books one batch, then acknowledges it; waits as long as the database is away."""
+        self._held.append(batch)
+        try:
+            unbookable = await self.book(batch)
+        except asyncio.CancelledError:
+            if self._bus.is_connected:
+                await settle(self._bus, batch, NAK)  # somebody else may have it at once
+            raise
+        finally:
+            self._held.remove(batch)
+        await settle(self._bus, [message for message in batch if message not in unbookable], ACK)
+        await settle(self._bus, [message for message in batch if message in unbookable], TERM)
+
+    async def book(self, batch: Sequence[Event]) -> set[Event]:
+        """Every event is in its table or in `dead_letters`; returns the latter. Waits while the database is away."""
+        entries, unbookable = read(batch)
+        unsaved = unbookable
+        for part in parts(entries, MAX_BYTES):
+            refused = await self._save(part, unsaved)
+            unbookable, unsaved = [*unbookable, *refused], []
+        if unbookable:
+            first = unbookable[0]
+            log.error("events_unbookable", events=len(unbookable), subject=first.event.subject, reason=first.reason)
+        self.dead += len(unbookable)
+        return {one.event for one in unbookable}
+
+    async def _save(self, entries: Sequence[Entry], unbookable: Sequence[Unbookable]) -> list[Unbookable]:
+        """Stores both. Of entries that the database refuses, the halves, down to the bad ones, which are returned."""
+        try:
+            await self._commit(entries, unbookable)
+        except RowsRefused as error:
+            if not entries:
+                raise
+            if len(entries) == 1 and (again := rewritten(entries[0])) != entries[0]:
+                return await self._save([again], unbookable)
+            if len(entries) == 1:
+                bad = Unbookable(entries[0].event, str(error))
+                await self._commit([], [*unbookable, bad])
+                return [bad]
+            middle = len(entries) // 2
+            return await self._save(entries[:middle], unbookable) + await self._save(entries[middle:], [])
+        return []
+
+    async def _commit(self, entries: Sequence[Entry], unbookable: Sequence[Unbookable]) -> None:
+        """One transaction, tried again while the database is away. Raises `RowsRefused`."""
+        tables: dict[str, list[bytes]] = {}
+        for entry in entries:
+            tables.setdefault(entry.table, []).append(entry.row)
+        letters = [replace(one.letter, body=self._discretion.unread(one.letter.body)) for one in unbookable]
+        new = await self._database.until_done(lambda: self._store.save(tables, letters), self._hold)
+        self.stored += new  # not in one line: the others' lanes add to it while this one waits
+
+    async def _hold(self) -> None:
+        """Tells JetStream that what we have is still being worked on, so that nobody else gets it."""
+        if self._bus.is_connected:
+            for batch in self._held:
+                await settle(self._bus, batch, IN_PROGRESS)

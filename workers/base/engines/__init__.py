@@ -1,0 +1,1 @@
+"""Backend objects that serve, and those that finish what they began after a swap."""

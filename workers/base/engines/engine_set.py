@@ -1,0 +1,146 @@
+"""What a worker answers with: the backend that serves now and, after a swap, those that finish what they began.
+
+Each has places of its own, so that nobody who comes for the new model waits behind those who came for the old. As long
+as an old one runs, both count in what the heartbeat tells.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+
+from contracts import BullpenError, ErrorCode, ModelCard
+from workers.base.engines.admission import Admission
+from workers.base.interface.config import BackendConfig
+from workers.base.interface.discovery import AnyBackend
+from workers.base.rate_limits.limits import Limits
+
+log = structlog.get_logger(__name__)
+
+GRACE = 1.0
+"""Seconds after a swap in which requests still come that were sent before anybody knew of it."""
+LOOK_EVERY = 0.02
+STOP_WITHIN = 2.0
+
+
+class Stoppable(Protocol):
+    """An attempt that runs on an engine."""
+
+    def stop(self, why: BullpenError) -> None: ...
+
+
+@dataclass(eq=False, slots=True)
+class Engine:
+    """One backend object, with the config it was made of."""
+
+    backend: AnyBackend
+    config: BackendConfig
+    places: Admission = field(init=False)
+    models: tuple[ModelCard, ...] = ()
+    """Known when it is loaded."""
+    running: set[Stoppable] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.places = Admission(self.config.max_concurrency, self.config.queue_limit)
+
+    def card(self, name: str | None) -> ModelCard | None:
+        """The model of that name; None: the first one."""
+        if name is None:
+            return self.models[0] if self.models else None
+        return next((card for card in self.models if card.answers_to(name)), None)
+
+    @contextmanager
+    def at_work(self, execution: Stoppable) -> Iterator[None]:
+        """It is not closed meanwhile."""
+        self.running.add(execution)
+        try:
+            yield
+        finally:
+            self.running.discard(execution)
+
+    def configure(self, config: BackendConfig) -> None:
+        """Takes over what needs no other backend object."""
+        self.config = config
+        self.places.queue_limit = config.queue_limit
+        self.models = self.backend.models()
+
+
+class Bench:
+    def __init__(self, first: Engine) -> None:
+        self.current = first
+        self.limits = Limits(first.config)
+        self._retiring: list[Engine] = []
+
+    @property
+    def inflight(self) -> int:
+        return sum(engine.places.inflight for engine in self._all())
+
+    @property
+    def queued(self) -> int:
+        return sum(engine.places.queued for engine in self._all())
+
+    @property
+    def capacity(self) -> int:
+        """Those of the engine that serves; what runs or waits in others takes none of them."""
+        elsewhere = sum(engine.places.inflight + engine.places.queued for engine in self._retiring)
+        return self.current.places.capacity + elsewhere
+
+    @property
+    def served(self) -> str:
+        return ", ".join(card.model_id for card in self.current.models) or "nothing"
+
+    def find(self, name: str | None) -> tuple[Engine, ModelCard] | None:
+        """Who answers for that model: the engine that serves, else one that is about to go."""
+        for engine in self._all():
+            if (card := engine.card(name)) is not None:
+                return engine, card
+        return None
+
+    def seat(self, engine: Engine) -> Engine:
+        """From now on it serves. Returns the one that did, which has to `retire`."""
+        before, self.current = self.current, engine
+        self.limits.reconfigure(engine.config)
+        self._retiring.append(before)
+        return before
+
+    def configure(self, config: BackendConfig) -> None:
+        """The engine that serves takes over what needs no other backend object."""
+        self.current.configure(config)
+        self.limits.reconfigure(config)
+
+    async def retire(self, engine: Engine) -> None:
+        """Lets it finish what it began, as long as a worker that leaves would, and closes it."""
+        await asyncio.sleep(GRACE if engine.models else 0.0)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(engine.config.drain_timeout):
+                await _idle(engine)
+        engine.models = ()
+        for execution in list(engine.running):
+            execution.stop(BullpenError(ErrorCode.NO_WORKER, "its model was swapped for another"))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_WITHIN):
+                await _idle(engine)
+        self._retiring.remove(engine)
+        await engine.backend.close()
+        log.info("engine_retired", models=[model.name for model in engine.config.models])
+
+    def send_away(self, why: BullpenError) -> None:
+        """Gives back what has not begun."""
+        for engine in self._all():
+            engine.places.send_away(why)
+
+    async def close(self) -> None:
+        """Closes all of them."""
+        for engine in self._all():
+            await engine.backend.close()
+
+    def _all(self) -> list[Engine]:
+        return [self.current, *reversed(self._retiring)]
+
+
+async def _idle(engine: Engine) -> None:
+    while engine.running:  # noqa: ASYNC110 — requests end in many places; leaving may take 20 ms more
+        await asyncio.sleep(LOOK_EVERY)

@@ -1,0 +1,199 @@
+"""What a backend must offer, and nothing more.
+
+A backend knows one kind of model server (or one model) and nothing of NATS, Managers or books. It
+turns a `Job` into pieces of text; the runtime around it (`workers/base/runtime/worker.py`) does the rest.
+A backend that cannot answer raises `BullpenError` with the code that says what the mesh can do about
+it: ask another worker, fix the key, fix the request, or wait.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, fields
+from decimal import Decimal
+from typing import ClassVar, Generic, TypeVar
+
+from contracts import BullpenError, ErrorCode, FinishReason, InferenceRequest, JsonObject, ModelCard, Price
+from workers.base.interface.config import BackendConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One question for one model."""
+
+    request: InferenceRequest
+    model: ModelCard
+    max_tokens: int | None
+    """The most tokens to generate: the request's wish within the config's limit; None: the model's own."""
+    prefix: str = ""
+    """The start of the answer, already delivered by another worker: go on after it, do not repeat it.
+
+    Only models with the capability `prefill` are given one; `max_tokens` is then what is left.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the provider counts them. None: it did not tell, and nobody guesses."""
+
+    prompt_tokens: int | None = None
+    """Those it had in its cache included."""
+    completion_tokens: int | None = None
+    """Those that were thought and not said included."""
+    cached_tokens: int | None = None
+    """Among the prompt's."""
+    reasoning_tokens: int | None = None
+    """Among the completion's."""
+    cache_write_tokens: int | None = None
+    """Among the prompt's, where they are billed apart."""
+
+    def cost(self, price: Price | None) -> Decimal | None:
+        """US dollars, exactly; None when the price or the usage is unknown."""
+        if price is None or self.prompt_tokens is None or self.completion_tokens is None:
+            return None
+        written = self.cache_write_tokens or 0
+        return price.cost(self.prompt_tokens, self.completion_tokens, self.cached_tokens or 0, written)
+
+
+COUNTS = tuple(field.name for field in fields(Usage))
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of the answer, as the model produced it.
+
+    One without text and tokens says that the prompt is still being read, or thought about: something moves.
+    """
+
+    text: str
+    tokens: int = 1
+    logprobs: tuple[float, ...] = ()
+    """Natural logarithms of the chosen tokens' probabilities, where the backend has them."""
+    usage: Usage | None = None
+    """What was used until here, where the provider tells it on the way: what a cancelled answer has cost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The end of the answer, with the provider's own token counts as in `Usage`. A stream without it was cut off."""
+
+    finish_reason: FinishReason
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    tool_calls: tuple[JsonObject, ...] = ()
+    confidence: float | None = None
+    """Only when the backend knows better than the runtime (a simulated one does)."""
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    cache_write_tokens: int | None = None
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(**{name: getattr(self, name) for name in COUNTS})
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A whole answer."""
+
+    text: str
+    done: Done
+    logprobs: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Availability:
+    """Whether a backend can run on this machine now; if not, why, and what to do about it."""
+
+    available: bool
+    reason: str
+    cure: str = ""
+
+    @classmethod
+    def yes(cls, reason: str) -> "Availability":
+        return cls(available=True, reason=reason)
+
+    @classmethod
+    def no(cls, reason: str, cure: str) -> "Availability":
+        return cls(available=False, reason=reason, cure=cure)
+
+
+C = TypeVar("C", bound=BackendConfig)
+Report = Callable[[str], None]
+"""Tells people how far a long step is ("pulling llama3.2: 41 %"); shown in the heartbeat's `reason`."""
+
+
+class Backend(ABC, Generic[C]):
+    """One kind of model server. Life: `available` → `start` → many `stream` and `health` → `close`."""
+
+    name: ClassVar[str]
+    """The folder's name; part of `infer.<name>`."""
+    config_class: ClassVar[type[BackendConfig]] = BackendConfig
+    simulated: ClassVar[bool] = False
+    """True when no model is asked; every answer then says so."""
+
+    price_list: ClassVar[str | None] = None
+    """The provider in the table of public prices whose prices are this one's, when it is asked itself."""
+
+    def __init__(self, config: C) -> None:
+        self.config = config
+
+    def pays(self, *, own: bool) -> str | None:
+        """Whose public prices count; `own`: it is the provider itself that is asked."""
+        return self.config.price_list or (self.price_list if own else None)
+
+    @classmethod
+    @abstractmethod
+    async def available(cls, config: C) -> Availability:
+        """Whether this backend can run here now. Quick (under 2 s), and never raises."""
+
+    @abstractmethod
+    async def start(self, report: Report) -> None:
+        """Makes the models ready: load, connect, pull. Raises `BullpenError` when that cannot be."""
+
+    @abstractmethod
+    def models(self) -> tuple[ModelCard, ...]:
+        """The models served, known after `start`."""
+
+    @abstractmethod
+    def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
+        """The answer as it is made: `Delta`s, then exactly one `Done`.
+
+        Closing the generator (or cancelling the task that iterates) aborts the provider's call at once.
+        Raises `BullpenError`.
+        """
+
+    async def infer(self, job: Job) -> Completion:
+        """The whole answer. Raises `BullpenError`; one that ends without `Done` was cut off."""
+        text: list[str] = []
+        logprobs: list[float] = []
+        async with aclosing(self.stream(job)) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Done):
+                    return Completion("".join(text), piece, tuple(logprobs))
+                text.append(piece.text)
+                logprobs.extend(piece.logprobs)
+        raise truncated()
+
+    def adopt(self, config: C) -> bool:
+        """Takes over a changed config while it runs; False: a new object of this class has to be made for it."""
+        return False
+
+    async def memory_needed(self) -> int | None:
+        """Bytes that `start` will take in this process, about. None: hardly any, or unknown. Never raises.
+
+        It also says how long `start` may stop the whole process, which is waited for.
+        """
+        return None
+
+    @abstractmethod
+    async def health(self) -> None:
+        """Returns when the backend can answer now; raises `BullpenError` saying why when it cannot."""
+
+    async def close(self) -> None:
+        """Lets go of everything. Called once, after the last `stream` ended."""
+
+
+def truncated() -> BullpenError:
+    """The error of a stream that ended without saying why: half an answer is not an answer."""
+    return BullpenError(ErrorCode.UPSTREAM_ERROR, "the provider's stream ended without a finish reason (truncated)")

@@ -1,0 +1,135 @@
+"""Finds backends. A backend is one folder; nothing else names it.
+
+A folder under `workers/` with a `backend.py` is a backend of the house. An installed package adds one
+with an entry point in the group `bullpen.workers`; a folder elsewhere is given by its path.
+"""
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from config.loader import ConfigError
+from config.watched_file import ConfigFile
+from contracts.subjects import is_name
+from workers.base.interface.backend import Availability, Backend
+from workers.base.interface.config import BackendConfig
+
+log = structlog.get_logger(__name__)
+
+HOUSE = Path(__file__).resolve().parents[2]
+ENTRY_POINTS = "bullpen.workers"
+
+AnyBackend = Backend[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class BackendFolder:
+    """A backend that was found, not yet imported: its SDK may be missing."""
+
+    name: str
+    path: Path
+    module: str
+
+    def load(self) -> type[AnyBackend]:
+        """The folder's `Backend` subclass. Raises `ImportError` when its SDK is not installed."""
+        module = importlib.import_module(self.module) if self.module else _from_path(self.name, self.path)
+        found = [
+            value
+            for value in vars(module).values()
+            if isinstance(value, type) and issubclass(value, Backend) and value.__module__ == module.__name__
+        ]
+        if len(found) != 1:
+            raise ConfigError(f"{self.path / 'backend.py'}: should define one subclass of Backend, found {len(found)}")
+        if found[0].name != self.name:
+            raise ConfigError(f"{self.path / 'backend.py'}: its name is {found[0].name!r}, its folder's {self.name!r}")
+        return found[0]
+
+    def config(self, path: Path | None = None) -> BackendConfig:
+        """The folder's `config.yaml` (or the file at `path`) with `BULLPEN_<NAME>__*` on top."""
+        return self.config_file(path).load()
+
+    def config_file(self, path: Path | None = None) -> ConfigFile[BackendConfig]:
+        """The same, to be followed while the worker runs."""
+        return ConfigFile(self.load().config_class, self.name, path or self.path / "config.yaml")
+
+    async def available(self) -> Availability:
+        """Whether this backend can run here now, and what to do when it can't. Never raises."""
+        try:
+            return await self.load().available(self.config())
+        except ModuleNotFoundError as error:
+            missing = error.name or str(error)
+            return Availability.no(f"the package {missing} is not installed", f"pip install 'bullpen[{self.name}]'")
+        except ImportError as error:
+            cure = "install the library it names with your system's package manager"
+            return Availability.no(f"its SDK cannot be loaded: {error}", cure)
+        except ConfigError as error:
+            return Availability.no(str(error), "correct the file")
+        except Exception as error:
+            told = f"its code failed: {type(error).__name__}: {error}"
+            return Availability.no(told, f"correct {self.path / 'backend.py'}")
+
+
+def discover() -> dict[str, BackendFolder]:
+    """Every backend of the house and every installed one, by name, in alphabetical order."""
+    found = {
+        folder.name: BackendFolder(folder.name, folder, f"workers.{folder.name}.backend")
+        for folder in HOUSE.iterdir()
+        if is_name(folder.name) and folder.name != "base" and (folder / "backend.py").is_file()
+    }
+    for point in entry_points(group=ENTRY_POINTS):
+        origin = _origin(point)
+        if origin is not None and is_name(point.name):
+            found.setdefault(point.name, BackendFolder(point.name, origin.parent, point.module))
+        else:
+            log.warning("backend_not_found", name=point.name, entry_point=point.value)
+    return dict(sorted(found.items()))
+
+
+def _origin(point: EntryPoint) -> Path | None:
+    """The file of its module, whether a class in it is named or not. Somebody else's broken package is left out."""
+    try:
+        spec = importlib.util.find_spec(point.module)
+    except Exception as error:
+        log.debug("backend_not_found", entry_point=point.value, error=str(error))
+        return None
+    return Path(spec.origin) if spec is not None and spec.origin is not None else None
+
+
+def find(name_or_path: str) -> BackendFolder:
+    """The backend of that name, or the folder at that path. Raises `ConfigError` naming what exists."""
+    known = discover()
+    if name_or_path in known:
+        return known[name_or_path]
+    path = Path(name_or_path).resolve()
+    if (path / "backend.py").is_file():
+        if not is_name(path.name):
+            raise ConfigError(f"{path}: a backend's folder is named with A-Z a-z 0-9 _ - only")
+        return BackendFolder(path.name, path, "")
+    raise ConfigError(
+        f"there is no backend {name_or_path!r}: known are {', '.join(known)}; or give a folder with a backend.py"
+    )
+
+
+def _from_path(name: str, path: Path) -> Any:
+    """The module in a folder outside the packages; the same one each time, so that its classes stay the same."""
+    module_name = f"bullpen_worker_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}_{name}"
+    if module_name in sys.modules:
+        return sys.modules[module_name]
+    spec = importlib.util.spec_from_file_location(module_name, path / "backend.py")
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path / 'backend.py'}: cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[module_name]
+        raise
+    return module

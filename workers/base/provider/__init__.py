@@ -1,0 +1,1 @@
+"""What backends that ask a provider share: connections, streams, errors, conversations."""

@@ -1,0 +1,123 @@
+"""A conversation in the form that OpenAI made common, which several providers understand."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from math import isfinite
+from typing import Any
+
+from contracts import BullpenError, ChatMessage, ErrorCode, JsonObject, new_id
+from workers.base.interface.backend import Job, Usage
+from workers.base.provider.errors import garbage
+from workers.base.provider.overlap_trimmer import begun
+
+BYTES_PER_TOKEN = 16
+CHARACTERS_PER_TOKEN = 4
+MAX_ANSWER_BYTES = 32 << 20
+
+
+# What is asked
+
+
+def conversation(job: Job) -> tuple[ChatMessage, ...]:
+    """What the model is given; the start of an answer that another worker began comes last."""
+    *earlier, last = job.request.conversation
+    start = begun(job.prefix)
+    if not start:
+        return (*earlier, last)
+    if last.role == "assistant" and not last.tool_calls:
+        return (*earlier, last.model_copy(update={"content": last.text + start}))
+    return (*earlier, last, ChatMessage(role="assistant", content=start))
+
+
+def openai_messages(job: Job) -> list[JsonObject]:
+    return [message.model_dump(mode="json", exclude_none=True) for message in conversation(job)]
+
+
+def split_data_url(url: str) -> tuple[str, str]:
+    """The media type and the base64 data of an image given as a data URL."""
+    head, _, data = url.partition(",")
+    return head.removeprefix("data:").removesuffix(";base64"), data
+
+
+def json_wanted(response_format: JsonObject | None) -> tuple[bool, JsonObject | None]:
+    """Whether the answer should be JSON, and after which schema, if any."""
+    if response_format is None or response_format.get("type") == "text":
+        return False, None
+    schema = response_format.get("json_schema")
+    return True, schema.get("schema") if isinstance(schema, dict) else None
+
+
+def calls_made(message: ChatMessage) -> list[tuple[str, JsonObject]]:
+    """The functions that an earlier answer called, with their arguments. Raises `BullpenError(invalid_request)`."""
+    try:
+        made = [call["function"] for call in message.tool_calls or ()]
+        read = [(str(function["name"]), json.loads(function.get("arguments") or "{}")) for function in made]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        read = [("", None)]
+    if not all(isinstance(arguments, dict) for _, arguments in read):
+        raise BullpenError(
+            ErrorCode.INVALID_REQUEST,
+            "each of tool_calls needs a function with a name, and arguments that are a JSON object",
+            field="messages",
+        )
+    return read
+
+
+def function_answered(message: ChatMessage, messages: Iterable[ChatMessage]) -> str:
+    """The name of the function whose result a `tool` message brings: its own word, or that of the call it answers."""
+    made = (call for other in messages for call in other.tool_calls or () if call.get("id") == message.tool_call_id)
+    return message.name or next((str(call["function"]["name"]) for call in made), message.tool_call_id or "")
+
+
+# What is answered
+
+
+def tokens(told: object, otherwise: int) -> int:
+    """A number of tokens as the provider told it. Some say nothing, or none at all: then what we know ourselves."""
+    return told if isinstance(told, int) and 0 < told < 1 << 31 else otherwise
+
+
+def counted(told: object) -> int | None:
+    """A count of a bill. None: it was not told, or is no count; nobody guesses what it should have been."""
+    return told if isinstance(told, int) and not isinstance(told, bool) and 0 <= told < 1 << 31 else None
+
+
+def plausible(told: Usage, *, answered: bool) -> Usage:
+    """What was told, where it can be true; a part larger than its whole makes the whole unknown.
+
+    Every question has tokens, and so has every answer that is one (`answered`): zero then means "not told".
+    """
+    prompt, completion = told.prompt_tokens, told.completion_tokens
+    if not prompt or (told.cached_tokens or 0) + (told.cache_write_tokens or 0) > prompt:
+        told = replace(told, prompt_tokens=None, cached_tokens=None, cache_write_tokens=None)
+    if completion is None or (answered and not completion) or (told.reasoning_tokens or 0) > completion:
+        told = replace(told, completion_tokens=None, reasoning_tokens=None)
+    return told
+
+
+def logprobs(told: Iterable[object]) -> tuple[float, ...]:
+    """The log-probabilities of tokens, as far as they are any."""
+    return tuple(min(0.0, value) for value in told if isinstance(value, int | float) and isfinite(value))
+
+
+class SizeGuard:
+    """Ends an answer that no honest provider would send, before it fills the memory."""
+
+    def __init__(self, max_tokens: int | None) -> None:
+        self._left = min(MAX_ANSWER_BYTES, max_tokens * BYTES_PER_TOKEN + 4096) if max_tokens else MAX_ANSWER_BYTES
+
+    def take(self, text: object) -> str:
+        """The text, unless it is none or too much; half a character is a `?`. Raises `BullpenError(upstream_error)`."""
+        if not isinstance(text, str):
+            raise garbage("an answer that is not text")
+        sendable = text.encode(errors="replace")
+        self._left -= len(sendable)
+        if self._left < 0:
+            raise BullpenError(ErrorCode.UPSTREAM_ERROR, "the provider sends far more than was asked for")
+        return sendable.decode()
+
+    def call(self, name: str, arguments: Mapping[str, Any], call_id: str | None = None) -> JsonObject:
+        """A call of a function, from a provider that tells it in one piece."""
+        function = {"name": self.take(name), "arguments": self.take(json.dumps(dict(arguments)))}
+        return {"id": self.take(call_id or new_id()), "type": "function", "function": function}

@@ -1,0 +1,100 @@
+"""What every connection to a provider needs: an address and a key that can be used, and an end to what comes back."""
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from contextvars import ContextVar
+from typing import Any
+from urllib.parse import urlsplit
+
+from config.loader import ConfigError, secret
+from workers.base.provider.errors import garbage
+
+CONNECT_TIMEOUT = 5.0
+QUICK = 1.5
+"""Seconds within which a backend says whether it can run here."""
+MAX_LINE = 8 << 20
+MAX_BODY = 128 << 20
+"""Bytes of one answer as it travels. Its text is bounded by `SizeGuard`; this is about all that surrounds it."""
+
+UNUSABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What client libraries raise when an answer has not the form of one."""
+
+
+listening: ContextVar[Callable[[Mapping[str, str]], None]] = ContextVar("listening")
+"""Whoever wants to know what the headers of a provider's answers say; set where a request begins."""
+opened: ContextVar[list[Any]] = ContextVar("opened")
+"""The responses that a task opened, so that it can close them whatever an SDK does with them."""
+
+
+def address(variable: str, configured: str | None) -> str | None:
+    """Where the server is: as the config says, else as the environment does. Raises `ConfigError`."""
+    url = configured or secret(variable)
+    if url is None:
+        return None
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigError(f"{_shown(url)!r} is not the address of a server: it should look like https://host:port/path")
+    return url
+
+
+def _shown(url: str) -> str:
+    """Without the user and password that may stand in it."""
+    return url.rpartition("@")[2]
+
+
+def is_plain(url: str | None) -> bool:
+    """Whether a server is spoken to without TLS, so that every call should get a connection of its own.
+
+    That costs next to nothing. Kept connections cost an answer now and then: llama.cpp and servers on uvicorn
+    close them just when the next question is on its way, and nothing asks again.
+    """
+    return url is not None and urlsplit(url).scheme == "http"
+
+
+def place(url: str) -> str:
+    """An address as it is shown to people: without path, user or password."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def api_key(variable: str) -> str | None:
+    """The key without the blanks that came along when it was pasted. Raises `ConfigError`."""
+    key = (secret(variable) or "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(f"{variable} has characters that no key has: paste it again")
+    return key or None
+
+
+def without(key: str | None, text: str) -> str:
+    """Some providers repeat the key in what they say about it."""
+    return text.replace(key, "***") if key else text
+
+
+async def bounded(response: Any) -> None:
+    """For an HTTP client's `event_hooks`: an answer that never ends a line, or never ends, does not fill the memory.
+
+    Its headers are shown to whoever is `listening`.
+
+    It counts what arrives after decompression. Works for httpx and for its successor httpx2, which the SDKs
+    are about to change to.
+    """
+    with suppress(LookupError):
+        opened.get().append(response)
+    with suppress(LookupError):
+        listening.get()(response.headers)
+    read = response.aiter_bytes
+
+    async def limited(*how: Any) -> Any:
+        line = body = 0
+        async for piece in read(*how):
+            body += len(piece)
+            line = line + len(piece) if b"\n" not in piece else len(piece) - piece.rfind(b"\n")
+            if line > MAX_LINE or body > MAX_BODY:
+                raise garbage("an answer without end")
+            yield piece
+
+    response.aiter_bytes = limited

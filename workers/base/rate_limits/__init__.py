@@ -1,0 +1,1 @@
+"""Requests and tokens per minute, ours and those that a provider tells."""

@@ -1,0 +1,73 @@
+"""A request as it reached this worker: its bytes and headers, read once."""
+
+import asyncio
+from base64 import b64decode
+from dataclasses import dataclass
+from datetime import datetime
+
+from bus import Message
+from bus.deadline import seconds_left
+from contracts import BullpenError, ErrorCode, InferenceRequest, new_id, parse_request, utc_now
+from contracts import headers as h
+from contracts.privacy import heeding
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    request: InferenceRequest
+    task_id: str
+    request_id: str
+    attempt: int
+    model: str | None
+    """The model wanted, None for the worker's first."""
+    routed: bool
+    """True when a Manager sent it and listens on its own inbox."""
+    arrived: float
+    """The loop's clock, as is `deadline`."""
+    deadline: float
+    created_at: datetime
+    reply: str
+    prefix: str = ""
+    """The start of the answer, which the caller has from another worker already."""
+    prefix_tokens: int = 0
+
+    @classmethod
+    def read(cls, message: Message) -> "Call":
+        """Raises `BullpenError(invalid_request)`."""
+        headers, arrived = message.headers, asyncio.get_running_loop().time()
+        request = heeding(parse_request(message.data, task_id=headers.get(h.TASK)), headers)
+        routed = headers.get(h.EVENTS) == "1" and bool(message.reply)
+        return cls(
+            request=request,
+            task_id=request.task_id or new_id(),
+            request_id=headers.get(h.REQUEST) or new_id(),
+            attempt=h.number(headers.get(h.ATTEMPT), 1),
+            model=headers.get(h.MODEL) or request.model,
+            routed=routed,
+            arrived=arrived,
+            deadline=arrived + seconds_left(headers, request, own_clock=routed),
+            created_at=utc_now(),
+            reply=message.reply,
+            prefix=_prefix(headers.get(h.CONTINUE, "")),
+            prefix_tokens=h.number(headers.get(h.CONTINUE_TOKENS), 0),
+        )
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.request_id, self.attempt
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until the deadline; negative when it has passed."""
+        return self.deadline - asyncio.get_running_loop().time()
+
+    @property
+    def elapsed_ms(self) -> float:
+        return round((asyncio.get_running_loop().time() - self.arrived) * 1000, 3)
+
+
+def _prefix(text: str) -> str:
+    try:
+        return b64decode(text, validate=True).decode()
+    except ValueError:
+        raise BullpenError(ErrorCode.INVALID_REQUEST, "is not base64 of UTF-8", field=h.CONTINUE) from None

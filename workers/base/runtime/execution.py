@@ -1,0 +1,159 @@
+"""One attempt inside a worker: from "there is a place" to the answer or the reason why not.
+
+Nothing here knows subjects or heartbeats; the runtime hands in the backend, the job and who listens.
+"""
+
+import asyncio
+from contextlib import aclosing
+from decimal import Decimal
+
+from contracts import NOT_STARTED, BullpenError, ErrorCode, PartialUsage, Phase
+from workers.base.interface.backend import Delta, Done, Job, Usage, truncated
+from workers.base.interface.discovery import AnyBackend
+from workers.base.provider.errors import ProviderRefused
+from workers.base.runtime.call import Call
+from workers.base.runtime.reply_channel import Audience, Chunker
+
+PROGRESS_EVERY = 2.0
+CLAIM_AFTER = 0.1
+"""Seconds: an answer that comes sooner needs no claim."""
+
+
+class Execution:
+    """What became of a call so far; complete when `done` is set."""
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.job: Job | None = None
+        self.started: float | None = None
+        """The loop's clock, as is `first_token`."""
+        self.first_token: float | None = None
+        self.text: list[str] = []
+        self.logprobs: list[float] = []
+        self.tokens = 0
+        self.moves = 0
+        """Signs of progress; they come also while the prompt is read."""
+        self.told = Usage()
+        """What the provider has told by now."""
+        self.done: Done | None = None
+        self.booked = False
+        self._refused = False
+        """The provider said no before it began."""
+        self._work: asyncio.Task[None] | None = None
+        self._stopped: BullpenError | None = None
+
+    @property
+    def phase(self) -> Phase:
+        if self.started is None:
+            return "queued"
+        return "prefill" if self.first_token is None else "decode"
+
+    @property
+    def queue_ms(self) -> float:
+        return 0.0 if self.started is None else round((self.started - self.call.arrived) * 1000, 3)
+
+    @property
+    def ttft_ms(self) -> float | None:
+        return None if self.first_token is None else round((self.first_token - self.call.arrived) * 1000, 3)
+
+    @property
+    def begun(self) -> bool:
+        """Whether it may have cost something."""
+        return self.started is not None and not self._refused
+
+    @property
+    def completion_tokens(self) -> int:
+        """As the provider told; where it did not, the pieces that came."""
+        return self.tokens if self.told.completion_tokens is None else self.told.completion_tokens
+
+    @property
+    def told_or_seen(self) -> Usage:
+        """The provider's figures, with the tokens seen where it told none."""
+        return Usage(self.told.prompt_tokens, self.completion_tokens)
+
+    @property
+    def usage(self) -> PartialUsage:
+        """What was used so far."""
+        return PartialUsage(
+            prompt_tokens=self.told.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            cached_tokens=self.told.cached_tokens,
+            cache_write_tokens=self.told.cache_write_tokens,
+            reasoning_tokens=self.told.reasoning_tokens,
+            cost_usd=self.cost,
+        )
+
+    @property
+    def cost(self) -> Decimal | None:
+        """US dollars at the model's price. None: the price or the usage is unknown, which is not zero."""
+        if not self.begun:
+            return Decimal(0)
+        return self.told.cost(self.job.model.price) if self.job is not None else None
+
+    def stop(self, why: BullpenError) -> None:
+        """Ends the attempt at once: the provider's call is aborted, and `why` is what is told."""
+        self._stopped = self._stopped or why
+        if self._work is not None:
+            self._work.cancel()
+
+    async def within(self, budget: float, work: "asyncio.Task[None]") -> None:
+        """Waits for `work`, at most `budget` seconds, unless `stop` ends it. Raises `BullpenError`."""
+        self._work = work
+        if self._stopped is not None:
+            work.cancel()
+        try:
+            async with asyncio.timeout(max(0.0, budget)):
+                await work
+        except TimeoutError:
+            raise out_of_time() from None
+        except asyncio.CancelledError:
+            if self._stopped is None:
+                raise
+            raise self._stopped from None
+
+    async def compute(self, backend: AnyBackend, job: Job, audience: Audience) -> None:
+        """Has the backend answer, piece by piece. Raises `BullpenError`."""
+        try:
+            await self._gather(backend, job, audience)
+        except BullpenError as error:
+            said_no = isinstance(error, ProviderRefused) or error.code in NOT_STARTED
+            self._refused = said_no and not self.moves
+            raise
+
+    async def _gather(self, backend: AnyBackend, job: Job, audience: Audience) -> None:
+        clock = asyncio.get_running_loop().time
+        self.started = clock()
+        chunker = Chunker(audience)
+        async with aclosing(backend.stream(job)) as pieces:
+            async for piece in pieces:
+                self.moves += 1
+                self.told = piece.usage or self.told
+                if isinstance(piece, Delta) and not piece.text and not piece.tokens:
+                    continue  # the prompt is being read
+                if self.first_token is None:
+                    self.first_token = clock()
+                if isinstance(piece, Done):
+                    self.done = piece
+                    break
+                self._take(piece)
+                if audience.wants_chunks and piece.text:
+                    await chunker.add(piece.text, self.tokens)
+        await chunker.flush()
+        if self.done is None:
+            raise truncated()
+
+    async def keep_told(self, audience: Audience) -> None:
+        """Claims the attempt, then tells its progress, until cancelled."""
+        await audience.claim()
+        while True:
+            await audience.progress(self.tokens, self.phase, self.moves)
+            await asyncio.sleep(PROGRESS_EVERY)
+
+    def _take(self, piece: Delta) -> None:
+        self.text.append(piece.text)
+        self.logprobs.extend(piece.logprobs)
+        self.tokens += piece.tokens
+
+
+def out_of_time() -> BullpenError:
+    return BullpenError(ErrorCode.DEADLINE_EXCEEDED, "the deadline passed before the answer was complete")

@@ -1,0 +1,156 @@
+"""What a worker shows of itself: its state, its load, its heartbeat."""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import time
+
+import structlog
+
+from bus import Bus, BusError
+from config.watched_file import config_digest
+from contracts import Heartbeat, JsonObject, ModelCard, WorkerEventRecord, WorkerState, new_id, utc_now
+from contracts.subjects import TELEMETRY_WORKER, WORKER_HEARTBEAT
+from outbox.outbox import Outbox
+from workers.base.engines.engine_set import Bench
+from workers.base.host.resources import ResourceMeter
+from workers.base.interface.config import BackendConfig
+from workers.base.runtime.execution import Execution
+
+log = structlog.get_logger(__name__)
+
+LOADING_PAUSE = 10.0
+"""Seconds: what we say that nothing may be heard of us, at least, while a model is loaded; some libraries stop the
+whole process for that."""
+WEIGHT = 0.2
+"""How much the last request moves the moving averages."""
+
+
+class Presence:
+    def __init__(self, bus: Bus, outbox: Outbox, backend: str, worker_id: str, *, bench: Bench) -> None:
+        self._bus = bus
+        self._outbox = outbox
+        self._backend = backend
+        self._id = worker_id
+        self._bench = bench
+        self.meter = ResourceMeter()
+        self._seq = 0
+        self._started_at = utc_now()
+        self._config = bench.current.config
+        self._digest = config_digest(self._config)
+        self._pause = 0.0
+        self._service_ms: float | None = None
+        self._tokens_per_second: float | None = None
+        self.epoch = new_id()
+        self.state: WorkerState = "starting"
+        self.reason = ""
+        self.card = {"backend": backend, "worker_id": worker_id, "state": str(self.state)}
+        """What service discovery tells: whoever checks our health needs no right to give orders."""
+        self.models: tuple[ModelCard, ...] = ()
+
+    async def become(self, state: WorkerState, reason: str = "") -> None:
+        """Changes the state, says so at once, and books it. The same state again changes only the reason."""
+        previous, self.state, self.reason = self.state, state, reason
+        self.card["state"] = state
+        if state == previous:
+            return
+        log.info("worker_state", worker_id=self._id, state=state, previous=previous, reason=reason)
+        self.book(previous, reason, {})
+        await self.say()
+
+    def book(self, previous: WorkerState, reason: str, detail: JsonObject) -> None:
+        """An event for the books."""
+        event_id = new_id()
+        record = WorkerEventRecord(
+            event_id=event_id,
+            created_at=utc_now(),
+            worker_id=self._id,
+            backend=self._backend,
+            epoch=self.epoch,
+            state=self.state,
+            previous=previous,
+            reason=reason,
+            detail=detail,
+        )
+        self._outbox.put(TELEMETRY_WORKER, record, event_id)
+
+    def serve(self, config: BackendConfig, models: tuple[ModelCard, ...]) -> None:
+        """What is served from now on, and how; the next heartbeat tells."""
+        if [card.model_id for card in models] != [card.model_id for card in self.models]:
+            self._service_ms = self._tokens_per_second = None
+        self._config, self._digest, self.models = config, config_digest(config), models
+
+    @property
+    def config_digest(self) -> str:
+        return self._digest
+
+    @contextmanager
+    def loading(self, seconds: float) -> Iterator[None]:
+        """While a model is loaded, for about so long: we may stand still, and nobody should take that for death."""
+        self._pause = max(seconds, LOADING_PAUSE)
+        try:
+            yield
+        finally:
+            self._pause = 0.0
+            self.reason = "" if self.state == "ready" else self.reason
+
+    def report(self, progress: str) -> None:
+        """How far a long step is; told with the next heartbeat."""
+        self.reason = progress
+
+    async def beat(self) -> None:
+        """Says how it is, every interval and after each reconnect, until cancelled."""
+        self._bus.on_reconnect.append(self.say)
+        while True:
+            await self.say()
+            await asyncio.sleep(self._config.heartbeat_interval)
+
+    def learn(self, execution: Execution) -> None:
+        """Takes a finished request into the moving averages."""
+        if execution.started is None or execution.done is None:
+            return
+        now = asyncio.get_running_loop().time()
+        self._service_ms = _moved(self._service_ms, (now - execution.started) * 1000)
+        if now > execution.started and execution.completion_tokens:
+            rate = execution.completion_tokens / (now - execution.started)
+            self._tokens_per_second = _moved(self._tokens_per_second, rate)
+
+    def heartbeat(self) -> Heartbeat:
+        return Heartbeat(
+            worker_id=self._id,
+            backend=self._backend,
+            models=self.models,
+            state=self.state,
+            reason=self.reason,
+            inflight=self._bench.inflight,
+            queued=self._bench.queued,
+            capacity=self._bench.capacity,
+            rate=self._bench.limits.rate(asyncio.get_running_loop().time()),
+            resources=self.meter.read(),
+            tokens_per_second=self._tokens_per_second,
+            ewma_ms=self._service_ms,
+            epoch=self.epoch,
+            seq=self._seq,
+            interval_ms=round(1000 * self._config.heartbeat_interval),
+            pause_ms=round(1000 * self._pause),
+            started_at=self._started_at,
+            sent_at=round(time() * 1000),
+            connection=self._bus.connection_id,
+            host=socket.gethostname(),
+            config_digest=self._digest,
+        )
+
+    async def say(self, *, surely: bool = False) -> None:
+        """One heartbeat, now. `surely`: the server has it when this returns, if there is one."""
+        self._seq += 1
+        try:
+            await self._bus.publish(WORKER_HEARTBEAT, self.heartbeat().to_bytes())
+            if surely:
+                await self._bus.flush()
+        except BusError as error:
+            log.debug("heartbeat_not_sent", error=str(error))
+
+
+def _moved(average: float | None, value: float) -> float:
+    return value if average is None else average + WEIGHT * (value - average)

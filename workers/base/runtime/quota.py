@@ -1,0 +1,66 @@
+"""A request's share of the worker's limits, from its arrival to its end."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from bus import Bus
+from contracts import ErrorCode
+from workers.base.engines.engine_set import Bench
+from workers.base.interface.backend import Job
+from workers.base.provider.connection import listening
+from workers.base.provider.errors import ProviderRefused
+from workers.base.rate_limits.account import Account
+from workers.base.rate_limits.limits import Hold
+from workers.base.runtime.execution import Execution
+
+TELL_EVERY = 1.0
+"""Seconds between two looks whether those who share our account should know something."""
+
+
+class Quota:
+    def __init__(self, bus: Bus, bench: Bench, backend: str, worker_id: str) -> None:
+        self._bus = bus
+        self._bench = bench
+        self._backend = backend
+        self._id = worker_id
+        self._account: Account | None = None
+
+    @asynccontextmanager
+    async def place(self, execution: Execution, job: Job) -> AsyncIterator[Callable[[], None]]:
+        """Holds what it may use; call what is given when it begins. Raises `BullpenError(rate_limited)`."""
+        limits, now = self._bench.limits, asyncio.get_running_loop().time
+        hold = limits.need(job)
+        await self._hold(hold)
+        listening.set(lambda headers: limits.provider.hear(headers, now()))
+        try:
+            yield lambda: limits.begin(hold, now())
+        except ProviderRefused as error:
+            if error.code is ErrorCode.RATE_LIMITED:
+                limits.refused(error.retry_after_ms or 0, now())
+            raise
+        finally:
+            limits.settle(hold, execution.told_or_seen, now())
+
+    async def _hold(self, hold: Hold) -> None:
+        account = self._shared()
+        if account is None:
+            self._bench.limits.hold(hold, asyncio.get_running_loop().time())
+        else:
+            await account.hold(hold)
+
+    async def keep(self) -> None:
+        """Tells those who share our account what we use; until cancelled."""
+        while True:
+            await asyncio.sleep(TELL_EVERY)
+            if (account := self._shared()) is not None:
+                await account.tell()
+
+    def _shared(self) -> Account | None:
+        """The account that the config in force names."""
+        name = self._bench.current.config.account
+        if name is None:
+            self._account = None
+        elif self._account is None or self._account.name != f"{self._backend}_{name}":
+            self._account = Account(self._bus, f"{self._backend}_{name}", self._id, self._bench.limits)
+        return self._account

@@ -1,0 +1,211 @@
+"""Who listens while a worker computes: a caller who asked it directly, or a Manager.
+
+A direct caller gets chunks and one final message. A Manager also gets `claim` (this attempt is mine)
+and `progress`, so that it can tell a slow worker from a dead one; and before a paid provider is called
+it is asked once more, so that nothing is spent on work nobody wants any more.
+"""
+
+import asyncio
+from typing import Protocol
+
+from bus import Bus, BusError, Message, Reply
+from contracts import (
+    BullpenError,
+    Chunk,
+    Claim,
+    ErrorCode,
+    ErrorReply,
+    FinalResponse,
+    Go,
+    InferenceResponse,
+    PartialUsage,
+    Phase,
+    Progress,
+)
+from workers.base.runtime.final_event_cache import LastWords
+
+GO_WITHIN = 2.0
+"""Seconds a Manager has to say `go`; one that does not is gone."""
+
+
+class Audience(Protocol):
+    """Whoever is told about one attempt."""
+
+    @property
+    def wants_chunks(self) -> bool: ...
+
+    async def claim(self) -> None:
+        """This attempt is mine."""
+
+    async def permission(self) -> float | None:
+        """Asks whether to spend. The seconds left for it, or None when there is no such limit.
+
+        Raises `BullpenError(no_worker)` when nobody wants the answer any more.
+        """
+
+    async def progress(self, tokens: int, phase: Phase, moves: int) -> None: ...
+
+    async def chunk(self, text: str, tokens: int) -> None:
+        """A piece of the answer, and how many tokens the answer has with it."""
+
+    async def response(self, response: InferenceResponse) -> BullpenError | None:
+        """The answer; returns the error that was told instead, when the answer could not be sent."""
+
+    async def error(self, error: BullpenError, usage: PartialUsage) -> None: ...
+
+
+class DirectCaller:
+    """Somebody who asked `infer.<backend>` without a Manager."""
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+
+    @property
+    def wants_chunks(self) -> bool:
+        return self._reply.streaming
+
+    async def claim(self) -> None:
+        """Nobody waits for a claim."""
+
+    async def permission(self) -> float | None:
+        return None
+
+    async def progress(self, tokens: int, phase: Phase, moves: int) -> None:
+        """A caller sees chunks, or nothing until the answer."""
+
+    async def chunk(self, text: str, tokens: int) -> None:
+        await self._reply.chunk(text, tokens)
+
+    async def response(self, response: InferenceResponse) -> BullpenError | None:
+        return await self._reply.response(response)
+
+    async def error(self, error: BullpenError, usage: PartialUsage) -> None:
+        await self._reply.error(error)
+
+
+class RoutedCaller:
+    """A Manager, listening on a private inbox of its own."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        inbox: str,
+        task_id: str,
+        request_id: str,
+        *,
+        attempt: int,
+        epoch: str,
+        streaming: bool,
+        last_words: LastWords,
+    ) -> None:
+        self._bus = bus
+        self._key = request_id, attempt
+        self._last_words = last_words
+        self._inbox = inbox
+        self._task_id = task_id
+        self._request_id = request_id
+        self._claim = Claim(attempt=attempt, epoch=epoch).to_bytes()
+        self._streaming = streaming
+        self._seq = 0
+
+    @property
+    def wants_chunks(self) -> bool:
+        return self._streaming
+
+    async def claim(self) -> None:
+        await self._bus.publish(self._inbox, self._claim)
+
+    async def permission(self) -> float | None:
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        with self._bus.listen(lambda message: None if answer.done() else answer.set_result(message)) as listener:
+            await self._bus.publish(self._inbox, self._claim, reply=listener.subject)
+            try:
+                async with asyncio.timeout(GO_WITHIN):
+                    message = await answer
+            except TimeoutError:
+                raise _unwanted("the Manager did not say go") from None
+        if message.no_responders or not message.data:
+            raise _unwanted("the Manager is gone")
+        return Go.model_validate_json(message.data).budget_ms / 1000
+
+    async def progress(self, tokens: int, phase: Phase, moves: int) -> None:
+        await self._bus.publish(self._inbox, Progress(tokens=tokens, phase=phase, moved=moves).to_bytes())
+
+    async def chunk(self, text: str, tokens: int) -> None:
+        chunk = Chunk(task_id=self._task_id, seq=self._seq, delta=text, tokens=tokens)
+        self._seq += 1
+        await self._bus.publish(self._inbox, chunk.to_bytes())
+
+    async def response(self, response: InferenceResponse) -> BullpenError | None:
+        try:
+            await self._last_word(FinalResponse(**dict(response)).to_bytes())
+        except BullpenError as error:
+            usage = {name: getattr(response, name) for name in PartialUsage.model_fields}
+            await self.error(error, PartialUsage.model_construct(**usage))
+            return error
+        return None
+
+    async def error(self, error: BullpenError, usage: PartialUsage) -> None:
+        reply = ErrorReply(task_id=self._task_id, request_id=self._request_id, error=error.detail(), usage=usage)
+        await self._last_word(reply.to_bytes())
+
+    async def _last_word(self, body: bytes) -> None:
+        await self._bus.publish(self._inbox, body)
+        self._last_words.keep(self._key, self._inbox, body, asyncio.get_running_loop().time())
+
+
+class Chunker:
+    """Gathers small pieces for 20 ms, so that a stream of a hundred tokens a second is not a hundred messages.
+
+    The first piece goes out at once: it is what the caller is waiting for.
+    """
+
+    GATHER = 0.02
+
+    def __init__(self, audience: Audience) -> None:
+        self._audience = audience
+        self._pieces: list[str] = []
+        self._tokens = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._sending: asyncio.Task[None] | None = None
+        self._first = True
+
+    async def add(self, text: str, tokens: int) -> None:
+        """`tokens`: of the answer, with this piece."""
+        self._pieces.append(text)
+        self._tokens = tokens
+        if self._first:
+            self._first = False
+            await self.flush()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self.GATHER, self._due)
+
+    async def flush(self) -> None:
+        """Sends what is gathered, after what is being sent."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._sending is not None:
+            await self._sending
+        if self._pieces:
+            text, self._pieces = "".join(self._pieces), []
+            await self._audience.chunk(text, self._tokens)
+
+    def _due(self) -> None:
+        self._timer = None
+        text, self._pieces = "".join(self._pieces), []
+        before = self._sending
+        self._sending = asyncio.get_running_loop().create_task(self._send(text, self._tokens, before))
+
+    async def _send(self, text: str, tokens: int, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await before
+        try:
+            await self._audience.chunk(text, tokens)
+        except BusError:
+            return  # the connection is away; the final message tells what became of the answer
+
+
+def _unwanted(why: str) -> BullpenError:
+    """Nothing was begun, so whoever still wants it may ask somebody else."""
+    return BullpenError(ErrorCode.NO_WORKER, why)

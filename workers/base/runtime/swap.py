@@ -1,0 +1,237 @@
+"""Changes what a worker serves while it serves: its config file was saved, or somebody told it to.
+
+One change at a time. The new backend object is made, loaded and asked for a token beside the old one; only then new
+requests go to it. Whatever is wrong with it, the old one goes on, and who wanted the change is told why. The file is
+the truth: what `swap` changed is gone when the file is saved, or the worker is started again.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import psutil
+import structlog
+from pydantic import ValidationError
+
+from bus import Tasks
+from config.loader import ConfigError
+from config.watched_file import ConfigFile, config_digest, differing
+from contracts import BullpenError, ControlRequest, ErrorCode, InferenceRequest, JsonObject, ModelCard
+from workers.base.engines.engine_set import Bench, Engine
+from workers.base.host.resources import ResourceMeter
+from workers.base.interface.backend import Job
+from workers.base.interface.config import BackendConfig
+from workers.base.runtime.presence import Presence
+
+log = structlog.get_logger(__name__)
+
+PROBE_WITHIN = 120.0
+"""Seconds that a new model on this machine may take for its first token."""
+PROBE = "Say yes."
+LOADED_PER_SECOND = 125e6
+"""Bytes of a model, on a busy machine."""
+Cause = Literal["file", "reload", "swap"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    done: bool
+    message: str
+
+
+class Swapper:
+    def __init__(
+        self,
+        bench: Bench,
+        presence: Presence,
+        file: ConfigFile[Any] | None,
+        seat: Callable[[Engine], Awaitable[None]],
+    ) -> None:
+        """`seat` makes an engine the one that serves. `file` None: there is none to read again."""
+        self._bench = bench
+        self._presence = presence
+        self._file = file
+        self._seat = seat
+        self._turn = asyncio.Lock()
+        self._tasks = Tasks("swap")
+        self.refused = ""
+        """Why the config file is not in force; empty when it is, or was until somebody said `swap`."""
+
+    async def follow(self) -> None:
+        """Takes over what is saved, until cancelled."""
+        while self._file is not None:
+            await self._file.changed()
+            await self._change("file", self._file.read)
+
+    async def reload(self) -> Outcome:
+        """Reads the config file again."""
+        if self._file is None:
+            return Outcome(False, "this worker was started without a config file")
+        return await self._change("reload", self._file.read)
+
+    async def swap(self, request: ControlRequest) -> Outcome:
+        """Serves other models, or the same with other options, until the config file is read again."""
+        return await self._change("swap", lambda: self._wanted(request))
+
+    async def stop(self) -> None:
+        """Gives up what is being loaded."""
+        await self._tasks.cancel()
+
+    # One change
+
+    async def _change(self, cause: Cause, wanted: Callable[[], Awaitable[BackendConfig]]) -> Outcome:
+        """Runs as a task of ours: who asked may have left, and `stop` ends it."""
+        changing = self._tasks.start(self._in_turn(cause, wanted), cause)
+        await asyncio.wait({changing})
+        if changing.cancelled() or changing.exception() is not None:
+            return Outcome(False, "the worker is leaving" if changing.cancelled() else "it failed; its log says why")
+        outcome: Outcome = changing.result()
+        return outcome
+
+    async def _in_turn(self, cause: Cause, wanted: Callable[[], Awaitable[BackendConfig]]) -> Outcome:
+        async with self._turn:
+            now = asyncio.get_running_loop().time
+            began, before = now(), self._bench.current
+            try:
+                self._check_staying()
+                config = await wanted()
+                changes = differing(before.config, config)
+                if not changes and (self._presence.state == "ready" or cause == "file"):
+                    self.refused = self.refused if cause == "swap" else ""
+                    return Outcome(True, "nothing has changed")
+                await self._bring_in(config)
+            except ConfigError as error:
+                return self._refuse(cause, str(error))
+            except BullpenError as error:
+                return self._refuse(cause, f"{self._place(cause, error.field)}: {error.message}")
+            except Exception as error:
+                log.exception("swap_failed")
+                return self._refuse(cause, f"{self._place(cause, None)}: {type(error).__name__}, the log says more")
+            return self._done(cause, before, changes, took_ms=round(1000 * (now() - began)))
+
+    async def _wanted(self, request: ControlRequest) -> BackendConfig:
+        """The config in force with other models. Raises `ConfigError`."""
+        now = self._bench.current.config
+        models: list[Any] = list(now.models)
+        if request.models is not None:
+            models = list(request.models)
+        elif request.model is not None:
+            models = [await self._known(request.model) or {"name": request.model}]
+        elif request.options is None:
+            raise ConfigError("swap: say which `model`, `models` or `options`")
+        if request.options is not None:
+            models = [_with_options(model, request.options) for model in models]
+        told = {field: getattr(now, field) for field in now.model_fields_set} | {"models": models}
+        try:
+            return type(now).model_validate(told)
+        except ValidationError as error:
+            raise ConfigError("; ".join(_told(detail) for detail in error.errors(include_url=False))) from None
+
+    async def _known(self, name: str) -> Any:
+        """What the config in force, or the file, says of a model of that name or alias; a broken file says nothing."""
+        models = list(self._bench.current.config.models)
+        if self._file is not None:
+            with suppress(ConfigError):
+                models += (await self._file.read()).models
+        return next((model for model in models if name in (model.name, *model.aliases)), None)
+
+    def _check_staying(self) -> None:
+        if self._presence.state == "draining":
+            raise ConfigError("the worker is draining: `bullpen resume` it first")
+
+    async def _bring_in(self, config: BackendConfig) -> None:
+        before = self._bench.current
+        if before.models and before.backend.adopt(config):
+            self._bench.configure(config)
+            self._presence.serve(config, before.models)
+            await self._presence.say()
+            return
+        engine = Engine(type(before.backend)(config), config)
+        try:
+            needed = await engine.backend.memory_needed()
+            _check_memory(needed)
+            with self._presence.loading((needed or 0) / LOADED_PER_SECOND):
+                await self._presence.say(surely=True)  # before we stand still
+                await self._load(engine)
+            self._check_staying()
+            await self._seat(engine)
+        finally:
+            if self._bench.current is not engine:
+                await engine.backend.close()
+
+    async def _load(self, engine: Engine) -> None:
+        """Returns when it answers. Raises `BullpenError`."""
+        await engine.backend.start(self._presence.report)
+        engine.models = engine.backend.models()
+        if not engine.models:
+            raise BullpenError(ErrorCode.NO_SUCH_MODEL, "there is no model to serve", field="models")
+        await engine.backend.health()
+        for card in engine.models:
+            if card.local and "chat" in card.capabilities:
+                await _probe(engine, card)
+
+    def _place(self, cause: Cause, field: str | None) -> str:
+        if cause == "swap" or self._file is None:
+            return f"swap: {field or 'models'}"
+        return self._file.place(field or "models")
+
+    # What is said of it
+
+    def _refuse(self, cause: Cause, why: str) -> Outcome:
+        self.refused = self.refused if cause == "swap" else why
+        log.error("swap_refused", cause=cause, reason=why, serving=self._bench.served)
+        self._book("swap_refused", why, {"cause": cause})
+        return Outcome(False, why)
+
+    def _done(self, cause: Cause, before: Engine, changes: list[str], *, took_ms: int) -> Outcome:
+        self.refused = self.refused if cause == "swap" else ""
+        models = [card.model_id for card in self._bench.current.models]
+        event = "config_changed" if self._bench.current is before else "swapped"
+        message = f"serves {', '.join(models)} since {took_ms} ms after it was told; changed: {', '.join(changes)}"
+        log.info(event, cause=cause, models=models, changed=changes, took_ms=took_ms)
+        digest = config_digest(self._bench.current.config)
+        detail = {"cause": cause, "changed": changes, "took_ms": took_ms, "models": models, "config_digest": digest}
+        self._book(event, f"serves {', '.join(models)}", detail)
+        return Outcome(True, message)
+
+    def _book(self, event: str, reason: str, detail: JsonObject) -> None:
+        self._presence.book(self._presence.state, reason, {"event": event, **detail})
+
+
+def _check_memory(needed: int | None) -> None:
+    """Raises `BullpenError` when the new model does not fit beside the old one."""
+    told = ResourceMeter().read()
+    limit = told.memory_limit or psutil.virtual_memory().total
+    free = max(0, min(limit - told.memory_used, psutil.virtual_memory().available))
+    if needed is not None and needed > free:
+        raise BullpenError(
+            ErrorCode.OVERLOADED,
+            f"the new model needs about {needed >> 20} MiB beside the old one, and {free >> 20} MiB are free: "
+            "allow this worker more memory, or restart it with this config",
+            field="models",
+        )
+
+
+async def _probe(engine: Engine, card: ModelCard) -> None:
+    """A first token. Only of models that send no bill: the others' servers were asked whether they know them."""
+    request = InferenceRequest(prompt=PROBE, max_tokens=1)
+    try:
+        async with asyncio.timeout(PROBE_WITHIN):
+            await engine.backend.infer(Job(request, card, 1))
+    except TimeoutError:
+        silent = f"{card.model_id} did not answer a first question within {PROBE_WITHIN:g} s"
+        raise BullpenError(ErrorCode.UPSTREAM_ERROR, silent, field="models") from None
+
+
+def _with_options(model: Any, options: JsonObject) -> JsonObject:
+    """As in a config file, with these options on top."""
+    told: JsonObject = model if isinstance(model, dict) else model.model_dump(exclude_unset=True)
+    own = told.get("options")
+    return {**told, "options": {**(own if isinstance(own, dict) else {}), **options}}
+
+
+def _told(detail: Any) -> str:
+    message = "unknown key" if detail["type"] == "extra_forbidden" else detail["msg"]
+    return f"swap: {'.'.join(str(part) for part in detail['loc'])}: {message}"

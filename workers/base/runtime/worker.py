@@ -1,0 +1,436 @@
+"""A worker: one backend put on the mesh. Read `Worker.run` for its life and `Worker._serve` for a request's.
+
+It listens on `infer.<backend>` while it is ready (shared with its peers) and always on its own
+`infer.<backend>.w.<id>`, beats its heart on the connection that serves, and books what callers asked it
+directly. What a Manager asked is booked by the Manager, which alone knows what the caller got.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from bus import Bus, BusError, BusSettings, Message, Reply, Subscription, Tasks
+from bus.reply import accepts, internal_error
+from bus.service import EndpointStats, Service, package_version, serve_info
+from bus.tasks import first_of
+from config.loader import ConfigError
+from config.watched_file import ConfigFile
+from contracts import (
+    BullpenError,
+    ErrorCode,
+    ErrorReply,
+    InferenceResponse,
+    ModelCard,
+    WorkerState,
+    new_id,
+    salvage_stream,
+    salvage_task_id,
+    utc_now,
+)
+from contracts import headers as h
+from contracts import subjects as s
+from outbox.outbox import Outbox, OutboxSettings
+from workers.base.engines.engine_set import Bench, Engine
+from workers.base.interface.backend import Done, Job
+from workers.base.interface.config import BackendConfig
+from workers.base.interface.discovery import BackendFolder
+from workers.base.runtime.call import Call
+from workers.base.runtime.confidence import Confidence
+from workers.base.runtime.execution import CLAIM_AFTER, Execution, out_of_time
+from workers.base.runtime.final_event_cache import LastWords
+from workers.base.runtime.health import Health
+from workers.base.runtime.memory_guard import Room
+from workers.base.runtime.presence import Presence
+from workers.base.runtime.quota import Quota
+from workers.base.runtime.recording import DirectBooks
+from workers.base.runtime.remote_control import RemoteControl
+from workers.base.runtime.reply_channel import Audience, DirectCaller, RoutedCaller
+from workers.base.runtime.swap import Swapper
+
+log = structlog.get_logger(__name__)
+
+START_PATIENCE = 30.0
+"""Seconds a starting worker waits for a NATS server to appear."""
+
+
+class Worker:
+    def __init__(
+        self, bus: Bus, outbox: Outbox, bench: Bench, worker_id: str, config_file: ConfigFile[Any] | None = None
+    ) -> None:
+        self._bus = bus
+        self._outbox = outbox
+        self._bench = bench
+        backend = self._backend = bench.current.backend
+        self._id = worker_id
+        self._books = DirectBooks(outbox, backend.name, worker_id)
+        self._presence = Presence(bus, outbox, backend.name, worker_id, bench=bench)
+        self._room = Room(worker_id, self._presence.meter, bench, self._settle)
+        self._backend_is: tuple[WorkerState, str] = "starting", ""
+        self._swapper = Swapper(bench, self._presence, config_file, self._seat)
+        self._quota = Quota(bus, bench, backend.name, worker_id)
+        self._confidence: dict[str, Confidence] = {}
+        self._running: dict[tuple[str, int], Execution] = {}
+        self._last_words = LastWords()
+        self._shared: Subscription | None = None
+        self._remote = RemoteControl(
+            bus,
+            worker_id,
+            presence=self._presence,
+            running=self._running,
+            last_words=self._last_words,
+            share=self._share,
+            resume=self._resume,
+            swapper=self._swapper,
+        )
+        self._leaving = False
+        self._tasks = Tasks(worker_id)
+        self._health: asyncio.Task[None] | None = None
+        self._stats = EndpointStats("infer", s.infer_backend(backend.name), s.INFER_QUEUE)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Starts, serves until `stop` is set or the bus is lost, drains, leaves."""
+        self._tasks.start(self._presence.beat(), "heartbeat")
+        await self._listen()
+        self._look_after(Health(self._bench.current, self._presence, self._become).keep())
+        self._tasks.start(self._swapper.follow(), "config")
+        self._tasks.start(self._room.keep(), "memory")
+        self._tasks.start(self._quota.keep(), "account")
+        await first_of(stop, self._bus.lost, self._remote.superseded)
+        await self._drain()
+        if self._remote.superseded.is_set():
+            raise ConfigError(
+                f"another worker goes by the id {self._id} and started later: give each an id of its own with --id"
+            )
+
+    async def _listen(self) -> None:
+        backend, bus = self._backend.name, self._bus
+        await bus.subscribe(s.infer_worker(backend, self._id), self._serve)
+        await self._remote.listen()
+        await serve_info(
+            bus,
+            Service(
+                name="bullpen-worker",
+                id=self._id,
+                version=package_version(),
+                description=f"Answers on {self._stats.subject}",
+                metadata=self._presence.card,
+                endpoints=(self._stats,),
+            ),
+        )
+
+    # Being well
+
+    async def _become(self, state: WorkerState, reason: str = "") -> None:
+        """How the backend is, which is how the worker is unless its memory is short."""
+        self._backend_is = state, reason
+        await self._settle()
+
+    async def _settle(self) -> None:
+        """Changes the state, unless somebody wants this worker to take nothing new."""
+        if self._presence.state != "draining":
+            await self._show()
+
+    async def _resume(self) -> bool:
+        """Takes part again, as far as its backend and its memory allow. False: it is about to leave."""
+        if not self._leaving:
+            await self._show()
+        return not self._leaving
+
+    async def _show(self) -> None:
+        state, reason = self._backend_is
+        if state == "ready" and self._room.reason:
+            state, reason = "degraded", self._room.reason
+        await self._presence.become(state, reason)
+        await self._share()
+
+    async def _share(self) -> None:
+        """Takes part in `infer.<backend>` exactly while ready, so that its peers get what it can't do."""
+        if self._presence.state == "ready" and self._shared is None:
+            self._shared = await self._bus.subscribe(self._stats.subject, self._serve, queue=s.INFER_QUEUE)
+        elif self._presence.state != "ready" and self._shared is not None:
+            shared, self._shared = self._shared, None
+            await shared.stop()
+
+    def _look_after(self, looking: Coroutine[Any, Any, None]) -> None:
+        """Instead of what was looked after until now."""
+        if self._health is not None:
+            self._health.cancel()
+        self._health = self._tasks.start(looking, "health")
+
+    async def _seat(self, engine: Engine) -> None:
+        """From now on this one serves; the one before finishes what it began."""
+        before = self._bench.seat(engine)
+        self._look_after(Health(engine, self._presence, self._become).watch())
+        self._presence.serve(engine.config, engine.models)
+        await self._become("ready")
+        await self._presence.say()
+        self._tasks.start(self._bench.retire(before), "retire")
+
+    # A request
+
+    async def _serve(self, message: Message) -> None:
+        """One request, from its bytes to the one final message."""
+        if not accepts(message.reply):
+            log.warning("reply_refused", reply=message.reply[:64])
+            return
+        try:
+            execution = Execution(Call.read(message))
+        except BullpenError as error:
+            await self._refuse(message, error)
+            return
+        except Exception:
+            log.exception("request_not_read")
+            await self._refuse(message, internal_error())
+            return
+        self._running[execution.call.key] = execution
+        try:
+            await self._answer(execution, self._audience(execution))
+        finally:
+            del self._running[execution.call.key]
+
+    async def _answer(self, execution: Execution, audience: Audience) -> None:
+        failure: BullpenError | None = None
+        response: InferenceResponse | None = None
+        try:
+            response = await self._compute(execution, audience)
+            await self._before_reply(execution, response, None)
+            failure = await audience.response(response)
+        except BullpenError as error:
+            failure = error
+            await self._before_reply(execution, None, error)
+            await self._tell(audience, error, execution)
+        except BusError as error:
+            failure = BullpenError(ErrorCode.NO_WORKER, str(error))
+            log.warning("answer_not_sent", task_id=execution.call.task_id, error=str(error))
+        except Exception:
+            log.exception("request_failed", task_id=execution.call.task_id)
+            failure = internal_error()
+            await self._tell(audience, failure, execution)
+        await self._close(execution, response, failure)
+
+    async def _compute(self, execution: Execution, audience: Audience) -> InferenceResponse:
+        if execution.call.routed and execution.call.remaining <= 0:
+            await self._make_sure(execution, audience)
+        call = execution.call
+        self._check_able(call)
+        engine, card = self._engine(call.model)
+        job = execution.job = self._job(call, engine, card)
+        with engine.at_work(execution):
+            work = asyncio.get_running_loop().create_task(self._in_turn(execution, engine, job, audience))
+            if call.routed:
+                work.add_done_callback(self._tell_after(execution, audience))
+            await execution.within(call.remaining, work)
+        return self._response(job, execution)
+
+    async def _make_sure(self, execution: Execution, audience: Audience) -> None:
+        """Its time is over by our clock, which may have jumped: the Manager knows how much is left."""
+        left = await audience.permission()
+        if left is not None:
+            deadline = asyncio.get_running_loop().time() + left
+            execution.call = replace(execution.call, deadline=deadline)
+
+    def _tell_after(self, execution: Execution, audience: Audience) -> Callable[[object], None]:
+        """Claims and tells progress once the answer takes longer; returns what ends that."""
+        telling: list[asyncio.Task[None]] = []
+        timer = asyncio.get_running_loop().call_later(
+            CLAIM_AFTER, lambda: telling.append(self._tasks.start(execution.keep_told(audience), "claim"))
+        )
+
+        def end(_: object) -> None:
+            timer.cancel()
+            for task in telling:
+                task.cancel()
+
+        return end
+
+    async def _in_turn(self, execution: Execution, engine: Engine, job: Job, audience: Audience) -> None:
+        """Within the limits: waits for a place, asks before spending money, computes."""
+        if job.max_tokens == 0:
+            execution.done = Done("length", prompt_tokens=0, completion_tokens=0)  # others said it all already
+            return
+        async with self._quota.place(execution, job) as begin, engine.places.place(execution.call.request.priority):
+            budget = None if job.model.local else await audience.permission()
+            begin()
+            async with asyncio.timeout(budget):
+                await execution.compute(engine.backend, job, audience)
+
+    def _check_able(self, call: Call) -> None:
+        if call.remaining <= 0:
+            raise out_of_time()
+        if self._presence.state != "ready":
+            reason = f"{self._id} is {self._presence.state}"
+            raise BullpenError(ErrorCode.NO_WORKER, f"{reason}: {self._presence.reason}".rstrip(": "))
+
+    def _job(self, call: Call, engine: Engine, card: ModelCard) -> Job:
+        needs = call.request.needs | {"prefill"} if call.prefix else call.request.needs
+        missing = needs - set(card.capabilities)
+        if missing:
+            raise BullpenError(
+                ErrorCode.INVALID_REQUEST,
+                f"{card.model_id} cannot do this: {', '.join(sorted(missing))}",
+                field="model",
+            )
+        configured = next((m.max_tokens for m in engine.config.models if m.name == card.model_id), None)
+        limit = configured or engine.config.max_tokens
+        wanted = call.request.max_tokens or limit
+        most = min(wanted, limit) if wanted and limit else wanted
+        left = None if most is None else max(0, most - call.prefix_tokens)
+        return Job(call.request, card, left, call.prefix)
+
+    def _engine(self, model: str | None) -> tuple[Engine, ModelCard]:
+        found = self._bench.find(model)
+        if found is None:
+            served = f"{self._id} does not serve {model}; it serves {self._bench.served}"
+            raise BullpenError(ErrorCode.NO_SUCH_MODEL, served, field="model")
+        return found
+
+    def _response(self, job: Job, execution: Execution) -> InferenceResponse:
+        assert execution.done is not None
+        done, call, model = execution.done, execution.call, job.model.model_id
+        tracker = self._confidence.setdefault(model, Confidence())
+        confidence, source = tracker.of(execution.logprobs, done.confidence)
+        return InferenceResponse(
+            task_id=call.task_id,
+            model_id=model,
+            output="".join(execution.text),
+            tokens_used=(done.prompt_tokens or 0) + execution.completion_tokens,
+            duration_ms=call.elapsed_ms,
+            confidence=confidence,
+            request_id=call.request_id,
+            backend=self._backend.name,
+            worker_id=self._id,
+            prompt_tokens=done.prompt_tokens,
+            completion_tokens=execution.completion_tokens,
+            cached_tokens=done.cached_tokens,
+            cache_write_tokens=done.cache_write_tokens,
+            reasoning_tokens=done.reasoning_tokens,
+            cost_usd=execution.cost,
+            finish_reason=done.finish_reason,
+            confidence_source=source,
+            ttft_ms=execution.ttft_ms,
+            queue_ms=execution.queue_ms,
+            tool_calls=done.tool_calls or None,
+            simulated=self._backend.simulated,
+            created_at=utc_now(),
+        )
+
+    def _audience(self, execution: Execution) -> Audience:
+        call = execution.call
+        if call.routed:
+            return RoutedCaller(
+                self._bus,
+                call.reply,
+                call.task_id,
+                call.request_id,
+                attempt=call.attempt,
+                epoch=self._presence.epoch,
+                streaming=call.request.stream,
+                last_words=self._last_words,
+            )
+        reply = Reply(self._bus, call.reply, call.task_id, call.request_id, streaming=call.request.stream)
+        gone = BullpenError(ErrorCode.CANCELLED, "nobody reads the stream any more")
+        reply.on_abandoned = lambda: execution.stop(gone)
+        return DirectCaller(reply)
+
+    async def _tell(self, audience: Audience, error: BullpenError, execution: Execution) -> None:
+        try:
+            await audience.error(error, execution.usage)
+        except (BusError, BullpenError) as failure:
+            log.warning("error_not_sent", code=error.code, failure=str(failure))
+
+    async def _refuse(self, message: Message, error: BullpenError) -> None:
+        """Tells what is wrong with a request that could not even be read."""
+        task_id = salvage_task_id(message.data) or message.headers.get(h.TASK) or new_id()
+        request_id = message.headers.get(h.REQUEST) or new_id()
+        self._stats.count(0.0, str(error))
+        if message.headers.get(h.EVENTS) == "1" and message.reply:
+            body = ErrorReply(task_id=task_id, request_id=request_id, error=error.detail())
+            await self._bus.publish(message.reply, body.to_bytes())
+        else:
+            streaming = salvage_stream(message.data)
+            await Reply(self._bus, message.reply, task_id, request_id, streaming=streaming).error(error)
+
+    async def _before_reply(
+        self, execution: Execution, response: InferenceResponse | None, failure: BullpenError | None
+    ) -> None:
+        """Books a request that came without a Manager now, if no answer may leave before that is safe."""
+        if self._books.before_reply and not execution.call.routed and not execution.booked:
+            await self._books.book(execution, response, failure)
+
+    async def _close(
+        self, execution: Execution, response: InferenceResponse | None, failure: BullpenError | None
+    ) -> None:
+        """After the answer: figures, books, and what the failure says about this worker."""
+        call = execution.call
+        self._stats.count(call.elapsed_ms / 1000, failure.code if failure else None)
+        self._presence.learn(execution)
+        if failure is not None and failure.code is ErrorCode.UPSTREAM_AUTH:
+            told = failure.message.partition(":")[0]  # the rest is the provider's, who may quote the question
+            self._tasks.start(self._become("degraded", told), "degrade")
+        if not call.routed and not execution.booked:
+            await self._books.book(execution, response, failure)
+
+    # Leaving
+
+    async def _drain(self) -> None:
+        """Takes nothing new, finishes what runs, tells the rest why not, and says goodbye."""
+        self._leaving = True
+        await self._presence.become("draining", "stopping")
+        await self._swapper.stop()
+        await self._share()
+        with suppress(TimeoutError, asyncio.CancelledError):  # a second signal: enough waited
+            async with asyncio.timeout(self._bench.current.config.drain_timeout):
+                await self._idle()
+        for execution in list(self._running.values()):
+            execution.stop(BullpenError(ErrorCode.NO_WORKER, f"{self._id} is leaving"))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(2.0):
+                await self._idle()
+        await self._tasks.cancel()
+        await self._presence.become("stopped")
+
+    async def _idle(self) -> None:
+        while self._running:  # noqa: ASYNC110 — requests end in many places; leaving may take 20 ms more
+            await asyncio.sleep(0.02)
+
+
+async def run_worker(
+    settings: BusSettings,
+    folder: BackendFolder,
+    config: BackendConfig,
+    *,
+    worker_id: str,
+    stop: asyncio.Event,
+    books: OutboxSettings | None = None,
+    config_file: ConfigFile[Any] | None = None,
+) -> None:
+    """Runs one worker until `stop` is set, and takes over what is saved in `config_file` meanwhile.
+
+    Raises `BusUnreachable`, `ConfigError`; `BusError` when the bus was lost.
+    """
+    if not s.is_name(worker_id):
+        raise ConfigError(f"{worker_id!r} is not a worker id: 1 to 64 of A-Z a-z 0-9 _ - are allowed")
+    backend = folder.load()(config)
+    bench = Bench(Engine(backend, config))
+    name = s.worker_connection_name(backend.name, worker_id)
+    bus = await Bus.connect(name, settings, patience=START_PATIENCE, stop=stop)
+    outbox = await Outbox.open(worker_id, settings, books or OutboxSettings(), patience=START_PATIENCE, stop=stop)
+    try:
+        await Worker(bus, outbox, bench, worker_id, config_file).run(stop)
+        if bus.lost.is_set():
+            raise BusError("the connection to NATS is lost for good")
+    finally:
+        await bench.close()
+        await outbox.close()
+        await bus.close()
+
+
+def default_worker_id(backend: str) -> str:
+    """An id nobody else has: the backend's name, this host and this process."""
+    return s.token(f"{backend}-{socket.gethostname()}-{os.getpid()}")[:64]
