@@ -15,8 +15,8 @@ from bus import Bus
 from contracts import Heartbeat, InferenceRequest, ModelCard, Price
 from manager.config import ManagerConfig
 from manager.metrics import Metrics
-from manager.request.shared_state import Desk
-from manager.routing.ranking import Question
+from manager.request.shared_state import SharedState
+from manager.routing.ranking import RoutingQuery
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 PRICE = Price.model_validate({"input_per_mtok": "0.1", "output_per_mtok": "0.4"})
@@ -29,37 +29,37 @@ def run(decisions: int) -> None:
     figures: dict[str, dict[str, float]] = {}
     print("workers   median us   p99 us   everybody us")
     for size in SIZES:
-        desk = _desk(size)
-        micros = _timed(desk, decisions)
-        everybody = median(_timed(desk, max(10, decisions // size), all_of_them=True))
+        shared = _shared(size)
+        micros = _timed(shared, decisions)
+        everybody = median(_timed(shared, max(10, decisions // size), all_of_them=True))
         figures[str(size)] = {"median_us": median(micros), "p99_us": quantiles(micros, n=100)[98], "all_us": everybody}
         print(f"{size:7}   {median(micros):9.1f}   {figures[str(size)]['p99_us']:6.1f}   {everybody:12.0f}")
     path = results.write("ranking", figures, does_not_prove=["what telling it on metrics.route costs"])
     print(f"written to {path}")
 
 
-def _timed(desk: Desk, decisions: int, *, all_of_them: bool = False) -> list[float]:
-    question = Question.of(InferenceRequest(prompt="What is the capital of France?"))
+def _timed(shared: SharedState, decisions: int, *, all_of_them: bool = False) -> list[float]:
+    question = RoutingQuery.of(InferenceRequest(prompt="What is the capital of France?"))
     micros: list[float] = []
     for _ in range(decisions):
         begun = time.perf_counter()
-        ranking = desk.rank(question, "balanced", desk.registry if all_of_them else None)
+        ranking = shared.rank(question, "balanced", shared.registry if all_of_them else None)
         micros.append((time.perf_counter() - begun) * 1e6)
         assert ranking.winner is not None
     return micros
 
 
-class _Clocked(Desk):
+class _Clocked(SharedState):
     def now(self) -> float:
         return time.monotonic()
 
 
-def _desk(size: int) -> Desk:
-    desk = _Clocked(cast("Bus", None), ManagerConfig(), "m-1", cast("Metrics", None))
+def _shared(size: int) -> SharedState:
+    shared = _Clocked(cast("Bus", None), ManagerConfig(), "m-1", cast("Metrics", None))
     rng = random.Random(1)
     for number in range(size):
-        desk.registry.hear(_beat(number, rng), desk.now(), wall=time.time())
-    return desk
+        shared.registry.hear(_beat(number, rng), shared.now(), wall=time.time())
+    return shared
 
 
 def _beat(number: int, rng: random.Random) -> Heartbeat:

@@ -4,7 +4,7 @@ from bus import Bus, Reply
 from bus.connection import Headers
 
 
-class Kept(Reply):
+class CapturedReply(Reply):
     def __init__(self, bus: Bus, task_id: str, request_id: str) -> None:
         super().__init__(bus, "", task_id, request_id, streaming=False)
         self.body = b""

@@ -20,7 +20,7 @@ from nats.aio.subscription import Subscription as NatsSubscription
 
 from bus.errors import BusError, BusUnreachable, NoResponders, RequestTimeout
 from bus.inbox import Inbox, Listener
-from bus.patched_client import HardenedClient
+from bus.patched_client import PatchedClient
 from bus.permission_errors import Denials, Told
 from bus.settings import BusSettings
 from bus.tasks import Tasks
@@ -92,7 +92,7 @@ class Bus:
         """Set when the connection is closed for good: exit, the supervisor starts you again."""
         self.reconnects = 0
         self.on_reconnect: list[Callable[[], Coroutine[Any, Any, None]]] = []
-        self._client = HardenedClient(tls_only=settings.tls_only)
+        self._client = PatchedClient(tls_only=settings.tls_only)
         self._inbox: Inbox[Message] = Inbox(f"{settings.inbox_prefix}.{new_id().replace('-', '')}")
         self._denials = Denials(self._inbox.wildcard)
         self._tasks = Tasks(f"bus:{name}")
@@ -155,7 +155,7 @@ class Bus:
         return self._client.poisoned
 
     @property
-    def nats(self) -> HardenedClient:
+    def nats(self) -> PatchedClient:
         """The client beneath, for the other modules of `bus/`."""
         return self._client
 
@@ -271,7 +271,7 @@ class Bus:
                 await self._client.close()
                 if explain(failure, self.settings).hopeless:
                     break
-                self._client = HardenedClient(tls_only=self.settings.tls_only)
+                self._client = PatchedClient(tls_only=self.settings.tls_only)
             else:
                 # Only now: a first connect that may "reconnect" hides wrong credentials for two minutes.
                 self._client.set_server_pool(list(self.settings.servers))

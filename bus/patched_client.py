@@ -60,7 +60,7 @@ Tap: TypeAlias = Callable[[bytes, bytes, bytes, bytes | None], None]
 """Subject, reply, data and headers, as they stood on the wire."""
 
 
-class HardenedClient(Client):
+class PatchedClient(Client):
     """A nats-py client whose read loop does not die in silence."""
 
     def __init__(self, *, tls_only: bool = False) -> None:

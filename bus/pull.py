@@ -1,7 +1,7 @@
 """What a durable consumer delivers, at the speed of the wire: open a pull, collect what comes, settle many at once.
 
 nats-py's own `fetch` runs every message through a queue, a task and its headers' parser: 10,000 messages a second.
-Here the client hands over each message as it was read (`HardenedClient.tap`), and a thousand acknowledgements are one
+Here the client hands over each message as it was read (`PatchedClient.tap`), and a thousand acknowledgements are one
 write: five times as many. A pull that nobody answers any more (the server died, a leader moved) is opened again;
 what it brought late is not lost, the next fetch returns it.
 """

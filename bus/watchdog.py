@@ -12,7 +12,7 @@ import structlog
 from nats import errors as nats_errors
 
 from bus.inbox import HasSubject, Inbox
-from bus.patched_client import HardenedClient
+from bus.patched_client import PatchedClient
 
 log = structlog.get_logger(__name__)
 
@@ -24,7 +24,7 @@ ECHO_TRIES = 20
 M = TypeVar("M", bound=HasSubject)
 
 
-async def watch(client: HardenedClient, inbox: Inbox[M], name: str) -> None:
+async def watch(client: PatchedClient, inbox: Inbox[M], name: str) -> None:
     """Runs until it is cancelled."""
     heard = asyncio.Event()
     with inbox.open(lambda _: heard.set()) as echo:
@@ -36,7 +36,7 @@ async def watch(client: HardenedClient, inbox: Inbox[M], name: str) -> None:
                 await client.force_reconnect()
 
 
-async def _echoes(client: HardenedClient, subject: str, heard: asyncio.Event) -> bool:
+async def _echoes(client: PatchedClient, subject: str, heard: asyncio.Event) -> bool:
     try:
         await client.publish(subject, b"")
     except (nats_errors.Error, OSError):

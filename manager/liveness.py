@@ -18,9 +18,9 @@ from bus import Bus, BusError, Message
 from bus.connected_clients import connected
 from contracts import ControlRequest, Heartbeat
 from contracts import subjects as s
-from manager.request.shared_state import Desk
-from manager.request.state import Inflight
-from manager.routing.registry import Member, News
+from manager.request.shared_state import SharedState
+from manager.request.state import RequestState
+from manager.routing.registry import News, WorkerView
 
 log = structlog.get_logger(__name__)
 
@@ -36,16 +36,16 @@ REPORTS = (0.0, 0.3, 0.7, 1.0, 1.5)
 """Seconds between the questions, after a reconnect, how that stands which workers had to do."""
 
 
-class Attendance:
-    def __init__(self, bus: Bus, desk: Desk, inflight: Callable[[], list[Inflight]]) -> None:
+class LivenessMonitor:
+    def __init__(self, bus: Bus, shared: SharedState, inflight: Callable[[], list[RequestState]]) -> None:
         """`inflight`: the requests under way now, and those that somebody may still be at in vain."""
         self._bus = bus
-        self._desk = desk
-        self._registry = desk.registry
+        self._shared = shared
+        self._registry = shared.registry
         self._inflight = inflight
 
     async def listen(self) -> None:
-        self._desk.warm_at = self._desk.now() + WARM_UP
+        self._shared.warm_at = self._shared.now() + WARM_UP
         self._bus.on_reconnect.append(self.reconnected)
         await self._bus.subscribe_inline(s.WORKER_HEARTBEAT, self._on_heartbeat)
         await self._bus.subscribe_inline(s.SYS_DISCONNECT, self._on_disconnect)
@@ -55,31 +55,31 @@ class Attendance:
         while True:
             await asyncio.sleep(SWEEP_EVERY)
             if self._bus.is_connected:
-                for worker_id in self._registry.sweep(self._desk.now(), SWEEP_EVERY):
+                for worker_id in self._registry.sweep(self._shared.now(), SWEEP_EVERY):
                     log.warning("worker_silent", worker_id=worker_id)
-                for member in [m for m in self._registry if m.silent and m.assigned]:
-                    self._give_up_on(member)
+                for worker in [m for m in self._registry if m.silent and m.assigned]:
+                    self._give_up_on(worker)
 
     async def reconcile(self) -> None:
         """Once everybody had time to say something, asks the server who is connected; until cancelled."""
         seen = -1
         while True:
             await asyncio.sleep(WARM_UP)
-            early = self._desk.now() < self._desk.reconnected_at + RETURN_WITHIN
+            early = self._shared.now() < self._shared.reconnected_at + RETURN_WITHIN
             if self._bus.reconnects == seen or early or not self._bus.is_connected:
                 continue
-            seen, since = self._bus.reconnects, self._desk.reconnected_at
+            seen, since = self._bus.reconnects, self._shared.reconnected_at
             names = await self._connected()
-            for member in [m for m in self._registry if not m.gone and m.heard <= since]:
-                name = s.worker_connection_name(member.heartbeat.backend, member.worker_id)
+            for worker in [m for m in self._registry if not m.gone and m.heard <= since]:
+                name = s.worker_connection_name(worker.heartbeat.backend, worker.worker_id)
                 if names and name not in names:
-                    self._leave(member.worker_id, "not connected any more", died=False)
+                    self._leave(worker.worker_id, "not connected any more", died=False)
 
     async def reconnected(self) -> None:
         """What we know may be stale: nobody is dead because we could not hear, and nobody new is known yet."""
-        now = self._desk.now()
-        self._desk.reconnected_at = now
-        self._desk.warm_at = now + RETURN_WITHIN
+        now = self._shared.now()
+        self._shared.reconnected_at = now
+        self._shared.warm_at = now + RETURN_WITHIN
         self._registry.excuse_until(now + RETURN_WITHIN - WARM_UP)
         for pause in REPORTS:
             await asyncio.sleep(pause)
@@ -108,7 +108,7 @@ class Attendance:
         except ValidationError as error:
             log.warning("heartbeat_unreadable", error=str(error)[:200])
             return
-        match self._registry.hear(beat, self._desk.now(), wall=time()):
+        match self._registry.hear(beat, self._shared.now(), wall=time()):
             case News.VOID:
                 self._lost(beat.worker_id, "it restarted or stopped", died=True)
             case News.BACK:
@@ -117,15 +117,15 @@ class Attendance:
                 self._supersede(beat)
             case _:
                 pass
-        member = self._registry.get(beat.worker_id)
-        if member is not None and len(self._desk.room):
-            self._desk.room.call(member.free)
+        worker = self._registry.get(beat.worker_id)
+        if worker is not None and len(self._shared.queue):
+            self._shared.queue.call(worker.free)
 
     def _call_off(self, beat: Heartbeat) -> None:
         """What it was told while it could not hear: to stop what was taken from it."""
         for inflight in self._inflight():
             for attempt in inflight.given_up_on(beat.worker_id, beat.epoch):
-                self._desk.metrics.tell(s.worker_control(beat.worker_id), inflight.cancel(attempt))
+                self._shared.metrics.tell(s.worker_control(beat.worker_id), inflight.cancel(attempt))
 
     def _supersede(self, beat: Heartbeat) -> None:
         """Two processes go by one name: the older is told to leave."""
@@ -133,7 +133,7 @@ class Attendance:
         assert newest is not None
         log.warning("worker_superseded", worker_id=beat.worker_id, epoch=beat.epoch)
         told = ControlRequest(op="superseded", epoch=newest.heartbeat.epoch)
-        self._desk.metrics.tell(s.worker_control(beat.worker_id), told)
+        self._shared.metrics.tell(s.worker_control(beat.worker_id), told)
 
     def _on_disconnect(self, message: Message) -> None:
         """The server's own word that a connection ended: the quickest way to learn of a death."""
@@ -146,7 +146,7 @@ class Attendance:
         worker_id = s.worker_of_connection(name)
         if worker_id is None or self._is_of_another(worker_id, connection):
             return
-        if self._desk.now() < self._desk.reconnected_at + WARM_UP:
+        if self._shared.now() < self._shared.reconnected_at + WARM_UP:
             return  # of a connection that was lost with ours; who did not come back is found by `reconcile`
         if reason.startswith(CUT_BY_SERVER) and self._stands_still(worker_id):
             return  # as it said: it comes back over another one
@@ -154,17 +154,17 @@ class Attendance:
 
     def _is_of_another(self, worker_id: str, connection: str) -> bool:
         """Whether not this worker lost its connection, but a predecessor of its name, or itself an older one."""
-        member = self._registry.get(worker_id)
-        current = member and member.heartbeat.connection
+        worker = self._registry.get(worker_id)
+        current = worker and worker.heartbeat.connection
         return current is not None and current != connection
 
     def _stands_still(self, worker_id: str) -> bool:
         """Whether it said that nothing would be heard of it for a while, which is not over."""
-        member = self._registry.get(worker_id)
-        return member is not None and self._desk.now() < member.heard + member.pause
+        worker = self._registry.get(worker_id)
+        return worker is not None and self._shared.now() < worker.heard + worker.pause
 
     def _leave(self, worker_id: str, why: str, *, died: bool) -> None:
-        if self._registry.leave(worker_id, why, back_by=self._desk.now() + RETURN_WITHIN):
+        if self._registry.leave(worker_id, why, back_by=self._shared.now() + RETURN_WITHIN):
             log.info("worker_left", worker_id=worker_id, why=why)
             self._lost(worker_id, why, died=died)
 
@@ -173,10 +173,10 @@ class Attendance:
         for inflight in self._inflight():
             inflight.lost(worker_id, why, died=died)
 
-    def _give_up_on(self, member: Member) -> None:
+    def _give_up_on(self, worker: WorkerView) -> None:
         """Its heart is silent. What it still tells us something about may go on; the rest goes elsewhere."""
-        now = self._desk.now()
+        now = self._shared.now()
         for inflight in self._inflight():
             for attempt in inflight.running:
-                if attempt.choice.member is member and self._registry.nothing_heard(member, attempt.heard, now):
-                    inflight.lost(member.worker_id, "silent", died=False)
+                if attempt.choice.worker is worker and self._registry.nothing_heard(worker, attempt.heard, now):
+                    inflight.lost(worker.worker_id, "silent", died=False)

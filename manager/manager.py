@@ -1,6 +1,6 @@
 """The Manager: takes a question from `infer.auto`, picks who answers, sends the next when one goes quiet.
 
-Read `_serve` for the story of a request. Its chapters live beside this file: `pursuit` (choose, send, follow),
+Read `_serve` for the story of a request. Its chapters live beside this file: `dispatcher` (choose, send, follow),
 `aftermath` (what is still said when the answer is out), `attendance` (who is here). The decisions themselves
 are pure: `ranking` (who is best), `attempt` (how long to wait), `failover` (whether to ask somebody else),
 `breaker` and `budget` (who is left alone, what may be tried twice). No state here is needed by another
@@ -43,16 +43,16 @@ from manager.grade_sync import GradeKeeper
 from manager.idempotency import Answers, Mine, key_of
 from manager.jobs.consumer import Jobs
 from manager.jobs.job import Job, Result
-from manager.liveness import Attendance
+from manager.liveness import LivenessMonitor
 from manager.metrics import Metrics
 from manager.reload import Settings
-from manager.request.dispatch import Pursuit
+from manager.request.dispatch import Dispatcher
 from manager.request.recording import Books
-from manager.request.settlement import Aftermath, has_late
-from manager.request.shared_state import Desk
-from manager.request.state import Inflight, cancelled, hops
-from manager.routing.ranking import Question
-from manager.shadow import Aside, Asides
+from manager.request.settlement import Settlement, has_late
+from manager.request.shared_state import SharedState
+from manager.request.state import RequestState, cancelled, hops
+from manager.routing.ranking import RoutingQuery
+from manager.shadow import ShadowReply, ShadowTraffic
 from outbox.outbox import Outbox, OutboxSettings
 
 log = structlog.get_logger(__name__)
@@ -78,24 +78,24 @@ class Manager:
         self._id = manager_id
         self._tasks = Tasks(manager_id)
         self._metrics = Metrics(bus, manager_id)
-        self._desk = Desk(bus, config, manager_id, self._metrics)
-        self._aftermath = Aftermath(self._desk, Books(outbox, manager_id))
+        self._shared = SharedState(bus, config, manager_id, self._metrics)
+        self._settlement = Settlement(self._shared, Books(outbox, manager_id))
         self._answers = Answers(bus)
-        self._asides = Asides(self._desk, outbox, self._answer_aside, self._tasks.start)
+        self._shadow = ShadowTraffic(self._shared, outbox, self._answer_aside, self._tasks.start)
         self._jobs = Jobs(bus, config.jobs, self._perform)
-        self._settings = Settings(config, config_file, self._desk, self._jobs)
+        self._settings = Settings(config, config_file, self._shared, self._jobs)
         self._leaving = False
-        self._inflight: set[Inflight] = set()
-        self._lingering: set[Inflight] = set()
+        self._inflight: set[RequestState] = set()
+        self._lingering: set[RequestState] = set()
         """Answered, but somebody who was given up on may still be at it."""
-        self._attendance = Attendance(bus, self._desk, lambda: [*self._inflight, *self._lingering])
+        self._liveness = LivenessMonitor(bus, self._shared, lambda: [*self._inflight, *self._lingering])
         self._requests: Subscription | None = None
         """Our part in the queue group of `infer.auto`; None while we drain."""
         self._stats = EndpointStats("auto", s.INFER_AUTO, s.INFER_QUEUE)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serves until `stop` is set or the bus is lost; then finishes what runs."""
-        await self._attendance.listen()
+        await self._liveness.listen()
         await self._bus.subscribe(s.INFER_CANCEL, self._on_cancel)
         await self._bus.subscribe(s.INFER_STATUS, self._on_status)
         await self._bus.subscribe(s.manager_control(self._id), self._on_control)
@@ -105,13 +105,13 @@ class Manager:
         await serve_info(self._bus, self._service())
         self._tasks.start(self._jobs.run(), "jobs")
         self._tasks.start(self._settings.follow(), "config")
-        self._tasks.start(self._attendance.sweep(), "sweep")
-        self._tasks.start(self._attendance.reconcile(), "reconcile")
+        self._tasks.start(self._liveness.sweep(), "sweep")
+        self._tasks.start(self._liveness.reconcile(), "reconcile")
         self._tasks.start(self._tell_metrics(), "metrics")
         self._tasks.start(
-            GradeKeeper(self._bus, self._desk.grades, self._desk.estimates).keep(self._desk.served), "grades"
+            GradeKeeper(self._bus, self._shared.grades, self._shared.estimates).keep(self._shared.served), "grades"
         )
-        self._tasks.start(self._desk.treasury.keep(), "budgets")
+        self._tasks.start(self._shared.budgets.keep(), "budgets")
         log.info("manager_ready", manager_id=self._id)
         await first_of(stop, self._bus.lost)
         await self._leave()
@@ -143,7 +143,7 @@ class Manager:
             await self._withdraw()
         await self._jobs.leave()
         await self._tasks.cancel()
-        await self._desk.treasury.close()
+        await self._shared.budgets.close()
 
     async def _withdraw(self) -> None:
         """Gives back what is not answered: somebody else has to do it."""
@@ -202,35 +202,35 @@ class Manager:
         except BullpenError as error:
             log.warning("aside_refused", error=str(error))
             return None
-        aside = inflight.reply = Aside(self._bus, inflight.task_id, inflight.request_id)
+        aside = inflight.reply = ShadowReply(self._bus, inflight.task_id, inflight.request_id)
         failure = await self._see_through(inflight)
         return None if failure is not None else InferenceResponse.model_validate_json(aside.body)
 
-    async def _see_through(self, inflight: Inflight) -> BullpenError | None:
+    async def _see_through(self, inflight: RequestState) -> BullpenError | None:
         """Serves a request and books it. Returns the failure, if it is one."""
         self._inflight.add(inflight)
         try:
             response, failure = await self._serve(inflight)
             if not inflight.comes_again(failure):
-                self._stats.count(self._desk.now() - inflight.arrived, failure.code if failure else None)
+                self._stats.count(self._shared.now() - inflight.arrived, failure.code if failure else None)
                 self._metrics.count(failed=failure is not None, rerouted=len(inflight.attempts) > 1)
             if response is not None and failure is None and self._requests is not None:
-                self._asides.consider(inflight, response)
+                self._shadow.consider(inflight, response)
             await asyncio.gather(
-                self._aftermath.settle(inflight, response, failure), self._keep(inflight, response, failure)
+                self._settlement.settle(inflight, response, failure), self._keep(inflight, response, failure)
             )
             return failure
         finally:
             self._inflight.discard(inflight)
             self._tasks.start(self._linger(inflight), "late") if has_late(inflight) else inflight.close()
 
-    async def _serve(self, inflight: Inflight) -> tuple[InferenceResponse | None, BullpenError | None]:
+    async def _serve(self, inflight: RequestState) -> tuple[InferenceResponse | None, BullpenError | None]:
         """One request, to its one final message. Returns what was told: the answer, or the failure."""
         response: InferenceResponse | None = None
-        pursuit = Pursuit(self._desk, inflight)
+        dispatcher = Dispatcher(self._shared, inflight)
         try:
-            response = await self._replayed(inflight) or await pursuit.answer()
-            await self._aftermath.before_reply(inflight, response, None)
+            response = await self._replayed(inflight) or await dispatcher.answer()
+            await self._settlement.before_reply(inflight, response, None)
             return response, await inflight.reply.response(response)
         except BullpenError as error:
             failure = error
@@ -240,19 +240,19 @@ class Manager:
             log.exception("request_failed", task_id=inflight.task_id)
             failure = internal_error()
         finally:
-            pursuit.close()
-        await self._aftermath.before_reply(inflight, None, failure)
+            dispatcher.close()
+        await self._settlement.before_reply(inflight, None, failure)
         await self._tell(inflight, failure)
         return response, failure
 
-    async def _tell(self, inflight: Inflight, failure: BullpenError) -> None:
+    async def _tell(self, inflight: RequestState, failure: BullpenError) -> None:
         """Every request ends with a word, if there is a way to say it."""
         try:
             await inflight.reply.error(failure, inflight.summaries)
         except BusError as error:
             log.warning("error_not_sent", task_id=inflight.task_id, error=str(error))
 
-    async def _replayed(self, inflight: Inflight) -> InferenceResponse | None:
+    async def _replayed(self, inflight: RequestState) -> InferenceResponse | None:
         """The answer that this question's idempotency key has got before. None: it has to be answered."""
         if inflight.key is None:
             return None
@@ -263,11 +263,13 @@ class Manager:
             if entry.revision is None:
                 inflight.reply.told[h.IDEMPOTENCY] = h.BEST_EFFORT
             return None
-        answer = inflight.replayed(entry.answer, self._desk.now())
+        answer = inflight.replayed(entry.answer, self._shared.now())
         await inflight.reply.chunk(answer.output, answer.completion_tokens)
         return answer
 
-    async def _keep(self, inflight: Inflight, response: InferenceResponse | None, failure: BullpenError | None) -> None:
+    async def _keep(
+        self, inflight: RequestState, response: InferenceResponse | None, failure: BullpenError | None
+    ) -> None:
         """Remembers the answer for its key. An error is none, and one that must not be kept cannot be had again."""
         if inflight.entry is None:
             return
@@ -277,16 +279,16 @@ class Manager:
         else:
             await self._answers.release(inflight.entry)
 
-    def _admit(self, message: Message) -> Inflight:
+    def _admit(self, message: Message) -> RequestState:
         """Reads the request. Raises `BullpenError(invalid_request)`."""
-        now = self._desk.now()
+        now = self._shared.now()
         request = heeding(parse_request(message.data), message.headers)
         if hops(message.headers) >= MAX_HOPS:
             raise BullpenError(ErrorCode.INVALID_REQUEST, "this message went round already", field=h.HOPS)
         assert request.task_id is not None
         request_id = new_id()
-        self._desk.asked()
-        return Inflight(
+        self._shared.asked()
+        return RequestState(
             request=request,
             key=key_of(request, message.headers),
             body=message.data,
@@ -294,7 +296,7 @@ class Manager:
             task_id=request.task_id,
             request_id=request_id,
             reply=Reply(self._bus, message.reply, request.task_id, request_id, streaming=request.stream),
-            asked=Question.of(request),
+            asked=RoutingQuery.of(request),
             arrived=now,
             deadline=now + seconds_left(message.headers, request),
         )
@@ -306,11 +308,11 @@ class Manager:
         streaming = salvage_stream(message.data)
         await Reply(self._bus, message.reply, task_id, new_id(), streaming=streaming).error(error)
 
-    async def _linger(self, inflight: Inflight) -> None:
+    async def _linger(self, inflight: RequestState) -> None:
         """Listens on, for the books: somebody who was given up on may still answer."""
         self._lingering.add(inflight)
         try:
-            await self._aftermath.wait_for_the_late(inflight)
+            await self._settlement.wait_for_the_late(inflight)
         finally:
             self._lingering.discard(inflight)
             inflight.close()
@@ -325,10 +327,10 @@ class Manager:
         for inflight in [i for i in self._inflight if i.task_id == task_id]:
             self._stop(inflight, cancelled("cancelled by the caller"))
 
-    def _stop(self, inflight: Inflight, why: BullpenError) -> None:
+    def _stop(self, inflight: RequestState, why: BullpenError) -> None:
         """Ends a request with `why`, wherever it is."""
         inflight.stop(why)
-        self._desk.room.call(len(self._desk.room))
+        self._shared.queue.call(len(self._shared.queue))
 
     async def _on_status(self, message: Message) -> None:
         """Says that a task is ours, if it is. Of the others somebody else will say so, or nobody."""
@@ -362,10 +364,10 @@ class Manager:
             message=problem,
             state="ready" if self._requests is not None else "draining",
             inflight=len(self._inflight),
-            waiting=len(self._desk.room),
+            waiting=len(self._shared.queue),
             config_digest=self._settings.digest,
             config_refused=self._settings.refused,
-            budgets=tuple(await self._desk.treasury.states()) if op == "budgets" else None,
+            budgets=tuple(await self._shared.budgets.states()) if op == "budgets" else None,
         )
         await self._bus.publish(message.reply, reply.to_bytes())
 
@@ -387,10 +389,10 @@ class Manager:
         while True:
             await asyncio.sleep(self._metrics.EVERY)
             self._metrics.tell_all(
-                self._desk.registry,
-                self._desk.estimates,
+                self._shared.registry,
+                self._shared.estimates,
                 inflight=len(self._inflight),
-                waiting=len(self._desk.room),
+                waiting=len(self._shared.queue),
                 outbox=self._outbox.pending,
                 jobs=(self._jobs.running, self._jobs.waiting),
             )

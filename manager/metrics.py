@@ -49,7 +49,7 @@ class Metrics:
             source=self._source,
             created_at=now,
             workers=len(registry),
-            ready=sum(1 for member in registry if not member.obstacle),
+            ready=sum(1 for worker in registry if not worker.obstacle),
             inflight=inflight,
             waiting=waiting,
             answered=self._answered,
@@ -60,19 +60,19 @@ class Metrics:
             jobs_waiting=jobs[1],
         )
         self.tell(METRICS_MESH, mesh)
-        for member in registry:
-            beat = member.heartbeat
+        for worker in registry:
+            beat = worker.heartbeat
             figures = WorkerMetrics(
                 source=self._source,
                 created_at=now,
                 worker_id=beat.worker_id,
                 backend=beat.backend,
-                state=member.gone or ("failing" if member.breaker.is_open else beat.state),
+                state=worker.gone or ("failing" if worker.breaker.is_open else beat.state),
                 inflight=beat.inflight,
                 queued=beat.queued,
                 capacity=beat.capacity,
-                answered=member.answered,
-                failed=member.failed,
+                answered=worker.answered,
+                failed=worker.failed,
                 ewma_ms=beat.ewma_ms,
             )
             self.tell(metrics_worker(beat.worker_id), figures)

@@ -11,7 +11,7 @@ from config.loader import ConfigError
 from config.watched_file import ConfigFile, config_digest, differing
 from manager.config import ManagerConfig
 from manager.jobs.consumer import Jobs
-from manager.request.shared_state import Desk
+from manager.request.shared_state import SharedState
 
 log = structlog.get_logger(__name__)
 
@@ -22,10 +22,12 @@ AT_START = frozenset({"jobs.silent_after"})
 class Settings:
     """The config in force."""
 
-    def __init__(self, config: ManagerConfig, file: ConfigFile[ManagerConfig] | None, desk: Desk, jobs: Jobs) -> None:
+    def __init__(
+        self, config: ManagerConfig, file: ConfigFile[ManagerConfig] | None, shared: SharedState, jobs: Jobs
+    ) -> None:
         """`file` None: there is none to read again."""
         self._file = file
-        self._desk = desk
+        self._shared = shared
         self._jobs = jobs
         self._config = config
         self._turn = asyncio.Lock()
@@ -63,7 +65,7 @@ class Settings:
 
     def _take(self, config: ManagerConfig, changed: list[str]) -> None:
         self._config = config
-        self._desk.reconfigure(config)
+        self._shared.reconfigure(config)
         self._jobs.reconfigure(config.jobs)
         log.info("config_changed", changed=changed, config_digest=self.digest)
         if late := [field for field in changed if field in AT_START]:

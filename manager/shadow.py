@@ -15,11 +15,11 @@ import structlog
 from pydantic_core import to_json
 
 from bus import Message
-from bus.captured_reply import Kept
+from bus.captured_reply import CapturedReply
 from contracts import FeedbackRecord, InferenceResponse, JsonObject, new_id, utc_now
 from contracts import subjects as s
-from manager.request.shared_state import Desk
-from manager.request.state import Inflight
+from manager.request.shared_state import SharedState
+from manager.request.state import RequestState
 from outbox.outbox import Outbox
 
 log = structlog.get_logger(__name__)
@@ -37,35 +37,35 @@ _NUMBER = re.compile(r"\d+")
 Ask = Callable[[Message], Awaitable[InferenceResponse | None]]
 
 
-class Aside(Kept):
+class ShadowReply(CapturedReply):
     """Its answer goes to nobody."""
 
 
-class Asides:
+class ShadowTraffic:
     def __init__(
         self,
-        desk: Desk,
+        shared: SharedState,
         outbox: Outbox,
         ask: Ask,
         start: Callable[[Coroutine[Any, Any, None], str], object],
         rng: random.Random | None = None,
     ) -> None:
         """`ask` has a request answered; `start` runs something beside all else."""
-        self._desk = desk
+        self._shared = shared
         self._outbox = outbox
         self._ask = ask
         self._start = start
         self._rng = rng or random.Random()  # noqa: S311 — draws a sample, guards no secret
 
-    def consider(self, inflight: Inflight, response: InferenceResponse) -> None:
+    def consider(self, inflight: RequestState, response: InferenceResponse) -> None:
         """A request was answered: should somebody look at it as well?"""
         if response.replayed or inflight.task_id.startswith(VERIFY):
             return
-        if not isinstance(inflight.reply, Aside):
-            for mirror in self._desk.config.mirrors:
+        if not isinstance(inflight.reply, ShadowReply):
+            for mirror in self._shared.config.mirrors:
                 if response.model_id == mirror.model and self._drawn(mirror.share) and self._has_time(mirror.to):
                     self._start(self._mirror(inflight, mirror.to), "mirror")
-        verifier = self._desk.config.verifier
+        verifier = self._shared.config.verifier
         if (
             verifier.model is not None
             and self._wants_judgement(response, verifier.model)
@@ -83,18 +83,18 @@ class Asides:
 
     def _has_time(self, model: str) -> bool:
         """Whether somebody with that model is idle, and nobody waits."""
-        return not len(self._desk.room) and any(
-            not member.obstacle and member.idle and any(card.answers_to(model) for card in member.heartbeat.models)
-            for member in self._desk.registry
+        return not len(self._shared.queue) and any(
+            not worker.obstacle and worker.idle and any(card.answers_to(model) for card in worker.heartbeat.models)
+            for worker in self._shared.registry
         )
 
-    async def _mirror(self, inflight: Inflight, model: str) -> None:
+    async def _mirror(self, inflight: RequestState, model: str) -> None:
         asked = inflight.request.model_dump(mode="json", by_alias=True, exclude_unset=True)
         for own in ("idempotency_key", "backend", "min_confidence", "hedge", "stream", "deadline_ms"):
             asked.pop(own, None)
         await self._ask(_message({**asked, **_batch(inflight, MIRROR), "model": model}))
 
-    async def _verify(self, inflight: Inflight, response: InferenceResponse, model: str) -> None:
+    async def _verify(self, inflight: RequestState, response: InferenceResponse, model: str) -> None:
         told = (
             f"Question:\n{inflight.request.question}\n\nAnswer:\n{response.output}\n\nHow good is the answer, 0 to 10?"
         )
@@ -123,7 +123,7 @@ def score_of(text: str) -> float | None:
     return int(found[0]) / BEST if found is not None and int(found[0]) <= BEST else None
 
 
-def _batch(inflight: Inflight, kind: str) -> JsonObject:
+def _batch(inflight: RequestState, kind: str) -> JsonObject:
     return {
         "task_id": f"{kind}{inflight.request_id}",
         "priority": "batch",

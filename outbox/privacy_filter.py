@@ -27,7 +27,7 @@ WITHIN = 5.0
 KEY_BYTES = 32
 
 
-class Discretion:
+class PrivacyFilter:
     """`most` is what the mesh allows the books to keep. Without `key` digests are only comparable with our own.
 
     Raises `ConfigError` when the mesh wants redaction and its libraries are missing.

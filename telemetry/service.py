@@ -12,7 +12,7 @@ from bus.tasks import first_of
 from config.watched_file import ConfigFile
 from contracts import TelemetryMetrics, utc_now
 from contracts import subjects as s
-from outbox.privacy_filter import Discretion
+from outbox.privacy_filter import PrivacyFilter
 from telemetry import stream
 from telemetry.config import TelemetryConfig
 from telemetry.grading.grader import Grading
@@ -46,7 +46,7 @@ class Accountant:
         config: TelemetryConfig,
         *,
         instance_id: str,
-        discretion: Discretion,
+        discretion: PrivacyFilter,
         decisions: Decisions | None,
     ) -> None:
         self._bus = bus
@@ -185,7 +185,7 @@ async def run(
 
     Raises `BusUnreachable`, `ConfigError`, `SchemaMismatch`, and `BusError` when the bus was lost.
     """
-    discretion = Discretion(config.content, content_key)
+    discretion = PrivacyFilter(config.content, content_key)
     bus = await Bus.connect(f"telemetry:{instance_id}", settings, patience=START_PATIENCE, stop=stop)
     following = Tasks(f"{instance_id}:config")
     store, apart = (Store(database_url, config.command_timeout) for _ in range(2))

@@ -20,15 +20,15 @@ from contracts import (
 from manager.config import ManagerConfig
 from manager.metrics import Metrics
 from manager.request.attempt import Attempt, Ending
-from manager.request.shared_state import Desk
-from manager.routing.ranking import Choice, Obstacle, Question
+from manager.request.shared_state import SharedState
+from manager.routing.ranking import Choice, RejectReason, RoutingQuery
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 PROMPT = "word "
 
 
-class Clocked(Desk):
-    """A desk whose time is the simulation's."""
+class Clocked(SharedState):
+    """A shared whose time is the simulation's."""
 
     def __init__(self, rng: random.Random) -> None:
         super().__init__(cast("Bus", None), ManagerConfig(), "simulated", cast("Metrics", None))
@@ -42,29 +42,31 @@ class Clocked(Desk):
 class Bullpen:
     def __init__(self, policy: Policy, rng: random.Random) -> None:
         self._policy: Policy = policy
-        self._desk = Clocked(rng)
+        self._shared = Clocked(rng)
         self._attempts: dict[int, Attempt] = {}
-        self._asked: dict[int, Question] = {}
+        self._asked: dict[int, RoutingQuery] = {}
         self._waited: set[int] = set()
         self._seq = 0
 
     def choose(self, question: Asked, now: float, tried: frozenset[str], ahead: int) -> str | None:
-        self._desk.time = now
-        ranking = self._desk.rank(self._question(question, tried, ahead), self._policy)
-        if ranking.obstacle is Obstacle.LATE:
+        self._shared.time = now
+        ranking = self._shared.rank(self._question(question, tried, ahead), self._policy)
+        if ranking.obstacle is RejectReason.LATE:
             return ""
         if ranking.winner is None:
             self._waited.add(question.number)
             return None
-        return ranking.winner.member.worker_id
+        return ranking.winner.worker.worker_id
 
-    def _question(self, question: Asked, tried: frozenset[str], ahead: int) -> Question:
+    def _question(self, question: Asked, tried: frozenset[str], ahead: int) -> RoutingQuery:
         waited = question.number in self._waited
         request = InferenceRequest.model_construct(
             prompt=PROMPT, policy=self._policy, deadline_ms=round(question.deadline_s * 1000)
         )
-        left_s = question.at + question.deadline_s - self._desk.time
-        return Question(request, question.tokens_in, request.needs, tried, left_s=left_s, waiting=ahead, waited=waited)
+        left_s = question.at + question.deadline_s - self._shared.time
+        return RoutingQuery(
+            request, question.tokens_in, request.needs, tried, left_s=left_s, waiting=ahead, waited=waited
+        )
 
     def beat(self, place: Place, now: float) -> None:
         self._seq += 1
@@ -85,22 +87,22 @@ class Bullpen:
             interval_ms=1000,
             started_at=LONG_AGO,
         )
-        self._desk.registry.hear(beat, now, wall=now)
+        self._shared.registry.hear(beat, now, wall=now)
 
     def left(self, worker: str, now: float) -> None:
-        self._desk.registry.leave(worker, "left")
+        self._shared.registry.leave(worker, "left")
 
     def sent(self, attempt: Try, now: float) -> None:
-        self._desk.time = now
-        member = self._desk.registry.get(attempt.place.worker.name)
-        assert member is not None
-        choice = Choice(member, member.heartbeat.models[0])
+        self._shared.time = now
+        worker = self._shared.registry.get(attempt.place.worker.name)
+        assert worker is not None
+        choice = Choice(worker, worker.heartbeat.models[0])
         question = self._question(attempt.question, frozenset(), 0)
-        errand, probe = self._desk.took(choice, question)
-        self._attempts[id(attempt)] = Attempt(1, choice, now, LONG_AGO, question, errand=errand, probe=probe)
+        uncounted, probe = self._shared.took(choice, question)
+        self._attempts[id(attempt)] = Attempt(1, choice, now, LONG_AGO, question, uncounted=uncounted, probe=probe)
 
     def ended(self, attempt: Try, now: float) -> None:
-        self._desk.time = now
+        self._shared.time = now
         known = self._attempts.pop(id(attempt))
         if not attempt.ends:
             refusal = BullpenError(ErrorCode.NO_WORKER, "left")
@@ -109,7 +111,7 @@ class Bullpen:
             known.end(Ending(Outcome.FAILED, BullpenError(ErrorCode.UPSTREAM_ERROR, "failed")), now, said_all=True)
         else:
             known.end(_answer(attempt, known), now, said_all=True)
-        self._desk.learn(known)
+        self._shared.learn(known)
 
 
 def _answer(attempt: Try, known: Attempt) -> FinalResponse:

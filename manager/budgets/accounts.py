@@ -125,7 +125,7 @@ class Ledger(BaseModel):
 
 
 @dataclass(slots=True)
-class Purse:
+class LocalBudget:
     """One Manager's part of one account."""
 
     account: Account
@@ -192,23 +192,23 @@ class Purse:
 
 @dataclass(slots=True)
 class Reservation:
-    """What was reserved for one request, in each of its purses."""
+    """What was reserved for one request, in each of its shares."""
 
     usd: Decimal
-    purses: tuple[Purse, ...] = ()
+    shares: tuple[LocalBudget, ...] = ()
     settled: Decimal | None = None
     """What it did cost, as far as was known when it was settled last."""
 
-    def add(self, purse: Purse) -> None:
-        purse.reserve(self.usd)
-        self.purses += (purse,)
+    def add(self, local: LocalBudget) -> None:
+        local.reserve(self.usd)
+        self.shares += (local,)
 
     def settle(self, usd: Decimal | None) -> None:
         """`usd`: what it did cost, as far as is known; None: as much as was reserved. May be said again, corrected."""
         cost = self.usd if usd is None else usd
-        for purse in self.purses:
+        for local in self.shares:
             if self.settled is None:
-                purse.settle(self.usd, cost)
+                local.settle(self.usd, cost)
             else:
-                purse.settle(NOTHING, cost - self.settled)
+                local.settle(NOTHING, cost - self.settled)
         self.settled = cost

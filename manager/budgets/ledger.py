@@ -18,7 +18,7 @@ from bus import Bus, BusError
 from bus.kv import Bucket
 from contracts import BudgetMetrics, BudgetState, BullpenError, ErrorCode, new_id, utc_now
 from contracts import subjects as s
-from manager.budgets.accounts import NOTHING, Account, Ledger, Purse, Reservation, accounts, named
+from manager.budgets.accounts import NOTHING, Account, Ledger, LocalBudget, Reservation, accounts, named
 from manager.config import Budget
 from manager.metrics import Metrics
 
@@ -40,7 +40,7 @@ APART = 0.01
 BACKGROUND_WITHIN = 2.0
 
 
-class Treasury:
+class BudgetLedger:
     def __init__(
         self,
         bus: Bus,
@@ -57,7 +57,7 @@ class Treasury:
         self._metrics = metrics
         self._clock = clock
         self._bucket: Bucket | None = None
-        self._purses: dict[str, Purse] = {}
+        self._local_budgets: dict[str, LocalBudget] = {}
         self._renewing: dict[str, asyncio.Lock] = {}
         self._away_until = 0.0
         """JetStream, by our clock."""
@@ -72,85 +72,85 @@ class Treasury:
         reservation = Reservation(usd)
         try:
             for account in accounts(self._budgets, tenant, model_id, self._clock()):
-                purse = self._purses.setdefault(account.key, Purse(account))
-                if not await self._can_pay(purse, usd):
+                local = self._local_budgets.setdefault(account.key, LocalBudget(account))
+                if not await self._can_pay(local, usd):
                     raise self._exceeded(account)
-                reservation.add(purse)  # at once: others ask for the same money while we wait for the next purse
+                reservation.add(local)  # at once: others ask for the same money while we wait for the next local
         except BaseException:
             reservation.settle(NOTHING)
             raise
-        return reservation if reservation.purses else None
+        return reservation if reservation.shares else None
 
     async def states(self) -> list[BudgetState]:
         """What is spent of every budget; of tenants on their own, of those that were heard from."""
         now = self._clock()
         for account in named(self._budgets, now):
-            self._purses.setdefault(account.key, Purse(account))
-        unknown = [purse for purse in self._purses.values() if purse.known is None]
-        await asyncio.gather(*(self._renew_quietly(purse, purse.reserved, WITHIN) for purse in unknown))
-        lasting = [p for p in self._purses.values() if p.account.ends is None or p.account.ends > now]
-        return [purse.state for purse in lasting if purse.account.budget in self._budgets]
+            self._local_budgets.setdefault(account.key, LocalBudget(account))
+        unknown = [local for local in self._local_budgets.values() if local.known is None]
+        await asyncio.gather(*(self._renew_quietly(local, local.reserved, WITHIN) for local in unknown))
+        lasting = [p for p in self._local_budgets.values() if p.account.ends is None or p.account.ends > now]
+        return [local.state for local in lasting if local.account.budget in self._budgets]
 
     def reconfigure(self, budgets: tuple[Budget, ...]) -> None:
         """Whose limit is another now: the next request that it pays for asks the ledger how much is left."""
         self._budgets = budgets
-        for purse in self._purses.values():
+        for local in self._local_budgets.values():
             for budget in budgets:
-                purse.follow(budget)
+                local.follow(budget)
 
     async def keep(self) -> None:
         """Renews leases before they are needed, and gives back what is not; until cancelled."""
         while True:
             await asyncio.sleep(RENEW_EVERY)
-            for key, purse in list(self._purses.items()):
-                await self._renew_quietly(purse, purse.reserved + purse.used)
-                if purse.account.ends is not None and self._clock() > purse.account.ends + 60 and not purse.reserved:
-                    del self._purses[key]
+            for key, local in list(self._local_budgets.items()):
+                await self._renew_quietly(local, local.reserved + local.used)
+                if local.account.ends is not None and self._clock() > local.account.ends + 60 and not local.reserved:
+                    del self._local_budgets[key]
 
     async def close(self) -> None:
         """Says what was spent, and gives all leases back."""
-        for purse in self._purses.values():
-            await self._renew_quietly(purse, NOTHING)
+        for local in self._local_budgets.values():
+            await self._renew_quietly(local, NOTHING)
 
-    async def _can_pay(self, purse: Purse, usd: Decimal) -> bool:
-        if purse.can_pay(usd, self._clock()):
+    async def _can_pay(self, local: LocalBudget, usd: Decimal) -> bool:
+        if local.can_pay(usd, self._clock()):
             return True
-        async with self._renewing.setdefault(purse.account.key, asyncio.Lock()):
-            if purse.can_pay(usd, self._clock()):
+        async with self._renewing.setdefault(local.account.key, asyncio.Lock()):
+            if local.can_pay(usd, self._clock()):
                 return True  # somebody else renewed it meanwhile
             if self._clock() < self._away_until:
-                return purse.goes_on_alone(usd, self._holder)
+                return local.goes_on_alone(usd, self._holder)
             try:
-                await self._renew(purse, purse.reserved + usd, WITHIN)
+                await self._renew(local, local.reserved + usd, WITHIN)
             except BusError as error:
                 self._away_until = self._clock() + LEFT_ALONE
-                log.warning("budget_unknown", budget=str(purse.account), error=str(error))
-                return purse.goes_on_alone(usd, self._holder)
-        return purse.can_pay(usd, self._clock())
+                log.warning("budget_unknown", budget=str(local.account), error=str(error))
+                return local.goes_on_alone(usd, self._holder)
+        return local.can_pay(usd, self._clock())
 
-    async def _renew_quietly(self, purse: Purse, need: Decimal, within: float = BACKGROUND_WITHIN) -> None:
+    async def _renew_quietly(self, local: LocalBudget, need: Decimal, within: float = BACKGROUND_WITHIN) -> None:
         try:
-            async with self._renewing.setdefault(purse.account.key, asyncio.Lock()):
-                await self._renew(purse, need, within)
+            async with self._renewing.setdefault(local.account.key, asyncio.Lock()):
+                await self._renew(local, need, within)
         except BusError as error:
-            log.debug("budget_not_told", budget=str(purse.account), error=str(error))
+            log.debug("budget_not_told", budget=str(local.account), error=str(error))
 
-    async def _renew(self, purse: Purse, need: Decimal, within: float) -> None:
+    async def _renew(self, local: LocalBudget, need: Decimal, within: float) -> None:
         """Tells the ledger what was spent and takes a lease of `need`, or a little more. Raises `BusError`."""
         if self._bucket is None:
             self._bucket = await Bucket.open(self._bus, BUCKET, max_age_s=KEPT, max_bytes=MAX_BYTES)
-        key, told = purse.account.key, purse.used
+        key, told = local.account.key, local.used
         for tried in range(TRIES):
             await asyncio.sleep(random() * APART * min(tried, 10))  # noqa: S311 — jitter, not a secret
             entry = await self._bucket.get(key, within=within)
             before = _read(entry.value) if entry else Ledger()
-            after = before.renewed(purse.account, self._holder, used=told, need=need, now=self._clock())
+            after = before.renewed(local.account, self._holder, used=told, need=need, now=self._clock())
             revision = entry.revision if entry else 0
             if await self._bucket.put(key, after.model_dump_json().encode(), after=revision, within=within):
-                purse.renewed(after, self._holder, told)
+                local.renewed(after, self._holder, told)
                 self._away_until = 0.0
                 if after.warned and not before.warned:
-                    self._warn(purse.account, after)
+                    self._warn(local.account, after)
                 return
         raise BusError("other Managers write at the same time")
 

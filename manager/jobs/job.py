@@ -6,13 +6,14 @@ from time import time
 from pydantic_core import to_json
 
 from bus import Bus, Message
-from bus.captured_reply import Kept
+from bus.captured_reply import CapturedReply
 from bus.connection import Headers
 from bus.pull import StoredMessage
 from bus.queue import message_id
-from contracts import parse_request, salvage_task_id
 from contracts import headers as h
+from contracts import parse_request, salvage_task_id
 from contracts import subjects as s
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -47,7 +48,7 @@ class Job:
         return Message(s.JOBS_SUBMIT, to_json(asked), "", headers)
 
 
-class Result(Kept):
+class Result(CapturedReply):
     """Keeps the one final message back, until the stream has it."""
 
     def __init__(self, bus: Bus, task_id: str, request_id: str, job_id: str) -> None:

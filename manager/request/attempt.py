@@ -35,8 +35,8 @@ from contracts import (
 )
 from manager.budgets.accounts import Reservation
 from manager.config import ManagerConfig
-from manager.routing.ranking import Choice, Question
-from manager.routing.registry import Errand
+from manager.routing.ranking import Choice, RoutingQuery
+from manager.routing.registry import UncountedRequest
 
 _EVENT: TypeAdapter[Claim | Progress | Chunk | FinalResponse] = TypeAdapter(WorkerEvent)
 _OBJECT: TypeAdapter[JsonObject] = TypeAdapter(JsonObject)
@@ -142,20 +142,20 @@ class Attempt:
         choice: Choice,
         now: float,
         created_at: datetime,
-        asked: Question,
+        asked: RoutingQuery,
         *,
-        errand: Errand | None = None,
+        uncounted: UncountedRequest | None = None,
         start: Start = Start(),
         probe: bool = False,
     ) -> None:
         self.number = number
         self.choice = choice
-        self.epoch = choice.member.heartbeat.epoch
-        self.others = max(0, choice.member.load - 1)
+        self.epoch = choice.worker.heartbeat.epoch
+        self.others = max(0, choice.worker.load - 1)
         """Requests that its worker had beside it, when it was sent there."""
         self.sent = now
         self.created_at = created_at
-        self.errand = errand or Errand(0.0)
+        self.uncounted = uncounted or UncountedRequest(0.0)
         """What its worker's limits have to give for it, until a heartbeat counts it."""
         self.start = start
         self.probe = probe
@@ -183,12 +183,12 @@ class Attempt:
         self._moves = 0
         self.prompt_tokens = asked.tokens_in
         self.openings = asked.openings
-        self.cached = asked.cached.get(choice.member.worker_id, 0.0)
+        self.cached = asked.cached.get(choice.worker.worker_id, 0.0)
         """Tokens of the prompt that the worker was thought to have in its cache."""
 
     @property
     def worker_id(self) -> str:
-        return self.choice.member.worker_id
+        return self.choice.worker.worker_id
 
     @property
     def model_id(self) -> str:
@@ -247,12 +247,12 @@ class Attempt:
     def killed(self) -> bool:
         """Its worker died while it was at it: it is gone still or started anew. A lost connection alone is none."""
         ended = isinstance(self.ended, Ending) and self.ended.died
-        return ended and (bool(self.choice.member.gone) or self.started_anew)
+        return ended and (bool(self.choice.worker.gone) or self.started_anew)
 
     @property
     def started_anew(self) -> bool:
         """Its worker knows nothing of it any more."""
-        return self.choice.member.heartbeat.epoch != self.epoch
+        return self.choice.worker.heartbeat.epoch != self.epoch
 
     @property
     def may_speak(self) -> bool:
@@ -287,7 +287,7 @@ class Attempt:
         if self.phase == "queued":
             return float("inf")
         patience = config.next_token_timeout if self.phase == "decode" else config.first_token_timeout
-        return self._moved + max(patience, self.choice.member.pause)
+        return self._moved + max(patience, self.choice.worker.pause)
 
     def overdue(self) -> Ending:
         """What the end of our patience is called."""
@@ -382,7 +382,7 @@ class Attempt:
             task_id=task_id,
             created_at=self.created_at,
             worker_id=self.worker_id,
-            backend=self.choice.member.heartbeat.backend,
+            backend=self.choice.worker.heartbeat.backend,
             model_id=self.model_id,
             epoch=self.epoch,
             outcome=self.outcome,

@@ -30,10 +30,10 @@ from manager.budgets.accounts import Reservation
 from manager.request import retry_policy as failover
 from manager.request.attempt import FREE, Attempt, Ending, Start
 from manager.request.events import Gone, Heard
-from manager.request.selection import Chooser
-from manager.request.shared_state import Desk
-from manager.request.state import Inflight, out_of_time
-from manager.routing.ranking import Choice, Obstacle, expected_cost, likely_cost
+from manager.request.selection import WorkerSelector
+from manager.request.shared_state import SharedState
+from manager.request.state import RequestState, out_of_time
+from manager.routing.ranking import Choice, RejectReason, expected_cost, likely_cost
 
 log = structlog.get_logger(__name__)
 
@@ -41,13 +41,13 @@ OVERSLEPT = 0.5
 """Seconds after which a timer that rings late means that this process did not run."""
 
 
-class Pursuit:
-    def __init__(self, desk: Desk, inflight: Inflight) -> None:
-        self._desk = desk
+class Dispatcher:
+    def __init__(self, shared: SharedState, inflight: RequestState) -> None:
+        self._shared = shared
         self._inflight = inflight
-        self._config = desk.config
+        self._config = shared.config
         """As it was when the request came."""
-        self._chooser = Chooser(desk, inflight)
+        self._selector = WorkerSelector(shared, inflight)
         self._reservation: Reservation | None = None
         """For the one who is chosen, until it is sent."""
         self._hedge_at = inf
@@ -85,7 +85,7 @@ class Pursuit:
         assert answer is not None
         attempt = next(a for a in self._inflight.attempts if a.ended is answer)
         await self._show(attempt, answer)
-        return self._inflight.finished(answer, attempt, self._desk.now())
+        return self._inflight.finished(answer, attempt, self._shared.now())
 
     async def _show(self, attempt: Attempt, answer: FinalResponse) -> None:
         """A streaming caller may have seen another text last: of somebody who turned out less sure, or failed."""
@@ -96,16 +96,16 @@ class Pursuit:
 
     def _verdict(self) -> BullpenError | None:
         """Nobody answered: the error to end with, or None: ask the next one."""
-        attempts, desk = self._inflight.attempts, self._desk
+        attempts, shared = self._inflight.attempts, self._shared
         if error := failover.verdict(attempts, self._config):
             return error
         tried = failover.started(attempts)
         if failover.last(attempts) not in tried:
             return None  # it was refused: going elsewhere costs nothing
-        if not desk.retries.take(desk.now()):
+        if not shared.retries.take(shared.now()):
             return failover.exhausted(attempts, "too much is being tried again already")
         wasted = sum((attempt.likely_cost or Decimal(0) for attempt in tried if attempt.paid), Decimal(0))
-        if wasted and not desk.spending.allows(desk.now(), wasted):
+        if wasted and not shared.spending.allows(shared.now(), wasted):
             return failover.exhausted(attempts, "too much has been paid twice in the last ten minutes")
         return None
 
@@ -116,33 +116,33 @@ class Pursuit:
         inflight = self._inflight
         while True:
             self._check_wanted()
-            if inflight.remaining(self._desk.now()) <= 0:
+            if inflight.remaining(self._shared.now()) <= 0:
                 raise out_of_time()
             if (late := self._late_answer()) is not None:
                 self._sure_enough(late)
                 return None
-            ranking = self._chooser.rank()
-            if inflight.best is not None and not ranking.in_time and ranking.obstacle is not Obstacle.FULL:
+            ranking = self._selector.rank()
+            if inflight.best is not None and not ranking.in_time and ranking.obstacle is not RejectReason.FULL:
                 return None  # nobody surer, or not in time
-            if ranking.winner is None and ranking.obstacle is not Obstacle.FULL and inflight.best is None:
-                ranking = self._chooser.rank_again(last_resort=self._is_last_resort(ranking.obstacle))
+            if ranking.winner is None and ranking.obstacle is not RejectReason.FULL and inflight.best is None:
+                ranking = self._selector.rank_again(last_resort=self._is_last_resort(ranking.obstacle))
             if ranking.winner is not None:
                 if not await self._set_aside(ranking.winner):
                     continue
-                self._chooser.explain(ranking)
+                self._selector.explain(ranking)
                 return ranking.winner
-            await self._chooser.wait_for_somebody(ranking)
+            await self._selector.wait_for_somebody(ranking)
 
-    def _is_last_resort(self, obstacle: Obstacle) -> bool:
+    def _is_last_resort(self, obstacle: RejectReason) -> bool:
         """Whether who was only slow to claim is asked after all: not once somebody has begun it, and failed."""
-        return obstacle is Obstacle.FAILING or not failover.started(self._inflight.attempts)
+        return obstacle is RejectReason.FAILING or not failover.started(self._inflight.attempts)
 
     async def _set_aside(self, choice: Choice) -> bool:
         """Reserves in the budgets what it will probably cost; False: one of them has not enough left for this model."""
         inflight, card = self._inflight, choice.card
-        cost = likely_cost(inflight.asked, card, self._desk.estimates)
+        cost = likely_cost(inflight.asked, card, self._shared.estimates)
         try:
-            self._reservation = await self._desk.treasury.reserve(inflight.request.tenant, card.model_id, cost)
+            self._reservation = await self._shared.budgets.reserve(inflight.request.tenant, card.model_id, cost)
         except BullpenError as error:
             inflight.unaffordable[card.model_id] = error
             return False
@@ -156,28 +156,28 @@ class Pursuit:
 
     async def _send(self, choice: Choice) -> None:
         """Hands the request to the worker, on the worker's own subject."""
-        desk, inflight, now = self._desk, self._inflight, self._desk.now()
+        shared, inflight, now = self._shared, self._inflight, self._shared.now()
         start = await self._resume(choice)
-        errand, probe = desk.took(choice, inflight.asked)
+        uncounted, probe = shared.took(choice, inflight.asked)
         attempt = Attempt(
             len(inflight.attempts) + 1,
             choice,
             now,
             utc_now(),
-            desk.remember(inflight.asked),
-            errand=errand,
+            shared.remember(inflight.asked),
+            uncounted=uncounted,
             start=start,
             probe=probe,
         )
         attempt.reservation, self._reservation = self._reservation, None
         inflight.attempts.append(attempt)
-        listener = desk.bus.listen(lambda message: self._hear(attempt, message))
+        listener = shared.bus.listen(lambda message: self._hear(attempt, message))
         inflight.listeners.append(listener)
         attempt.inbox = listener.subject
-        subject = s.infer_worker(choice.member.heartbeat.backend, choice.member.worker_id)
+        subject = s.infer_worker(choice.worker.heartbeat.backend, choice.worker.worker_id)
         headers = inflight.headers_for(attempt, now)
         try:
-            await desk.bus.publish(subject, inflight.body, reply=listener.subject, headers=headers)
+            await shared.bus.publish(subject, inflight.body, reply=listener.subject, headers=headers)
         except BullpenError as error:  # too large with what we add to it: the worker never hears of it
             self._end(attempt, Ending(Outcome.REFUSED, error, FREE), said_all=True)
             raise
@@ -191,16 +191,16 @@ class Pursuit:
         start = Start()
         if inflight.continuable and "prefill" in choice.card.capabilities:
             start = Start(reply.delivered, inflight.delivered_tokens)
-        await reply.resumed(previous.worker_id, choice.member.worker_id, continued=bool(start.text))
+        await reply.resumed(previous.worker_id, choice.worker.worker_id, continued=bool(start.text))
         return start
 
     def _hear(self, attempt: Attempt, message: Message) -> None:
         self._inflight.hear(attempt, message)
-        attempt.errand.known = True
+        attempt.uncounted.known = True
         if message.no_responders:
-            self._desk.registry.leave(attempt.worker_id, "nobody listens on its subject")
+            self._shared.registry.leave(attempt.worker_id, "nobody listens on its subject")
         if attempt.ended is not None:
-            self._desk.room.call(len(self._desk.room))  # it may be what somebody waits for
+            self._shared.queue.call(len(self._shared.queue))  # it may be what somebody waits for
 
     # Following
 
@@ -216,7 +216,7 @@ class Pursuit:
             if inflight.stopped is not None:
                 await self._call_off(inflight.stopped, Outcome.CANCELLED)
                 raise inflight.stopped
-            if heard is None and self._desk.now() > until + OVERSLEPT and inflight.deadline > self._desk.now():
+            if heard is None and self._shared.now() > until + OVERSLEPT and inflight.deadline > self._shared.now():
                 self._wait_again()
             elif heard is None:
                 await self._lose_patience()
@@ -229,7 +229,7 @@ class Pursuit:
         """We were frozen, or busy: what workers said meanwhile is still to be read, so nobody is overdue yet."""
         self._hedge_at = inf
         for attempt in self._inflight.running:
-            attempt.wait_again(self._desk.now())
+            attempt.wait_again(self._shared.now())
 
     def _patience_ends(self) -> float:
         inflight = self._inflight
@@ -243,11 +243,11 @@ class Pursuit:
             return self._take_late(heard)
         match event:
             case Claim() | Progress() as sign:
-                attempt.hear(sign, self._desk.now())
+                attempt.hear(sign, self._shared.now())
                 if heard.sender:
                     attempt.allowed = True
-                    go = Go(budget_ms=max(1, round(self._inflight.remaining(self._desk.now()) * 1000)))
-                    await self._desk.bus.publish(heard.sender, go.to_bytes())
+                    go = Go(budget_ms=max(1, round(self._inflight.remaining(self._shared.now()) * 1000)))
+                    await self._shared.bus.publish(heard.sender, go.to_bytes())
             case Chunk() as chunk:
                 await self._take_chunk(attempt, chunk)
             case FinalResponse() as answer:
@@ -264,7 +264,7 @@ class Pursuit:
 
     async def _take_chunk(self, attempt: Attempt, chunk: Chunk) -> None:
         """Passes it on. Of two who race, the first who speaks to the caller has won."""
-        attempt.hear(chunk, self._desk.now())
+        attempt.hear(chunk, self._shared.now())
         if attempt.missed_piece:
             return  # the rest comes with the answer
         self._hedge_at = inf
@@ -287,9 +287,9 @@ class Pursuit:
         """The answer of a worker that was given up on counts, as long as nobody has answered yet."""
         attempt, event = heard.attempt, heard.event
         if isinstance(event, FinalResponse) and not self._inflight.reply.streaming and not attempt.said_all:
-            attempt.end(event, self._desk.now(), said_all=True)
+            attempt.end(event, self._shared.now(), said_all=True)
             attempt.pay()
-            self._desk.learn_late(attempt, event)
+            self._shared.learn_late(attempt, event)
             return event
         if isinstance(event, ErrorReply | FinalResponse):
             attempt.hear_afterwards(event)
@@ -305,7 +305,7 @@ class Pursuit:
     # Losing patience
 
     async def _lose_patience(self) -> None:
-        inflight, now = self._inflight, self._desk.now()
+        inflight, now = self._inflight, self._shared.now()
         if inflight.remaining(now) <= 0:
             await self._call_off(out_of_time(), Outcome.UNCERTAIN)
             raise out_of_time()
@@ -315,9 +315,9 @@ class Pursuit:
         for attempt in inflight.running:
             if attempt.overdue_at(self._config) > now:
                 continue
-            if not self._desk.bus.is_connected:
+            if not self._shared.bus.is_connected:
                 attempt.wait_again(now)  # we could not hear it if it spoke
-            elif not attempt.claimed and self._chooser.rank().winner is None:
+            elif not attempt.claimed and self._selector.rank().winner is None:
                 attempt.wait_again(now)  # slow to claim, but there is nobody else
             else:
                 await self._give_up(attempt, attempt.overdue())
@@ -330,23 +330,23 @@ class Pursuit:
             return inf
         if not request.hedge and (attempt.paid or "hedge" in request.model_fields_set):
             return inf
-        record = self._desk.estimates.of(attempt.model_id)
+        record = self._shared.estimates.of(attempt.model_id)
         return attempt.sent + record.slow_ms / 1000 if len(record.recent_ms) >= hedging.at_least else inf
 
     async def _hedge(self) -> None:
         """Asks an idle worker too, if one is here and not too many requests are doubled already."""
         self._hedge_at = inf
-        desk, inflight = self._desk, self._inflight
-        idle = [m for m in desk.registry if m.idle and (inflight.request.hedge or m.all_local)]
-        ranking = desk.rank(inflight.question(desk.reconnected_at, desk.now()), inflight.request.policy, idle)
-        if ranking.winner is None or not desk.hedges.take(desk.now()):
+        shared, inflight = self._shared, self._inflight
+        idle = [m for m in shared.registry if m.idle and (inflight.request.hedge or m.all_local)]
+        ranking = shared.rank(inflight.question(shared.reconnected_at, shared.now()), inflight.request.policy, idle)
+        if ranking.winner is None or not shared.hedges.take(shared.now()):
             return
-        cost = expected_cost(inflight.asked, ranking.winner.card, desk.estimates)
-        if not ranking.winner.card.local and not desk.spending.allows(desk.now(), cost or Decimal(0)):
+        cost = expected_cost(inflight.asked, ranking.winner.card, shared.estimates)
+        if not ranking.winner.card.local and not shared.spending.allows(shared.now(), cost or Decimal(0)):
             return
         if not await self._set_aside(ranking.winner):
             return
-        self._chooser.explain(ranking)
+        self._selector.explain(ranking)
         await self._send(ranking.winner)
 
     # Ending
@@ -361,10 +361,12 @@ class Pursuit:
         """Ends the attempt from our side, and tells the worker to stop."""
         self._end(attempt, ending, said_all=False)
         with suppress(BusError):  # then its answer is late, and booked as such
-            await self._desk.bus.publish(s.worker_control(attempt.worker_id), self._inflight.cancel(attempt).to_bytes())
+            await self._shared.bus.publish(
+                s.worker_control(attempt.worker_id), self._inflight.cancel(attempt).to_bytes()
+            )
 
     def close(self) -> None:
-        """Whatever is still running when the pursuit ended otherwise than in order (a bug, a lost connection)."""
+        """Whatever is still running when the dispatcher ended otherwise than in order (a bug, a lost connection)."""
         if self._reservation is not None:
             self._reservation.settle(Decimal(0))
         for attempt in self._inflight.running:
@@ -372,11 +374,11 @@ class Pursuit:
             self._end(attempt, Ending(Outcome.UNCERTAIN, error, attempt.seen), said_all=False)
 
     def _end(self, attempt: Attempt, ending: Ending | FinalResponse, *, said_all: bool) -> None:
-        attempt.end(ending, self._desk.now(), said_all=said_all)
+        attempt.end(ending, self._shared.now(), said_all=said_all)
         if isinstance(ending, Ending):
             # The code alone: a provider may quote the question in what it says. The books have its words.
             log.info("attempt_ended", worker_id=attempt.worker_id, outcome=ending.outcome, error=ending.error.code)
-        self._desk.learn(attempt)
+        self._shared.learn(attempt)
 
 
 def _beaten() -> BullpenError:

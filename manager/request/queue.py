@@ -35,7 +35,7 @@ class Turn:
         return not self.called.done()
 
 
-class WaitingRoom:
+class RequestQueue:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.line_s = 0.0

@@ -12,7 +12,7 @@ DUPLICATES_WITHIN = 600.0
 """Seconds over which spending is watched."""
 
 
-class Allowance:
+class RetryBudget:
     """A token bucket that every request fills a little: a share of the requests, plus a floor, up to a burst."""
 
     def __init__(self, share: float, *, per_second: float = 0.0, burst: float, filled: bool) -> None:
@@ -42,7 +42,7 @@ class Allowance:
         return True
 
 
-class Spending:
+class DuplicateSpendCap:
     """US dollars of the last ten minutes, and how much of them bought nothing."""
 
     def __init__(self, duplicate_share: float, floor_usd: float) -> None:

@@ -10,7 +10,7 @@ from contracts import ANOTHER_WORKER_MAY_HELP, BullpenError, ErrorCode, Outcome
 from manager.config import ManagerConfig
 from manager.request.attempt import Attempt, Ending
 from manager.request.queue import SOON_MS
-from manager.routing.ranking import Obstacle, Ranking
+from manager.routing.ranking import Ranking, RejectReason
 
 DEATHS_ALLOWED = 2
 
@@ -62,15 +62,15 @@ def nobody(ranking: Ranking, asked: str | None, served: Sequence[str]) -> Bullpe
     """Why no worker could be chosen, and what to do about it."""
     because = "; ".join(ranking.reasons[:5])
     match ranking.obstacle:
-        case Obstacle.BUDGET:
+        case RejectReason.BUDGET:
             return BullpenError(
                 ErrorCode.BUDGET_EXCEEDED, f"nobody answers within max_cost_usd: {because}", field="max_cost_usd"
             )
-        case Obstacle.TOO_LONG:
+        case RejectReason.TOO_LONG:
             return BullpenError(
                 ErrorCode.INVALID_REQUEST, f"the prompt fits into nobody's context window: {because}", field="prompt"
             )
-        case Obstacle.NO_SUCH_MODEL:
+        case RejectReason.NO_SUCH_MODEL:
             listed = ", ".join(served) or "nothing"
             return BullpenError(ErrorCode.NO_SUCH_MODEL, f"nobody serves {asked}; served are: {listed}", field="model")
     code, what = _LATER.get(ranking.obstacle, _NOBODY)
@@ -80,10 +80,10 @@ def nobody(ranking: Ranking, asked: str | None, served: Sequence[str]) -> Bullpe
 
 _NOBODY = (ErrorCode.NO_WORKER, "no worker is in the bullpen: start one with `bullpen worker NAME`")
 _LATER = {
-    Obstacle.PAUSED: (ErrorCode.RATE_LIMITED, "every fitting worker is rate limited"),
-    Obstacle.FULL: (ErrorCode.OVERLOADED, "every fitting worker is full"),
-    Obstacle.LATE: (ErrorCode.OVERLOADED, "so many wait already that nobody would answer before the deadline"),
-    Obstacle.UNABLE: (ErrorCode.NO_WORKER, "nobody can answer this now"),
-    Obstacle.FAILING: (ErrorCode.NO_WORKER, "nobody can answer this now"),
+    RejectReason.PAUSED: (ErrorCode.RATE_LIMITED, "every fitting worker is rate limited"),
+    RejectReason.FULL: (ErrorCode.OVERLOADED, "every fitting worker is full"),
+    RejectReason.LATE: (ErrorCode.OVERLOADED, "so many wait already that nobody would answer before the deadline"),
+    RejectReason.UNABLE: (ErrorCode.NO_WORKER, "nobody can answer this now"),
+    RejectReason.FAILING: (ErrorCode.NO_WORKER, "nobody can answer this now"),
 }
 """What the same request may not meet a little later."""

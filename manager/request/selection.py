@@ -6,37 +6,37 @@ from contracts import Policy, RouteDecision, Wishes, utc_now
 from contracts.subjects import METRICS_ROUTE
 from manager.request import retry_policy as failover
 from manager.request.queue import Turn
-from manager.request.shared_state import Desk
-from manager.request.state import PREFILL, Inflight
-from manager.routing.ranking import Obstacle, Ranking
+from manager.request.shared_state import SharedState
+from manager.request.state import PREFILL, RequestState
+from manager.routing.ranking import Ranking, RejectReason
 
 LOOK_AGAIN = 0.1
 """Seconds between two looks whether our own connection is back."""
 
 
-class Chooser:
-    def __init__(self, desk: Desk, inflight: Inflight) -> None:
-        self._desk = desk
+class WorkerSelector:
+    def __init__(self, shared: SharedState, inflight: RequestState) -> None:
+        self._shared = shared
         self._inflight = inflight
         self._turn: Turn | None = None
         """Its last turn in the waiting room."""
 
     def rank(self) -> Ranking:
         """Everybody; but when a stream has begun, those who can go on with it come first."""
-        inflight, desk = self._inflight, self._desk
-        ahead = len(desk.room) if self._turn is None else 0
-        question = inflight.question(desk.reconnected_at, desk.now(), ahead, waited=self._turn is not None)
+        inflight, shared = self._inflight, self._shared
+        ahead = len(shared.queue) if self._turn is None else 0
+        question = inflight.question(shared.reconnected_at, shared.now(), ahead, waited=self._turn is not None)
         if inflight.continuable:
-            ranking = desk.rank(replace(question, needs=question.needs | PREFILL), self._policy)
+            ranking = shared.rank(replace(question, needs=question.needs | PREFILL), self._policy)
             if ranking.winner is not None:
                 return ranking
-        return desk.rank(question, self._policy)
+        return shared.rank(question, self._policy)
 
     def rank_again(self, *, last_resort: bool) -> Ranking:
         """The same when nobody was found: those who had no place before, or (`last_resort`) were only slow to claim."""
-        now, waited = self._desk.now(), self._turn is not None
-        question = self._inflight.question(self._desk.reconnected_at, now, waited=waited, again=True)
-        return self._desk.rank(replace(question, last_resort=last_resort), self._policy)
+        now, waited = self._shared.now(), self._turn is not None
+        question = self._inflight.question(self._shared.reconnected_at, now, waited=waited, again=True)
+        return self._shared.rank(replace(question, last_resort=last_resort), self._policy)
 
     @property
     def _policy(self) -> Policy:
@@ -45,56 +45,58 @@ class Chooser:
 
     async def wait_for_somebody(self, ranking: Ranking) -> None:
         """Waits when waiting can help. Raises `BullpenError` saying why nobody can be asked when it can't."""
-        desk, inflight = self._desk, self._inflight
-        now = desk.now()
+        shared, inflight = self._shared, self._inflight
+        now = shared.now()
         remaining = inflight.remaining(now)
         match ranking.obstacle:
-            case Obstacle.FULL:
+            case RejectReason.FULL:
                 await self._wait(remaining, line_s=ranking.wait_s)
-            case Obstacle.PAUSED if desk.pause_left() < remaining:
-                await self._wait(desk.pause_left())
-            case Obstacle.BUDGET if inflight.unaffordable:
+            case RejectReason.PAUSED if shared.pause_left() < remaining:
+                await self._wait(shared.pause_left())
+            case RejectReason.BUDGET if inflight.unaffordable:
                 self.explain(ranking)
                 raise next(iter(inflight.unaffordable.values()))
-            case _ if now < desk.warm_at and ranking.obstacle is not Obstacle.BUDGET:
-                await self._wait(desk.warm_at - now)
-            case _ if desk.registry.all_cut_off(now) or not await desk.hears():
+            case _ if now < shared.warm_at and ranking.obstacle is not RejectReason.BUDGET:
+                await self._wait(shared.warm_at - now)
+            case _ if shared.registry.all_cut_off(now) or not await shared.hears():
                 await self._wait(min(remaining, LOOK_AGAIN))
-            case Obstacle.EXHAUSTED | Obstacle.UNABLE | Obstacle.TOO_LONG if (refusal := inflight.too_long) is not None:
+            case RejectReason.EXHAUSTED | RejectReason.UNABLE | RejectReason.TOO_LONG if (
+                refusal := inflight.too_long
+            ) is not None:
                 self.explain(ranking)
                 raise refusal
-            case Obstacle.EXHAUSTED:
+            case RejectReason.EXHAUSTED:
                 self.explain(ranking)
                 raise failover.exhausted(inflight.attempts)
             case _:
                 self.explain(ranking)
                 request = inflight.request
-                raise failover.nobody(ranking, request.model or request.backend, desk.served())
+                raise failover.nobody(ranking, request.model or request.backend, shared.served())
 
     async def _wait(self, seconds: float, line_s: float = 0.0) -> None:
-        request, room = self._inflight.request, self._desk.room
+        request, room = self._inflight.request, self._shared.queue
         if self._turn is None:
             room.line_s = line_s
         self._turn = await room.wait(request.priority, request.tenant, last=self._turn, seconds=seconds)
 
     def explain(self, ranking: Ranking) -> None:
         """Says on `metrics.route` who was considered, and why the winner won."""
-        winner, inflight, desk = ranking.winner, self._inflight, self._desk
+        winner, inflight, shared = ranking.winner, self._inflight, self._shared
         decision = RouteDecision(
-            manager_id=desk.manager_id,
+            manager_id=shared.manager_id,
             request_id=inflight.request_id,
             task_id=inflight.task_id,
             attempt=len(inflight.attempts) + 1,
             policy=self._policy,
-            weights=desk.config.policies[self._policy],
-            winner=winner.member.worker_id if winner else None,
+            weights=shared.config.policies[self._policy],
+            winner=winner.worker.worker_id if winner else None,
             model_id=winner.card.model_id if winner else None,
             candidates=ranking.candidates,
             created_at=utc_now(),
             why=self._why,
             wishes=self._wishes(),
         )
-        desk.metrics.tell(METRICS_ROUTE, decision)
+        shared.metrics.tell(METRICS_ROUTE, decision)
 
     @property
     def _why(self) -> str:
@@ -112,7 +114,7 @@ class Chooser:
             model=request.model,
             backend=request.backend,
             priority=request.priority,
-            left_ms=round(inflight.remaining(self._desk.now()) * 1000),
+            left_ms=round(inflight.remaining(self._shared.now()) * 1000),
             min_confidence=request.min_confidence,
             max_cost_usd=request.max_cost_usd,
             max_tokens=request.max_tokens,

@@ -7,17 +7,17 @@ from dataclasses import replace
 
 from bus import Bus, BusError
 from contracts import ANOTHER_WORKER_MAY_HELP, ErrorCode, FinalResponse, Outcome, Policy
-from manager.budgets.ledger import Treasury
+from manager.budgets.ledger import BudgetLedger
 from manager.config import ManagerConfig
 from manager.metrics import Metrics
 from manager.request.attempt import Attempt, Ending
-from manager.request.queue import WaitingRoom
-from manager.request.retry_budget import Allowance, Spending
+from manager.request.queue import RequestQueue
+from manager.request.retry_budget import DuplicateSpendCap, RetryBudget
 from manager.routing.estimates import Estimates
 from manager.routing.grades import Grades
-from manager.routing.prefix_cache import Affinity
-from manager.routing.ranking import Choice, Question, Ranking, limit_tokens, rank
-from manager.routing.registry import Errand, Member, Registry
+from manager.routing.prefix_cache import PrefixCache
+from manager.routing.ranking import Choice, Ranking, RoutingQuery, limit_tokens, rank
+from manager.routing.registry import Registry, UncountedRequest, WorkerView
 
 PAUSE_UNTOLD = 0.1
 """Seconds to leave a worker alone that said it is full without saying for how long."""
@@ -30,7 +30,7 @@ LOOKED_AT = 12
 """Of so many workers each is judged for every request; of more, so many are drawn by lot."""
 
 
-class Desk:
+class SharedState:
     def __init__(self, bus: Bus, config: ManagerConfig, manager_id: str, metrics: Metrics) -> None:
         self.bus = bus
         self.config = config
@@ -38,16 +38,16 @@ class Desk:
         self.metrics = metrics
         self.registry = Registry(config.silent_after_beats)
         self.estimates = Estimates()
-        self.affinity = Affinity()
+        self.affinity = PrefixCache()
         self.grades = Grades()
-        self.room = WaitingRoom(config.max_waiting)
+        self.queue = RequestQueue(config.max_waiting)
         retries, hedging = config.retries, config.hedging
-        self.retries = Allowance(
+        self.retries = RetryBudget(
             retries.share, per_second=retries.per_second, burst=max(1.0, retries.burst), filled=retries.burst >= 1.0
         )
-        self.hedges = Allowance(hedging.share, burst=HEDGES_AT_ONCE, filled=False)
-        self.treasury = Treasury(bus, config.budgets, manager_id, metrics)
-        self.spending = Spending(retries.duplicate_spend_share, retries.duplicate_spend_floor_usd)
+        self.hedges = RetryBudget(hedging.share, burst=HEDGES_AT_ONCE, filled=False)
+        self.budgets = BudgetLedger(bus, config.budgets, manager_id, metrics)
+        self.spending = DuplicateSpendCap(retries.duplicate_spend_share, retries.duplicate_spend_floor_usd)
         self.warm_at = 0.0
         """Until then (loop's clock) an empty registry means "not heard yet", not "nobody"."""
         self.reconnected_at = 0.0
@@ -58,12 +58,12 @@ class Desk:
         """From the next decision on."""
         self.config = config
         self.registry.silent_after = config.silent_after_beats
-        self.room.limit = config.max_waiting
+        self.queue.limit = config.max_waiting
         retries = config.retries
         self.retries.reconfigure(retries.share, per_second=retries.per_second, burst=max(1.0, retries.burst))
         self.hedges.reconfigure(config.hedging.share, burst=HEDGES_AT_ONCE)
         self.spending.reconfigure(retries.duplicate_spend_share, retries.duplicate_spend_floor_usd)
-        self.treasury.reconfigure(config.budgets)
+        self.budgets.reconfigure(config.budgets)
 
     def now(self) -> float:
         """The loop's clock, seconds."""
@@ -82,35 +82,35 @@ class Desk:
         self.retries.asked()
         self.hedges.asked()
 
-    def rank(self, question: Question, policy: Policy, among: Iterable[Member] | None = None) -> Ranking:
+    def rank(self, question: RoutingQuery, policy: Policy, among: Iterable[WorkerView] | None = None) -> Ranking:
         """How everybody is judged for this question (or only those `among`), and who wins.
 
         Of very many a few are drawn by lot. When none of them can be asked, a few of those who have a free place.
         """
         question = self.remember(question)
         if among is None and len(self.registry) > LOOKED_AT:
-            holders = [member for name in question.cached if (member := self.registry.get(name)) is not None]
+            holders = [worker for name in question.cached if (worker := self.registry.get(name)) is not None]
             for draw in (self._drawn, self._drawn_of_the_free):
                 ranking = self._rank(question, policy, {*draw(), *holders})
                 if ranking.winner is not None:
                     return ranking
         return self._rank(question, policy, self.registry if among is None else among)
 
-    def remember(self, question: Question) -> Question:
+    def remember(self, question: RoutingQuery) -> RoutingQuery:
         """With what workers have of it in their caches."""
         if len(question.openings) < CONVERSATION:
             return question
         return replace(question, cached=self.affinity.cached(question.openings, self.now()))
 
-    def _rank(self, question: Question, policy: Policy, members: Iterable[Member]) -> Ranking:
+    def _rank(self, question: RoutingQuery, policy: Policy, workers: Iterable[WorkerView]) -> Ranking:
         weights = self.config.policies[policy]
-        return rank(question, members, self.estimates, weights, now=self.now(), rng=self._rng, grades=self.grades)
+        return rank(question, workers, self.estimates, weights, now=self.now(), rng=self._rng, grades=self.grades)
 
-    def _drawn(self) -> list[Member]:
+    def _drawn(self) -> list[WorkerView]:
         return self.registry.drawn(LOOKED_AT, self._rng)
 
-    def _drawn_of_the_free(self) -> list[Member]:
-        free = [member for member in self.registry if member.free and not member.obstacle]
+    def _drawn_of_the_free(self) -> list[WorkerView]:
+        free = [worker for worker in self.registry if worker.free and not worker.obstacle]
         return self._rng.sample(free, min(LOOKED_AT, len(free)))
 
     def served(self) -> list[str]:
@@ -124,45 +124,45 @@ class Desk:
         limited = [m.rested_at() for m in self.registry if m.heartbeat.rate is not None and not m.obstacle]
         return max(LOOK_AGAIN, min((*asked, *limited), default=now) - now)
 
-    def took(self, choice: Choice, question: Question) -> tuple[Errand, bool]:
+    def took(self, choice: Choice, question: RoutingQuery) -> tuple[UncountedRequest, bool]:
         """A worker was given a request. True: it is the probe of its breaker."""
-        errand = choice.member.spend(limit_tokens(question, choice.card, self.estimates))
-        choice.member.assigned += 1
-        return errand, choice.member.breaker.sent()
+        uncounted = choice.worker.spend(limit_tokens(question, choice.card, self.estimates))
+        choice.worker.assigned += 1
+        return uncounted, choice.worker.breaker.sent()
 
     def learn(self, attempt: Attempt) -> None:
         """An attempt has ended: what that says of its worker and model, and a place for the next in line."""
-        attempt.choice.member.assigned -= 1
-        attempt.errand.known = True
-        attempt.choice.member.said_full = attempt.said_full
+        attempt.choice.worker.assigned -= 1
+        attempt.uncounted.known = True
+        attempt.choice.worker.said_full = attempt.said_full
         attempt.pay()
         if isinstance(attempt.ended, FinalResponse):
             self._answered(attempt, attempt.ended)
         elif isinstance(attempt.ended, Ending):
             self._failed(attempt, attempt.ended)
-        self.room.call(1)
+        self.queue.call(1)
 
     def learn_late(self, attempt: Attempt, answer: FinalResponse) -> None:
         """Somebody given up on has answered, and that counts: it was slow, but is not ill."""
-        attempt.choice.member.breaker.forgiven(self.now(), probe=attempt.probe)
+        attempt.choice.worker.breaker.forgiven(self.now(), probe=attempt.probe)
         self._took_answer(attempt, answer)
 
     def _answered(self, attempt: Attempt, answer: FinalResponse) -> None:
-        attempt.choice.member.breaker.succeeded(self.now(), probe=attempt.probe)
+        attempt.choice.worker.breaker.succeeded(self.now(), probe=attempt.probe)
         self._took_answer(attempt, answer)
 
     def _took_answer(self, attempt: Attempt, answer: FinalResponse) -> None:
-        member = attempt.choice.member
-        member.answered += 1
+        worker = attempt.choice.worker
+        worker.answered += 1
         now, service_ms = self.now(), attempt.duration_ms - answer.queue_ms
-        others = (attempt.others + member.load) / 2 / max(1, member.heartbeat.capacity)
+        others = (attempt.others + worker.load) / 2 / max(1, worker.heartbeat.capacity)
         self.estimates.answered(answer, service_ms, attempt.prompt_tokens, now, cached=attempt.cached, others=others)
         self.affinity.answered(attempt.worker_id, attempt.openings, answer.output, now)
 
     def _failed(self, attempt: Attempt, ending: Ending) -> None:
-        member, breaker = attempt.choice.member, attempt.choice.member.breaker
+        worker, breaker = attempt.choice.worker, attempt.choice.worker.breaker
         if ending.outcome not in (Outcome.CANCELLED, Outcome.HEDGED_LOSER):
-            member.failed += 1
+            worker.failed += 1
         if _blames_worker(attempt, ending):
             # The code alone: a provider may quote the question in what it says, and everybody is told of this.
             breaker.failed(self.now(), ending.error.code.value, probe=attempt.probe)
@@ -170,7 +170,7 @@ class Desk:
             breaker.withdrawn(probe=attempt.probe)
         if attempt.said_all and ending.error.code in (ErrorCode.OVERLOADED, ErrorCode.RATE_LIMITED):
             told = ending.error.retry_after_ms
-            member.paused_until = self.now() + (PAUSE_UNTOLD if told is None else told / 1000)
+            worker.paused_until = self.now() + (PAUSE_UNTOLD if told is None else told / 1000)
         its_own = ending.error.code in ANOTHER_WORKER_MAY_HELP  # and not the request's, which nobody could answer
         if ending.outcome in (Outcome.FAILED, Outcome.TRUNCATED) and its_own:
             self.estimates.failed(attempt.worker_id, attempt.model_id, self.now())
@@ -182,7 +182,7 @@ def _blames_worker(attempt: Attempt, ending: Ending) -> bool:
     Not when it was refused in words (full, limited, draining), when the request itself was wrong or called off,
     and not when the worker is gone: the registry knows that already.
     """
-    if attempt.choice.member.gone or ending.died or ending.outcome in (Outcome.CANCELLED, Outcome.HEDGED_LOSER):
+    if attempt.choice.worker.gone or ending.died or ending.outcome in (Outcome.CANCELLED, Outcome.HEDGED_LOSER):
         return False
     if ending.outcome is Outcome.REFUSED and attempt.said_all:
         return False

@@ -32,7 +32,7 @@ from contracts import headers as h
 from manager.idempotency import Mine
 from manager.request.attempt import Attempt, read_event
 from manager.request.events import Events, Gone, Heard
-from manager.routing.ranking import Question
+from manager.routing.ranking import RoutingQuery
 
 T = TypeVar("T")
 TIMES_PER_WORKER = 3
@@ -47,7 +47,7 @@ _NOBODY_LISTENS = ErrorReply(error=BullpenError(ErrorCode.NO_WORKER, "nobody lis
 
 
 @dataclass(slots=True, eq=False)
-class Inflight:
+class RequestState:
     request: InferenceRequest
     key: str | None
     """The caller's idempotency key."""
@@ -56,7 +56,7 @@ class Inflight:
     task_id: str
     request_id: str
     reply: Reply
-    asked: Question
+    asked: RoutingQuery
     arrived: float
     """The loop's clock, as is `deadline`."""
     deadline: float
@@ -128,7 +128,7 @@ class Inflight:
 
     def question(
         self, reconnected_at: float, now: float, ahead: int = 0, *, waited: bool = False, again: bool = False
-    ) -> Question:
+    ) -> RoutingQuery:
         """What ranking needs to know now: the question, who was tried, and how many wait before it."""
         spent = sum((attempt.likely_cost or Decimal(0) for attempt in self.attempts), Decimal(0))
         return replace(
@@ -157,7 +157,7 @@ class Inflight:
             told[h.CONTINUE_TOKENS] = str(attempt.start.tokens)
         return {
             **told,
-            h.DEADLINE: deadline.header(self.remaining(now), attempt.choice.member.clock.seconds),
+            h.DEADLINE: deadline.header(self.remaining(now), attempt.choice.worker.clock.seconds),
             h.ATTEMPT: str(attempt.number),
             h.REQUEST: self.request_id,
             h.TASK: task_header(self.task_id),
@@ -178,7 +178,7 @@ class Inflight:
         self.events.put(Heard(attempt, event, message.reply))
 
     def _known(self, attempt: Attempt) -> dict[str, str]:
-        backend = attempt.choice.member.heartbeat.backend
+        backend = attempt.choice.worker.heartbeat.backend
         return {
             "task_id": self.task_id,
             "request_id": self.request_id,

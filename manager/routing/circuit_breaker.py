@@ -18,7 +18,7 @@ UNCLAIMED = ErrorCode.NO_WORKER.value
 """The failure of a worker that did not claim a request in time."""
 
 
-class Breaker:
+class CircuitBreaker:
     def __init__(self) -> None:
         self._recent: deque[tuple[float, bool]] = deque(maxlen=1000)
         self._in_a_row = 0

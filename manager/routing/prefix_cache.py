@@ -43,7 +43,7 @@ def _longer(known: tuple[Opening, ...], role: str, text: str) -> Opening:
     return Opening(hash((key, role, text)), tokens + len(text) // CHARS_PER_TOKEN)
 
 
-class Affinity:
+class PrefixCache:
     def __init__(self) -> None:
         self._held: OrderedDict[int, dict[str, float]] = OrderedDict()
         """Who holds an opening, and since when (loop's clock, seconds)."""

@@ -23,7 +23,7 @@ from contracts.tokens import prompt_tokens
 from manager.routing.estimates import Estimates, ModelRecord, crowded
 from manager.routing.grades import PROBATION_SHARE, Grades
 from manager.routing.prefix_cache import Opening, openings
-from manager.routing.registry import Member
+from manager.routing.registry import WorkerView
 
 CHEAP_USD = 0.001
 """An accepted answer of this price has a cost term of one half."""
@@ -53,7 +53,7 @@ MEMORY_LIMIT = 0.95
 """A worker that uses more of its memory than this is passed over before it is killed."""
 
 
-class Obstacle(Enum):
+class RejectReason(Enum):
     """Why nobody can be asked."""
 
     NONE = "none"
@@ -78,7 +78,14 @@ class Obstacle(Enum):
     NOBODY = "nobody"
 
 
-PRECEDENCE = (Obstacle.FULL, Obstacle.PAUSED, Obstacle.EXHAUSTED, Obstacle.FAILING, Obstacle.BUDGET, Obstacle.UNABLE)
+PRECEDENCE = (
+    RejectReason.FULL,
+    RejectReason.PAUSED,
+    RejectReason.EXHAUSTED,
+    RejectReason.FAILING,
+    RejectReason.BUDGET,
+    RejectReason.UNABLE,
+)
 """Of several reasons the most hopeful one is told."""
 
 
@@ -87,15 +94,15 @@ EVERYBODY_IS_REGULAR = Grades()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Choice:
-    member: Member
+    worker: WorkerView
     card: ModelCard
 
 
-class Judged(NamedTuple):
+class ScoredCandidate(NamedTuple):
     """One candidate: four terms and a score, or an obstacle. One that is full has both."""
 
     choice: Choice
-    obstacle: Obstacle
+    obstacle: RejectReason
     why: str
     terms: tuple[float, float, float, float] | None
     score: float
@@ -103,8 +110,8 @@ class Judged(NamedTuple):
     def told(self) -> Candidate:
         """As `metrics.route` has it."""
         return Candidate(
-            worker_id=self.choice.member.worker_id,
-            backend=self.choice.member.heartbeat.backend,
+            worker_id=self.choice.worker.worker_id,
+            backend=self.choice.worker.heartbeat.backend,
             model_id=self.choice.card.model_id,
             terms=Terms(**dict(zip(Terms.model_fields, self.terms, strict=True))) if self.terms else None,
             score=self.score if self.terms else None,
@@ -117,8 +124,8 @@ class Ranking:
     """The outcome: a winner, or the obstacle."""
 
     winner: Choice | None
-    obstacle: Obstacle
-    judged: Sequence[Judged] = ()
+    obstacle: RejectReason
+    judged: Sequence[ScoredCandidate] = ()
     reasons: tuple[str, ...] = ()
     wait_s: float = 0.0
     """How long those who wait already will have to wait."""
@@ -135,7 +142,7 @@ class Ranking:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class RoutingQuery:
     """What ranking needs to know of a request."""
 
     request: InferenceRequest
@@ -169,13 +176,13 @@ class Question:
     """Of the surest of those answers."""
 
     @classmethod
-    def of(cls, request: InferenceRequest, excluded: Iterable[str] = ()) -> "Question":
+    def of(cls, request: InferenceRequest, excluded: Iterable[str] = ()) -> "RoutingQuery":
         return cls(request, prompt_tokens(request), request.needs, frozenset(excluded), openings=openings(request))
 
 
 def rank(
-    question: Question,
-    members: Iterable[Member],
+    question: RoutingQuery,
+    workers: Iterable[WorkerView],
     estimates: Estimates,
     weights: Terms,
     *,
@@ -183,36 +190,42 @@ def rank(
     rng: random.Random,
     grades: Grades = EVERYBODY_IS_REGULAR,
 ) -> Ranking:
-    """The best worker for `question` among `members`, and how everybody was judged."""
-    choices = [Choice(member, card) for member in members for card in member.heartbeat.models or (_NO_MODEL,)]
+    """The best worker for `question` among `workers`, and how everybody was judged."""
+    choices = [Choice(worker, card) for worker in workers for card in worker.heartbeat.models or (_NO_MODEL,)]
     rng.shuffle(choices)  # of equals the first wins
-    judge = Judge(question, choices, estimates, weights, now)
+    judge = Scorer(question, choices, estimates, weights, now)
     judged = _graded(question, judge.all(), estimates, grades, now=now, rng=rng)
-    best = min((j for j in judged if j.obstacle is Obstacle.NONE), key=_score, default=None)
-    later = min((j for j in judged if j.obstacle is Obstacle.FULL), key=_score, default=None)
+    best = min((j for j in judged if j.obstacle is RejectReason.NONE), key=_score, default=None)
+    later = min((j for j in judged if j.obstacle is RejectReason.FULL), key=_score, default=None)
     if later is not None:
         hope = min(later.score, best.score if best else inf)
         in_vain = judge.line_s >= question.left_s or question.waited
         if in_vain and hope >= weights.load * LATE > 0:
-            return Ranking(None, Obstacle.LATE, judged, _reasons(judged, Obstacle.FULL), judge.line_s)
+            return Ranking(None, RejectReason.LATE, judged, _reasons(judged, RejectReason.FULL), judge.line_s)
         if best is None or later.score < best.score:
-            return Ranking(None, Obstacle.FULL, judged, _reasons(judged, Obstacle.FULL), judge.line_s)
+            return Ranking(None, RejectReason.FULL, judged, _reasons(judged, RejectReason.FULL), judge.line_s)
     if best is not None:
-        return Ranking(best.choice, Obstacle.NONE, judged)
+        return Ranking(best.choice, RejectReason.NONE, judged)
     return _nobody(question, judged)
 
 
 def _graded(
-    question: Question, judged: list[Judged], estimates: Estimates, grades: Grades, *, now: float, rng: random.Random
-) -> list[Judged]:
+    question: RoutingQuery,
+    judged: list[ScoredCandidate],
+    estimates: Estimates,
+    grades: Grades,
+    *,
+    now: float,
+    rng: random.Random,
+) -> list[ScoredCandidate]:
     """Passes over those whose grade gives them no part in this decision, as long as somebody else can be asked."""
     free = {j.choice: _grade(j.choice, grades) for j in judged if _is_free(j)}
     if len(set(free.values())) <= 1:
         return judged
     benched = (choice for choice, grade in free.items() if grade == "benched")
-    canary = next((c for c in benched if grades.is_canary(c.card.model_id, c.member.worker_id, now, rng)), None)
+    canary = next((c for c in benched if grades.is_canary(c.card.model_id, c.worker.worker_id, now, rng)), None)
     if canary is not None:
-        kept, why = {canary}, f"it is the turn of {canary.member.worker_id}, which is benched, to be tried"
+        kept, why = {canary}, f"it is the turn of {canary.worker.worker_id}, which is benched, to be tried"
     elif question.request.policy == "best" and "senior" in free.values():
         kept, why = _answer_best(free, estimates, rng), "not senior"
     else:
@@ -220,7 +233,7 @@ def _graded(
     if not kept:
         return judged
     return [
-        j._replace(obstacle=Obstacle.RESERVE, why=why or f"{free[j.choice]}: not its turn")
+        j._replace(obstacle=RejectReason.RESERVE, why=why or f"{free[j.choice]}: not its turn")
         if _is_free(j) and j.choice not in kept
         else j
         for j in judged
@@ -228,7 +241,7 @@ def _graded(
 
 
 def _grade(choice: Choice, grades: Grades) -> Grade:
-    return grades.of(choice.card.model_id, choice.member.worker_id, choice.member.serves_since)
+    return grades.of(choice.card.model_id, choice.worker.worker_id, choice.worker.serves_since)
 
 
 def _answer_best(free: Mapping[Choice, Grade], estimates: Estimates, rng: random.Random) -> set[Choice]:
@@ -240,8 +253,8 @@ def _answer_best(free: Mapping[Choice, Grade], estimates: Estimates, rng: random
     return seniors | {choice for choice in unknown if rng.random() < PROBATION_SHARE}
 
 
-def _is_free(judged: Judged) -> bool:
-    return judged.obstacle is Obstacle.NONE
+def _is_free(judged: ScoredCandidate) -> bool:
+    return judged.obstacle is RejectReason.NONE
 
 
 def score(terms: Terms, weights: Terms) -> float:
@@ -255,7 +268,7 @@ def score(terms: Terms, weights: Terms) -> float:
     return round(total, DIGITS)
 
 
-def expected_cost(question: Question, card: ModelCard, estimates: Estimates, cached: float = 0.0) -> Decimal | None:
+def expected_cost(question: RoutingQuery, card: ModelCard, estimates: Estimates, cached: float = 0.0) -> Decimal | None:
     """US dollars, from the prompt's size and what this model's answers to such a prompt have; None: price unknown.
 
     `cached`: tokens that the worker need not read again.
@@ -265,7 +278,7 @@ def expected_cost(question: Question, card: ModelCard, estimates: Estimates, cac
     return card.price.cost(question.tokens_in, _tokens_out(question, estimates.of(card.model_id)), cached)
 
 
-def likely_cost(question: Question, card: ModelCard, estimates: Estimates) -> Decimal | None:
+def likely_cost(question: RoutingQuery, card: ModelCard, estimates: Estimates) -> Decimal | None:
     """As `expected_cost`, but with as many tokens as the caller allows: what is to be set aside for it."""
     most = question.request.max_tokens
     if card.price is None or most is None:
@@ -273,17 +286,17 @@ def likely_cost(question: Question, card: ModelCard, estimates: Estimates) -> De
     return card.price.cost(question.tokens_in, most)
 
 
-def limit_tokens(question: Question, card: ModelCard, estimates: Estimates) -> float:
+def limit_tokens(question: RoutingQuery, card: ModelCard, estimates: Estimates) -> float:
     """What a request may use of a limit of tokens per minute: the prompt, and as long an answer as it may get."""
     most = question.request.max_tokens
     return question.tokens_in + (_tokens_out(question, estimates.of(card.model_id)) if most is None else most)
 
 
 @dataclass
-class Judge:
+class Scorer:
     """Judges all candidates for one question."""
 
-    question: Question
+    question: RoutingQuery
     choices: Sequence[Choice]
     estimates: Estimates
     weights: Terms
@@ -304,14 +317,14 @@ class Judge:
     line_s: float = 0.0
     """Seconds until those who wait already have found places."""
 
-    def all(self) -> list[Judged]:
+    def all(self) -> list[ScoredCandidate]:
         for choice in self.choices:
             model = choice.card.model_id
             seconds = self.seen[choice] = self._seen_s(choice)
             if seconds is not None:
                 self.hoped[model] = min(seconds, self.hoped.get(model, inf))
                 self.quickest = min(seconds, self.quickest)
-            elif (told := _told_s(choice.member.heartbeat)) is not None:
+            elif (told := _told_s(choice.worker.heartbeat)) is not None:
                 self.told[model] = min(told, self.told.get(model, inf))
             if model not in self.confidence:
                 self.confidence[model] = self.estimates.of(model).confidence.hoped(HOPE)
@@ -319,10 +332,10 @@ class Judge:
             self.line_s = self._line_s()
         return [self._judge(choice) for choice in self.choices]
 
-    def _judge(self, choice: Choice) -> Judged:
+    def _judge(self, choice: Choice) -> ScoredCandidate:
         obstacle, why = self._obstacle(choice)
-        if obstacle is not Obstacle.NONE and obstacle is not Obstacle.FULL:
-            return Judged(choice, obstacle, why, None, inf)
+        if obstacle is not RejectReason.NONE and obstacle is not RejectReason.FULL:
+            return ScoredCandidate(choice, obstacle, why, None, inf)
         terms = self._terms(choice)
         weights = self.weights
         total = (
@@ -331,12 +344,12 @@ class Judge:
             + weights.load * terms[2]
             + weights.resources * terms[3]
         )
-        return Judged(choice, obstacle, why, terms, round(total, DIGITS))
+        return ScoredCandidate(choice, obstacle, why, terms, round(total, DIGITS))
 
     def _terms(self, choice: Choice) -> tuple[float, float, float, float]:
         """The four terms: cost, confidence, load, resources."""
-        member, card = choice.member, choice.card
-        record = self.estimates.at(member.worker_id, card.model_id)
+        worker, card = choice.worker, choice.card
+        record = self.estimates.at(worker.worker_id, card.model_id)
         success = record.success.hoped(DOUBT, self._kept_since(record.at))
         good = success * self.confidence[card.model_id]
         usd = expected_cost(self.question, card, self.estimates, self._kept(choice))
@@ -344,15 +357,15 @@ class Judge:
             _cost_term(None if usd is None else float(usd) / good),
             1.0 - good,
             self._load_term(choice, success),
-            _resources_term(member.heartbeat),
+            _resources_term(worker.heartbeat),
         )
 
     # Time
 
     def _load_term(self, choice: Choice, success: float) -> float:
         """From the expected seconds until an answer, another try included; and whether that is too late."""
-        member = choice.member
-        capacity, load = member.heartbeat.capacity, member.load
+        worker = choice.worker
+        capacity, load = worker.heartbeat.capacity, worker.load
         service_s = self._service_s(choice)
         busy_s = service_s * crowded(1.0)
         wait_s = 0.0 if load < capacity else self.line_s + busy_s * (load - capacity + 1) / capacity
@@ -366,27 +379,27 @@ class Judge:
         seconds = self._service_anew_s(choice)
         if not (kept := self._kept(choice)):
             return seconds
-        reading = self.estimates.at(choice.member.worker_id, choice.card.model_id).first
+        reading = self.estimates.at(choice.worker.worker_id, choice.card.model_id).first
         return max(0.0, seconds - kept * reading.value) if reading.weight else seconds
 
     def _kept(self, choice: Choice) -> float:
         """Tokens of the conversation that this worker need not read again."""
-        cached = self.question.cached.get(choice.member.worker_id)
+        cached = self.question.cached.get(choice.worker.worker_id)
         if not cached:
             return 0.0
-        return cached * self.estimates.at(choice.member.worker_id, choice.card.model_id).kept.mean
+        return cached * self.estimates.at(choice.worker.worker_id, choice.card.model_id).kept.mean
 
     def _service_anew_s(self, choice: Choice) -> float:
         """The same for somebody who has never seen this conversation."""
-        model, member = choice.card.model_id, choice.member
+        model, worker = choice.card.model_id, choice.worker
         hoped, seen = self.hoped.get(model), self.seen[choice]
         if hoped is None:  # nobody with this model has answered us: each is as quick as it says
-            told = _told_s(member.heartbeat)
+            told = _told_s(worker.heartbeat)
             unknown = QUICK_S if self.quickest == inf else self.quickest
             return self.told.get(model, unknown) if told is None else told
         if seen is None:
             return hoped
-        return hoped + (seen - hoped) * self._kept_since(self.estimates.at(member.worker_id, model).at)
+        return hoped + (seen - hoped) * self._kept_since(self.estimates.at(worker.worker_id, model).at)
 
     def _kept_since(self, at: float) -> float:
         """What an experience of that time still counts."""
@@ -395,61 +408,61 @@ class Judge:
     def _seen_s(self, choice: Choice) -> float | None:
         model = choice.card.model_id
         tokens_out = _tokens_out(self.question, self.estimates.of(model))
-        return self.estimates.at(choice.member.worker_id, model).seconds(self.question.tokens_in, tokens_out)
+        return self.estimates.at(choice.worker.worker_id, model).seconds(self.question.tokens_in, tokens_out)
 
     def _line_s(self) -> float:
         """Those who wait are waiting for all the full workers together."""
-        full = [c for c in self.choices if c.member.load >= c.member.heartbeat.capacity and not c.member.obstacle]
-        rate = sum(choice.member.heartbeat.capacity / self._service_s(choice) for choice in full) / crowded(1.0)
+        full = [c for c in self.choices if c.worker.load >= c.worker.heartbeat.capacity and not c.worker.obstacle]
+        rate = sum(choice.worker.heartbeat.capacity / self._service_s(choice) for choice in full) / crowded(1.0)
         return self.question.waiting / rate if rate else 0.0
 
     # Obstacles
 
-    def _obstacle(self, choice: Choice) -> tuple[Obstacle, str]:
+    def _obstacle(self, choice: Choice) -> tuple[RejectReason, str]:
         """What speaks against this candidate, the most final reason first."""
         return self._not_meant(choice) or self._unable(choice) or self._not_now(choice) or _FINE
 
-    def _not_meant(self, choice: Choice) -> tuple[Obstacle, str] | None:
+    def _not_meant(self, choice: Choice) -> tuple[RejectReason, str] | None:
         request = self.question.request
-        if request.backend is not None and request.backend != choice.member.heartbeat.backend:
-            return Obstacle.NO_SUCH_MODEL, "another backend was asked for"
+        if request.backend is not None and request.backend != choice.worker.heartbeat.backend:
+            return RejectReason.NO_SUCH_MODEL, "another backend was asked for"
         if request.model is not None and not choice.card.answers_to(request.model):
-            return Obstacle.NO_SUCH_MODEL, "another model was asked for"
+            return RejectReason.NO_SUCH_MODEL, "another model was asked for"
         return None
 
-    def _unable(self, choice: Choice) -> tuple[Obstacle, str] | None:
+    def _unable(self, choice: Choice) -> tuple[RejectReason, str] | None:
         question, card = self.question, choice.card
-        if obstacle := choice.member.obstacle:
-            return Obstacle.UNABLE, obstacle
+        if obstacle := choice.worker.obstacle:
+            return RejectReason.UNABLE, obstacle
         if question.request.policy == "local_only" and not card.local:
-            return Obstacle.UNABLE, "not local"
+            return RejectReason.UNABLE, "not local"
         if missing := question.needs.difference(card.capabilities):
-            return Obstacle.UNABLE, f"cannot do {', '.join(sorted(missing))}"
+            return RejectReason.UNABLE, f"cannot do {', '.join(sorted(missing))}"
         if too_long := self._too_long(choice):
-            return Obstacle.UNABLE, too_long
-        if _memory_share(choice.member.heartbeat) > MEMORY_LIMIT:
-            return Obstacle.UNABLE, "near its memory limit"
+            return RejectReason.UNABLE, too_long
+        if _memory_share(choice.worker.heartbeat) > MEMORY_LIMIT:
+            return RejectReason.UNABLE, "near its memory limit"
         return None
 
-    def _not_now(self, choice: Choice) -> tuple[Obstacle, str] | None:
-        question, member, now = self.question, choice.member, self.now
+    def _not_now(self, choice: Choice) -> tuple[RejectReason, str] | None:
+        question, worker, now = self.question, choice.worker, self.now
         if tried := self._tried(choice):
-            return Obstacle.EXHAUSTED, tried
+            return RejectReason.EXHAUSTED, tried
         if dear := _too_dear(question, choice.card, self.estimates):
-            return Obstacle.BUDGET, dear
-        if not member.breaker.admits(now) and not (question.last_resort and member.breaker.only_unclaimed):
-            rest = member.breaker.rest(now)
-            return Obstacle.FAILING, f"failing ({member.breaker.why}), tried again in {rest:.1f} s"
+            return RejectReason.BUDGET, dear
+        if not worker.breaker.admits(now) and not (question.last_resort and worker.breaker.only_unclaimed):
+            rest = worker.breaker.rest(now)
+            return RejectReason.FAILING, f"failing ({worker.breaker.why}), tried again in {rest:.1f} s"
         if resting := self._resting(choice):
-            return Obstacle.PAUSED, resting
-        if not member.free or (question.again and member.said_full):
-            return Obstacle.FULL, f"full ({member.load} of {member.heartbeat.capacity})"
+            return RejectReason.PAUSED, resting
+        if not worker.free or (question.again and worker.said_full):
+            return RejectReason.FULL, f"full ({worker.load} of {worker.heartbeat.capacity})"
         return None
 
     def _tried(self, choice: Choice) -> str:
         """Why it, or its model, has had its chance; empty: it may still help."""
         question, model = self.question, choice.card.model_id
-        if choice.member.worker_id in question.excluded:
+        if choice.worker.worker_id in question.excluded:
             return "tried already"
         if not question.unsure:
             return ""
@@ -460,17 +473,17 @@ class Judge:
 
     def _resting(self, choice: Choice) -> str:
         """Why it is to be left alone for a while; empty: it is not."""
-        member = choice.member
-        if member.paused_until > self.now:
-            return f"asked to wait {member.paused_until - self.now:.1f} s"
-        if member.heartbeat.rate is None:
+        worker = choice.worker
+        if worker.paused_until > self.now:
+            return f"asked to wait {worker.paused_until - self.now:.1f} s"
+        if worker.heartbeat.rate is None:
             return ""
-        short = member.short_of(limit_tokens(self.question, choice.card, self.estimates))
+        short = worker.short_of(limit_tokens(self.question, choice.card, self.estimates))
         return short and f"its {short} per minute are used up"
 
     def _too_long(self, choice: Choice) -> str:
         """Why the question is too long for it; empty: it is not."""
-        question, card, rate = self.question, choice.card, choice.member.heartbeat.rate
+        question, card, rate = self.question, choice.card, choice.worker.heartbeat.rate
         if max(question.tokens_in, question.at_least) > card.context_window:
             about = f"about {question.tokens_in}" if question.tokens_in > question.at_least else str(question.at_least)
             return f"{about} tokens do not fit into {card.context_window}"
@@ -480,7 +493,7 @@ class Judge:
         return f"may need {needed} tokens, of {rate.tpm_limit} a minute" if needed > rate.tpm_limit else ""
 
 
-def _too_dear(question: Question, card: ModelCard, estimates: Estimates) -> str:
+def _too_dear(question: RoutingQuery, card: ModelCard, estimates: Estimates) -> str:
     """Why it costs too much; empty when it does not."""
     if card.model_id in question.unaffordable:
         return "its budget is spent"
@@ -493,26 +506,26 @@ def _too_dear(question: Question, card: ModelCard, estimates: Estimates) -> str:
     return f"would cost about {cost:.6f} USD" if cost > left else ""
 
 
-def _nobody(question: Question, judged: Sequence[Judged]) -> Ranking:
+def _nobody(question: RoutingQuery, judged: Sequence[ScoredCandidate]) -> Ranking:
     """Nobody can be asked: why."""
     found = {one.obstacle for one in judged}
     obstacle = next((o for o in PRECEDENCE if o in found), None)
-    if obstacle is Obstacle.UNABLE and _fits_nowhere(question, judged):
-        return Ranking(None, Obstacle.TOO_LONG, judged, _reasons(judged, obstacle))
+    if obstacle is RejectReason.UNABLE and _fits_nowhere(question, judged):
+        return Ranking(None, RejectReason.TOO_LONG, judged, _reasons(judged, obstacle))
     if obstacle is None:
         asked = question.request.model or question.request.backend
-        obstacle = Obstacle.NO_SUCH_MODEL if judged and asked else Obstacle.NOBODY
+        obstacle = RejectReason.NO_SUCH_MODEL if judged and asked else RejectReason.NOBODY
     return Ranking(None, obstacle, judged, _reasons(judged, obstacle))
 
 
-def _fits_nowhere(question: Question, judged: Sequence[Judged]) -> bool:
+def _fits_nowhere(question: RoutingQuery, judged: Sequence[ScoredCandidate]) -> bool:
     """Whether the prompt is too long for everybody who serves what is asked for, whether he can be asked now or not."""
-    meant = [one.choice.card for one in judged if one.obstacle is not Obstacle.NO_SUCH_MODEL]
+    meant = [one.choice.card for one in judged if one.obstacle is not RejectReason.NO_SUCH_MODEL]
     return all(card is not _NO_MODEL and question.tokens_in > card.context_window for card in meant)
 
 
-def _reasons(judged: Sequence[Judged], obstacle: Obstacle) -> tuple[str, ...]:
-    return tuple(f"{one.choice.member.worker_id}: {one.why}" for one in judged if one.obstacle is obstacle and one.why)
+def _reasons(judged: Sequence[ScoredCandidate], obstacle: RejectReason) -> tuple[str, ...]:
+    return tuple(f"{one.choice.worker.worker_id}: {one.why}" for one in judged if one.obstacle is obstacle and one.why)
 
 
 def _told_s(beat: Heartbeat) -> float | None:
@@ -520,14 +533,14 @@ def _told_s(beat: Heartbeat) -> float | None:
     return None if beat.ewma_ms is None else beat.ewma_ms / 1000 / crowded(beat.inflight / max(1, beat.capacity))
 
 
-def _tokens_out(question: Question, record: ModelRecord) -> float:
+def _tokens_out(question: RoutingQuery, record: ModelRecord) -> float:
     """How long this model's answer will be."""
     tokens = record.output_tokens(question.tokens_in)
     most = question.request.max_tokens
     return tokens if most is None else min(tokens, most)
 
 
-def _score(judged: Judged) -> float:
+def _score(judged: ScoredCandidate) -> float:
     return judged.score
 
 
@@ -549,6 +562,6 @@ def _memory_share(beat: Heartbeat) -> float:
     return resources.memory_used / resources.memory_limit if resources.memory_limit else 0.0
 
 
-_FINE = (Obstacle.NONE, "")
+_FINE = (RejectReason.NONE, "")
 _NO_MODEL = ModelCard(model_id="", context_window=0, capabilities=(), local=True)
 """Stands for a worker that has not said yet what it serves."""

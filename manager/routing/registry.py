@@ -1,4 +1,4 @@
-"""Who sits in the bullpen: heartbeats and departures in, members out.
+"""Who sits in the bullpen: heartbeats and departures in, workers out.
 
 Pure: no clock of its own, no network. `now` is the loop's monotonic time in seconds.
 """
@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import Enum
 
 from contracts import Heartbeat
-from manager.routing.circuit_breaker import Breaker
+from manager.routing.circuit_breaker import CircuitBreaker
 from manager.routing.clock_offset import ClockOffset
 
 FORGET_AFTER = 60.0
@@ -34,7 +34,7 @@ class News(Enum):
 
 
 @dataclass(slots=True, eq=False)
-class Errand:
+class UncountedRequest:
     """A request that was sent to a worker, and may be of those that its last heartbeat does not count yet."""
 
     tokens: float
@@ -44,7 +44,7 @@ class Errand:
 
 
 @dataclass(slots=True, eq=False)
-class Member:
+class WorkerView:
     """One worker, as this Manager knows it."""
 
     heartbeat: Heartbeat
@@ -58,7 +58,7 @@ class Member:
     assigned_at_beat: int = 0
     paused_until: float = 0.0
     """It asked to be left alone until then (rate limit, overload)."""
-    errands: list[Errand] = field(default_factory=list)
+    uncounted: list[UncountedRequest] = field(default_factory=list)
     """Requests that we sent there and that its last heartbeat does not count, as far as we can tell."""
     answered: int = 0
     failed: int = 0
@@ -68,7 +68,7 @@ class Member:
     """Gone because its heart was not heard: it may be deaf, frozen, cut off, or all of these but alive."""
     swapped: bool = False
     """It serves another model than at first."""
-    breaker: Breaker = field(default_factory=Breaker)
+    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
     clock: ClockOffset = field(default_factory=ClockOffset)
 
     @property
@@ -90,20 +90,20 @@ class Member:
     def free(self) -> int:
         return max(0, self.heartbeat.capacity - self.load)
 
-    def spend(self, tokens: float) -> Errand:
+    def spend(self, tokens: float) -> UncountedRequest:
         """A request of about so many tokens is sent there."""
-        errand = Errand(tokens)
-        self.errands.append(errand)
-        return errand
+        uncounted = UncountedRequest(tokens)
+        self.uncounted.append(uncounted)
+        return uncounted
 
     def short_of(self, tokens: float) -> str:
         """Which of its limits would not allow a request of so many tokens now; empty: none."""
         rate = self.heartbeat.rate
         if rate is None:
             return ""
-        if rate.rpm_left is not None and rate.rpm_left <= len(self.errands):
+        if rate.rpm_left is not None and rate.rpm_left <= len(self.uncounted):
             return "requests"
-        if rate.tpm_left is not None and rate.tpm_left - sum(errand.tokens for errand in self.errands) < tokens:
+        if rate.tpm_left is not None and rate.tpm_left - sum(uncounted.tokens for uncounted in self.uncounted) < tokens:
             return "tokens"
         return ""
 
@@ -146,77 +146,77 @@ class Member:
 
 class Registry:
     def __init__(self, silent_after_beats: float) -> None:
-        self._members: dict[str, Member] = {}
+        self._workers: dict[str, WorkerView] = {}
         self.silent_after = silent_after_beats
         self._swept: float | None = None
         self._excused_until = 0.0
-        self._groups: list[list[Member]] = []
+        self._groups: list[list[WorkerView]] = []
         self._changed = True
         """Whether somebody serves something else than when the groups were made."""
 
-    def __iter__(self) -> Iterator[Member]:
-        return iter(self._members.values())
+    def __iter__(self) -> Iterator[WorkerView]:
+        return iter(self._workers.values())
 
     def __len__(self) -> int:
-        return len(self._members)
+        return len(self._workers)
 
-    def drawn(self, count: int, rng: random.Random) -> list[Member]:
+    def drawn(self, count: int, rng: random.Random) -> list[WorkerView]:
         """So many by lot, from each set of models alike: of thousands nobody can look at every one each time."""
         if self._changed:
             self._group()
         each = max(1, count // max(1, len(self._groups)))
-        return [member for group in self._groups for member in rng.sample(group, min(each, len(group)))]
+        return [worker for group in self._groups for worker in rng.sample(group, min(each, len(group)))]
 
     def _group(self) -> None:
-        groups: dict[tuple[str, ...], list[Member]] = {}
-        for member in self:
-            groups.setdefault(tuple(card.model_id for card in member.heartbeat.models), []).append(member)
+        groups: dict[tuple[str, ...], list[WorkerView]] = {}
+        for worker in self:
+            groups.setdefault(tuple(card.model_id for card in worker.heartbeat.models), []).append(worker)
         self._groups, self._changed = list(groups.values()), False
 
-    def get(self, worker_id: str) -> Member | None:
-        return self._members.get(worker_id)
+    def get(self, worker_id: str) -> WorkerView | None:
+        return self._workers.get(worker_id)
 
     def hear(self, beat: Heartbeat, now: float, *, wall: float) -> News:
         """Takes a heartbeat in, received at `now` (loop's clock) and `wall` (unix seconds)."""
-        member = self._members.get(beat.worker_id)
-        if member is None:
-            member = self._members[beat.worker_id] = Member(beat, now)
+        worker = self._workers.get(beat.worker_id)
+        if worker is None:
+            worker = self._workers[beat.worker_id] = WorkerView(beat, now)
             self._changed = True
-            member.clock.hear(beat.sent_at, wall)
+            worker.clock.hear(beat.sent_at, wall)
             return News.NONE
-        known = member.heartbeat
-        if beat.epoch < known.epoch and not member.gone:
+        known = worker.heartbeat
+        if beat.epoch < known.epoch and not worker.gone:
             return News.SUPERSEDED
         if beat.epoch == known.epoch and beat.seq <= known.seq:
             return News.NONE
-        member.clock.hear(beat.sent_at, wall)
+        worker.clock.hear(beat.sent_at, wall)
         restarted = beat.epoch != known.epoch
         changed = beat.config_digest != known.config_digest
         self._changed = self._changed or beat.models != known.models
-        member.swapped = not restarted and (member.swapped or _other_models(known, beat))
-        member.heartbeat, member.heard, member.assigned_at_beat = beat, now, member.assigned
+        worker.swapped = not restarted and (worker.swapped or _other_models(known, beat))
+        worker.heartbeat, worker.heard, worker.assigned_at_beat = beat, now, worker.assigned
         # A heartbeat that crossed a request on its way does not count it; one that follows a word about it does.
-        member.errands = [] if restarted else [errand for errand in member.errands if not errand.known]
-        member.said_full = False
-        was_gone = bool(member.gone)
-        member.gone, member.silent = "stopped" if beat.state == "stopped" else "", False
+        worker.uncounted = [] if restarted else [uncounted for uncounted in worker.uncounted if not uncounted.known]
+        worker.said_full = False
+        was_gone = bool(worker.gone)
+        worker.gone, worker.silent = "stopped" if beat.state == "stopped" else "", False
         if restarted or changed:
-            member.paused_until, member.breaker = 0.0, Breaker()
-        if restarted or member.gone:
+            worker.paused_until, worker.breaker = 0.0, CircuitBreaker()
+        if restarted or worker.gone:
             return News.VOID
         return News.BACK if was_gone else News.NONE
 
     def leave(self, worker_id: str, why: str, *, back_by: float = 0.0) -> bool:
         """A worker's connection is gone. Returns whether that is news; its next heartbeat brings it back."""
-        member = self._members.get(worker_id)
-        if member is None or member.gone:
+        worker = self._workers.get(worker_id)
+        if worker is None or worker.gone:
             return False
-        member.gone, member.back_by = why, back_by
+        worker.gone, worker.back_by = why, back_by
         return True
 
     def all_cut_off(self, now: float) -> bool:
         """Whether everybody, and not only one, lost the connection just now: it was the server, and they come back."""
-        return sum(now < member.back_by for member in self) > 1 and all(member.gone for member in self)
+        return sum(now < worker.back_by for worker in self) > 1 and all(worker.gone for worker in self)
 
     def sweep(self, now: float, every: float) -> list[str]:
         """The workers that went silent since the last sweep. Call it every `every` seconds.
@@ -228,35 +228,35 @@ class Registry:
         self._swept = now
         if slept > every:
             self.excuse(slept)
-        present = [m for m in self._members.values() if not m.gone]
+        present = [m for m in self._workers.values() if not m.gone]
         silent = [m for m in present if self._is_silent(m, now, self.silent_after)]
         suspect = [m for m in present if self._is_silent(m, now, max(SUSPECT, self.silent_after - 1))]
         if len(suspect) > 1 and len(suspect) > PANIC_SHARE * len(present):
             silent = [m for m in silent if self._is_silent(m, now, 2 * self.silent_after)]
-        for member in silent:
-            member.gone, member.silent = f"silent for {now - member.heard:.1f} s", True
+        for worker in silent:
+            worker.gone, worker.silent = f"silent for {now - worker.heard:.1f} s", True
         self._forget(now)
-        return [member.worker_id for member in silent]
+        return [worker.worker_id for worker in silent]
 
-    def nothing_heard(self, member: Member, since: float, now: float) -> bool:
+    def nothing_heard(self, worker: WorkerView, since: float, now: float) -> bool:
         """Whether a silent worker has not said anything else either since then, for as long as a heart may pause."""
-        return now - since > max(self.silent_after * member.patience, member.pause)
+        return now - since > max(self.silent_after * worker.patience, worker.pause)
 
     def excuse_until(self, then: float) -> None:
         """Nobody's silence before `then` counts: all of us have to find the server again."""
         self._excused_until = then
 
-    def _is_silent(self, member: Member, now: float, beats: float) -> bool:
-        return now - max(member.heard, self._excused_until) > max(beats * member.patience, member.pause)
+    def _is_silent(self, worker: WorkerView, now: float, beats: float) -> bool:
+        return now - max(worker.heard, self._excused_until) > max(beats * worker.patience, worker.pause)
 
     def excuse(self, seconds: float) -> None:
         """We could not listen for so long: nobody's silence in that time counts."""
-        for member in self._members.values():
-            member.heard += seconds
+        for worker in self._workers.values():
+            worker.heard += seconds
 
     def _forget(self, now: float) -> None:
-        for member in [m for m in self._members.values() if m.gone and now - m.heard > FORGET_AFTER and not m.assigned]:
-            del self._members[member.worker_id]
+        for worker in [m for m in self._workers.values() if m.gone and now - m.heard > FORGET_AFTER and not m.assigned]:
+            del self._workers[worker.worker_id]
             self._changed = True
 
 

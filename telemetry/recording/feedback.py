@@ -15,7 +15,7 @@ from bus.service import EndpointStats
 from contracts import BullpenError, ErrorCode, ErrorReply, Feedback, FeedbackRecord, new_id, utc_now
 from contracts import headers as h
 from contracts import subjects as s
-from outbox.privacy_filter import Discretion
+from outbox.privacy_filter import PrivacyFilter
 
 log = structlog.get_logger(__name__)
 
@@ -26,7 +26,7 @@ TRIES = 2
 FIELD_CHARACTERS = 100
 
 
-async def serve_feedback(bus: Bus, stats: EndpointStats, discretion: Discretion) -> Subscription:
+async def serve_feedback(bus: Bus, stats: EndpointStats, discretion: PrivacyFilter) -> Subscription:
     """Takes judgements, and confirms each to whoever wants to know."""
 
     async def handle(message: Message) -> None:

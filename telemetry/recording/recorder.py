@@ -15,7 +15,7 @@ from bus import Bus
 from bus.jetstream import PullConsumer
 from bus.pull import ACK, IN_PROGRESS, NAK, TERM, StoredMessage, settle
 from contracts import subjects as s
-from outbox.privacy_filter import Discretion
+from outbox.privacy_filter import PrivacyFilter
 from telemetry.config import TelemetryConfig
 from telemetry.recording.entries import Entry, Event, Unbookable, parts, read, rewritten
 from telemetry.recording.retry_forever import Patience
@@ -35,7 +35,7 @@ LANES = 3
 
 class Recorder:
     def __init__(
-        self, bus: Bus, store: Store, database: Patience, config: TelemetryConfig, discretion: Discretion
+        self, bus: Bus, store: Store, database: Patience, config: TelemetryConfig, discretion: PrivacyFilter
     ) -> None:
         self._bus = bus
         self._store = store

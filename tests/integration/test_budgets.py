@@ -12,7 +12,7 @@ from bus import Bus, BusSettings, Message
 from client import Bullpen
 from contracts import Price
 from contracts import subjects as s
-from manager.budgets.ledger import Treasury
+from manager.budgets.ledger import BudgetLedger
 from manager.config import Budget
 from manager.metrics import Metrics
 from tests.fake_worker import Asked, FakeWorker
@@ -165,7 +165,7 @@ async def test_a_budget_that_nobody_can_read_is_unknown(tmp_path: Path) -> None:
     await server.start()
     try:
         bus = await Bus.connect("test", BusSettings(servers=(server.url,)))
-        treasury = Treasury(bus, (Budget(**ALL),), "m-1", Metrics(bus, "m-1"))
+        treasury = BudgetLedger(bus, (Budget(**ALL),), "m-1", Metrics(bus, "m-1"))
         assert [state.spent_usd for state in await treasury.states()] == [None]
         await bus.close()
     finally:

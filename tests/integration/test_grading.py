@@ -7,13 +7,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from manager.grade_sync import GradeKeeper, Grades
 from pydantic_core import from_json
 
 from bus import BusError
 from contracts import GradeRecord, Outcome, WorkRecord
 from contracts import subjects as s
+from manager.grade_sync import GradeKeeper
 from manager.routing.estimates import Estimates
+from manager.routing.grades import Grades
 from telemetry.reading.queries import grades_now, set_grade
 from telemetry.store import DatabaseAway
 from tests.books import Books, attempt

@@ -9,7 +9,7 @@ from pydantic_core import from_json, to_json
 from bus import Bus, BusSettings
 from bus.service import EndpointStats
 from contracts import subjects as s
-from outbox.privacy_filter import Discretion
+from outbox.privacy_filter import PrivacyFilter
 from telemetry.recording.feedback import serve_feedback
 from tests.books import Books
 from tests.support import eventually
@@ -80,7 +80,7 @@ BAD: list[tuple[bytes, str | None]] = [
 
 async def test_a_bad_one_is_told_the_field(nats_server: str) -> None:
     bus = await Bus.connect("test", BusSettings(servers=(nats_server,)))
-    await serve_feedback(bus, EndpointStats("feedback", s.INFER_FEEDBACK, s.INFER_QUEUE), Discretion())
+    await serve_feedback(bus, EndpointStats("feedback", s.INFER_FEEDBACK, s.INFER_QUEUE), PrivacyFilter())
     for body, field in BAD:
         answer, headers = await judge(bus, body)
         about = body[:80]
@@ -96,7 +96,7 @@ async def test_stored_is_not_said_when_it_is_not(nats_server: str) -> None:
     """No stream is there: the caller is told to try again."""
     bus = await Bus.connect("test", BusSettings(servers=(nats_server,)))
     stats = EndpointStats("feedback", s.INFER_FEEDBACK, s.INFER_QUEUE)
-    await serve_feedback(bus, stats, Discretion())
+    await serve_feedback(bus, stats, PrivacyFilter())
     answer, headers = await judge(bus, b'{"task_id":"t","score":1}')
     assert (answer["error"]["status"], answer["error"]["retryable"]) == (503, True)
     assert "not stored" in answer["error"]["message"]

@@ -8,10 +8,10 @@ import pytest
 from contracts import InferenceRequest
 from manager.config import DEFAULT_POLICIES
 from manager.routing.estimates import Estimates
-from manager.routing.prefix_cache import FORGOTTEN, HALF_GONE, Affinity, openings
-from manager.routing.ranking import Question, rank
-from manager.routing.registry import Member
-from tests.unit.test_ranking import member, winner
+from manager.routing.prefix_cache import FORGOTTEN, HALF_GONE, PrefixCache, openings
+from manager.routing.ranking import RoutingQuery, rank
+from manager.routing.registry import WorkerView
+from tests.unit.test_ranking import winner, worker
 
 LONG = "a long story that goes on and on " * 60
 """About 500 tokens."""
@@ -24,7 +24,7 @@ def conversation(*turns: str, system: str = "") -> InferenceRequest:
 
 
 def test_who_has_answered_holds_the_conversation_and_its_own_answer() -> None:
-    affinity = Affinity()
+    affinity = PrefixCache()
     affinity.answered("w", openings(conversation(LONG)), "An answer." * 20, 100.0)
     next_turn = openings(conversation(LONG, "An answer." * 20, "And then?"))
     assert affinity.cached(next_turn, 100.0) == {"w": next_turn[1].tokens}
@@ -34,15 +34,15 @@ def test_who_has_answered_holds_the_conversation_and_its_own_answer() -> None:
 
 
 def test_a_common_system_text_is_held_by_everybody_who_read_it() -> None:
-    affinity = Affinity()
-    for worker in ("v", "w"):
-        affinity.answered(worker, openings(conversation(f"from {worker}", system=LONG)), "Yes.", 100.0)
+    affinity = PrefixCache()
+    for name in ("v", "w"):
+        affinity.answered(name, openings(conversation(f"from {name}", system=LONG)), "Yes.", 100.0)
     asked = openings(conversation("something else", system=LONG))
     assert affinity.cached(asked, 100.0) == {"v": asked[0].tokens, "w": asked[0].tokens}
 
 
 def test_it_is_forgotten_with_time_and_with_the_other_conversations() -> None:
-    affinity = Affinity()
+    affinity = PrefixCache()
     known = openings(conversation(LONG))
     affinity.answered("w", known, "", 0.0)
     assert affinity.cached(known, HALF_GONE) == {"w": known[0].tokens / 2}
@@ -50,7 +50,7 @@ def test_it_is_forgotten_with_time_and_with_the_other_conversations() -> None:
 
 
 def test_only_a_few_holders_are_remembered_the_latest() -> None:
-    affinity = Affinity()
+    affinity = PrefixCache()
     known = openings(conversation(LONG))
     for number in range(9):
         affinity.answered(f"w{number}", known, "", float(number))
@@ -66,23 +66,23 @@ def equally_quick(*names: str) -> Estimates:
     return estimates
 
 
-def picked(*members: Member, cached: dict[str, float]) -> set[str]:
+def picked(*workers: WorkerView, cached: dict[str, float]) -> set[str]:
     """Who wins, whatever the lot says."""
-    question = replace(Question.of(conversation(LONG, "Yes.", "And then?")), cached=cached)
-    estimates = equally_quick(*(one.worker_id for one in members))
+    question = replace(RoutingQuery.of(conversation(LONG, "Yes.", "And then?")), cached=cached)
+    estimates = equally_quick(*(one.worker_id for one in workers))
     weights = DEFAULT_POLICIES["balanced"]
-    rankings = (rank(question, members, estimates, weights, now=0.0, rng=random.Random(seed)) for seed in range(8))
+    rankings = (rank(question, workers, estimates, weights, now=0.0, rng=random.Random(seed)) for seed in range(8))
     return {winner(ranking) for ranking in rankings}
 
 
 def test_a_conversation_goes_back_to_whoever_holds_it() -> None:
-    members = [member("other"), member("holder")]
-    assert picked(*members, cached={}) == {"other", "holder"}
-    assert picked(*members, cached={"holder": 450.0}) == {"holder"}
+    workers = [worker("other"), worker("holder")]
+    assert picked(*workers, cached={}) == {"other", "holder"}
+    assert picked(*workers, cached={"holder": 450.0}) == {"holder"}
 
 
 def test_but_not_when_that_one_is_much_busier() -> None:
-    assert picked(member("other"), member("holder", inflight=4), cached={"holder": 450.0}) == {"other"}
+    assert picked(worker("other"), worker("holder", inflight=4), cached={"holder": 450.0}) == {"other"}
 
 
 def test_what_a_worker_tells_of_its_cache_is_believed_more_than_the_hope() -> None:

@@ -18,20 +18,20 @@ from contracts import (
 from manager.config import ManagerConfig
 from manager.request import retry_policy as failover
 from manager.request.attempt import Attempt, Ending, read_event
-from manager.routing.ranking import Choice, Question
-from tests.unit.test_ranking import member
+from manager.routing.ranking import Choice, RoutingQuery
+from tests.unit.test_ranking import worker
 
 CONFIG = ManagerConfig()
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def asked() -> Question:
+def asked() -> RoutingQuery:
     """Ten tokens."""
-    return Question.of(InferenceRequest(prompt="x" * 36))
+    return RoutingQuery.of(InferenceRequest(prompt="x" * 36))
 
 
-def attempt(number: int = 1, worker: str = "w", *, local: bool = True) -> Attempt:
-    one = member(worker, local=local)
+def attempt(number: int = 1, worker_id: str = "w", *, local: bool = True) -> Attempt:
+    one = worker(worker_id, local=local)
     return Attempt(number, Choice(one, one.heartbeat.models[0]), 100.0, NOW, asked())
 
 
@@ -39,7 +39,7 @@ def failed(
     number: int, code: ErrorCode, *, outcome: Outcome = Outcome.FAILED, died: bool = False, local: bool = True
 ) -> Attempt:
     one = attempt(number, f"w{number}", local=local)
-    one.choice.member.gone = "disconnected" if died else ""
+    one.choice.worker.gone = "disconnected" if died else ""
     one.end(Ending(outcome, BullpenError(code, "no"), died=died), 101.0, said_all=True)
     return one
 
@@ -150,7 +150,7 @@ def test_two_deaths_make_a_poison_request() -> None:
 
 def test_a_worker_that_only_lost_its_connection_did_not_die() -> None:
     deaths = [failed(n, ErrorCode.NO_WORKER, outcome=Outcome.UNCERTAIN, died=True) for n in (1, 2)]
-    deaths[0].choice.member.gone = ""
+    deaths[0].choice.worker.gone = ""
     assert failover.verdict(deaths, CONFIG) is None
 
 

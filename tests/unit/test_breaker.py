@@ -4,25 +4,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manager.routing.circuit_breaker import FIRST_REST, IN_A_ROW, LONGEST_REST, OF_AT_LEAST, WITHIN, Breaker
+from manager.routing.circuit_breaker import FIRST_REST, IN_A_ROW, LONGEST_REST, OF_AT_LEAST, WITHIN, CircuitBreaker
 
 TINY = 1e-6
 """Seconds: what a sum of floats may lack."""
 
 
-def broken(now: float = 100.0) -> Breaker:
-    breaker = Breaker()
+def broken(now: float = 100.0) -> CircuitBreaker:
+    breaker = CircuitBreaker()
     for _ in range(IN_A_ROW):
         breaker.failed(now, "no", probe=breaker.sent())
     return breaker
 
 
 def test_a_new_one_admits_everybody() -> None:
-    assert Breaker().admits(0.0)
+    assert CircuitBreaker().admits(0.0)
 
 
 def test_five_failures_in_a_row_open_it_and_four_do_not() -> None:
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     for _ in range(IN_A_ROW - 1):
         breaker.failed(100.0, "no", probe=False)
     assert breaker.admits(100.0)
@@ -33,7 +33,7 @@ def test_five_failures_in_a_row_open_it_and_four_do_not() -> None:
 
 
 def test_who_answers_after_all_has_not_failed() -> None:
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     for _ in range(3 * OF_AT_LEAST):
         breaker.failed(100.0, "did not claim", probe=False)
         breaker.forgiven(100.2, probe=False)
@@ -41,7 +41,7 @@ def test_who_answers_after_all_has_not_failed() -> None:
 
 
 def test_more_than_half_of_the_last_ones_open_it() -> None:
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     for number in range(OF_AT_LEAST - 1):
         breaker.succeeded(100.0, probe=False) if number % 2 else breaker.failed(100.0, "no", probe=False)
     assert breaker.admits(100.0)
@@ -50,7 +50,7 @@ def test_more_than_half_of_the_last_ones_open_it() -> None:
 
 
 def test_what_is_long_ago_does_not_count() -> None:
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     for number in range(OF_AT_LEAST):
         breaker.succeeded(100.0, probe=False) if number % 2 else breaker.failed(100.0, "no", probe=False)
     breaker.failed(100.0 + WITHIN + 1, "no", probe=False)
@@ -97,7 +97,7 @@ def test_what_was_sent_before_it_opened_changes_nothing_any_more() -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 20), st.sampled_from(["ok", "failed", "withdrawn"])), max_size=80))
 def test_it_never_admits_two_probes_nor_stays_closed_for_more_than_its_rest(steps: list[tuple[float, str]]) -> None:
-    breaker, now = Breaker(), 0.0
+    breaker, now = CircuitBreaker(), 0.0
     for pause, ends in steps:
         now += pause
         assert breaker.rest(now) <= LONGEST_REST

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from bus.deadline import CLOCKS_MAY_DIFFER, header, seconds_left
 from contracts import parse_request
 from contracts.headers import DEADLINE
-from manager.request.retry_budget import DUPLICATES_WITHIN, Allowance, Spending
+from manager.request.retry_budget import DUPLICATES_WITHIN, DuplicateSpendCap, RetryBudget
 from manager.routing.clock_offset import BEATS, ClockOffset
 
 
 @given(st.lists(st.booleans(), max_size=300), st.sampled_from([0.05, 0.1, 0.5]))
 def test_no_more_than_its_share_is_ever_taken(steps: list[bool], share: float) -> None:
-    allowance = Allowance(share, burst=10.0, filled=False)
+    allowance = RetryBudget(share, burst=10.0, filled=False)
     asked = taken = 0
     for take in steps:
         if take:
@@ -29,14 +29,14 @@ def test_no_more_than_its_share_is_ever_taken(steps: list[bool], share: float) -
 
 
 def test_a_burst_is_there_at_once_and_comes_back_with_time() -> None:
-    allowance = Allowance(0.0, per_second=10.0, burst=3.0, filled=True)
+    allowance = RetryBudget(0.0, per_second=10.0, burst=3.0, filled=True)
     assert [allowance.take(0.0) for _ in range(4)] == [True, True, True, False]
     assert [allowance.take(0.1), allowance.take(0.1)] == [True, False]
     assert [allowance.take(100.0) for _ in range(4)] == [True, True, True, False]
 
 
 def test_duplicates_may_be_a_share_of_what_is_spent_or_the_floor() -> None:
-    spending = Spending(0.05, floor_usd=0.10)
+    spending = DuplicateSpendCap(0.05, floor_usd=0.10)
     assert spending.allows(0.0, Decimal("0.10"))
     assert not spending.allows(0.0, Decimal("0.11"))
     spending.record(0.0, spent=Decimal("10.0"), duplicate=Decimal("0.3"))
@@ -45,7 +45,7 @@ def test_duplicates_may_be_a_share_of_what_is_spent_or_the_floor() -> None:
 
 
 def test_what_was_spent_long_ago_allows_nothing() -> None:
-    spending = Spending(0.05, floor_usd=0.0)
+    spending = DuplicateSpendCap(0.05, floor_usd=0.0)
     spending.record(0.0, spent=Decimal("10.0"), duplicate=Decimal("0.0"))
     assert spending.allows(DUPLICATES_WITHIN - 1, Decimal("0.4"))
     assert not spending.allows(DUPLICATES_WITHIN + 1, Decimal("0.4"))

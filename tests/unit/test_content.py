@@ -13,7 +13,7 @@ from contracts.headers import NO_STORE
 from contracts.privacy import as_digests, digest, heeding, stricter, without_words
 from outbox import privacy_filter as discretion
 from outbox import redaction
-from outbox.privacy_filter import Discretion
+from outbox.privacy_filter import PrivacyFilter
 from outbox.redaction import Redactor
 from tests.books import attempt, feedback, response
 
@@ -118,7 +118,7 @@ def test_a_lone_surrogate_has_a_digest_too() -> None:
 )
 def test_the_stricter_wish_counts(mesh: ContentMode, caller: ContentMode | None, counts: ContentMode) -> None:
     assert stricter(mesh, caller) == counts
-    assert Discretion(mesh).mode(caller) == counts
+    assert PrivacyFilter(mesh).mode(caller) == counts
 
 
 def test_a_header_can_ask_for_nothing_to_be_kept() -> None:
@@ -184,7 +184,7 @@ def test_no_text_holds_us_up(piece: str) -> None:
 async def test_redaction_reaches_deep_into_the_context_and_the_labels() -> None:
     context = {"notes": [{"mail": "jane@example.org"}, 4111111111111111, 1700000000, True, None], SECRET: "x"}
     record = words(context=context, metadata={"tenant": "acme", "user": "jane@example.org"}, prompt=SECRET)
-    kept = await Discretion("redacted").kept(record)
+    kept = await PrivacyFilter("redacted").kept(record)
     assert kept.context == {"notes": [{"mail": "[e-mail]"}, "[card]", 1700000000, True, None], "[secret]": "x"}
     assert kept.metadata == {"tenant": "acme", "user": "[e-mail]"}
     assert (kept.prompt, kept.output, kept.content) == ("[secret]", f"output {CANARY}", "redacted")
@@ -196,7 +196,7 @@ def no_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_without_its_libraries_a_caller_who_wants_redaction_gets_digests(no_libraries: None) -> None:
-    bare = Discretion("full", KEY)
+    bare = PrivacyFilter("full", KEY)
     with structlog.testing.capture_logs() as logs:
         kept = [await bare.kept(words(), "redacted") for _ in range(3)]
     assert kept == [as_digests(words(request_id=one.request_id), KEY) for one in kept]
@@ -206,7 +206,7 @@ async def test_without_its_libraries_a_caller_who_wants_redaction_gets_digests(n
 
 def test_a_mesh_that_wants_redaction_does_not_start_without_its_libraries(no_libraries: None) -> None:
     with pytest.raises(ConfigError, match=r"content: redacted: .*pip install 'bullpen\[redaction\]'"):
-        Discretion("redacted")
+        PrivacyFilter("redacted")
 
 
 async def test_a_redaction_that_fails_leaves_digests_and_tells_no_word_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,28 +215,28 @@ async def test_a_redaction_that_fails_leaves_digests_and_tells_no_word_of_it(mon
 
     monkeypatch.setattr(Redactor, "__call__", fails)
     with structlog.testing.capture_logs() as logs:
-        kept = await Discretion("redacted", KEY).kept(words())
+        kept = await PrivacyFilter("redacted", KEY).kept(words())
     assert kept.content == "hash"
     assert CANARY not in f"{kept} {logs}"
 
 
 async def test_a_redaction_that_takes_too_long_leaves_digests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(discretion, "WITHIN", 0.0)
-    assert (await Discretion("redacted", KEY).kept(words())).content == "hash"
+    assert (await PrivacyFilter("redacted", KEY).kept(words())).content == "hash"
 
 
 async def test_what_is_too_long_to_redact_leaves_digests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(discretion, "LONGEST", 100)
-    assert (await Discretion("redacted", KEY).kept(words(prompt="x" * 101))).content == "hash"
+    assert (await PrivacyFilter("redacted", KEY).kept(words(prompt="x" * 101))).content == "hash"
 
 
 async def test_without_a_wish_nothing_changes() -> None:
     record = words()
-    assert await Discretion().kept(record) is record
+    assert await PrivacyFilter().kept(record) is record
 
 
 async def test_each_kind_of_record_can_be_made_bare() -> None:
-    bare = Discretion("none")
+    bare = PrivacyFilter("none")
     records: list[AttemptRecord | FeedbackRecord] = [
         await bare.kept(attempt(error_message=CANARY, error_code=ErrorCode.UPSTREAM_ERROR)),
         await bare.kept(feedback(comment=CANARY)),

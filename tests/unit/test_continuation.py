@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.base.provider.overlap_trimmer import ENOUGH, Seam, begun
+from workers.base.provider.overlap_trimmer import ENOUGH, OverlapTrimmer, begun
 
 TEXT = st.text("ab \n", max_size=40)
 SIZES = st.lists(st.integers(1, 5), min_size=1, max_size=8)
@@ -19,7 +19,7 @@ def pieces(text: str, sizes: list[int]) -> list[str]:
 
 
 def after(prefix: str, answer: str, sizes: list[int], *, may_repeat: bool = True) -> str:
-    seam = Seam(prefix, may_repeat=may_repeat)
+    seam = OverlapTrimmer(prefix, may_repeat=may_repeat)
     return "".join([*(seam.take(piece) for piece in pieces(answer, sizes)), seam.end()])
 
 
@@ -53,13 +53,13 @@ def test_how_the_answer_was_cut_into_pieces_makes_no_difference(
 
 @given(TEXT, SIZES)
 def test_without_a_start_everything_is_told_at_once(answer: str, sizes: list[int]) -> None:
-    seam = Seam("")
+    seam = OverlapTrimmer("")
     assert [seam.take(piece) for piece in pieces(answer, sizes)] == pieces(answer, sizes)
     assert seam.end() == ""
 
 
 def test_words_are_not_held_back_once_they_differ_from_the_start() -> None:
-    seam = Seam("The capital of France ")
+    seam = OverlapTrimmer("The capital of France ")
     assert [seam.take(piece) for piece in (" is", " Paris")] == ["is", " Paris"]
 
 

@@ -29,15 +29,15 @@ from contracts import (
     utc_now,
 )
 from manager.request.attempt import FREE, Attempt, Ending, read_event, used
-from manager.request.state import Inflight
-from manager.routing.ranking import Choice, Obstacle, Question
-from tests.unit.test_ranking import CHEAP, choose, member
+from manager.request.state import RequestState
+from manager.routing.ranking import Choice, RejectReason, RoutingQuery
+from tests.unit.test_ranking import CHEAP, choose, worker
 from workers.base import Delta, Done, Job, Usage
 from workers.base.provider.chat import plausible
 from workers.base.provider.errors import from_status, unreachable
 from workers.base.runtime.call import Call
 from workers.base.runtime.execution import Execution
-from workers.base.runtime.reply_channel import DirectCaller
+from workers.base.runtime.reply_channel import CallerChannel
 
 PRICE = Price(input_per_mtok=Decimal("2.5"), cached_input_per_mtok=Decimal("1.25"), output_per_mtok=Decimal(10))
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -129,7 +129,7 @@ async def execution(
     card = ModelCard(model_id="m", context_window=100, price=price, local=False)
     one.job = Job(one.call.request, card, max_tokens=None)
     backend = Mock(stream=lambda job: script(pieces, error, hang))
-    work = asyncio.get_running_loop().create_task(one.compute(backend, one.job, DirectCaller(Mock(streaming=False))))
+    work = asyncio.get_running_loop().create_task(one.compute(backend, one.job, CallerChannel(Mock(streaming=False))))
     if hang:
         asyncio.get_running_loop().call_later(0.02, one.stop, BullpenError(ErrorCode.CANCELLED, "enough"))
     with suppress(BullpenError):
@@ -180,13 +180,13 @@ async def test_what_a_lost_connection_has_cost_is_unknown() -> None:
 # In the Manager
 
 
-def asked() -> Question:
+def asked() -> RoutingQuery:
     """Ten tokens."""
-    return Question.of(InferenceRequest(prompt="x" * 36))
+    return RoutingQuery.of(InferenceRequest(prompt="x" * 36))
 
 
 def attempt(*, price: Price | None = PRICE, local: bool = True, number: int = 1) -> Attempt:
-    one = member(f"w{number}", price=price, local=local)
+    one = worker(f"w{number}", price=price, local=local)
     return Attempt(number, Choice(one, one.heartbeat.models[0]), 100.0, NOW, asked())
 
 
@@ -269,10 +269,10 @@ def test_the_caller_hears_what_was_used_also_when_the_answer_cannot_be_sent() ->
 # All attempts of a request
 
 
-def inflight(*attempts: Attempt) -> Inflight:
+def inflight(*attempts: Attempt) -> RequestState:
     request = InferenceRequest(prompt="hello")
     reply = Mock(first_chunk_at=None, was_resumed=False, delivered="")
-    return Inflight(
+    return RequestState(
         request=request,
         key=None,
         body=b"",
@@ -280,7 +280,7 @@ def inflight(*attempts: Attempt) -> Inflight:
         task_id="t",
         request_id="r",
         reply=reply,
-        asked=Question.of(request),
+        asked=RoutingQuery.of(request),
         arrived=100.0,
         deadline=200.0,
         attempts=list(attempts),
@@ -372,8 +372,8 @@ def test_what_was_spent_on_earlier_attempts_counts_against_the_ceiling() -> None
 def test_a_price_that_is_the_ceiling_itself_is_not_above_it() -> None:
     """0.3 is less than three tenths as a binary fraction."""
     flat = Price(input_per_mtok=Decimal(150_000), output_per_mtok=Decimal(0))
-    assert choose(member("w", price=flat), max_tokens=1, max_cost_usd=0.3).winner is not None  # two tokens in
-    assert choose(member("w", price=flat), max_tokens=1, max_cost_usd=0.29).obstacle is Obstacle.BUDGET
+    assert choose(worker("w", price=flat), max_tokens=1, max_cost_usd=0.3).winner is not None  # two tokens in
+    assert choose(worker("w", price=flat), max_tokens=1, max_cost_usd=0.29).obstacle is RejectReason.BUDGET
 
 
 def test_the_answer_names_the_cost_of_all_attempts() -> None:

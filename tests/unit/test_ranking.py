@@ -28,15 +28,17 @@ from contracts import (
 from manager.config import DEFAULT_POLICIES
 from manager.routing.estimates import Estimates
 from manager.routing.grades import Grades
-from manager.routing.ranking import Obstacle, Question, Ranking, rank, score
-from manager.routing.registry import Member
+from manager.routing.ranking import Ranking, RejectReason, RoutingQuery, rank, score
+from manager.routing.registry import WorkerView
 from tests.unit.test_registry import beat
 
 CHEAP = Price(input_per_mtok=Decimal("0.01"), output_per_mtok=Decimal("0.05"))
 DEAR = Price(input_per_mtok=Decimal(5), output_per_mtok=Decimal(25))
 
 
-def member(name: str, *, model: str = "m", price: Price | None = CHEAP, local: bool = True, **changes: Any) -> Member:
+def worker(
+    name: str, *, model: str = "m", price: Price | None = CHEAP, local: bool = True, **changes: Any
+) -> WorkerView:
     card = ModelCard(
         model_id=model,
         aliases=(f"{model}-alias",),
@@ -46,25 +48,25 @@ def member(name: str, *, model: str = "m", price: Price | None = CHEAP, local: b
         local=local,
     )
     heartbeat: Heartbeat = beat(name).model_copy(update={"models": (card,), **changes})
-    return Member(heartbeat, 0.0)
+    return WorkerView(heartbeat, 0.0)
 
 
-def choose(*members: Member, estimates: Estimates | None = None, now: float = 0.0, **asked: Any) -> Ranking:
+def choose(*workers: WorkerView, estimates: Estimates | None = None, now: float = 0.0, **asked: Any) -> Ranking:
     request = InferenceRequest(**{"prompt": "hello", **asked})
     weights = DEFAULT_POLICIES[request.policy]
-    return rank(Question.of(request), members, estimates or Estimates(), weights, now=now, rng=random.Random(1))
+    return rank(RoutingQuery.of(request), workers, estimates or Estimates(), weights, now=now, rng=random.Random(1))
 
 
 def winner(ranking: Ranking) -> str:
     assert ranking.winner is not None, ranking.reasons
-    return ranking.winner.member.worker_id
+    return ranking.winner.worker.worker_id
 
 
 def test_who_has_no_places_at_all_is_passed_over_and_disturbs_nobody() -> None:
-    closed = member("closed", capacity=0)
-    assert winner(choose(closed, member("open"))) == "open"
+    closed = worker("closed", capacity=0)
+    assert winner(choose(closed, worker("open"))) == "open"
     alone = choose(closed)
-    assert (alone.winner, alone.obstacle) == (None, Obstacle.UNABLE)
+    assert (alone.winner, alone.obstacle) == (None, RejectReason.UNABLE)
     assert alone.reasons == ("closed: takes nothing now (capacity 0)",)
 
 
@@ -83,17 +85,17 @@ def test_cheapest_takes_the_cheap_one_and_best_the_proven_one() -> None:
     for _ in range(30):
         estimates.of("good").learn(0.95)
         estimates.of("poor").learn(0.3)
-    good, poor = member("g", model="good", price=DEAR, local=False), member("p", model="poor", price=CHEAP)
+    good, poor = worker("g", model="good", price=DEAR, local=False), worker("p", model="poor", price=CHEAP)
     assert winner(choose(good, poor, estimates=estimates, policy="cheapest")) == "p"
     assert winner(choose(good, poor, estimates=estimates, policy="best")) == "g"
 
 
 def test_fastest_takes_the_quick_one() -> None:
-    assert winner(choose(member("slow", ewma_ms=4000), member("quick", ewma_ms=100), policy="fastest")) == "quick"
+    assert winner(choose(worker("slow", ewma_ms=4000), worker("quick", ewma_ms=100), policy="fastest")) == "quick"
 
 
 def test_a_new_worker_is_hoped_to_be_as_quick_as_its_quickest_peer() -> None:
-    known, new = member("known", ewma_ms=200, inflight=1), member("new")
+    known, new = worker("known", ewma_ms=200, inflight=1), worker("new")
     assert winner(choose(known, new, policy="fastest")) == "new"
 
 
@@ -122,18 +124,18 @@ def answered(estimates: Estimates, worker: str, service_ms: float, others: float
 
 def burst(estimates: Estimates, *, count: int = 50, capacity: int = 64) -> Counter[str]:
     """So many questions in the same instant for two workers: who gets how many."""
-    members = [member(name, capacity=capacity) for name in ("a", "b")]
+    workers = [worker(name, capacity=capacity) for name in ("a", "b")]
     question, weights, rng = (
-        Question.of(InferenceRequest(prompt="hello")),
+        RoutingQuery.of(InferenceRequest(prompt="hello")),
         DEFAULT_POLICIES["balanced"],
         random.Random(1),
     )
     won: Counter[str] = Counter()
     for _ in range(count):
-        ranking = rank(question, members, estimates, weights, now=0.0, rng=rng)
+        ranking = rank(question, workers, estimates, weights, now=0.0, rng=rng)
         assert ranking.winner is not None
-        ranking.winner.member.assigned += 1
-        won[ranking.winner.member.worker_id] += 1
+        ranking.winner.worker.assigned += 1
+        won[ranking.winner.worker.worker_id] += 1
     return won
 
 
@@ -157,60 +159,60 @@ def test_who_is_a_little_quicker_does_not_get_all_of_a_burst() -> None:
 
 
 def test_the_less_loaded_of_equals_wins() -> None:
-    assert winner(choose(member("busy", inflight=3), member("idle"))) == "idle"
+    assert winner(choose(worker("busy", inflight=3), worker("idle"))) == "idle"
 
 
 def test_an_unknown_price_counts_as_dear() -> None:
-    assert winner(choose(member("unknown", price=None), member("known"), policy="cheapest")) == "known"
+    assert winner(choose(worker("unknown", price=None), worker("known"), policy="cheapest")) == "known"
 
 
 def test_a_worker_short_of_memory_is_passed_over() -> None:
     full = Resources(memory_used=99, memory_limit=100)
-    ranking = choose(member("full", resources=full), member("fine"))
+    ranking = choose(worker("full", resources=full), worker("fine"))
     assert winner(ranking) == "fine"
     assert {c.worker_id: c.passed_over for c in ranking.candidates}["full"] == "near its memory limit"
 
 
 @pytest.mark.parametrize(
-    ("members", "asked", "obstacle"),
+    ("workers", "asked", "obstacle"),
     [
-        ((), {}, Obstacle.NOBODY),
-        (("m",), {"model": "other"}, Obstacle.NO_SUCH_MODEL),
-        (("m",), {"backend": "other"}, Obstacle.NO_SUCH_MODEL),
-        (("m",), {"tools": ({"type": "function"},)}, Obstacle.UNABLE),
-        (("m",), {"prompt": "x" * 8000}, Obstacle.TOO_LONG),
-        (("m",), {"prompt": "x" * 8000, "tools": ({"type": "function"},)}, Obstacle.TOO_LONG),
-        (("m",), {"max_cost_usd": 1e-9}, Obstacle.BUDGET),
+        ((), {}, RejectReason.NOBODY),
+        (("m",), {"model": "other"}, RejectReason.NO_SUCH_MODEL),
+        (("m",), {"backend": "other"}, RejectReason.NO_SUCH_MODEL),
+        (("m",), {"tools": ({"type": "function"},)}, RejectReason.UNABLE),
+        (("m",), {"prompt": "x" * 8000}, RejectReason.TOO_LONG),
+        (("m",), {"prompt": "x" * 8000, "tools": ({"type": "function"},)}, RejectReason.TOO_LONG),
+        (("m",), {"max_cost_usd": 1e-9}, RejectReason.BUDGET),
     ],
 )
-def test_why_nobody_can_be_asked(members: tuple[str, ...], asked: dict[str, Any], obstacle: Obstacle) -> None:
-    ranking = choose(*(member("w", model=name) for name in members), **asked)
+def test_why_nobody_can_be_asked(workers: tuple[str, ...], asked: dict[str, Any], obstacle: RejectReason) -> None:
+    ranking = choose(*(worker("w", model=name) for name in workers), **asked)
     assert (ranking.winner, ranking.obstacle) == (None, obstacle)
 
 
 def test_a_full_worker_is_worth_waiting_for_even_beside_unable_ones() -> None:
-    ranking = choose(member("full", inflight=4), member("leaving", state="draining"))
-    assert ranking.obstacle is Obstacle.FULL
+    ranking = choose(worker("full", inflight=4), worker("leaving", state="draining"))
+    assert ranking.obstacle is RejectReason.FULL
 
 
 def test_a_long_prompt_may_fit_where_nobody_can_be_asked_now() -> None:
-    larger = member("larger", window=100_000, state="draining")
-    assert choose(member("small"), larger, prompt="x" * 8000).obstacle is Obstacle.UNABLE
+    larger = worker("larger", window=100_000, state="draining")
+    assert choose(worker("small"), larger, prompt="x" * 8000).obstacle is RejectReason.UNABLE
 
 
 def test_a_paused_worker_comes_back_by_itself() -> None:
-    paused = member("p")
+    paused = worker("p")
     paused.paused_until = 5.0
-    assert choose(paused, now=4.0).obstacle is Obstacle.PAUSED
+    assert choose(paused, now=4.0).obstacle is RejectReason.PAUSED
     assert winner(choose(paused, now=5.1)) == "p"
 
 
 def test_local_only_never_leaves_the_machine() -> None:
-    assert choose(member("cloud", local=False), policy="local_only").obstacle is Obstacle.UNABLE
+    assert choose(worker("cloud", local=False), policy="local_only").obstacle is RejectReason.UNABLE
 
 
 def test_an_alias_is_the_model() -> None:
-    assert winner(choose(member("w", model="gpt"), model="gpt-alias")) == "w"
+    assert winner(choose(worker("w", model="gpt"), model="gpt-alias")) == "w"
 
 
 @settings(max_examples=1000)
@@ -224,34 +226,34 @@ def test_an_alias_is_the_model() -> None:
 def test_from_what_is_told_anybody_can_work_out_the_same_winner(
     loads: list[int], paces: list[int], prices: list[Price | None], policy: Policy, left_s: float
 ) -> None:
-    members = [member(f"w{i}", price=prices[i], inflight=load, ewma_ms=float(paces[i])) for i, load in enumerate(loads)]
+    workers = [worker(f"w{i}", price=prices[i], inflight=load, ewma_ms=float(paces[i])) for i, load in enumerate(loads)]
     weights: Terms = DEFAULT_POLICIES[policy]
-    question = replace(Question.of(InferenceRequest(prompt="hello")), left_s=left_s)
-    ranking = rank(question, members, Estimates(), weights, now=0.0, rng=random.Random(1))
+    question = replace(RoutingQuery.of(InferenceRequest(prompt="hello")), left_s=left_s)
+    ranking = rank(question, workers, Estimates(), weights, now=0.0, rng=random.Random(1))
     told = [Candidate.model_validate_json(candidate.to_bytes()) for candidate in ranking.candidates]
-    assert {candidate.worker_id for candidate in told} == {m.worker_id for m in members}
+    assert {candidate.worker_id for candidate in told} == {m.worker_id for m in workers}
     for candidate in told:
         assert candidate.terms is not None and candidate.score == pytest.approx(score(candidate.terms, weights))
         assert all(term >= 0 for term in candidate.terms.model_dump().values())
     free = [c for c in told if c.passed_over is None]
     if ranking.winner is not None:
         best = min(free, key=lambda c: score(c.terms, weights) if c.terms else inf)
-        assert best.worker_id == ranking.winner.member.worker_id
+        assert best.worker_id == ranking.winner.worker.worker_id
     else:
-        assert min(told, key=lambda c: c.score or inf).passed_over or ranking.obstacle is Obstacle.LATE
+        assert min(told, key=lambda c: c.score or inf).passed_over or ranking.obstacle is RejectReason.LATE
 
 
 def test_a_model_that_nobody_knows_yet_may_answer_best_now_and_then() -> None:
     """Else the dearest one, which nothing but `best` asks for, would never be found out to be the better one."""
     grades, estimates = Grades(), Estimates()
     grades.learn(ModelGrades(model_id="m", workers={"senior": "senior"}))
-    members = [member("senior"), member("plain"), member("unknown", model="better", price=DEAR)]
+    workers = [worker("senior"), worker("plain"), worker("unknown", model="better", price=DEAR)]
     for _ in range(60):
         estimates.of("m").learn(0.5)
-    question, weights = Question.of(InferenceRequest(prompt="hello", policy="best")), DEFAULT_POLICIES["best"]
+    question, weights = RoutingQuery.of(InferenceRequest(prompt="hello", policy="best")), DEFAULT_POLICIES["best"]
 
     def asked(seed: int) -> str:
-        return winner(rank(question, members, estimates, weights, now=0.0, rng=random.Random(seed), grades=grades))
+        return winner(rank(question, workers, estimates, weights, now=0.0, rng=random.Random(seed), grades=grades))
 
     won = Counter(asked(seed) for seed in range(1000))
     assert 50 < won["unknown"] < 200 and won["plain"] == 0, won
@@ -260,31 +262,31 @@ def test_a_model_that_nobody_knows_yet_may_answer_best_now_and_then() -> None:
 
 
 def test_a_quick_worker_that_is_full_is_better_than_a_slow_one_that_is_free() -> None:
-    quick, slow = member("quick", ewma_ms=500, inflight=4), member("slow", ewma_ms=20_000)
-    assert choose(quick, slow, policy="fastest").obstacle is Obstacle.FULL
-    assert winner(choose(quick, member("slower", ewma_ms=600), policy="fastest")) == "slower"
+    quick, slow = worker("quick", ewma_ms=500, inflight=4), worker("slow", ewma_ms=20_000)
+    assert choose(quick, slow, policy="fastest").obstacle is RejectReason.FULL
+    assert winner(choose(quick, worker("slower", ewma_ms=600), policy="fastest")) == "slower"
 
 
 def test_who_would_come_too_late_is_not_asked_however_cheap() -> None:
-    question = replace(Question.of(InferenceRequest(prompt="hello", policy="cheapest")), left_s=5.0)
-    cheap, quick = member("cheap", ewma_ms=9000), member("quick", price=DEAR, model="d", local=False, ewma_ms=900)
+    question = replace(RoutingQuery.of(InferenceRequest(prompt="hello", policy="cheapest")), left_s=5.0)
+    cheap, quick = worker("cheap", ewma_ms=9000), worker("quick", price=DEAR, model="d", local=False, ewma_ms=900)
     ranking = rank(question, [cheap, quick], Estimates(), DEFAULT_POLICIES["cheapest"], now=0.0, rng=random.Random(1))
     assert winner(ranking) == "quick"
 
 
 def test_when_too_many_wait_already_that_is_said_at_once() -> None:
-    full = [member(f"w{i}", ewma_ms=1000, inflight=4) for i in range(2)]
-    question = replace(Question.of(InferenceRequest(prompt="hello")), left_s=10.0, waiting=200)
+    full = [worker(f"w{i}", ewma_ms=1000, inflight=4) for i in range(2)]
+    question = replace(RoutingQuery.of(InferenceRequest(prompt="hello")), left_s=10.0, waiting=200)
     ranking = rank(question, full, Estimates(), DEFAULT_POLICIES["balanced"], now=0.0, rng=random.Random(1))
-    assert (ranking.obstacle, round(ranking.wait_s)) == (Obstacle.LATE, 25)
+    assert (ranking.obstacle, round(ranking.wait_s)) == (RejectReason.LATE, 25)
     patient = replace(question, left_s=120.0)
     ranking = rank(patient, full, Estimates(), DEFAULT_POLICIES["balanced"], now=0.0, rng=random.Random(1))
-    assert ranking.obstacle is Obstacle.FULL
+    assert ranking.obstacle is RejectReason.FULL
 
 
 def test_who_fails_fast_is_not_taken_for_quick() -> None:
     estimates = Estimates()
     for _ in range(20):
         estimates.failed("failing", "m", 0.0)
-    failing, fine = member("failing", ewma_ms=100), member("fine", ewma_ms=300)
+    failing, fine = worker("failing", ewma_ms=100), worker("fine", ewma_ms=300)
     assert winner(choose(failing, fine, estimates=estimates, policy="fastest")) == "fine"

@@ -1,4 +1,4 @@
-"""Who is here: heartbeats and departures in, members out."""
+"""Who is here: heartbeats and departures in, workers out."""
 
 from datetime import UTC, datetime
 
@@ -23,10 +23,10 @@ def beat(
     )
 
 
-def obstacle(registry: Registry, worker: str = "w") -> str:
-    member = registry.get(worker)
-    assert member is not None
-    return member.obstacle
+def obstacle(registry: Registry, worker_id: str = "w") -> str:
+    worker = registry.get(worker_id)
+    assert worker is not None
+    return worker.obstacle
 
 
 def test_a_ready_worker_has_no_obstacle_and_the_others_say_why() -> None:
@@ -95,16 +95,16 @@ def test_who_was_only_cut_off_is_back_the_same() -> None:
 def test_a_worker_whose_config_changed_starts_with_a_clean_slate() -> None:
     registry = Registry(2.5)
     registry.hear(beat(), 0.0, wall=0.0)
-    member = registry.get("w")
-    assert member is not None
+    worker = registry.get("w")
+    assert worker is not None
     for _ in range(10):
-        member.breaker.failed(1.0, "no", probe=False)
-    member.paused_until, failing = 100.0, member.breaker
+        worker.breaker.failed(1.0, "no", probe=False)
+    worker.paused_until, failing = 100.0, worker.breaker
     registry.hear(beat(seq=2), 1.0, wall=1.0)
-    assert (member.breaker, member.paused_until) == (failing, 100.0)
+    assert (worker.breaker, worker.paused_until) == (failing, 100.0)
     changed = beat(seq=3).model_copy(update={"config_digest": "another"})
     assert registry.hear(changed, 2.0, wall=2.0) is News.NONE
-    assert (member.breaker is failing, member.paused_until) == (False, 0.0)
+    assert (worker.breaker is failing, worker.paused_until) == (False, 0.0)
 
 
 def test_beats_of_an_older_life_or_out_of_order_are_ignored() -> None:
@@ -118,14 +118,14 @@ def test_beats_of_an_older_life_or_out_of_order_are_ignored() -> None:
 def test_load_counts_what_we_sent_since_the_last_beat() -> None:
     registry = Registry(2.5)
     registry.hear(beat(inflight=2), 0.0, wall=0.0)
-    member = registry.get("w")
-    assert member is not None
-    member.assigned = 1
-    assert (member.load, member.free) == (3, 1)
+    worker = registry.get("w")
+    assert worker is not None
+    worker.assigned = 1
+    assert (worker.load, worker.free) == (3, 1)
     registry.hear(beat(seq=2, inflight=3), 1.0, wall=0.0)  # ours is among the three now
-    assert (member.load, member.free) == (3, 1)
-    member.assigned = 0  # ours has ended since
-    assert member.load == 2
+    assert (worker.load, worker.free) == (3, 1)
+    worker.assigned = 0  # ours has ended since
+    assert worker.load == 2
 
 
 def test_when_most_fall_silent_at_once_it_is_our_ears() -> None:
@@ -161,28 +161,28 @@ def test_a_heartbeat_that_crossed_requests_on_their_way_gives_no_more_than_the_l
     """It says what is left of the limit as the worker knew it before them."""
     registry = Registry(2.5)
     registry.hear(rated(1, left=2), 0.0, wall=0.0)
-    member = registry.get("w")
-    assert member is not None
-    first, second = member.spend(100.0), member.spend(100.0)
+    worker = registry.get("w")
+    assert worker is not None
+    first, second = worker.spend(100.0), worker.spend(100.0)
     registry.hear(rated(2, left=2), 1.0, wall=1.0)
-    assert member.short_of(1.0) == "requests"
+    assert worker.short_of(1.0) == "requests"
     first.known = True  # it said something about the first one: what it says from now on counts it
-    assert member.short_of(1.0) == "requests"
+    assert worker.short_of(1.0) == "requests"
     registry.hear(rated(3, left=1), 2.0, wall=2.0)
-    assert member.short_of(1.0) == "requests"
+    assert worker.short_of(1.0) == "requests"
     second.known = True
     registry.hear(rated(4, left=20), 3.0, wall=3.0)
-    assert member.short_of(900.0) == ""
-    member.spend(100.0)
-    assert member.short_of(801.0) == "tokens"
+    assert worker.short_of(900.0) == ""
+    worker.spend(100.0)
+    assert worker.short_of(801.0) == "tokens"
 
 
 def test_a_restarted_worker_knows_nothing_of_what_was_sent_to_its_predecessor() -> None:
     registry = Registry(2.5)
     registry.hear(rated(1, left=1), 0.0, wall=0.0)
-    member = registry.get("w")
-    assert member is not None
-    member.spend(100.0)
-    assert member.short_of(1.0) == "requests"
+    worker = registry.get("w")
+    assert worker is not None
+    worker.spend(100.0)
+    assert worker.short_of(1.0) == "requests"
     registry.hear(rated(2, left=1).model_copy(update={"epoch": "e2"}), 1.0, wall=1.0)
-    assert member.short_of(1.0) == ""
+    assert worker.short_of(1.0) == ""

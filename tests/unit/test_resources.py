@@ -14,7 +14,7 @@ from workers.base.host import gpus
 from workers.base.host.cgroup import Cgroup, Memory
 from workers.base.host.gpus import Gpus
 from workers.base.host.resources import ResourceMeter
-from workers.base.runtime.memory_guard import REST, Strain
+from workers.base.runtime.memory_guard import REST, MemoryPressure
 
 MIB = 1 << 20
 V2 = "35 23 0:28 {root} /sys/fs/cgroup rw,relatime shared:4 - cgroup2 cgroup2 rw,nsdelegate"
@@ -157,7 +157,7 @@ def test_a_limit_changed_while_we_run_counts_from_then_on(tmp_path: Path) -> Non
     assert cgroup.memory() == Memory(500, 2000)
 
 
-# Strain
+# MemoryPressure
 
 
 def at(share: float) -> Memory:
@@ -165,7 +165,7 @@ def at(share: float) -> Memory:
 
 
 def test_near_the_limit_it_says_so_with_the_cure_and_comes_back_lower_down() -> None:
-    strain = Strain()
+    strain = MemoryPressure()
     assert strain.look(at(0.89), 0, now=0) == ""
     assert "uses 910 of 1000 MiB of memory" in strain.look(at(0.91), 0, now=1)
     assert "max_concurrency" in strain.reason
@@ -174,7 +174,7 @@ def test_near_the_limit_it_says_so_with_the_cure_and_comes_back_lower_down() -> 
 
 
 def test_who_stays_below_the_mark_comes_back_although_nothing_more_is_freed() -> None:
-    strain = Strain()
+    strain = MemoryPressure()
     strain.look(at(0.95), 0, now=0)
     assert strain.look(at(0.85), 0, now=REST / 2)
     assert strain.look(at(0.91), 0, now=REST - 1)
@@ -184,12 +184,12 @@ def test_who_stays_below_the_mark_comes_back_although_nothing_more_is_freed() ->
 
 @pytest.mark.parametrize(("limit", "mark"), [(128, 96), (256, 192), (512, 448), (4000, 3600)])
 def test_of_little_memory_a_larger_share_is_kept_free(limit: int, mark: int) -> None:
-    assert Strain().look(Memory((mark - 1) * MIB, limit * MIB), 0, now=0) == ""
-    assert Strain().look(Memory(mark * MIB, limit * MIB), 0, now=0)
+    assert MemoryPressure().look(Memory((mark - 1) * MIB, limit * MIB), 0, now=0) == ""
+    assert MemoryPressure().look(Memory(mark * MIB, limit * MIB), 0, now=0)
 
 
 def test_waiting_for_memory_counts_as_having_none() -> None:
-    strain = Strain()
+    strain = MemoryPressure()
     assert strain.look(at(0.5), 19, now=0) == ""
     assert "waits for memory 40 % of the time" in strain.look(at(0.5), 40, now=1)
     assert strain.look(at(0.5), 6, now=2)

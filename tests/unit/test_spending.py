@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from client.budgets import merged
 from config.loader import ConfigError, load_config
 from contracts import BudgetState
-from manager.budgets.accounts import LEASED_FOR, Account, Lease, Ledger, Purse, Reservation, accounts, window_of
+from manager.budgets.accounts import LEASED_FOR, Account, Lease, Ledger, LocalBudget, Reservation, accounts, window_of
 from manager.config import Budget, ManagerConfig
 
 NOON = 1_795_435_200.0  # 2026-11-23 12:00 UTC
@@ -21,7 +21,7 @@ def account(limit: str = "10", **more: object) -> Account:
     return Account(Budget.model_validate({"limit_usd": limit, **more}), "", "w", None)
 
 
-def renew(purse: Purse, ledger: Ledger, need: Decimal, now: float = NOON, manager: str = "m-1") -> Ledger:
+def renew(purse: LocalBudget, ledger: Ledger, need: Decimal, now: float = NOON, manager: str = "m-1") -> Ledger:
     told = purse.used
     after = ledger.renewed(purse.account, manager, used=told, need=need, now=now)
     purse.renewed(after, manager, told)
@@ -29,7 +29,7 @@ def renew(purse: Purse, ledger: Ledger, need: Decimal, now: float = NOON, manage
 
 
 def test_what_is_reserved_is_settled_with_what_it_did_cost() -> None:
-    purse = Purse(account())
+    purse = LocalBudget(account())
     ledger = renew(purse, Ledger(), need=CENT)
     assert purse.can_pay(CENT, NOON) and purse.lease == 2  # a fifth of it, for those to come
     purse.reserve(CENT)
@@ -40,7 +40,7 @@ def test_what_is_reserved_is_settled_with_what_it_did_cost() -> None:
 
 
 def test_what_it_did_cost_may_be_known_better_later() -> None:
-    purse = Purse(account())
+    purse = LocalBudget(account())
     reservation = Reservation(CENT)
     reservation.add(purse)
     reservation.settle(Decimal("0.001"))
@@ -50,7 +50,7 @@ def test_what_it_did_cost_may_be_known_better_later() -> None:
 
 
 def test_a_lease_that_was_not_renewed_cannot_pay_and_counts_as_spent() -> None:
-    purse, other = Purse(account()), Purse(account())
+    purse, other = LocalBudget(account()), LocalBudget(account())
     ledger = renew(purse, Ledger(), need=Decimal(4))
     later = NOON + LEASED_FOR
     assert not purse.can_pay(CENT, later)
@@ -59,21 +59,21 @@ def test_a_lease_that_was_not_renewed_cannot_pay_and_counts_as_spent() -> None:
 
 
 def test_the_last_cents_are_for_whoever_asks() -> None:
-    purse = Purse(account("1"))
+    purse = LocalBudget(account("1"))
     ledger = Ledger(spent=Decimal("0.97"))
     ledger = renew(purse, ledger, need=Decimal("0.03"))
     assert purse.can_pay(Decimal("0.03"), NOON) and not purse.can_pay(Decimal("0.031"), NOON)
 
 
 def test_it_is_said_once_when_it_is_nearly_spent() -> None:
-    purse = Purse(account("1", warn_at=0.8))
+    purse = LocalBudget(account("1", warn_at=0.8))
     purse.used = Decimal("0.8")
     first = renew(purse, Ledger(), need=CENT)
     assert first.warned and renew(purse, first, need=CENT).warned
 
 
 def test_without_the_ledger_what_was_last_known_to_be_left_may_be_spent_but_not_what_others_held() -> None:
-    purse = Purse(account("1"))
+    purse = LocalBudget(account("1"))
     assert not purse.goes_on_alone(CENT, "m-1")
     renew(purse, Ledger(spent=Decimal("0.4"), leases={"m-2": Lease(usd=Decimal("0.1"), until=NOON + 10)}), need=CENT)
     assert purse.goes_on_alone(Decimal("0.5"), "m-1") and not purse.goes_on_alone(Decimal("0.51"), "m-1")
@@ -93,7 +93,7 @@ def test_without_the_ledger_what_was_last_known_to_be_left_may_be_spent_but_not_
 def test_all_managers_together_never_promise_more_than_there_is(steps: list[tuple[str, str, int]]) -> None:
     """Each cost is as estimated here: then nothing is overshot, crashes included."""
     limit, now, ledger = Decimal(10), NOON, Ledger()
-    purses = {name: Purse(account("10")) for name in "abc"}
+    purses = {name: LocalBudget(account("10")) for name in "abc"}
     running: dict[str, list[Reservation]] = {name: [] for name in "abc"}
     lives = dict.fromkeys("abc", 0)
     paid = Decimal(0)
@@ -113,7 +113,7 @@ def test_all_managers_together_never_promise_more_than_there_is(steps: list[tupl
             ledger = renew(purse, ledger, need=purse.reserved, now=now, manager=f"{name}/{lives[name]}")
         elif what == "die":
             paid += sum((r.usd for r in running[name]), Decimal(0))
-            running[name], purses[name] = [], Purse(account("10"))
+            running[name], purses[name] = [], LocalBudget(account("10"))
             lives[name] += 1
         elif what == "wait":
             now += cents / 10

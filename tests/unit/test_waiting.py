@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from contracts import BullpenError, Priority
-from manager.request.queue import Turn, WaitingRoom
+from manager.request.queue import RequestQueue, Turn
 from tests.support import eventually
 
 
@@ -13,7 +13,7 @@ class Waiters:
     """Requests by name, in the order in which they were called."""
 
     def __init__(self, limit: int = 100) -> None:
-        self.room = WaitingRoom(limit)
+        self.room = RequestQueue(limit)
         self.called: list[str] = []
         self.turns: dict[str, Turn] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}

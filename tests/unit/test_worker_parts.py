@@ -11,7 +11,7 @@ from tests.support import eventually
 from workers.base.engines.admission import Admission
 from workers.base.provider.errors import first_line, from_status, retry_after_ms
 from workers.base.runtime.confidence import UNKNOWN, Confidence
-from workers.base.runtime.final_event_cache import LastWords
+from workers.base.runtime.final_event_cache import FinalEventCache
 
 
 class Places:
@@ -184,7 +184,7 @@ def test_a_prompt_that_is_too_long_for_a_model_is_told_with_its_tokens(
 
 
 def test_the_last_words_of_the_last_seconds_can_be_said_again() -> None:
-    words = LastWords()
+    words = FinalEventCache()
     words.keep(("r1", 1), "_INBOX.a", b"one", 100.0)
     words.keep(("r2", 1), "_INBOX.b", b"two", 110.0)
     assert [word.body for word in words.since(105.0)] == [b"two"]
@@ -196,7 +196,7 @@ def test_the_last_words_of_the_last_seconds_can_be_said_again() -> None:
 
 
 def test_many_last_words_do_not_fill_the_memory() -> None:
-    words = LastWords()
+    words = FinalEventCache()
     for number in range(40):
         words.keep((f"r{number}", 1), "_INBOX.a", b"x" * (1 << 20), 100.0)
     assert sum(words.of((f"r{number}", 1)) is not None for number in range(40)) == 16

@@ -9,7 +9,7 @@ from typing import Any
 from contracts import FinishReason, JsonObject
 from workers.base import Delta, Done, Job, Usage
 from workers.base.provider.chat import CHARACTERS_PER_TOKEN, SizeGuard, counted, plausible
-from workers.base.provider.overlap_trimmer import Seam
+from workers.base.provider.overlap_trimmer import OverlapTrimmer
 
 FINISH: dict[str, FinishReason] = {
     "end_turn": "stop",
@@ -27,7 +27,7 @@ PROMPT = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_token
 class Answer:
     def __init__(self, job: Job) -> None:
         self._size = SizeGuard(job.max_tokens)
-        self._seam = Seam(job.prefix)
+        self._seam = OverlapTrimmer(job.prefix)
         self._counts: dict[str, int] = {}
         """What was told last of each kind of token."""
         self._wrote: int | None = None

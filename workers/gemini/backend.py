@@ -28,7 +28,7 @@ from workers.base.provider.connection import (
     without,
 )
 from workers.base.provider.errors import from_status, garbage, unreachable
-from workers.base.provider.overlap_trimmer import Seam
+from workers.base.provider.overlap_trimmer import OverlapTrimmer
 from workers.base.provider.streaming import patiently
 from workers.gemini.question import contents_of, generation_of
 
@@ -161,7 +161,7 @@ class _Answer:
 
     def __init__(self, job: Job) -> None:
         self._size = SizeGuard(job.max_tokens)
-        self._seam = Seam(job.prefix)
+        self._seam = OverlapTrimmer(job.prefix)
         self._finish: FinishReason | None = None
         self._usage: types.GenerateContentResponseUsageMetadata | None = None
         self._calls: list[JsonObject] = []

@@ -24,7 +24,7 @@ from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job,
 from workers.base.host.resources import ResourceMeter
 from workers.base.provider.chat import conversation
 from workers.base.provider.errors import first_line, garbage, too_long
-from workers.base.provider.overlap_trimmer import Seam
+from workers.base.provider.overlap_trimmer import OverlapTrimmer
 from workers.local.gguf import memory_needed, read_through
 from workers.local.inspection import Inspection
 
@@ -246,7 +246,7 @@ class _Answer:
     """Gathers what llama.cpp tells, piece by piece."""
 
     def __init__(self, job: Job) -> None:
-        self._seam = Seam(job.prefix, may_repeat=False)
+        self._seam = OverlapTrimmer(job.prefix, may_repeat=False)
         self._begun = False
         self._finish: FinishReason | None = None
         self._usage: JsonObject | None = None

@@ -19,7 +19,7 @@ from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job,
 from workers.base.provider.chat import SizeGuard, counted, logprobs, plausible, tokens
 from workers.base.provider.connection import CONNECT_TIMEOUT, QUICK, UNUSABLE, bounded, without
 from workers.base.provider.errors import from_status, garbage, unreachable
-from workers.base.provider.overlap_trimmer import Seam
+from workers.base.provider.overlap_trimmer import OverlapTrimmer
 from workers.base.provider.streaming import patiently
 from workers.ollama.question import body_of, goes_on
 
@@ -208,7 +208,7 @@ class _Answer:
 
     def __init__(self, job: Job) -> None:
         self._size = SizeGuard(job.max_tokens)
-        self._seam = Seam(job.prefix)
+        self._seam = OverlapTrimmer(job.prefix)
         self._calls: list[JsonObject] = []
         self._said = False
 

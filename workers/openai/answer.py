@@ -13,7 +13,7 @@ from openai.types.chat.chat_completion_chunk import ChoiceDelta
 from contracts import FinishReason, JsonObject
 from workers.base import Delta, Done, Job, Usage
 from workers.base.provider.chat import SizeGuard, counted, logprobs, plausible
-from workers.base.provider.overlap_trimmer import Seam
+from workers.base.provider.overlap_trimmer import OverlapTrimmer
 
 FINISH: dict[str, FinishReason] = {
     "length": "length",
@@ -31,7 +31,7 @@ CUT = {"error", "abort"}
 class Answer:
     def __init__(self, job: Job) -> None:
         self._size = SizeGuard(job.max_tokens)
-        self._seam = Seam(job.prefix)
+        self._seam = OverlapTrimmer(job.prefix)
         self._finish: FinishReason | None = None
         self._usage: CompletionUsage | None = None
         self._calls: dict[int, JsonObject] = {}

@@ -68,11 +68,11 @@ class Engine:
         self.models = self.backend.models()
 
 
-class Bench:
+class EngineSet:
     def __init__(self, first: Engine) -> None:
         self.current = first
         self.limits = Limits(first.config)
-        self._retiring: list[Engine] = []
+        self._draining: list[Engine] = []
 
     @property
     def inflight(self) -> int:
@@ -85,7 +85,7 @@ class Bench:
     @property
     def capacity(self) -> int:
         """Those of the engine that serves; what runs or waits in others takes none of them."""
-        elsewhere = sum(engine.places.inflight + engine.places.queued for engine in self._retiring)
+        elsewhere = sum(engine.places.inflight + engine.places.queued for engine in self._draining)
         return self.current.places.capacity + elsewhere
 
     @property
@@ -99,11 +99,11 @@ class Bench:
                 return engine, card
         return None
 
-    def seat(self, engine: Engine) -> Engine:
-        """From now on it serves. Returns the one that did, which has to `retire`."""
+    def activate(self, engine: Engine) -> Engine:
+        """From now on it serves. Returns the one that did, which has to `drain`."""
         before, self.current = self.current, engine
         self.limits.reconfigure(engine.config)
-        self._retiring.append(before)
+        self._draining.append(before)
         return before
 
     def configure(self, config: BackendConfig) -> None:
@@ -111,7 +111,7 @@ class Bench:
         self.current.configure(config)
         self.limits.reconfigure(config)
 
-    async def retire(self, engine: Engine) -> None:
+    async def drain(self, engine: Engine) -> None:
         """Lets it finish what it began, as long as a worker that leaves would, and closes it."""
         await asyncio.sleep(GRACE if engine.models else 0.0)
         with suppress(TimeoutError):
@@ -123,7 +123,7 @@ class Bench:
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_WITHIN):
                 await _idle(engine)
-        self._retiring.remove(engine)
+        self._draining.remove(engine)
         await engine.backend.close()
         log.info("engine_retired", models=[model.name for model in engine.config.models])
 
@@ -138,7 +138,7 @@ class Bench:
             await engine.backend.close()
 
     def _all(self) -> list[Engine]:
-        return [self.current, *reversed(self._retiring)]
+        return [self.current, *reversed(self._draining)]
 
 
 async def _idle(engine: Engine) -> None:

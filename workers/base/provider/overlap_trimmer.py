@@ -1,7 +1,7 @@
 """Going on after the start of an answer that another worker delivered, so that nobody sees the seam.
 
 Models read a word together with the space before it. So the model is given the start without the blanks at
-its end; it writes them itself, and `Seam` takes away what the reader has already: those blanks, and the whole
+its end; it writes them itself, and `OverlapTrimmer` takes away what the reader has already: those blanks, and the whole
 start when a provider repeats it instead of going on.
 
 What stays visible: a start that ends in the middle of a word that this model would have cut elsewhere.
@@ -18,7 +18,7 @@ def begun(prefix: str) -> str:
     return prefix.rstrip()
 
 
-class Seam:
+class OverlapTrimmer:
     """Takes the text of an answer, piece by piece, and gives what comes after `prefix`."""
 
     def __init__(self, prefix: str, *, may_repeat: bool = True) -> None:

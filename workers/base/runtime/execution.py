@@ -12,7 +12,7 @@ from workers.base.interface.backend import Delta, Done, Job, Usage, truncated
 from workers.base.interface.discovery import AnyBackend
 from workers.base.provider.errors import ProviderRefused
 from workers.base.runtime.call import Call
-from workers.base.runtime.reply_channel import Audience, Chunker
+from workers.base.runtime.reply_channel import Chunker, ReplyChannel
 
 PROGRESS_EVERY = 2.0
 CLAIM_AFTER = 0.1
@@ -111,19 +111,19 @@ class Execution:
                 raise
             raise self._stopped from None
 
-    async def compute(self, backend: AnyBackend, job: Job, audience: Audience) -> None:
+    async def compute(self, backend: AnyBackend, job: Job, channel: ReplyChannel) -> None:
         """Has the backend answer, piece by piece. Raises `BullpenError`."""
         try:
-            await self._gather(backend, job, audience)
+            await self._gather(backend, job, channel)
         except BullpenError as error:
             said_no = isinstance(error, ProviderRefused) or error.code in NOT_STARTED
             self._refused = said_no and not self.moves
             raise
 
-    async def _gather(self, backend: AnyBackend, job: Job, audience: Audience) -> None:
+    async def _gather(self, backend: AnyBackend, job: Job, channel: ReplyChannel) -> None:
         clock = asyncio.get_running_loop().time
         self.started = clock()
-        chunker = Chunker(audience)
+        chunker = Chunker(channel)
         async with aclosing(backend.stream(job)) as pieces:
             async for piece in pieces:
                 self.moves += 1
@@ -136,17 +136,17 @@ class Execution:
                     self.done = piece
                     break
                 self._take(piece)
-                if audience.wants_chunks and piece.text:
+                if channel.wants_chunks and piece.text:
                     await chunker.add(piece.text, self.tokens)
         await chunker.flush()
         if self.done is None:
             raise truncated()
 
-    async def keep_told(self, audience: Audience) -> None:
+    async def keep_told(self, channel: ReplyChannel) -> None:
         """Claims the attempt, then tells its progress, until cancelled."""
-        await audience.claim()
+        await channel.claim()
         while True:
-            await audience.progress(self.tokens, self.phase, self.moves)
+            await channel.progress(self.tokens, self.phase, self.moves)
             await asyncio.sleep(PROGRESS_EVERY)
 
     def _take(self, piece: Delta) -> None:

@@ -21,7 +21,7 @@ class Word:
     said_at: float
 
 
-class LastWords:
+class FinalEventCache:
     """Pure; `now` is the loop's clock."""
 
     def __init__(self) -> None:

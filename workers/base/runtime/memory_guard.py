@@ -13,7 +13,7 @@ import gc
 from collections.abc import Awaitable, Callable
 
 from contracts import BullpenError, ErrorCode
-from workers.base.engines.engine_set import Bench
+from workers.base.engines.engine_set import EngineSet
 from workers.base.host.cgroup import Memory
 from workers.base.host.resources import ResourceMeter
 
@@ -31,7 +31,7 @@ LOOK_EVERY, COLLECT_EVERY = 0.5, 2.0
 """Seconds between looks: while there is room, and while there is none."""
 
 
-class Strain:
+class MemoryPressure:
     """Pure: told the figures and the time, says why nothing new can be taken, or nothing."""
 
     def __init__(self) -> None:
@@ -54,16 +54,16 @@ class Strain:
         self.reason = f"{what}, takes nothing new until there is room: give it more, or lower max_concurrency"
 
 
-class Room:
+class MemoryGuard:
     def __init__(
-        self, worker_id: str, meter: ResourceMeter, bench: Bench, changed: Callable[[], Awaitable[None]]
+        self, worker_id: str, meter: ResourceMeter, engines: EngineSet, changed: Callable[[], Awaitable[None]]
     ) -> None:
         """`changed` is told when there is no room any more, and when there is room again."""
         self._id = worker_id
         self._meter = meter
-        self._bench = bench
+        self._engines = engines
         self._changed = changed
-        self._strain = Strain()
+        self._strain = MemoryPressure()
 
     @property
     def reason(self) -> str:
@@ -79,6 +79,6 @@ class Room:
             if is_short != was_short:
                 await self._changed()
             if is_short:
-                self._bench.send_away(BullpenError(ErrorCode.NO_WORKER, f"{self._id} {self.reason}"))
+                self._engines.send_away(BullpenError(ErrorCode.NO_WORKER, f"{self._id} {self.reason}"))
                 gc.collect()  # cycles stay until the next collection, to which one that takes nothing new never comes
             await asyncio.sleep(COLLECT_EVERY if is_short else LOOK_EVERY)

@@ -13,7 +13,7 @@ from config.watched_file import config_digest
 from contracts import Heartbeat, JsonObject, ModelCard, WorkerEventRecord, WorkerState, new_id, utc_now
 from contracts.subjects import TELEMETRY_WORKER, WORKER_HEARTBEAT
 from outbox.outbox import Outbox
-from workers.base.engines.engine_set import Bench
+from workers.base.engines.engine_set import EngineSet
 from workers.base.host.resources import ResourceMeter
 from workers.base.interface.config import BackendConfig
 from workers.base.runtime.execution import Execution
@@ -28,16 +28,16 @@ WEIGHT = 0.2
 
 
 class Presence:
-    def __init__(self, bus: Bus, outbox: Outbox, backend: str, worker_id: str, *, bench: Bench) -> None:
+    def __init__(self, bus: Bus, outbox: Outbox, backend: str, worker_id: str, *, engines: EngineSet) -> None:
         self._bus = bus
         self._outbox = outbox
         self._backend = backend
         self._id = worker_id
-        self._bench = bench
+        self._engines = engines
         self.meter = ResourceMeter()
         self._seq = 0
         self._started_at = utc_now()
-        self._config = bench.current.config
+        self._config = engines.current.config
         self._digest = config_digest(self._config)
         self._pause = 0.0
         self._service_ms: float | None = None
@@ -123,10 +123,10 @@ class Presence:
             models=self.models,
             state=self.state,
             reason=self.reason,
-            inflight=self._bench.inflight,
-            queued=self._bench.queued,
-            capacity=self._bench.capacity,
-            rate=self._bench.limits.rate(asyncio.get_running_loop().time()),
+            inflight=self._engines.inflight,
+            queued=self._engines.queued,
+            capacity=self._engines.capacity,
+            rate=self._engines.limits.rate(asyncio.get_running_loop().time()),
             resources=self.meter.read(),
             tokens_per_second=self._tokens_per_second,
             ewma_ms=self._service_ms,

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from bus import Bus
 from contracts import ErrorCode
-from workers.base.engines.engine_set import Bench
+from workers.base.engines.engine_set import EngineSet
 from workers.base.interface.backend import Job
 from workers.base.provider.connection import listening
 from workers.base.provider.errors import ProviderRefused
@@ -19,9 +19,9 @@ TELL_EVERY = 1.0
 
 
 class Quota:
-    def __init__(self, bus: Bus, bench: Bench, backend: str, worker_id: str) -> None:
+    def __init__(self, bus: Bus, engines: EngineSet, backend: str, worker_id: str) -> None:
         self._bus = bus
-        self._bench = bench
+        self._engines = engines
         self._backend = backend
         self._id = worker_id
         self._account: Account | None = None
@@ -29,7 +29,7 @@ class Quota:
     @asynccontextmanager
     async def place(self, execution: Execution, job: Job) -> AsyncIterator[Callable[[], None]]:
         """Holds what it may use; call what is given when it begins. Raises `BullpenError(rate_limited)`."""
-        limits, now = self._bench.limits, asyncio.get_running_loop().time
+        limits, now = self._engines.limits, asyncio.get_running_loop().time
         hold = limits.need(job)
         await self._hold(hold)
         listening.set(lambda headers: limits.provider.hear(headers, now()))
@@ -45,7 +45,7 @@ class Quota:
     async def _hold(self, hold: Hold) -> None:
         account = self._shared()
         if account is None:
-            self._bench.limits.hold(hold, asyncio.get_running_loop().time())
+            self._engines.limits.hold(hold, asyncio.get_running_loop().time())
         else:
             await account.hold(hold)
 
@@ -58,9 +58,9 @@ class Quota:
 
     def _shared(self) -> Account | None:
         """The account that the config in force names."""
-        name = self._bench.current.config.account
+        name = self._engines.current.config.account
         if name is None:
             self._account = None
         elif self._account is None or self._account.name != f"{self._backend}_{name}":
-            self._account = Account(self._bus, f"{self._backend}_{name}", self._id, self._bench.limits)
+            self._account = Account(self._bus, f"{self._backend}_{name}", self._id, self._engines.limits)
         return self._account

@@ -11,7 +11,7 @@ from contracts import (
 )
 from contracts.subjects import TELEMETRY_ATTEMPT, TELEMETRY_RESPONSE
 from outbox.outbox import Outbox
-from outbox.privacy_filter import Discretion
+from outbox.privacy_filter import PrivacyFilter
 from workers.base.runtime.execution import Execution
 
 
@@ -22,7 +22,7 @@ class DirectBooks:
         self._outbox = outbox
         self._backend = backend
         self._id = worker_id
-        self._discretion = Discretion(outbox.settings.content, outbox.settings.content_key)
+        self._discretion = PrivacyFilter(outbox.settings.content, outbox.settings.content_key)
 
     @property
     def before_reply(self) -> bool:

@@ -20,7 +20,7 @@ from contracts import (
 from contracts import subjects as s
 from contracts.control import mistakes
 from workers.base.runtime.execution import Execution
-from workers.base.runtime.final_event_cache import Key, LastWords
+from workers.base.runtime.final_event_cache import FinalEventCache, Key
 from workers.base.runtime.presence import Presence
 from workers.base.runtime.swap import Swapper
 
@@ -38,7 +38,7 @@ class RemoteControl:
         *,
         presence: Presence,
         running: Mapping[Key, Execution],
-        last_words: LastWords,
+        final_events: FinalEventCache,
         share: Callable[[], Awaitable[None]],
         resume: Callable[[], Awaitable[bool]],
         swapper: Swapper,
@@ -48,7 +48,7 @@ class RemoteControl:
         self._id = worker_id
         self._presence = presence
         self._running = running
-        self._last_words = last_words
+        self._final_events = final_events
         self._share = share
         self._resume = resume
         self._swapper = swapper
@@ -120,7 +120,7 @@ class RemoteControl:
         """A Manager was away for a moment and asks how an attempt stands."""
         if not request.inbox or not accepts(request.inbox):
             return
-        execution, said = self._running.get(_key(request)), self._last_words.of(_key(request))
+        execution, said = self._running.get(_key(request)), self._final_events.of(_key(request))
         if execution is not None:
             body = Progress(tokens=execution.tokens, phase=execution.phase, moved=execution.moves).to_bytes()
         elif said is not None:
@@ -133,7 +133,7 @@ class RemoteControl:
     async def _reconnected(self) -> None:
         """What was said while the connection broke may be lost: it is said again, and that we are here."""
         await self._presence.say()
-        for word in self._last_words.since(asyncio.get_running_loop().time() - SAID_INTO_THE_VOID):
+        for word in self._final_events.since(asyncio.get_running_loop().time() - SAID_INTO_THE_VOID):
             await self._bus.publish(word.inbox, word.body)
 
 

@@ -22,13 +22,13 @@ from contracts import (
     Phase,
     Progress,
 )
-from workers.base.runtime.final_event_cache import LastWords
+from workers.base.runtime.final_event_cache import FinalEventCache
 
 GO_WITHIN = 2.0
 """Seconds a Manager has to say `go`; one that does not is gone."""
 
 
-class Audience(Protocol):
+class ReplyChannel(Protocol):
     """Whoever is told about one attempt."""
 
     @property
@@ -54,7 +54,7 @@ class Audience(Protocol):
     async def error(self, error: BullpenError, usage: PartialUsage) -> None: ...
 
 
-class DirectCaller:
+class CallerChannel:
     """Somebody who asked `infer.<backend>` without a Manager."""
 
     def __init__(self, reply: Reply) -> None:
@@ -83,7 +83,7 @@ class DirectCaller:
         await self._reply.error(error)
 
 
-class RoutedCaller:
+class ManagerChannel:
     """A Manager, listening on a private inbox of its own."""
 
     def __init__(
@@ -96,11 +96,11 @@ class RoutedCaller:
         attempt: int,
         epoch: str,
         streaming: bool,
-        last_words: LastWords,
+        final_events: FinalEventCache,
     ) -> None:
         self._bus = bus
         self._key = request_id, attempt
-        self._last_words = last_words
+        self._final_events = final_events
         self._inbox = inbox
         self._task_id = task_id
         self._request_id = request_id
@@ -151,7 +151,7 @@ class RoutedCaller:
 
     async def _last_word(self, body: bytes) -> None:
         await self._bus.publish(self._inbox, body)
-        self._last_words.keep(self._key, self._inbox, body, asyncio.get_running_loop().time())
+        self._final_events.keep(self._key, self._inbox, body, asyncio.get_running_loop().time())
 
 
 class Chunker:
@@ -162,8 +162,8 @@ class Chunker:
 
     GATHER = 0.02
 
-    def __init__(self, audience: Audience) -> None:
-        self._audience = audience
+    def __init__(self, channel: ReplyChannel) -> None:
+        self._channel = channel
         self._pieces: list[str] = []
         self._tokens = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -189,7 +189,7 @@ class Chunker:
             await self._sending
         if self._pieces:
             text, self._pieces = "".join(self._pieces), []
-            await self._audience.chunk(text, self._tokens)
+            await self._channel.chunk(text, self._tokens)
 
     def _due(self) -> None:
         self._timer = None
@@ -201,7 +201,7 @@ class Chunker:
         if before is not None:
             await before
         try:
-            await self._audience.chunk(text, tokens)
+            await self._channel.chunk(text, tokens)
         except BusError:
             return  # the connection is away; the final message tells what became of the answer
 

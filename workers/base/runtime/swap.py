@@ -19,7 +19,7 @@ from bus import Tasks
 from config.loader import ConfigError
 from config.watched_file import ConfigFile, config_digest, differing
 from contracts import BullpenError, ControlRequest, ErrorCode, InferenceRequest, JsonObject, ModelCard
-from workers.base.engines.engine_set import Bench, Engine
+from workers.base.engines.engine_set import Engine, EngineSet
 from workers.base.host.resources import ResourceMeter
 from workers.base.interface.backend import Job
 from workers.base.interface.config import BackendConfig
@@ -44,16 +44,16 @@ class Outcome:
 class Swapper:
     def __init__(
         self,
-        bench: Bench,
+        engines: EngineSet,
         presence: Presence,
         file: ConfigFile[Any] | None,
-        seat: Callable[[Engine], Awaitable[None]],
+        activate: Callable[[Engine], Awaitable[None]],
     ) -> None:
-        """`seat` makes an engine the one that serves. `file` None: there is none to read again."""
-        self._bench = bench
+        """`activate` makes an engine the one that serves. `file` None: there is none to read again."""
+        self._engines = engines
         self._presence = presence
         self._file = file
-        self._seat = seat
+        self._activate = activate
         self._turn = asyncio.Lock()
         self._tasks = Tasks("swap")
         self.refused = ""
@@ -93,7 +93,7 @@ class Swapper:
     async def _in_turn(self, cause: Cause, wanted: Callable[[], Awaitable[BackendConfig]]) -> Outcome:
         async with self._turn:
             now = asyncio.get_running_loop().time
-            began, before = now(), self._bench.current
+            began, before = now(), self._engines.current
             try:
                 self._check_staying()
                 config = await wanted()
@@ -113,7 +113,7 @@ class Swapper:
 
     async def _wanted(self, request: ControlRequest) -> BackendConfig:
         """The config in force with other models. Raises `ConfigError`."""
-        now = self._bench.current.config
+        now = self._engines.current.config
         models: list[Any] = list(now.models)
         if request.models is not None:
             models = list(request.models)
@@ -131,7 +131,7 @@ class Swapper:
 
     async def _known(self, name: str) -> Any:
         """What the config in force, or the file, says of a model of that name or alias; a broken file says nothing."""
-        models = list(self._bench.current.config.models)
+        models = list(self._engines.current.config.models)
         if self._file is not None:
             with suppress(ConfigError):
                 models += (await self._file.read()).models
@@ -142,9 +142,9 @@ class Swapper:
             raise ConfigError("the worker is draining: `bullpen resume` it first")
 
     async def _bring_in(self, config: BackendConfig) -> None:
-        before = self._bench.current
+        before = self._engines.current
         if before.models and before.backend.adopt(config):
-            self._bench.configure(config)
+            self._engines.configure(config)
             self._presence.serve(config, before.models)
             await self._presence.say()
             return
@@ -156,9 +156,9 @@ class Swapper:
                 await self._presence.say(surely=True)  # before we stand still
                 await self._load(engine)
             self._check_staying()
-            await self._seat(engine)
+            await self._activate(engine)
         finally:
-            if self._bench.current is not engine:
+            if self._engines.current is not engine:
                 await engine.backend.close()
 
     async def _load(self, engine: Engine) -> None:
@@ -181,17 +181,17 @@ class Swapper:
 
     def _refuse(self, cause: Cause, why: str) -> Outcome:
         self.refused = self.refused if cause == "swap" else why
-        log.error("swap_refused", cause=cause, reason=why, serving=self._bench.served)
+        log.error("swap_refused", cause=cause, reason=why, serving=self._engines.served)
         self._book("swap_refused", why, {"cause": cause})
         return Outcome(False, why)
 
     def _done(self, cause: Cause, before: Engine, changes: list[str], *, took_ms: int) -> Outcome:
         self.refused = self.refused if cause == "swap" else ""
-        models = [card.model_id for card in self._bench.current.models]
-        event = "config_changed" if self._bench.current is before else "swapped"
+        models = [card.model_id for card in self._engines.current.models]
+        event = "config_changed" if self._engines.current is before else "swapped"
         message = f"serves {', '.join(models)} since {took_ms} ms after it was told; changed: {', '.join(changes)}"
         log.info(event, cause=cause, models=models, changed=changes, took_ms=took_ms)
-        digest = config_digest(self._bench.current.config)
+        digest = config_digest(self._engines.current.config)
         detail = {"cause": cause, "changed": changes, "took_ms": took_ms, "models": models, "config_digest": digest}
         self._book(event, f"serves {', '.join(models)}", detail)
         return Outcome(True, message)

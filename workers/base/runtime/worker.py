@@ -36,21 +36,21 @@ from contracts import (
 from contracts import headers as h
 from contracts import subjects as s
 from outbox.outbox import Outbox, OutboxSettings
-from workers.base.engines.engine_set import Bench, Engine
+from workers.base.engines.engine_set import Engine, EngineSet
 from workers.base.interface.backend import Done, Job
 from workers.base.interface.config import BackendConfig
 from workers.base.interface.discovery import BackendFolder
 from workers.base.runtime.call import Call
 from workers.base.runtime.confidence import Confidence
 from workers.base.runtime.execution import CLAIM_AFTER, Execution, out_of_time
-from workers.base.runtime.final_event_cache import LastWords
+from workers.base.runtime.final_event_cache import FinalEventCache
 from workers.base.runtime.health import Health
-from workers.base.runtime.memory_guard import Room
+from workers.base.runtime.memory_guard import MemoryGuard
 from workers.base.runtime.presence import Presence
 from workers.base.runtime.quota import Quota
 from workers.base.runtime.recording import DirectBooks
 from workers.base.runtime.remote_control import RemoteControl
-from workers.base.runtime.reply_channel import Audience, DirectCaller, RoutedCaller
+from workers.base.runtime.reply_channel import CallerChannel, ManagerChannel, ReplyChannel
 from workers.base.runtime.swap import Swapper
 
 log = structlog.get_logger(__name__)
@@ -61,29 +61,29 @@ START_PATIENCE = 30.0
 
 class Worker:
     def __init__(
-        self, bus: Bus, outbox: Outbox, bench: Bench, worker_id: str, config_file: ConfigFile[Any] | None = None
+        self, bus: Bus, outbox: Outbox, engines: EngineSet, worker_id: str, config_file: ConfigFile[Any] | None = None
     ) -> None:
         self._bus = bus
         self._outbox = outbox
-        self._bench = bench
-        backend = self._backend = bench.current.backend
+        self._engines = engines
+        backend = self._backend = engines.current.backend
         self._id = worker_id
         self._books = DirectBooks(outbox, backend.name, worker_id)
-        self._presence = Presence(bus, outbox, backend.name, worker_id, bench=bench)
-        self._room = Room(worker_id, self._presence.meter, bench, self._settle)
+        self._presence = Presence(bus, outbox, backend.name, worker_id, engines=engines)
+        self._memory_guard = MemoryGuard(worker_id, self._presence.meter, engines, self._settle)
         self._backend_is: tuple[WorkerState, str] = "starting", ""
-        self._swapper = Swapper(bench, self._presence, config_file, self._seat)
-        self._quota = Quota(bus, bench, backend.name, worker_id)
+        self._swapper = Swapper(engines, self._presence, config_file, self._activate)
+        self._quota = Quota(bus, engines, backend.name, worker_id)
         self._confidence: dict[str, Confidence] = {}
         self._running: dict[tuple[str, int], Execution] = {}
-        self._last_words = LastWords()
+        self._final_events = FinalEventCache()
         self._shared: Subscription | None = None
         self._remote = RemoteControl(
             bus,
             worker_id,
             presence=self._presence,
             running=self._running,
-            last_words=self._last_words,
+            final_events=self._final_events,
             share=self._share,
             resume=self._resume,
             swapper=self._swapper,
@@ -97,9 +97,9 @@ class Worker:
         """Starts, serves until `stop` is set or the bus is lost, drains, leaves."""
         self._tasks.start(self._presence.beat(), "heartbeat")
         await self._listen()
-        self._look_after(Health(self._bench.current, self._presence, self._become).keep())
+        self._look_after(Health(self._engines.current, self._presence, self._become).keep())
         self._tasks.start(self._swapper.follow(), "config")
-        self._tasks.start(self._room.keep(), "memory")
+        self._tasks.start(self._memory_guard.keep(), "memory")
         self._tasks.start(self._quota.keep(), "account")
         await first_of(stop, self._bus.lost, self._remote.superseded)
         await self._drain()
@@ -144,8 +144,8 @@ class Worker:
 
     async def _show(self) -> None:
         state, reason = self._backend_is
-        if state == "ready" and self._room.reason:
-            state, reason = "degraded", self._room.reason
+        if state == "ready" and self._memory_guard.reason:
+            state, reason = "degraded", self._memory_guard.reason
         await self._presence.become(state, reason)
         await self._share()
 
@@ -163,14 +163,14 @@ class Worker:
             self._health.cancel()
         self._health = self._tasks.start(looking, "health")
 
-    async def _seat(self, engine: Engine) -> None:
+    async def _activate(self, engine: Engine) -> None:
         """From now on this one serves; the one before finishes what it began."""
-        before = self._bench.seat(engine)
+        before = self._engines.activate(engine)
         self._look_after(Health(engine, self._presence, self._become).watch())
         self._presence.serve(engine.config, engine.models)
         await self._become("ready")
         await self._presence.say()
-        self._tasks.start(self._bench.retire(before), "retire")
+        self._tasks.start(self._engines.drain(before), "retire")
 
     # A request
 
@@ -190,56 +190,56 @@ class Worker:
             return
         self._running[execution.call.key] = execution
         try:
-            await self._answer(execution, self._audience(execution))
+            await self._answer(execution, self._channel(execution))
         finally:
             del self._running[execution.call.key]
 
-    async def _answer(self, execution: Execution, audience: Audience) -> None:
+    async def _answer(self, execution: Execution, channel: ReplyChannel) -> None:
         failure: BullpenError | None = None
         response: InferenceResponse | None = None
         try:
-            response = await self._compute(execution, audience)
+            response = await self._compute(execution, channel)
             await self._before_reply(execution, response, None)
-            failure = await audience.response(response)
+            failure = await channel.response(response)
         except BullpenError as error:
             failure = error
             await self._before_reply(execution, None, error)
-            await self._tell(audience, error, execution)
+            await self._tell(channel, error, execution)
         except BusError as error:
             failure = BullpenError(ErrorCode.NO_WORKER, str(error))
             log.warning("answer_not_sent", task_id=execution.call.task_id, error=str(error))
         except Exception:
             log.exception("request_failed", task_id=execution.call.task_id)
             failure = internal_error()
-            await self._tell(audience, failure, execution)
+            await self._tell(channel, failure, execution)
         await self._close(execution, response, failure)
 
-    async def _compute(self, execution: Execution, audience: Audience) -> InferenceResponse:
+    async def _compute(self, execution: Execution, channel: ReplyChannel) -> InferenceResponse:
         if execution.call.routed and execution.call.remaining <= 0:
-            await self._make_sure(execution, audience)
+            await self._make_sure(execution, channel)
         call = execution.call
         self._check_able(call)
         engine, card = self._engine(call.model)
         job = execution.job = self._job(call, engine, card)
         with engine.at_work(execution):
-            work = asyncio.get_running_loop().create_task(self._in_turn(execution, engine, job, audience))
+            work = asyncio.get_running_loop().create_task(self._in_turn(execution, engine, job, channel))
             if call.routed:
-                work.add_done_callback(self._tell_after(execution, audience))
+                work.add_done_callback(self._tell_after(execution, channel))
             await execution.within(call.remaining, work)
         return self._response(job, execution)
 
-    async def _make_sure(self, execution: Execution, audience: Audience) -> None:
+    async def _make_sure(self, execution: Execution, channel: ReplyChannel) -> None:
         """Its time is over by our clock, which may have jumped: the Manager knows how much is left."""
-        left = await audience.permission()
+        left = await channel.permission()
         if left is not None:
             deadline = asyncio.get_running_loop().time() + left
             execution.call = replace(execution.call, deadline=deadline)
 
-    def _tell_after(self, execution: Execution, audience: Audience) -> Callable[[object], None]:
+    def _tell_after(self, execution: Execution, channel: ReplyChannel) -> Callable[[object], None]:
         """Claims and tells progress once the answer takes longer; returns what ends that."""
         telling: list[asyncio.Task[None]] = []
         timer = asyncio.get_running_loop().call_later(
-            CLAIM_AFTER, lambda: telling.append(self._tasks.start(execution.keep_told(audience), "claim"))
+            CLAIM_AFTER, lambda: telling.append(self._tasks.start(execution.keep_told(channel), "claim"))
         )
 
         def end(_: object) -> None:
@@ -249,16 +249,16 @@ class Worker:
 
         return end
 
-    async def _in_turn(self, execution: Execution, engine: Engine, job: Job, audience: Audience) -> None:
+    async def _in_turn(self, execution: Execution, engine: Engine, job: Job, channel: ReplyChannel) -> None:
         """Within the limits: waits for a place, asks before spending money, computes."""
         if job.max_tokens == 0:
             execution.done = Done("length", prompt_tokens=0, completion_tokens=0)  # others said it all already
             return
         async with self._quota.place(execution, job) as begin, engine.places.place(execution.call.request.priority):
-            budget = None if job.model.local else await audience.permission()
+            budget = None if job.model.local else await channel.permission()
             begin()
             async with asyncio.timeout(budget):
-                await execution.compute(engine.backend, job, audience)
+                await execution.compute(engine.backend, job, channel)
 
     def _check_able(self, call: Call) -> None:
         if call.remaining <= 0:
@@ -284,9 +284,9 @@ class Worker:
         return Job(call.request, card, left, call.prefix)
 
     def _engine(self, model: str | None) -> tuple[Engine, ModelCard]:
-        found = self._bench.find(model)
+        found = self._engines.find(model)
         if found is None:
-            served = f"{self._id} does not serve {model}; it serves {self._bench.served}"
+            served = f"{self._id} does not serve {model}; it serves {self._engines.served}"
             raise BullpenError(ErrorCode.NO_SUCH_MODEL, served, field="model")
         return found
 
@@ -320,10 +320,10 @@ class Worker:
             created_at=utc_now(),
         )
 
-    def _audience(self, execution: Execution) -> Audience:
+    def _channel(self, execution: Execution) -> ReplyChannel:
         call = execution.call
         if call.routed:
-            return RoutedCaller(
+            return ManagerChannel(
                 self._bus,
                 call.reply,
                 call.task_id,
@@ -331,16 +331,16 @@ class Worker:
                 attempt=call.attempt,
                 epoch=self._presence.epoch,
                 streaming=call.request.stream,
-                last_words=self._last_words,
+                final_events=self._final_events,
             )
         reply = Reply(self._bus, call.reply, call.task_id, call.request_id, streaming=call.request.stream)
         gone = BullpenError(ErrorCode.CANCELLED, "nobody reads the stream any more")
         reply.on_abandoned = lambda: execution.stop(gone)
-        return DirectCaller(reply)
+        return CallerChannel(reply)
 
-    async def _tell(self, audience: Audience, error: BullpenError, execution: Execution) -> None:
+    async def _tell(self, channel: ReplyChannel, error: BullpenError, execution: Execution) -> None:
         try:
-            await audience.error(error, execution.usage)
+            await channel.error(error, execution.usage)
         except (BusError, BullpenError) as failure:
             log.warning("error_not_sent", code=error.code, failure=str(failure))
 
@@ -385,7 +385,7 @@ class Worker:
         await self._swapper.stop()
         await self._share()
         with suppress(TimeoutError, asyncio.CancelledError):  # a second signal: enough waited
-            async with asyncio.timeout(self._bench.current.config.drain_timeout):
+            async with asyncio.timeout(self._engines.current.config.drain_timeout):
                 await self._idle()
         for execution in list(self._running.values()):
             execution.stop(BullpenError(ErrorCode.NO_WORKER, f"{self._id} is leaving"))
@@ -417,16 +417,16 @@ async def run_worker(
     if not s.is_name(worker_id):
         raise ConfigError(f"{worker_id!r} is not a worker id: 1 to 64 of A-Z a-z 0-9 _ - are allowed")
     backend = folder.load()(config)
-    bench = Bench(Engine(backend, config))
+    engines = EngineSet(Engine(backend, config))
     name = s.worker_connection_name(backend.name, worker_id)
     bus = await Bus.connect(name, settings, patience=START_PATIENCE, stop=stop)
     outbox = await Outbox.open(worker_id, settings, books or OutboxSettings(), patience=START_PATIENCE, stop=stop)
     try:
-        await Worker(bus, outbox, bench, worker_id, config_file).run(stop)
+        await Worker(bus, outbox, engines, worker_id, config_file).run(stop)
         if bus.lost.is_set():
             raise BusError("the connection to NATS is lost for good")
     finally:
-        await bench.close()
+        await engines.close()
         await outbox.close()
         await bus.close()
 
