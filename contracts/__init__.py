@@ -15,6 +15,7 @@ from contracts.control import (
     ManagerReply,
     Phase,
     Progress,
+    SilenceOk,
     StatusReply,
     StatusRequest,
     WorkerEvent,
@@ -27,6 +28,7 @@ from contracts.errors import (
     ErrorCode,
     ErrorDetail,
     ErrorReply,
+    Fault,
     PartialUsage,
 )
 from contracts.grades import Grade, GradeRecord, ModelGrades, WorkRecord
@@ -102,6 +104,7 @@ __all__ = [
     "ErrorCode",
     "ErrorDetail",
     "ErrorReply",
+    "Fault",
     "Feedback",
     "FeedbackRecord",
     "FinalResponse",
@@ -134,6 +137,7 @@ __all__ = [
     "ResponseRecord",
     "Resumed",
     "RouteDecision",
+    "SilenceOk",
     "StatusReply",
     "StatusRequest",
     "StreamEvent",

@@ -13,12 +13,27 @@ from contracts.response import Chunk, FinalResponse
 Phase = Literal["queued", "prefill", "decode"]
 
 
+class SilenceOk(OpenModel):
+    """How long a worker may be silent about an attempt, in milliseconds, and still be well.
+
+    From the backend's own time-outs, from what its model is known to take (it reasons, it has to be loaded), and from
+    how long its answers took before.
+    """
+
+    first_token: Annotated[int, Field(ge=0)]
+    """Before the first token."""
+    next_token: Annotated[int, Field(ge=0)]
+    """Between tokens."""
+
+
 class Claim(OpenModel):
     """Worker to Manager: this attempt is mine. A paid worker waits for `Go` before it spends."""
 
     type: Literal["claim"] = "claim"
     attempt: int
     epoch: Annotated[str, Field(coerce_numbers_to_str=True)]
+    silence_ok_ms: SilenceOk | None = None
+    """None: the worker does not know; the Manager's own time-outs count."""
 
 
 class Progress(OpenModel):

@@ -11,14 +11,16 @@ from typing import Literal
 from pydantic import Field
 
 from contracts.base import Money, OpenModel
-from contracts.response import AttemptSummary
+from contracts.response import AttemptSummary, Outcome
 
 
 class ErrorCode(StrEnum):
     INVALID_REQUEST = "invalid_request"
+    CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
     PAYLOAD_TOO_LARGE = "payload_too_large"
     NO_SUCH_MODEL = "no_such_model"
     NO_WORKER = "no_worker"
+    DRAINING = "draining"
     OVERLOADED = "overloaded"
     RATE_LIMITED = "rate_limited"
     CONFLICT = "conflict"
@@ -33,9 +35,11 @@ class ErrorCode(StrEnum):
 
 STATUS: dict[ErrorCode, int] = {
     ErrorCode.INVALID_REQUEST: 400,
+    ErrorCode.CONTEXT_LENGTH_EXCEEDED: 400,
     ErrorCode.PAYLOAD_TOO_LARGE: 413,
     ErrorCode.NO_SUCH_MODEL: 404,
     ErrorCode.NO_WORKER: 503,
+    ErrorCode.DRAINING: 503,
     ErrorCode.OVERLOADED: 429,
     ErrorCode.RATE_LIMITED: 429,
     ErrorCode.CONFLICT: 409,
@@ -47,11 +51,12 @@ STATUS: dict[ErrorCode, int] = {
     ErrorCode.UPSTREAM_ERROR: 502,
     ErrorCode.INTERNAL: 500,
 }
-"""HTTP status numbers, as in wire.md."""
+"""HTTP status numbers, as in docs/wire.md."""
 
 WORTH_RETRYING = frozenset(
     {
         ErrorCode.NO_WORKER,
+        ErrorCode.DRAINING,
         ErrorCode.OVERLOADED,
         ErrorCode.RATE_LIMITED,
         ErrorCode.DEADLINE_EXCEEDED,
@@ -64,7 +69,9 @@ WORTH_RETRYING = frozenset(
 ANOTHER_WORKER_MAY_HELP = frozenset(
     {
         ErrorCode.NO_SUCH_MODEL,
+        ErrorCode.CONTEXT_LENGTH_EXCEEDED,
         ErrorCode.NO_WORKER,
+        ErrorCode.DRAINING,
         ErrorCode.OVERLOADED,
         ErrorCode.RATE_LIMITED,
         ErrorCode.UPSTREAM_AUTH,
@@ -74,15 +81,35 @@ ANOTHER_WORKER_MAY_HELP = frozenset(
 )
 """Codes of one worker's failure after which the Manager asks the next one."""
 
-NOT_STARTED = frozenset({ErrorCode.NO_SUCH_MODEL, ErrorCode.NO_WORKER, ErrorCode.OVERLOADED, ErrorCode.RATE_LIMITED})
+NOT_STARTED = frozenset(
+    {
+        ErrorCode.NO_SUCH_MODEL,
+        ErrorCode.CONTEXT_LENGTH_EXCEEDED,
+        ErrorCode.NO_WORKER,
+        ErrorCode.DRAINING,
+        ErrorCode.OVERLOADED,
+        ErrorCode.RATE_LIMITED,
+    }
+)
 """Codes that mean the worker refused before computing anything: going elsewhere costs nothing."""
 
-BEGUN_NOWHERE = frozenset({ErrorCode.NO_WORKER, ErrorCode.OVERLOADED, ErrorCode.RATE_LIMITED, ErrorCode.CONFLICT})
+BEGUN_NOWHERE = frozenset(
+    {ErrorCode.NO_WORKER, ErrorCode.DRAINING, ErrorCode.OVERLOADED, ErrorCode.RATE_LIMITED, ErrorCode.CONFLICT}
+)
 """Codes of a request's failure that say nothing of the request: no worker could take it now."""
 
 
 MAX_MESSAGE, MAX_FIELD = 2000, 200
 """Characters. An error may quote what is wrong, which may be megabytes; the error itself must always fit."""
+
+
+Fault = Literal["request", "model", "worker", "account", "ours"]
+"""Whose fault a failed attempt is, as far as the worker can tell.
+
+`request`: it could not be turned into a question for the provider. `model`: this model at this worker refused it or
+failed. `worker`: the provider cannot be reached, or the process is ill. `account`: the provider account's key, money or
+limits. `ours`: a bug.
+"""
 
 
 class ErrorDetail(OpenModel):
@@ -95,6 +122,8 @@ class ErrorDetail(OpenModel):
     """The request's field that is wrong, as a dotted path (`messages.0.role`)."""
     prompt_tokens: int | None = None
     """Only when the prompt is too long for the model: its tokens by the worker's count; 0: it cannot say."""
+    fault: Fault | None = None
+    """Worker to Manager: whose fault it is. None: the worker does not say."""
 
 
 class PartialUsage(OpenModel):
@@ -119,6 +148,8 @@ class ErrorReply(OpenModel):
     error: ErrorDetail
     attempts: tuple[AttemptSummary, ...] = ()
     usage: PartialUsage | None = None
+    outcome: Outcome | None = None
+    """Worker to Manager: how the attempt ended, where the error code does not say it: `truncated`."""
 
 
 class BullpenError(Exception):
@@ -133,6 +164,8 @@ class BullpenError(Exception):
         retry_after_ms: int | None = None,
         retryable: bool | None = None,
         prompt_tokens: int | None = None,
+        fault: Fault | None = None,
+        outcome: Outcome | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -142,6 +175,10 @@ class BullpenError(Exception):
         self.retryable = code in WORTH_RETRYING if retryable is None else retryable
         self.prompt_tokens = prompt_tokens
         """Of a prompt that is too long for its model; a model with a larger context window may help."""
+        self.fault = fault
+        """Whose fault it is. None: not known."""
+        self.outcome = outcome
+        """How an attempt that raised it ended, where the code does not say it: `truncated`."""
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
@@ -164,6 +201,7 @@ class BullpenError(Exception):
             retry_after_ms=self.retry_after_ms,
             field=None if self.field is None else _short(self.field, MAX_FIELD),
             prompt_tokens=self.prompt_tokens,
+            fault=self.fault,
         )
 
     @classmethod
@@ -175,6 +213,7 @@ class BullpenError(Exception):
             retry_after_ms=detail.retry_after_ms,
             retryable=detail.retryable,
             prompt_tokens=detail.prompt_tokens,
+            fault=detail.fault,
         )
 
 

@@ -91,6 +91,10 @@ class ModelCard(OpenModel):
     """None: unknown."""
     local: bool
     """True when nothing leaves the machine and nobody sends a bill."""
+    stand_in: bool = False
+    """True when it only answers as long as no other chat model is ready."""
+    trouble: str = ""
+    """Why it hardly answers anything of late, in words; empty when it does. The worker's other models are well."""
 
     def answers_to(self, name: str) -> bool:
         return name == self.model_id or name in self.aliases
