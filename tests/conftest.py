@@ -3,7 +3,9 @@
 import asyncio
 import faulthandler
 import itertools
+import os
 import shutil
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -14,9 +16,15 @@ from hypothesis import HealthCheck, settings
 
 from tests.servers import NatsServer, PostgresServer
 
-settings.register_profile("ours", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
-settings.load_profile("ours")  # a busy machine is slow: no test is timed
+NO_CLOCK = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+"""A busy machine is slow: no example is timed."""
+settings.register_profile("same", NO_CLOCK, derandomize=True, max_examples=25)
+settings.register_profile("deep", NO_CLOCK, max_examples=2000)
+settings.load_profile("same")  # what is found anew is found by `--hypothesis-profile deep`, not by who merges
 
+UNIT_TESTS = Path(__file__).with_name("unit")
+UNIT_TEST_ENDS = 2.0
+"""Seconds after which a unit test is ended. None needs more than a sixth of them, so a busy processor ends none."""
 STUCK = 120.0
 """Seconds that a failed test may take to be taken down."""
 _numbers = itertools.count(1)
@@ -33,6 +41,23 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.basetemp is None:
         own_temp = tempfile.mkdtemp(prefix="bullpen-tests-")
         config.option.basetemp = config.stash[_own_temp] = own_temp
+    if sys.dont_write_bytecode:  # else each of some three hundred processes compiles everything anew
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = str(config.rootpath / ".pytest_cache" / "bytecode")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Gives unit tests their time-out, and each xdist worker scenarios first, so that none is left over at the end."""
+    for item in items:
+        if item.path.is_relative_to(UNIT_TESTS):
+            item.add_marker(pytest.mark.timeout(UNIT_TEST_ENDS), append=False)
+    long = [item for item in items if item.get_closest_marker("scenario")]
+    short = [item for item in items if not item.get_closest_marker("scenario")]
+    workers = int(getattr(config, "workerinput", {}).get("workercount", 1))
+    share = -(-len(short) // workers)
+    items[:] = [
+        item for n in range(workers) for item in (*long[n::workers], *short[n * share : (n + 1) * share])
+    ]
 
 
 @pytest.hookimpl(trylast=True)
