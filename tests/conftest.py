@@ -58,9 +58,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     short = [item for item in items if not item.get_closest_marker("scenario")]
     workers = int(getattr(config, "workerinput", {}).get("workercount", 1))
     share = -(-len(short) // workers)
-    items[:] = [
-        item for n in range(workers) for item in (*long[n::workers], *short[n * share : (n + 1) * share])
-    ]
+    items[:] = [item for n in range(workers) for item in (*long[n::workers], *short[n * share : (n + 1) * share])]
 
 
 @pytest.hookimpl(trylast=True)

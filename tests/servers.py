@@ -12,7 +12,6 @@ from bullpen.embedded import nats_server, postgres
 from bullpen.supervision.leash import KEEP_USER, leashed
 from tests.support import eventually
 
-
 NO_POWER_FAILURE = [word for name in ("fsync", "full_page_writes") for word in ("-c", f"{name}=off")]
 """What Postgres may leave out where processes are killed but no machine is."""
 

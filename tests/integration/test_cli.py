@@ -3,6 +3,8 @@
 import asyncio
 import json
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -34,6 +36,33 @@ async def manager(nats_server: str) -> AsyncIterator[FakeManager]:
     manager = await FakeManager.start(nats_server)
     yield manager
     await manager.bus.close()
+
+
+# Starting
+
+
+def test_help_comes_without_importing_what_commands_need() -> None:
+    heavy = {"nats", "pydantic", "structlog", "asyncpg", "aiohttp", "uvloop", "config", "contracts", "bus", "client"}
+    code = f"""
+import sys
+from bullpen.cli import app
+app(["--help"], standalone_mode=False)
+assert not {heavy!r} & set(sys.modules), {heavy!r} & set(sys.modules)
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=False)
+    assert told.returncode == 0, told.stderr
+
+
+def test_completion_can_be_shown() -> None:
+    told = subprocess.run(
+        [sys.executable, "-m", "bullpen"],
+        env={"_BULLPEN_COMPLETE": "complete_bash", "COMP_WORDS": "bullpen wor", "COMP_CWORD": "1"},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert told.stdout.split() == ["workers", "worker"], told.stderr
 
 
 # ask
