@@ -15,9 +15,11 @@ import asyncpg
 import pytest
 from hypothesis import HealthCheck, settings
 
+from bullpen.embedded import nats_server as _nats
+from bullpen.embedded import postgres as _postgres
 from telemetry.store import Store
 from telemetry.upkeep.migrate import migrate
-from tests.servers import NatsServer, PostgresServer
+from tests.servers import NatsServer, PostgresServer, free_port
 
 NO_CLOCK = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 """A busy machine is slow: no example is timed."""
@@ -30,6 +32,7 @@ UNIT_TEST_ENDS = 2.0
 """Seconds after which a unit test is ended. None needs more than a sixth of them, so a busy processor ends none."""
 STUCK = 120.0
 """Seconds that a failed test may take to be taken down."""
+OURS_TO_SET = ("NATS_", "DATABASE_URL", "BULLPEN_")
 _numbers = itertools.count(1)
 _own_temp = pytest.StashKey[str]()
 
@@ -44,6 +47,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.basetemp is None:
         own_temp = tempfile.mkdtemp(prefix="bullpen-tests-")
         config.option.basetemp = config.stash[_own_temp] = own_temp
+    for name in [name for name in os.environ if name.startswith(OURS_TO_SET) and name != "BULLPEN_TEST_BACKENDS"]:
+        del os.environ[name]  # a mesh that somebody works with is not the tests'
     if sys.dont_write_bytecode:  # else each of some three hundred processes compiles everything anew
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         os.environ["PYTHONPYCACHEPREFIX"] = str(config.rootpath / ".pytest_cache" / "bytecode")
@@ -71,6 +76,15 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     own_temp = session.config.stash.get(_own_temp, None)
     if own_temp is not None and exitstatus == pytest.ExitCode.OK:  # else its logs tell what went wrong
         shutil.rmtree(own_temp, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def standard_ports() -> Iterator[None]:
+    """Ours alone: those of this machine belong to whoever works on it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for server in (_nats, _postgres):
+            patch.setattr(server, "STANDARD_PORT", free_port())
+        yield
 
 
 @pytest.fixture
