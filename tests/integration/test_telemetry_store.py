@@ -238,7 +238,7 @@ async def test_many_at_once_share_one_pool(store: Store) -> None:
         "postgresql://user:secret@127.0.0.1:port/db",
     ],
 )
-async def test_an_address_that_is_none_is_told_without_its_password(address: str) -> None:
+async def test_an_unusable_address_is_reported_without_its_password(address: str) -> None:
     with pytest.raises(DatabaseAway, match="DATABASE_URL is not the address of a Postgres") as told:
         await query(Store(address, 1), "SELECT 1")
     assert "secret" not in str(told.value)
