@@ -247,7 +247,11 @@ def leaves(value: Any, path: Path = ()) -> Iterator[Path]:
 def shapes(pieces: list[str]) -> dict[frozenset[Path], int]:
     """The number of the first message of each shape: those that differ in their words alone are read alike."""
     found: dict[frozenset[Path], int] = {}
-    rewritten(pieces, lambda number, told: found.setdefault(frozenset(leaves(told)), number) and None)
+
+    def note(number: int, told: Json) -> None:
+        found.setdefault(frozenset(leaves(told)), number)
+
+    rewritten(pieces, note)
     return found
 
 
