@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from pydantic_core import from_json
 
 from bullpen.supervision.endpoints import Endpoints, write
@@ -19,7 +20,7 @@ from client import Bullpen
 from contracts import Chunk
 from tests.support import eventually
 
-pytestmark = [pytest.mark.scenario, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.scenario, pytest.mark.timeout(90), pytest.mark.asyncio(loop_scope="module")]
 
 ROOT = Path(__file__).resolve().parents[2]
 NATS = shutil.which("nats", path=f"{os.environ.get('PATH', '')}:{Path.home() / 'go' / 'bin'}")
@@ -32,9 +33,10 @@ needs_node = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-async def url(tmp_path: Path) -> AsyncIterator[str]:
-    async with Mesh(tmp_path / "mesh", workers=[("simulated", 1)], postgres=False) as mesh:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    """Of a mesh that all examples share."""
+    async with Mesh(tmp_path_factory.mktemp("mesh"), workers=[("simulated", 1)], postgres=False) as mesh:
         yield mesh.endpoints.nats_url
 
 

@@ -127,10 +127,10 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
 
 
 async def test_the_mesh_comes_up_answers_and_mends_itself(place: Place) -> None:
-    up = await place.up("--workers", "simulated:2", "--managers", "2")
+    up = await place.up("--workers", "simulated:2")
     first = place.endpoints
     assert first.pids.keys() == {
-        *("nats", "postgres", "manager-1", "manager-2"),
+        *("nats", "postgres", "manager-1"),
         *("worker-simulated-1", "worker-simulated-2", "telemetry-1"),
     }
     assert first.http_url is None
