@@ -8,6 +8,9 @@ from pydantic import ConfigDict, Field, field_validator
 from config.loader import ConfigModel
 from contracts import Policy, Terms
 
+SOON_MS = 1000
+"""Milliseconds: no caller is told to come back sooner."""
+
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0)]

@@ -88,7 +88,7 @@ class LivenessMonitor:
     async def _ask_how_it_stands(self, since: float) -> None:
         """What workers said while we were away is lost: they are asked about everything not heard of since."""
         for inflight in self._inflight():
-            for attempt in [a for a in inflight.running if a.heard <= since]:
+            for attempt in [a for a in inflight.running if a.heard_at <= since]:
                 asked = ControlRequest(
                     op="report", request_id=inflight.request_id, attempt=attempt.number, inbox=attempt.inbox
                 )
@@ -178,5 +178,5 @@ class LivenessMonitor:
         now = self._shared.now()
         for inflight in self._inflight():
             for attempt in inflight.running:
-                if attempt.choice.worker is worker and self._registry.nothing_heard(worker, attempt.heard, now):
+                if attempt.choice.worker is worker and self._registry.nothing_heard(worker, attempt.heard_at, now):
                     inflight.lost(worker.worker_id, "silent", died=False)

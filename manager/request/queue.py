@@ -10,12 +10,10 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
 from contracts import BullpenError, ErrorCode, Priority
+from manager.config import SOON_MS
 
 HANDED_ON = 8
 """So many may decline the same place before it stays free until the next one is."""
-
-SOON_MS = 1000
-"""Nobody who is sent away is told to come back before."""
 
 
 @dataclass(eq=False, slots=True)

@@ -102,7 +102,7 @@ class ScoredCandidate(NamedTuple):
     """One candidate: four terms and a score, or an obstacle. One that is full has both."""
 
     choice: Choice
-    obstacle: RejectReason
+    reason: RejectReason
     why: str
     terms: tuple[float, float, float, float] | None
     score: float
@@ -124,7 +124,7 @@ class Ranking:
     """The outcome: a winner, or the obstacle."""
 
     winner: Choice | None
-    obstacle: RejectReason
+    reason: RejectReason
     judged: Sequence[ScoredCandidate] = ()
     reasons: tuple[str, ...] = ()
     wait_s: float = 0.0
@@ -142,19 +142,35 @@ class Ranking:
 
 
 @dataclass(frozen=True, slots=True)
+class Excluded:
+    """What is not asked: whole workers, and single models at a worker."""
+
+    workers: frozenset[str] = frozenset()
+    """By id."""
+    models: frozenset[tuple[str, str]] = frozenset()
+    """By the worker's id and the model's."""
+
+    def has(self, worker_id: str, model_id: str) -> bool:
+        return worker_id in self.workers or (worker_id, model_id) in self.models
+
+
+NONE_EXCLUDED = Excluded()
+
+
+@dataclass(frozen=True, slots=True)
 class RoutingQuery:
     """What ranking needs to know of a request."""
 
     request: InferenceRequest
     tokens_in: int
     needs: frozenset[Capability]
-    excluded: frozenset[str] = frozenset()
-    """Workers that were tried already."""
+    excluded: Excluded = NONE_EXCLUDED
+    """The workers, and the models at a worker, that have had their chance."""
     left_s: float = inf
     """Seconds until its deadline."""
     waiting: int = 0
     """Requests that wait for a place before it."""
-    waited: bool = False
+    has_queued: bool = False
     """It has waited already."""
     spent: Decimal = Decimal(0)
     """US dollars, what those who were tried have probably cost."""
@@ -166,10 +182,10 @@ class RoutingQuery:
     """By worker, tokens of it that it has probably still in its cache."""
     at_least: int = 0
     """Tokens of the prompt, as a worker told for whose model they were too many."""
-    again: bool = False
-    """There is nobody else: who had no place before is waited for."""
-    last_resort: bool = False
-    """Nor are there such: who was only slow to claim is better than an error."""
+    include_full: bool = False
+    """No other worker is left: one that had no place before is waited for."""
+    include_unclaimed: bool = False
+    """Nor such a one: a worker that was only slow to claim, or only refuses, is better than an error."""
     unsure: frozenset[str] = frozenset()
     """Models that have answered it, and were not sure enough."""
     confidence: float = 0.0
@@ -177,7 +193,9 @@ class RoutingQuery:
 
     @classmethod
     def of(cls, request: InferenceRequest, excluded: Iterable[str] = ()) -> "RoutingQuery":
-        return cls(request, prompt_tokens(request), request.needs, frozenset(excluded), openings=openings(request))
+        """`excluded`: workers, by id."""
+        apart = Excluded(workers=frozenset(excluded))
+        return cls(request, prompt_tokens(request), request.needs, apart, openings=openings(request))
 
 
 def rank(
@@ -195,11 +213,11 @@ def rank(
     rng.shuffle(choices)  # of equals the first wins
     judge = Scorer(question, choices, estimates, weights, now)
     judged = _graded(question, judge.all(), estimates, grades, now=now, rng=rng)
-    best = min((j for j in judged if j.obstacle is RejectReason.NONE), key=_score, default=None)
-    later = min((j for j in judged if j.obstacle is RejectReason.FULL), key=_score, default=None)
+    best = min((j for j in judged if j.reason is RejectReason.NONE), key=_score, default=None)
+    later = min((j for j in judged if j.reason is RejectReason.FULL), key=_score, default=None)
     if later is not None:
         hope = min(later.score, best.score if best else inf)
-        in_vain = judge.line_s >= question.left_s or question.waited
+        in_vain = judge.line_s >= question.left_s or question.has_queued
         if in_vain and hope >= weights.load * LATE > 0:
             return Ranking(None, RejectReason.LATE, judged, _reasons(judged, RejectReason.FULL), judge.line_s)
         if best is None or later.score < best.score:
@@ -233,7 +251,7 @@ def _graded(
     if not kept:
         return judged
     return [
-        j._replace(obstacle=RejectReason.RESERVE, why=why or f"{free[j.choice]}: not its turn")
+        j._replace(reason=RejectReason.RESERVE, why=why or f"{free[j.choice]}: not its turn")
         if _is_free(j) and j.choice not in kept
         else j
         for j in judged
@@ -254,7 +272,7 @@ def _answer_best(free: Mapping[Choice, Grade], estimates: Estimates, rng: random
 
 
 def _is_free(judged: ScoredCandidate) -> bool:
-    return judged.obstacle is RejectReason.NONE
+    return judged.reason is RejectReason.NONE
 
 
 def score(terms: Terms, weights: Terms) -> float:
@@ -450,19 +468,18 @@ class Scorer:
             return RejectReason.EXHAUSTED, tried
         if dear := _too_dear(question, choice.card, self.estimates):
             return RejectReason.BUDGET, dear
-        if not worker.breaker.admits(now) and not (question.last_resort and worker.breaker.only_unclaimed):
-            rest = worker.breaker.rest(now)
-            return RejectReason.FAILING, f"failing ({worker.breaker.why}), tried again in {rest:.1f} s"
+        if failing := worker.failing(choice.card.model_id, now, include_unclaimed=question.include_unclaimed):
+            return RejectReason.FAILING, failing
         if resting := self._resting(choice):
             return RejectReason.PAUSED, resting
-        if not worker.free or (question.again and worker.said_full):
+        if not worker.free or (question.include_full and worker.said_full):
             return RejectReason.FULL, f"full ({worker.load} of {worker.heartbeat.capacity})"
         return None
 
     def _tried(self, choice: Choice) -> str:
         """Why it, or its model, has had its chance; empty: it may still help."""
         question, model = self.question, choice.card.model_id
-        if choice.worker.worker_id in question.excluded:
+        if question.excluded.has(choice.worker.worker_id, model):
             return "tried already"
         if not question.unsure:
             return ""
@@ -474,8 +491,8 @@ class Scorer:
     def _resting(self, choice: Choice) -> str:
         """Why it is to be left alone for a while; empty: it is not."""
         worker = choice.worker
-        if worker.paused_until > self.now:
-            return f"asked to wait {worker.paused_until - self.now:.1f} s"
+        if (pause := worker.pause_left(choice.card.model_id, self.now)) > 0:
+            return f"asked to wait {pause:.1f} s"
         if worker.heartbeat.rate is None:
             return ""
         short = worker.short_of(limit_tokens(self.question, choice.card, self.estimates))
@@ -508,7 +525,7 @@ def _too_dear(question: RoutingQuery, card: ModelCard, estimates: Estimates) -> 
 
 def _nobody(question: RoutingQuery, judged: Sequence[ScoredCandidate]) -> Ranking:
     """Nobody can be asked: why."""
-    found = {one.obstacle for one in judged}
+    found = {one.reason for one in judged}
     obstacle = next((o for o in PRECEDENCE if o in found), None)
     if obstacle is RejectReason.UNABLE and _fits_nowhere(question, judged):
         return Ranking(None, RejectReason.TOO_LONG, judged, _reasons(judged, obstacle))
@@ -520,12 +537,12 @@ def _nobody(question: RoutingQuery, judged: Sequence[ScoredCandidate]) -> Rankin
 
 def _fits_nowhere(question: RoutingQuery, judged: Sequence[ScoredCandidate]) -> bool:
     """Whether the prompt is too long for everybody who serves what is asked for, whether he can be asked now or not."""
-    meant = [one.choice.card for one in judged if one.obstacle is not RejectReason.NO_SUCH_MODEL]
+    meant = [one.choice.card for one in judged if one.reason is not RejectReason.NO_SUCH_MODEL]
     return all(card is not _NO_MODEL and question.tokens_in > card.context_window for card in meant)
 
 
-def _reasons(judged: Sequence[ScoredCandidate], obstacle: RejectReason) -> tuple[str, ...]:
-    return tuple(f"{one.choice.worker.worker_id}: {one.why}" for one in judged if one.obstacle is obstacle and one.why)
+def _reasons(judged: Sequence[ScoredCandidate], reason: RejectReason) -> tuple[str, ...]:
+    return tuple(f"{one.choice.worker.worker_id}: {one.why}" for one in judged if one.reason is reason and one.why)
 
 
 def _told_s(beat: Heartbeat) -> float | None:

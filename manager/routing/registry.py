@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+from typing import NamedTuple
 
 from contracts import Heartbeat
 from manager.routing.circuit_breaker import CircuitBreaker
@@ -43,6 +44,25 @@ class UncountedRequest:
     """The worker has said something about it, or never will: its next heartbeat counts it."""
 
 
+class Probe(NamedTuple):
+    """Which breakers wait for the outcome of a request: that of the worker, that of the model at this worker."""
+
+    worker: bool = False
+    model: bool = False
+
+
+NO_PROBE = Probe()
+
+
+@dataclass(slots=True, eq=False)
+class ModelView:
+    """One model at one worker."""
+
+    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
+    paused_until: float = 0.0
+    """It is to be left alone until then (a rate limit of its own)."""
+
+
 @dataclass(slots=True, eq=False)
 class WorkerView:
     """One worker, as this Manager knows it."""
@@ -57,7 +77,9 @@ class WorkerView:
     """Our own requests at this worker right now."""
     assigned_at_beat: int = 0
     paused_until: float = 0.0
-    """It asked to be left alone until then (rate limit, overload)."""
+    """It asked to be left alone until then (overload, a rate limit of the whole account)."""
+    models: dict[str, "ModelView"] = field(default_factory=dict)
+    """How each of its models does here, as far as anything is to be said of it."""
     uncounted: list[UncountedRequest] = field(default_factory=list)
     """Requests that we sent there and that its last heartbeat does not count, as far as we can tell."""
     answered: int = 0
@@ -69,6 +91,7 @@ class WorkerView:
     swapped: bool = False
     """It serves another model than at first."""
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
+    """Of what concerns the whole worker: it does not claim, its provider cannot be reached, its key is refused."""
     clock: ClockOffset = field(default_factory=ClockOffset)
 
     @property
@@ -89,6 +112,72 @@ class WorkerView:
     @property
     def free(self) -> int:
         return max(0, self.heartbeat.capacity - self.load)
+
+    def model(self, model_id: str) -> "ModelView":
+        """How one of its models does."""
+        return self.models.setdefault(model_id, ModelView())
+
+    def failing(self, model_id: str, now: float, *, include_unclaimed: bool = False) -> str:
+        """Why the worker, or this model of its, is left alone after failures; empty when it may be asked.
+
+        `include_unclaimed`: also where it may not be ill at all.
+        """
+        model = self.models.get(model_id)
+        for what, breaker in (("", self.breaker), (f"{model_id} is ", model.breaker if model else None)):
+            if breaker is None or breaker.admits(now) or (include_unclaimed and breaker.is_unproved):
+                continue
+            return f"{what}failing ({breaker.why}), tried again in {breaker.rest(now):.1f} s"
+        return ""
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether nothing it serves is trusted now."""
+        cards = self.heartbeat.models
+        opened = [card for card in cards if (m := self.models.get(card.model_id)) is not None and m.breaker.is_open]
+        return self.breaker.is_open or (bool(cards) and len(opened) == len(cards))
+
+    def pause_left(self, model_id: str, now: float) -> float:
+        """Seconds until the worker, and this model of its, may be asked again as far as they asked for a pause."""
+        model = self.models.get(model_id)
+        return max(self.paused_until, model.paused_until if model else 0.0) - now
+
+    def leave_alone(self, model_id: str | None, until: float) -> None:
+        """Leaves a model alone until then (loop's clock), or, None, all of the worker."""
+        if model_id is None:
+            self.paused_until = until
+        else:
+            self.model(model_id).paused_until = until
+
+    def sent(self, model_id: str) -> Probe:
+        """A request was sent. Returns of which breakers it is the probe; say so when it ends."""
+        model = self.models.get(model_id)
+        return Probe(worker=self.breaker.sent(), model=model.breaker.sent() if model else False)
+
+    def succeeded(self, model_id: str, now: float, probe: Probe) -> None:
+        """A model answered here."""
+        self.breaker.succeeded(now, probe=probe.worker)
+        if (model := self.models.get(model_id)) is not None:
+            model.breaker.succeeded(now, probe=probe.model)
+
+    def model_failed(self, model_id: str, now: float, why: str, probe: Probe) -> None:
+        """A model failed here; the worker itself did what it should."""
+        self.breaker.succeeded(now, probe=probe.worker)
+        self.model(model_id).breaker.failed(now, why, probe=probe.model)
+
+    def worker_failed(self, model_id: str, now: float, why: str, probe: Probe) -> None:
+        """The worker failed; of its model that says nothing."""
+        self.breaker.failed(now, why, probe=probe.worker)
+        self.model(model_id).breaker.withdrawn(probe=probe.model)
+
+    def nothing_learned(self, model_id: str, probe: Probe) -> None:
+        """A request ended in a way that says nothing: it was refused for its own sake, or called off."""
+        self.breaker.withdrawn(probe=probe.worker)
+        self.model(model_id).breaker.withdrawn(probe=probe.model)
+
+    def forgiven(self, model_id: str, now: float, probe: Probe) -> None:
+        """It answered after all: what was taken for its last failure was none."""
+        self.breaker.forgiven(now, probe=probe.worker)
+        self.model(model_id).breaker.forgiven(now, probe=probe.model)
 
     def spend(self, tokens: float) -> UncountedRequest:
         """A request of about so many tokens is sent there."""
@@ -201,7 +290,7 @@ class Registry:
         was_gone = bool(worker.gone)
         worker.gone, worker.silent = "stopped" if beat.state == "stopped" else "", False
         if restarted or changed:
-            worker.paused_until, worker.breaker = 0.0, CircuitBreaker()
+            worker.paused_until, worker.breaker, worker.models = 0.0, CircuitBreaker(), {}
         if restarted or worker.gone:
             return News.VOID
         return News.BACK if was_gone else News.NONE

@@ -66,7 +66,7 @@ def test_who_has_no_places_at_all_is_passed_over_and_disturbs_nobody() -> None:
     closed = worker("closed", capacity=0)
     assert winner(choose(closed, worker("open"))) == "open"
     alone = choose(closed)
-    assert (alone.winner, alone.obstacle) == (None, RejectReason.UNABLE)
+    assert (alone.winner, alone.reason) == (None, RejectReason.UNABLE)
     assert alone.reasons == ("closed: takes nothing now (capacity 0)",)
 
 
@@ -187,28 +187,28 @@ def test_a_worker_short_of_memory_is_passed_over() -> None:
 )
 def test_why_nobody_can_be_asked(workers: tuple[str, ...], asked: dict[str, Any], obstacle: RejectReason) -> None:
     ranking = choose(*(worker("w", model=name) for name in workers), **asked)
-    assert (ranking.winner, ranking.obstacle) == (None, obstacle)
+    assert (ranking.winner, ranking.reason) == (None, obstacle)
 
 
 def test_a_full_worker_is_worth_waiting_for_even_beside_unable_ones() -> None:
     ranking = choose(worker("full", inflight=4), worker("leaving", state="draining"))
-    assert ranking.obstacle is RejectReason.FULL
+    assert ranking.reason is RejectReason.FULL
 
 
 def test_a_long_prompt_may_fit_where_nobody_can_be_asked_now() -> None:
     larger = worker("larger", window=100_000, state="draining")
-    assert choose(worker("small"), larger, prompt="x" * 8000).obstacle is RejectReason.UNABLE
+    assert choose(worker("small"), larger, prompt="x" * 8000).reason is RejectReason.UNABLE
 
 
 def test_a_paused_worker_comes_back_by_itself() -> None:
     paused = worker("p")
-    paused.paused_until = 5.0
-    assert choose(paused, now=4.0).obstacle is RejectReason.PAUSED
+    paused.leave_alone(None, 5.0)
+    assert choose(paused, now=4.0).reason is RejectReason.PAUSED
     assert winner(choose(paused, now=5.1)) == "p"
 
 
 def test_local_only_never_leaves_the_machine() -> None:
-    assert choose(worker("cloud", local=False), policy="local_only").obstacle is RejectReason.UNABLE
+    assert choose(worker("cloud", local=False), policy="local_only").reason is RejectReason.UNABLE
 
 
 def test_an_alias_is_the_model() -> None:
@@ -240,7 +240,7 @@ def test_from_what_is_told_anybody_can_work_out_the_same_winner(
         best = min(free, key=lambda c: score(c.terms, weights) if c.terms else inf)
         assert best.worker_id == ranking.winner.worker.worker_id
     else:
-        assert min(told, key=lambda c: c.score or inf).passed_over or ranking.obstacle is RejectReason.LATE
+        assert min(told, key=lambda c: c.score or inf).passed_over or ranking.reason is RejectReason.LATE
 
 
 def test_a_model_that_nobody_knows_yet_may_answer_best_now_and_then() -> None:
@@ -263,7 +263,7 @@ def test_a_model_that_nobody_knows_yet_may_answer_best_now_and_then() -> None:
 
 def test_a_quick_worker_that_is_full_is_better_than_a_slow_one_that_is_free() -> None:
     quick, slow = worker("quick", ewma_ms=500, inflight=4), worker("slow", ewma_ms=20_000)
-    assert choose(quick, slow, policy="fastest").obstacle is RejectReason.FULL
+    assert choose(quick, slow, policy="fastest").reason is RejectReason.FULL
     assert winner(choose(quick, worker("slower", ewma_ms=600), policy="fastest")) == "slower"
 
 
@@ -278,10 +278,10 @@ def test_when_too_many_wait_already_that_is_said_at_once() -> None:
     full = [worker(f"w{i}", ewma_ms=1000, inflight=4) for i in range(2)]
     question = replace(RoutingQuery.of(InferenceRequest(prompt="hello")), left_s=10.0, waiting=200)
     ranking = rank(question, full, Estimates(), DEFAULT_POLICIES["balanced"], now=0.0, rng=random.Random(1))
-    assert (ranking.obstacle, round(ranking.wait_s)) == (RejectReason.LATE, 25)
+    assert (ranking.reason, round(ranking.wait_s)) == (RejectReason.LATE, 25)
     patient = replace(question, left_s=120.0)
     ranking = rank(patient, full, Estimates(), DEFAULT_POLICIES["balanced"], now=0.0, rng=random.Random(1))
-    assert ranking.obstacle is RejectReason.FULL
+    assert ranking.reason is RejectReason.FULL
 
 
 def test_who_fails_fast_is_not_taken_for_quick() -> None:
