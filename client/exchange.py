@@ -39,8 +39,8 @@ from contracts.subjects import INFER_AUTO, INFER_CANCEL, INFER_STATUS
 GRACE = 1.0
 """Seconds after the deadline in which the one final message must have come."""
 
-GIVEN_BACK = b'"retry_after_ms":0,'
-"""An error that says: ask again, now."""
+GIVEN_BACK = f'"{ErrorCode.DRAINING}"'.encode()
+"""Stands in every error of a Manager, or worker, that leaves before it has answered."""
 
 _EVENT: TypeAdapter[Chunk | Resumed | FinalResponse] = TypeAdapter(StreamEvent)
 _STATUS = 0
@@ -208,7 +208,7 @@ class Exchange:
             error = ErrorReply.model_validate_json(heard.message.data).error
         except ValidationError:
             return False
-        return error.retryable and error.retry_after_ms == 0
+        return error.code is ErrorCode.DRAINING
 
     def _is_stale(self, heard: Heard) -> bool:
         """Whether it is about a sending that was given up on."""

@@ -148,9 +148,8 @@ class Manager:
     async def _withdraw(self) -> None:
         """Gives back what is not answered: somebody else has to do it."""
         for inflight in list(self._inflight):
-            self._stop(
-                inflight, BullpenError(ErrorCode.NO_WORKER, f"{self._id} is leaving, ask again", retry_after_ms=0)
-            )
+            leaving = BullpenError(ErrorCode.DRAINING, f"{self._id} is leaving, ask again", retry_after_ms=0)
+            self._stop(inflight, leaving)
         with suppress(TimeoutError):
             async with asyncio.timeout(2.0):
                 await self._idle()

@@ -215,7 +215,7 @@ class Jobs:
             return
         patient = job.age <= self._config.patience
         result, failure = await self._result(job, patient)
-        if failure is not None and self._leaving and failure.code is ErrorCode.NO_WORKER:
+        if failure is not None and self._leaving and failure.code in (ErrorCode.NO_WORKER, ErrorCode.DRAINING):
             await self._give_back(job.message, 0.0)
         elif failure is not None and (pause := await self._again_after(job, failure, patient)) is not None:
             log.info("job_put_off", job_id=job.id, task_id=job.task_id, code=failure.code, again_in_s=round(pause, 3))

@@ -466,7 +466,7 @@ async def test_a_prompt_that_fits_into_nobodys_context_window_is_not_tried_again
     await mesh.worker("w-1")
     await mesh.manager()
     error = (await mesh.ask(prompt="word " * 20_000))["error"]
-    assert (error["code"], error["field"], error["retryable"]) == ("invalid_request", "prompt", False)
+    assert (error["code"], error["field"], error["retryable"]) == ("context_length_exceeded", "prompt", False)
 
 
 async def test_the_route_is_explained(mesh: SmallMesh) -> None:
