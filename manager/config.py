@@ -66,7 +66,7 @@ class JobsConfig(ConfigModel):
     at_once: Annotated[int, Field(ge=0)] = 8
     """Of this Manager; 0: it takes none."""
     attempts: Count = 8
-    """Tries of a job that fails for a reason that may pass. Those that nobody had room for are not counted …"""
+    """Tries of a job that fails for a reason that may pass. Those for which no worker had room are not counted …"""
     patience: Seconds = 86_400.0
     """… for so many seconds from its submission."""
     first_pause: Seconds = 1.0
@@ -93,13 +93,13 @@ class Verifier(ConfigModel):
     """Another model that judges answers whose own model tells no probabilities; on workers that have time."""
 
     model: Annotated[str, Field(min_length=1)] | None = None
-    """None: nobody judges."""
+    """None: answers are not judged."""
     share: Share = 0.05
     """Of those answers."""
 
 
 class Mirror(ConfigModel):
-    """A candidate that is given a share of another model's questions; its answers go to nobody."""
+    """A candidate that is given a share of another model's questions; its answers go to no caller."""
 
     model: Annotated[str, Field(min_length=1)]
     """The id of the model that answers."""

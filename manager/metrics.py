@@ -1,4 +1,4 @@
-"""Live figures for anybody who listens: told, never waited for."""
+"""Live figures for every listener: published, never waited for."""
 
 import asyncio
 

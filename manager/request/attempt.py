@@ -273,7 +273,7 @@ class Attempt:
         if self.reservation is not None:
             self.reservation.settle(self.likely_cost)
 
-    # Who
+    # Which worker
 
     @property
     def worker_id(self) -> str:

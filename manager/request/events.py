@@ -119,7 +119,7 @@ def _message(data: bytes, known: Mapping[str, object]) -> WorkerMessage:
 
 
 def _plain(data: bytes, known: Mapping[str, object]) -> Chunk | FinalResponse:
-    """From a worker that says no more than the contract's first six fields, as anybody may write one."""
+    """From a worker that says no more than the contract's first six fields, written by a stranger in any language."""
     try:
         said = {name: value for name, value in _OBJECT.validate_json(data).items() if value is not None}
         match said.setdefault("type", "response"):

@@ -1,4 +1,4 @@
-"""Whose fault a failed attempt is: nobody's, the model's at this worker, the worker's, or not to be said yet. Pure."""
+"""Whose fault a failed attempt is: the model's at this worker, the worker's, neither, or not to be said yet. Pure."""
 
 from enum import Enum
 

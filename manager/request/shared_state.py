@@ -1,4 +1,4 @@
-"""What all requests of one Manager share: who is here, how they did, who waits, and what may be spent twice."""
+"""What all requests of one Manager share: the workers, how they did, the queue, and what may be spent twice."""
 
 import asyncio
 import random
@@ -25,7 +25,7 @@ from manager.routing.registry import Probe, Registry, UncountedRequest, WorkerVi
 PAUSE_UNTOLD = 0.1
 """Seconds to leave a worker alone that said it is full without saying for how long."""
 LOOK_AGAIN = 0.02
-"""Seconds at least until somebody is looked at again who was to be left alone."""
+"""Seconds at least until a worker that asked for a pause is looked at again."""
 HEDGES_AT_ONCE = 10.0
 CONVERSATION = 2
 """Messages from which on it is one."""
@@ -52,7 +52,7 @@ class SharedState:
         self.budgets = BudgetLedger(bus, config.budgets, manager_id, metrics)
         self.spending = DuplicateSpendCap(retries.duplicate_spend_share, retries.duplicate_spend_floor_usd)
         self.warm_at = 0.0
-        """Until then (loop's clock) an empty registry means "not heard yet", not "nobody"."""
+        """Until then (loop's clock) an empty registry means "not heard yet", not "no worker"."""
         self.reconnected_at = 0.0
         """When our connection was last made anew (loop's clock): what was under way then may be lost."""
         self._rng = random.Random()  # noqa: S311 — breaks ties, guards no secret
@@ -86,9 +86,9 @@ class SharedState:
         self.hedges.asked()
 
     def rank(self, question: RoutingQuery, policy: Policy, among: Iterable[WorkerView] | None = None) -> Ranking:
-        """How everybody is judged for this question (or only those `among`), and who wins.
+        """How all workers (or only those `among`) are scored for this query, and which one wins.
 
-        Of very many a few are drawn by lot. When none of them can be asked, a few of those who have a free place.
+        Of very many a few are drawn by lot. When none of them can be asked, a few of those that have a free place.
         """
         question = self.remember(question)
         if among is None and len(self.registry) > LOOKED_AT:

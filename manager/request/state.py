@@ -57,14 +57,14 @@ class RequestState:
     entry: Mine | None = None
     """Our right to answer for the key."""
     stopped: BullpenError | None = None
-    """Why it is not answered: nobody wants the answer any more, or we leave."""
+    """Why it is not answered: the caller wants the answer no more, or the Manager leaves."""
     waiting: "asyncio.Task[Any] | None" = None
     unaffordable: dict[str, BullpenError] = field(default_factory=dict)
     """By model, which budget has not enough left for it."""
     booked: ResponseRecord | None = None
     """Its row in the books."""
     patient: bool = False
-    """It is a job, and comes again when nobody can begin it."""
+    """It is a job, and comes again when no worker can begin it."""
     delivered_tokens: int = 0
     """Of the text that a streaming caller has so far."""
 
@@ -84,7 +84,7 @@ class RequestState:
 
     @property
     def continuable(self) -> bool:
-        """Whether the caller has the start of an answer that somebody else can go on with."""
+        """Whether the caller has the start of an answer that another worker can go on with."""
         whole = self.request.tools or self.request.response_format
         return bool(self.reply.delivered) and self.best is None and not whole
 
@@ -108,7 +108,7 @@ class RequestState:
         return None if None in costs else sum((cost for cost in costs if cost is not None), Decimal(0))
 
     def is_meant(self, asked: StatusRequest) -> bool:
-        """Whether somebody asks about this one."""
+        """Whether a status request means this one."""
         return asked.request_id == self.request_id or (asked.request_id is None and asked.task_id == self.task_id)
 
     def query(self, ask: Ask, now: float, *, ahead: int, has_queued: bool) -> RoutingQuery:
@@ -165,11 +165,11 @@ class RequestState:
         }
 
     def comes_again(self, failure: BullpenError | None) -> bool:
-        """Whether nothing was done for it yet: a job that waits a day for somebody is not booked every minute."""
+        """Whether nothing was done for it yet: a job that waits a day for a worker is not booked every minute."""
         return self.patient and not self.attempts and failure is not None and failure.begun_nowhere
 
     def given_up_on(self, worker_id: str, epoch: str) -> list[Attempt]:
-        """What this worker may still be at, although nobody waits for it."""
+        """Attempts that this worker may still be at, although their answers are not waited for."""
         return [a for a in self.attempts if a.awaits_last_word and (a.worker_id, a.epoch) == (worker_id, epoch)]
 
     def cancel(self, attempt: Attempt) -> ControlRequest:
@@ -234,7 +234,7 @@ class RequestState:
             self.waiting = None
 
     def stop(self, why: BullpenError) -> None:
-        """Ends it; whoever waits, or follows an attempt, notices at once."""
+        """Ends it; what waits for it, or follows an attempt, notices at once."""
         self.stopped = self.stopped or why
         if self.waiting is not None:
             self.waiting.cancel()

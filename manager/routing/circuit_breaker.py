@@ -87,7 +87,7 @@ class CircuitBreaker:
         self.succeeded(now, probe=probe)
 
     def withdrawn(self, *, probe: bool) -> None:
-        """The request ended without telling anything (refused, cancelled): somebody else may be the probe."""
+        """The request ended without telling anything (refused, cancelled): another one may be the probe."""
         if probe:
             self._probing = False
 

@@ -1,4 +1,4 @@
-"""Who sits in the bullpen: heartbeats and departures in, workers out.
+"""The workers of the mesh: heartbeats and departures in, workers out.
 
 Pure: no clock of its own, no network. `now` is the loop's monotonic time in seconds.
 """
@@ -17,9 +17,9 @@ from manager.routing.clock_offset import ClockOffset
 FORGET_AFTER = 60.0
 """Seconds after which a silent worker is no longer even listed."""
 SUSPECT = 1.2
-"""Heartbeats missed when the first of those who fell silent together is declared silent: hearts beat at other times."""
+"""Heartbeats missed when the first of several workers that fall silent together is declared silent."""
 PANIC_SHARE = 0.5
-"""When more than this share goes silent at once, it is probably we who are deaf."""
+"""When more than this share goes silent at once, it is probably this Manager that is deaf."""
 
 
 class News(Enum):
@@ -29,7 +29,7 @@ class News(Enum):
     VOID = "void"
     """It restarted, or it left: what ran there will not come back."""
     BACK = "back"
-    """It was taken for gone, and is the same as before: what it still does may be somebody else's by now."""
+    """It was taken for gone, and is the same as before: what it still does may be another worker's by now."""
     SUPERSEDED = "superseded"
     """An older worker of this id is still beating its heart."""
 
@@ -204,7 +204,7 @@ class WorkerView:
 
     @property
     def idle(self) -> bool:
-        """Less than half full: it has time for somebody else's work."""
+        """Less than half full: it has time for work beside its own."""
         return not self.heartbeat.queued and self.load * 2 < self.heartbeat.capacity
 
     @property
@@ -241,7 +241,7 @@ class Registry:
         self._excused_until = 0.0
         self._groups: list[list[WorkerView]] = []
         self._changed = True
-        """Whether somebody serves something else than when the groups were made."""
+        """Whether a worker serves other models than when the groups were made."""
 
     def __iter__(self) -> Iterator[WorkerView]:
         return iter(self._workers.values())
@@ -250,7 +250,7 @@ class Registry:
         return len(self._workers)
 
     def drawn(self, count: int, rng: random.Random) -> list[WorkerView]:
-        """So many by lot, from each set of models alike: of thousands nobody can look at every one each time."""
+        """So many by lot, from each set of models alike: thousands are too many to look at each time."""
         if self._changed:
             self._group()
         each = max(1, count // max(1, len(self._groups)))
@@ -304,14 +304,14 @@ class Registry:
         return True
 
     def all_cut_off(self, now: float) -> bool:
-        """Whether everybody, and not only one, lost the connection just now: it was the server, and they come back."""
+        """Whether all workers, not only one, lost their connections just now: it was the server, and they come back."""
         return sum(now < worker.back_by for worker in self) > 1 and all(worker.gone for worker in self)
 
     def sweep(self, now: float, every: float) -> list[str]:
         """The workers that went silent since the last sweep. Call it every `every` seconds.
 
-        If this process itself was asleep, or most of the pool seems to fall silent in one instant, nobody
-        is declared dead: it is our ears.
+        If this process itself was asleep, or most of the pool seems to fall silent in one instant, no
+        worker is declared dead: this Manager is deaf.
         """
         slept = 0.0 if self._swept is None else max(0.0, now - self._swept - every)
         self._swept = now
@@ -332,14 +332,14 @@ class Registry:
         return now - since > max(self.silent_after * worker.patience, worker.pause)
 
     def excuse_until(self, then: float) -> None:
-        """Nobody's silence before `then` counts: all of us have to find the server again."""
+        """No worker's silence before `then` counts: all have to find the server again."""
         self._excused_until = then
 
     def _is_silent(self, worker: WorkerView, now: float, beats: float) -> bool:
         return now - max(worker.heard, self._excused_until) > max(beats * worker.patience, worker.pause)
 
     def excuse(self, seconds: float) -> None:
-        """We could not listen for so long: nobody's silence in that time counts."""
+        """This Manager could not listen for so long: no worker's silence in that time counts."""
         for worker in self._workers.values():
             worker.heard += seconds
 
