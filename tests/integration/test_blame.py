@@ -86,7 +86,7 @@ async def test_a_worker_whose_provider_refuses_everything_takes_no_answers_and_c
         bad.failure = Failure()
 
         async def is_back() -> bool:
-            return (await mesh.ask())["worker_id"] == "bad"
+            return bool((await mesh.ask())["worker_id"] == "bad")
 
         await eventually(is_back)
 
