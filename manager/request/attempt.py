@@ -114,7 +114,7 @@ class Ending:
         elif _was_refused(error) and not (usage and (usage.completion_tokens or usage.cost_usd)):
             outcome, usage = Outcome.REFUSED, usage or FREE
         else:
-            outcome = Outcome.TRUNCATED if "(truncated)" in error.message else Outcome.FAILED
+            outcome = reply.outcome or Outcome.FAILED
         return cls(outcome, error, usage or PartialUsage())
 
 
