@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from contracts import headers as h
 from tests.backends.providers import PROVIDERS, Failure, OllamaProvider, OpenAIProvider, Provider
@@ -140,6 +140,22 @@ async def test_a_direct_question_waits_for_a_slow_provider_and_asks_it_once(mesh
         provider.failure = Failure(slow_headers=0.3)
         answer = await mesh.ask(f"infer.{kind}")
         assert (answer.get("output"), len(provider.received)) == (ANSWER, 1)
+
+
+async def test_a_manager_that_asks_how_an_attempt_stands_is_told_the_claim_again(mesh: SmallMesh) -> None:
+    """It may have been away when the claim came."""
+    await mesh.worker("w-1", hang_after_tokens=0, first_token_timeout=30, next_token_timeout=20)
+    asking = asyncio.create_task(Attempt(mesh).ask())
+    await eventually(lambda: mesh.beats["w-1"].inflight == 1)
+    told: list[Json] = []
+    with mesh.bus.listen(lambda message: told.append(from_json(message.data))) as inbox:
+        body = {"op": "report", "request_id": "r-1", "attempt": 1, "inbox": inbox.subject}
+        await mesh.bus.publish("worker.control.w-1", to_json(body))
+        await eventually(lambda: len(told) == 2)
+    await mesh.bus.publish("infer.cancel", b'{"task_id": "t-1"}')
+    await asking
+    assert [event["type"] for event in told] == ["claim", "progress"]
+    assert told[0]["silence_ok_ms"] == {"first_token": 30_000, "next_token": 20_000}
 
 
 async def test_a_worker_gives_up_after_exactly_what_it_claimed(mesh: SmallMesh) -> None:
