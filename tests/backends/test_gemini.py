@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from contracts import BullpenError, ChatMessage, ErrorCode, InferenceRequest
+from contracts import BullpenError, ChatMessage, ErrorCode, InferenceRequest, Outcome
 from tests.backends.providers import Failure, GeminiProvider, Json, OpenAIProvider, configured
 from tests.support import eventually
 from workers.base import Done, Job
@@ -263,8 +263,9 @@ async def test_why_it_ended(provider: Scripted, backend: GeminiBackend, last: Js
 @pytest.mark.parametrize("reason", ["OTHER", "MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOMORROWS_REASON"])
 async def test_an_ending_that_is_a_failure(provider: Scripted, backend: GeminiBackend, reason: str) -> None:
     provider.script = [event({"text": "Hm."}), event(finish=reason)]
-    with pytest.raises(BullpenError, match="truncated"):
+    with pytest.raises(BullpenError) as caught:
         await backend.infer(job(backend))
+    assert caught.value.outcome is Outcome.TRUNCATED
 
 
 @pytest.mark.parametrize(

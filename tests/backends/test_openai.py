@@ -12,7 +12,7 @@ import pytest_asyncio
 from aiohttp import web
 from pydantic import ValidationError
 
-from contracts import BullpenError, ChatMessage, ErrorCode, InferenceRequest, ModelCard
+from contracts import BullpenError, ChatMessage, ErrorCode, InferenceRequest, ModelCard, Outcome
 from tests.backends.providers import Json, OpenAIProvider, configured
 from workers.base import Delta, Done, Job
 from workers.base.interface.discovery import find
@@ -232,8 +232,9 @@ async def test_why_it_ended(provider: Scripted, reason: str, finish: str, start:
 async def test_an_ending_that_is_a_failure(provider: Scripted, reason: str | None, start: Start) -> None:
     provider.script = [chunk({"content": "Hm."}), chunk({}, reason)]
     backend = await start()
-    with pytest.raises(BullpenError, match="truncated"):
+    with pytest.raises(BullpenError) as caught:
         await backend.infer(job(backend))
+    assert caught.value.outcome is Outcome.TRUNCATED
 
 
 async def test_a_refusal_is_told_as_one(provider: Scripted, start: Start) -> None:

@@ -11,7 +11,7 @@ from anthropic.types import RawMessageStreamEvent
 from pydantic import Field
 
 from config.loader import ConfigError
-from contracts import BullpenError, ErrorCode, JsonObject, ModelCard
+from contracts import BullpenError, ErrorCode, ModelCard
 from workers.anthropic.answer import Answer
 from workers.anthropic.question import question_of
 from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, Report
@@ -58,13 +58,12 @@ class AnthropicBackend(Backend[AnthropicConfig]):
         super().__init__(config)
         self._key = api_key(KEY)
         self._url = address(URL, config.base_url)
-        silence = max(config.first_token_timeout, config.next_token_timeout)
         once = {"Connection": "close"} if is_plain(self._url) else {}
         self._client = anthropic.AsyncAnthropic(
             api_key=self._key or "none-needed",
             base_url=self._url or OWN_API,
             max_retries=0,
-            timeout=httpx2.Timeout(silence + 1, connect=CONNECT_TIMEOUT),
+            timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT),  # `patiently` ends a silence
             default_headers=once,
             http_client=anthropic.DefaultAsyncHttpxClient(event_hooks={"response": [bounded]}),
         )
@@ -104,16 +103,15 @@ class AnthropicBackend(Backend[AnthropicConfig]):
         return tuple(model.card(local=False, provider=provider) for model in self.config.models)
 
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
-        answer, body = Answer(job), question_of(job, self._options(job.model.model_id))
+        answer, body = Answer(job), question_of(job, self.configured(job.model.model_id).options)
 
         async def ask() -> AsyncIterator[RawMessageStreamEvent]:
             return await self._client.messages.create(**body, stream=True)
 
         try:
-            async with aclosing(patiently(ask, self.config)) as events:
-                async for event in events:
-                    if (delta := answer.take(event)) is not None:
-                        yield delta
+            async with aclosing(patiently(ask, answer.take, self.patience(job))) as deltas:
+                async for delta in deltas:
+                    yield delta
             if (rest := answer.rest()) is not None:
                 yield rest
             if (done := answer.done()) is not None:
@@ -131,9 +129,6 @@ class AnthropicBackend(Backend[AnthropicConfig]):
 
     async def close(self) -> None:
         await self._client.close()
-
-    def _options(self, name: str) -> JsonObject:
-        return next((model.options for model in self.config.models if model.name == name), {})
 
     def _told(self, error: Exception) -> BullpenError:
         """What a failure means to the mesh."""

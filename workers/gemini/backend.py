@@ -33,6 +33,8 @@ from workers.base.provider.streaming import patiently
 from workers.gemini.question import contents_of, generation_of
 
 KEY, URL = "GEMINI_API_KEY", "GEMINI_BASE_URL"
+DESCRIBED_WITHIN = 60.0
+"""Seconds in which the API describes a model."""
 FINISH: dict[str, FinishReason] = {"STOP": "stop", "MAX_TOKENS": "length"}
 FILTERED = {
     "SAFETY",
@@ -63,7 +65,10 @@ class GeminiBackend(Backend[GeminiConfig]):
         super().__init__(config)
         self._key = api_key(KEY)
         self._url = address(URL, config.base_url)
-        hooks: dict[str, list[Callable[..., Any]]] = {"request": [self._limit_silence], "response": [bounded]}
+        hooks: dict[str, list[Callable[..., Any]]] = {
+            "request": [self._limit_silence],
+            "response": [bounded, _without_comments],
+        }
         limits = httpx2.Limits(max_keepalive_connections=0 if is_plain(self._url) else None)
         self._http = httpx2.AsyncClient(event_hooks=hooks, limits=limits, follow_redirects=True)
         self._client = genai.Client(
@@ -78,8 +83,8 @@ class GeminiBackend(Backend[GeminiConfig]):
         )
 
     async def _limit_silence(self, request: httpx2.Request) -> None:
-        """The SDK has one time-out, for the whole answer; these are for silence only."""
-        silence = max(self.config.first_token_timeout, self.config.next_token_timeout) + 1
+        """The SDK has one time-out, for the whole answer. Of an answer, `patiently` ends a silence."""
+        silence = None if request.method == "POST" else DESCRIBED_WITHIN
         request.extensions["timeout"] = httpx2.Timeout(silence, connect=CONNECT_TIMEOUT).as_dict()
 
     @classmethod
@@ -114,7 +119,7 @@ class GeminiBackend(Backend[GeminiConfig]):
 
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
         answer, contents = _Answer(job), contents_of(job)
-        generation = generation_of(job, self._options(job.model.model_id))
+        generation = generation_of(job, self.configured(job.model.model_id).options)
 
         async def ask() -> AsyncIterator[types.GenerateContentResponse]:
             return await self._client.aio.models.generate_content_stream(
@@ -122,10 +127,9 @@ class GeminiBackend(Backend[GeminiConfig]):
             )
 
         try:
-            async with aclosing(patiently(ask, self.config)) as chunks:
-                async for chunk in chunks:
-                    if (delta := answer.take(chunk)) is not None:
-                        yield delta
+            async with aclosing(patiently(ask, answer.take, self.patience(job))) as deltas:
+                async for delta in deltas:
+                    yield delta
         except (errors.APIError, httpx2.HTTPError, *UNUSABLE) as error:
             raise self._told(error) from error
         if (rest := answer.rest()) is not None:
@@ -144,9 +148,6 @@ class GeminiBackend(Backend[GeminiConfig]):
         await self._http.aclose()
         self._client.close()
 
-    def _options(self, name: str) -> JsonObject:
-        return next((model.options for model in self.config.models if model.name == name), {})
-
     def _told(self, error: Exception) -> BullpenError:
         """What a failure means to the mesh."""
         if isinstance(error, httpx2.HTTPError):
@@ -154,6 +155,24 @@ class GeminiBackend(Backend[GeminiConfig]):
         if isinstance(error, errors.APIError) and isinstance(error.code, int):
             return from_status(error.code, without(self._key, str(error.message or error)), _wait(error))
         return garbage(without(self._key, str(error)))
+
+
+async def _without_comments(response: Any) -> None:
+    """Proxies send them to keep a connection alive; the SDK takes every line for a part of an answer."""
+    read = response.aiter_bytes
+
+    async def said(*how: Any) -> AsyncIterator[bytes]:
+        begins, comment = True, False
+        async for piece in read(*how):
+            kept = b""
+            for line in piece.splitlines(keepends=True):
+                comment = line.startswith(b":") if begins else comment
+                begins = line.endswith((b"\n", b"\r"))
+                kept += b"" if comment else line
+            if kept:
+                yield kept
+
+    response.aiter_bytes = said
 
 
 class _Answer:
@@ -178,12 +197,13 @@ class _Answer:
             name = candidate.finish_reason.name
             self._finish = "content_filter" if name in FILTERED else FINISH.get(name)
         parts = (candidate.content.parts or []) if candidate.content else []
-        self._calls += [self._call(part) for part in parts if part.function_call]
+        calls = [self._call(part) for part in parts if part.function_call]
+        self._calls += calls
         text = self._size.take("".join(part.text for part in parts if part.text and not part.thought))
         chances = _logprobs(candidate)
         if not text and not chances:
-            thinks = any(part.thought for part in parts)
-            return Delta("", 0, usage=self._used()) if thinks else None  # not shown, but something moves
+            thinks = any(part.thought for part in parts)  # not shown, but something moves
+            return Delta("", len(calls), usage=self._used()) if calls or thinks else None
         self._said = True
         # Pieces are longer than a token here; how many it really were is told beside them.
         count = len(chances) if len(chances) > 1 else max(1, -(-len(text) // CHARACTERS_PER_TOKEN))

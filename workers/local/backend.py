@@ -9,8 +9,9 @@ of the prompt.
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Event
@@ -25,6 +26,7 @@ from workers.base.host.resources import ResourceMeter
 from workers.base.provider.chat import conversation
 from workers.base.provider.errors import first_line, garbage, too_long
 from workers.base.provider.overlap_trimmer import OverlapTrimmer
+from workers.base.provider.streaming import patiently
 from workers.local.gguf import memory_needed, read_through
 from workers.local.inspection import Inspection
 
@@ -136,6 +138,19 @@ class LocalBackend(Backend[LocalConfig]):
         return (card.model_copy(update={"context_window": window, "capabilities": able}),)
 
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
+        answer, pieces = _Answer(job), self._pieces(job)
+
+        async def ask() -> AsyncIterator[JsonObject]:
+            return pieces
+
+        async with aclosing(patiently(ask, answer.take, self.patience(job))) as deltas:
+            async for delta in deltas:
+                yield delta
+        if (done := answer.done()) is not None:
+            yield done
+
+    async def _pieces(self, job: Job) -> AsyncIterator[JsonObject]:
+        """What llama.cpp tells, as it comes. Raises `BullpenError`."""
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[JsonObject | None] = asyncio.Queue()
         left = Event()
@@ -147,20 +162,16 @@ class LocalBackend(Backend[LocalConfig]):
 
         computing = loop.run_in_executor(self._threads, self._compute, self._body(job), on_piece)
         computing.add_done_callback(lambda _: pieces.put_nowait(None))
-        answer = _Answer(job)
         self._heard = self._heard if self._running else loop.time()
         self._running += 1
         try:
             while (piece := await self._next(pieces)) is not None:
-                if (delta := answer.take(piece)) is not None:
-                    yield delta
+                yield piece
             await computing
         finally:
             self._running -= 1
             left.set()
             computing.cancel()  # when it has not even begun
-        if (done := answer.done()) is not None:
-            yield done
 
     async def _next(self, pieces: asyncio.Queue[JsonObject | None]) -> JsonObject | None:
         """The next piece; `WAITING` when others had their turn meanwhile; None at the end."""
@@ -274,7 +285,7 @@ class _Answer:
                 return Delta(self._seam.take(text), count, chances, self._used())
             if choice["delta"].get("reasoning_content"):
                 self._written += 1
-                return Delta("", usage=self._used())  # thinking is not shown, but it is a sign of life
+                return Delta("", 0, usage=self._used())  # thinking is not shown, but it is a sign of life
         return None
 
     def _used(self) -> Usage:

@@ -6,7 +6,8 @@ Closing the stream closes the connection, which is what makes Ollama stop comput
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Annotated, cast
+from dataclasses import replace
+from typing import Annotated, Any, cast
 
 import httpx
 import ollama
@@ -32,6 +33,8 @@ DEFAULT_WINDOW = 4096
 """What Ollama gives a conversation when nobody sets `num_ctx`."""
 PULL_SILENCE = 600.0
 """Seconds: checking a large model that was just fetched takes long, and nothing is told meanwhile."""
+DESCRIBED_WITHIN = 60.0
+"""Seconds in which Ollama says what it has."""
 FINISH: dict[str, FinishReason] = {"length": "length"}
 UNTOLD: tuple[Capability, ...] = ("logprobs", "prefill")
 """What a model may have without Ollama telling so: the config's word counts."""
@@ -57,7 +60,10 @@ class OllamaBackend(Backend[OllamaConfig]):
 
     def __init__(self, config: OllamaConfig) -> None:
         super().__init__(config)
-        self._client = _client(config, max(config.first_token_timeout, config.next_token_timeout) + 1)
+        self._client = _client(config, DESCRIBED_WITHIN)
+        self._asking = _client(config, None)  # `patiently` ends a silence
+        self._loaded: set[str] | None = None
+        """The models in Ollama's memory when it was last asked. None: it did not say."""
         self._models: tuple[ModelCard, ...] = ()
 
     @classmethod
@@ -89,6 +95,7 @@ class OllamaBackend(Backend[OllamaConfig]):
         self._models = tuple(card for card in cards if card is not None)
         if not self._models:
             raise BullpenError(ErrorCode.UPSTREAM_ERROR, "Ollama has no chat model installed: ollama pull llama3.2")
+        await self._look_what_is_loaded()
 
     def models(self) -> tuple[ModelCard, ...]:
         return self._models
@@ -98,20 +105,22 @@ class OllamaBackend(Backend[OllamaConfig]):
         body = body_of(job, self._options(job.model.model_id), self.config.keep_alive)
 
         async def ask() -> AsyncIterator[ollama.ChatResponse]:
-            return cast("AsyncIterator[ollama.ChatResponse]", await self._client.chat(**body))
+            return cast("AsyncIterator[ollama.ChatResponse]", await self._asking.chat(**body))
 
         try:
-            async with aclosing(patiently(ask, self.config)) as chunks:
-                async for chunk in chunks:
-                    if (delta := answer.take(chunk)) is not None:
+            async with aclosing(patiently(ask, answer.take, self.patience(job))) as deltas:
+                async for delta in deltas:
+                    if answer.end is None or delta.text:
                         yield delta
-                    if chunk.done:
-                        if (rest := answer.rest()) is not None:
-                            yield rest
-                        yield answer.done(chunk)
-                        return
+                    if answer.end is not None:
+                        break
         except FAILURES as error:
             raise self._told(error) from error
+        if (done := answer.done()) is not None:
+            yield done
+
+    def has_to_load(self, model: str) -> bool:
+        return self._loaded is not None and not _has(list(self._loaded), model)
 
     async def health(self) -> None:
         try:
@@ -119,9 +128,19 @@ class OllamaBackend(Backend[OllamaConfig]):
                 await self._installed()
         except TimeoutError as error:
             raise unreachable(_where(self.config), error) from error
+        await self._look_what_is_loaded()
 
     async def close(self) -> None:
         await self._client.close()
+        await self._asking.close()
+
+    async def _look_what_is_loaded(self) -> None:
+        """Ollama lets go of a model that is not used, or when another one needs its room. Older servers don't tell."""
+        try:
+            async with asyncio.timeout(QUICK):
+                self._loaded = {str(model.model) for model in (await self._client.ps()).models}
+        except (*FAILURES, TimeoutError):
+            self._loaded = None
 
     async def _installed(self) -> list[str]:
         try:
@@ -184,13 +203,12 @@ class OllamaBackend(Backend[OllamaConfig]):
         trained = [tokens(value, 0) for name, value in info if name.endswith(".context_length")]
         return min([wanted, *(window for window in trained if window)])
 
-    def _num_ctx(self, model: ModelConfig | None) -> int | None:
-        own = tokens(model.options.get("num_ctx"), 0) if model else 0
-        return own or self.config.num_ctx
+    def _num_ctx(self, model: ModelConfig) -> int | None:
+        return tokens(model.options.get("num_ctx"), 0) or self.config.num_ctx
 
     def _options(self, name: str) -> JsonObject:
-        model = next((model for model in self.config.models if model.name == name), None)
-        return {**(model.options if model else {}), "num_ctx": self._num_ctx(model)}
+        model = self.configured(name)
+        return {**model.options, "num_ctx": self._num_ctx(model)}
 
     def _told(self, error: Exception) -> BullpenError:
         """What a failure means to the mesh."""
@@ -211,23 +229,35 @@ class _Answer:
         self._seam = OverlapTrimmer(job.prefix)
         self._calls: list[JsonObject] = []
         self._said = False
+        self.end: ollama.ChatResponse | None = None
+        """The piece that says why the answer ends."""
 
     def take(self, chunk: ollama.ChatResponse) -> Delta | None:
-        for call in chunk.message.tool_calls or ():
+        delta = self._delta(chunk)
+        if not chunk.done:
+            return delta
+        self.end = chunk
+        delta = delta or Delta("", 0)
+        return replace(delta, text=delta.text + self._seam.end())  # what might have been the answer's start once more
+
+    def _delta(self, chunk: ollama.ChatResponse) -> Delta | None:
+        calls = chunk.message.tool_calls or ()
+        for call in calls:
             self._calls.append(self._size.call(call.function.name, call.function.arguments))
         if not chunk.message.content:
-            return Delta("", 0) if chunk.message.thinking else None  # it is not shown, but something moves
+            # A call is a part of the answer; a thought is not shown, but something moves.
+            return Delta("", len(calls)) if calls or chunk.message.thinking else None
         chances = logprobs(token.logprob for token in chunk.logprobs or ())
         self._said = True
         return Delta(self._seam.take(self._size.take(chunk.message.content)), max(1, len(chances)), chances)
 
-    def rest(self) -> Delta | None:
-        """What was held back because it might have been the start of the answer once more."""
-        text = self._seam.end()
-        return Delta(text, 0) if text else None
+    def done(self) -> Done | None:
+        """The end; None when there was none.
 
-    def done(self, chunk: ollama.ChatResponse) -> Done:
-        """The end. Older servers leave out the count of a prompt that they had read before: then it is unknown."""
+        Older servers leave out the count of a prompt that they had read before: then it is unknown.
+        """
+        if (chunk := self.end) is None:
+            return None
         finish: FinishReason = "tool_calls" if self._calls else FINISH.get(chunk.done_reason or "", "stop")
         answered = self._said or bool(self._calls)
         used = plausible(Usage(counted(chunk.prompt_eval_count), counted(chunk.eval_count)), answered=answered)
@@ -243,13 +273,27 @@ def _where(config: OllamaConfig) -> str:
     return _host(config).rpartition("@")[2]
 
 
-def _client(config: OllamaConfig, silence: float) -> ollama.AsyncClient:
+def _client(config: OllamaConfig, silence: float | None) -> ollama.AsyncClient:
     """The client takes `host`, `host:port` and addresses alike. Raises `ConfigError`."""
     timeout = httpx.Timeout(silence, connect=CONNECT_TIMEOUT)
     try:
-        return ollama.AsyncClient(host=_host(config), timeout=timeout, event_hooks={"response": [bounded]})
+        return ollama.AsyncClient(
+            host=_host(config), timeout=timeout, event_hooks={"response": [bounded, _without_blank_lines]}
+        )
     except (ValueError, httpx.InvalidURL):
         raise ConfigError(f"{_where(config)!r} is not where an Ollama could be: write host:port") from None
+
+
+async def _without_blank_lines(response: Any) -> None:
+    """Servers and proxies send them to keep a connection alive; the client takes every line for an object."""
+    read = response.aiter_lines
+
+    async def lines() -> AsyncIterator[str]:
+        async for line in read():
+            if line.strip():
+                yield line
+
+    response.aiter_lines = lines
 
 
 def _has(installed: list[str], name: str) -> bool:

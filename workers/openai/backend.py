@@ -38,6 +38,8 @@ log = structlog.get_logger(__name__)
 KEY, URL = "OPENAI_API_KEY", "OPENAI_BASE_URL"
 OWN_API = "api.openai.com"
 MOST_MODELS = 50
+LISTED_WITHIN = 60.0
+"""Seconds in which a server says which models it has."""
 WINDOWS = ("max_model_len", "context_length", "context_window", "n_ctx")
 """What servers call the context window in their list of models (vLLM; OpenRouter; Groq; llama.cpp)."""
 GO_ON: JsonObject = {"continue_final_message": True, "add_generation_prompt": False}
@@ -75,14 +77,12 @@ class OpenAIBackend(Backend[OpenAIConfig]):
         super().__init__(config)
         self._key = api_key(config.key_variable)
         self._url = address(URL, config.base_url)
-        silence = max(config.first_token_timeout, config.next_token_timeout)
-        timeout = openai.Timeout(silence + 1, connect=CONNECT_TIMEOUT)
         once = {"Connection": "close"} if is_plain(self._url) else {}
         self._client = openai.AsyncOpenAI(
             api_key=self._key or "none-needed",
             base_url=self._url or f"https://{OWN_API}/v1",
             max_retries=0,
-            timeout=timeout,
+            timeout=openai.Timeout(LISTED_WITHIN, connect=CONNECT_TIMEOUT),
             default_headers=once,
             http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [bounded]}),
         )
@@ -141,16 +141,18 @@ class OpenAIBackend(Backend[OpenAIConfig]):
             return cast("openai.AsyncStream[ChatCompletionChunk]", await self._client.chat.completions.create(**body))
 
         try:
-            async with aclosing(patiently(ask, self.config)) as chunks:
-                async for chunk in chunks:
-                    if (delta := answer.take(chunk)) is not None:
-                        yield delta
+            async with aclosing(patiently(ask, answer.take, self.patience(job))) as deltas:
+                async for delta in deltas:
+                    yield delta
             if (rest := answer.rest()) is not None:
                 yield rest
             if (done := answer.done()) is not None:
                 yield done
         except (openai.OpenAIError, *UNUSABLE) as error:
             raise self._told(error) from error
+
+    def configured(self, model: str) -> ModelConfig:
+        return next((one for one in self._models if one.name == model), ModelConfig(name=model))
 
     async def health(self) -> None:
         try:
@@ -176,7 +178,7 @@ class OpenAIBackend(Backend[OpenAIConfig]):
 
     def _body(self, job: Job) -> JsonObject:
         request = job.request
-        options = next((model.options for model in self._models if model.name == job.model.model_id), {})
+        options = self.configured(job.model.model_id).options
         wanted: JsonObject = {
             "temperature": request.temperature,
             "top_p": request.top_p,
@@ -195,6 +197,7 @@ class OpenAIBackend(Backend[OpenAIConfig]):
             "model": job.model.model_id,
             "messages": openai_messages(job),
             "stream": True,
+            "timeout": openai.Timeout(None, connect=CONNECT_TIMEOUT),  # `patiently` ends a silence
             "extra_body": {key: value for key, value in extra.items() if value is not None},
         }
 

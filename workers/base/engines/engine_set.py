@@ -119,7 +119,7 @@ class EngineSet:
                 await _idle(engine)
         engine.models = ()
         for execution in list(engine.running):
-            execution.stop(BullpenError(ErrorCode.NO_WORKER, "its model was swapped for another"))
+            execution.stop(BullpenError(ErrorCode.DRAINING, "its model was swapped for another"))
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_WITHIN):
                 await _idle(engine)

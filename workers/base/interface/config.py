@@ -25,6 +25,12 @@ class ModelConfig(ConfigModel):
     """US dollars per million tokens. Left out: the provider's public one, if the table has it; null: unknown."""
     max_tokens: Positive | None = None
     """The most tokens one answer may have; a request may ask for fewer."""
+    reasons: bool = False
+    """It thinks before it answers, and may be silent for minutes meanwhile: five times the backend's time-outs."""
+    first_token_timeout: Annotated[float, Field(gt=0)] | None = None
+    """Seconds of silence before its first token, instead of the backend's; exactly these, whether it reasons or not."""
+    next_token_timeout: Annotated[float, Field(gt=0)] | None = None
+    """The same between tokens."""
     options: JsonObject = Field(default_factory=dict)
     """Passed to the provider as they are."""
 
@@ -65,9 +71,9 @@ class BackendConfig(ConfigModel):
     """How often the backend itself is asked whether it is well."""
     drain_timeout: Annotated[float, Field(ge=0)] = 30.0
     """How long running requests may finish after SIGTERM."""
-    first_token_timeout: Annotated[float, Field(gt=0)] = 60.0
-    """How long the provider may stay silent before its first token."""
-    next_token_timeout: Annotated[float, Field(gt=0)] = 15.0
+    first_token_timeout: Annotated[float, Field(gt=0)] = 120.0
+    """How long the provider may stay silent before its first token. Whatever it sends ends a silence."""
+    next_token_timeout: Annotated[float, Field(gt=0)] = 60.0
     """How long the provider may stay silent between tokens."""
     replicas: Positive = 1
     """How many of it `bullpen up` starts when nobody says."""

@@ -40,6 +40,7 @@ from workers.base.engines.engine_set import Engine, EngineSet
 from workers.base.interface.backend import Done, Job
 from workers.base.interface.config import BackendConfig
 from workers.base.interface.discovery import BackendFolder
+from workers.base.interface.silence import SilenceHistory
 from workers.base.runtime.call import Call
 from workers.base.runtime.confidence import Confidence
 from workers.base.runtime.execution import CLAIM_AFTER, Execution, out_of_time
@@ -75,6 +76,7 @@ class Worker:
         self._swapper = Swapper(engines, self._presence, config_file, self._activate)
         self._quota = Quota(bus, engines, backend.name, worker_id)
         self._confidence: dict[str, Confidence] = {}
+        self._silences = SilenceHistory()
         self._running: dict[tuple[str, int], Execution] = {}
         self._final_events = FinalEventCache()
         self._shared: Subscription | None = None
@@ -255,7 +257,7 @@ class Worker:
             execution.done = Done("length", prompt_tokens=0, completion_tokens=0)  # others said it all already
             return
         async with self._quota.place(execution, job) as begin, engine.places.place(execution.call.request.priority):
-            budget = None if job.model.local else await channel.permission()
+            budget = None if job.model.local else await channel.permission(job.silence_ok)
             begin()
             async with asyncio.timeout(budget):
                 await execution.compute(engine.backend, job, channel)
@@ -265,7 +267,8 @@ class Worker:
             raise out_of_time()
         if self._presence.state != "ready":
             reason = f"{self._id} is {self._presence.state}"
-            raise BullpenError(ErrorCode.NO_WORKER, f"{reason}: {self._presence.reason}".rstrip(": "))
+            code = ErrorCode.DRAINING if self._presence.state == "draining" else ErrorCode.NO_WORKER
+            raise BullpenError(code, f"{reason}: {self._presence.reason}".rstrip(": "))
 
     def _job(self, call: Call, engine: Engine, card: ModelCard) -> Job:
         needs = call.request.needs | {"prefill"} if call.prefix else call.request.needs
@@ -281,7 +284,8 @@ class Worker:
         wanted = call.request.max_tokens or limit
         most = min(wanted, limit) if wanted and limit else wanted
         left = None if most is None else max(0, most - call.prefix_tokens)
-        return Job(call.request, card, left, call.prefix)
+        silence_ok = engine.backend.silence_ok(card.model_id, self._silences.usual(card.model_id))
+        return Job(call.request, card, left, call.prefix, silence_ok)
 
     def _engine(self, model: str | None) -> tuple[Engine, ModelCard]:
         found = self._engines.find(model)
@@ -370,6 +374,8 @@ class Worker:
         call = execution.call
         self._stats.count(call.elapsed_ms / 1000, failure.code if failure else None)
         self._presence.learn(execution)
+        if execution.job is not None and execution.done is not None:
+            self._silences.learn(execution.job.model.model_id, execution.silence)
         if failure is not None and failure.code is ErrorCode.UPSTREAM_AUTH:
             told = failure.message.partition(":")[0]  # the rest is the provider's, who may quote the question
             self._tasks.start(self._become("degraded", told), "degrade")
@@ -388,7 +394,7 @@ class Worker:
             async with asyncio.timeout(self._engines.current.config.drain_timeout):
                 await self._idle()
         for execution in list(self._running.values()):
-            execution.stop(BullpenError(ErrorCode.NO_WORKER, f"{self._id} is leaving"))
+            execution.stop(BullpenError(ErrorCode.DRAINING, f"{self._id} is leaving"))
         with suppress(TimeoutError):
             async with asyncio.timeout(2.0):
                 await self._idle()
