@@ -3,22 +3,36 @@
 import asyncio
 import faulthandler
 import itertools
+import os
 import shutil
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.servers import NatsServer, PostgresServer
+from bullpen.embedded import nats_server as _nats
+from bullpen.embedded import postgres as _postgres
+from telemetry.store import Store
+from telemetry.upkeep.migrate import migrate
+from tests.servers import NatsServer, PostgresServer, free_port
 
-settings.register_profile("ours", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
-settings.load_profile("ours")  # a busy machine is slow: no test is timed
+NO_CLOCK = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+"""A busy machine is slow: no example is timed."""
+settings.register_profile("same", NO_CLOCK, derandomize=True, max_examples=25)
+settings.register_profile("deep", NO_CLOCK, max_examples=2000)
+settings.load_profile("same")  # what is found anew is found by `--hypothesis-profile deep`, not by who merges
 
+UNIT_TESTS = Path(__file__).with_name("unit")
+UNIT_TEST_ENDS = 2.0
+"""Seconds after which a unit test is ended. None needs more than a sixth of them, so a busy processor ends none."""
 STUCK = 120.0
 """Seconds that a failed test may take to be taken down."""
+OURS_TO_SET = ("NATS_", "DATABASE_URL", "BULLPEN_")
 _numbers = itertools.count(1)
 _own_temp = pytest.StashKey[str]()
 
@@ -33,6 +47,23 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.basetemp is None:
         own_temp = tempfile.mkdtemp(prefix="bullpen-tests-")
         config.option.basetemp = config.stash[_own_temp] = own_temp
+    for name in [name for name in os.environ if name.startswith(OURS_TO_SET) and name != "BULLPEN_TEST_BACKENDS"]:
+        del os.environ[name]  # a mesh that somebody works with is not the tests'
+    if sys.dont_write_bytecode:  # else each of some three hundred processes compiles everything anew
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = str(config.rootpath / ".pytest_cache" / "bytecode")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Gives unit tests their time-out, and each xdist worker scenarios first, so that none is left over at the end."""
+    for item in items:
+        if item.path.is_relative_to(UNIT_TESTS):
+            item.add_marker(pytest.mark.timeout(UNIT_TEST_ENDS), append=False)
+    long = [item for item in items if item.get_closest_marker("scenario")]
+    short = [item for item in items if not item.get_closest_marker("scenario")]
+    workers = int(getattr(config, "workerinput", {}).get("workercount", 1))
+    share = -(-len(short) // workers)
+    items[:] = [item for n in range(workers) for item in (*long[n::workers], *short[n * share : (n + 1) * share])]
 
 
 @pytest.hookimpl(trylast=True)
@@ -45,6 +76,15 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     own_temp = session.config.stash.get(_own_temp, None)
     if own_temp is not None and exitstatus == pytest.ExitCode.OK:  # else its logs tell what went wrong
         shutil.rmtree(own_temp, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def standard_ports() -> Iterator[None]:
+    """Ours alone: those of this machine belong to whoever works on it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for server in (_nats, _postgres):
+            patch.setattr(server, "STANDARD_PORT", free_port())
+        yield
 
 
 @pytest.fixture
@@ -83,14 +123,44 @@ def postgres(tmp_path: Path) -> Iterator[PostgresServer]:
     server.kill()
 
 
-@pytest.fixture
-async def database_url(postgres_server: PostgresServer) -> AsyncIterator[str]:
-    """The address of a fresh, empty database."""
-    name = f"test_{next(_numbers)}"
-    connection = await asyncpg.connect(postgres_server.url)
-    try:
+@pytest.fixture(scope="session")
+def books_template(postgres_server: PostgresServer) -> str:
+    """The name of a database with the newest schema, to be copied: making it anew takes ten times as long."""
+    name = "books_template"
+
+    async def make() -> None:
+        connection = await asyncpg.connect(postgres_server.url)
         await connection.execute(f"CREATE DATABASE {name} STRATEGY = FILE_COPY")
-        yield postgres_server.database(name)
+        await connection.close()
+        store = Store(postgres_server.database(name), 5)
+        await migrate(store)
+        await store.close()
+
+    asyncio.run(make())
+    return name
+
+
+@pytest.fixture
+async def database_url(postgres_server: PostgresServer, books_template: str) -> AsyncIterator[str]:
+    """The address of a database of one's own with the newest schema and no rows."""
+    async with _database(postgres_server, books_template) as url:
+        yield url
+
+
+@pytest.fixture
+async def empty_database_url(postgres_server: PostgresServer) -> AsyncIterator[str]:
+    """The address of a database of one's own, without a schema."""
+    async with _database(postgres_server, "template1") as url:
+        yield url
+
+
+@asynccontextmanager
+async def _database(server: PostgresServer, template: str) -> AsyncIterator[str]:
+    name = f"test_{next(_numbers)}"
+    connection = await asyncpg.connect(server.url)
+    try:
+        await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY = FILE_COPY")
+        yield server.database(name)
         await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
     finally:
         await connection.close()

@@ -1,9 +1,9 @@
 """A worker that does what a test says, word by word: what a real one does only when it is ill."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from decimal import Decimal
-from typing import Self
+from typing import Any, Self
 
 from pydantic_core import from_json
 
@@ -28,6 +28,19 @@ from contracts import (
 from contracts import headers as h
 from contracts import subjects as s
 
+_scripts: set[asyncio.Task[None]] = set()
+
+
+def acting(script: "Callable[[Asked], Coroutine[Any, Any, None]]") -> "Callable[[Asked], None]":
+    """`script`, a coroutine function of what was asked, as the callback that a fake worker wants."""
+
+    def on_request(asked: Asked) -> None:
+        task = asyncio.get_running_loop().create_task(script(asked))
+        _scripts.add(task)
+        task.add_done_callback(_scripts.discard)
+
+    return on_request
+
 
 class Asked:
     """A request that reached the fake worker."""
@@ -39,6 +52,8 @@ class Asked:
         self.body = from_json(message.data)
         self._inbox = message.reply
         self._pieces = 0
+        self.is_open = True
+        """Until it is answered or fails."""
 
     async def say(self, message: OpenModel) -> None:
         await self._bus.publish(self._inbox, message.to_bytes())
@@ -58,6 +73,7 @@ class Asked:
     async def answer(
         self, output: str, *, tokens: int = 2, cost_usd: Decimal | None = None, confidence: float = 0.9
     ) -> None:
+        self.is_open = False
         await self.say(
             FinalResponse(
                 task_id=self.headers[h.TASK],
@@ -79,6 +95,7 @@ class Asked:
         )
 
     async def fail(self, error: BullpenError, usage: PartialUsage | None = None) -> None:
+        self.is_open = False
         await self.say(ErrorReply(task_id=self.headers[h.TASK], error=error.detail(), usage=usage))
 
 
@@ -93,13 +110,15 @@ class FakeWorker:
         *,
         clock: float = 0.0,
         price: Price | None = None,
+        capacity: int | None = None,
     ) -> None:
-        """`clock`: seconds that its wall clock is ahead of everybody else's."""
+        """`clock`: seconds that its wall clock is ahead of everybody else's. `capacity` None: always idle."""
         self._bus = bus
         self._id = worker_id
         self._on_request = on_request
         self._clock = clock
         self._price = price
+        self._capacity = capacity
         self._epoch = new_id()
         self._seq = 0
         self.asked: list[Asked] = []
@@ -145,7 +164,8 @@ class FakeWorker:
             backend="fake",
             models=(card,),
             state=state,
-            capacity=64,
+            capacity=self._capacity or 64,
+            inflight=sum(asked.is_open for asked in self.asked) if self._capacity else 0,
             ewma_ms=1.0,
             epoch=self._epoch,
             seq=seq,

@@ -10,6 +10,7 @@ models:
     context_window: 1024
     capabilities: [chat, stream, logprobs, json]
     options: {{path: {path}}}
+threads: 1
 max_concurrency: 4
 max_queue: 100
 heartbeat_interval: 0.5

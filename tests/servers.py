@@ -12,6 +12,9 @@ from bullpen.embedded import nats_server, postgres
 from bullpen.supervision.leash import KEEP_USER, leashed
 from tests.support import eventually
 
+NO_POWER_FAILURE = [word for name in ("fsync", "full_page_writes") for word in ("-c", f"{name}=off")]
+"""What Postgres may leave out where processes are killed but no machine is."""
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -146,7 +149,7 @@ class PostgresServer(_Server):
         await asyncio.to_thread(self.cluster.prepare)
         account = self.cluster.account
         process = self._spawn(
-            self.cluster.command(self.port),
+            [*self.cluster.command(self.port), *NO_POWER_FAILURE],
             uid=account.pw_uid if account else KEEP_USER,
             gid=account.pw_gid if account else KEEP_USER,
         )

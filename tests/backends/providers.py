@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from workers.base import BackendConfig
+from workers.base import Backend, BackendConfig
 
 Json = dict[str, Any]
 WORDS = ["The ", "capital ", "is ", "Paris."]
@@ -386,4 +386,11 @@ PROVIDERS: dict[str, type[Provider]] = {
 
 
 def configured(config_class: type[BackendConfig], told: Json) -> BackendConfig:
-    return config_class.model_validate({"first_token_timeout": 1.0, "next_token_timeout": 0.5, **told})
+    """Patient: a stand-in on a busy machine is slow, not silent."""
+    return config_class.model_validate({"first_token_timeout": 10.0, "next_token_timeout": 10.0, **told})
+
+
+def make_impatient(backend: Backend[Any]) -> None:
+    """From now on half a second of silence ends a call."""
+    impatient = {"first_token_timeout": 0.5, "next_token_timeout": 0.5}
+    backend.config = backend.config.model_copy(update=impatient)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(60)  # a real model on a busy machine
 @pytest.fixture
 async def local() -> AsyncIterator[Backend[Any]]:
     folder = discover()["local"]
-    backend = folder.load()(folder.config())
+    backend = folder.load()(folder.config().model_copy(update={"threads": 1}))  # more would spin beside other tests
     await backend.start(lambda _: None)
     yield backend
     await backend.close()

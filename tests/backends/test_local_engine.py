@@ -31,7 +31,8 @@ LONG = "word " * 1500
 
 
 def made(**told: Any) -> Backend[Any]:
-    return FOLDER.load()(FOLDER.config().model_copy(update=told))
+    """On one thread: llama.cpp's spin while they wait, and other tests run on the same processors."""
+    return FOLDER.load()(FOLDER.config().model_copy(update={"threads": 1, **told}))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -138,7 +138,7 @@ async def test_it_serves_only_so_many(provider: Scripted, start: Start) -> None:
 
 
 @pytest.mark.parametrize("listed", [[], [{"id": None}], [{}], [{"id": "x" * 300}], [7]])
-async def test_a_list_that_is_none_is_told(provider: Scripted, listed: list[Any], start: Start) -> None:
+async def test_a_malformed_model_list_is_reported(provider: Scripted, listed: list[Any], start: Start) -> None:
     provider.listed = listed
     with pytest.raises(BullpenError) as caught:
         await start(models=[])

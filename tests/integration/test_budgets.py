@@ -15,8 +15,7 @@ from contracts import subjects as s
 from manager.budgets.ledger import BudgetLedger
 from manager.config import Budget
 from manager.metrics import Metrics
-from tests.fake_worker import Asked, FakeWorker
-from tests.integration.test_failover import acting
+from tests.fake_worker import Asked, FakeWorker, acting
 from tests.mesh import Json, SmallMesh
 from tests.servers import NatsServer, PlainNats
 from tests.support import eventually

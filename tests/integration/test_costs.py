@@ -21,8 +21,7 @@ from telemetry.reading import queries
 from telemetry.upkeep.migrate import migrate
 from tests.backends.providers import GeminiProvider, Json, OllamaProvider, OpenAIProvider, Provider
 from tests.books import Books, attempt, response
-from tests.fake_worker import Asked, FakeWorker
-from tests.integration.test_failover import acting
+from tests.fake_worker import Asked, FakeWorker, acting
 from tests.mesh import SmallMesh
 from tests.servers import NatsServer
 from tests.support import eventually

@@ -13,7 +13,7 @@ from bus import Bus
 from config.loader import ConfigError
 from contracts import AttemptRecord, BullpenError, ErrorCode, PartialUsage
 from contracts import headers as h
-from tests.fake_worker import Asked, FakeWorker
+from tests.fake_worker import Asked, FakeWorker, acting
 from tests.mesh import Json, SmallMesh
 from tests.servers import NatsServer
 from tests.support import eventually
@@ -27,20 +27,6 @@ IMPATIENT: dict[str, Any] = {"next_token_timeout": 0.4, "first_token_timeout": 0
 async def mesh(nats: NatsServer) -> AsyncIterator[SmallMesh]:
     async with SmallMesh(nats.url) as mesh:
         yield mesh
-
-
-_running: set[asyncio.Task[None]] = set()
-
-
-def acting(script: Any) -> Any:
-    """`script`, a coroutine function of what was asked, as the callback that a fake worker wants."""
-
-    def on_request(asked: Asked) -> None:
-        task = asyncio.ensure_future(script(asked))
-        _running.add(task)
-        task.add_done_callback(_running.discard)
-
-    return on_request
 
 
 class Attempts:

@@ -179,3 +179,41 @@ async def test_a_manager_that_starts_knows_from_the_books_how_everybody_did(book
     before = known.success.sum
     estimates.warm("m", "quick", WorkRecord(answers=40, failures=0), 1e9)
     assert known.success.sum == before, "what we have seen ourselves counts more"
+
+
+async def test_a_worker_that_starts_to_fail_is_benched_and_trusted_again_when_it_is_well(
+    nats: NatsServer, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From what is asked to who is asked, and back: Manager, workers and telemetry, with hours made seconds."""
+    monkeypatch.setattr("telemetry.grading.grades.BENCHED_FOR", 2.0)
+    monkeypatch.setattr("manager.routing.grades.CANARY_SHARE", 0.1)
+    seen: list[tuple[str, str]] = []
+    async with SmallMesh(nats.url) as mesh, Books(nats.url, database_url) as books:
+        await mesh.bus.subscribe_inline(s.METRICS_GRADE, lambda message: seen.append(_worker_and_grade(message.data)))
+        books.start(grades_interval=0.2)
+        await books.ready()
+        await mesh.worker("w-1", latency_ms=1)
+        await mesh.worker("w-2", latency_ms=1, error_rate=0.3)
+        await mesh.manager()
+        answers: list[Any] = []
+
+        async def asked_until(grade: str) -> bool:
+            """Asks some more."""
+            answers.extend(await asyncio.gather(*(mesh.ask() for _ in range(10))))
+            return ("w-2", grade) in seen
+
+        await eventually(lambda: asked_until("benched"), timeout=15)
+        assert ("w-1", "benched") not in seen
+        await mesh.stop("w-2")
+        await mesh.worker("w-2", latency_ms=1)
+        back = len(answers)
+        seen.clear()
+        await eventually(lambda: asked_until("probation"), timeout=15)
+    assert [answer for answer in answers if "output" not in answer] == [], "what one failed the other answered"
+    tried = [attempt["worker_id"] for answer in answers[back:] for attempt in answer["attempts"]]
+    assert 0 < tried.count("w-2") < len(tried) / 2, "a benched worker is tried now and then"
+
+
+def _worker_and_grade(data: bytes) -> tuple[str, str]:
+    told = GradeRecord.model_validate_json(data)
+    return told.worker_id, told.grade

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from bus import Message
 from bus.jetstream import PullConsumer
 from contracts import InferenceResponse
 from contracts import subjects as s
+from tests.fake_worker import Asked, FakeWorker, acting
 from tests.mesh import Json, SmallMesh
 from tests.support import eventually
 
@@ -214,22 +216,34 @@ async def test_a_full_waiting_room_says_overloaded_at_once(mesh: SmallMesh) -> N
 
 
 async def test_interactive_goes_before_batch(mesh: SmallMesh) -> None:
-    await mesh.worker("w-1", max_concurrency=1, latency_ms={"fixed": 100})
-    await mesh.manager()
+    """The worker has one place, and answers when told to; the others wait at the Manager, which says how many."""
+    go_on = asyncio.Semaphore(0)
     order: list[str] = []
 
-    async def ask(priority: str) -> None:
-        await mesh.ask(priority=priority)
-        order.append(priority)
+    async def answer(asked: Asked) -> None:
+        await asked.claim()
+        order.append(asked.body["prompt"])
+        await go_on.acquire()
+        await asked.answer("done")
 
-    first = asyncio.create_task(ask("batch"))
-    await asyncio.sleep(0)
-    asking = [first, *(asyncio.create_task(ask("batch")) for _ in range(3))]
-    await eventually(lambda: mesh.beats["w-1"].inflight == 1)
-    asking.append(asyncio.create_task(ask("interactive")))
-    await asyncio.gather(*asking)
-    assert order.index("interactive") <= 2
-    assert order[-1] == "batch"
+    async with FakeWorker(mesh.bus, "f-1", acting(answer), capacity=1):
+        await mesh.manager()
+        asking = []
+        for number, (prompt, priority) in enumerate(
+            (("first", "batch"), ("second", "batch"), ("third", "batch"), ("urgent", "interactive"))
+        ):
+            asking.append(asyncio.create_task(mesh.ask(prompt=prompt, priority=priority)))
+            await eventually(partial(_holds, mesh, number + 1))
+        for _ in asking:
+            go_on.release()
+        await asyncio.gather(*asking)
+    assert order == ["first", "urgent", "second", "third"]
+
+
+async def _holds(mesh: SmallMesh, count: int) -> bool:
+    """Whether the Manager has so many requests, all but one of which wait."""
+    told = from_json((await mesh.bus.request(s.manager_control("m-1"), b'{"op": "status"}', timeout=2)).data)
+    return (told["inflight"], told["waiting"]) == (count, count - 1)
 
 
 async def test_a_deadline_is_kept_with_an_error(mesh: SmallMesh) -> None:

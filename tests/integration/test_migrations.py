@@ -30,8 +30,8 @@ NOW = datetime(2026, 6, 15, tzinfo=UTC)
 
 
 @pytest.fixture
-async def store(database_url: str) -> AsyncIterator[Store]:
-    store = Store(database_url, 15)
+async def store(empty_database_url: str) -> AsyncIterator[Store]:
+    store = Store(empty_database_url, 15)
     yield store
     await store.close()
 
@@ -88,12 +88,12 @@ async def test_a_filled_older_database_says_the_same_afterwards(store: Store, tm
 
 
 @pytest.fixture
-async def login(store: Store, database_url: str) -> AsyncIterator[str]:
+async def login(store: Store, empty_database_url: str) -> AsyncIterator[str]:
     """The address for a user who is only what a role is; to be granted one."""
     await migrate(store)
     name = f"login_{new_id()[-12:]}"
     await execute(store, f"CREATE ROLE {name} LOGIN PASSWORD 'p'")
-    parts = urlsplit(database_url)
+    parts = urlsplit(empty_database_url)
     yield parts._replace(netloc=f"{name}:p@{parts.hostname}:{parts.port}").geturl()
     await execute(store, f"DROP OWNED BY {name} CASCADE; DROP ROLE {name}")
 

@@ -25,16 +25,16 @@ EARLY, LATE = UUID("0000aaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee"), UUID("f000aaaa-bbbb-
 
 
 @pytest.fixture
-async def store(database_url: str) -> AsyncIterator[Store]:
-    store = Store(database_url, 10)
+async def store(empty_database_url: str) -> AsyncIterator[Store]:
+    store = Store(empty_database_url, 10)
     await migrate(store)
     yield store
     await store.close()
 
 
 @pytest.fixture
-async def reader(database_url: str, store: Store) -> AsyncIterator[Reader]:
-    connection = await asyncpg.connect(database_url)
+async def reader(empty_database_url: str, store: Store) -> AsyncIterator[Reader]:
+    connection = await asyncpg.connect(empty_database_url)
     yield connection
     await connection.close()
 
@@ -83,8 +83,8 @@ async def test_the_smallest_id_of_a_moment_is_below_every_id_made_since(store: S
     assert await value(store, "SELECT uuidv7_floor('infinity')") == UUID(int=(1 << 128) - (1 << 80))
 
 
-async def test_months_are_made_ahead_once_by_however_many(database_url: str, store: Store) -> None:
-    others = [Store(database_url, 10) for _ in range(4)]
+async def test_months_are_made_ahead_once_by_however_many(empty_database_url: str, store: Store) -> None:
+    others = [Store(empty_database_url, 10) for _ in range(4)]
     later = NOW + timedelta(days=400)
     made = await asyncio.gather(*(partitions.ensure(one, [later, later]) for one in (store, *others)))
     assert sorted(name for names in made for name in names) == ["attempts_2027_12", "responses_2027_12"]
@@ -128,11 +128,11 @@ async def test_a_month_goes_when_it_ended_longer_ago_than_retention(store: Store
 
 
 async def test_dropping_waits_for_readers_and_nobody_waits_for_it(
-    store: Store, database_url: str, reader: Reader, monkeypatch: pytest.MonkeyPatch
+    store: Store, empty_database_url: str, reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(partitions, "PATIENCE", "15s")
     await save(store, datetime(2025, 1, 15, tzinfo=UTC))
-    apart = Store(database_url, 10)
+    apart = Store(empty_database_url, 10)
     reading = reader.transaction(isolation="repeatable_read")
     await reading.start()
     assert await reader.fetchval("SELECT count(*) FROM responses") == 1
@@ -153,11 +153,11 @@ async def test_dropping_waits_for_readers_and_nobody_waits_for_it(
 
 
 async def test_what_is_read_for_long_is_dropped_another_time(
-    store: Store, database_url: str, reader: Reader, monkeypatch: pytest.MonkeyPatch
+    store: Store, empty_database_url: str, reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(partitions, "PATIENCE", "100ms")
     await save(store, datetime(2025, 1, 15, tzinfo=UTC))
-    apart = Store(database_url, 10)
+    apart = Store(empty_database_url, 10)
     async with reader.transaction(isolation="repeatable_read"):
         await reader.execute("SELECT count(*) FROM responses; SELECT count(*) FROM attempts")
         assert await housekeeper(apart, retention=13).tidy(NOW)
@@ -225,11 +225,11 @@ async def test_emptying_waits_for_nobody(store: Store, reader: Reader) -> None:
 
 
 async def test_an_accountant_keeps_house(
-    nats_server: str, database_url: str, store: Store, monkeypatch: pytest.MonkeyPatch
+    nats_server: str, empty_database_url: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "FIRST_AFTER", 0.0)
     await save(store, datetime(2024, 5, 6, tzinfo=UTC))
-    async with Books(nats_server, database_url) as books:
+    async with Books(nats_server, empty_database_url) as books:
         books.start()
         await eventually(lambda: _is_gone(store, "responses_2024_05"), timeout=10)
         books.tell(response(request_id=id_of(datetime(2024, 5, 7, tzinfo=UTC))))

@@ -23,8 +23,8 @@ VIEWS = {"model_performance", "model_error_rate", "model_cost", "model_scorecard
 
 
 @pytest.fixture
-async def store(database_url: str) -> AsyncIterator[Store]:
-    store = Store(database_url, 10)
+async def store(empty_database_url: str) -> AsyncIterator[Store]:
+    store = Store(empty_database_url, 10)
     yield store
     await store.close()
 
@@ -54,18 +54,18 @@ async def test_migrating_again_changes_nothing(store: Store) -> None:
     assert await query(store, "SELECT applied_at FROM schema_migrations") == before
 
 
-async def test_migrations_run_once_also_side_by_side(database_url: str) -> None:
-    stores = [Store(database_url, 10) for _ in range(5)]
+async def test_migrations_run_once_also_side_by_side(empty_database_url: str) -> None:
+    stores = [Store(empty_database_url, 10) for _ in range(5)]
     assert await asyncio.gather(*(migrate(store) for store in stores)) == [NEWEST] * 5
     assert await query(stores[0], "SELECT version FROM schema_migrations ORDER BY 1") == list(available())
     for store in stores:
         await store.close()
 
 
-async def test_who_migrates_slowly_is_waited_for(database_url: str) -> None:
+async def test_who_migrates_slowly_is_waited_for(empty_database_url: str) -> None:
     """Longer than a database may be silent otherwise: it works, it is not away."""
-    store = Store(database_url, 0.5)
-    other = await asyncpg.connect(database_url)
+    store = Store(empty_database_url, 0.5)
+    other = await asyncpg.connect(empty_database_url)
     await other.execute("BEGIN")
     await other.execute("SELECT pg_advisory_xact_lock($1)", migrations.LOCK)
     migrating = asyncio.create_task(migrate(store))
@@ -238,7 +238,7 @@ async def test_many_at_once_share_one_pool(store: Store) -> None:
         "postgresql://user:secret@127.0.0.1:port/db",
     ],
 )
-async def test_an_address_that_is_none_is_told_without_its_password(address: str) -> None:
+async def test_an_unusable_address_is_reported_without_its_password(address: str) -> None:
     with pytest.raises(DatabaseAway, match="DATABASE_URL is not the address of a Postgres") as told:
         await query(Store(address, 1), "SELECT 1")
     assert "secret" not in str(told.value)

@@ -8,7 +8,7 @@ from benchmarks.chaos import Plan, run
 
 pytestmark = [pytest.mark.scenario, pytest.mark.timeout(120)]
 
-SMALL = Plan(responses=2000, load_s=10, accountant=2, postgres=1, nats=1, away_s=2, seed=7)
+SMALL = Plan(responses=1000, load_s=8, accountant=2, postgres=1, nats=1, away_s=2, seed=7)
 
 
 async def test_every_answer_is_booked_once_whatever_is_killed(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from tests.servers import NatsServer
 from tests.support import eventually
 from workers.base.interface.discovery import discover
 
-pytestmark = [pytest.mark.scenario, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.scenario, pytest.mark.timeout(60)]
 
 FAKETIME = next(Path("/usr").glob("lib*/**/faketime/libfaketime.so.1"), None)
 needs_faketime = pytest.mark.skipif(FAKETIME is None, reason="faketime is not installed (Debian: apt install faketime)")
@@ -190,7 +190,7 @@ async def test_clocks_that_are_seconds_apart_harm_nobody(roles: Roles, tmp_path:
     assert out_of_time(asked) == []
     hurried = [await roles.ask(headers=deadline(0.1, clock), deadline_ms=100) for clock in (-1.4, 0, 1.4) * 4]
     assert {question.code for question in await roles.answered(hurried)} == {"deadline_exceeded"}
-    assert max(question.took for question in hurried) < 1.1
+    assert max(question.took for question in hurried) < 4  # far less than the usual deadline
 
 
 @needs_faketime

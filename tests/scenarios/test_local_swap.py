@@ -1,4 +1,4 @@
-"""The model of a running worker is changed while a hundred questions are under way: real processes, two GGUF files."""
+"""The model of a running worker is changed while questions are under way: real processes, two GGUF files."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.servers import NatsServer
 from tests.support import eventually
 
 pytest.importorskip("xllamacpp", reason="the wheel with llama.cpp is not installed")
-pytestmark = [pytest.mark.scenario, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.scenario, pytest.mark.timeout(120)]
 
 
 HEAVY = '''
@@ -67,13 +67,13 @@ async def serves(roles: Roles, name: str) -> None:
     await eventually(lambda: [card.model_id for card in roles.beats["w-1"].models] == [name], timeout=60)
 
 
-async def test_a_hundred_questions_outlive_the_swap_of_a_real_model(roles: Roles, models: LocalModels) -> None:
-    asked = await roles.ask_many(100, max_tokens=3, deadline_ms=300_000)
+async def test_requests_under_way_outlive_the_swap_of_a_real_model(roles: Roles, models: LocalModels) -> None:
+    asked = await roles.ask_many(40, max_tokens=3, deadline_ms=300_000)
     await eventually(lambda: roles.beats["w-1"].inflight == 4)
     models.save("two")
     await serves(roles, "two")
     late = await roles.ask(max_tokens=3, deadline_ms=300_000)
-    answers = [question.finals[0] for question in await roles.answered([*asked, late], within=300)]
+    answers = [question.finals[0] for question in await roles.answered([*asked, late], within=100)]
     assert [answer for answer in answers if "output" not in answer] == []
     assert {answer["model_id"] for answer in answers} == {"one", "two"}
     assert answers[-1]["model_id"] == "two"

@@ -26,7 +26,13 @@ from tests.support import eventually
 pytestmark = [pytest.mark.scenario, pytest.mark.timeout(90)]
 
 OURS_TO_SET = ("NATS_", "DATABASE_URL", "BULLPEN_")
-STANDARD_PORT = 4222
+WITH_OTHER_STANDARD_PORTS = """\
+from bullpen.embedded import nats_server, postgres
+nats_server.STANDARD_PORT, postgres.STANDARD_PORT = {ports}
+from bullpen.cli import main
+main()
+"""
+"""`bullpen`, where the standard ports are ours: those of this machine belong to whoever works on it."""
 
 
 def processes(data_dir: Path) -> list[str]:
@@ -43,15 +49,22 @@ def processes(data_dir: Path) -> list[str]:
     return found
 
 
+def own_port() -> tuple[str, str]:
+    """For what goes on in the background, where it would take the standard one."""
+    return "--port-nats", str(free_port())
+
+
 class Place:
     """A data directory, and `bullpen` commands that use it."""
 
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir
         self.environment = {key: value for key, value in os.environ.items() if not key.startswith(OURS_TO_SET)}
+        self.standard_port = free_port()
 
     async def start(self, *arguments: str) -> Process:
-        command = [sys.executable, "-m", "bullpen", *arguments, "--data-dir", str(self.data_dir)]
+        program = WITH_OTHER_STANDARD_PORTS.format(ports=(self.standard_port, free_port()))
+        command = [sys.executable, "-c", program, *arguments, "--data-dir", str(self.data_dir)]
         return await asyncio.create_subprocess_exec(*leashed(command), stdout=PIPE, stderr=STDOUT, env=self.environment)
 
     async def run(self, *arguments: str) -> tuple[int, str]:
@@ -141,7 +154,7 @@ async def test_the_mesh_comes_up_answers_and_mends_itself(place: Place) -> None:
 
 
 async def test_in_the_background_it_stays_until_down(place: Place) -> None:
-    code, said = await place.run("up", "--detach", "--workers", "simulated", "--no-postgres")
+    code, said = await place.run("up", "--detach", "--workers", "simulated", "--no-postgres", *own_port())
     assert code == 0, said
     assert place.endpoints.nats_url in said
     assert place.endpoints.database_url is None
@@ -158,13 +171,8 @@ async def test_in_the_background_it_stays_until_down(place: Place) -> None:
 
 
 async def test_a_taken_standard_port_is_told_and_another_one_kept(place: Place) -> None:
-    with socket.socket() as squatter:
-        squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            squatter.bind(("127.0.0.1", STANDARD_PORT))
-            squatter.listen()
-        except OSError:
-            pass  # somebody else squats already
+    with socket.create_server(("127.0.0.1", 0)) as squatter:
+        place.standard_port = squatter.getsockname()[1]
         urls = []
         for _ in range(2):
             up = await place.up("--workers", "simulated", "--no-postgres")
@@ -172,14 +180,14 @@ async def test_a_taken_standard_port_is_told_and_another_one_kept(place: Place) 
             assert await place.answers("Where are you?")
             up.kill()  # -9: nothing of it may stay, and the next start works
             said, _ = await up.communicate()
-            assert f"port {STANDARD_PORT} is taken" in said.decode()
+            assert f"port {place.standard_port} is taken" in said.decode()
             await eventually(lambda: not processes(place.data_dir))
     assert urls[0] == urls[1]
-    assert not urls[0].endswith(f":{STANDARD_PORT}")
+    assert not urls[0].endswith(f":{place.standard_port}")
 
 
 async def test_a_wanted_port_that_is_taken_is_an_error(place: Place) -> None:
-    with socket.create_server(("127.0.0.1", free_port())) as squatter:
+    with socket.create_server(("127.0.0.1", 0)) as squatter:
         port = str(squatter.getsockname()[1])
         code, said = await place.run("up", "--workers", "simulated", "--port-nats", port)
     assert code == 1
@@ -189,7 +197,7 @@ async def test_a_wanted_port_that_is_taken_is_an_error(place: Place) -> None:
 
 async def test_a_role_that_keeps_dying_is_shown_with_its_last_words(place: Place) -> None:
     place.environment["BULLPEN_MANAGER__NO_SUCH_KEY"] = "1"
-    code, said = await place.run("up", "--detach", "--workers", "simulated", "--no-postgres")
+    code, said = await place.run("up", "--detach", "--workers", "simulated", "--no-postgres", *own_port())
     assert code == 1
     assert "manager-1 keeps dying" in said
     assert "BULLPEN_MANAGER__NO_SUCH_KEY: there is no such setting" in said

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 from pydantic import field_validator
 
+from config import watched_file
 from config.loader import ConfigModel
 from config.watched_file import ConfigFile, config_digest, differing
 from tests.support import eventually
-
-pytestmark = pytest.mark.timeout(10)
 
 
 class Outer(ConfigModel):
@@ -64,8 +63,25 @@ def write_the_same(path: Path) -> None:
 
 
 @pytest.fixture(autouse=True)
-def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("config.watched_file.LOOK_EVERY", 0.1)
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[Path | None]:
+    """Each time that a file is looked at; often."""
+    looks: list[Path | None] = []
+    look = watched_file._content
+
+    def counted(path: Path | None) -> bytes | None:
+        looks.append(path)
+        return look(path)
+
+    monkeypatch.setattr(watched_file, "_content", counted)
+    monkeypatch.setattr(watched_file, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(watched_file, "LOOK_AGAIN", 0.01)
+    return looks
+
+
+async def some_more(looks: list[Path | None]) -> None:
+    """Waits until a change would have been noticed."""
+    enough = len(looks) + 4
+    await eventually(lambda: len(looks) >= enough)
 
 
 @pytest.fixture
@@ -91,40 +107,47 @@ async def test_a_change_is_noticed_however_it_is_made(path: Path, change: Callab
     file = ConfigFile(Outer, "outer", path)
     assert file.load().seed == 1
     change(path)
-    await asyncio.wait_for(file.changed(), 5)
+    await file.changed()
     assert file.load().seed == 2
 
 
-async def test_what_changes_nothing_is_not_noticed(path: Path) -> None:
+async def test_a_file_that_says_the_same_or_nothing_is_no_change(path: Path, looks: list[Path | None]) -> None:
     file = ConfigFile(Outer, "outer", path)
     noticed = asyncio.create_task(file.changed())
     for change in (Path.unlink, empty, write_the_same):
         change(path)
-        assert not (await asyncio.wait({noticed}, timeout=0.3))[0]
+        await some_more(looks)
+        assert not noticed.done()
     file.touch()
-    await asyncio.wait_for(noticed, 5)
+    await noticed
 
 
-async def test_a_file_is_read_when_whoever_writes_it_is_done(path: Path) -> None:
+async def test_a_file_is_read_when_its_writer_is_done(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look finds another line, until the last one is written."""
     file = ConfigFile(Outer, "outer", path)
-    noticed = asyncio.create_task(file.changed())
-    text = "".join(f"# {number}\n" for number in range(6)) + "seed: 2\n"
-    with path.open("w") as writing:
-        for line in text.splitlines(keepends=True):
-            assert not noticed.done()
-            writing.write(line)
-            writing.flush()
-            await asyncio.sleep(0.04)
-    await asyncio.wait_for(noticed, 5)
+    lines = [*(f"# {number}\n" for number in range(6)), "seed: 2\n"]
+    empty(path)
+    look = watched_file._content
+
+    def write_a_line_and_look(path: Path) -> bytes | None:
+        if lines:
+            with path.open("a") as writing:
+                writing.write(lines.pop(0))
+        return look(path)
+
+    monkeypatch.setattr(watched_file, "_content", write_a_line_and_look)
+    await file.changed()
+    assert lines == []
     assert file.load().seed == 2
 
 
-async def test_without_a_file_it_only_changes_when_somebody_says_so() -> None:
+async def test_without_a_file_only_a_touch_is_a_change(looks: list[Path | None]) -> None:
     file = ConfigFile(Outer, "outer", None)
     noticed = asyncio.create_task(file.changed())
-    assert not (await asyncio.wait({noticed}, timeout=0.2))[0]
+    await some_more(looks)
+    assert not noticed.done()
     file.touch()
-    await asyncio.wait_for(noticed, 5)
+    await noticed
 
 
 def test_a_field_has_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from bullpen.known_passwords import refuse_known_password
 from config.loader import ConfigError
-from tests.cli import finish, start
+from tests.cli import invoke
 
 ELSEWHERE = "192.0.2.1"
 """An address that nobody has (RFC 5737)."""
@@ -38,15 +38,15 @@ def test_a_password_of_ones_own_or_none_is_welcome_everywhere() -> None:
 
 
 @pytest.mark.parametrize("role", [["manager"], ["worker", "simulated"], ["telemetry"]])
-async def test_a_role_says_so_before_it_connects(role: list[str]) -> None:
+def test_a_role_says_so_before_it_connects(role: list[str]) -> None:
     env = {"NATS_URL": f"nats://{ELSEWHERE}:4222", "NATS_USER": "u", "NATS_PASSWORD": "changeme"}
-    told = await finish(await start(*role, DATABASE_URL="postgresql://u@127.0.0.1/b", **env))
+    told = invoke(*role, env={"DATABASE_URL": "postgresql://u@127.0.0.1/b", **env})
     assert told.code == 1
     assert "NATS_PASSWORD: this password is one that everybody knows" in told.err
 
 
-async def test_the_books_password_counts_too() -> None:
+def test_the_books_password_counts_too() -> None:
     env = {"NATS_URL": "nats://127.0.0.1:1", "DATABASE_URL": f"postgresql://bullpen:bullpen@{ELSEWHERE}/bullpen"}
-    told = await finish(await start("telemetry", **env))
+    told = invoke("telemetry", env=env)
     assert told.code == 1
     assert "DATABASE_URL: this password is one that everybody knows" in told.err

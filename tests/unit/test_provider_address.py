@@ -6,7 +6,7 @@ from config.loader import ConfigError
 from workers.base.provider.connection import address, place
 
 
-def test_an_address_that_is_none_is_shown_without_its_password() -> None:
+def test_an_unusable_address_is_shown_without_its_password() -> None:
     with pytest.raises(ConfigError, match=r"'host/v1' is not the address of a server") as told:
         address("SOME_URL", "ftp://user:planted@host/v1")
     assert "planted" not in str(told.value)

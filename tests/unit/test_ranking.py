@@ -215,7 +215,7 @@ def test_an_alias_is_the_model() -> None:
     assert winner(choose(worker("w", model="gpt"), model="gpt-alias")) == "w"
 
 
-@settings(max_examples=1000)
+@settings(max_examples=60)
 @given(
     loads=st.lists(st.integers(0, 6), min_size=1, max_size=8),
     paces=st.lists(st.integers(10, 20_000), min_size=8, max_size=8),

@@ -2,6 +2,7 @@
 
 import ast
 import sys
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -80,21 +81,27 @@ def test_an_image_installs_whatever_its_code_imports(dockerfile: Path) -> None:
         ROOT / "workers" / "base",
         dockerfile.parent,
     ]
-    needed = {module: names for module, names in _foreign_imports(folders).items() if module not in ON_DEMAND}
-    assert {module: names for module, names in needed.items() if not names & installed} == {}
+    needed = {module for folder in folders for module in _foreign_imports(folder)} - ON_DEMAND
+    assert [module for module in needed if not _distributions().get(module, set()) & installed] == []
 
 
-def _foreign_imports(folders: list[Path]) -> dict[str, set[str]]:
-    """The modules of others that the code imports, with the distributions they may come from."""
-    nodes = [
-        node for folder in folders for path in folder.glob("*.py") for node in ast.walk(ast.parse(path.read_text()))
-    ]
+@cache
+def _foreign_imports(folder: Path) -> set[str]:
+    """The packages of others that the code in a folder, and below it, imports."""
+    nodes = [node for path in folder.rglob("*.py") for node in ast.walk(ast.parse(path.read_text()))]
     modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     modules |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
     ours = {path.parent.name for path in ROOT.glob("*/__init__.py")} | {"workers"}
-    come_from = packages_distributions()
-    tops = {module.partition(".")[0] for module in modules} - ours - set(sys.stdlib_module_names)
-    return {top: {name.lower().replace("-", "_") for name in come_from.get(top, ())} for top in tops}
+    return {module.partition(".")[0] for module in modules} - ours - set(sys.stdlib_module_names)
+
+
+@cache
+def _distributions() -> dict[str, set[str]]:
+    """By package, what may be installed to have it."""
+    return {
+        package: {name.lower().replace("-", "_") for name in names}
+        for package, names in packages_distributions().items()
+    }
 
 
 def _pins(lock: Path) -> set[str]:

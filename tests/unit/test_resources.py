@@ -144,7 +144,7 @@ def test_what_a_start_uses_of_the_processor_says_nothing_of_the_work(monkeypatch
     assert [meter.read().cpu_percent for _ in range(5)] == [0.0, 0.0, 20.0, 20.0, 30.0]
 
 
-def test_a_limit_beyond_the_machine_is_none(tmp_path: Path) -> None:
+def test_a_limit_beyond_the_machine_is_no_limit(tmp_path: Path) -> None:
     tree(tmp_path, "0::/", [V2], {"memory.max": str(1 << 58), "memory.current": "1", "cpu.max": "99900000 100000"})
     told = ResourceMeter(tmp_path).read()
     assert told.memory_limit == psutil.virtual_memory().total

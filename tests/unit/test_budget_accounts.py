@@ -79,7 +79,7 @@ def test_without_the_ledger_what_was_last_known_to_be_left_may_be_spent_but_not_
     assert purse.goes_on_alone(Decimal("0.5"), "m-1") and not purse.goes_on_alone(Decimal("0.51"), "m-1")
 
 
-@settings(max_examples=200)
+@settings(max_examples=50)
 @given(
     st.lists(
         st.tuples(
