@@ -26,7 +26,7 @@ TELEMETRY_ANY = "telemetry.>"
 TELEMETRY_RESPONSE = "telemetry.response"
 TELEMETRY_ATTEMPT = "telemetry.attempt"
 TELEMETRY_WORKER = "telemetry.worker"
-TELEMETRY_FEEDBACK = "telemetry.recording.feedback"
+TELEMETRY_FEEDBACK = "telemetry.feedback"
 
 METRICS_ANY = "metrics.>"
 METRICS_MESH = "metrics.mesh"
