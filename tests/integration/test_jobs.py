@@ -249,7 +249,7 @@ async def test_a_job_that_takes_longer_than_a_manager_may_be_silent_runs_once(me
         await mesh.manager(name, jobs={"at_once": 1, "silent_after": 0.6})
     await streams_are_there(mesh)
     ran: list[str] = []
-    await mesh.bus.subscribe_inline(s.INFER_ANY_WORKER, lambda message: ran.append(message.headers["Bullpen-Request"]))
+    await mesh.bus.subscribe_inline("infer.*.w.*", lambda message: ran.append(message.headers["Bullpen-Request"]))
     await submit(mesh, {"prompt": "hello", "task_id": "t1"})
     assert len(await results(mesh, "t1")) == 1
     assert len(ran) == 1
@@ -273,7 +273,7 @@ async def test_a_job_is_batch_work_whose_time_begins_when_it_runs(mesh: SmallMes
     await mesh.manager()
     await streams_are_there(mesh)
     asked: list[Json] = []
-    await mesh.bus.subscribe_inline(s.INFER_ANY_WORKER, lambda message: asked.append(json.loads(message.data)))
+    await mesh.bus.subscribe_inline("infer.*.w.*", lambda message: asked.append(json.loads(message.data)))
     await submit(mesh, {"prompt": "hello", "task_id": "t1", "stream": True}, Bullpen_Deadline="1000")
     await submit(mesh, {"prompt": "hello", "task_id": "t2", "priority": "interactive"})
     assert all("output" in json.loads(kept.data) for kept in await results(mesh, count=2))
@@ -290,7 +290,7 @@ async def test_a_job_that_two_managers_do_at_once_has_one_result(
         await mesh.manager(name, jobs={"at_once": 1, "silent_after": 0.5})
     await streams_are_there(mesh)
     ran: set[str] = set()
-    await mesh.bus.subscribe_inline(s.INFER_ANY_WORKER, lambda message: ran.add(message.headers["Bullpen-Request"]))
+    await mesh.bus.subscribe_inline("infer.*.w.*", lambda message: ran.add(message.headers["Bullpen-Request"]))
     await submit(mesh, {"prompt": "hello", "task_id": "t1"})
     await eventually(lambda: len(ran) == 2)
     await eventually(lambda: mesh.beats["w-1"].inflight == 2)

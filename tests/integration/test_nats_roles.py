@@ -86,7 +86,7 @@ MATRIX: dict[str, tuple[Who, Who]] = {
     s.METRICS_BUDGET: (("manager",), LOOKING_ON),
     s.metrics_model("m"): (("manager",), LOOKING_ON),
     s.metrics_worker("w1"): (("manager",), LOOKING_ON),
-    s.METRICS_ANY: (NOBODY, LOOKING_ON),
+    "metrics.>": (NOBODY, LOOKING_ON),
     s.SYS_CONNECT: (NOBODY, ("manager", "observer")),
     s.SYS_DISCONNECT: (NOBODY, ("manager", "observer")),
     "$SRV.PING": (RPC, ROLES_OF_OURS),
