@@ -14,6 +14,7 @@ from contracts.errors import STATUS
 from contracts.schemas import READ, WRITTEN
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "wire.md").read_text(encoding="utf-8")
+MESSAGES: tuple[type[BaseModel], ...] = (*READ, *WRITTEN, contracts.GradeRecord, contracts.ModelGrades)
 SECTIONS = PAGE.split("\n## ")
 ADDRESSED = {
     subjects.infer_backend: "infer.<backend>",
@@ -48,7 +49,7 @@ def words_about(message: type[BaseModel]) -> set[str]:
 def messages() -> list[tuple[type[BaseModel], type[BaseModel]]]:
     """Every model that a public message is made of, itself included, after the one in whose sections it stands."""
     found: list[tuple[type[BaseModel], type[BaseModel]]] = []
-    for message in (*READ, *WRITTEN, contracts.GradeRecord, contracts.ModelGrades):
+    for message in MESSAGES:
         waiting = [(message, message)]
         for outer, model in waiting:
             here = model if sections_of(model.__name__) else outer
