@@ -21,7 +21,7 @@ from nats.aio.subscription import Subscription as NatsSubscription
 from bus.errors import BusError, BusUnreachable, NoResponders, RequestTimeout
 from bus.inbox import Inbox, Listener
 from bus.patched_client import PatchedClient
-from bus.permission_errors import Denials, Told
+from bus.permission_errors import OnDenied, PermissionErrors
 from bus.settings import BusSettings
 from bus.tasks import Tasks
 from bus.unreachable import explain
@@ -94,7 +94,7 @@ class Bus:
         self.on_reconnect: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._client = PatchedClient(tls_only=settings.tls_only)
         self._inbox: Inbox[Message] = Inbox(f"{settings.inbox_prefix}.{new_id().replace('-', '')}")
-        self._denials = Denials(self._inbox.wildcard)
+        self._permission_errors = PermissionErrors(self._inbox.wildcard)
         self._tasks = Tasks(f"bus:{name}")
         self._established = False
         self._closing = False
@@ -206,9 +206,9 @@ class Bus:
         """A private inbox: `callback` is called with each message, in order, at once. Close it after use."""
         return self._inbox.open(callback)
 
-    def when_denied(self, subject: str, told: Told) -> AbstractContextManager[None]:
-        """While it is open, `told` is called when the server refuses what we publish there. Raises `Denied`."""
-        return self._denials.watch(subject, told)
+    def when_denied(self, subject: str, on_denied: OnDenied) -> AbstractContextManager[None]:
+        """While it is open, `on_denied` is called when the server refuses what we publish there. Raises `Denied`."""
+        return self._permission_errors.watch(subject, on_denied)
 
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
         """Calls `handler` for each message, each in a task of its own (so their order is not kept)."""
@@ -328,7 +328,7 @@ class Bus:
                 log.warning("slow_consumer", name=self.name, subject=error.subject, dropped=self._slow)
         elif "permissions violation" in str(error).lower():
             log.error("bus_denied", name=self.name, error=str(error), cure="check the role's permissions in the server")
-            self._denials.heard(str(error))
+            self._permission_errors.heard(str(error))
         elif self._established and not self.lost.is_set() and (refusal := explain(error, self.settings)).hopeless:
             log.error("bus_refused", name=self.name, error=str(refusal), cure="exiting to be restarted")
             self.lost.set()
@@ -336,7 +336,7 @@ class Bus:
             log.debug("bus_error", name=self.name, error=repr(error))
 
     async def _on_disconnect(self) -> None:
-        self._denials.forget()
+        self._permission_errors.forget()
         if self._established and not self._closing:
             log.warning("bus_disconnected", name=self.name, servers=self.settings.where)
 

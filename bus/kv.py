@@ -23,7 +23,7 @@ API_TIMEOUT = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class KeyValue:
     value: bytes
     revision: int
 
@@ -84,7 +84,7 @@ class Bucket:
             return None
         raise BusError(f"cannot write to bucket {self._name}: {ack.error.description}")
 
-    async def get(self, key: str, *, within: float) -> Entry | None:
+    async def get(self, key: str, *, within: float) -> KeyValue | None:
         """What is there; None: nothing. A key that somebody deleted has an empty value, and a revision."""
         subject = f"$JS.API.DIRECT.GET.KV_{self._name}.{self._subject(key)}"
         reply = await self._bus.request(subject, b"", timeout=within)
@@ -93,7 +93,7 @@ class Bucket:
         revision = reply.headers.get("Nats-Sequence", "")
         if not revision.isdigit():
             raise BusError(f"cannot read from bucket {self._name}: {dict(reply.headers)}")
-        return Entry(reply.data, int(revision))
+        return KeyValue(reply.data, int(revision))
 
     async def follow(self, key: str, changed: Callable[[bytes], None]) -> Subscription:
         """Calls `changed` with every new value from now on; a write is a plain message, so it is heard at once."""

@@ -85,7 +85,7 @@ async def store(bus: Bus, stream: str, subject: str, data: bytes, headers: Heade
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class ArchivedMessage:
     """A message as a stream keeps it."""
 
     seq: int
@@ -100,17 +100,19 @@ class Unfinished(RequestTimeout):
 
 async def read_after(
     bus: Bus, stream: str, subject: str, seq: int, *, page: int = PAGE, within: float = READ_WITHIN
-) -> list[Kept]:
+) -> list[ArchivedMessage]:
     """The next messages on `subject` (wildcards allowed) after number `seq`, in order; empty: there are none.
 
     Raises `BusError`; `NoResponders`: there is no such stream.
     """
-    found: list[Kept] = []
+    found: list[ArchivedMessage] = []
     ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def heard(message: Message) -> None:
         if (at := message.headers.get("Nats-Sequence", "")).isdigit():
-            found.append(Kept(int(at), message.headers.get("Nats-Subject", ""), message.headers, message.data))
+            found.append(
+                ArchivedMessage(int(at), message.headers.get("Nats-Subject", ""), message.headers, message.data)
+            )
         elif not ended.done():
             ended.set_result(message.headers.get("Status", ""))
 

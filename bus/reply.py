@@ -15,7 +15,7 @@ import structlog
 
 from bus.connection import Bus, Headers, Message
 from bus.inbox import Listener
-from bus.publish_with_retry import publish_until_heard
+from bus.publish_with_retry import publish_with_retry
 from contracts import (
     AttemptSummary,
     BullpenError,
@@ -126,7 +126,7 @@ class Reply:
             await self._bus.publish(self._subject, body, headers=headers)
             await self._bus.publish(self._subject, b"")  # ADR-47: the stream ends with an empty message
         else:
-            await publish_until_heard(self._bus, self._subject, body, headers)
+            await publish_with_retry(self._bus, self._subject, body, headers)
 
     async def _pass_on(self, piece: Chunk | Resumed) -> None:
         if self.abandoned.is_set():

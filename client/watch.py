@@ -36,7 +36,7 @@ class Step(Enum):
     GIVE_UP = auto()
 
 
-class Watch:
+class ManagerWatch:
     """Do `step` when it is `due`, and tell what came of it."""
 
     def __init__(self, now: float) -> None:
@@ -46,7 +46,7 @@ class Watch:
         """How often the question went out, as far as somebody may have heard it."""
         self._silences = 0
         self._nobody_since: float | None = None
-        self._insisted = False
+        self._asked_twice = False
 
     @property
     def nobody(self) -> bool:
@@ -85,8 +85,8 @@ class Watch:
         self._ask_in(random.uniform(*LOOK_AGAIN), now)  # noqa: S311 — jitter, not a secret
         if self._nobody_for(now) >= WITHOUT_MANAGER:
             self.step = Step.SEND
-            self.due = inf if self._insisted else now
-            self._insisted = True
+            self.due = inf if self._asked_twice else now
+            self._asked_twice = True
 
     def cut_off(self, now: float) -> None:
         """Our own connection is down: silence says nothing, and what was not sent is not sent now."""

@@ -39,7 +39,7 @@ PAGE_OF_WORDS = 500
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-class Wish(OpenModel):
+class ExportQuery(OpenModel):
     """Which rows of which table."""
 
     table: Table
@@ -67,7 +67,7 @@ class Sink(Protocol):
     def write(self, rows: Sequence[Row]) -> None: ...
 
 
-async def columns(store: Store, wish: Wish) -> list[Column]:
+async def columns(store: Store, wish: ExportQuery) -> list[Column]:
     """What each row has. Raises `DatabaseAway`."""
 
     async def describe(connection: Connection) -> list[Column]:
@@ -77,7 +77,7 @@ async def columns(store: Store, wish: Wish) -> list[Column]:
     return [column for column in await store.perform(describe) if wish.content or column.name not in WORDS]
 
 
-async def export(store: Store, wish: Wish, sink: Sink) -> int:
+async def export(store: Store, wish: ExportQuery, sink: Sink) -> int:
     """Writes all of it; returns how many rows there were. Raises `DatabaseAway`."""
     count = 0
     async for rows in _pages(store, wish):
@@ -86,7 +86,7 @@ async def export(store: Store, wish: Wish, sink: Sink) -> int:
     return count
 
 
-async def _pages(store: Store, wish: Wish) -> AsyncIterator[list[Row]]:
+async def _pages(store: Store, wish: ExportQuery) -> AsyncIterator[list[Row]]:
     size = PAGE_OF_WORDS if wish.content else PAGE
     scope = wish.since, wish.until, wish.tenant, wish.model, wish.content, size
     after = tuple(KEYS[wish.table].values())

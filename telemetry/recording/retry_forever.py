@@ -18,7 +18,7 @@ async def nothing() -> None:
     """What there is to do while we wait, when there is nothing."""
 
 
-class Patience:
+class RetryForever:
     """Waits for one thing. It never gives up: whoever has enough cancels."""
 
     def __init__(self, what: str, gone: type[Exception], longest: float, cure: str) -> None:

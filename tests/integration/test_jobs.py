@@ -9,7 +9,7 @@ import pytest
 
 from bus import BusError, NoResponders
 from bus.jetstream import api
-from bus.queue import Kept, Receipt, read_after, store
+from bus.queue import ArchivedMessage, Receipt, read_after, store
 from client import Bullpen, RequestFailed
 from contracts import subjects as s
 from tests.mesh import SmallMesh
@@ -42,18 +42,18 @@ async def submit(mesh: SmallMesh, body: bytes | Json, **headers: str) -> Receipt
     return await store(mesh.bus, s.JOBS_STREAM, s.JOBS_SUBMIT, data, named, within=5)
 
 
-async def results(mesh: SmallMesh, task_id: str = "", count: int = 1) -> list[Kept]:
+async def results(mesh: SmallMesh, task_id: str = "", count: int = 1) -> list[ArchivedMessage]:
     """Waits until there are so many and no job is left, and returns all there are."""
     subject = s.result(task_id) if task_id else s.RESULT_ANY
 
-    async def enough() -> list[Kept]:
+    async def enough() -> list[ArchivedMessage]:
         try:
             found = await read_after(mesh.bus, s.RESULTS_STREAM, subject, 0)
         except NoResponders:
             return []
         return found if len(found) >= count and await open_jobs(mesh) == 0 else []
 
-    found: list[Kept] = await eventually(enough, timeout=12)
+    found: list[ArchivedMessage] = await eventually(enough, timeout=12)
     return found
 
 

@@ -273,7 +273,7 @@ async def test_jobs_are_done_with_these_permissions(server: BusSettings) -> None
         mine = Jobs(manager, JobsConfig(), _no_work)
         mine.take_part()
         taking = asyncio.create_task(mine.run())
-        asking = client_jobs.Jobs(client)
+        asking = client_jobs.JobQueue(client)
         await asking.ready()
         ticket = await asking.submit(Question(b'{"promt": "x", "task_id": "t1"}', "t1", 1000, stream=False), "job-a")
         with pytest.raises(RequestFailed, match="promt"):

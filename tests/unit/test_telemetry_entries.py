@@ -11,7 +11,7 @@ from pydantic_core import from_json
 
 from contracts import OpenModel
 from contracts import subjects as s
-from telemetry.recording.entries import TABLES, Entry, Unbookable, parts, read
+from telemetry.recording.entries import TABLES, Booking, Unbookable, parts, read
 from telemetry.store import sql
 from telemetry.upkeep.migrate import available
 from tests.books import attempt, feedback, response, worker_event
@@ -24,7 +24,7 @@ class Told:
     stream_seq: int = 7
 
 
-def row_of(data: bytes, subject: str = s.TELEMETRY_RESPONSE) -> Entry:
+def row_of(data: bytes, subject: str = s.TELEMETRY_RESPONSE) -> Booking:
     [entry], unbookable = read([Told(data, subject)])
     assert not unbookable
     return entry
@@ -88,7 +88,7 @@ def test_a_reason_does_not_tell_what_people_asked() -> None:
 
 @given(st.lists(st.integers(0, 50), max_size=30), st.integers(1, 100))
 def test_parts_are_small_and_keep_order(sizes: list[int], limit: int) -> None:
-    entries = [Entry(Told(b"", stream_seq=n), "responses", b"x" * size) for n, size in enumerate(sizes)]
+    entries = [Booking(Told(b"", stream_seq=n), "responses", b"x" * size) for n, size in enumerate(sizes)]
     found = list(parts(entries, limit))
     assert list(chain.from_iterable(found)) == entries
     assert all(sum(len(entry.row) for entry in part) <= limit or len(part) == 1 for part in found)
