@@ -13,7 +13,7 @@ from contextlib import suppress
 import structlog
 from pydantic import ValidationError
 
-from bus import Bus, BusError, BusSettings, Message, Reply, Subscription, Tasks
+from bus import Bus, BusError, BusSettings, InboxReply, Message, Subscription, Tasks
 from bus.deadline import seconds_left
 from bus.reply import accepts, internal_error
 from bus.service import EndpointStats, Service, package_version, serve_info
@@ -261,7 +261,7 @@ class Manager:
         if isinstance(entry, Mine):
             inflight.entry = entry
             if entry.revision is None:
-                inflight.reply.told[h.IDEMPOTENCY] = h.BEST_EFFORT
+                inflight.reply.extra_headers[h.IDEMPOTENCY] = h.BEST_EFFORT
             return None
         answer = inflight.replayed(entry.answer, self._shared.now())
         await inflight.reply.chunk(answer.output, answer.completion_tokens)
@@ -295,7 +295,7 @@ class Manager:
             headers=message.headers,
             task_id=request.task_id,
             request_id=request_id,
-            reply=Reply(self._bus, message.reply, request.task_id, request_id, streaming=request.stream),
+            reply=InboxReply(self._bus, message.reply, request.task_id, request_id, streaming=request.stream),
             asked=RoutingQuery.of(request),
             arrived=now,
             deadline=now + seconds_left(message.headers, request),
@@ -306,7 +306,7 @@ class Manager:
         task_id = salvage_task_id(message.data) or new_id()
         self._stats.count(0.0, str(error))
         streaming = salvage_stream(message.data)
-        await Reply(self._bus, message.reply, task_id, new_id(), streaming=streaming).error(error)
+        await InboxReply(self._bus, message.reply, task_id, new_id(), streaming=streaming).error(error)
 
     async def _linger(self, inflight: RequestState) -> None:
         """Listens on, for the books: somebody who was given up on may still answer."""

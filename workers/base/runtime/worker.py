@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from bus import Bus, BusError, BusSettings, Message, Reply, Subscription, Tasks
+from bus import Bus, BusError, BusSettings, InboxReply, Message, Subscription, Tasks
 from bus.reply import accepts, internal_error
 from bus.service import EndpointStats, Service, package_version, serve_info
 from bus.tasks import first_of
@@ -333,7 +333,7 @@ class Worker:
                 streaming=call.request.stream,
                 final_events=self._final_events,
             )
-        reply = Reply(self._bus, call.reply, call.task_id, call.request_id, streaming=call.request.stream)
+        reply = InboxReply(self._bus, call.reply, call.task_id, call.request_id, streaming=call.request.stream)
         gone = BullpenError(ErrorCode.CANCELLED, "nobody reads the stream any more")
         reply.on_abandoned = lambda: execution.stop(gone)
         return CallerChannel(reply)
@@ -354,7 +354,7 @@ class Worker:
             await self._bus.publish(message.reply, body.to_bytes())
         else:
             streaming = salvage_stream(message.data)
-            await Reply(self._bus, message.reply, task_id, request_id, streaming=streaming).error(error)
+            await InboxReply(self._bus, message.reply, task_id, request_id, streaming=streaming).error(error)
 
     async def _before_reply(
         self, execution: Execution, response: InferenceResponse | None, failure: BullpenError | None
