@@ -18,6 +18,7 @@ from nats.aio.client import Server
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 
+from bus.backoff import Backoff
 from bus.errors import BusError, BusUnreachable, NoResponders, RequestTimeout
 from bus.inbox import Inbox, Listener
 from bus.patched_client import PatchedClient
@@ -35,9 +36,9 @@ CONNECT_TIMEOUT = 2
 PENDING_BYTES = 8 << 20
 """What may wait while the server is away; beyond it publishing fails instead of filling memory."""
 HEADER_FRAME = len(b"NATS/1.0\r\n\r\n")
-RECONNECT_FIRST = 0.8
-"""Seconds over which clients of a server that died come back; each failure doubles it."""
-RECONNECT_CAP = 3.0
+FIRST_CONNECT = Backoff(0.5, 0.5)
+RECONNECT = Backoff(0.8, 3.0)
+"""Three hundred workers that lost the same server do not come back in the same instant."""
 AT_ONCE = 20_000
 """Messages of one subscription that may be handled at the same time."""
 
@@ -124,7 +125,7 @@ class Bus:
                 late = loop.time() >= end or (stop is not None and stop.is_set())
                 if late or error.hopeless:
                     raise
-                await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311 — jitter, not a secret
+                await asyncio.sleep(FIRST_CONNECT.wait(1))
             else:
                 if watchdog:
                     bus._tasks.start(watch(bus._client, bus._inbox, name), "watchdog")
@@ -357,11 +358,10 @@ def _message(msg: Msg) -> Message:
 
 
 def _with_jitter(servers: list[Server], info: dict[str, Any]) -> tuple[Server, float]:
-    """Which server to try next, and after how many seconds (full jitter, growing with each failure).
+    """Which server to try next, and after how many seconds.
 
-    One of those that failed least: a frozen server takes seconds to fail, and its peer may be well.
+    It is one of those that failed least: a frozen server takes seconds to fail, and its peer may be well.
     """
     fewest = min(server.reconnects for server in servers)
     server = random.choice([server for server in servers if server.reconnects == fewest])  # noqa: S311 — no secret
-    longest = min(RECONNECT_CAP, RECONNECT_FIRST * 2 ** min(fewest, 8))
-    return server, random.uniform(0, longest)  # noqa: S311 — jitter
+    return server, RECONNECT.wait(fewest + 1)

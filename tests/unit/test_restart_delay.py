@@ -2,25 +2,25 @@
 
 import pytest
 
-from bullpen.supervision.supervisor import FIRST_DELAY, HEALTHY_AFTER, LONGEST_DELAY, Backoff, Death
+from bullpen.supervision.supervisor import HEALTHY_AFTER, RESTART, Death, RestartDelay
 
 
 def test_the_first_death_is_mended_at_once() -> None:
-    assert Backoff().after(lived=0.1) == FIRST_DELAY
+    assert RestartDelay().after(lived=0.1) == RESTART.first
 
 
 def test_each_further_death_doubles_the_wait_up_to_the_longest() -> None:
-    backoff = Backoff()
-    waits = [backoff.after(lived=0.1) for _ in range(10)]
+    delay = RestartDelay()
+    waits = [delay.after(lived=0.1) for _ in range(10)]
     assert waits[:4] == [0.2, 0.4, 0.8, 1.6]
-    assert waits[-1] == LONGEST_DELAY
+    assert waits[-1] == RESTART.cap
 
 
 def test_a_process_that_lived_well_starts_from_the_beginning() -> None:
-    backoff = Backoff()
+    delay = RestartDelay()
     for _ in range(5):
-        backoff.after(lived=0.1)
-    assert backoff.after(lived=HEALTHY_AFTER) == FIRST_DELAY
+        delay.after(lived=0.1)
+    assert delay.after(lived=HEALTHY_AFTER) == RESTART.first
 
 
 @pytest.mark.parametrize(

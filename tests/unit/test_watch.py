@@ -51,10 +51,10 @@ def test_a_piece_of_the_answer_is_as_good_as_an_answer() -> None:
 def test_two_silences_in_a_row_and_the_question_goes_out_again() -> None:
     watch = unanswered(sent())
     assert step(watch) is Step.SEND
-    assert 1.6 <= watch.due <= 1.6 + w.FIRST_JITTER
+    assert 1.6 <= watch.due <= 1.6 + w.SEND_AGAIN.first
     watch.sent(watch.due)
     assert step(watch) is Step.ASK
-    assert watch.due <= 1.6 + w.FIRST_JITTER + w.QUIET_AGAIN
+    assert watch.due <= 1.6 + w.SEND_AGAIN.first + w.QUIET_AGAIN
 
 
 def test_a_word_at_the_last_moment_counts() -> None:
