@@ -375,8 +375,7 @@ class Attempt:
     def record(self, request_id: str, task_id: str) -> AttemptRecord:
         """The row of the books."""
         answer = self.ended if isinstance(self.ended, FinalResponse) else self._late
-        usage = self.usage
-        return AttemptRecord(
+        return AttemptRecord.of(
             request_id=request_id,
             attempt=self.number,
             task_id=task_id,
@@ -386,18 +385,12 @@ class Attempt:
             model_id=self.model_id,
             epoch=self.epoch,
             outcome=self.outcome,
-            error_code=self.error.code if self.error else None,
-            error_message=self.error.message if self.error else None,
+            error=self.error,
+            answer=answer,
             duration_ms=self.duration_ms,
             ttft_ms=answer.ttft_ms if answer else None,
             queue_ms=answer.queue_ms if answer else None,
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            cached_tokens=usage.cached_tokens,
-            cache_write_tokens=usage.cache_write_tokens,
-            reasoning_tokens=usage.reasoning_tokens,
+            usage=self.usage,
             cost_usd=self.cost,
             price=self.choice.card.price,
-            confidence=answer.confidence if answer else None,
-            simulated=answer.simulated if answer else False,
         )

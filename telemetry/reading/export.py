@@ -1,4 +1,4 @@
-"""Rows of the books for spreadsheets and for other programs: CSV here, Parquet in `telemetry.parquet`.
+"""Rows of the books for spreadsheets and for other programs: CSV here, Parquet in `parquet.py`.
 
 Read page by page in the order of the key, so that a million rows take no more memory than one page, and nothing is
 held open in the database while a slow reader reads. What comes in meanwhile is after `until`, and left out.
@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from uuid import UUID
 
 from contracts import OpenModel
+from telemetry.columns import WORDS
 from telemetry.store import Connection, Row, Store, sql
 
 Table = Literal["responses", "attempts", "feedback", "worker_events", "grades"]
@@ -31,8 +32,6 @@ KEYS: Mapping[Table, Mapping[str, Any]] = {
 """The columns of each key, with a value before all of them."""
 WITHOUT_TENANT: tuple[Table, ...] = ("worker_events", "grades")
 WITHOUT_MODEL: tuple[Table, ...] = ("worker_events",)
-WORDS = {"prompt", "output", "context", "metadata", "error_message", "comment"}
-"""Columns that hold what people said, or what may quote it."""
 PAGE = 10_000
 PAGE_OF_WORDS = 500
 """Rows; one of them may hold a megabyte of words."""

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from contracts import ErrorCode, OpenModel, Outcome, new_id
+from telemetry.columns import WORDS
 from telemetry.reading import export
-from telemetry.reading.export import KEYS, WORDS, Csv, ExportQuery, Table
+from telemetry.reading.export import KEYS, Csv, ExportQuery, Table
 from telemetry.reading.parquet import Parquet
 from telemetry.store import Connection, Store
 from telemetry.upkeep.migrate import migrate

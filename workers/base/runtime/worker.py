@@ -68,8 +68,8 @@ class Worker:
         self._engines = engines
         backend = self._backend = engines.current.backend
         self._id = worker_id
-        self._books = DirectBooks(outbox, backend.name, worker_id)
         self._presence = Presence(bus, outbox, backend.name, worker_id, engines=engines)
+        self._books = DirectBooks(outbox, backend.name, worker_id, self._presence.epoch)
         self._memory_guard = MemoryGuard(worker_id, self._presence.meter, engines, self._settle)
         self._backend_is: tuple[WorkerState, str] = "starting", ""
         self._swapper = Swapper(engines, self._presence, config_file, self._activate)
