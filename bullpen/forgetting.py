@@ -55,13 +55,13 @@ class Report:
         self.decisions += rows.decisions
 
 
-class _Answer(BaseModel):
+class _StoredAnswer(BaseModel):
     request_id: UUID
     task_id: str
 
 
-class _Entry(BaseModel):
-    answer: _Answer | None = None
+class _KeptAnswer(BaseModel):
+    answer: _StoredAnswer | None = None
 
 
 class _Result(BaseModel):
@@ -188,8 +188,8 @@ def _task_of(data: bytes) -> str | None:
         return None
 
 
-def _answer(data: bytes) -> _Answer | None:
+def _answer(data: bytes) -> _StoredAnswer | None:
     try:
-        return _Entry.model_validate_json(data).answer
+        return _KeptAnswer.model_validate_json(data).answer
     except ValidationError:
         return None  # deleted, or of another version

@@ -66,7 +66,7 @@ async def _ask(bus: Bus, offset: int, within: float) -> Sequence[Page]:
         except TimeoutError:
             pass  # all who answer have answered
         except BusError as error:
-            log.debug("census_failed", error=str(error))
+            log.debug("connected_clients_unknown", error=str(error))
     return answers
 
 

@@ -18,10 +18,11 @@ from nats.aio.client import Server
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 
+from bus.backoff import Backoff
 from bus.errors import BusError, BusUnreachable, NoResponders, RequestTimeout
 from bus.inbox import Inbox, Listener
 from bus.patched_client import PatchedClient
-from bus.permission_errors import Denials, Told
+from bus.permission_errors import OnDenied, PermissionErrors
 from bus.settings import BusSettings
 from bus.tasks import Tasks
 from bus.unreachable import explain
@@ -35,9 +36,9 @@ CONNECT_TIMEOUT = 2
 PENDING_BYTES = 8 << 20
 """What may wait while the server is away; beyond it publishing fails instead of filling memory."""
 HEADER_FRAME = len(b"NATS/1.0\r\n\r\n")
-RECONNECT_FIRST = 0.8
-"""Seconds over which clients of a server that died come back; each failure doubles it."""
-RECONNECT_CAP = 3.0
+FIRST_CONNECT = Backoff(0.5, 0.5)
+RECONNECT = Backoff(0.8, 3.0)
+"""Three hundred workers that lost the same server do not come back in the same instant."""
 AT_ONCE = 20_000
 """Messages of one subscription that may be handled at the same time."""
 
@@ -94,7 +95,7 @@ class Bus:
         self.on_reconnect: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._client = PatchedClient(tls_only=settings.tls_only)
         self._inbox: Inbox[Message] = Inbox(f"{settings.inbox_prefix}.{new_id().replace('-', '')}")
-        self._denials = Denials(self._inbox.wildcard)
+        self._permission_errors = PermissionErrors(self._inbox.wildcard)
         self._tasks = Tasks(f"bus:{name}")
         self._established = False
         self._closing = False
@@ -124,7 +125,7 @@ class Bus:
                 late = loop.time() >= end or (stop is not None and stop.is_set())
                 if late or error.hopeless:
                     raise
-                await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311 — jitter, not a secret
+                await asyncio.sleep(FIRST_CONNECT.wait(1))
             else:
                 if watchdog:
                     bus._tasks.start(watch(bus._client, bus._inbox, name), "watchdog")
@@ -206,9 +207,9 @@ class Bus:
         """A private inbox: `callback` is called with each message, in order, at once. Close it after use."""
         return self._inbox.open(callback)
 
-    def when_denied(self, subject: str, told: Told) -> AbstractContextManager[None]:
-        """While it is open, `told` is called when the server refuses what we publish there. Raises `Denied`."""
-        return self._denials.watch(subject, told)
+    def when_denied(self, subject: str, on_denied: OnDenied) -> AbstractContextManager[None]:
+        """While it is open, `on_denied` is called when the server refuses what we publish there. Raises `Denied`."""
+        return self._permission_errors.watch(subject, on_denied)
 
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
         """Calls `handler` for each message, each in a task of its own (so their order is not kept)."""
@@ -328,7 +329,7 @@ class Bus:
                 log.warning("slow_consumer", name=self.name, subject=error.subject, dropped=self._slow)
         elif "permissions violation" in str(error).lower():
             log.error("bus_denied", name=self.name, error=str(error), cure="check the role's permissions in the server")
-            self._denials.heard(str(error))
+            self._permission_errors.heard(str(error))
         elif self._established and not self.lost.is_set() and (refusal := explain(error, self.settings)).hopeless:
             log.error("bus_refused", name=self.name, error=str(refusal), cure="exiting to be restarted")
             self.lost.set()
@@ -336,7 +337,7 @@ class Bus:
             log.debug("bus_error", name=self.name, error=repr(error))
 
     async def _on_disconnect(self) -> None:
-        self._denials.forget()
+        self._permission_errors.forget()
         if self._established and not self._closing:
             log.warning("bus_disconnected", name=self.name, servers=self.settings.where)
 
@@ -357,11 +358,10 @@ def _message(msg: Msg) -> Message:
 
 
 def _with_jitter(servers: list[Server], info: dict[str, Any]) -> tuple[Server, float]:
-    """Which server to try next, and after how many seconds (full jitter, growing with each failure).
+    """Which server to try next, and after how many seconds.
 
-    One of those that failed least: a frozen server takes seconds to fail, and its peer may be well.
+    It is one of those that failed least: a frozen server takes seconds to fail, and its peer may be well.
     """
     fewest = min(server.reconnects for server in servers)
     server = random.choice([server for server in servers if server.reconnects == fewest])  # noqa: S311 — no secret
-    longest = min(RECONNECT_CAP, RECONNECT_FIRST * 2 ** min(fewest, 8))
-    return server, random.uniform(0, longest)  # noqa: S311 — jitter
+    return server, RECONNECT.wait(fewest + 1)

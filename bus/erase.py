@@ -52,7 +52,7 @@ class _Found(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StreamMessage:
     """A message of a stream."""
 
     subject: str
@@ -91,12 +91,12 @@ async def delete(bus: Bus, stream: str, seq: int) -> bool:
     return await _api(bus, f"STREAM.MSG.DELETE.{stream}", {"seq": seq}) is not None
 
 
-async def walk(bus: Bus, stream: str, subject: str) -> AsyncIterator[Kept]:
+async def walk(bus: Bus, stream: str, subject: str) -> AsyncIterator[StreamMessage]:
     """Every message of the stream on that subject (wildcards allowed), the oldest first."""
     seq = 1
     while told := await _api(bus, f"STREAM.MSG.GET.{stream}", {"seq": seq, "next_by_subj": subject}):
         message = _Found.model_validate(told).message
-        yield Kept(message.subject, message.seq, b64decode(message.data))
+        yield StreamMessage(message.subject, message.seq, b64decode(message.data))
         seq = message.seq + 1
 
 

@@ -20,12 +20,12 @@ HEARD_AFTER = 1.5
 """Seconds without a "no responders" after which it was heard."""
 
 
-async def publish_until_heard(bus: Bus, subject: str, data: bytes, headers: Headers) -> None:
+async def publish_with_retry(bus: Bus, subject: str, data: bytes, headers: Headers) -> None:
     """Publishes once, and goes on by itself when that was not heard. Raises as `Bus.publish`."""
-    await _Insistence(bus, subject, data, headers).say()
+    await _RepeatedMessage(bus, subject, data, headers).say()
 
 
-class _Insistence:
+class _RepeatedMessage:
     def __init__(self, bus: Bus, subject: str, data: bytes, headers: Headers) -> None:
         self._bus = bus
         self._subject = subject

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 from bus import Bus, BusError, BusSettings, Message, NoResponders, RequestTimeout, Tasks
 from client.budgets import merged
 from client.exchange import Exchange, cancel_body
-from client.jobs import Jobs, JobTicket
+from client.jobs import JobQueue, JobTicket
 from client.live import LiveFigures
 from client.question import Options, Question
 from client.roster import Roster
@@ -45,7 +45,7 @@ SWAP_WITHIN = 600.0
 Order = Literal["status", "drain", "resume", "reload", "budgets"]
 
 
-class Service(OpenModel):
+class ServiceInfo(OpenModel):
     """A role's answer to `$SRV.PING`."""
 
     name: str
@@ -59,7 +59,7 @@ class Bullpen:
 
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
-        self.jobs = Jobs(bus)
+        self.jobs = JobQueue(bus)
         self._open: set[Exchange] = set()
 
     @classmethod
@@ -175,16 +175,16 @@ class Bullpen:
             await mesh.stop()
             await models.stop()
 
-    async def services(self, name: str | None = None, seconds: float = PING_WITHIN) -> list[Service]:
+    async def services(self, name: str | None = None, seconds: float = PING_WITHIN) -> list[ServiceInfo]:
         """The roles of that name (None: of any) that answered a ping in so many seconds, by id."""
         answers: list[Message] = []
         with self.bus.listen(answers.append) as listener:
             await self.bus.publish(f"$SRV.PING.{name}" if name else "$SRV.PING", b"", reply=listener.subject)
             await asyncio.sleep(seconds)
-        found = [Service.model_validate_json(answer.data) for answer in answers if not answer.no_responders]
+        found = [ServiceInfo.model_validate_json(answer.data) for answer in answers if not answer.no_responders]
         return sorted(found, key=lambda service: service.id)
 
-    async def find(self, role_id: str) -> Service:
+    async def find(self, role_id: str) -> ServiceInfo:
         """The worker or Manager of that id. Raises `BullpenError(no_worker)` that lists who is here."""
         here = [service for service in await self.services() if service.name in (MANAGER_SERVICE, WORKER_SERVICE)]
         for service in here:

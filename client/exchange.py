@@ -1,10 +1,9 @@
-"""One question under way: its private inboxes, its patience, and the cancel when its asker leaves early.
+"""One request under way: its private inboxes, its time-outs, and the cancel when its caller leaves early.
 
-`_next` is its life: hear what comes, and when the `Watch` says so, ask who has the task or send the question again.
-Again means the same body with the same `idempotency_key`: what was answered already is not done twice. Each time it
-goes out it has an inbox of its own, so that a Manager that comes back from the dead cannot mix its pieces into the
-stream of another. Whatever a Manager itself says, an error included, is final: there is one layer of retries for
-what it can mend (in the Manager), and this one for the Manager itself.
+`_next` hears what comes and, when `ManagerWatch` says so, asks which Manager has the task or sends the request again:
+the same body with the same `idempotency_key`, so a finished answer is not computed twice. Every sending has an inbox of
+its own, so that a Manager that was only frozen cannot mix its chunks into another one's stream. A Manager's final
+message, an error included, is final: Managers retry workers, the client only retries Managers.
 """
 
 import asyncio
@@ -21,7 +20,7 @@ from bus.deadline import header
 from client.errors import RequestFailed
 from client.pieces import Pieces
 from client.question import Question
-from client.watch import Step, Watch
+from client.watch import ManagerWatch, Step
 from contracts import (
     CancelRequest,
     Chunk,
@@ -47,7 +46,7 @@ _STATUS = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class Received:
     """A message, and to which sending of the question (1, 2 …) it belongs; `_STATUS`: to a question who has it."""
 
     sending: int
@@ -63,8 +62,8 @@ class Exchange:
         self._now = asyncio.get_running_loop().time
         self._deadline = self._now() + question.deadline_ms / 1000
         self._end = self._deadline + GRACE
-        self._watch = Watch(self._now())
-        self._heard: asyncio.Queue[Heard | BusError] = asyncio.Queue()
+        self._watch = ManagerWatch(self._now())
+        self._heard: asyncio.Queue[Received | BusError] = asyncio.Queue()
         self._denied = bus.when_denied(INFER_AUTO, self.fail)
         self._inboxes: list[Listener[Message]] = []
         self._sending = 0
@@ -74,7 +73,7 @@ class Exchange:
         self._pieces = Pieces(question.task_id)
         self._reading = 1
         """The sending whose pieces the asker gets."""
-        self._held_back: Heard | None = None
+        self._held_back: Received | None = None
         self._settled = False
         self._left = False
 
@@ -159,7 +158,7 @@ class Exchange:
 
     # Hearing, asking, sending again
 
-    async def _next(self) -> Heard:
+    async def _next(self) -> Received:
         """What a Manager says next. Raises `RequestFailed`, `BusError`."""
         if self._held_back is not None:
             heard, self._held_back = self._held_back, None
@@ -175,7 +174,7 @@ class Exchange:
                     return heard_now
                 self._start_anew()
 
-    async def _hear(self) -> Heard | None:
+    async def _hear(self) -> Received | None:
         """The next message; None when it is time to do something else."""
         try:
             async with asyncio.timeout_at(min(self._end, self._watch.due)):
@@ -186,7 +185,7 @@ class Exchange:
             raise heard
         return heard
 
-    def _is_answer(self, heard: Heard) -> bool:
+    def _is_answer(self, heard: Received) -> bool:
         """Takes note of what was heard; True when it is part of an answer."""
         now, nobody = self._now(), heard.message.no_responders
         match heard.sending == _STATUS, nobody:
@@ -200,7 +199,7 @@ class Exchange:
                 self._watch.heard(now)
         return heard.sending != _STATUS and not nobody
 
-    def _is_given_back(self, heard: Heard) -> bool:
+    def _is_given_back(self, heard: Received) -> bool:
         """Whether its Manager leaves before it is answered: somebody else has to."""
         if self._is_stale(heard) or GIVEN_BACK not in heard.message.data:
             return False
@@ -210,7 +209,7 @@ class Exchange:
             return False
         return error.code is ErrorCode.DRAINING
 
-    def _is_stale(self, heard: Heard) -> bool:
+    def _is_stale(self, heard: Received) -> bool:
         """Whether it is about a sending that was given up on."""
         return heard.sending != self._sending
 
@@ -256,7 +255,7 @@ class Exchange:
         self._watch.sent(self._now())
 
     def _put(self, sending: int, message: Message) -> None:
-        self._heard.put_nowait(Heard(sending, message))
+        self._heard.put_nowait(Received(sending, message))
 
     # Failing
 

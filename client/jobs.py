@@ -17,7 +17,7 @@ from functools import cached_property
 from pydantic_core import from_json
 
 from bus import Bus, BusError
-from bus.queue import Kept, read_after, store
+from bus.queue import ArchivedMessage, read_after, store
 from client.errors import RequestFailed
 from client.question import Question
 from contracts import BullpenError, ErrorCode, ErrorReply, InferenceResponse
@@ -25,7 +25,7 @@ from contracts import headers as h
 from contracts import subjects as s
 
 ACK_WITHIN = 2.0
-PATIENCE = 60.0
+SUBMIT_WITHIN = 60.0
 """Seconds that a submission waits for a mesh that starts, or comes back."""
 AGAIN_AFTER = 0.25
 """Seconds between two looks for new results."""
@@ -50,7 +50,7 @@ class JobResult:
     """The answer or the error, as of the wire."""
 
     @classmethod
-    def of(cls, kept: Kept) -> "JobResult":
+    def of(cls, kept: ArchivedMessage) -> "JobResult":
         return cls(kept.seq, kept.headers.get(h.JOB, ""), kept.data)
 
     @cached_property
@@ -83,7 +83,7 @@ class JobResult:
             return None
 
 
-class Jobs:
+class JobQueue:
     """The client's side of `JOBS` and `RESULTS`."""
 
     def __init__(self, bus: Bus) -> None:
@@ -91,7 +91,7 @@ class Jobs:
 
     async def submit(self, question: Question, job_id: str) -> JobTicket:
         """Returns when the stream has it, tries again for a minute. Raises `BullpenError`, `BusError`."""
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + SUBMIT_WITHIN
         headers = {h.MESSAGE_ID: job_id}
         while True:
             try:
@@ -105,7 +105,7 @@ class Jobs:
 
     async def ready(self) -> None:
         """Returns when the mesh takes jobs. Raises `BusError` when it does not within a minute."""
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + SUBMIT_WITHIN
         while True:
             try:
                 await read_after(self._bus, s.RESULTS_STREAM, s.RESULT_ANY, 0, page=1, within=ACK_WITHIN)

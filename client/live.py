@@ -28,7 +28,7 @@ class ManagerFigures:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFigures:
+class LiveModel:
     """One model's, over all Managers."""
 
     model_id: str
@@ -81,7 +81,7 @@ class LiveFigures:
         return sorted((told for told, _ in self._accountants.values()), key=lambda one: one.source)
 
     @property
-    def models(self) -> list[ModelFigures]:
+    def models(self) -> list[LiveModel]:
         """By id."""
         by_model: dict[str, list[ModelMetrics]] = {}
         for told, _ in self._models.values():
@@ -97,9 +97,9 @@ class LiveFigures:
         return done / seconds if seconds > 0 and done > 0 else 0.0
 
 
-def _together(model_id: str, told: Iterable[ModelMetrics]) -> ModelFigures:
+def _together(model_id: str, told: Iterable[ModelMetrics]) -> LiveModel:
     told = list(told)
-    return ModelFigures(
+    return LiveModel(
         model_id=model_id,
         workers=max(one.workers for one in told),
         answered=sum(one.answered for one in told),

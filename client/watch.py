@@ -1,14 +1,15 @@
-"""Whether the Manager that took a question still has it: when to ask, when to send it again. Pure: the clock is given.
+"""Whether the Manager that took a request still has it: when to ask, when to send it again. Pure: the clock is given.
 
-Most answers come before anybody wonders. After a second of silence the mesh is asked who has the task: its Manager
-says so at once, and is asked again now and then. Silence to that question, twice, means that the Manager is lost,
-dead or frozen alike, and the question goes out again, to whoever takes it. Nobody listening at all may be a Manager
-that is just being restarted: that is worth a few seconds. Times are seconds.
+Most answers come before the client asks. After a second of silence it asks the mesh which Manager has the task: that
+one answers at once, and is asked again now and then. If this question stays unanswered twice, the Manager is lost,
+dead or frozen alike, and the request is sent again for another one to take. When no Manager listens at all, one may
+just be restarting: the client waits a few seconds. Times are seconds.
 """
 
-import random
 from enum import Enum, auto
 from math import inf
+
+from bus.backoff import Backoff
 
 QUIET = 1.0
 """How long an answer may be silent before we wonder."""
@@ -21,11 +22,11 @@ SILENCES = 2
 """So many questions without an answer, one after the other, and the Manager is lost."""
 WITHOUT_MANAGER = 10.0
 """How long nobody may listen before we give up."""
-LOOK_AGAIN = (0.1, 0.3)
+LOOK_AGAIN = Backoff(0.4, 0.4)
 OFFLINE_LOOK = 0.1
 MOST_SENDS = 8
-FIRST_JITTER, LONGEST_JITTER = 0.1, 2.0
-"""The thousands who lost the same Manager do not come all at once: full jitter, doubling with each try."""
+SEND_AGAIN = Backoff(0.1, 2.0)
+"""Thousands of clients that lost the same Manager do not all come back at once."""
 
 
 class Step(Enum):
@@ -36,7 +37,7 @@ class Step(Enum):
     GIVE_UP = auto()
 
 
-class Watch:
+class ManagerWatch:
     """Do `step` when it is `due`, and tell what came of it."""
 
     def __init__(self, now: float) -> None:
@@ -46,7 +47,7 @@ class Watch:
         """How often the question went out, as far as somebody may have heard it."""
         self._silences = 0
         self._nobody_since: float | None = None
-        self._insisted = False
+        self._asked_twice = False
 
     @property
     def nobody(self) -> bool:
@@ -78,15 +79,15 @@ class Watch:
         """Nobody listened when the question went out."""
         self.sends -= 1
         self.step = Step.GIVE_UP if self._nobody_for(now) >= WITHOUT_MANAGER else Step.SEND
-        self.due = now + random.uniform(*LOOK_AGAIN)  # noqa: S311 — jitter, not a secret
+        self.due = now + LOOK_AGAIN.wait(1)
 
     def nobody_to_ask(self, now: float) -> None:
         """No Manager, or none that knows the question who has the task: in the end only sending shows which."""
-        self._ask_in(random.uniform(*LOOK_AGAIN), now)  # noqa: S311 — jitter, not a secret
+        self._ask_in(LOOK_AGAIN.wait(1), now)
         if self._nobody_for(now) >= WITHOUT_MANAGER:
             self.step = Step.SEND
-            self.due = inf if self._insisted else now
-            self._insisted = True
+            self.due = inf if self._asked_twice else now
+            self._asked_twice = True
 
     def cut_off(self, now: float) -> None:
         """Our own connection is down: silence says nothing, and what was not sent is not sent now."""
@@ -109,8 +110,7 @@ class Watch:
 
     def _lose(self) -> None:
         self.step = Step.SEND if self.sends < MOST_SENDS else Step.GIVE_UP
-        longest = min(FIRST_JITTER * 2.0 ** (self.sends - 1), LONGEST_JITTER)
-        self.due += random.uniform(0, longest)  # noqa: S311 — jitter, not a secret
+        self.due += SEND_AGAIN.wait(self.sends)
 
     def _nobody_for(self, now: float) -> float:
         if self._nobody_since is None:

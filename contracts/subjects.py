@@ -1,4 +1,4 @@
-"""Every subject of the mesh, spelled once. The table with their meaning is in the README."""
+"""Every subject of the mesh, spelled once. What each is for stands in docs/wire.md."""
 
 import re
 from hashlib import sha256
@@ -8,7 +8,6 @@ INFER_CANCEL = "infer.cancel"
 INFER_FEEDBACK = "infer.feedback"
 INFER_STATUS = "infer.status"
 """Who has this task? Only the Manager that holds it answers, so silence means: nobody, ask again."""
-INFER_ANY_WORKER = "infer.*.w.*"
 INFER_QUEUE = "q"
 """The queue group of everybody who shares `infer.*` work; `nats reply` needs `-q q` to join it."""
 
@@ -26,9 +25,8 @@ TELEMETRY_ANY = "telemetry.>"
 TELEMETRY_RESPONSE = "telemetry.response"
 TELEMETRY_ATTEMPT = "telemetry.attempt"
 TELEMETRY_WORKER = "telemetry.worker"
-TELEMETRY_FEEDBACK = "telemetry.recording.feedback"
+TELEMETRY_FEEDBACK = "telemetry.feedback"
 
-METRICS_ANY = "metrics.>"
 METRICS_MESH = "metrics.mesh"
 METRICS_MODELS = "metrics.model.*"
 METRICS_ROUTE = "metrics.route"

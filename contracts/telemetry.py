@@ -12,7 +12,7 @@ from pydantic import Field
 from pydantic_core import to_json
 
 from contracts.base import JsonObject, OpenModel
-from contracts.errors import BullpenError, ErrorCode
+from contracts.errors import BullpenError, ErrorCode, PartialUsage
 from contracts.heartbeat import Price, WorkerState
 from contracts.request import ContentMode, InferenceRequest
 from contracts.response import ConfidenceSource, InferenceResponse, Outcome
@@ -196,6 +196,50 @@ class AttemptRecord(OpenModel):
     """The price at that time."""
     confidence: float | None = None
     simulated: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        request_id: str,
+        attempt: int,
+        task_id: str,
+        created_at: datetime,
+        worker_id: str,
+        backend: str,
+        model_id: str,
+        epoch: str | None,
+        outcome: Outcome,
+        error: BullpenError | None,
+        answer: InferenceResponse | None,
+        duration_ms: float,
+        ttft_ms: float | None,
+        queue_ms: float | None,
+        usage: PartialUsage,
+        cost_usd: Decimal | None,
+        price: Price | None,
+    ) -> "AttemptRecord":
+        """The row of one attempt. Nothing has a default: whoever books an attempt says everything about it."""
+        return cls(
+            request_id=request_id,
+            attempt=attempt,
+            task_id=task_id,
+            created_at=created_at,
+            worker_id=worker_id,
+            backend=backend,
+            model_id=model_id,
+            epoch=epoch,
+            outcome=outcome,
+            error_code=error.code if error else None,
+            error_message=error.message if error else None,
+            duration_ms=duration_ms,
+            ttft_ms=ttft_ms,
+            queue_ms=queue_ms,
+            confidence=answer.confidence if answer else None,
+            simulated=answer.simulated if answer else False,
+            price=price,
+            **{**dict(usage), "cost_usd": cost_usd},
+        )
 
 
 class WorkerEventRecord(OpenModel):

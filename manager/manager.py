@@ -11,7 +11,7 @@ from contextlib import suppress
 import structlog
 from pydantic import ValidationError
 
-from bus import Bus, BusError, BusSettings, Message, Reply, Subscription, Tasks
+from bus import Bus, BusError, BusSettings, InboxReply, Message, Subscription, Tasks
 from bus.deadline import seconds_left
 from bus.reply import accepts, internal_error
 from bus.service import EndpointStats, Service, package_version, serve_info
@@ -258,7 +258,7 @@ class Manager:
         if isinstance(entry, Mine):
             state.entry = entry
             if entry.revision is None:
-                state.reply.told[h.IDEMPOTENCY] = h.BEST_EFFORT
+                state.reply.extra_headers[h.IDEMPOTENCY] = h.BEST_EFFORT
             return None
         answer = state.replayed(entry.answer, self._shared.now())
         await state.reply.chunk(answer.output, answer.completion_tokens)
@@ -292,7 +292,7 @@ class Manager:
             headers=message.headers,
             task_id=request.task_id,
             request_id=request_id,
-            reply=Reply(self._bus, message.reply, request.task_id, request_id, streaming=request.stream),
+            reply=InboxReply(self._bus, message.reply, request.task_id, request_id, streaming=request.stream),
             asked=RoutingQuery.of(request),
             arrived=now,
             deadline=now + seconds_left(message.headers, request),
@@ -303,7 +303,7 @@ class Manager:
         task_id = salvage_task_id(message.data) or new_id()
         self._stats.count(0.0, str(error))
         streaming = salvage_stream(message.data)
-        await Reply(self._bus, message.reply, task_id, new_id(), streaming=streaming).error(error)
+        await InboxReply(self._bus, message.reply, task_id, new_id(), streaming=streaming).error(error)
 
     async def _linger(self, state: RequestState) -> None:
         """Listens on, for the books: a worker that was given up may still answer."""

@@ -11,7 +11,6 @@ and then writes them through to the disk.
 """
 
 import asyncio
-import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ import structlog
 from pydantic import BaseModel
 from pydantic_core import from_json
 
+from bus.backoff import Backoff
 from bus.connection import Bus
 from bus.errors import BusError
 from bus.settings import BusSettings
@@ -36,7 +36,9 @@ MAX_BYTES = 64 << 20
 PUMPS = 64
 """Events that may wait for their acknowledgement at the same time."""
 ACK_WITHIN = 2.0
-RETRY_CAP = 2.0
+RETRY = Backoff(0.1, 2.0)
+EMPTY_SPOOL_FAILURES = 3
+"""An empty spool is looked at as seldom as after so many failures."""
 OLD = 1.0
 """Seconds that an event may wait in memory for its turn when there is a spool."""
 SECURE_WITHIN = 0.25
@@ -188,7 +190,7 @@ class Outbox:
             if self._lay_aside(waiting.event):
                 return
             attempt += 1
-            await asyncio.sleep(random.uniform(0.02, min(RETRY_CAP, 0.1 * 2**attempt)))  # noqa: S311 — jitter
+            await asyncio.sleep(RETRY.wait(attempt))
         waiting.safe.set()
 
     def _forget(self, waiting: Waiting) -> None:
@@ -220,17 +222,17 @@ class Outbox:
         """Publishes what is on disk, a file at a time, whenever JetStream takes it."""
         failures = 0
         while True:
-            await asyncio.sleep(random.uniform(0.02, min(RETRY_CAP, 0.1 * 2**failures)))  # noqa: S311 — jitter
+            await asyncio.sleep(RETRY.wait(failures + 1))
             path = spool.oldest() if not self._waiting else None
             if path is None:
-                failures = 3
+                failures = EMPTY_SPOOL_FAILURES
                 continue
             events = await asyncio.to_thread(spool.read, path)
             if await self._publish_all(events):
                 spool.remove(path)
                 failures = 0
             else:
-                failures = min(failures + 1, 6)
+                failures += 1
 
     async def _publish_all(self, events: Sequence[Event]) -> bool:
         """Whether all of them are acknowledged. Stops at the first that is not."""

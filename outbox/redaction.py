@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from typing import Any
 
-EXTRA = "redaction"
 WINDOW, OVERLAP = 8192, 512
 """Characters looked at together; a key that is longer than the overlap may be cut by a window's edge."""
 

@@ -15,6 +15,8 @@ from typing import Any, TypeAlias, TypeVar
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from telemetry.columns import filled
+
 SQL = Path(__file__).parent / "sql"
 OF_THE_DATA = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
 """Errors that say something of the rows, not of the database: trying again would not help."""
@@ -156,8 +158,8 @@ class Store:
 
 @cache
 def sql(name: str) -> str:
-    """The text of `sql/<name>.sql`."""
-    return (SQL / f"{name}.sql").read_text(encoding="utf-8")
+    """The text of `sql/<name>.sql`, with the columns of its table."""
+    return filled(name, (SQL / f"{name}.sql").read_text(encoding="utf-8"))
 
 
 async def _insert(connection: Connection, table: str, rows: Sequence[bytes]) -> int:

@@ -9,7 +9,7 @@ from pydantic_core import from_json
 from bullpen.cli.running import connected, run, usage
 from bullpen.cli.show import as_json, clean, note
 from client import Bullpen
-from client.client import MANAGER_SERVICE, SWAP_WITHIN, Order, Service
+from client.client import MANAGER_SERVICE, SWAP_WITHIN, Order, ServiceInfo
 from contracts import BullpenError, ControlReply, ErrorCode, ManagerReply
 
 LOOK_EVERY = 0.25
@@ -140,12 +140,12 @@ async def _tell(role_id: str, op: Order, *, wait: bool, json: bool) -> None:
         typer.echo(clean(f"{role_id} {_how(last) if last else 'has left'}"))
 
 
-async def _order(bullpen: Bullpen, role: Service, op: Order) -> Reply:
+async def _order(bullpen: Bullpen, role: ServiceInfo, op: Order) -> Reply:
     obey = bullpen.control_manager if role.name == MANAGER_SERVICE else bullpen.control
     return await obey(role.id, op)
 
 
-async def _idle(bullpen: Bullpen, role: Service, reply: Reply) -> Reply | None:
+async def _idle(bullpen: Bullpen, role: ServiceInfo, reply: Reply) -> Reply | None:
     """Its word when nothing is left to do there. None: it left before it could say that."""
     if left := _left(reply):
         note(f"waiting for {left} under way …")

@@ -25,7 +25,7 @@ from bullpen.cli.show import (
 )
 from bullpen.cli.show import words as column
 from contracts import Candidate, Wishes
-from telemetry.reading.explaining import BookedDecision, Ending, Explained, explain
+from telemetry.reading.explaining import BookedDecision, Explained, ExplainedResponse, explain
 from telemetry.reading.queries import BookedAttempt
 
 NOTHING_LIKE_IT = 1
@@ -158,7 +158,7 @@ def _tried(tried: BookedAttempt) -> RenderableType:
     return _indented("; ".join(told), "green" if tried.outcome == "ok" else "yellow")
 
 
-def _end(response: Ending | None) -> RenderableType:
+def _end(response: ExplainedResponse | None) -> RenderableType:
     if response is None:
         return Text("How it ended is not in the books (yet).", style="dim")
     took, paid = duration(response.duration_ms), money(response.cost_usd)
@@ -174,7 +174,7 @@ def _end(response: Ending | None) -> RenderableType:
     return text(told, "bold")
 
 
-def _why_no_decision(response: Ending | None) -> str:
+def _why_no_decision(response: ExplainedResponse | None) -> str:
     if response is not None and response.manager_id is None:
         return "Nobody had to choose: the worker was asked directly."
     return (

@@ -13,7 +13,17 @@ from bullpen.cli.output import replacing
 from bullpen.cli.reading import Model, Since, Tenant, Until, from_books
 from bullpen.cli.running import ERROR_REPLY, usage
 from bullpen.cli.show import clean, note, problem
-from telemetry.reading.export import WITHOUT_MODEL, WITHOUT_TENANT, Column, Csv, NotExact, Sink, Table, Wish, columns
+from telemetry.reading.export import (
+    WITHOUT_MODEL,
+    WITHOUT_TENANT,
+    Column,
+    Csv,
+    ExportQuery,
+    NotExact,
+    Sink,
+    Table,
+    columns,
+)
 from telemetry.reading.export import export as write_all
 from telemetry.store import Store
 
@@ -63,7 +73,7 @@ def export(
 
       bullpen export responses --tenant acme --content --format parquet --out acme.parquet
     """
-    wish = Wish(
+    wish = ExportQuery(
         table=table,
         since=since or FIRST,
         until=until or datetime.now(UTC),
@@ -85,7 +95,7 @@ def export(
     note(f"{count:,} rows")
 
 
-def _check(wish: Wish, format: Format, out: Path | None) -> None:
+def _check(wish: ExportQuery, format: Format, out: Path | None) -> None:
     if wish.tenant is not None and wish.table in WITHOUT_TENANT:
         raise usage(f"{wish.table} belong to no tenant", "leave --tenant out")
     if wish.model is not None and wish.table in WITHOUT_MODEL:

@@ -23,11 +23,11 @@ ERROR_REPLY, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 
 CURES = {
     ErrorCode.INVALID_REQUEST: "correct it and ask again; `bullpen ask --help` has examples",
-    ErrorCode.CONTEXT_LENGTH_EXCEEDED: "shorten it; `bullpen models` shows how much each model takes",
+    ErrorCode.CONTEXT_LENGTH_EXCEEDED: "shorten it, or ask a model with a larger context window (`bullpen models`)",
     ErrorCode.PAYLOAD_TOO_LARGE: "ask for less at once",
     ErrorCode.NO_SUCH_MODEL: "`bullpen models` shows what is served",
     ErrorCode.NO_WORKER: "`bullpen workers` shows who is here, `bullpen doctor` what is missing",
-    ErrorCode.DRAINING: "ask again",
+    ErrorCode.DRAINING: "ask again: another worker, or this one after `bullpen resume`",
     ErrorCode.OVERLOADED: "ask again in a moment, or start more workers",
     ErrorCode.RATE_LIMITED: "ask again in a moment",
     ErrorCode.BUDGET_EXCEEDED: "`bullpen models` shows the prices; allow more, or ask for --policy cheapest",

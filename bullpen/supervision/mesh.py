@@ -16,7 +16,7 @@ from typing import Any, Self
 from bullpen.supervision import endpoints as endpoints_file
 from bullpen.supervision.endpoints import Endpoints
 from bullpen.supervision.lock import Lock
-from bullpen.supervision.readiness import Watch
+from bullpen.supervision.readiness import MeshWatch
 from bullpen.supervision.servers import NATS, POSTGRES, Servers
 from bullpen.supervision.supervisor import Death, Program, Supervisor
 from bus import BusSettings
@@ -32,7 +32,7 @@ CRASH_LOOP = 3
 ROLES_LEAVE, NATS_LEAVES, POSTGRES_LEAVES = 2.5, 0.5, 1.5
 """Seconds each gets to stop in order: less than 5 in all."""
 ROLE_RESTARTS = 35.0
-"""Seconds a role gets to finish what it does when it is restarted: its own patience, and a little."""
+"""Seconds a role gets to finish what it does when it is restarted: its own time-out, and a little."""
 KEYS_TO_OTHER_SERVERS = (
     *("NATS_USER", "NATS_PASSWORD", "NATS_PASSWORD_FILE", "NATS_CREDS"),
     *("NATS_NKEY_SEED_FILE", "NATS_CA_FILE", "NATS_INBOX_PREFIX"),
@@ -72,7 +72,7 @@ class Mesh:
         self._supervisor = Supervisor(self._on_start, self._on_death)
         self._servers = Servers(self.data_dir, self._supervisor, tell, doing)
         self._lock: Lock | None = None
-        self._watch: Watch | None = None
+        self._watch: MeshWatch | None = None
         self._nats_url = ""
         self._ready = False
 
@@ -149,7 +149,7 @@ class Mesh:
     async def _start_serving(self) -> None:
         """NATS, Managers and workers: what it takes to answer."""
         await self._find_nats()
-        self._watch = await Watch.open(BusSettings.from_environment(self._environment), self._tell)
+        self._watch = await MeshWatch.open(BusSettings.from_environment(self._environment), self._tell)
         self._watch.worker_ids = frozenset(self._workers)
         for number in range(1, self._managers + 1):
             await self._start_role(f"manager-{number}", "manager", "--id", f"manager-{number}")
@@ -196,9 +196,9 @@ class Mesh:
                 raise MeshError(f"{name} does not come back; it said:\n{self._last_words(name)}")
             await asyncio.sleep(0.05)
 
-    def _is_worth_waiting(self, watch: Watch, began: float) -> bool:
-        patience = SLOW_WORKERS if watch.serving() else ROLES_WITHIN
-        return bool(watch.loading()) and asyncio.get_running_loop().time() - began < patience
+    def _is_worth_waiting(self, watch: MeshWatch, began: float) -> bool:
+        within = SLOW_WORKERS if watch.serving() else ROLES_WITHIN
+        return bool(watch.loading()) and asyncio.get_running_loop().time() - began < within
 
     async def _wait_for(self, silent: Sequence[str], began: float, loading: Sequence[str] = ()) -> None:
         self._check_hope(silent, asyncio.get_running_loop().time() - began)

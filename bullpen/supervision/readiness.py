@@ -12,7 +12,7 @@ PING_WAIT = 0.5
 """Seconds for an answer to a `$SRV.PING`."""
 
 
-class Watch:
+class MeshWatch:
     """Listens on the mesh. Tells when one of our workers gets unwell, and when it is well again."""
 
     def __init__(self, bus: Bus, tell: Callable[[str], None]) -> None:
@@ -24,7 +24,7 @@ class Watch:
         self._heard: set[str] = set()
 
     @classmethod
-    async def open(cls, settings: BusSettings, tell: Callable[[str], None]) -> "Watch":
+    async def open(cls, settings: BusSettings, tell: Callable[[str], None]) -> "MeshWatch":
         """Raises `BusUnreachable`."""
         watch = cls(await Bus.connect("bullpen:up", settings), tell)
         await watch._bus.subscribe_inline(s.WORKER_HEARTBEAT, watch._on_heartbeat)

@@ -80,8 +80,8 @@ class Books:
 
 def attempt_record(attempt: Attempt, request_id: str, task_id: str) -> AttemptRecord:
     """The row of the books for one attempt."""
-    answer, error, usage = attempt.answer, attempt.error, attempt.usage
-    return AttemptRecord(
+    answer = attempt.answer
+    return AttemptRecord.of(
         request_id=request_id,
         attempt=attempt.number,
         task_id=task_id,
@@ -91,18 +91,12 @@ def attempt_record(attempt: Attempt, request_id: str, task_id: str) -> AttemptRe
         model_id=attempt.model_id,
         epoch=attempt.epoch,
         outcome=attempt.outcome,
-        error_code=error.code if error else None,
-        error_message=error.message if error else None,
+        error=attempt.error,
+        answer=answer,
         duration_ms=attempt.duration_ms,
         ttft_ms=answer.ttft_ms if answer else None,
         queue_ms=answer.queue_ms if answer else None,
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
-        cached_tokens=usage.cached_tokens,
-        cache_write_tokens=usage.cache_write_tokens,
-        reasoning_tokens=usage.reasoning_tokens,
+        usage=attempt.usage,
         cost_usd=attempt.cost,
         price=attempt.choice.card.price,
-        confidence=answer.confidence if answer else None,
-        simulated=answer.simulated if answer else False,
     )

@@ -31,7 +31,7 @@ class BookedDecision(OpenModel):
     """How many there were."""
 
 
-class Ending(BookedResponse):
+class ExplainedResponse(BookedResponse):
     """How it ended."""
 
     backend: str | None
@@ -50,7 +50,7 @@ class Explained(OpenModel):
     """Other requests that bear this task's name."""
     decisions: tuple[BookedDecision, ...]
     attempts: tuple[BookedAttempt, ...]
-    response: Ending | None
+    response: ExplainedResponse | None
     """None: it is not booked yet."""
 
 
@@ -62,7 +62,7 @@ async def explain(store: Store, name: str) -> Explained | None:
     request_id = found[0]["request_id"]
     decisions = tuple(_decision(row) for row in await store.fetch("decisions_of", request_id))
     attempts = await store.fetch("attempts_of", request_id)
-    ended = [Ending.model_validate(dict(row)) for row in await store.fetch("explain_response", request_id)]
+    ended = [ExplainedResponse.model_validate(dict(row)) for row in await store.fetch("explain_response", request_id)]
     return Explained(
         request_id=request_id,
         task_id=ended[0].task_id if ended else decisions[0].task_id,

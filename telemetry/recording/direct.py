@@ -16,7 +16,7 @@ from bus.reply import accepts
 from contracts import headers as h
 from contracts import subjects as s
 from telemetry.recording.recorder import Recorder
-from telemetry.recording.retry_forever import Patience
+from telemetry.recording.retry_forever import RetryForever
 from telemetry.stream import CONSUMER
 
 log = structlog.get_logger(__name__)
@@ -40,7 +40,7 @@ class Told:
 class Direct:
     """`start` and `stop` as often as JetStream goes and comes."""
 
-    def __init__(self, bus: Bus, recorder: Recorder, database: Patience, batch_size: int) -> None:
+    def __init__(self, bus: Bus, recorder: Recorder, database: RetryForever, batch_size: int) -> None:
         self._bus = bus
         self._recorder = recorder
         self._database = database

@@ -26,7 +26,7 @@ TRIES = 2
 FIELD_CHARACTERS = 100
 
 
-async def serve_feedback(bus: Bus, stats: EndpointStats, discretion: PrivacyFilter) -> Subscription:
+async def serve_feedback(bus: Bus, stats: EndpointStats, privacy_filter: PrivacyFilter) -> Subscription:
     """Takes judgements, and confirms each to whoever wants to know."""
 
     async def handle(message: Message) -> None:
@@ -35,7 +35,7 @@ async def serve_feedback(bus: Bus, stats: EndpointStats, discretion: PrivacyFilt
         started = asyncio.get_running_loop().time()
         failure: BullpenError | None = None
         try:
-            await _store(bus, await discretion.kept(_read(message.data)))
+            await _store(bus, await privacy_filter.kept(_read(message.data)))
         except BullpenError as error:
             failure = error
             if not message.reply:

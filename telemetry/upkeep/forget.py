@@ -53,7 +53,7 @@ class Forgotten:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class ForgottenRequests:
     """Requests that are forgotten now."""
 
     task_ids: frozenset[str]
@@ -73,7 +73,7 @@ async def count(store: Store, scope: Scope) -> Forgotten:
     return _rows(await store.fetch(f"forget_count_{scope.by}", scope.name, scope.before))
 
 
-async def forget(store: Store, scope: Scope, *, words_only: bool = False) -> AsyncIterator[Batch]:
+async def forget(store: Store, scope: Scope, *, words_only: bool = False) -> AsyncIterator[ForgottenRequests]:
     """Forgets batch after batch; every batch is done when it is told. Raises `DatabaseAway`."""
     query, back_to = f"forget_find_{scope.by}", scope.before
     while found := await store.fetch(query, scope.name, scope.before, not words_only, BATCH, back_to):
@@ -81,15 +81,17 @@ async def forget(store: Store, scope: Scope, *, words_only: bool = False) -> Asy
         ids, tasks = [row["request_id"] for row in found], sorted({row["task_id"] for row in found})
         rows = _rows(await store.fetch("forget_words" if words_only else "forget_rows", ids, tasks))
         letters = await _forget_letters(store, (str(one).encode() for one in ids))
-        yield Batch(frozenset(tasks), replace(rows, dead_letters=letters))
+        yield ForgottenRequests(frozenset(tasks), replace(rows, dead_letters=letters))
     letters = await _forget_letters(store, scope.marks, scope.before)
     if scope.by == "tenant":
-        yield Batch(frozenset(), Forgotten(dead_letters=letters))
+        yield ForgottenRequests(frozenset(), Forgotten(dead_letters=letters))
         return
     said = "forget_comments" if words_only else "forget_feedback"
     judged = len(await store.fetch(said, scope.name, scope.before))
     decided = 0 if words_only else len(await store.fetch("forget_decisions", scope.name, scope.before))
-    yield Batch(frozenset({scope.name}), Forgotten(feedback=judged, dead_letters=letters, decisions=decided))
+    yield ForgottenRequests(
+        frozenset({scope.name}), Forgotten(feedback=judged, dead_letters=letters, decisions=decided)
+    )
 
 
 async def whose(store: Store, request_ids: Sequence[UUID], scope: Scope) -> set[UUID]:

@@ -17,7 +17,7 @@ from telemetry.store import Connection, Row, Store, sql
 log = structlog.get_logger(__name__)
 
 MONTHS_AHEAD = 3
-PATIENCE = "5s"
+LOCK_TIMEOUT = "5s"
 """How long taking a month away waits for its readers before it is put off to the next time."""
 BUSY = (
     asyncpg.LockNotAvailableError,
@@ -53,7 +53,7 @@ async def drop_ended(connection: Connection, before: datetime, query: str = "par
     due = await connection.fetch(sql(query), before)
     if foreign := [row["name"] for row in due if not row["ours"]]:
         log.warning("partitions_not_ours", names=foreign, cure="let telemetry connect as the owner of the tables")
-    await connection.execute("SELECT set_config('lock_timeout', $1, false)", PATIENCE)
+    await connection.execute("SELECT set_config('lock_timeout', $1, false)", LOCK_TIMEOUT)
     dropped = [row["name"] for row in due if row["ours"] and await _drop(connection, row)]
     if dropped:
         log.info("partitions_dropped", names=dropped)

@@ -10,8 +10,17 @@ import pytest
 from nats.errors import SlowConsumerError
 from structlog.testing import capture_logs
 
-from bus import Bus, BusError, BusSettings, BusUnreachable, Denied, Message, NoResponders, RequestTimeout
-from bus import patched_client as hardened
+from bus import (
+    Bus,
+    BusError,
+    BusSettings,
+    BusUnreachable,
+    Denied,
+    Message,
+    NoResponders,
+    RequestTimeout,
+    patched_client,
+)
 from bus.connection import PENDING_BYTES
 from bus.service import EndpointStats, Service, serve_info
 from contracts import BullpenError, ErrorCode
@@ -226,7 +235,7 @@ async def test_a_publisher_can_be_cancelled_while_the_server_takes_nothing(nats:
 
 async def test_a_bug_while_reconnecting_does_not_end_it(nats: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     bus = await Bus.connect("test", BusSettings(servers=(nats.url,)))
-    monkeypatch.setattr(hardened, "AFTER_A_BUG", 0.1)
+    monkeypatch.setattr(patched_client, "AFTER_A_BUG", 0.1)
     greet = bus.nats._process_connect_init
     greetings: list[int] = []
 
@@ -587,4 +596,4 @@ async def test_a_connection_that_closed_with_bytes_to_send_can_be_aborted_still(
         closing.set()
         assert len(await received) == 20_000_000
         await writer.wait_closed()
-        hardened._abort(writer)
+        patched_client._abort(writer)

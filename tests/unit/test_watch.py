@@ -5,22 +5,22 @@ from math import inf
 import pytest
 
 from client import watch as w
-from client.watch import Step, Watch
+from client.watch import ManagerWatch, Step
 
 
-def step(watch: Watch) -> Step:
+def step(watch: ManagerWatch) -> Step:
     """Read anew: a type checker believes that it stays as it was."""
     return watch.step
 
 
-def sent(at: float = 0.0) -> Watch:
-    watch = Watch(at)
+def sent(at: float = 0.0) -> ManagerWatch:
+    watch = ManagerWatch(at)
     assert (watch.step, watch.due) == (Step.SEND, at)
     watch.sent(at)
     return watch
 
 
-def unanswered(watch: Watch) -> Watch:
+def unanswered(watch: ManagerWatch) -> ManagerWatch:
     for _ in range(w.SILENCES):
         assert watch.step is Step.ASK
         watch.asked(watch.due)
@@ -51,10 +51,10 @@ def test_a_piece_of_the_answer_is_as_good_as_an_answer() -> None:
 def test_two_silences_in_a_row_and_the_question_goes_out_again() -> None:
     watch = unanswered(sent())
     assert step(watch) is Step.SEND
-    assert 1.6 <= watch.due <= 1.6 + w.FIRST_JITTER
+    assert 1.6 <= watch.due <= 1.6 + w.SEND_AGAIN.first
     watch.sent(watch.due)
     assert step(watch) is Step.ASK
-    assert watch.due <= 1.6 + w.FIRST_JITTER + w.QUIET_AGAIN
+    assert watch.due <= 1.6 + w.SEND_AGAIN.first + w.QUIET_AGAIN
 
 
 def test_a_word_at_the_last_moment_counts() -> None:
@@ -75,7 +75,7 @@ def test_not_for_ever() -> None:
 
 
 def test_nobody_listening_is_waited_out_for_seconds() -> None:
-    watch = Watch(0.0)
+    watch = ManagerWatch(0.0)
     while watch.step is Step.SEND:
         watch.sent(watch.due)
         watch.unsent(watch.due - 0.9)
@@ -110,6 +110,6 @@ def test_while_we_are_cut_off_silence_says_nothing() -> None:
     watch = unanswered(sent())
     watch.cut_off(2.0)
     assert unanswered(watch).step is Step.SEND, "who has it is asked first, twice"
-    waiting = Watch(0.0)
+    waiting = ManagerWatch(0.0)
     waiting.cut_off(0.0)
     assert (waiting.step, waiting.due) == (Step.SEND, w.OFFLINE_LOOK)

@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from bus import Bus, BusError, BusSettings, Message, Reply, Subscription, Tasks
+from bus import Bus, BusError, BusSettings, InboxReply, Message, Subscription, Tasks
 from bus.reply import accepts, internal_error
 from bus.service import EndpointStats, Service, package_version, serve_info
 from bus.tasks import first_of
@@ -69,8 +69,8 @@ class Worker:
         self._engines = engines
         backend = self._backend = engines.current.backend
         self._id = worker_id
-        self._books = DirectBooks(outbox, backend.name, worker_id)
         self._presence = Presence(bus, outbox, backend.name, worker_id, engines=engines)
+        self._books = DirectBooks(outbox, backend.name, worker_id, self._presence.epoch)
         self._memory_guard = MemoryGuard(worker_id, self._presence.meter, engines, self._settle)
         self._backend_is: tuple[WorkerState, str] = "starting", ""
         self._swapper = Swapper(engines, self._presence, config_file, self._activate)
@@ -337,7 +337,7 @@ class Worker:
                 streaming=call.request.stream,
                 final_events=self._final_events,
             )
-        reply = Reply(self._bus, call.reply, call.task_id, call.request_id, streaming=call.request.stream)
+        reply = InboxReply(self._bus, call.reply, call.task_id, call.request_id, streaming=call.request.stream)
         gone = BullpenError(ErrorCode.CANCELLED, "nobody reads the stream any more")
         reply.on_abandoned = lambda: execution.stop(gone)
         return CallerChannel(reply)
@@ -358,7 +358,7 @@ class Worker:
             await self._bus.publish(message.reply, body.to_bytes())
         else:
             streaming = salvage_stream(message.data)
-            await Reply(self._bus, message.reply, task_id, request_id, streaming=streaming).error(error)
+            await InboxReply(self._bus, message.reply, task_id, request_id, streaming=streaming).error(error)
 
     async def _before_reply(
         self, execution: Execution, response: InferenceResponse | None, failure: BullpenError | None
