@@ -204,9 +204,6 @@ async def test_options_go_to_the_server(provider: Scripted, backend: GeminiBacke
         ChatMessage(role="assistant", tool_calls=(called("c1", "add", "no json"),)),
         ChatMessage(role="assistant", tool_calls=(called("c1", "add", "[1]"),)),
         ChatMessage(role="assistant", tool_calls=({"id": "c1"},)),
-        ChatMessage.model_validate_json(
-            '{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:image/png;base64,%%%"}}]}'
-        ),
     ],
 )
 async def test_a_question_that_is_wrong_everywhere_is_asked_nowhere(
@@ -215,7 +212,20 @@ async def test_a_question_that_is_wrong_everywhere_is_asked_nowhere(
     with pytest.raises(BullpenError) as caught:
         await backend.infer(job(backend, ChatMessage(role="user", content="Hm?"), broken))
     assert (caught.value.code, caught.value.field) == (ErrorCode.INVALID_REQUEST, "messages")
+    assert caught.value.fault == "request"
     assert not provider.received
+
+
+async def test_options_that_fit_no_question_are_the_model_s_fault(provider: Scripted) -> None:
+    """Else a worker with a wrong config would end every request for good."""
+    model = {"name": "m", "options": {"temperature": "hot"}}
+    config = configured(GeminiConfig, {"base_url": provider.url, "models": [model]})
+    assert isinstance(config, GeminiConfig)
+    backend = GeminiBackend(config)
+    with pytest.raises(BullpenError) as caught:
+        await backend.infer(job(backend, ChatMessage(role="user", content="Hm?")))
+    assert (caught.value.code, caught.value.fault) == (ErrorCode.INVALID_REQUEST, "model")
+    await backend.close()
 
 
 # What is answered

@@ -266,6 +266,19 @@ async def test_json(provider: Scripted, start: Start, wanted: Json | None, forma
     assert provider.received[-1].get("format") == format
 
 
+async def test_an_image_is_never_the_name_of_a_file(
+    provider: Scripted, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SDK would read it and send what stands in it."""
+    (tmp_path / "abcd").write_text("a secret")
+    monkeypatch.chdir(tmp_path)
+    content = '[{"type": "image_url", "image_url": {"url": "data:image/png;base64,abcd"}}]'
+    message = ChatMessage.model_validate_json(f'{{"role": "user", "content": {content}}}')
+    backend = await start()
+    await backend.infer(job(backend, message))
+    assert provider.received[-1]["messages"][0]["images"] == ["abcd"]
+
+
 async def test_thoughts_are_not_shown(provider: Scripted, start: Start) -> None:
     provider.script = [line(thinking="Hm."), line(content="Paris."), {**line(done=True), "done_reason": "length"}]
     backend = await start()

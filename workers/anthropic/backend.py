@@ -27,6 +27,7 @@ from workers.base.provider.connection import (
     without,
 )
 from workers.base.provider.errors import from_status, garbage, unreachable
+from workers.base.provider.question import asked, built
 from workers.base.provider.streaming import patiently
 
 KEY, URL = "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"
@@ -104,10 +105,10 @@ class AnthropicBackend(Backend[AnthropicConfig]):
         return tuple(model.card(local=False, provider=provider) for model in self.config.models)
 
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
-        answer, body = Answer(job), question_of(job, self._options(job.model.model_id))
+        answer, body = Answer(job), built(self._question, job)
 
         async def ask() -> AsyncIterator[RawMessageStreamEvent]:
-            return await self._client.messages.create(**body, stream=True)
+            return await asked(self._client.messages.create(**body, stream=True), job)
 
         try:
             async with aclosing(patiently(ask, self.config)) as events:
@@ -131,6 +132,9 @@ class AnthropicBackend(Backend[AnthropicConfig]):
 
     async def close(self) -> None:
         await self._client.close()
+
+    def _question(self, job: Job) -> JsonObject:
+        return question_of(job, self._options(job.model.model_id))
 
     def _options(self, name: str) -> JsonObject:
         return next((model.options for model in self.config.models if model.name == name), {})

@@ -29,6 +29,7 @@ from workers.base.provider.connection import (
 )
 from workers.base.provider.errors import from_status, garbage, unreachable
 from workers.base.provider.overlap_trimmer import OverlapTrimmer
+from workers.base.provider.question import asked, built
 from workers.base.provider.streaming import patiently
 from workers.gemini.question import contents_of, generation_of
 
@@ -113,13 +114,13 @@ class GeminiBackend(Backend[GeminiConfig]):
         return tuple(model.card(local=False, provider=provider) for model in self.config.models)
 
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
-        answer, contents = _Answer(job), contents_of(job)
-        generation = generation_of(job, self._options(job.model.model_id))
+        answer = _Answer(job)
+        contents, generation = built(self._question, job)
 
         async def ask() -> AsyncIterator[types.GenerateContentResponse]:
-            return await self._client.aio.models.generate_content_stream(
-                model=job.model.model_id, contents=contents, config=generation
-            )
+            models = self._client.aio.models
+            sending = models.generate_content_stream(model=job.model.model_id, contents=contents, config=generation)
+            return await asked(sending, job)
 
         try:
             async with aclosing(patiently(ask, self.config)) as chunks:
@@ -143,6 +144,9 @@ class GeminiBackend(Backend[GeminiConfig]):
     async def close(self) -> None:
         await self._http.aclose()
         self._client.close()
+
+    def _question(self, job: Job) -> tuple[list[types.Content], types.GenerateContentConfig]:
+        return contents_of(job), generation_of(job, self._options(job.model.model_id))
 
     def _options(self, name: str) -> JsonObject:
         return next((model.options for model in self.config.models if model.name == name), {})

@@ -25,6 +25,7 @@ from workers.base.host.resources import ResourceMeter
 from workers.base.provider.chat import conversation
 from workers.base.provider.errors import first_line, garbage, too_long
 from workers.base.provider.overlap_trimmer import OverlapTrimmer
+from workers.base.provider.question import built, fault_before_asking
 from workers.local.gguf import memory_needed, read_through
 from workers.local.inspection import Inspection
 
@@ -145,7 +146,8 @@ class LocalBackend(Backend[LocalConfig]):
                 loop.call_soon_threadsafe(pieces.put_nowait, piece)
             return left.is_set()
 
-        computing = loop.run_in_executor(self._threads, self._compute, self._body(job), on_piece)
+        body = built(self._body, job)
+        computing = loop.run_in_executor(self._threads, self._compute, body, on_piece)
         computing.add_done_callback(lambda _: pieces.put_nowait(None))
         answer = _Answer(job)
         self._heard = self._heard if self._running else loop.time()
@@ -155,6 +157,9 @@ class LocalBackend(Backend[LocalConfig]):
                 if (delta := answer.take(piece)) is not None:
                     yield delta
             await computing
+        except BullpenError as error:
+            error.fault = error.fault or fault_before_asking(job)
+            raise
         finally:
             self._running -= 1
             left.set()
@@ -337,5 +342,6 @@ def _refusal(error: JsonObject) -> BullpenError:
     text = first_line(str(error.get("message", "")))
     if error.get("type") == "exceed_context_size_error":
         return too_long(text, error.get("n_prompt_tokens"))
-    code = ErrorCode.INVALID_REQUEST if error.get("code") == 400 else ErrorCode.UPSTREAM_ERROR
-    return BullpenError(code, text)
+    if error.get("code") == 400:
+        return BullpenError(ErrorCode.INVALID_REQUEST, text)
+    return BullpenError(ErrorCode.UPSTREAM_ERROR, text, fault="model")

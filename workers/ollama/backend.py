@@ -20,6 +20,7 @@ from workers.base.provider.chat import SizeGuard, counted, logprobs, plausible, 
 from workers.base.provider.connection import CONNECT_TIMEOUT, QUICK, UNUSABLE, bounded, without
 from workers.base.provider.errors import from_status, garbage, unreachable
 from workers.base.provider.overlap_trimmer import OverlapTrimmer
+from workers.base.provider.question import asked, built
 from workers.base.provider.streaming import patiently
 from workers.ollama.question import body_of, goes_on
 
@@ -95,10 +96,10 @@ class OllamaBackend(Backend[OllamaConfig]):
 
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
         answer = _Answer(job)
-        body = body_of(job, self._options(job.model.model_id), self.config.keep_alive)
+        body = built(self._question, job)
 
         async def ask() -> AsyncIterator[ollama.ChatResponse]:
-            return cast("AsyncIterator[ollama.ChatResponse]", await self._client.chat(**body))
+            return cast("AsyncIterator[ollama.ChatResponse]", await asked(self._client.chat(**body), job))
 
         try:
             async with aclosing(patiently(ask, self.config)) as chunks:
@@ -187,6 +188,9 @@ class OllamaBackend(Backend[OllamaConfig]):
     def _num_ctx(self, model: ModelConfig | None) -> int | None:
         own = tokens(model.options.get("num_ctx"), 0) if model else 0
         return own or self.config.num_ctx
+
+    def _question(self, job: Job) -> JsonObject:
+        return body_of(job, self._options(job.model.model_id), self.config.keep_alive)
 
     def _options(self, name: str) -> JsonObject:
         model = next((model for model in self.config.models if model.name == name), None)

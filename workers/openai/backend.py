@@ -30,6 +30,7 @@ from workers.base.provider.connection import (
     without,
 )
 from workers.base.provider.errors import from_status, garbage, unreachable
+from workers.base.provider.question import asked, built
 from workers.base.provider.streaming import patiently
 from workers.openai.answer import Answer
 
@@ -135,10 +136,11 @@ class OpenAIBackend(Backend[OpenAIConfig]):
         return tuple(cards) if self.config.prefill == "none" else tuple(map(_going_on, cards))
 
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
-        answer, body = Answer(job), self._body(job)
+        answer, body = Answer(job), built(self._body, job)
 
         async def ask() -> AsyncIterator[ChatCompletionChunk]:
-            return cast("openai.AsyncStream[ChatCompletionChunk]", await self._client.chat.completions.create(**body))
+            sending = self._client.chat.completions.create(**body)
+            return cast("openai.AsyncStream[ChatCompletionChunk]", await asked(sending, job))
 
         try:
             async with aclosing(patiently(ask, self.config)) as chunks:
