@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import ClassVar, Generic, TypeVar
 
-from contracts import BullpenError, ErrorCode, FinishReason, InferenceRequest, JsonObject, ModelCard, Price
+from contracts import BullpenError, ErrorCode, FinishReason, InferenceRequest, JsonObject, ModelCard, Outcome, Price
 from workers.base.interface.config import BackendConfig
 
 
@@ -153,7 +153,10 @@ class Backend(ABC, Generic[C]):
 
     @abstractmethod
     def models(self) -> tuple[ModelCard, ...]:
-        """The models served, known after `start`."""
+        """The models served, known after `start`; what `health` finds out may change them.
+
+        One that should be served and cannot be is told with `out_of_service`: the others are served all the same.
+        """
 
     @abstractmethod
     def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
@@ -194,6 +197,12 @@ class Backend(ABC, Generic[C]):
         """Lets go of everything. Called once, after the last `stream` ended."""
 
 
+def out_of_service(card: ModelCard, why: str) -> ModelCard:
+    """A model that is configured and not there: told with the reason, and offered for nothing until it is back."""
+    return card.model_copy(update={"capabilities": (), "trouble": why})
+
+
 def truncated() -> BullpenError:
     """The error of a stream that ended without saying why: half an answer is not an answer."""
-    return BullpenError(ErrorCode.UPSTREAM_ERROR, "the provider's stream ended without a finish reason (truncated)")
+    told = "the provider's stream ended without a finish reason (truncated)"
+    return BullpenError(ErrorCode.UPSTREAM_ERROR, told, fault="model", outcome=Outcome.TRUNCATED)

@@ -99,4 +99,4 @@ def _outcome(execution: Execution, failure: BullpenError | None) -> Outcome:
         return Outcome.CANCELLED
     if (failure.code in NOT_STARTED or failure.prompt_tokens is not None) and not execution.begun:
         return Outcome.REFUSED
-    return Outcome.TRUNCATED if "(truncated)" in failure.message else Outcome.FAILED
+    return failure.outcome or Outcome.FAILED
