@@ -177,8 +177,6 @@ async def test_a_request_of_which_no_question_can_be_made_is_at_fault_itself(
 async def test_a_rate_limit_says_for_how_long(
     provider: Provider, backend: Backend[Any], header: str, low: int, high: int
 ) -> None:
-    if provider.backend == "ollama":
-        pytest.skip("its client does not show the headers of an error")
     value = format_datetime(datetime.now(UTC) + timedelta(seconds=10), usegmt=True) if header == "date" else header
     provider.failure = Failure(status=429, headers={"Retry-After": value})
     with pytest.raises(BullpenError) as caught:

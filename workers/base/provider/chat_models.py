@@ -70,7 +70,7 @@ class Prober:
         return self._chats.get(name)
 
     def ask(self, cards: Iterable[ModelCard]) -> "asyncio.Task[None]":
-        """Begins to ask those of which nothing is known; the task ends when all were asked."""
+        """Begins to ask them, unless it was done; the task ends when all were asked."""
         if self._asking is None or self._asking.done():
             self._asking = asyncio.get_running_loop().create_task(self._ask_all(list(cards)))
         return self._asking

@@ -26,6 +26,12 @@ opened: ContextVar[list[Any]] = ContextVar("opened")
 """The responses that a task opened, so that it can close them whatever an SDK does with them."""
 
 
+def headers_seen() -> Mapping[str, str]:
+    """Those of the last response that this task opened, for an SDK whose errors do not show them."""
+    responses = opened.get([])
+    return dict(responses[-1].headers) if responses else {}
+
+
 def address(variable: str, configured: str | None) -> str | None:
     """Where the server is: as the config says, else as the environment does. Raises `ConfigError`."""
     url = configured or secret(variable)
