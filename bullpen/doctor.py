@@ -200,6 +200,15 @@ def _workers(beats: list[Heartbeat]) -> Iterator[Finding]:
         if beat.state != "ready":
             cure = f"bullpen resume {beat.worker_id}" if beat.state == "draining" else ""
             yield Finding(f"worker {beat.worker_id}", "warn", f"{beat.state}: {beat.reason}".rstrip(": "), cure)
+        yield from _models(beat)
+
+
+def _models(beat: Heartbeat) -> Iterator[Finding]:
+    """Those in trouble; the others of the same worker are well."""
+    for card in beat.models:
+        if card.trouble:
+            cure = f"the log of {beat.worker_id} and `bullpen responses --failed` say more" if card.capabilities else ""
+            yield Finding(f"model {card.model_id} at {beat.worker_id}", "warn", card.trouble, cure)
 
 
 # The books

@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from contracts import BullpenError, ChatMessage, ErrorCode, InferenceRequest
 from tests.backends.providers import Failure, GeminiProvider, Json, OpenAIProvider, configured
@@ -34,6 +35,18 @@ class Scripted(GeminiProvider):
     def __init__(self) -> None:
         super().__init__()
         self.script: list[Json] = []
+        self.described: dict[str, Json] = {"m": {}}
+        """The models that it knows, besides their names."""
+
+    def route(self, router: web.UrlDispatcher) -> None:
+        super().route(router)
+        router.add_get("/v1beta/models/{name}", self.model)
+
+    async def model(self, request: web.Request) -> web.Response:
+        name = request.match_info.get("name", "m")
+        if name not in self.described:
+            return web.Response(status=404, text=self.error(404))
+        return web.json_response({"name": f"models/{name}", **self.described[name]})
 
     def pieces(self, body: Json) -> list[str]:
         return [f"data: {json.dumps(told)}\n\n" for told in self.script] or super().pieces(body)
@@ -214,6 +227,27 @@ async def test_a_question_that_is_wrong_everywhere_is_asked_nowhere(
     assert (caught.value.code, caught.value.field) == (ErrorCode.INVALID_REQUEST, "messages")
     assert caught.value.fault == "request"
     assert not provider.received
+
+
+async def test_a_model_that_is_gone_or_cannot_chat_takes_no_other_along(provider: Scripted) -> None:
+    names = ("a", "b", "embedder")
+    provider.described = {"a": {}, "b": {}, "embedder": {"supportedGenerationMethods": ["embedContent"]}}
+    config = configured(GeminiConfig, {"base_url": provider.url, "models": [{"name": name} for name in names]})
+    assert isinstance(config, GeminiConfig)
+    backend = GeminiBackend(config)
+    await backend.start(lambda _: None)
+    assert [card.model_id for card in backend.models() if card.capabilities] == ["a", "b"]
+    assert backend.models()[2].trouble == "it cannot chat, only embedContent"
+    del provider.described["a"]
+    await backend.health()
+    assert [card.model_id for card in backend.models() if card.capabilities] == ["b"]
+    provider.described = {"a": {"supportedGenerationMethods": ["generateContent"]}, "b": {}}
+    await backend.health()
+    assert [card.model_id for card in backend.models() if card.capabilities] == ["a", "b"]
+    provider.described = {}
+    await backend.health()
+    assert all(card.capabilities for card in backend.models()), "a server that describes none serves all"
+    await backend.close()
 
 
 async def test_options_that_fit_no_question_are_the_model_s_fault(provider: Scripted) -> None:

