@@ -105,7 +105,7 @@ async def _mesh(settings: BusSettings, *, books: bool) -> AsyncIterator[Finding]
             for finding in await _managers(bullpen):
                 yield finding
             beats = await bullpen.workers()
-            for finding in (*_workers(beats), *await _configs(bullpen, beats)):
+            for finding in (*findings_of(beats), *await _configs(bullpen, beats)):
                 yield finding
             async for finding in _books(bullpen, wanted=books):
                 yield finding
@@ -188,7 +188,7 @@ async def _configs(bullpen: Bullpen, beats: list[Heartbeat]) -> list[Finding]:
     return [_refused(f"worker {one.worker_id}", one.worker_id, one) for one in told if one and one.config_refused]
 
 
-def _workers(beats: list[Heartbeat]) -> Iterator[Finding]:
+def findings_of(beats: list[Heartbeat]) -> Iterator[Finding]:
     ready = [beat.worker_id for beat in beats if beat.state == "ready"]
     if ready:
         yield Finding("workers", "ok", f"ready: {', '.join(ready)}")
@@ -200,6 +200,15 @@ def _workers(beats: list[Heartbeat]) -> Iterator[Finding]:
         if beat.state != "ready":
             cure = f"bullpen resume {beat.worker_id}" if beat.state == "draining" else ""
             yield Finding(f"worker {beat.worker_id}", "warn", f"{beat.state}: {beat.reason}".rstrip(": "), cure)
+        yield from _models(beat)
+
+
+def _models(beat: Heartbeat) -> Iterator[Finding]:
+    """Those in trouble; the others of the same worker are well."""
+    for card in beat.models:
+        if card.trouble:
+            cure = f"the log of {beat.worker_id} and `bullpen responses --failed` say more" if card.capabilities else ""
+            yield Finding(f"model {card.model_id} at {beat.worker_id}", "warn", card.trouble, cure)
 
 
 # The books

@@ -105,13 +105,23 @@ def _worker_row(beat: Heartbeat, silent: float | None) -> list[RenderableType]:
     return [
         text(beat.worker_id),
         text(beat.backend),
-        text(", ".join(card.model_id for card in beat.models) or UNKNOWN),
+        _models(beat),
         _state(beat, silent),
         f"{beat.inflight}/{beat.capacity}",
         str(beat.queued),
         UNKNOWN if rate is None else f"{rate:.0f}",
         size(beat.resources.memory_used),
     ]
+
+
+def _models(beat: Heartbeat) -> Text:
+    """Those in trouble say why."""
+    told = Text(overflow="fold")
+    for number, card in enumerate(beat.models):
+        told.append_text(text(f"{', ' if number else ''}{card.model_id}"))
+        if card.trouble:
+            told.append_text(text(f" ({card.trouble})", "red"))
+    return told if beat.models else text(UNKNOWN)
 
 
 def _state(beat: Heartbeat, silent: float | None) -> Text:

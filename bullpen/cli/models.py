@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
 import typer
+from pydantic import Field
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -28,6 +29,8 @@ class ServedModel(OpenModel):
     workers: tuple[str, ...]
     ready: int
     """Workers that can answer now."""
+    trouble: dict[str, str] = Field(default_factory=dict)
+    """Why the model hardly answers anything, by worker."""
     aliases: tuple[str, ...]
     context_window: int
     capabilities: tuple[str, ...]
@@ -104,12 +107,13 @@ def served_models(beats: Sequence[Heartbeat]) -> list[ServedModel]:
 
 
 def _served(served: Sequence[tuple[Heartbeat, ModelCard]]) -> ServedModel:
-    beat, card = served[0]
+    beat, card = max(served, key=lambda one: len(one[1].capabilities))
     return ServedModel(
         model_id=card.model_id,
         backend=beat.backend,
         workers=tuple(beat.worker_id for beat, _ in served),
-        ready=sum(beat.state == "ready" for beat, _ in served),
+        ready=sum(beat.state == "ready" and bool(card.capabilities) for beat, card in served),
+        trouble={beat.worker_id: card.trouble for beat, card in served if card.trouble},
         aliases=card.aliases,
         context_window=card.context_window,
         capabilities=card.capabilities,
@@ -126,7 +130,11 @@ def _served_table(served: Sequence[ServedModel]) -> Table:
 def _served_row(model: ServedModel) -> Iterator[RenderableType]:
     yield text(", ".join((model.model_id, *model.aliases)))
     workers = text(", ".join(model.workers))
-    yield workers if model.ready else workers.append(" (none ready)", style="red")
+    if not model.ready:
+        workers.append(" (none ready)", style="red")
+    for worker_id, trouble in model.trouble.items():
+        workers.append("\n").append_text(text(f"{worker_id}: {trouble}", "red"))
+    yield workers
     yield f"{model.context_window:,}"
     yield _price(model.price)
     yield text(", ".join(model.capabilities))

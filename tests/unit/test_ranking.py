@@ -179,9 +179,13 @@ def test_a_worker_short_of_memory_is_passed_over() -> None:
         ((), {}, RejectReason.NOBODY),
         (("m",), {"model": "other"}, RejectReason.NO_SUCH_MODEL),
         (("m",), {"backend": "other"}, RejectReason.NO_SUCH_MODEL),
-        (("m",), {"tools": ({"type": "function"},)}, RejectReason.UNABLE),
+        (("m",), {"tools": ({"type": "function", "function": {"name": "look"}},)}, RejectReason.UNABLE),
         (("m",), {"prompt": "x" * 8000}, RejectReason.TOO_LONG),
-        (("m",), {"prompt": "x" * 8000, "tools": ({"type": "function"},)}, RejectReason.TOO_LONG),
+        (
+            ("m",),
+            {"prompt": "x" * 8000, "tools": ({"type": "function", "function": {"name": "look"}},)},
+            RejectReason.TOO_LONG,
+        ),
         (("m",), {"max_cost_usd": 1e-9}, RejectReason.BUDGET),
     ],
 )

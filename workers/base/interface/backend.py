@@ -166,7 +166,10 @@ class Backend(ABC, Generic[C]):
 
     @abstractmethod
     def models(self) -> tuple[ModelCard, ...]:
-        """The models served, known after `start`."""
+        """The models served, known after `start`; what `health` finds out may change them.
+
+        One that should be served and cannot be is told with `out_of_service`: the others are served all the same.
+        """
 
     @abstractmethod
     def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
@@ -223,7 +226,12 @@ class Backend(ABC, Generic[C]):
         """Lets go of everything. Called once, after the last `stream` ended."""
 
 
+def out_of_service(card: ModelCard, why: str) -> ModelCard:
+    """A model that is configured and not there: told with the reason, and offered for nothing until it is back."""
+    return card.model_copy(update={"capabilities": (), "trouble": why})
+
+
 def truncated() -> BullpenError:
     """The error of a stream that ended without saying why: half an answer is not an answer."""
     why = "the provider's stream ended without a finish reason"
-    return BullpenError(ErrorCode.UPSTREAM_ERROR, why, outcome=Outcome.TRUNCATED)
+    return BullpenError(ErrorCode.UPSTREAM_ERROR, why, fault="model", outcome=Outcome.TRUNCATED)

@@ -29,6 +29,12 @@ arrived: ContextVar[Callable[[], None]] = ContextVar("arrived")
 pings, blank lines. Set where a request begins."""
 
 
+def headers_seen() -> Mapping[str, str]:
+    """Those of the last response that this task opened, for an SDK whose errors do not show them."""
+    responses = opened.get([])
+    return dict(responses[-1].headers) if responses else {}
+
+
 def address(variable: str, configured: str | None) -> str | None:
     """Where the server is: as the config says, else as the environment does. Raises `ConfigError`."""
     url = configured or secret(variable)

@@ -92,14 +92,15 @@ class Worker:
         )
         self._leaving = False
         self._tasks = Tasks(worker_id)
-        self._health: asyncio.Task[None] | None = None
+        self._health = Health(engines.current, self._presence, self._become)
+        self._looking: asyncio.Task[None] | None = None
         self._stats = EndpointStats("infer", s.infer_backend(backend.name), s.INFER_QUEUE)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Starts, serves until `stop` is set or the bus is lost, drains, leaves."""
         self._tasks.start(self._presence.beat(), "heartbeat")
         await self._listen()
-        self._look_after(Health(self._engines.current, self._presence, self._become).keep())
+        self._look_after(self._health.keep())
         self._tasks.start(self._swapper.follow(), "config")
         self._tasks.start(self._memory_guard.keep(), "memory")
         self._tasks.start(self._quota.keep(), "account")
@@ -161,14 +162,15 @@ class Worker:
 
     def _look_after(self, looking: Coroutine[Any, Any, None]) -> None:
         """Instead of what was looked after until now."""
-        if self._health is not None:
-            self._health.cancel()
-        self._health = self._tasks.start(looking, "health")
+        if self._looking is not None:
+            self._looking.cancel()
+        self._looking = self._tasks.start(looking, "health")
 
     async def _activate(self, engine: Engine) -> None:
         """From now on this one serves; the one before finishes what it began."""
         before = self._engines.activate(engine)
-        self._look_after(Health(engine, self._presence, self._become).watch())
+        self._health = Health(engine, self._presence, self._become)
+        self._look_after(self._health.watch())
         self._presence.serve(engine.config, engine.models)
         await self._become("ready")
         await self._presence.say()
@@ -204,7 +206,7 @@ class Worker:
             await self._before_reply(execution, response, None)
             failure = await channel.response(response)
         except BullpenError as error:
-            failure = error
+            failure = self._health.blame(error, asked=execution.started is not None)
             await self._before_reply(execution, None, error)
             await self._tell(channel, error, execution)
         except BusError as error:
@@ -212,7 +214,7 @@ class Worker:
             log.warning("answer_not_sent", task_id=execution.call.task_id, error=str(error))
         except Exception:
             log.exception("request_failed", task_id=execution.call.task_id)
-            failure = internal_error()
+            failure = self._health.blame(internal_error(), asked=True)
             await self._tell(channel, failure, execution)
         await self._close(execution, response, failure)
 
@@ -292,6 +294,9 @@ class Worker:
         if found is None:
             served = f"{self._id} does not serve {model}; it serves {self._engines.served}"
             raise BullpenError(ErrorCode.NO_SUCH_MODEL, served, field="model")
+        if not found[1].capabilities:
+            out = f"{found[1].model_id} is out of service: {found[1].trouble}"
+            raise BullpenError(ErrorCode.NO_SUCH_MODEL, out, field="model")
         return found
 
     def _response(self, job: Job, execution: Execution) -> InferenceResponse:
@@ -352,6 +357,7 @@ class Worker:
         """Tells what is wrong with a request that could not even be read."""
         task_id = salvage_task_id(message.data) or message.headers.get(h.TASK) or new_id()
         request_id = message.headers.get(h.REQUEST) or new_id()
+        error = self._health.blame(error, asked=False)
         self._stats.count(0.0, str(error))
         if message.headers.get(h.EVENTS) == "1" and message.reply:
             body = ErrorReply(task_id=task_id, request_id=request_id, error=error.detail())
@@ -373,12 +379,11 @@ class Worker:
         """After the answer: figures, books, and what the failure says about this worker."""
         call = execution.call
         self._stats.count(call.elapsed_ms / 1000, failure.code if failure else None)
-        self._presence.learn(execution)
+        await self._presence.learn(execution, failure)
         if execution.job is not None and execution.done is not None:
             self._silences.learn(execution.job.model.model_id, execution.silence)
-        if failure is not None and failure.code is ErrorCode.UPSTREAM_AUTH:
-            told = failure.message.partition(":")[0]  # the rest is the provider's, who may quote the question
-            self._tasks.start(self._become("degraded", told), "degrade")
+        if failure is not None:
+            self._tasks.start(self._health.heed(failure), "heed")
         if not call.routed and not execution.booked:
             await self._books.book(execution, response, failure)
 
