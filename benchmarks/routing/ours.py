@@ -21,7 +21,8 @@ from manager.config import ManagerConfig
 from manager.metrics import Metrics
 from manager.request.attempt import Attempt, Ending
 from manager.request.shared_state import SharedState
-from manager.routing.ranking import Choice, RejectReason, RoutingQuery
+from manager.routing.filters import RejectReason
+from manager.routing.query import Choice, RoutingQuery
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 PROMPT = "word "
@@ -65,7 +66,7 @@ class Bullpen:
         )
         left_s = question.at + question.deadline_s - self._shared.time
         return RoutingQuery(
-            request, question.tokens_in, request.needs, tried, left_s=left_s, waiting=ahead, waited=waited
+            request, question.tokens_in, request.needs, tried, left_s=left_s, waiting=ahead, has_queued=waited
         )
 
     def beat(self, place: Place, now: float) -> None:

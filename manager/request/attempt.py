@@ -35,7 +35,7 @@ from contracts import (
 )
 from manager.budgets.accounts import Reservation
 from manager.config import ManagerConfig
-from manager.routing.ranking import Choice, RoutingQuery
+from manager.routing.query import Choice, RoutingQuery
 from manager.routing.registry import UncountedRequest
 
 _EVENT: TypeAdapter[Claim | Progress | Chunk | FinalResponse] = TypeAdapter(WorkerEvent)

@@ -33,7 +33,9 @@ from manager.request.events import Gone, Heard
 from manager.request.selection import WorkerSelector
 from manager.request.shared_state import SharedState
 from manager.request.state import RequestState, out_of_time
-from manager.routing.ranking import Choice, RejectReason, expected_cost, likely_cost
+from manager.routing.costs import expected_cost, likely_cost
+from manager.routing.filters import RejectReason
+from manager.routing.query import Choice
 
 log = structlog.get_logger(__name__)
 

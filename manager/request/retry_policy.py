@@ -10,7 +10,8 @@ from contracts import ANOTHER_WORKER_MAY_HELP, BullpenError, ErrorCode, Outcome
 from manager.config import ManagerConfig
 from manager.request.attempt import Attempt, Ending
 from manager.request.queue import SOON_MS
-from manager.routing.ranking import Ranking, RejectReason
+from manager.routing.filters import RejectReason
+from manager.routing.ranking import Ranking
 
 DEATHS_ALLOWED = 2
 

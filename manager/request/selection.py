@@ -8,7 +8,8 @@ from manager.request import retry_policy as failover
 from manager.request.queue import Turn
 from manager.request.shared_state import SharedState
 from manager.request.state import PREFILL, RequestState
-from manager.routing.ranking import Ranking, RejectReason
+from manager.routing.filters import RejectReason
+from manager.routing.ranking import Ranking
 
 LOOK_AGAIN = 0.1
 """Seconds between two looks whether our own connection is back."""
@@ -28,7 +29,7 @@ class WorkerSelector:
         question = inflight.question(shared.reconnected_at, shared.now(), ahead, waited=self._turn is not None)
         if inflight.continuable:
             ranking = shared.rank(replace(question, needs=question.needs | PREFILL), self._policy)
-            if ranking.winner is not None:
+            if ranking.winner is not None and not ranking.stands_in:
                 return ranking
         return shared.rank(question, self._policy)
 
@@ -36,7 +37,7 @@ class WorkerSelector:
         """The same when nobody was found: those who had no place before, or (`last_resort`) were only slow to claim."""
         now, waited = self._shared.now(), self._turn is not None
         question = self._inflight.question(self._shared.reconnected_at, now, waited=waited, again=True)
-        return self._shared.rank(replace(question, last_resort=last_resort), self._policy)
+        return self._shared.rank(replace(question, include_unclaimed=last_resort), self._policy)
 
     @property
     def _policy(self) -> Policy:

@@ -13,10 +13,12 @@ from manager.metrics import Metrics
 from manager.request.attempt import Attempt, Ending
 from manager.request.queue import RequestQueue
 from manager.request.retry_budget import DuplicateSpendCap, RetryBudget
+from manager.routing.costs import limit_tokens
 from manager.routing.estimates import Estimates
 from manager.routing.grades import Grades
 from manager.routing.prefix_cache import PrefixCache
-from manager.routing.ranking import Choice, Ranking, RoutingQuery, limit_tokens, rank
+from manager.routing.query import Choice, RoutingQuery
+from manager.routing.ranking import Ranking, rank
 from manager.routing.registry import Registry, UncountedRequest, WorkerView
 
 PAUSE_UNTOLD = 0.1
@@ -85,14 +87,15 @@ class SharedState:
     def rank(self, question: RoutingQuery, policy: Policy, among: Iterable[WorkerView] | None = None) -> Ranking:
         """How everybody is judged for this question (or only those `among`), and who wins.
 
-        Of very many a few are drawn by lot. When none of them can be asked, a few of those who have a free place.
+        Of very many a few are drawn by lot. When none of them can be asked, a few of those who have a free place. Before a
+        stand-in is asked all are looked at: another model may be ready that was not drawn.
         """
         question = self.remember(question)
         if among is None and len(self.registry) > LOOKED_AT:
             holders = [worker for name in question.cached if (worker := self.registry.get(name)) is not None]
             for draw in (self._drawn, self._drawn_of_the_free):
                 ranking = self._rank(question, policy, {*draw(), *holders})
-                if ranking.winner is not None:
+                if ranking.winner is not None and not ranking.stands_in:
                     return ranking
         return self._rank(question, policy, self.registry if among is None else among)
 

@@ -32,7 +32,7 @@ from contracts import headers as h
 from manager.idempotency import Mine
 from manager.request.attempt import Attempt, read_event
 from manager.request.events import Events, Gone, Heard
-from manager.routing.ranking import RoutingQuery
+from manager.routing.query import RoutingQuery
 
 T = TypeVar("T")
 TIMES_PER_WORKER = 3
@@ -95,6 +95,12 @@ class RequestState:
         return [attempt for attempt in self.attempts if attempt.ended is None]
 
     @property
+    def other_model_at_it(self) -> bool:
+        """Whether a model that is no stand-in is at it, or has answered: then no stand-in is asked beside it."""
+        working = [attempt for attempt in self.attempts if attempt.ended is None or attempt.outcome is Outcome.OK]
+        return any(not attempt.choice.card.stand_in for attempt in working)
+
+    @property
     def continuable(self) -> bool:
         """Whether the caller has the start of an answer that somebody else can go on with."""
         whole = self.request.tools or self.request.response_format
@@ -135,14 +141,15 @@ class RequestState:
             self.asked,
             at_least=max((attempt.tokens_told for attempt in self.attempts), default=0),
             excluded=self.tried(reconnected_at, again=again),
-            again=again,
+            include_full=again,
             left_s=self.remaining(now),
             waiting=ahead,
-            waited=waited,
+            has_queued=waited,
             spent=spent,
             unaffordable=frozenset(self.unaffordable),
             unsure=frozenset(attempt.model_id for attempt in self.attempts if attempt.outcome is Outcome.OK),
             confidence=0.0 if self.best is None else self.best.confidence,
+            other_model_at_it=self.other_model_at_it,
         )
 
     def remaining(self, now: float) -> float:

@@ -9,7 +9,8 @@ from contracts import InferenceRequest
 from manager.config import DEFAULT_POLICIES
 from manager.routing.estimates import Estimates
 from manager.routing.prefix_cache import FORGOTTEN, HALF_GONE, PrefixCache, openings
-from manager.routing.ranking import RoutingQuery, rank
+from manager.routing.query import RoutingQuery
+from manager.routing.ranking import rank
 from manager.routing.registry import WorkerView
 from tests.unit.test_ranking import winner, worker
 

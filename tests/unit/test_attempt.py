@@ -18,7 +18,7 @@ from contracts import (
 from manager.config import ManagerConfig
 from manager.request import retry_policy as failover
 from manager.request.attempt import Attempt, Ending, read_event
-from manager.routing.ranking import Choice, RoutingQuery
+from manager.routing.query import Choice, RoutingQuery
 from tests.unit.test_ranking import worker
 
 CONFIG = ManagerConfig()

@@ -30,7 +30,8 @@ from contracts import (
 )
 from manager.request.attempt import FREE, Attempt, Ending, read_event, used
 from manager.request.state import RequestState
-from manager.routing.ranking import Choice, RejectReason, RoutingQuery
+from manager.routing.filters import RejectReason
+from manager.routing.query import Choice, RoutingQuery
 from tests.unit.test_ranking import CHEAP, choose, worker
 from workers.base import Delta, Done, Job, Usage
 from workers.base.provider.chat import plausible

@@ -27,9 +27,12 @@ from contracts import (
 )
 from manager.config import DEFAULT_POLICIES
 from manager.routing.estimates import Estimates
+from manager.routing.filters import RejectReason
 from manager.routing.grades import Grades
-from manager.routing.ranking import Ranking, RejectReason, RoutingQuery, rank, score
+from manager.routing.query import RoutingQuery
+from manager.routing.ranking import Ranking, rank
 from manager.routing.registry import WorkerView
+from manager.routing.scorers import TermValues, score
 from tests.unit.test_registry import beat
 
 CHEAP = Price(input_per_mtok=Decimal("0.01"), output_per_mtok=Decimal("0.05"))
@@ -233,11 +236,13 @@ def test_from_what_is_told_anybody_can_work_out_the_same_winner(
     told = [Candidate.model_validate_json(candidate.to_bytes()) for candidate in ranking.candidates]
     assert {candidate.worker_id for candidate in told} == {m.worker_id for m in workers}
     for candidate in told:
-        assert candidate.terms is not None and candidate.score == pytest.approx(score(candidate.terms, weights))
-        assert all(term >= 0 for term in candidate.terms.model_dump().values())
+        assert candidate.terms is not None and candidate.score == pytest.approx(
+            score(TermValues.of(candidate.terms), TermValues.of(weights))
+        )
+        assert all(0 <= term <= 1 for term in candidate.terms.model_dump().values())
     free = [c for c in told if c.passed_over is None]
     if ranking.winner is not None:
-        best = min(free, key=lambda c: score(c.terms, weights) if c.terms else inf)
+        best = min(free, key=lambda c: score(TermValues.of(c.terms), TermValues.of(weights)) if c.terms else inf)
         assert best.worker_id == ranking.winner.worker.worker_id
     else:
         assert min(told, key=lambda c: c.score or inf).passed_over or ranking.obstacle is RejectReason.LATE

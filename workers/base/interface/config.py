@@ -25,6 +25,8 @@ class ModelConfig(ConfigModel):
     """US dollars per million tokens. Left out: the provider's public one, if the table has it; null: unknown."""
     max_tokens: Positive | None = None
     """The most tokens one answer may have; a request may ask for fewer."""
+    stand_in: bool = False
+    """Answers only while no other chat model is ready, unless a request names this model or its backend."""
     options: JsonObject = Field(default_factory=dict)
     """Passed to the provider as they are."""
 
@@ -37,6 +39,7 @@ class ModelConfig(ConfigModel):
             capabilities=self.capabilities,
             price=self.price,
             local=local,
+            stand_in=self.stand_in,
         )
         return priced(card, provider, told="price" in self.model_fields_set)
 
