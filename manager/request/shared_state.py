@@ -87,8 +87,8 @@ class SharedState:
     def rank(self, question: RoutingQuery, policy: Policy, among: Iterable[WorkerView] | None = None) -> Ranking:
         """How everybody is judged for this question (or only those `among`), and who wins.
 
-        Of very many a few are drawn by lot. When none of them can be asked, a few of those who have a free place. Before a
-        stand-in is asked all are looked at: another model may be ready that was not drawn.
+        Of very many a few are drawn by lot. When none of them can be asked, a few of those who have a free place. All
+        are looked at before a stand-in is asked: another model may be ready that was not drawn.
         """
         question = self.remember(question)
         if among is None and len(self.registry) > LOOKED_AT:

@@ -70,12 +70,9 @@ class Verdict(NamedTuple):
     obstacle: RejectReason
     why: str = ""
 
-    @property
-    def can_be_asked(self) -> bool:
-        """Now, or as soon as it has a free place."""
-        return self.obstacle is RejectReason.NONE or self.obstacle is RejectReason.FULL
 
-
+CAN_BE_ASKED = FREE, FULL = RejectReason.NONE, RejectReason.FULL
+"""Now, or as soon as it has a free place."""
 ADMITTED = Verdict(RejectReason.NONE)
 STEPS_BACK = Verdict(RejectReason.STAND_IN, "stands in only until another model is ready")
 
@@ -92,8 +89,8 @@ def step_back(
     at: Situation, verdicts: Mapping[Choice, Verdict], in_time: Callable[[Choice], bool]
 ) -> Mapping[Choice, Verdict]:
     """The verdicts, with those of stand-ins that step back. `in_time`: whether one would answer before the deadline."""
-    stand_ins = [choice for choice, one in verdicts.items() if is_stand_in(at.query, choice) and one.can_be_asked]
-    if not stand_ins:
+    stand_ins = [choice for choice in verdicts if choice.card.stand_in and verdicts[choice].obstacle in CAN_BE_ASKED]
+    if not stand_ins or at.query.names_its_model:
         return verdicts
     others = ((choice, one) for choice, one in verdicts.items() if not choice.card.stand_in)
     if at.query.other_model_at_it or any(_is_ready(at, choice, one, in_time) for choice, one in others):

@@ -16,7 +16,17 @@ from typing import NamedTuple
 from contracts import Candidate, Terms
 from manager.routing import scorers
 from manager.routing.estimates import Estimates
-from manager.routing.filters import RejectReason, Situation, Verdict, is_stand_in, step_back, verdict
+from manager.routing.filters import (
+    CAN_BE_ASKED,
+    FREE,
+    FULL,
+    RejectReason,
+    Situation,
+    Verdict,
+    is_stand_in,
+    step_back,
+    verdict,
+)
 from manager.routing.forecast import Forecast
 from manager.routing.grades import Grades
 from manager.routing.query import NO_MODEL, Choice, RoutingQuery, choices
@@ -111,26 +121,28 @@ def _graded(
     at: Situation, verdicts: Mapping[Choice, Verdict], grades: Grades, rng: random.Random
 ) -> Mapping[Choice, Verdict]:
     """The verdicts, with those of candidates whose grade gives them no part in this decision."""
-    free = [choice for choice, one in verdicts.items() if one.obstacle is RejectReason.NONE]
+    free = [choice for choice, one in verdicts.items() if one.obstacle is FREE]
     reserve = grades.reserve(free, at.query.request.policy, at.estimates, at.now, rng)
+    if not reserve:
+        return verdicts
     return {**verdicts, **{choice: Verdict(RejectReason.RESERVE, why) for choice, why in reserve.items()}}
 
 
 def _scored(verdicts: Mapping[Choice, Verdict], forecast: Forecast, weights: TermValues) -> list[ScoredCandidate]:
     scored = []
-    for choice, one in verdicts.items():
-        if one.can_be_asked:
+    for choice, (obstacle, why) in verdicts.items():
+        if obstacle in CAN_BE_ASKED:
             terms = scorers.terms(forecast.of(choice))
-            scored.append(ScoredCandidate(choice, *one, terms, scorers.score(terms, weights)))
+            scored.append(ScoredCandidate(choice, obstacle, why, terms, scorers.score(terms, weights)))
         else:
-            scored.append(ScoredCandidate(choice, *one))
+            scored.append(ScoredCandidate(choice, obstacle, why))
     return scored
 
 
 def _picked(query: RoutingQuery, scored: Sequence[ScoredCandidate], line_s: float) -> Ranking:
     """The best free candidate, unless a full one is better with its wait."""
-    best = min((one for one in scored if one.obstacle is RejectReason.NONE), key=_score, default=None)
-    later = min((one for one in scored if one.obstacle is RejectReason.FULL), key=_score, default=None)
+    best = min((one for one in scored if one.obstacle is FREE), key=_score, default=None)
+    later = min((one for one in scored if one.obstacle is FULL), key=_score, default=None)
     if later is not None and (line_s >= query.left_s or query.has_queued) and _hopeless(scored):
         return Ranking(None, RejectReason.LATE, scored, _reasons(scored, RejectReason.FULL), line_s)
     if later is not None and (best is None or later.score < best.score):

@@ -76,8 +76,11 @@ def load(prospect: Prospect) -> float:
 def resources(prospect: Prospect) -> float:
     """The scarcest of the worker's memory, GPU memory and processor."""
     used = prospect.heartbeat.resources
-    gpus = [gpu.memory_used / gpu.memory_total for gpu in used.gpus if gpu.memory_total]
-    return min(1.0, max(memory_share(prospect.heartbeat), used.cpu_percent / 100 / (used.cpu_limit or 1.0), *gpus, 0.0))
+    scarcest = max(memory_share(prospect.heartbeat), used.cpu_percent / 100 / (used.cpu_limit or 1.0))
+    for gpu in used.gpus:
+        if gpu.memory_total:
+            scarcest = max(scarcest, gpu.memory_used / gpu.memory_total)
+    return min(1.0, max(0.0, scarcest))
 
 
 def lateness(prospect: Prospect) -> float:
