@@ -67,7 +67,7 @@ class Price(Rates):
         )
         return (
             sum(
-                ((rates.input_per_mtok if rate is None else rate) * Decimal(str(tokens)) for tokens, rate in parts),
+                ((rates.input_per_mtok if rate is None else rate) * Decimal(str(n)) for n, rate in parts if n),
                 Decimal(0),
             )
             / MILLION

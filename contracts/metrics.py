@@ -7,12 +7,15 @@ from contracts.base import OpenModel
 
 
 class Terms(OpenModel):
-    """The four things a worker is weighed by; each 0 (best) or more."""
+    """What a candidate is weighed by, each from 0 (best) to 1 (worst); or what each counts. The products add up to the
+    score. An older Manager tells no `lateness`: it was a part of `load`, which could be more than 1 then."""
 
     cost: float
     confidence: float
     load: float
     resources: float
+    lateness: float = 0.0
+    """How much the answer is feared to come after the deadline."""
 
 
 class Candidate(OpenModel):

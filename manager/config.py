@@ -1,7 +1,7 @@
 """What `manager/config.yaml` may say."""
 
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
@@ -15,17 +15,27 @@ Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-POLICIES: tuple[Policy, ...] = ("balanced", "cheapest", "fastest", "best", "local_only")
+LATE = 25.0
+"""A second too late is worse than any answer in time: so many times the weight of `load`, where none is told."""
+
+
+def _lateness(weights: dict[str, Any]) -> float:
+    return LATE * float(weights.get("load", 0.0))
 
 
 class Weights(Terms):
-    """How much each term counts."""
+    """How much each term counts, 0 or more."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-    cost: NotNegative
-    confidence: NotNegative
-    load: NotNegative
-    resources: NotNegative
+    lateness: float = Field(default_factory=_lateness)
+    """Of an answer that is sure to come after the deadline. Left out: so much that no other term makes up for it."""
+
+    @field_validator("*")
+    @classmethod
+    def _not_negative(cls, weight: float) -> float:
+        if weight < 0:
+            raise ValueError("a weight is 0 or more")
+        return weight
 
 
 DEFAULT_POLICIES: dict[Policy, Weights] = {

@@ -49,7 +49,7 @@ from manager.request.recording import Books
 from manager.request.settlement import Settlement, has_late
 from manager.request.shared_state import SharedState
 from manager.request.state import RequestState, cancelled, hops
-from manager.routing.ranking import RoutingQuery
+from manager.routing.query import RoutingQuery
 from manager.shadow import ShadowReply, ShadowTraffic
 from outbox.outbox import Outbox, OutboxSettings
 

@@ -21,7 +21,8 @@ from manager.config import ManagerConfig
 from manager.metrics import Metrics
 from manager.request.attempt import Attempt
 from manager.request.shared_state import SharedState
-from manager.routing.ranking import Choice, Excluded, RejectReason, RoutingQuery
+from manager.routing.filters import RejectReason
+from manager.routing.query import Choice, Excluded, RoutingQuery
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 PROMPT = "word "

@@ -1,6 +1,6 @@
 """`explain`: why a question went where it went, told as a story."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import typer
@@ -24,7 +24,7 @@ from bullpen.cli.show import (
     text,
 )
 from bullpen.cli.show import words as column
-from contracts import Candidate, Wishes
+from contracts import Candidate, Terms, Wishes
 from telemetry.reading.explaining import BookedDecision, Explained, ExplainedResponse, explain
 from telemetry.reading.queries import BookedAttempt
 
@@ -32,7 +32,6 @@ NOTHING_LIKE_IT = 1
 SHOWN = 8
 """Candidates of one decision that people are shown; `--json` has all that are kept."""
 SAID_CHARACTERS = 200
-TERMS = ("cost", "confidence", "load", "resources")
 OPENINGS = {
     "first": "The first choice",
     "failover": "The one before did not answer, so the next choice",
@@ -52,8 +51,8 @@ def explain_task(
 ) -> None:
     """Why a question went where it went: who was considered, who was asked, how it ended.
 
-    Of every candidate the four terms are shown, each 0 at best; times the weights of the policy they add up to the
-    score, and the lowest score wins.
+    Of every candidate the terms are shown, from 0 (best) to 1 (worst); times the weights of the policy they add up to
+    the score, and the lowest score wins. A term that is 0 for all of them is left out.
 
     Examples:
 
@@ -124,23 +123,28 @@ def _choice(decision: BookedDecision) -> Iterator[RenderableType]:
     else:
         what = f"{opening}: {decision.winner} with {decision.model_id}"
     yield Text.assemble((clean(what), "bold"), (clean(f"  (by {decision.manager_id}, {decision.policy})"), "dim"))
-    weighed = [one for one in decision.candidates if one.score is not None]
-    if weighed:
-        weights = [getattr(decision.weights, term) for term in TERMS]
+    shown = decision.candidates[:SHOWN]
+    if weighed := [one for one in shown if one.score is not None]:
+        terms = _telling(weighed)
         columns = [column(""), column("WORKER"), column("MODEL")]
-        columns += [figures(f"{term.upper()} ×{weight:g}") for term, weight in zip(TERMS, weights, strict=True)]
-        rows = [_weighed(one, decision) for one in weighed[:SHOWN]]
+        columns += [figures(f"{term.upper()} ×{getattr(decision.weights, term):g}") for term in terms]
+        rows = [_weighed(one, decision, terms) for one in weighed]
         yield Padding(table([*columns, figures("SCORE")], rows), (0, 0, 0, 2))
-    others = [one for one in decision.candidates if one.score is None]
-    for one in others[: max(0, SHOWN - len(weighed[:SHOWN]))]:
-        yield _indented(f"{one.worker_id} with {one.model_id}: {one.passed_over or 'not weighed'}", "dim")
-    if (hidden := decision.considered - min(SHOWN, len(decision.candidates))) > 0:
+    for one in shown:
+        if one.score is None or one.passed_over:
+            yield _indented(f"{one.worker_id} with {one.model_id}: {one.passed_over or 'not weighed'}", "dim")
+    if (hidden := decision.considered - len(shown)) > 0:
         yield _indented(f"and {hidden} more", "dim")
 
 
-def _weighed(one: Candidate, decision: BookedDecision) -> list[RenderableType]:
+def _telling(weighed: Sequence[Candidate]) -> list[str]:
+    """The terms that are not 0 for all of them, as the contract names them."""
+    return [term for term in Terms.model_fields if any(one.terms and getattr(one.terms, term) for one in weighed)]
+
+
+def _weighed(one: Candidate, decision: BookedDecision, shown: Sequence[str]) -> list[RenderableType]:
     won = (one.worker_id, one.model_id) == (decision.winner, decision.model_id)
-    terms = [f"{getattr(one.terms, term):.2f}" if one.terms else UNKNOWN for term in TERMS]
+    terms = [f"{getattr(one.terms, term):.2f}" if one.terms else UNKNOWN for term in shown]
     return ["→" if won else "", text(one.worker_id), text(one.model_id), *terms, f"{one.score:.2f}"]
 
 

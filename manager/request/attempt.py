@@ -29,7 +29,7 @@ from contracts import (
 from manager.budgets.accounts import Reservation
 from manager.config import ManagerConfig
 from manager.request.events import Accepted, AttemptEvent, CalledOff, GivenUp, Gone, Overdue, Piece, Unreadable
-from manager.routing.ranking import Choice, RoutingQuery
+from manager.routing.query import Choice, RoutingQuery
 from manager.routing.registry import NO_PROBE, Probe, UncountedRequest
 
 

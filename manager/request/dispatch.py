@@ -53,7 +53,8 @@ from manager.request.retry_policy import (
 from manager.request.selection import WorkerSelector
 from manager.request.shared_state import SharedState
 from manager.request.state import RequestState
-from manager.routing.ranking import Choice, expected_cost, likely_cost
+from manager.routing.costs import expected_cost, likely_cost
+from manager.routing.query import Choice
 
 log = structlog.get_logger(__name__)
 

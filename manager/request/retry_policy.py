@@ -16,7 +16,9 @@ from contracts import BullpenError, ErrorCode, FinalResponse
 from manager.config import SOON_MS
 from manager.request.attempt import Attempt, State
 from manager.request.events import Overdue
-from manager.routing.ranking import NONE_EXCLUDED, Excluded, Ranking, RejectReason
+from manager.routing.filters import RejectReason
+from manager.routing.query import NONE_EXCLUDED, Excluded
+from manager.routing.ranking import Ranking
 
 DEATHS_ALLOWED = 2
 TIMES_UNHEARD = 3
@@ -342,7 +344,13 @@ def no_worker(look: Look) -> BullpenError:
         case RejectReason.LATE:
             what = "so many requests wait already that none would be answered before the deadline"
             return later(ErrorCode.OVERLOADED, what)
-        case RejectReason.UNABLE | RejectReason.FAILING | RejectReason.RESERVE | RejectReason.EXHAUSTED:
+        case (
+            RejectReason.UNABLE
+            | RejectReason.FAILING
+            | RejectReason.RESERVE
+            | RejectReason.STAND_IN
+            | RejectReason.EXHAUSTED
+        ):
             return later(ErrorCode.NO_WORKER, "no worker can answer this now")
         case RejectReason.NOBODY | RejectReason.NONE:
             what = "no worker is in the bullpen: start one with `bullpen worker NAME`"

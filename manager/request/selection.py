@@ -9,7 +9,9 @@ from manager.request.queue import Turn
 from manager.request.retry_policy import Ask, Look, excluded
 from manager.request.shared_state import SharedState
 from manager.request.state import PREFILL, RequestState
-from manager.routing.ranking import Ranking, RejectReason, RoutingQuery
+from manager.routing.filters import RejectReason
+from manager.routing.query import RoutingQuery
+from manager.routing.ranking import Ranking
 from manager.routing.registry import WorkerView
 
 
@@ -25,7 +27,7 @@ class WorkerSelector:
         query = self._query(ask)
         if self._state.continuable and not ask.include_full:
             ranking = self._shared.rank(replace(query, needs=query.needs | PREFILL), self._policy)
-            if ranking.winner is not None:
+            if ranking.winner is not None and not ranking.stands_in:
                 return ranking
         ranking = self._shared.rank(query, self._policy)
         if ask.in_time_only and ranking.winner is not None and not ranking.in_time:

@@ -16,10 +16,13 @@ from manager.request.attempt import Attempt, State
 from manager.request.fault import Fault, fault_of
 from manager.request.queue import RequestQueue
 from manager.request.retry_budget import DuplicateSpendCap, RetryBudget
+from manager.routing.costs import limit_tokens
 from manager.routing.estimates import Estimates
+from manager.routing.filters import RejectReason
 from manager.routing.grades import Grades
 from manager.routing.prefix_cache import PrefixCache
-from manager.routing.ranking import Choice, Ranking, RejectReason, RoutingQuery, limit_tokens, rank
+from manager.routing.query import Choice, RoutingQuery
+from manager.routing.ranking import Ranking, rank
 from manager.routing.registry import Probe, Registry, UncountedRequest, WorkerView
 
 PAUSE_UNTOLD = 0.1
@@ -88,14 +91,15 @@ class SharedState:
     def rank(self, question: RoutingQuery, policy: Policy, among: Iterable[WorkerView] | None = None) -> Ranking:
         """How all workers (or only those `among`) are scored for this query, and which one wins.
 
-        Of very many a few are drawn by lot. When none of them can be asked, a few of those that have a free place.
+        Of very many a few are drawn by lot. When none of them can be asked, a few of those that have a free place. All
+        are looked at before a stand-in is asked: another model may be ready that was not drawn.
         """
         question = self.remember(question)
         if among is None and len(self.registry) > LOOKED_AT:
             holders = [worker for name in question.cached if (worker := self.registry.get(name)) is not None]
             for draw in (self._drawn, self._drawn_of_the_free):
                 ranking = self._rank(question, policy, {*draw(), *holders})
-                if ranking.winner is not None:
+                if ranking.winner is not None and not ranking.stands_in:
                     return ranking
         return self._rank(question, policy, self.registry if among is None else among)
 
@@ -123,7 +127,7 @@ class SharedState:
     def pause_left(self, ranking: Ranking) -> float:
         """Seconds until the first of those that asked for a pause may be asked again, as far as we know."""
         now = self.now()
-        resting = {s.choice for s in ranking.judged if s.reason is RejectReason.PAUSED}
+        resting = {s.choice for s in ranking.scored if s.reason is RejectReason.PAUSED}
         pauses = [choice.worker.pause_left(choice.card.model_id, now) for choice in resting]
         limited = [choice.worker.rested_at() - now for choice in resting if choice.worker.heartbeat.rate is not None]
         return max(LOOK_AGAIN, min((*(pause for pause in pauses if pause > 0), *limited), default=0.0))

@@ -29,7 +29,7 @@ from manager.request.attempt import Attempt, State
 from manager.request.event_queue import EventQueue, Heard
 from manager.request.events import NO_RESPONDERS, CalledOff, Gone, read_event
 from manager.request.retry_policy import Ask, best_of
-from manager.routing.ranking import RoutingQuery
+from manager.routing.query import RoutingQuery
 
 T = TypeVar("T")
 PREFILL: frozenset[Capability] = frozenset({"prefill"})
@@ -89,6 +89,12 @@ class RequestState:
         return bool(self.reply.delivered) and self.best is None and not whole
 
     @property
+    def other_model_at_it(self) -> bool:
+        """Whether a model that is no stand-in is at it, or has answered: then no stand-in is asked beside it."""
+        working = [attempt for attempt in self.attempts if not attempt.is_over or attempt.state is State.ANSWERED]
+        return any(not attempt.choice.card.stand_in for attempt in working)
+
+    @property
     def summaries(self) -> tuple[AttemptSummary, ...]:
         return tuple(
             AttemptSummary(
@@ -128,6 +134,7 @@ class RequestState:
             unaffordable=frozenset(self.unaffordable),
             unsure=frozenset(attempt.model_id for attempt in self.attempts if attempt.state is State.ANSWERED),
             confidence=0.0 if best is None else best.confidence,
+            other_model_at_it=self.other_model_at_it,
         )
 
     def remaining(self, now: float) -> float:

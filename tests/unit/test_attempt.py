@@ -36,7 +36,7 @@ from manager.request.events import (
 )
 from manager.request.fault import Fault as Blame
 from manager.request.fault import fault_of
-from manager.routing.ranking import Choice, RoutingQuery
+from manager.routing.query import Choice, RoutingQuery
 from tests.unit.test_ranking import worker
 
 CONFIG = ManagerConfig()

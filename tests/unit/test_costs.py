@@ -33,7 +33,8 @@ from manager.request.events import CalledOff, Gone, Overdue, read_event
 from manager.request.recording import attempt_record
 from manager.request.retry_policy import Ask
 from manager.request.state import RequestState
-from manager.routing.ranking import Choice, RejectReason, RoutingQuery
+from manager.routing.filters import RejectReason
+from manager.routing.query import Choice, RoutingQuery
 from tests.unit.test_ranking import CHEAP, choose, worker
 from workers.base import Delta, Done, Job, Usage
 from workers.base.provider.chat import plausible

@@ -28,7 +28,8 @@ from manager.request.retry_policy import (
     decide,
     excluded,
 )
-from manager.routing.ranking import Ranking, RejectReason
+from manager.routing.filters import RejectReason
+from manager.routing.ranking import Ranking
 from tests.unit.test_attempt import CLAIM, EVENTS, READS, WRITES, answer, attempt, error
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "failover.md"

@@ -53,7 +53,7 @@ ALWAYS: JsonObject = {
 
 
 class LocalConfig(BackendConfig):
-    models: tuple[ModelConfig, ...] = (ModelConfig(name=BUNDLED, context_window=2048),)
+    models: tuple[ModelConfig, ...] = (ModelConfig(name=BUNDLED, context_window=2048, stand_in=True),)
     max_concurrency: Annotated[int, Field(ge=1, le=64)] = 4
     max_tokens: Annotated[int, Field(ge=1)] | None = 256
     threads: Annotated[int, Field(ge=1)] | None = None

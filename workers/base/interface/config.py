@@ -31,6 +31,8 @@ class ModelConfig(ConfigModel):
     """Seconds of silence before its first token, instead of the backend's; exactly these, whether it reasons or not."""
     next_token_timeout: Annotated[float, Field(gt=0)] | None = None
     """The same between tokens."""
+    stand_in: bool = False
+    """Answers only while no other chat model is ready, unless a request names this model or its backend."""
     options: JsonObject = Field(default_factory=dict)
     """Passed to the provider as they are."""
 
@@ -43,6 +45,7 @@ class ModelConfig(ConfigModel):
             capabilities=self.capabilities,
             price=self.price,
             local=local,
+            stand_in=self.stand_in,
         )
         return priced(card, provider, told="price" in self.model_fields_set)
 
