@@ -19,6 +19,8 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from yaml.reader import ReaderError
 
 MAX_CONFIG_BYTES = 1 << 20
+DEEPEST = 50
+"""Levels of lists and mappings in a config file."""
 
 
 class ConfigModel(BaseModel):
@@ -102,8 +104,6 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[str | int, ...], int]]
         raise ConfigError(f"{path}:{line}: not valid YAML: the character {code} may not be in it") from None
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML: {error or type(error).__name__}") from None
-    except RecursionError:
-        raise ConfigError(f"{path}: is nested without end") from None
     if document is None:
         return {}, {}
     if not isinstance(document, dict):
@@ -112,12 +112,19 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[str | int, ...], int]]
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses besides what would go unnoticed, or never end: a key that stands twice, and names for other parts (`*x`)
-    of which a few lines make a document of billions."""
+    """Refuses besides what would go unnoticed, or never end: a key that stands twice, what is nested without end, and
+    names for other parts (`*x`), of which a few lines make a document of billions."""
+
+    _depth = 0
 
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
         again = self.check_event(yaml.AliasEvent)
+        if self._depth == DEEPEST:
+            why = f"is nested deeper than {DEEPEST} levels"
+            raise ComposerError(None, None, why, self.peek_event().start_mark)
+        self._depth += 1
         node = super().compose_node(parent, index)
+        self._depth -= 1
         if again and node is not None:
             raise ComposerError(None, None, "write this out where it is used, *names are not followed", node.start_mark)
         return node
