@@ -119,9 +119,8 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
         again = self.check_event(yaml.AliasEvent)
-        if self._depth == DEEPEST:
-            why = f"is nested deeper than {DEEPEST} levels"
-            raise ComposerError(None, None, why, self.peek_event().start_mark)
+        if self._depth == DEEPEST and parent is not None:
+            raise ComposerError(None, None, f"is nested deeper than {DEEPEST} levels", parent.start_mark)
         self._depth += 1
         node = super().compose_node(parent, index)
         self._depth -= 1
