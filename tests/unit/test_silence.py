@@ -46,10 +46,11 @@ def test_the_longest_of_what_is_known_counts(
 
 @pytest.mark.parametrize("name", ["anthropic", "gemini", "local", "ollama", "openai"])
 def test_half_a_minute_of_silence_is_normal_everywhere(name: str) -> None:
-    config = discover()[name].config()
-    allowed = silence_ok(config, ModelConfig(name="m"))
-    assert allowed.first_token > 4 * 25_000
-    assert allowed.next_token > 2 * 20_000
+    folder = discover()[name]
+    for config in (folder.config(), folder.load().config_class()):
+        allowed = silence_ok(config, ModelConfig(name="m"))
+        assert allowed.first_token > 4 * 25_000
+        assert allowed.next_token > 2 * 20_000
 
 
 def test_the_rare_silence_of_one_answer_in_a_hundred_does_not_count() -> None:
