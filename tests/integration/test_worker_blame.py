@@ -31,8 +31,14 @@ class Choosy(OpenAIProvider):
         self.listed = ["a", "b"]
         self.list_status = 200
         self.looks = 0
+        self.held: dict[str, asyncio.Event] = {}
+        """A model's answers wait for this."""
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
+        model = (await request.json())["model"]
+        if model in self.held:
+            self.received.append({"model": model})
+            await self.held[model].wait()
         self.failure = self.failures.get((await request.json())["model"], Failure())
         return await super().answer(request)
 
@@ -125,6 +131,16 @@ async def test_a_limited_model_says_when_it_can_be_asked_again_and_is_left_alone
     assert (await mesh.ask(DIRECT))["model_id"] == "b", "whoever names no model gets one that can answer"
 
 
+async def test_a_limit_that_only_the_headers_time_is_told_as_long_as_it_lasts(
+    mesh: SmallMesh, provider: Choosy
+) -> None:
+    await mesh.worker("w-1", "openai", **provider.config(), **RARE)
+    headers = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "45s"}
+    provider.failures["a"] = Failure(status=429, headers=headers, body="{}")
+    error = (await mesh.ask(DIRECT, model="a"))["error"]
+    assert 40_000 < error["retry_after_ms"] <= 45_000
+
+
 async def test_a_model_that_refuses_nearly_everything_says_so_until_it_answers(
     mesh: SmallMesh, provider: Choosy
 ) -> None:
@@ -165,6 +181,20 @@ async def test_a_refusal_that_the_health_check_meets_too_takes_the_worker_out(
     assert str(status) in (await mesh.state("w-1", "degraded")).reason
 
 
+async def test_what_was_asked_before_a_refusal_was_confirmed_is_the_account_s_fault(
+    mesh: SmallMesh, provider: Choosy
+) -> None:
+    await mesh.worker("w-1", "openai", **provider.config(), **RARE)
+    provider.failures = {"a": Failure(status=403), "b": Failure(status=403)}
+    provider.held["a"], provider.list_status = asyncio.Event(), 403
+    waiting = asyncio.create_task(mesh.ask(DIRECT, model="a"))
+    await eventually(lambda: provider.received)
+    await mesh.ask(DIRECT, model="b")
+    await mesh.state("w-1", "degraded")
+    provider.held["a"].set()
+    assert (await waiting)["error"]["fault"] == "account"
+
+
 async def test_a_refused_key_takes_the_worker_out_at_once_and_a_good_one_back(
     mesh: SmallMesh, provider: Choosy
 ) -> None:
@@ -193,6 +223,16 @@ async def test_a_request_that_is_wrong_is_at_fault_itself(mesh: SmallMesh, provi
     assert (error["status"], error["fault"]) == (400, "request")
     assert error["field"] == "messages.0.content.1.image_url.url"
     assert not provider.received
+
+
+async def test_what_the_worker_itself_refuses_says_whose_fault_it_is_too(mesh: SmallMesh, provider: Choosy) -> None:
+    await mesh.worker("w-1", "openai", **provider.config(), **RARE, first_token_timeout=0.2)
+    tool = {"type": "function", "function": {"name": "look"}}
+    assert (await mesh.ask(DIRECT, model="nobody"))["error"]["fault"] == "model"
+    assert (await mesh.ask(DIRECT, tools=[tool]))["error"]["fault"] == "request"
+    assert (await mesh.ask_raw(b"{}", DIRECT))["error"]["fault"] == "request"
+    provider.failures["a"] = Failure(mute=True)
+    assert (await mesh.ask(DIRECT, model="a"))["error"]["fault"] == "model"
 
 
 async def test_a_removed_model_is_noticed_with_its_first_404_and_a_loaded_one_with_the_next_check(
