@@ -134,7 +134,7 @@ async def test_what_was_spent_is_known_after_all_managers_restarted(mesh: SmallM
     assert spent(answers) == Decimal("0.05")
 
 
-async def test_everybody_is_told_how_much_is_spent(mesh: SmallMesh) -> None:
+async def test_every_caller_can_see_how_much_is_spent(mesh: SmallMesh) -> None:
     await mesh.worker("w-1", **PAID)
     budgets = [{"tenant": "*", "limit_usd": 1}, {"model": "simulated", "limit_usd": 0.02, "per": "month"}, ALL]
     for number in range(2):
@@ -159,7 +159,7 @@ async def test_everybody_is_told_how_much_is_spent(mesh: SmallMesh) -> None:
     assert (await mesh.ask(max_tokens=10))["error"]["code"] == "budget_exceeded"
 
 
-async def test_a_budget_that_nobody_can_read_is_unknown(tmp_path: Path) -> None:
+async def test_an_unreadable_budget_is_unknown(tmp_path: Path) -> None:
     server = PlainNats(tmp_path)
     await server.start()
     try:
@@ -171,7 +171,7 @@ async def test_a_budget_that_nobody_can_read_is_unknown(tmp_path: Path) -> None:
         server.kill()
 
 
-async def test_nobody_waits_for_a_budget_that_is_not_there(mesh: SmallMesh) -> None:
+async def test_no_request_waits_for_a_missing_budget(mesh: SmallMesh) -> None:
     await mesh.worker("w-1", **PAID)
     await mesh.manager(budgets=[{"tenant": "acme", "limit_usd": 1}])
     assert "output" in await mesh.ask()

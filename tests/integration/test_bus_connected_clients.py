@@ -22,7 +22,7 @@ async def connected(url: str, name: str) -> AsyncIterator[Bus]:
         await bus.close()
 
 
-async def test_our_own_server_tells_who_is_there(nats_server: str) -> None:
+async def test_the_embedded_server_lists_its_clients(nats_server: str) -> None:
     async with connected(nats_server, "manager:m1") as bus:
         async with connected(nats_server, "worker:local:w1"):
             assert await sees(bus, "manager:m1", "worker:local:w1")

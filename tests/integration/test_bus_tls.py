@@ -51,7 +51,7 @@ async def _echoes(bus: Bus) -> bool:
     return True
 
 
-async def test_a_certificate_of_somebody_else_is_told_at_once(server: PlainNats, tmp_path: Path) -> None:
+async def test_a_certificate_of_another_authority_is_reported_at_once(server: PlainNats, tmp_path: Path) -> None:
     theirs = certificates.make(tmp_path / "theirs")
     with pytest.raises(BusUnreachable, match=r"do not trust \(.*certificate.*\): set NATS_CA_FILE"):
         await Bus.connect("test", settings(server, theirs.ca), patience=30)

@@ -107,7 +107,9 @@ async def test_an_error_reply_is_told_in_a_line_with_what_to_do_and_exits_1(
     assert as_json.json()["attempts"][0]["worker_id"] == "w-1"
 
 
-async def test_nobody_there_exits_1_and_no_mesh_exits_3(nats_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_ask_exits_1_without_a_manager_and_3_without_a_mesh(
+    nats_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(watch, "WITHOUT_MANAGER", 0.5)
     nobody, no_mesh = (
         await bullpen("ask", "hi", env={"NATS_URL": nats_server}),
@@ -335,7 +337,7 @@ async def test_budgets_are_listed(manager: FakeManager, nats_server: str) -> Non
     assert [budget["spent_usd"] for budget in as_json] == [0.45, 0.25, None]
 
 
-async def test_without_a_manager_nobody_knows_of_budgets(nats_server: str) -> None:
+async def test_budgets_need_a_manager(nats_server: str) -> None:
     told = await bullpen("budgets", env={"NATS_URL": nats_server})
     assert told.code == 1
     assert "no Manager is here" in told.err

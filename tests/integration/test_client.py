@@ -545,7 +545,7 @@ async def test_feedback_is_stored_or_refused(manager: FakeManager, bp: Bullpen) 
         await bp.feedback("mine", 7)
 
 
-async def test_workers_are_those_who_beat_and_those_who_answer_when_asked(manager: FakeManager, bp: Bullpen) -> None:
+async def test_workers_are_those_that_beat_and_those_that_answer_a_ping(manager: FakeManager, bp: Bullpen) -> None:
     bus = manager.bus
 
     async def status(message: Message) -> None:

@@ -87,12 +87,12 @@ class TestNats:
         client.send_signal(signal.SIGSTOP)
         await eventually(lambda: [_client_name(message) for message in gone] == ["worker:x:x-1"], timeout=8)
 
-    async def test_anybody_on_the_mesh_may_ask_who_is_connected(self, bus: Bus, client: Process) -> None:
+    async def test_every_client_may_list_the_connected_clients(self, bus: Bus, client: Process) -> None:
         answer = await bus.request("$SYS.REQ.ACCOUNT.PING.CONNZ", b"", timeout=2)
         names = {connection.get("name") for connection in from_json(answer.data)["data"]["connections"]}
         assert {"test", "worker:x:x-1"} <= names
 
-    async def test_nobody_gets_into_the_system_account(self, nats_server: str) -> None:
+    async def test_no_client_gets_into_the_system_account(self, nats_server: str) -> None:
         with pytest.raises(BusUnreachable, match="does not let us in"):
             await Bus.connect("intruder", BusSettings(servers=(nats_server,), user="system", password=""))
 
@@ -138,7 +138,7 @@ class TestPostgres:
         with pytest.raises(asyncpg.InvalidPasswordError):
             await _value(postgres_server.url.replace(password, "guessed"), "SELECT 1")
 
-    async def test_nobody_else_may_read_its_directory(self, postgres_server: PostgresServer) -> None:
+    async def test_other_users_cannot_read_its_directory(self, postgres_server: PostgresServer) -> None:
         assert postgres_server.cluster.directory.stat().st_mode & 0o077 == 0
 
     async def test_committed_rows_survive_kill_9_and_the_lock_it_leaves(self, postgres: PostgresServer) -> None:
@@ -178,7 +178,7 @@ class TestPostgres:
 
     @pytest.mark.root
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another account")
-    async def test_root_runs_it_as_somebody_else_and_tells_what_was_opened(self, tmp_path: Path) -> None:
+    async def test_root_runs_postgres_as_another_user_and_reports_what_was_opened(self, tmp_path: Path) -> None:
         closed = tmp_path / "closed"
         closed.mkdir(mode=0o700)
         server = PostgresServer(closed)

@@ -59,7 +59,7 @@ def test_a_data_directory_has_one_mesh(tmp_path: Path) -> None:
     Lock(tmp_path).release()
 
 
-def test_somebody_who_only_looks_does_not_hinder(tmp_path: Path) -> None:
+def test_reading_the_lock_does_not_take_it(tmp_path: Path) -> None:
     Lock(tmp_path).release()
     with (tmp_path / "up.lock").open() as look:
         fcntl.flock(look, fcntl.LOCK_SH)

@@ -143,7 +143,7 @@ async def test_an_older_decision_is_shown_without_the_terms_that_it_lacks(books:
     assert "w with m: full (4 of 4)" in told
 
 
-async def test_who_asked_a_worker_directly_had_it_chosen_by_nobody(books: Books, mesh: SmallMesh) -> None:
+async def test_a_direct_request_has_no_route_decision(books: Books, mesh: SmallMesh) -> None:
     await mesh.worker("w-1")
     await mesh.ask("infer.simulated", task_id="direct")
     await eventually(books.booked(1), timeout=10)
@@ -152,7 +152,7 @@ async def test_who_asked_a_worker_directly_had_it_chosen_by_nobody(books: Books,
     assert "Nobody had to choose: the worker was asked directly." in told.out
 
 
-async def test_nobody_to_ask_is_explained_too(books: Books, mesh: SmallMesh) -> None:
+async def test_a_request_without_a_worker_is_explained_too(books: Books, mesh: SmallMesh) -> None:
     await mesh.worker("w-1", **FREE)
     await mesh.manager()
     refused = await mesh.ask(task_id="impossible", min_confidence=0.999, deadline_ms=3000)

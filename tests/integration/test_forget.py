@@ -168,7 +168,7 @@ async def test_an_event_on_its_way_is_not_booked_after_the_command(case: Case) -
     assert await case.tasks() == only()
 
 
-async def test_events_that_nobody_books_are_told(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_events_that_are_not_booked_are_reported(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forgetting, "BOOKED_WITHIN", 0.2)
     await case.know(*about("acme", "t-0"))
     await case.books.stop()
@@ -277,7 +277,7 @@ async def test_it_asks_before_it_forgets(case: Case) -> None:
         assert await case.tasks() == left
 
 
-async def test_it_does_not_go_on_when_nobody_can_be_asked(case: Case) -> None:
+async def test_forgetting_needs_a_confirmation(case: Case) -> None:
     await case.know(*about("acme", "t-1"))
     told = await case.forget("--task", "t-1")
     assert told.code == 2

@@ -62,7 +62,7 @@ async def test_who_fails_is_benched_and_comes_back_when_it_is_well(books: Books)
     assert await grade_of(books, "good") == "regular"
 
 
-async def test_wrong_requests_bench_nobody(books: Books) -> None:
+async def test_wrong_requests_bench_no_worker(books: Books) -> None:
     books.start(grades_interval=0.1)
     books.tell(*tries(20, "w-1"))
     wrong = {"outcome": "failed", "confidence": None, "cost_usd": None}
@@ -122,7 +122,7 @@ async def test_a_manager_that_starts_later_knows_the_grades(nats: NatsServer, da
         await eventually(knows, timeout=15)
 
 
-async def test_managers_are_told_who_is_new_and_since_when_somebody_is_proven(books: Books) -> None:
+async def test_managers_know_which_workers_are_new_and_since_when_one_is_proven(books: Books) -> None:
     before = datetime.now(UTC)
     books.start(grades_interval=0.1)
     books.tell(*tries(20, "proven"), *tries(3, "young"))
@@ -161,7 +161,7 @@ async def test_the_bucket_is_written_anew_when_it_was_lost(books: Books) -> None
     await eventually(lambda: told("senior"), timeout=15)
 
 
-async def test_a_manager_that_starts_knows_from_the_books_how_everybody_did(books: Books) -> None:
+async def test_a_manager_that_starts_knows_from_the_books_how_workers_did(books: Books) -> None:
     books.start(grades_interval=0.2)
     quick = {"duration_ms": 200.0, "queue_ms": 50.0, "ttft_ms": 100.0, "prompt_tokens": 100, "completion_tokens": 40}
     books.tell(*tries(20, "quick", **quick), *tries(16, "poor", duration_ms=900.0), *tries(4, "poor", **FAILED))

@@ -217,7 +217,7 @@ async def test_who_waits_takes_over_when_the_manager_is_gone(ledgers: list[Ledge
     assert replay.answer.output == "from the second"
 
 
-async def test_after_a_failure_exactly_one_of_those_who_wait_runs(ledgers: list[Ledger]) -> None:
+async def test_after_a_failure_exactly_one_waiting_request_runs(ledgers: list[Ledger]) -> None:
     first = await ledgers[0].first(asked())
     waiting = [asyncio.create_task(ledger.begin(asked())) for ledger in ledgers for _ in range(5)]
     await asyncio.sleep(0.1)
@@ -279,9 +279,7 @@ async def test_fifty_at_once_over_three_ledgers_are_one_run_and_49_replays(ledge
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_whoever_fails_or_dies_meanwhile_one_runs_at_a_time_and_all_get_one_answer(
-    ledgers: list[Ledger], seed: int
-) -> None:
+async def test_one_request_per_key_runs_at_a_time_whatever_fails_or_dies(ledgers: list[Ledger], seed: int) -> None:
     chance = random.Random(seed)
     fates = ["fails", "dies", "fails", "dies"]
     chance.shuffle(fates)
@@ -318,7 +316,7 @@ async def test_nothing_of_the_key_or_the_prompt_is_in_the_bucket(ledgers: list[L
     assert "secret" not in text
 
 
-async def test_when_no_manager_hears_the_question_whether_it_runs_nobody_has_it(ledgers: list[Ledger]) -> None:
+async def test_a_task_that_no_manager_confirms_is_not_running(ledgers: list[Ledger]) -> None:
     first = await ledgers[0].first(asked())
     for ledger in ledgers:
         await ledger.hears.stop()
@@ -396,7 +394,7 @@ async def _stored(bus: Bus, name: str) -> bool:
     return await bucket.get(name, within=1) is not None
 
 
-async def test_a_frozen_server_holds_nobody_up(
+async def test_a_frozen_server_delays_no_request(
     ledgers: list[Ledger], nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(idempotency, "WITHIN", 0.3)

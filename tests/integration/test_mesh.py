@@ -79,7 +79,7 @@ async def test_without_a_reply_subject_the_answer_is_published(mesh: SmallMesh) 
     assert from_json(results[0].data)["task_id"] == "a b"
 
 
-async def test_nobody_is_there(mesh: SmallMesh) -> None:
+async def test_a_request_without_workers_is_an_error(mesh: SmallMesh) -> None:
     await mesh.manager()
     answer = await mesh.ask()
     assert (answer["error"]["code"], answer["error"]["status"]) == ("no_worker", 503)
@@ -94,7 +94,7 @@ async def test_an_unknown_model_names_what_is_served(mesh: SmallMesh) -> None:
     assert "simulated" in answer["error"]["message"]
 
 
-async def test_what_is_asked_chooses_who_answers(mesh: SmallMesh) -> None:
+async def test_a_request_chooses_its_worker(mesh: SmallMesh) -> None:
     dear: Json = {"models": [{"name": "dear", "price": {"input_per_mtok": 10, "output_per_mtok": 30}}], "local": False}
     cheap: Json = {
         "models": [{"name": "cheap", "aliases": ["small"], "price": {"input_per_mtok": 0, "output_per_mtok": 0.1}}]
@@ -129,7 +129,7 @@ async def test_a_failure_goes_to_the_next_worker(mesh: SmallMesh) -> None:
     assert {a["outcome"] for a in tried} == {"failed"}
 
 
-async def test_everybody_failing_is_an_error_that_names_them(mesh: SmallMesh) -> None:
+async def test_an_error_names_every_worker_that_failed(mesh: SmallMesh) -> None:
     for name in ("a", "b"):
         await mesh.worker(name, error_rate=1.0)
     await mesh.manager()
@@ -186,7 +186,7 @@ async def test_more_requests_than_places_wait_their_turn(mesh: SmallMesh) -> Non
     assert all("output" in answer for answer in answers)
 
 
-async def test_managers_who_fill_a_worker_together_wait_until_it_has_room(mesh: SmallMesh) -> None:
+async def test_managers_that_fill_a_worker_together_wait_until_it_has_room(mesh: SmallMesh) -> None:
     """Each knows of the others' questions only from the last heartbeat; `overloaded` from a worker is no answer."""
     await mesh.worker("w-1", max_concurrency=2, max_queue=0, latency_ms={"fixed": 50})
     for name in ("m-1", "m-2", "m-3"):
@@ -395,7 +395,7 @@ async def test_a_stopping_manager_answers_what_it_took(mesh: SmallMesh) -> None:
     assert all("output" in answer for answer in await asyncio.gather(*asking))
 
 
-async def test_a_manager_that_just_started_hears_before_it_says_nobody(mesh: SmallMesh) -> None:
+async def test_a_manager_that_just_started_listens_before_it_says_no_worker(mesh: SmallMesh) -> None:
     await mesh.worker("w-1", heartbeat_interval=1.0)
     asking = asyncio.create_task(mesh.manager())
     await asking
@@ -476,7 +476,7 @@ async def test_who_reads_along_has_the_surest_answer_at_the_end(mesh: SmallMesh)
     assert text == final["output"]
 
 
-async def test_a_prompt_that_fits_into_nobodys_context_window_is_not_tried_again_in_vain(mesh: SmallMesh) -> None:
+async def test_a_prompt_larger_than_every_context_window_is_not_tried_again(mesh: SmallMesh) -> None:
     await mesh.worker("w-1")
     await mesh.manager()
     error = (await mesh.ask(prompt="word " * 20_000))["error"]

@@ -130,7 +130,7 @@ def test_no_server_starts_without_passwords(here: Site, config: str) -> None:
     assert "NATS_" in told.stderr
 
 
-async def test_with_tls_nobody_gets_in_who_does_not_know_the_authority(
+async def test_a_client_that_does_not_know_the_authority_is_not_let_in(
     here: Site, certs: certificates.Certificates
 ) -> None:
     with here.serving("tls.conf"):
@@ -165,7 +165,7 @@ async def test_a_site_behind_a_leaf_serves_and_asks_and_may_do_no_more_there(
             assert stolen == []
 
 
-async def test_a_manager_hears_at_once_who_left_behind_a_leaf(
+async def test_a_manager_hears_at_once_of_a_worker_that_left_behind_a_leaf(
     here: Site, there: Site, certs: certificates.Certificates
 ) -> None:
     hub = f"tls://leaf:s-leaf@127.0.0.1:{here.leaf_port}"

@@ -112,7 +112,7 @@ async def _frozen(nats: NatsServer, spool: Path) -> Outbox:
     return box
 
 
-async def test_leaving_is_quick_when_nobody_makes_the_stream(nats: NatsServer, tmp_path: Path) -> None:
+async def test_closing_an_outbox_is_quick_without_a_stream(nats: NatsServer, tmp_path: Path) -> None:
     now = asyncio.get_running_loop().time
     async with opened(nats, tmp_path) as box:
         put(box, *map(str, range(100)))
@@ -145,7 +145,7 @@ async def test_secured_is_what_jetstream_has_or_the_disk(nats: NatsServer, bus: 
     assert await stored(bus) == 2
 
 
-async def test_somebody_else_than_jetstream_may_acknowledge(nats: NatsServer, bus: Bus, tmp_path: Path) -> None:
+async def test_a_subscriber_may_acknowledge_instead_of_jetstream(nats: NatsServer, bus: Bus, tmp_path: Path) -> None:
     answers = [b'{"error": {"code": 503}}', b'{"stored": true}']
     taken: list[str] = []
 

@@ -80,7 +80,7 @@ async def test_the_first_six_fields_are_an_answer(mesh: SmallMesh) -> None:
     assert [attempt["outcome"] for attempt in answer["attempts"]] == ["ok"]
 
 
-async def test_who_claims_nothing_is_waited_for_when_there_is_nobody_else(mesh: SmallMesh) -> None:
+async def test_a_worker_without_claims_is_waited_for_when_it_is_the_only_one(mesh: SmallMesh) -> None:
     async with plain_worker(mesh, "b-1", takes=0.8):
         answer = await mesh.ask(backend="bash")
     assert [attempt["outcome"] for attempt in answer["attempts"]] == ["ok"]
@@ -115,7 +115,7 @@ async def test_its_own_stream_is_passed_on_with_its_end(mesh: SmallMesh) -> None
     assert end is None
 
 
-async def test_a_pool_of_those_who_claim_nothing_goes_on_answering(mesh: SmallMesh) -> None:
+async def test_a_pool_of_workers_without_claims_goes_on_answering(mesh: SmallMesh) -> None:
     """Each loses its question to the other after a quarter second, and answers it all the same."""
     async with AsyncExitStack() as stack:
         for name in ("b-1", "b-2"):

@@ -180,9 +180,7 @@ async def test_no_more_is_kept_than_the_caller_allows(tmp_path: Path) -> None:
         assert {row["content"] for row in await mesh.rows("SELECT DISTINCT content FROM responses")} == {*wishes}
 
 
-async def test_an_event_that_nobody_can_read_is_laid_aside_without_its_words(
-    nats_server: str, database_url: str
-) -> None:
+async def test_an_unreadable_event_is_laid_aside_without_its_words(nats_server: str, database_url: str) -> None:
     word = canary("letter")
     async with Books(nats_server, database_url) as books:
         await books.make_stream()

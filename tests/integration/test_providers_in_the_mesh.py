@@ -65,7 +65,7 @@ async def test_a_cancelled_question_hangs_up_on_its_provider(
     assert took < 1000  # usually a few; the machine may be busy
 
 
-async def test_a_reader_who_is_gone_hangs_up_on_the_provider(mesh: SmallMesh) -> None:
+async def test_a_reader_that_is_gone_ends_the_call_to_the_provider(mesh: SmallMesh) -> None:
     async with OpenAIProvider() as provider:
         await employ(mesh, provider)
         await mesh.manager()
@@ -74,7 +74,7 @@ async def test_a_reader_who_is_gone_hangs_up_on_the_provider(mesh: SmallMesh) ->
         await asyncio.wait_for(provider.closed.wait(), 5)
 
 
-async def test_a_caller_of_our_client_who_leaves_hangs_up_on_the_provider(mesh: SmallMesh, nats: NatsServer) -> None:
+async def test_a_client_that_leaves_ends_the_call_to_the_provider(mesh: SmallMesh, nats: NatsServer) -> None:
     async with OpenAIProvider() as provider:
         await employ(mesh, provider)
         await mesh.manager()

@@ -121,7 +121,7 @@ async def test_what_must_stay_in_the_house_is_not_judged_outside(books: Books, m
     assert judge.received == []
 
 
-async def test_a_candidate_is_mirrored_and_nobody_notices(books: Books, mesh: SmallMesh) -> None:
+async def test_a_candidate_is_mirrored_and_no_caller_notices(books: Books, mesh: SmallMesh) -> None:
     await mesh.worker("w-1", **LIVE)
     await mesh.worker("w-2", **CANDIDATE)
     await mesh.manager(mirrors=[MIRROR])
@@ -138,7 +138,7 @@ async def test_a_candidate_is_mirrored_and_nobody_notices(books: Books, mesh: Sm
     assert {row["prompt"] for row in await rows(books, "mirror:")} == {None}
 
 
-async def test_a_candidate_that_fails_harms_nobody_and_is_counted(books: Books, mesh: SmallMesh) -> None:
+async def test_a_candidate_that_fails_harms_no_caller_and_is_counted(books: Books, mesh: SmallMesh) -> None:
     await mesh.worker("w-1", **LIVE)
     await mesh.worker("w-2", error_rate=1.0, **CANDIDATE)
     await mesh.manager(mirrors=[MIRROR])
@@ -152,7 +152,7 @@ async def _mirrored(books: Books, count: int) -> bool:
     return len(await rows(books, "mirror:")) == count
 
 
-async def test_nothing_happens_beside_an_answer_while_nobody_has_time(
+async def test_no_shadow_request_is_sent_while_every_worker_is_busy(
     books: Books, mesh: SmallMesh, judge: Judge
 ) -> None:
     """One that is half full or more is not idle; one that is not there neither."""

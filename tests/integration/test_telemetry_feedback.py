@@ -37,7 +37,7 @@ async def test_a_judgement_is_booked(books: Books) -> None:
     assert (row["task_id"], row["score"], row["source"], row["comment"]) == ("t", 0.5, "user", "fine �")
 
 
-async def test_one_that_nobody_waits_for_is_booked_too(books: Books) -> None:
+async def test_feedback_without_a_reply_subject_is_booked_too(books: Books) -> None:
     await books.bus.publish(s.INFER_FEEDBACK, b'{"task_id":"t","score":1}')
     await eventually(books.booked(1, "feedback"), timeout=10)
 

@@ -175,7 +175,7 @@ async def test_one_request_by_either_name_with_its_attempts(store: Store) -> Non
     assert await queries.response(store, new_id()) is None
 
 
-async def test_cost_goes_to_who_caused_it(store: Store) -> None:
+async def test_cost_goes_to_the_tenant_and_model_that_caused_it(store: Store) -> None:
     cheap, dear = Decimal("0.01"), Decimal("0.30")
     await save(
         store,

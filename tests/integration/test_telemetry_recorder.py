@@ -226,7 +226,7 @@ async def test_a_row_of_any_month_and_of_any_uuid_finds_its_place(books: Books) 
     assert await books.count("dead_letters") == 0
 
 
-async def test_how_somebody_else_writes_it_is_no_reason_to_refuse_it(books: Books) -> None:
+async def test_a_record_of_a_foreign_writer_is_read(books: Books) -> None:
     """Our own roles write every field, as Postgres reads it. Others may leave some out, or write 1.0 for 1."""
     told = attempt()
     bare = {"request_id": told.request_id, "attempt": 1.0, "task_id": "t", "created_at": NOW.timestamp()}

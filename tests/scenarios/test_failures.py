@@ -172,7 +172,7 @@ async def test_the_books_are_complete_after_postgres_was_away(tmp_path: Path) ->
         await eventually(complete, timeout=30, every=0.2)
 
 
-async def test_nats_killed_and_restarted_finds_everybody_again(two_slow: Stage) -> None:
+async def test_every_role_finds_a_restarted_nats_again(two_slow: Stage) -> None:
     assert (await two_slow.ask())["output"]
     before = two_slow.mesh.pid("nats")
     two_slow.send("nats", signal.SIGKILL)

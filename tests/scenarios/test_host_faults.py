@@ -169,7 +169,7 @@ def out_of_time(asked: list[Question]) -> list[dict[str, Any]]:
 
 
 @needs_faketime
-async def test_clocks_that_are_seconds_apart_harm_nobody(roles: Roles, tmp_path: Path) -> None:
+async def test_clocks_that_are_seconds_apart_harm_no_request(roles: Roles, tmp_path: Path) -> None:
     """Row 64. Every caller meets every Manager, 3.8 seconds apart, and every Manager each worker, up to 6.2.
 
     Callers' clocks may be off by five seconds together with the time that a message takes on a busy machine.
@@ -227,7 +227,7 @@ async def questions(roles: Roles, **request: Any) -> AsyncIterator[list[Question
 
 
 @needs_faketime
-async def test_wall_clocks_that_jump_by_an_hour_harm_nobody(roles: Roles, tmp_path: Path) -> None:
+async def test_wall_clocks_that_jump_by_an_hour_harm_no_request(roles: Roles, tmp_path: Path) -> None:
     """Row 64. Each forth and back again: deadlines seem to have passed, or to be far away."""
     clock = {name: Clock(tmp_path / "clocks") for name in ("m-1", "w-1")}
     roles.manager("m-1", **clock["m-1"].env)
@@ -376,7 +376,7 @@ async def all_stand_still(roles: Roles, seconds: float, **env: str) -> list[Ques
     return await roles.answered(asked)
 
 
-async def test_when_everybody_falls_silent_at_once_nobody_is_declared_dead(roles: Roles) -> None:
+async def test_workers_that_all_fall_silent_at_once_are_not_declared_dead(roles: Roles) -> None:
     """Row 67. For longer than a Manager's patience, and less than the server's of two to three seconds."""
     asked = await all_stand_still(roles, 1.7, BULLPEN_SIMULATED__HEARTBEAT_INTERVAL="0.5")
     assert unwell(asked) == []

@@ -92,7 +92,7 @@ async def test_a_broken_file_is_refused_and_the_model_that_serves_goes_on(
     assert (await roles.answer(max_tokens=4)).finals[0]["model_id"] == "two"
 
 
-async def test_who_stands_still_while_a_large_model_is_loaded_loses_nobody(tmp_path: Path, nats: NatsServer) -> None:
+async def test_a_worker_that_stands_still_while_it_loads_loses_no_request(tmp_path: Path, nats: NatsServer) -> None:
     """Longer than the server waits for a client, than hearts may pause, and than tokens may be apart."""
     folder = tmp_path / "heavy"
     folder.mkdir()

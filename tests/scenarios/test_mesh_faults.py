@@ -199,7 +199,7 @@ def shout(port: int, messages: list[bytes]) -> None:
             raw.recv(4096)
 
 
-async def test_hostile_messages_deafen_nobody_and_reach_nothing(roles: Roles, nats: NatsServer) -> None:
+async def test_hostile_messages_deafen_no_role_and_reach_nothing(roles: Roles, nats: NatsServer) -> None:
     """Row 31."""
     roles.manager()
     roles.worker("w-1")
@@ -330,7 +330,7 @@ async def test_nats_killed_under_load_costs_no_answer(roles: Roles, nats: NatsSe
         assert all(await asyncio.gather(*reading))
 
 
-async def test_a_bare_caller_who_is_back_later_than_the_manager_is_answered(tmp_path: Path, nats: NatsServer) -> None:
+async def test_a_bare_caller_that_is_back_later_than_the_manager_is_answered(tmp_path: Path, nats: NatsServer) -> None:
     """Row 41. Its connection breaks for two seconds, as long as it may take after a restart of the server."""
     async with Proxy(nats.port) as line, Roles(tmp_path, nats.url, f"nats://127.0.0.1:{line.port}") as roles:
         roles.manager()
@@ -473,7 +473,7 @@ async def test_a_manager_killed_takes_only_its_own_questions_along(roles: Roles)
     assert unwell(await roles.answered(await roles.ask_many(30))) == []
 
 
-async def test_a_manager_that_slept_declares_nobody_dead_and_answers_once(roles: Roles) -> None:
+async def test_a_manager_that_slept_declares_no_worker_dead_and_answers_once(roles: Roles) -> None:
     """Between rows 5 and 51. For longer than the server's own patience of three seconds."""
     roles.manager()
     roles.worker("w-1", **SECOND)

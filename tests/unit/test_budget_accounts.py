@@ -58,7 +58,7 @@ def test_a_lease_that_was_not_renewed_cannot_pay_and_counts_as_spent() -> None:
     assert ledger.spent == 4 and list(ledger.leases) == ["m-2"]
 
 
-def test_the_last_cents_are_for_whoever_asks() -> None:
+def test_the_last_cents_can_be_leased() -> None:
     purse = LocalBudget(account("1"))
     ledger = Ledger(spent=Decimal("0.97"))
     ledger = renew(purse, ledger, need=Decimal("0.03"))

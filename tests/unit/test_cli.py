@@ -211,7 +211,7 @@ def test_silence_is_noticed_by_each_worker_s_own_interval() -> None:
     assert len(roster) == 0
 
 
-def test_models_are_listed_with_who_serves_them() -> None:
+def test_models_are_listed_with_their_workers() -> None:
     beats = [heartbeat("a"), heartbeat("b", state="draining"), heartbeat("c", backend="other")]
     served = served_models(beats)
     assert [(m.model_id, m.backend, m.workers, m.ready) for m in served] == [

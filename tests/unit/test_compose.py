@@ -61,7 +61,7 @@ def test_one_manager_and_one_local_worker_may_die() -> None:
     assert OURS["local_worker"]["scale"] == f"${{LOCAL_WORKERS:-{replicas}}}"
 
 
-def test_nobody_starts_before_what_it_needs_is_well() -> None:
+def test_no_service_starts_before_what_it_needs_is_healthy() -> None:
     for told in OURS.values():
         assert {wait["condition"] for wait in told["depends_on"].values()} == {"service_healthy"}
         assert "nats" in told["depends_on"]
@@ -95,7 +95,7 @@ def test_only_nats_and_dashboards_are_reachable_and_only_from_this_machine() -> 
     assert published["nats"][0].startswith("${NATS_BIND:-127.0.0.1}:")
 
 
-def test_the_books_are_out_of_everybodys_reach_but_telemetrys() -> None:
+def test_only_telemetry_reaches_the_books() -> None:
     services, networks = COMPOSE["services"], COMPOSE["networks"]
     with_way = [name for name, told in services.items() if "books" in told["networks"]]
     assert [name for name in with_way if "profiles" not in services[name]] == ["postgres", "telemetry"]

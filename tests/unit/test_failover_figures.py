@@ -106,7 +106,7 @@ def test_each_may_have_its_own_fault() -> None:
     assert found["added_ms"]["max"] == pytest.approx(20.0)
 
 
-def test_everybody_is_counted_only_when_asked_for() -> None:
+def test_every_request_is_counted_only_when_asked_for() -> None:
     one = a_round([call("a", 0, 0.41), call("b", 0, 0.43)], [decision("a", 0, "other"), decision("a", 0.1, "victim")])
     assert figures([one])["added_ms"] == figures([one])["reroute_ms"] == {"median": None, "max": None}
     found = figures([one], everybody=True)
@@ -140,7 +140,7 @@ def test_a_row_holds_only_within_its_bound_with_nothing_lost_nothing_twice_and_n
     assert not judged(ROW, figures([]))["holds"]
 
 
-def test_a_row_in_which_nobody_was_rerouted_shows_nothing_unless_nobody_has_to_be() -> None:
+def test_a_row_without_reroutes_shows_nothing_unless_none_is_expected() -> None:
     spared = figures([a_round([call("a", 0, 0.41)], [])], everybody=True)
     assert not judged(ROW, spared)["holds"]
     assert judged(replace(ROW, gentle=True), spared)["holds"]

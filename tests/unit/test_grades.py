@@ -56,7 +56,7 @@ def test_who_is_much_less_sure_than_before_or_than_its_peers_loses_a_grade_or_al
     assert verdict is not None and verdict.reasons == ("its confidence is 0.50, that of its peers 0.85",)
 
 
-def test_senior_is_who_does_as_well_as_the_best_and_is_as_quick() -> None:
+def test_a_senior_worker_does_as_well_as_the_best_and_is_as_quick() -> None:
     peers = [record("other", p50=400.0)]
     verdict = judge(record(tries=SENIOR_SAMPLE), standing(), peers)
     assert verdict is not None and verdict.grade == "senior"
@@ -88,7 +88,7 @@ def test_what_was_decided_by_hand_stays() -> None:
     assert judge(record(answers=0), replace(standing("senior"), by_hand=True), []) is None
 
 
-def test_nobody_flaps_on_a_steady_mesh() -> None:
+def test_no_grade_flaps_on_a_steady_mesh() -> None:
     """Workers that always fail the same share, judged every ten seconds: at most one return in ten minutes."""
     for share in (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5):
         rng = random.Random(f"steady {share}")
@@ -126,7 +126,7 @@ def test_a_benched_worker_is_tried_now_and_then_and_a_new_one_a_tenth_of_the_tim
     assert grades.may_compete("senior", rng) and not grades.may_compete("benched", rng)
 
 
-def test_without_grades_everybody_is_regular_and_with_them_who_has_none_is_new() -> None:
+def test_without_any_grades_workers_are_regular_and_else_a_worker_without_one_is_new() -> None:
     grades = Grades()
     assert grades.of("m", "w") == "regular"
     grades.learn(ModelGrades(model_id="m", workers={"other": "senior"}, proven_since=NOON))
@@ -151,7 +151,7 @@ def test_who_is_benched_for_being_unsure_is_not_back_while_it_is() -> None:
     assert judge(replace(unsure, confidence=0.75), standing("benched", 60.0), []) is not None
 
 
-def test_best_is_not_answered_by_who_is_much_less_sure_than_another_model() -> None:
+def test_best_is_not_answered_by_a_model_much_less_sure_than_another() -> None:
     assert judge(record(confidence=0.7), standing(), [], surest=0.95) is None
     promoted = judge(record(confidence=0.9), standing(), [], surest=0.95)
     assert promoted is not None and promoted.grade == "senior"

@@ -51,7 +51,7 @@ def test_how_it_is_called_how_long_it_may_take_and_how_it_comes_are_not_the_ques
     assert fingerprint(asked(task_id="a"), "k") == fingerprint(again, "k")
 
 
-def test_whoever_finds_a_fingerprint_cannot_try_out_questions_without_its_key() -> None:
+def test_a_fingerprint_reveals_no_question_without_its_key() -> None:
     assert fingerprint(asked(), "k") != fingerprint(asked(), "another")
 
 

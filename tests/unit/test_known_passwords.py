@@ -19,7 +19,7 @@ def test_a_known_password_is_refused_beyond_this_machine(where: str, password: s
 
 
 @pytest.mark.parametrize("where", ["nats://127.0.0.1:4222", "nats://localhost", "127.0.0.9:4222", "nats://[::1]:4222"])
-def test_on_this_machine_it_is_nobodys_business(where: str) -> None:
+def test_a_known_password_is_accepted_on_this_machine(where: str) -> None:
     refuse_known_password("NATS_PASSWORD", [where], "u", "changeme")
 
 

@@ -37,14 +37,14 @@ def labels(workload: Json) -> dict[str, str]:
     return told
 
 
-def test_everybody_is_there() -> None:
+def test_every_role_has_a_deployment() -> None:
     workers = {"local-worker", "openai-worker", "gemini-worker", "anthropic-worker", "ollama-worker"}
     assert set(OURS) == {"manager", "telemetry", *workers}
     assert set(PODS) - set(OURS) == {"nats", "postgres", *ONCE}
 
 
 @pytest.mark.parametrize("name", PODS)
-def test_nobody_may_do_more_than_its_work_needs(name: str) -> None:
+def test_no_pod_may_do_more_than_its_work_needs(name: str) -> None:
     pod, here = PODS[name]["securityContext"], container(name)["securityContext"]
     assert pod["runAsNonRoot"] is True
     assert pod["runAsUser"] > 0
@@ -59,7 +59,7 @@ def test_nobody_may_do_more_than_its_work_needs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PODS)
-def test_everybody_has_limits_and_is_asked_how_it_is(name: str) -> None:
+def test_every_pod_has_limits_and_probes(name: str) -> None:
     told = container(name)
     assert told["resources"]["limits"].keys() >= {"cpu", "memory"}
     assert told["resources"]["requests"]["memory"] == told["resources"]["limits"]["memory"]
@@ -90,7 +90,7 @@ def _default(told: str | int) -> str:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_a_role_is_who_it_is_in_the_other_containers(name: str) -> None:
+def test_a_role_has_the_account_and_command_of_compose(name: str) -> None:
     told, there = container(name), COMPOSE[name.replace("-", "_")]
     environment = {variable["name"]: variable for variable in told["env"]}
     for variable in ("NATS_URL", "NATS_USER", "NATS_INBOX_PREFIX"):
@@ -142,7 +142,7 @@ def test_every_file_is_part_of_it() -> None:
     assert used == set(FILES)
 
 
-def test_nothing_is_reached_from_outside_the_cluster_and_nobody_reaches_what_it_need_not() -> None:
+def test_no_pod_is_reached_from_outside_or_reaches_what_it_need_not() -> None:
     services = [document["spec"] for document in DOCUMENTS if document["kind"] == "Service"]
     assert [service for service in services if "type" in service] == []
     policies = {told["metadata"]["name"]: told["spec"] for told in DOCUMENTS if told["kind"] == "NetworkPolicy"}

@@ -14,7 +14,7 @@ def test_a_role_looks_for_modules_where_we_do(monkeypatch: pytest.MonkeyPatch, t
     assert role_command() == [sys.executable, "-m", "bullpen"]
 
 
-def test_and_not_in_somebody_elses_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_role_imports_nothing_from_a_foreign_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", ["/usr/lib/python"])
     assert role_command() == [sys.executable, "-P", "-m", "bullpen"]

@@ -96,7 +96,7 @@ def test_equal_questions_have_equal_digests_and_only_the_key_can_make_them() -> 
     assert (one.prompt or "").startswith("hmac-sha256:")
 
 
-def test_what_nobody_wrote_has_no_digest() -> None:
+def test_a_missing_text_has_no_digest() -> None:
     kept = as_digests(words(output=None, error_message=None, context={}), KEY)
     assert (kept.output, kept.error_message, kept.context) == (None, None, {})
 
@@ -194,7 +194,7 @@ def no_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "phonenumbers", None)
 
 
-async def test_without_its_libraries_a_caller_who_wants_redaction_gets_digests(no_libraries: None) -> None:
+async def test_without_its_libraries_redaction_falls_back_to_digests(no_libraries: None) -> None:
     bare = PrivacyFilter("full", KEY)
     with structlog.testing.capture_logs() as logs:
         kept = [await bare.kept(words(), "redacted") for _ in range(3)]
@@ -246,7 +246,7 @@ async def test_each_kind_of_record_can_be_made_bare() -> None:
 # The key of the digests
 
 
-def test_the_roles_of_a_data_directory_share_a_key_that_nobody_else_can_read(tmp_path: Any) -> None:
+def test_the_roles_of_a_data_directory_share_a_private_key(tmp_path: Any) -> None:
     key = content_key(tmp_path)
     assert len(key) >= 32
     assert content_key(tmp_path) == key

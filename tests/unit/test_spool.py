@@ -122,7 +122,7 @@ async def test_what_is_secured_is_a_file_of_its_own(tmp_path: Path) -> None:
     assert sorted(e.message_id for e in found(opened(tmp_path))) == ["id-1", "id-2", "id-3"]
 
 
-def test_nobody_else_can_read_it(tmp_path: Path) -> None:
+def test_other_users_cannot_read_the_spool(tmp_path: Path) -> None:
     os.umask(0o022)
     opened(tmp_path / "spool").append(event(1))
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "spool").rglob("*")}
