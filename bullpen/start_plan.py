@@ -17,7 +17,7 @@ class WorkerGroup:
 
     folder: BackendFolder
     argument: str
-    """What `bullpen worker` is told: a name or a path."""
+    """The argument of `bullpen worker`: a name or a path."""
     count: int
     reason: str
     """Why it can run here, in the backend's words."""

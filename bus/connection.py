@@ -1,8 +1,7 @@
-"""One connection to the mesh: connect, publish, ask, listen, notice when deaf, leave in order.
+"""One connection to the mesh: connect, publish, request, subscribe, notice a deaf connection, close in order.
 
-A process that lost its connection for good sets `lost` and must exit; its supervisor starts it anew
-(crash-only). Until then the client reconnects for ever, with jitter, so that three hundred workers do
-not come back in the same instant.
+A process that lost its connection for good sets `lost` and must exit; its supervisor starts it again (crash-only).
+Until then the client reconnects for ever, with jitter.
 """
 
 import asyncio
@@ -34,7 +33,7 @@ log = structlog.get_logger(__name__)
 PING_INTERVAL = 5
 CONNECT_TIMEOUT = 2
 PENDING_BYTES = 8 << 20
-"""What may wait while the server is away; beyond it publishing fails instead of filling memory."""
+"""Bytes that may wait while the server is away; beyond that publishing fails instead of filling memory."""
 HEADER_FRAME = len(b"NATS/1.0\r\n\r\n")
 FIRST_CONNECT = Backoff(0.5, 0.5)
 RECONNECT = Backoff(0.8, 3.0)
@@ -47,7 +46,7 @@ Headers = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message as it came: `reply` is empty when nobody waits for an answer."""
+    """A message as it arrived; `reply` is empty when its sender expects no answer."""
 
     subject: str
     data: bytes
@@ -56,7 +55,7 @@ class Message:
 
     @property
     def no_responders(self) -> bool:
-        """True for the server's own word that nobody listens there."""
+        """True for the server's own message that the subject has no subscriber."""
         return not self.data and self.headers.get("Status") == "503"
 
 
@@ -90,7 +89,7 @@ class Bus:
         self.name = name
         self.settings = settings
         self.lost = asyncio.Event()
-        """Set when the connection is closed for good: exit, the supervisor starts you again."""
+        """Set when the connection is closed for good: the process must exit, its supervisor starts it again."""
         self.reconnects = 0
         self.on_reconnect: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._client = PatchedClient(tls_only=settings.tls_only)
@@ -113,7 +112,7 @@ class Bus:
     ) -> "Bus":
         """Connects; tries again for `patience` seconds when no server answers, unless `stop` is set meanwhile.
 
-        Wrong credentials and certificates are told at once. Raises `BusUnreachable`.
+        Wrong credentials and certificates are errors at once. Raises `BusUnreachable`.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + patience
@@ -142,12 +141,12 @@ class Bus:
 
     @property
     def connection_id(self) -> str | None:
-        """What the server calls this connection in its events, `<server's id>:<our number>`; None while it is away."""
+        """The connection's name in the server's events, `<server id>:<client number>`; None while disconnected."""
         return self._client.connection_id
 
     @property
     def in_cluster(self) -> bool:
-        """Whether the server we are connected to may have peers."""
+        """Whether the connected server may have peers."""
         return self._client.in_cluster
 
     @property
@@ -163,7 +162,7 @@ class Bus:
     def check_size(self, data: bytes, headers: Headers | None = None) -> None:
         """Raises `BullpenError(payload_too_large)` when the server would not take this message.
 
-        Counted as the server does, to the byte: it closes the connection of whoever sends more, for good.
+        Counted to the byte as the server does, which closes the connection of a client that sends more, for good.
         """
         size = len(data)
         if headers is not None:
@@ -175,7 +174,7 @@ class Bus:
             )
 
     async def publish(self, subject: str, data: bytes, *, reply: str = "", headers: Headers | None = None) -> None:
-        """Sends and forgets. Raises `BullpenError(payload_too_large)`, `BusError` when it cannot be sent."""
+        """Publishes. Raises `BullpenError(payload_too_large)`, `BusError` when it cannot be sent."""
         self.check_size(data, headers)
         try:
             await self._client.publish(subject, data, reply=reply, headers=headers)
@@ -187,7 +186,7 @@ class Bus:
             raise BusError(f"cannot publish on {subject}: {error!r}") from error
 
     async def request(self, subject: str, data: bytes, *, timeout: float, headers: Headers | None = None) -> Message:
-        """Asks and waits for the one answer. Raises `NoResponders`, `RequestTimeout`, `Denied`, and as `publish`."""
+        """Waits for the one answer. Raises `NoResponders`, `RequestTimeout`, `Denied`, and as `publish`."""
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         with (
             self.listen(lambda message: None if answer.done() else answer.set_result(message)) as listener,
@@ -200,7 +199,7 @@ class Bus:
             except TimeoutError:
                 raise RequestTimeout(f"no answer on {subject} within {timeout:g} s") from None
         if message.no_responders:
-            raise NoResponders(f"nobody listens on {subject}")
+            raise NoResponders(f"no subscriber on {subject}")
         return message
 
     def listen(self, callback: Callable[[Message], None]) -> "Listener[Message]":
@@ -251,7 +250,7 @@ class Bus:
             raise BusError(f"cannot flush: {error!r}") from error
 
     async def close(self) -> None:
-        """Sends what is still buffered and leaves. Never `drain()`: that would close our reply inbox first."""
+        """Sends what is still buffered and disconnects. Never `drain()`: that would close the reply inbox first."""
         self._closing = True
         await self._tasks.cancel()
         if self._client.is_connected:
@@ -298,7 +297,7 @@ class Bus:
             max_reconnect_attempts=1,
             reconnect_time_wait=0,
             connect_timeout=CONNECT_TIMEOUT,
-            inbox_prefix=settings.inbox_prefix,  # also for what JetStream answers: it is nobody else's business
+            inbox_prefix=settings.inbox_prefix,  # JetStream's answers too arrive in the private inbox
             ping_interval=PING_INTERVAL,
             max_outstanding_pings=2,
             pending_size=PENDING_BYTES,

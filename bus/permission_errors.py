@@ -1,7 +1,7 @@
-"""What the server does not let us say or hear, told to whoever would otherwise wait for it in vain.
+"""Permission errors of the server, delivered to the calls that would otherwise wait in vain.
 
-NATS tells a refusal apart from the message that it refused (`-ERR 'Permissions Violation for Publish to "…"'`), so
-all who have something out on that subject are told. nats-py hands the text over in small letters.
+NATS reports a refusal without the message that it refused (`-ERR 'Permissions Violation for Publish to "…"'`), so every
+pending call on that subject fails. nats-py hands the text over in small letters.
 """
 
 import re
@@ -20,7 +20,7 @@ class PermissionErrors:
         self._inbox = inbox.lower()
         self._waiting: dict[str, list[OnDenied]] = {}
         self._deaf: Denied | None = None
-        """We may not even hear answers."""
+        """Set when this user may not even receive answers."""
 
     @contextmanager
     def watch(self, subject: str, on_denied: OnDenied) -> Iterator[None]:
@@ -37,7 +37,7 @@ class PermissionErrors:
                 self._waiting.pop(subject.lower(), None)
 
     def heard(self, error: str) -> None:
-        """What the server said."""
+        """Takes in the server's error text."""
         if (found := _REFUSAL.search(error.lower())) is None:
             return
         verb, subject = found.groups()
@@ -55,5 +55,5 @@ class PermissionErrors:
             on_denied(refused)
 
     def forget(self) -> None:
-        """The next server, or this one after a reload, may know other permissions."""
+        """After a reconnect: the next server, or this one after a reload, may grant other permissions."""
         self._deaf = None

@@ -1,4 +1,4 @@
-"""Work that waits in a stream until somebody did it, and what came of it, kept in another for a week.
+"""A stream of work that waits until it is done, and a stream that keeps the results for a week.
 
 The first is a work queue: a message stays until it is acknowledged, across the death of any process here. The second
 is read without a consumer: one request brings the next hundreds of messages after a number, so a reader that lost its
@@ -37,7 +37,7 @@ class WorkQueue(StreamSpec):
 
 @dataclass(frozen=True, slots=True)
 class Archive(StreamSpec):
-    """A stream to look things up in. When it is full, the oldest go."""
+    """A stream to look things up in. When it is full, the oldest messages go."""
 
     def config(self) -> StreamConfig:
         config = StreamSpec.config(self)
@@ -48,11 +48,11 @@ class Archive(StreamSpec):
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What the stream said: it has the message."""
+    """The stream has the message."""
 
     seq: int
     duplicate: bool
-    """It had it already."""
+    """It had the message already."""
 
 
 async def store(bus: Bus, stream: str, subject: str, data: bytes, headers: Headers, *, within: float) -> Receipt:

@@ -1,4 +1,4 @@
-"""Tasks with an owner: kept alive, and their death is logged, never swallowed."""
+"""Tasks with an owner, whose failures are logged, and waiting for the end of work."""
 
 import asyncio
 from collections.abc import Coroutine, Iterator
@@ -32,7 +32,7 @@ class Tasks:
             await asyncio.wait(self._running)
 
     async def cancel(self) -> None:
-        """Stops all of them (but never the task that asks)."""
+        """Cancels all of them but the calling task."""
         others = self._running - {asyncio.current_task()}
         for task in others:
             task.cancel()

@@ -186,21 +186,21 @@ class Exchange:
         return heard
 
     def _is_answer(self, heard: Received) -> bool:
-        """Takes note of what was heard; True when it is part of an answer."""
-        now, nobody = self._now(), heard.message.no_responders
-        match heard.sending == _STATUS, nobody:
+        """Takes note of a message; True when it is part of an answer."""
+        now, unheard = self._now(), heard.message.no_responders
+        match heard.sending == _STATUS, unheard:
             case True, True:
-                self._watch.nobody_to_ask(now)
+                self._watch.status_unheard(now)
             case True, False:
                 self._watch.held(now)
             case False, True if not self._is_stale(heard):
                 self._watch.unsent(now)
             case False, False if not self._is_stale(heard):
                 self._watch.heard(now)
-        return heard.sending != _STATUS and not nobody
+        return heard.sending != _STATUS and not unheard
 
     def _is_given_back(self, heard: Received) -> bool:
-        """Whether its Manager leaves before it is answered: somebody else has to."""
+        """Whether its Manager leaves before the answer, so that another one has to take it."""
         if self._is_stale(heard) or GIVEN_BACK not in heard.message.data:
             return False
         try:
@@ -260,7 +260,7 @@ class Exchange:
     # Failing
 
     def _too_late(self) -> RequestFailed:
-        if self._watch.nobody:
+        if self._watch.no_manager:
             return self._given_up()
         waited = f"no answer within {self._question.deadline_ms / 1000 + GRACE:g} s"
         if not self._bus.is_connected:
@@ -270,14 +270,14 @@ class Exchange:
         return self._fail(ErrorCode.DEADLINE_EXCEEDED, f"{waited}: {why}")
 
     def _given_up(self) -> RequestFailed:
-        if self._watch.nobody:
+        if self._watch.no_manager:
             cure = "start the mesh with `bullpen up`, or one with `bullpen manager`"
             return self._fail(ErrorCode.NO_WORKER, f"no Manager listens on {INFER_AUTO}: {cure}")
-        times = f"{self._watch.sends} times a Manager took the question and fell silent"
-        return self._fail(ErrorCode.NO_WORKER, f"{times}: `bullpen doctor` shows who is here")
+        times = f"{self._watch.sends} times a Manager took the request and fell silent"
+        return self._fail(ErrorCode.NO_WORKER, f"{times}: `bullpen doctor` shows what is running")
 
     def _failure(self, data: bytes) -> RequestFailed:
-        """The error that a final message tells."""
+        """The error in a final message."""
         try:
             reply = ErrorReply.model_validate_json(data)
         except ValidationError:

@@ -4,7 +4,7 @@
     answer = await bp.result(ticket, timeout=600)
 
 A job's id is what it is submitted with as `Nats-Msg-Id`: the same id submitted again is the same job and has one
-result. So whoever makes ids that mean something (a file's digest and the line) may submit again after any mishap.
+result. So a client with meaningful ids (a file's digest and the line) may submit again after any mishap.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ class JobTicket:
 
 @dataclass(frozen=True)
 class JobResult:
-    """What became of a job (or of a request that nobody waited for: then it has no `job_id`)."""
+    """The result of a job, or of a request without a reply subject (which has no `job_id`)."""
 
     seq: int
     job_id: str
@@ -55,7 +55,7 @@ class JobResult:
 
     @cached_property
     def answer(self) -> InferenceResponse | ErrorReply:
-        """One that cannot be read is an error too: anybody may publish on `result.…`."""
+        """A body that cannot be read becomes an error: any client may publish on `result.…`."""
         return self._read or ErrorReply(
             error=BullpenError(ErrorCode.INTERNAL, "what was published as the result cannot be read").detail()
         )
@@ -77,8 +77,8 @@ class JobResult:
     @cached_property
     def _read(self) -> InferenceResponse | ErrorReply | None:
         try:
-            told = from_json(self.body)
-            return (ErrorReply if "error" in told else InferenceResponse).model_validate(told)
+            body = from_json(self.body)
+            return (ErrorReply if "error" in body else InferenceResponse).model_validate(body)
         except (ValueError, TypeError):
             return None
 
@@ -95,13 +95,15 @@ class JobQueue:
         headers = {h.MESSAGE_ID: job_id}
         while True:
             try:
-                told = await store(self._bus, s.JOBS_STREAM, s.JOBS_SUBMIT, question.body, headers, within=ACK_WITHIN)
+                receipt = await store(
+                    self._bus, s.JOBS_STREAM, s.JOBS_SUBMIT, question.body, headers, within=ACK_WITHIN
+                )
             except BusError as error:
                 if time.monotonic() > until or self._bus.lost.is_set():
                     raise BusError(f"{error}; {NO_JOBS}") from error
                 await asyncio.sleep(AGAIN_AFTER)
             else:
-                return JobTicket(job_id, question.task_id, told.seq)
+                return JobTicket(job_id, question.task_id, receipt.seq)
 
     async def ready(self) -> None:
         """Returns when the mesh takes jobs. Raises `BusError` when it does not within a minute."""

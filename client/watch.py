@@ -16,12 +16,12 @@ QUIET = 1.0
 QUIET_AGAIN = 0.3
 """The same, right after the question went out again: it may have met the lost Manager a second time."""
 HELD = 2.0
-"""How long we believe a Manager that says it has the task."""
+"""How long a Manager that says it has the task is believed."""
 REPLY_WITHIN = 0.3
 SILENCES = 2
 """So many questions without an answer, one after the other, and the Manager is lost."""
 WITHOUT_MANAGER = 10.0
-"""How long nobody may listen before we give up."""
+"""How long there may be no Manager at all before the client gives up."""
 LOOK_AGAIN = Backoff(0.4, 0.4)
 OFFLINE_LOOK = 0.1
 MOST_SENDS = 8
@@ -33,7 +33,7 @@ class Step(Enum):
     SEND = auto()
     """The question goes out (again)."""
     ASK = auto()
-    """Who has the task?"""
+    """Ask which Manager has the task."""
     GIVE_UP = auto()
 
 
@@ -44,15 +44,15 @@ class ManagerWatch:
         self.step = Step.SEND
         self.due = now
         self.sends = 0
-        """How often the question went out, as far as somebody may have heard it."""
+        """How often the request was sent while a Manager may have received it."""
         self._silences = 0
-        self._nobody_since: float | None = None
+        self._unheard_since: float | None = None
         self._asked_twice = False
 
     @property
-    def nobody(self) -> bool:
+    def no_manager(self) -> bool:
         """As far as we know, no Manager listens."""
-        return self._nobody_since is not None
+        return self._unheard_since is not None
 
     def sent(self, now: float) -> None:
         self.sends += 1
@@ -62,35 +62,35 @@ class ManagerWatch:
         self._silences += 1
         self.due = now + REPLY_WITHIN
         if self._silences >= SILENCES:
-            self._nobody_since = None  # somebody listens, but nobody has it
+            self._unheard_since = None  # Managers listen, but none has it
             self._lose()
 
     def held(self, now: float) -> None:
         """A Manager says that it has the task."""
-        self._nobody_since = None
+        self._unheard_since = None
         self._ask_in(HELD, now)
 
     def heard(self, now: float) -> None:
         """A piece of the answer came."""
-        self._nobody_since = None
+        self._unheard_since = None
         self._ask_in(QUIET, now)
 
     def unsent(self, now: float) -> None:
-        """Nobody listened when the question went out."""
+        """No Manager listened when the request was sent."""
         self.sends -= 1
-        self.step = Step.GIVE_UP if self._nobody_for(now) >= WITHOUT_MANAGER else Step.SEND
+        self.step = Step.GIVE_UP if self._unheard_for(now) >= WITHOUT_MANAGER else Step.SEND
         self.due = now + LOOK_AGAIN.wait(1)
 
-    def nobody_to_ask(self, now: float) -> None:
-        """No Manager, or none that knows the question who has the task: in the end only sending shows which."""
+    def status_unheard(self, now: float) -> None:
+        """No Manager listens, or none that knows `infer.status`: in the end only sending shows which."""
         self._ask_in(LOOK_AGAIN.wait(1), now)
-        if self._nobody_for(now) >= WITHOUT_MANAGER:
+        if self._unheard_for(now) >= WITHOUT_MANAGER:
             self.step = Step.SEND
             self.due = inf if self._asked_twice else now
             self._asked_twice = True
 
     def cut_off(self, now: float) -> None:
-        """Our own connection is down: silence says nothing, and what was not sent is not sent now."""
+        """The client's own connection is down: silence proves nothing, and an unsent request stays unsent."""
         self._ask_in(OFFLINE_LOOK, now)
         if not self.sends:
             self.step = Step.SEND
@@ -112,7 +112,7 @@ class ManagerWatch:
         self.step = Step.SEND if self.sends < MOST_SENDS else Step.GIVE_UP
         self.due += SEND_AGAIN.wait(self.sends)
 
-    def _nobody_for(self, now: float) -> float:
-        if self._nobody_since is None:
-            self._nobody_since = now
-        return now - self._nobody_since
+    def _unheard_for(self, now: float) -> float:
+        if self._unheard_since is None:
+            self._unheard_since = now
+        return now - self._unheard_since

@@ -1,7 +1,7 @@
-"""What a config file may say, and how the environment overrides it.
+"""Reads config files, and the environment variables that override them.
 
 Every `config.yaml` is read the same way: the file, then `BULLPEN_<NAME>__<KEY>` from the
-environment on top (JSON for structures). A mistake is told with file, line and field, and nothing
+environment on top (JSON for structures). An error names file, line and field, and nothing
 half-read is ever used.
 """
 
@@ -48,12 +48,12 @@ def load_config(cls: type[S], name: str, path: Path | None, environ: Mapping[str
         return cls.model_validate(_merged(document, overrides))
     except ValidationError as error:
         raise ConfigError(
-            "; ".join(_told(detail, path, lines, overrides, prefix) for detail in error.errors(include_url=False))
+            "; ".join(_located(detail, path, lines, overrides, prefix) for detail in error.errors(include_url=False))
         ) from None
 
 
 def place_of(cls: type[BaseModel], name: str, path: Path | None, field: str) -> str:
-    """Where `field` (a dotted path) is said: `<file>:<line>: <field>`, or the environment variable."""
+    """Where `field` (a dotted path) is set: `<file>:<line>: <field>`, or the environment variable."""
     prefix = _prefix(name)
     parts = tuple(int(part) if part.isdigit() else part for part in field.split("."))
     try:
@@ -112,8 +112,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[str | int, ...], int]]
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses besides what would go unnoticed, or never end: a key that stands twice, what is nested without end, and
-    names for other parts (`*x`), of which a few lines make a document of billions."""
+    """Also refuses a key that stands twice, which would go unnoticed; what is nested without end; and aliases (`*x`),
+    which can make a document of billions of parts out of a few lines."""
 
     _depth = 0
 
@@ -137,7 +137,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_object(self, node: Node, deep: bool = False) -> Any:
-        """With the place of what PyYAML itself stumbles over: dates that are none, numbers of thousands of digits."""
+        """Adds the line to errors of PyYAML itself: impossible dates, numbers of thousands of digits."""
         try:
             return super().construct_object(node, deep)
         except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
@@ -187,7 +187,7 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _told(
+def _located(
     detail: Any, path: Path | None, lines: Mapping[tuple[str | int, ...], int], overrides: dict[str, Any], prefix: str
 ) -> str:
     message = "unknown key" if detail["type"] == "extra_forbidden" else detail["msg"].removeprefix("Value error, ")

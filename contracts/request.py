@@ -1,8 +1,7 @@
-"""The question: what a caller may send to `infer.*`, and the one place where bytes become it.
+"""The request: what a caller may send to `infer.*`, and the one place where bytes become it.
 
-`parse_request` is the border. Whatever it lets through is well-formed; whatever it refuses gets an
-`invalid_request` that names the field. It reads strictly: no coercion, no unknown fields, no NaN,
-nothing nested deeper than 32.
+`parse_request` is the border. A request that passes is well-formed; a refused one gets an `invalid_request` that names
+the field. It reads strictly: no coercion, no unknown fields, no NaN, nothing nested deeper than 32.
 """
 
 from collections.abc import Sequence
@@ -246,7 +245,7 @@ def salvage_task_id(data: bytes) -> str | None:
 
 
 def salvage_stream(data: bytes) -> bool:
-    """Whether whoever sent a request that was refused waits for the end of a stream."""
+    """Whether the sender of a refused request waits for the end of a stream."""
     try:
         return from_json(data, allow_inf_nan=True).get("stream") is True
     except (ValueError, AttributeError):

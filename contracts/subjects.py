@@ -7,9 +7,9 @@ INFER_AUTO = "infer.auto"
 INFER_CANCEL = "infer.cancel"
 INFER_FEEDBACK = "infer.feedback"
 INFER_STATUS = "infer.status"
-"""Who has this task? Only the Manager that holds it answers, so silence means: nobody, ask again."""
+"""Which Manager has this task? Only that one answers, so silence means that none has it."""
 INFER_QUEUE = "q"
-"""The queue group of everybody who shares `infer.*` work; `nats reply` needs `-q q` to join it."""
+"""The queue group of all roles that share `infer.*` work; `nats reply` needs `-q q` to join it."""
 
 JOBS_SUBMIT = "jobs.submit"
 JOBS_STREAM = "JOBS"
@@ -88,7 +88,7 @@ def grades_key(model_id: str) -> str:
 
 
 def worker_connection_name(backend: str, worker_id: str) -> str:
-    """The name a worker's serving connection bears, so that the server's events tell who left."""
+    """The name of a worker's serving connection, so that the server's events say which worker left."""
     return f"worker:{_checked(backend)}:{_checked(worker_id)}"
 
 

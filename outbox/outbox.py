@@ -1,4 +1,4 @@
-"""Telemetry on its way out: an event is kept until JetStream, or the accountant himself, has acknowledged it.
+"""Telemetry on its way out: an event is kept until JetStream, or the accountant itself, has acknowledged it.
 
 The request path only calls `put`, which never waits. Pumps with a connection of their own publish each event. One
 that is not acknowledged at once, because JetStream is away, slow or full, goes to a spool on disk and is published
@@ -6,8 +6,8 @@ again from there, with the same `Nats-Msg-Id`, until it is: the stream drops dup
 older than some two seconds survive the death of this process. Where there is no spool they wait in memory, up to
 `MAX_BYTES`. What fits nowhere is dropped, loudly.
 
-`before_reply` is for those who want no answer to leave before its events are safe: `secure` waits for that, a little,
-and then writes them through to the disk.
+With `before_reply` no answer leaves before its events are safe: `secure` waits for their acknowledgement, a little, and
+then writes them through to the disk.
 """
 
 import asyncio
@@ -47,14 +47,14 @@ SECURE_WITHIN = 0.25
 
 @dataclass(frozen=True, slots=True)
 class OutboxSettings:
-    """How whoever tells the books something does it."""
+    """How a role hands its events to the books."""
 
     mode: Literal["after_reply", "before_reply"] = "after_reply"
     """Whether the answer may leave before its events are safe."""
     content: ContentMode = "full"
-    """The most that the books keep of what is asked and answered."""
+    """The most that the books keep of prompts and answers."""
     content_key: bytes = field(default=b"", repr=False)
-    """For digests; the same for all roles of a mesh, so that equal questions are recognised. Empty: our own."""
+    """For digests; the same for all roles of a mesh, so that equal prompts are recognised. Empty: a random one."""
     spool: Path | None = None
     """The folder for events that JetStream does not take. None: memory only."""
     spool_max_bytes: int = 1 << 30
@@ -67,7 +67,7 @@ class Waiting:
     event: Event
     since: float
     safe: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when it is acknowledged, or nobody can do anything more for it."""
+    """Set when it is acknowledged, or finally dropped."""
 
 
 class Outbox:
@@ -211,7 +211,7 @@ class Outbox:
     # Disk
 
     async def _keep_short(self, spool: Spool) -> None:
-        """What waits too long for its turn goes to disk: it would be lost if we died."""
+        """Moves events that wait too long in memory to disk: this process may die."""
         now = asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(OLD / 2)

@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 CONSUMER = stream.CONSUMER
 START_PATIENCE = 30.0
 FINISH_WITHIN = 2.0
-"""Seconds that the batch at hand and feedback on its way get when we are told to stop."""
+"""Seconds that the current batch and feedback on its way get when the role stops."""
 DELETED_S = 1.0
 """Seconds that a server needs at most, we hope, for deleting the files of a stream."""
 

@@ -94,10 +94,10 @@ def swap(
     run(lambda: _swap(worker_id, model, options, timeout=timeout, json=json))
 
 
-def _option(told: str) -> tuple[str, Any]:
-    key, equals, value = told.partition("=")
+def _option(setting: str) -> tuple[str, Any]:
+    key, equals, value = setting.partition("=")
     if not key or not equals:
-        raise usage(f"--option {told}: it should look like KEY=VALUE")
+        raise usage(f"--option {setting}: it should look like KEY=VALUE")
     try:
         return key, from_json(value)
     except ValueError:

@@ -1,4 +1,4 @@
-"""`explain`: why a question went where it went, told as a story."""
+"""`explain`: why a request went to its worker, parts as a story."""
 
 from collections.abc import Iterator, Sequence
 from typing import Annotated
@@ -103,23 +103,23 @@ def _title(found: Explained) -> RenderableType:
 
 def _wished(wishes: Wishes) -> str:
     """What it asked for, in words."""
-    told = [f"policy {wishes.policy}", f"priority {wishes.priority}", f"about {wishes.prompt_tokens} tokens"]
-    told += [f"{name} {value}" for name, value in (("model", wishes.model), ("backend", wishes.backend)) if value]
+    parts = [f"policy {wishes.policy}", f"priority {wishes.priority}", f"about {wishes.prompt_tokens} tokens"]
+    parts += [f"{name} {value}" for name, value in (("model", wishes.model), ("backend", wishes.backend)) if value]
     if wishes.left_ms is not None:
-        told.append(f"{duration(wishes.left_ms)} left")
+        parts.append(f"{duration(wishes.left_ms)} left")
     if wishes.min_confidence is not None:
-        told.append(f"confidence of {wishes.min_confidence:g} or more")
+        parts.append(f"confidence of {wishes.min_confidence:g} or more")
     if wishes.max_cost_usd is not None:
-        told.append(f"${wishes.max_cost_usd:g} at most")
+        parts.append(f"${wishes.max_cost_usd:g} at most")
     if wishes.needs:
-        told.append(f"needs {', '.join(wishes.needs)}")
-    return f"It asked for: {', '.join(told)}."
+        parts.append(f"needs {', '.join(wishes.needs)}")
+    return f"It asked for: {', '.join(parts)}."
 
 
 def _choice(decision: BookedDecision) -> Iterator[RenderableType]:
     opening = OPENINGS.get(decision.why or "", "The choice")
     if decision.winner is None:
-        what = f"{opening}: nobody could be asked"
+        what = f"{opening}: no worker could be asked"
     else:
         what = f"{opening}: {decision.winner} with {decision.model_id}"
     yield Text.assemble((clean(what), "bold"), (clean(f"  (by {decision.manager_id}, {decision.policy})"), "dim"))
@@ -150,16 +150,16 @@ def _weighed(one: Candidate, decision: BookedDecision, shown: Sequence[str]) -> 
 
 def _tried(tried: BookedAttempt) -> RenderableType:
     """How one try went."""
-    told = [f"{tried.worker_id}: {tried.outcome} after {duration(tried.duration_ms)}"]
+    parts = [f"{tried.worker_id}: {tried.outcome} after {duration(tried.duration_ms)}"]
     if tried.completion_tokens is not None:
         read = UNKNOWN if tried.prompt_tokens is None else tried.prompt_tokens
-        told.append(f"{read} tokens in, {tried.completion_tokens} out")
-    told.append(money(tried.cost_usd))
+        parts.append(f"{read} tokens in, {tried.completion_tokens} out")
+    parts.append(money(tried.cost_usd))
     if tried.confidence is not None:
-        told.append(f"confidence {tried.confidence:.2f}")
+        parts.append(f"confidence {tried.confidence:.2f}")
     if tried.error_message:
-        told.append(one_line(f"{tried.error_code}: {tried.error_message}", SAID_CHARACTERS))
-    return _indented("; ".join(told), "green" if tried.outcome == "ok" else "yellow")
+        parts.append(one_line(f"{tried.error_code}: {tried.error_message}", SAID_CHARACTERS))
+    return _indented("; ".join(parts), "green" if tried.outcome == "ok" else "yellow")
 
 
 def _end(response: ExplainedResponse | None) -> RenderableType:
@@ -170,22 +170,22 @@ def _end(response: ExplainedResponse | None) -> RenderableType:
         said = one_line(f"{response.error_code}: {response.error_message}", SAID_CHARACTERS)
         return text(f"It ended after {took} with {said}. Paid: {paid}.", "red")
     how = f" (confidence {response.confidence:.2f}, {response.confidence_source})" if response.confidence else ""
-    told = f"{response.model_id} at {response.worker_id} answered after {took}{how}. Paid in all: {paid}."
+    parts = f"{response.model_id} at {response.worker_id} answered after {took}{how}. Paid in all: {paid}."
     if response.replayed:
-        told += " It was the stored answer to an earlier question with the same key."
+        parts += " It was the stored answer to an earlier question with the same key."
     if response.resumed:
-        told += " A part came from a worker that died on the way."
-    return text(told, "bold")
+        parts += " A part came from a worker that died on the way."
+    return text(parts, "bold")
 
 
 def _why_no_decision(response: ExplainedResponse | None) -> str:
     if response is not None and response.manager_id is None:
-        return "Nobody had to choose: the worker was asked directly."
+        return "There was no choice: the worker was asked directly."
     return (
-        "Its decisions are not kept any more, or nobody listened when they were made "
+        "Its decisions are not kept any more, or no telemetry ran when they were made "
         "(`decisions` in telemetry/config.yaml)."
     )
 
 
-def _indented(told: str, style: str) -> RenderableType:
-    return Padding(text(told, style), (0, 0, 0, 2))
+def _indented(parts: str, style: str) -> RenderableType:
+    return Padding(text(parts, style), (0, 0, 0, 2))

@@ -1,4 +1,4 @@
-"""`workers`: who is here, from the heartbeats."""
+"""`workers`: the mesh's workers, from their heartbeats."""
 
 import asyncio
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def workers(
         bool, typer.Option("--capabilities", help="What each kind of worker can do, from its checklist; no mesh needed")
     ] = False,
 ) -> None:
-    """Who is here: every worker, its state and its load.
+    """Every worker, its state and its load.
 
     Examples:
 
@@ -63,10 +63,10 @@ async def _list_workers(*, json: bool) -> None:
     elif beats:
         show(workers_table([(beat, None) for beat in beats]))
     else:
-        note(NOBODY)
+        note(NO_WORKER)
 
 
-NOBODY = "no worker is here: start one with `bullpen worker NAME`, or the whole mesh with `bullpen up`"
+NO_WORKER = "no worker is running: start one with `bullpen worker NAME`, or the whole mesh with `bullpen up`"
 
 
 async def heard() -> list[Heartbeat]:

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bullpen.cli.look import NOBODY, heard
+from bullpen.cli.look import NO_WORKER, heard
 from bullpen.cli.reading import Json, NoBooks, reading
 from bullpen.cli.running import run
 from bullpen.cli.show import UNKNOWN, as_json, duration, figures, money, note, show, table, text, words
@@ -37,7 +37,7 @@ class ServedModel(OpenModel):
     price: Price | None
     local: bool
     scorecard: Scorecard | None = None
-    """Of the model, whoever served it; None: never tried, or the books cannot be read."""
+    """Of the model at all workers; None: never tried, or the books cannot be read."""
     grades: tuple[Graded, ...] = ()
     """At each of these workers."""
 
@@ -72,7 +72,7 @@ async def _list(*, json: bool) -> None:
     if json:
         as_json(served)
     elif not served:
-        note(NOBODY)
+        note(NO_WORKER)
     else:
         tried = [model for model in served if model.scorecard is not None]
         record: list[RenderableType] = [Text(), _record_table(tried)] if tried else []
@@ -165,8 +165,8 @@ def _record_row(model: ServedModel, card: Scorecard) -> Iterator[RenderableType]
     yield UNKNOWN if card.feedback is None else f"{card.feedback:.2f} of {card.judgements:,}"
     yield _each(card.cost_per_answer, unpriced=card.unpriced)
     alone = len({one.grade for one in model.grades}) == 1
-    told = {one.grade if alone else f"{one.worker_id} {one.grade}" for one in model.grades}
-    yield text(", ".join(sorted(told)) or UNKNOWN)
+    grades = {one.grade if alone else f"{one.worker_id} {one.grade}" for one in model.grades}
+    yield text(", ".join(sorted(grades)) or UNKNOWN)
 
 
 def _each(cost: Decimal | None, *, unpriced: int) -> str:

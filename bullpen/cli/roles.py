@@ -96,8 +96,8 @@ def worker(
         try:
             file = _followed(folder.config_file(config))
         except ImportError as error:
-            told = await folder.available()
-            raise ConfigError(f"{told.reason or error}: {told.cure}") from None
+            availability = await folder.available()
+            raise ConfigError(f"{availability.reason or error}: {availability.cure}") from None
         await run_worker(
             settings(),
             folder,

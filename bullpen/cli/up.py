@@ -81,10 +81,12 @@ def up(
     """
     if port_http is not None:
         typer.echo("--port-http does nothing yet: there is no HTTP gateway; ask over NATS", err=True)
-    wish = UpOptions((data_dir or default_data_dir()).resolve(), workers, managers, port_nats, postgres=not no_postgres)
+    options = UpOptions(
+        (data_dir or default_data_dir()).resolve(), workers, managers, port_nats, postgres=not no_postgres
+    )
     try:
-        _refuse_a_second(wish.data_dir)
-        code = _launch(wish) if detach else asyncio.run(_foreground(wish, ready_fd))
+        _refuse_a_second(options.data_dir)
+        code = _launch(options) if detach else asyncio.run(_foreground(options, ready_fd))
     except FAILURES as error:
         problem(str(error))
         raise typer.Exit(1) from None
@@ -118,28 +120,28 @@ def _refuse_a_second(data_dir: Path) -> None:
         raise AlreadyRunning(data_dir, pid)
 
 
-def _launch(wish: UpOptions) -> int:
-    make_data_dir(wish.data_dir)
-    command = [*role_command(), "up", "--data-dir", str(wish.data_dir), "--managers", str(wish.managers)]
-    command += ["--workers", wish.workers] if wish.workers is not None else []
-    command += ["--port-nats", str(wish.port_nats)] if wish.port_nats is not None else []
-    command += [] if wish.postgres else ["--no-postgres"]
-    return background.launch(command, wish.data_dir / "logs" / "up.log", typer.echo)
+def _launch(options: UpOptions) -> int:
+    make_data_dir(options.data_dir)
+    command = [*role_command(), "up", "--data-dir", str(options.data_dir), "--managers", str(options.managers)]
+    command += ["--workers", options.workers] if options.workers is not None else []
+    command += ["--port-nats", str(options.port_nats)] if options.port_nats is not None else []
+    command += [] if options.postgres else ["--no-postgres"]
+    return background.launch(command, options.data_dir / "logs" / "up.log", typer.echo)
 
 
-async def _foreground(wish: UpOptions, ready_fd: int | None) -> int:
-    """Runs the mesh until somebody asks to stop; returns the exit code."""
-    logs.configure(level="critical")  # what matters is told on the screen
+async def _foreground(options: UpOptions, ready_fd: int | None) -> int:
+    """Runs the mesh until it is asked to stop; returns the exit code."""
+    logs.configure(level="critical")  # what matters is on the screen
     began = time.monotonic()
     screen = Screen()
     screen.doing("asking each backend whether it can run here")
-    plan = await (every_backend() if wish.workers is None else named_backends(wish.workers))
+    plan = await (every_backend() if options.workers is None else named_backends(options.workers))
     mesh = Mesh(
-        wish.data_dir,
+        options.data_dir,
         workers=plan.workers,
-        managers=wish.managers,
-        nats_port=wish.port_nats,
-        postgres=wish.postgres,
+        managers=options.managers,
+        nats_port=options.port_nats,
+        postgres=options.postgres,
         tell=screen.tell,
         doing=screen.doing,
     )
@@ -154,7 +156,7 @@ async def _foreground(wish: UpOptions, ready_fd: int | None) -> int:
 
 
 async def _started(mesh: Mesh, leave: asyncio.Event, screen: Screen) -> bool:
-    """Starts the mesh; False when somebody asked to stop before it was ready."""
+    """Starts the mesh; False when it was asked to stop before it was ready."""
     starting = asyncio.create_task(mesh.start())
     leaving = asyncio.create_task(leave.wait())
     await asyncio.wait({starting, leaving}, return_when=asyncio.FIRST_COMPLETED)

@@ -135,7 +135,7 @@ def _asking(figures: Figures) -> Asking:
 
 
 def _codes(figures: Figures) -> list[tuple[str, int]]:
-    """How often each error was told, the most frequent first."""
+    """How often each error occurred, the most frequent first."""
     counted: dict[str, int] = defaultdict(int)
     for row in figures.requests:
         if row.error_code:

@@ -8,7 +8,7 @@ from typing import IO
 
 NAME = "up.lock"
 LOCK_WITHIN = 0.5
-"""Seconds to try for the lock: somebody who only looks whether it is held has it for an instant."""
+"""Seconds to try for the lock: a process that only checks whether it is held has it for an instant."""
 
 
 class AlreadyRunning(Exception):

@@ -141,7 +141,7 @@ class Mesh:
             self._lock = None
 
     def kill(self) -> None:
-        """Kills every process at once, for somebody who will not wait."""
+        """Kills every process at once, after a second Ctrl-C."""
         self._supervisor.kill()
 
     # The order of things
@@ -174,7 +174,7 @@ class Mesh:
         await self._supervisor.start(Program(name, command, self._log(name), {**self._environment, **environment}))
 
     async def _until_ready(self) -> None:
-        """Waits for a word of every role; for models that load slowly only as long as nobody can answer."""
+        """Waits until every role is ready; for models that load slowly only as long as no worker can answer."""
         assert self._watch is not None
         watch, began = self._watch, asyncio.get_running_loop().time()
         services = sorted(name for name in self._supervisor.pids if name.startswith(("manager-", "telemetry-")))
@@ -247,7 +247,7 @@ def role_command() -> list[str]:
     """How to run `bullpen` in a process of its own, with the modules that we ourselves would import.
 
     Only a Python that was started in the current directory looks for modules there: otherwise a folder of
-    somebody else's, called `client` or `workers` like one of ours, would be found first.
+    another package called `client` or `workers`, like ours, would be found first.
     """
     here = {"", str(Path.cwd())} & set(sys.path)
     return [sys.executable, *([] if here else ["-P"]), "-m", "bullpen"]

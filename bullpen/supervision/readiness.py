@@ -13,7 +13,7 @@ PING_WAIT = 0.5
 
 
 class MeshWatch:
-    """Listens on the mesh. Tells when one of our workers gets unwell, and when it is well again."""
+    """Listens on the mesh, and reports when one of its workers becomes unwell, and well again."""
 
     def __init__(self, bus: Bus, tell: Callable[[str], None]) -> None:
         self._bus = bus
@@ -56,7 +56,7 @@ class MeshWatch:
         return beat is not None and beat.state == "ready"
 
     def listen_anew(self) -> None:
-        """Nobody counts as heard until the next heartbeat."""
+        """Forgets all heartbeats: no worker counts as heard until its next one."""
         self._heard.clear()
 
     def unheard(self) -> list[str]:

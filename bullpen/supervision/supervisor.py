@@ -2,7 +2,7 @@
 
 One `_Keeper` per program does the whole life of that program. A process that dies is back after 0.2 s; one
 that keeps dying is left alone for longer and longer, up to 10 s. One that left in order (exit code 0, as after a
-SIGTERM from anybody) is back at once: that is no death but a restart. Each process leads its own process group, so
+SIGTERM) is back at once: that is no death but a restart. Each process leads its own process group, so
 that Ctrl-C in a terminal reaches only us, and dies when we die (see `leash`).
 """
 

@@ -14,7 +14,7 @@ class BookedDecision(OpenModel):
     """Who was considered at one point of a request's life."""
 
     attempt: int
-    """The try that it led to; one more than there are when nobody could be asked."""
+    """The attempt that it led to; one more than there are when no worker could be asked."""
     task_id: str
     created_at: datetime
     manager_id: str
@@ -36,7 +36,7 @@ class ExplainedResponse(BookedResponse):
 
     backend: str | None
     manager_id: str | None
-    """None: a worker was asked directly, so nobody had to choose."""
+    """None: a worker was asked directly, without a choice."""
     policy: str
     priority: str
     replayed: bool
@@ -55,7 +55,7 @@ class Explained(OpenModel):
 
 
 async def explain(store: Store, name: str) -> Explained | None:
-    """The request with that id, or the newest with that task id; None: nobody knows it. Raises `DatabaseAway`."""
+    """The request with that id, or the newest with that task id; None when there is none. Raises `DatabaseAway`."""
     found = await store.fetch("explain_find", as_uuid(name), name)
     if not found:
         return None

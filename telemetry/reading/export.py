@@ -66,34 +66,34 @@ class Sink(Protocol):
     def write(self, rows: Sequence[Row]) -> None: ...
 
 
-async def columns(store: Store, wish: ExportQuery) -> list[Column]:
+async def columns(store: Store, query: ExportQuery) -> list[Column]:
     """What each row has. Raises `DatabaseAway`."""
 
     async def describe(connection: Connection) -> list[Column]:
-        statement = await connection.prepare(sql(f"export_{wish.table}"))
+        statement = await connection.prepare(sql(f"export_{query.table}"))
         return [Column(attribute.name, attribute.type.name) for attribute in statement.get_attributes()]
 
-    return [column for column in await store.perform(describe) if wish.content or column.name not in WORDS]
+    return [column for column in await store.perform(describe) if query.content or column.name not in WORDS]
 
 
-async def export(store: Store, wish: ExportQuery, sink: Sink) -> int:
+async def export(store: Store, query: ExportQuery, sink: Sink) -> int:
     """Writes all of it; returns how many rows there were. Raises `DatabaseAway`."""
     count = 0
-    async for rows in _pages(store, wish):
+    async for rows in _pages(store, query):
         sink.write(rows)
         count += len(rows)
     return count
 
 
-async def _pages(store: Store, wish: ExportQuery) -> AsyncIterator[list[Row]]:
-    size = PAGE_OF_WORDS if wish.content else PAGE
-    scope = wish.since, wish.until, wish.tenant, wish.model, wish.content, size
-    after = tuple(KEYS[wish.table].values())
-    while rows := await store.perform(_page(wish.table, *scope, *after)):
+async def _pages(store: Store, query: ExportQuery) -> AsyncIterator[list[Row]]:
+    size = PAGE_OF_WORDS if query.content else PAGE
+    scope = query.since, query.until, query.tenant, query.model, query.content, size
+    after = tuple(KEYS[query.table].values())
+    while rows := await store.perform(_page(query.table, *scope, *after)):
         yield rows
         if len(rows) < size:
             return
-        after = tuple(rows[-1][name] for name in KEYS[wish.table])
+        after = tuple(rows[-1][name] for name in KEYS[query.table])
 
 
 def _page(table: Table, *values: Any) -> Callable[[Connection], Awaitable[list[Row]]]:

@@ -62,7 +62,7 @@ class Spend(OpenModel):
     completion_tokens: int | None
     cost_usd: Decimal | None
     simulated_usd: Decimal | None
-    """The part of it that nobody has to pay: simulated workers have made-up prices."""
+    """The part that is not to be paid: simulated workers have made-up prices."""
     unpriced: int
     """Attempts."""
 

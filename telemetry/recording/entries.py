@@ -1,4 +1,4 @@
-"""What an event becomes: a row for its table, or something that nobody can book, with the reason why."""
+"""Turns an event into a row for its table, or finds out why it cannot be booked."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -70,7 +70,7 @@ def read(batch: Sequence[QueuedEvent]) -> tuple[list[Booking], list[Unbookable]]
         try:
             entries.append(_entry(event))
         except ValidationError as error:
-            unbookable.append(Unbookable(event, _told(error)))
+            unbookable.append(Unbookable(event, _reason(error)))
     return entries, unbookable
 
 
@@ -86,7 +86,7 @@ def parts(entries: Sequence[Booking], max_bytes: int) -> Iterator[Sequence[Booki
 
 
 def rewritten(entry: Booking) -> Booking:
-    """The same in our own words: Postgres may be stricter with how somebody writes a number or a time than we are."""
+    """The same row in canonical JSON: Postgres may be stricter than pydantic with numbers and times."""
     _, record = TABLES[entry.event.subject]
     return _booked(entry.event, entry.table, record.model_validate_json(entry.event.data).to_bytes())
 
@@ -104,8 +104,8 @@ def _booked(event: QueuedEvent, table: str, row: bytes) -> Booking:
     return Booking(event, table, NUL.sub(REPLACED, row) if b"\\u0000" in row else row)
 
 
-def _told(error: ValidationError) -> str:
-    """Which fields are wrong and how, without what stood in them: what people asked is not for the log."""
+def _reason(error: ValidationError) -> str:
+    """Which fields are wrong and how, without what stood in them: prompts do not belong in logs."""
     details = error.errors(include_url=False, include_context=False, include_input=False)
     fields = (f"{'.'.join(map(str, detail['loc'])) or 'the event'}: {detail['msg']}" for detail in details)
     return "; ".join(fields)[:REASON_CHARACTERS]

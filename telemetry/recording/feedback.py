@@ -1,6 +1,6 @@
-"""`infer.feedback`: somebody judged an answer. Kept like every other event, by way of the stream.
+"""`infer.feedback`: judgements on answers, kept like every other event by way of the stream.
 
-Who asks is told `stored` when JetStream has it, and the error when it has not.
+A request is answered with `stored` when JetStream has it, else with the error.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ FIELD_CHARACTERS = 100
 
 
 async def serve_feedback(bus: Bus, stats: EndpointStats, privacy_filter: PrivacyFilter) -> Subscription:
-    """Takes judgements, and confirms each to whoever wants to know."""
+    """Takes judgements, and confirms each one that has a reply subject."""
 
     async def handle(message: Message) -> None:
         if not accepts(message.reply):

@@ -78,7 +78,7 @@ class Recorder:
             unbookable = await self.book(batch)
         except asyncio.CancelledError:
             if self._bus.is_connected:
-                await settle(self._bus, batch, NAK)  # somebody else may have it at once
+                await settle(self._bus, batch, NAK)  # another accountant may have it at once
             raise
         finally:
             self._held.remove(batch)
@@ -125,7 +125,7 @@ class Recorder:
         self.stored += new  # not in one line: the others' lanes add to it while this one waits
 
     async def _hold(self) -> None:
-        """Tells JetStream that what we have is still being worked on, so that nobody else gets it."""
+        """Tells JetStream that these messages are still being worked on, so that no other accountant gets them."""
         if self._bus.is_connected:
             for batch in self._held:
                 await settle(self._bus, batch, IN_PROGRESS)

@@ -1,5 +1,5 @@
--- A row that is there stays as it is, but for an attempt that was given up on and turned out to have been computed after
--- all, or that told late what it had used.
+-- An existing row stays as it is, unless the attempt was given up and has been computed after all, or its usage became
+-- known late.
 INSERT INTO attempts (
     {columns}
 )

@@ -1,4 +1,4 @@
--- A row that is there stays as it is, but for a cost that was unknown until a late word about an attempt told it.
+-- An existing row stays as it is, unless its unknown cost has become known.
 INSERT INTO responses (
     {columns}
 )

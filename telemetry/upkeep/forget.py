@@ -1,6 +1,6 @@
 """The right to be forgotten, as far as the database goes: a task's or a tenant's rows, or only the words in them.
 
-In batches of their own transactions, so that nobody waits for a lock for long; doing it again does no harm. What has
+In batches of their own transactions, so that no lock is held for long; doing it again does no harm. What has
 not reached the books yet, and what is kept elsewhere, is `bullpen.forgetting`'s business.
 """
 
@@ -32,7 +32,7 @@ class Scope:
 
     @property
     def marks(self) -> list[bytes]:
-        """How an event that nobody could read would name it."""
+        """How an event that could not be parsed would name it."""
         key, name = {"task": b'"task_id":', "tenant": b'"tenant":'}[self.by], to_json(self.name)
         return [key + name, key + b" " + name]
 
@@ -74,7 +74,7 @@ async def count(store: Store, scope: Scope) -> Forgotten:
 
 
 async def forget(store: Store, scope: Scope, *, words_only: bool = False) -> AsyncIterator[ForgottenRequests]:
-    """Forgets batch after batch; every batch is done when it is told. Raises `DatabaseAway`."""
+    """Forgets batch after batch; yields after each one is committed. Raises `DatabaseAway`."""
     query, back_to = f"forget_find_{scope.by}", scope.before
     while found := await store.fetch(query, scope.name, scope.before, not words_only, BATCH, back_to):
         back_to = found[-1]["created_at"]

@@ -1,7 +1,7 @@
-"""Months of the books: made ahead, and taken away when they are too old, while everybody goes on reading and writing.
+"""Months of the books: made ahead, and taken away when they are too old, while reading and writing go on.
 
-A new month is made as a table of its own and attached empty, which locks nobody out. An old one is first detached
-`CONCURRENTLY`: Postgres waits for those who still read it, and nobody waits for Postgres. Only then is it dropped.
+A new month is made as a table of its own and attached empty, which locks no reader out. An old one is first detached
+`CONCURRENTLY`: Postgres waits for its readers, and no query waits for Postgres. Only then is it dropped.
 Making needs nothing but the right to call `make_partitions` (role `bullpen_recorder`); taking away is for the owner of
 the tables, so that a stolen recorder's password cannot delete the past.
 """
@@ -25,7 +25,7 @@ BUSY = (
     asyncpg.ObjectNotInPrerequisiteStateError,
     asyncpg.UndefinedTableError,
 )
-"""Somebody reads it, or another accountant is at it."""
+"""The month is being read, or another accountant is at it."""
 
 
 async def ensure(store: Store, months: Iterable[datetime]) -> list[str]:

@@ -149,7 +149,7 @@ async def test_a_direct_request_has_no_route_decision(books: Books, mesh: SmallM
     await eventually(books.booked(1), timeout=10)
     told = await run(books, "explain", "direct")
     assert told.code == 0
-    assert "Nobody had to choose: the worker was asked directly." in told.out
+    assert "There was no choice: the worker was asked directly." in told.out
 
 
 async def test_a_request_without_a_worker_is_explained_too(books: Books, mesh: SmallMesh) -> None:

@@ -181,7 +181,7 @@ def test_since_a_time() -> None:
             moment(wrong)
 
 
-# Who is here
+# The workers of the mesh
 
 
 def test_the_roster_keeps_the_newest_heartbeat_of_each() -> None:

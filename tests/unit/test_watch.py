@@ -71,7 +71,7 @@ def test_not_for_ever() -> None:
         watch.sent(watch.due)
         tries += 1
     assert (watch.step, tries) == (Step.GIVE_UP, w.MOST_SENDS)
-    assert not watch.nobody
+    assert not watch.no_manager
 
 
 def test_nobody_listening_is_waited_out_for_seconds() -> None:
@@ -79,7 +79,7 @@ def test_nobody_listening_is_waited_out_for_seconds() -> None:
     while watch.step is Step.SEND:
         watch.sent(watch.due)
         watch.unsent(watch.due - 0.9)
-    assert watch.nobody
+    assert watch.no_manager
     assert watch.sends == 0
     assert watch.due >= w.WITHOUT_MANAGER
 
@@ -87,21 +87,21 @@ def test_nobody_listening_is_waited_out_for_seconds() -> None:
 def test_a_manager_that_is_back_has_to_be_asked_twice_before_it_is_sent_again() -> None:
     watch = sent()
     watch.asked(1.0)
-    watch.nobody_to_ask(1.01)
-    assert watch.nobody
+    watch.status_unheard(1.01)
+    assert watch.no_manager
     assert unanswered(watch).step is Step.SEND
-    assert not watch.nobody
+    assert not watch.no_manager
 
 
 def test_who_takes_it_but_does_not_know_the_question_is_trusted_after_one_more_try() -> None:
     watch = sent()
     while watch.step is Step.ASK:
         watch.asked(watch.due)
-        watch.nobody_to_ask(watch.due)
+        watch.status_unheard(watch.due)
     assert watch.step is Step.SEND
     watch.sent(watch.due)
     watch.asked(watch.due)
-    watch.nobody_to_ask(watch.due)
+    watch.status_unheard(watch.due)
     assert watch.due == inf
     assert watch.sends == 2
 

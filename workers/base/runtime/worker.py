@@ -6,8 +6,6 @@ directly. What a Manager asked is booked by the Manager, which alone knows what 
 """
 
 import asyncio
-import os
-import socket
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
@@ -440,8 +438,3 @@ async def run_worker(
         await engines.close()
         await outbox.close()
         await bus.close()
-
-
-def default_worker_id(backend: str) -> str:
-    """An id nobody else has: the backend's name, this host and this process."""
-    return s.token(f"{backend}-{socket.gethostname()}-{os.getpid()}")[:64]
