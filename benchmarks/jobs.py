@@ -21,7 +21,6 @@ from bullpen.supervision.mesh import Mesh
 from bus import Bus, BusSettings, Message
 from client import Bullpen
 from contracts import InferenceResponse
-from contracts import subjects as s
 from contracts.headers import ATTEMPT, REQUEST
 
 DONE_WITHIN = 180.0
@@ -120,7 +119,7 @@ class _Chaos:
         self._attempts: set[tuple[str, str]] = set()
 
     async def run(self) -> Outcome:
-        await self._listener.subscribe_inline(s.INFER_ANY_WORKER, self._sent)
+        await self._listener.subscribe_inline("infer.*.w.*", self._sent)
         await self._client.jobs.ready()
         began = time.monotonic()
         await self._submit()

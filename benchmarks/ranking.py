@@ -16,7 +16,7 @@ from contracts import Heartbeat, InferenceRequest, ModelCard, Price
 from manager.config import ManagerConfig
 from manager.metrics import Metrics
 from manager.request.shared_state import SharedState
-from manager.routing.ranking import RoutingQuery
+from manager.routing.query import RoutingQuery
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 PRICE = Price.model_validate({"input_per_mtok": "0.1", "output_per_mtok": "0.4"})

@@ -16,8 +16,8 @@ from contracts import InferenceRequest, Priority, parse_request
 
 DIGEST = 16
 """Characters of a batch's name."""
-MOST_TOLD = 20
-"""Wrong lines that are told one by one."""
+MOST_LISTED = 20
+"""Wrong lines that are listed one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,8 @@ class BadLines(Exception):
     """What is wrong with a file, by line."""
 
     def __init__(self, problems: list[str]) -> None:
-        told, more = problems[:MOST_TOLD], len(problems) - MOST_TOLD
-        super().__init__("\n".join([*told, *([f"and {more} more lines"] if more > 0 else [])]))
+        listed, more = problems[:MOST_LISTED], len(problems) - MOST_LISTED
+        super().__init__("\n".join([*listed, *([f"and {more} more lines"] if more > 0 else [])]))
         self.problems = problems
 
 
@@ -59,7 +59,7 @@ def read_batch(data: bytes, priority: Priority) -> Batch:
 
 
 def line_of(job_id: str, batch: str) -> int | None:
-    """Which line of the batch a job is; None: it is none of them."""
+    """The line of the batch that a job comes from; None when it is of another batch."""
     name, _, number = job_id.rpartition("-")
     return int(number) if name == batch and number.isdigit() else None
 

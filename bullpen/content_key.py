@@ -17,9 +17,9 @@ NAME = "content.key"
 
 def content_key(data_dir: Path) -> bytes:
     """The key; empty when there is neither a setting nor a place to keep one. Raises `ConfigError`."""
-    told = secret("BULLPEN_CONTENT_KEY")
-    if told is not None:
-        return told.encode()
+    given = secret("BULLPEN_CONTENT_KEY")
+    if given is not None:
+        return given.encode()
     path = data_dir / NAME
     try:
         return _read(path) or _made(path)
@@ -35,7 +35,7 @@ def _read(path: Path) -> bytes:
 
 
 def _made(path: Path) -> bytes:
-    """Written elsewhere and linked in one step, so that nobody reads half of it and the first one counts."""
+    """Written elsewhere and linked in one step, so that no process reads half of it and the first one counts."""
     with NamedTemporaryFile("w", dir=path.parent, prefix=f".{NAME}.") as file:  # only its owner may read it
         file.write(f"{token_hex(32)}\n")
         file.flush()

@@ -58,8 +58,8 @@ async def examine(settings: BusSettings, database_url: str | None) -> AsyncItera
         yield finding
     yield await _postgres(database_url)
     for name, folder in discover().items():
-        told = await folder.available()
-        yield Finding(f"backend {name}", "ok" if told.available else "warn", told.reason, told.cure)
+        found = await folder.available()
+        yield Finding(f"backend {name}", "ok" if found.available else "warn", found.reason, found.cure)
 
 
 # This machine
@@ -105,7 +105,7 @@ async def _mesh(settings: BusSettings, *, books: bool) -> AsyncIterator[Finding]
             for finding in await _managers(bullpen):
                 yield finding
             beats = await bullpen.workers()
-            for finding in (*_workers(beats), *await _configs(bullpen, beats)):
+            for finding in (*findings_of(beats), *await _configs(bullpen, beats)):
                 yield finding
             async for finding in _books(bullpen, wanted=books):
                 yield finding
@@ -156,16 +156,16 @@ async def _managers(bullpen: Bullpen) -> list[Finding]:
     found = [service.id for service in await bullpen.services(MANAGER_SERVICE)]
     if not found:
         cure = "start the mesh with `bullpen up`, or one with `bullpen manager`"
-        return [Finding("Managers", "fail", f"nobody answers on {s.INFER_AUTO}", cure)]
+        return [Finding("Managers", "fail", f"no Manager answers on {s.INFER_AUTO}", cure)]
     replies = await asyncio.gather(*(_word(bullpen.control_manager(one, "status")) for one in found))
     said = dict(zip(found, replies, strict=True))
     drains = {one for one, reply in said.items() if reply is not None and reply.state == "draining"}
     ready = [one for one in found if one not in drains]
-    told = [Finding(f"Manager {one}", "warn", "draining", f"bullpen resume {one}") for one in found if one in drains]
-    told += [_refused(f"Manager {one}", one, reply) for one, reply in said.items() if reply and reply.config_refused]
+    notes = [Finding(f"Manager {one}", "warn", "draining", f"bullpen resume {one}") for one in found if one in drains]
+    notes += [_refused(f"Manager {one}", one, reply) for one, reply in said.items() if reply and reply.config_refused]
     if not ready:
-        return [Finding("Managers", "fail", "none takes questions", "see each of them below"), *told]
-    return [Finding("Managers", "ok", ", ".join(ready)), *told]
+        return [Finding("Managers", "fail", "none takes requests", "see each of them below"), *notes]
+    return [Finding("Managers", "ok", ", ".join(ready)), *notes]
 
 
 async def _word(asking: Awaitable[Reply]) -> Reply | None:
@@ -184,11 +184,11 @@ def _refused(part: str, role_id: str, reply: ControlReply | ManagerReply) -> Fin
 
 async def _configs(bullpen: Bullpen, beats: list[Heartbeat]) -> list[Finding]:
     """Of workers that could not take over a change."""
-    told = await asyncio.gather(*(_word(bullpen.control(beat.worker_id, "status")) for beat in beats))
-    return [_refused(f"worker {one.worker_id}", one.worker_id, one) for one in told if one and one.config_refused]
+    replies = await asyncio.gather(*(_word(bullpen.control(beat.worker_id, "status")) for beat in beats))
+    return [_refused(f"worker {one.worker_id}", one.worker_id, one) for one in replies if one and one.config_refused]
 
 
-def _workers(beats: list[Heartbeat]) -> Iterator[Finding]:
+def findings_of(beats: list[Heartbeat]) -> Iterator[Finding]:
     ready = [beat.worker_id for beat in beats if beat.state == "ready"]
     if ready:
         yield Finding("workers", "ok", f"ready: {', '.join(ready)}")
@@ -200,6 +200,15 @@ def _workers(beats: list[Heartbeat]) -> Iterator[Finding]:
         if beat.state != "ready":
             cure = f"bullpen resume {beat.worker_id}" if beat.state == "draining" else ""
             yield Finding(f"worker {beat.worker_id}", "warn", f"{beat.state}: {beat.reason}".rstrip(": "), cure)
+        yield from _models(beat)
+
+
+def _models(beat: Heartbeat) -> Iterator[Finding]:
+    """Those in trouble; the others of the same worker are well."""
+    for card in beat.models:
+        if card.trouble:
+            cure = f"the log of {beat.worker_id} and `bullpen responses --failed` say more" if card.capabilities else ""
+            yield Finding(f"model {card.model_id} at {beat.worker_id}", "warn", card.trouble, cure)
 
 
 # The books
@@ -219,7 +228,7 @@ async def _books(bullpen: Bullpen, *, wanted: bool) -> AsyncIterator[Finding]:
     if found:
         yield Finding("telemetry", "ok", ", ".join(found))
     else:
-        yield Finding("telemetry", "fail", "nobody keeps the books", "start it: `bullpen telemetry`")
+        yield Finding("telemetry", "fail", "no accountant keeps the books", "start one: `bullpen telemetry`")
     yield await _lag(bullpen.bus)
 
 
@@ -227,8 +236,8 @@ async def _lag(bus: Bus) -> Finding:
     """How far the books are behind, as JetStream counts it."""
     try:
         subject = f"{API}.CONSUMER.INFO.{s.TELEMETRY_STREAM}.{CONSUMER}"
-        told = from_json((await bus.request(subject, b"", timeout=WITHIN)).data)
-        waiting = int(told["num_pending"]) + int(told["num_ack_pending"])
+        info = from_json((await bus.request(subject, b"", timeout=WITHIN)).data)
+        waiting = int(info["num_pending"]) + int(info["num_ack_pending"])
     except Denied as error:
         return Finding("books", "warn", f"not looked at: {error}", "run this as `admin`")
     except (NoResponders, RequestTimeout, ValueError, KeyError):

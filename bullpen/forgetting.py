@@ -1,7 +1,7 @@
 """Forgets a task or a tenant everywhere: the books, the stream before them, kept answers. Read `forget` for the order.
 
 An event on its way would be booked after the rows are gone, so first the stream has to be booked up to the moment of
-the command. What cannot be reached is told in `left`, with what to do about it: never passed over in silence.
+the command. Whatever cannot be reached stands in `left`, with what to do about it.
 """
 
 import asyncio
@@ -40,9 +40,9 @@ class Report:
     dead_letters: int = 0
     decisions: int = 0
     events: int = 0
-    """Booked events that were deleted from the stream: everybody's, since theirs cannot be told apart there."""
+    """Booked events that were deleted from the stream: of all tenants, since the stream cannot tell them apart."""
     results: int = 0
-    """Answers that waited for whoever asked for them."""
+    """Stored results that had not been fetched."""
     replays: int = 0
     """Answers that were kept for an idempotency key."""
     left: list[str] = field(default_factory=list)
@@ -55,13 +55,13 @@ class Report:
         self.decisions += rows.decisions
 
 
-class _Answer(BaseModel):
+class _StoredAnswer(BaseModel):
     request_id: UUID
     task_id: str
 
 
-class _Entry(BaseModel):
-    answer: _Answer | None = None
+class _KeptAnswer(BaseModel):
+    answer: _StoredAnswer | None = None
 
 
 class _Result(BaseModel):
@@ -69,7 +69,7 @@ class _Result(BaseModel):
 
 
 class Forgetting:
-    """`bus` None: NATS cannot be reached. `doing` is told the step under way."""
+    """`bus` None: NATS cannot be reached. `doing` is called with the step under way."""
 
     def __init__(
         self, store: Store, bus: Bus | None, scope: Scope, *, words_only: bool, doing: Callable[[str], None]
@@ -99,8 +99,8 @@ class Forgetting:
         tasks = await self._forget_rows()
         if booked:
             self._doing("deleting booked events")
-            told = await self._reached("booked events", erase.purge(bus, s.TELEMETRY_STREAM, up_to=booked))
-            self.report.events = told or 0
+            purged = await self._reached("booked events", erase.purge(bus, s.TELEMETRY_STREAM, up_to=booked))
+            self.report.events = purged or 0
         self._doing("deleting answers")
         self.report.replays = await self._reached("kept answers", self._delete(bus, ANSWERS, kept)) or 0
         results = await self._reached("results", self._results(bus, tasks)) or []
@@ -188,8 +188,8 @@ def _task_of(data: bytes) -> str | None:
         return None
 
 
-def _answer(data: bytes) -> _Answer | None:
+def _answer(data: bytes) -> _StoredAnswer | None:
     try:
-        return _Entry.model_validate_json(data).answer
+        return _KeptAnswer.model_validate_json(data).answer
     except ValidationError:
         return None  # deleted, or of another version

@@ -1,7 +1,7 @@
-"""Passwords that everybody knows: no role starts with one at a server that other machines can reach.
+"""Publicly known passwords: no role starts with one at a server that other machines can reach.
 
-They come from examples, images and tutorials, and are what a scanner tries first. On loopback they harm nobody who
-could not do the same without them. Not told apart: passwords that are merely weak.
+They come from examples, images and tutorials, and are what a scanner tries first. On loopback they protect nothing
+that is not open anyway. Passwords that are merely weak are not recognised.
 """
 
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ def refuse_known_password(name: str, urls: Iterable[str], user: str | None = Non
             continue
         if theirs.lower() in KNOWN or theirs in (parts.username, user):
             raise ConfigError(
-                f"{name}: this password is one that everybody knows, and other machines can reach {parts.hostname}: "
+                f"{name}: this password is publicly known, and other machines can reach {parts.hostname}: "
                 "`bullpen init` makes a .env with new ones"
             )
 

@@ -1,4 +1,4 @@
-"""Logs, on standard error: text for people at a terminal, JSON lines for everybody else.
+"""Logs, on standard error: text for people at a terminal, JSON lines for all other readers.
 
 `BULLPEN_LOG` (`text` or `json`) and `BULLPEN_LOG_LEVEL` say otherwise. Libraries that log the standard
 way are passed on from `warning` up.
@@ -79,7 +79,7 @@ class _PassOn(logging.Handler):
     """Hands the standard library's log records to structlog."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        told: dict[str, Any] = {"logger": record.name}
+        fields: dict[str, Any] = {"logger": record.name}
         if record.exc_info:
-            told["exc_info"] = record.exc_info
-        structlog.get_logger().log(record.levelno, record.getMessage(), **told)
+            fields["exc_info"] = record.exc_info
+        structlog.get_logger().log(record.levelno, record.getMessage(), **fields)

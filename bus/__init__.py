@@ -3,6 +3,7 @@
 from bus.connection import Bus, Headers, Message, Subscription
 from bus.errors import BusError, BusUnreachable, Denied, NoResponders, RequestTimeout
 from bus.inbox import Listener
+from bus.inbox_reply import InboxReply
 from bus.reply import Reply
 from bus.settings import BusSettings
 from bus.tasks import Tasks
@@ -14,6 +15,7 @@ __all__ = [
     "BusUnreachable",
     "Denied",
     "Headers",
+    "InboxReply",
     "Listener",
     "Message",
     "NoResponders",

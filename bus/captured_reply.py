@@ -1,15 +1,47 @@
-"""A reply that is kept here, instead of being sent to somebody."""
+"""Keeps an answer in memory instead of publishing it: for durable jobs and shadow traffic."""
 
-from bus import Bus, Reply
-from bus.connection import Headers
+from collections.abc import Callable
+
+from bus.connection import Bus, Headers
+from bus.reply import FinalMessage, FinalMessages
+from contracts import AttemptSummary, BullpenError, InferenceResponse
 
 
-class CapturedReply(Reply):
+class CapturedReply:
+    """A `Reply` without a reader: it never streams, and its final message is in `body` and `headers`."""
+
+    streaming = False
+    delivered = ""
+    was_resumed = False
+    first_chunk_at: float | None = None
+
     def __init__(self, bus: Bus, task_id: str, request_id: str) -> None:
-        super().__init__(bus, "", task_id, request_id, streaming=False)
+        self._final = FinalMessages(bus, task_id, request_id)
+        self.extra_headers: Headers = {}
+        self.on_abandoned: Callable[[], None] | None = None
+        self.finished = False
         self.body = b""
         self.headers: Headers = {}
 
-    async def _final(self, body: bytes, headers: Headers) -> None:
+    async def chunk(self, delta: str, tokens: int | None = None) -> None:
+        """The final message has the whole text."""
+
+    async def resumed(self, from_worker: str, to_worker: str, *, continued: bool) -> None:
+        """The final message says so (`resumed`)."""
+
+    async def response(self, response: InferenceResponse) -> BullpenError | None:
+        try:
+            message = self._final.response(response, self.extra_headers, streaming=False)
+        except BullpenError as error:
+            await self.error(error, response.attempts)
+            return error
+        self._keep(message)
+        return None
+
+    async def error(self, error: BullpenError, attempts: tuple[AttemptSummary, ...] = ()) -> None:
+        self._keep(self._final.error(error, attempts, self.extra_headers))
+
+    def _keep(self, message: FinalMessage) -> None:
         if not self.finished:
-            self.finished, self.body, self.headers = True, body, headers
+            self.finished = True
+            self.body, self.headers = message

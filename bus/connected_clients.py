@@ -1,7 +1,7 @@
-"""Who is connected right now, by connection name, as the servers themselves know it.
+"""The names of the connections that exist right now, as the servers themselves know them.
 
-Asked on `$SYS.REQ.ACCOUNT.PING.CONNZ`, which every account imports: no credentials of the system account are
-needed, and one sees one's own account only. Each server of a cluster answers for its own connections, in pages.
+Asked on `$SYS.REQ.ACCOUNT.PING.CONNZ`, which every account imports: it needs no credentials of the system account, and
+shows only the connections of this account. Each server of a cluster answers for its own connections, in pages.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 
 SUBJECT = "$SYS.REQ.ACCOUNT.PING.CONNZ"
 PAGE = 1000
-"""Connections that a server tells at once; a thousand are about half a megabyte."""
+"""Connections in one answer of a server; a thousand are about half a megabyte."""
 MOST_PAGES = 100
 
 
@@ -31,7 +31,7 @@ class Page(NamedTuple):
 
 
 async def connected(bus: Bus, within: float = 0.5) -> frozenset[str] | None:
-    """The names of all connections of our account, this one among them; None when no server tells.
+    """The names of all connections of this account, our own among them; None when no server answers.
 
     `within`, seconds, is how long the servers of a cluster have for each page of a thousand; one that is slower, or
     lost, is missing from it with all its connections, so absence is proof only together with silence.
@@ -64,9 +64,9 @@ async def _ask(bus: Bus, offset: int, within: float) -> Sequence[Page]:
             async with asyncio.timeout(within):
                 await enough.wait()
         except TimeoutError:
-            pass  # all who answer have answered
+            pass  # every server that answers has answered
         except BusError as error:
-            log.debug("census_failed", error=str(error))
+            log.debug("connected_clients_unknown", error=str(error))
     return answers
 
 

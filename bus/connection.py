@@ -1,8 +1,7 @@
-"""One connection to the mesh: connect, publish, ask, listen, notice when deaf, leave in order.
+"""One connection to the mesh: connect, publish, request, subscribe, notice a deaf connection, close in order.
 
-A process that lost its connection for good sets `lost` and must exit; its supervisor starts it anew
-(crash-only). Until then the client reconnects for ever, with jitter, so that three hundred workers do
-not come back in the same instant.
+A process that lost its connection for good sets `lost` and must exit; its supervisor starts it again (crash-only).
+Until then the client reconnects for ever, with jitter.
 """
 
 import asyncio
@@ -18,10 +17,11 @@ from nats.aio.client import Server
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 
+from bus.backoff import Backoff
 from bus.errors import BusError, BusUnreachable, NoResponders, RequestTimeout
 from bus.inbox import Inbox, Listener
 from bus.patched_client import PatchedClient
-from bus.permission_errors import Denials, Told
+from bus.permission_errors import OnDenied, PermissionErrors
 from bus.settings import BusSettings
 from bus.tasks import Tasks
 from bus.unreachable import explain
@@ -33,11 +33,11 @@ log = structlog.get_logger(__name__)
 PING_INTERVAL = 5
 CONNECT_TIMEOUT = 2
 PENDING_BYTES = 8 << 20
-"""What may wait while the server is away; beyond it publishing fails instead of filling memory."""
+"""Bytes that may wait while the server is away; beyond that publishing fails instead of filling memory."""
 HEADER_FRAME = len(b"NATS/1.0\r\n\r\n")
-RECONNECT_FIRST = 0.8
-"""Seconds over which clients of a server that died come back; each failure doubles it."""
-RECONNECT_CAP = 3.0
+FIRST_CONNECT = Backoff(0.5, 0.5)
+RECONNECT = Backoff(0.8, 3.0)
+"""Three hundred workers that lost the same server do not come back in the same instant."""
 AT_ONCE = 20_000
 """Messages of one subscription that may be handled at the same time."""
 
@@ -46,7 +46,7 @@ Headers = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message as it came: `reply` is empty when nobody waits for an answer."""
+    """A message as it arrived; `reply` is empty when its sender expects no answer."""
 
     subject: str
     data: bytes
@@ -55,7 +55,7 @@ class Message:
 
     @property
     def no_responders(self) -> bool:
-        """True for the server's own word that nobody listens there."""
+        """True for the server's own message that the subject has no subscriber."""
         return not self.data and self.headers.get("Status") == "503"
 
 
@@ -89,12 +89,12 @@ class Bus:
         self.name = name
         self.settings = settings
         self.lost = asyncio.Event()
-        """Set when the connection is closed for good: exit, the supervisor starts you again."""
+        """Set when the connection is closed for good: the process must exit, its supervisor starts it again."""
         self.reconnects = 0
         self.on_reconnect: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._client = PatchedClient(tls_only=settings.tls_only)
         self._inbox: Inbox[Message] = Inbox(f"{settings.inbox_prefix}.{new_id().replace('-', '')}")
-        self._denials = Denials(self._inbox.wildcard)
+        self._permission_errors = PermissionErrors(self._inbox.wildcard)
         self._tasks = Tasks(f"bus:{name}")
         self._established = False
         self._closing = False
@@ -112,7 +112,7 @@ class Bus:
     ) -> "Bus":
         """Connects; tries again for `patience` seconds when no server answers, unless `stop` is set meanwhile.
 
-        Wrong credentials and certificates are told at once. Raises `BusUnreachable`.
+        Wrong credentials and certificates are errors at once. Raises `BusUnreachable`.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + patience
@@ -124,7 +124,7 @@ class Bus:
                 late = loop.time() >= end or (stop is not None and stop.is_set())
                 if late or error.hopeless:
                     raise
-                await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311 — jitter, not a secret
+                await asyncio.sleep(FIRST_CONNECT.wait(1))
             else:
                 if watchdog:
                     bus._tasks.start(watch(bus._client, bus._inbox, name), "watchdog")
@@ -141,12 +141,12 @@ class Bus:
 
     @property
     def connection_id(self) -> str | None:
-        """What the server calls this connection in its events, `<server's id>:<our number>`; None while it is away."""
+        """The connection's name in the server's events, `<server id>:<client number>`; None while disconnected."""
         return self._client.connection_id
 
     @property
     def in_cluster(self) -> bool:
-        """Whether the server we are connected to may have peers."""
+        """Whether the connected server may have peers."""
         return self._client.in_cluster
 
     @property
@@ -162,7 +162,7 @@ class Bus:
     def check_size(self, data: bytes, headers: Headers | None = None) -> None:
         """Raises `BullpenError(payload_too_large)` when the server would not take this message.
 
-        Counted as the server does, to the byte: it closes the connection of whoever sends more, for good.
+        Counted to the byte as the server does, which closes the connection of a client that sends more, for good.
         """
         size = len(data)
         if headers is not None:
@@ -174,7 +174,7 @@ class Bus:
             )
 
     async def publish(self, subject: str, data: bytes, *, reply: str = "", headers: Headers | None = None) -> None:
-        """Sends and forgets. Raises `BullpenError(payload_too_large)`, `BusError` when it cannot be sent."""
+        """Publishes. Raises `BullpenError(payload_too_large)`, `BusError` when it cannot be sent."""
         self.check_size(data, headers)
         try:
             await self._client.publish(subject, data, reply=reply, headers=headers)
@@ -186,7 +186,7 @@ class Bus:
             raise BusError(f"cannot publish on {subject}: {error!r}") from error
 
     async def request(self, subject: str, data: bytes, *, timeout: float, headers: Headers | None = None) -> Message:
-        """Asks and waits for the one answer. Raises `NoResponders`, `RequestTimeout`, `Denied`, and as `publish`."""
+        """Waits for the one answer. Raises `NoResponders`, `RequestTimeout`, `Denied`, and as `publish`."""
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         with (
             self.listen(lambda message: None if answer.done() else answer.set_result(message)) as listener,
@@ -199,16 +199,16 @@ class Bus:
             except TimeoutError:
                 raise RequestTimeout(f"no answer on {subject} within {timeout:g} s") from None
         if message.no_responders:
-            raise NoResponders(f"nobody listens on {subject}")
+            raise NoResponders(f"no subscriber on {subject}")
         return message
 
     def listen(self, callback: Callable[[Message], None]) -> "Listener[Message]":
         """A private inbox: `callback` is called with each message, in order, at once. Close it after use."""
         return self._inbox.open(callback)
 
-    def when_denied(self, subject: str, told: Told) -> AbstractContextManager[None]:
-        """While it is open, `told` is called when the server refuses what we publish there. Raises `Denied`."""
-        return self._denials.watch(subject, told)
+    def when_denied(self, subject: str, on_denied: OnDenied) -> AbstractContextManager[None]:
+        """While it is open, `on_denied` is called when the server refuses what we publish there. Raises `Denied`."""
+        return self._permission_errors.watch(subject, on_denied)
 
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
         """Calls `handler` for each message, each in a task of its own (so their order is not kept)."""
@@ -250,7 +250,7 @@ class Bus:
             raise BusError(f"cannot flush: {error!r}") from error
 
     async def close(self) -> None:
-        """Sends what is still buffered and leaves. Never `drain()`: that would close our reply inbox first."""
+        """Sends what is still buffered and disconnects. Never `drain()`: that would close the reply inbox first."""
         self._closing = True
         await self._tasks.cancel()
         if self._client.is_connected:
@@ -297,7 +297,7 @@ class Bus:
             max_reconnect_attempts=1,
             reconnect_time_wait=0,
             connect_timeout=CONNECT_TIMEOUT,
-            inbox_prefix=settings.inbox_prefix,  # also for what JetStream answers: it is nobody else's business
+            inbox_prefix=settings.inbox_prefix,  # JetStream's answers too arrive in the private inbox
             ping_interval=PING_INTERVAL,
             max_outstanding_pings=2,
             pending_size=PENDING_BYTES,
@@ -328,7 +328,7 @@ class Bus:
                 log.warning("slow_consumer", name=self.name, subject=error.subject, dropped=self._slow)
         elif "permissions violation" in str(error).lower():
             log.error("bus_denied", name=self.name, error=str(error), cure="check the role's permissions in the server")
-            self._denials.heard(str(error))
+            self._permission_errors.heard(str(error))
         elif self._established and not self.lost.is_set() and (refusal := explain(error, self.settings)).hopeless:
             log.error("bus_refused", name=self.name, error=str(refusal), cure="exiting to be restarted")
             self.lost.set()
@@ -336,7 +336,7 @@ class Bus:
             log.debug("bus_error", name=self.name, error=repr(error))
 
     async def _on_disconnect(self) -> None:
-        self._denials.forget()
+        self._permission_errors.forget()
         if self._established and not self._closing:
             log.warning("bus_disconnected", name=self.name, servers=self.settings.where)
 
@@ -357,11 +357,10 @@ def _message(msg: Msg) -> Message:
 
 
 def _with_jitter(servers: list[Server], info: dict[str, Any]) -> tuple[Server, float]:
-    """Which server to try next, and after how many seconds (full jitter, growing with each failure).
+    """Which server to try next, and after how many seconds.
 
-    One of those that failed least: a frozen server takes seconds to fail, and its peer may be well.
+    It is one of those that failed least: a frozen server takes seconds to fail, and its peer may be well.
     """
     fewest = min(server.reconnects for server in servers)
     server = random.choice([server for server in servers if server.reconnects == fewest])  # noqa: S311 — no secret
-    longest = min(RECONNECT_CAP, RECONNECT_FIRST * 2 ** min(fewest, 8))
-    return server, random.uniform(0, longest)  # noqa: S311 — jitter
+    return server, RECONNECT.wait(fewest + 1)

@@ -18,7 +18,7 @@ CLOCKS_MAY_DIFFER = 5.0
 def seconds_left(headers: Mapping[str, str], request: InferenceRequest, *, own_clock: bool = False) -> float:
     """Until the deadline in the headers if there is one, else the request's own; negative when it has passed.
 
-    `own_clock`: whoever wrote the header knew this host's clock.
+    `own_clock`: the header's sender knew this host's clock.
     """
     allowed = request.deadline_ms / 1000
     deadline = number(headers.get(DEADLINE), -1)

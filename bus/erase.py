@@ -1,4 +1,4 @@
-"""What JetStream keeps, looked through and deleted: for whoever has to forget something, never on a request's way.
+"""Looks through what JetStream keeps and deletes it: for `bullpen forget`, never on a request's way.
 
 Every call is bounded and raises `BusError` when JetStream does not answer, which is also what happens to a user
 without the permission. A stream that is not there is empty.
@@ -52,7 +52,7 @@ class _Found(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StreamMessage:
     """A message of a stream."""
 
     subject: str
@@ -62,17 +62,17 @@ class Kept:
 
 async def last_seq(bus: Bus, stream: str) -> int:
     """The number of the stream's newest message; 0: there was none."""
-    told = await _api(bus, f"STREAM.INFO.{stream}")
-    return _Info.model_validate(told).state.last_seq if told else 0
+    answer = await _api(bus, f"STREAM.INFO.{stream}")
+    return _Info.model_validate(answer).state.last_seq if answer else 0
 
 
 async def done_up_to(bus: Bus, stream: str, consumer: str) -> int:
     """The number up to which the consumer has acknowledged everything; 0 when there is no such consumer."""
     newest = await last_seq(bus, stream)
-    told = await _api(bus, f"CONSUMER.INFO.{stream}.{consumer}")
-    if told is None:
+    answer = await _api(bus, f"CONSUMER.INFO.{stream}.{consumer}")
+    if answer is None:
         return 0
-    state = _Consumer.model_validate(told)
+    state = _Consumer.model_validate(answer)
     idle = state.num_pending == 0 and state.num_ack_pending == 0
     return max(newest, state.ack_floor.stream_seq) if idle else state.ack_floor.stream_seq
 
@@ -80,10 +80,10 @@ async def done_up_to(bus: Bus, stream: str, consumer: str) -> int:
 async def purge(bus: Bus, stream: str, *, up_to: int) -> int:
     """Deletes what the stream has up to a number (that one included); returns how many.
 
-    Nobody can get them any more. The server's file may hold their bytes until all that is in the same file is too old.
+    No client can read them afterwards. The server's file holds their bytes until everything in that file is too old.
     """
-    told = await _api(bus, f"STREAM.PURGE.{stream}", {"seq": up_to + 1})
-    return _Purged.model_validate(told).purged if told else 0
+    answer = await _api(bus, f"STREAM.PURGE.{stream}", {"seq": up_to + 1})
+    return _Purged.model_validate(answer).purged if answer else 0
 
 
 async def delete(bus: Bus, stream: str, seq: int) -> bool:
@@ -91,19 +91,19 @@ async def delete(bus: Bus, stream: str, seq: int) -> bool:
     return await _api(bus, f"STREAM.MSG.DELETE.{stream}", {"seq": seq}) is not None
 
 
-async def walk(bus: Bus, stream: str, subject: str) -> AsyncIterator[Kept]:
+async def walk(bus: Bus, stream: str, subject: str) -> AsyncIterator[StreamMessage]:
     """Every message of the stream on that subject (wildcards allowed), the oldest first."""
     seq = 1
-    while told := await _api(bus, f"STREAM.MSG.GET.{stream}", {"seq": seq, "next_by_subj": subject}):
-        message = _Found.model_validate(told).message
-        yield Kept(message.subject, message.seq, b64decode(message.data))
+    while answer := await _api(bus, f"STREAM.MSG.GET.{stream}", {"seq": seq, "next_by_subj": subject}):
+        message = _Found.model_validate(answer).message
+        yield StreamMessage(message.subject, message.seq, b64decode(message.data))
         seq = message.seq + 1
 
 
-async def _api(bus: Bus, verb: str, wish: JsonObject | None = None) -> JsonObject | None:
+async def _api(bus: Bus, verb: str, body: JsonObject | None = None) -> JsonObject | None:
     """JetStream's answer; None when it has no such thing. Raises `BusError`."""
     try:
-        return await api(bus, verb, wish, timeout=API_WITHIN)
+        return await api(bus, verb, body, timeout=API_WITHIN)
     except JetStreamRefuses as refusal:
         if refusal.code in NOT_THERE:
             return None

@@ -1,4 +1,4 @@
-"""What can go wrong between here and the server. Everything else speaks `BullpenError`."""
+"""Failures between this process and the NATS server. All others are `BullpenError`."""
 
 
 class BusError(Exception):
@@ -6,21 +6,21 @@ class BusError(Exception):
 
 
 class BusUnreachable(BusError):
-    """No NATS server can be reached, or it does not let us in; the message says what to do."""
+    """No NATS server can be reached, or it refuses the connection; the message says what to do."""
 
     def __init__(self, message: str, *, hopeless: bool = False) -> None:
         super().__init__(message)
         self.hopeless = hopeless
-        """Trying again cannot help: somebody has to change a setting."""
+        """Trying again cannot help: a setting has to be changed."""
 
 
 class NoResponders(BusError):
-    """Nobody listens on the subject: the server says so at once."""
+    """The subject has no subscriber: the server reports it at once."""
 
 
 class RequestTimeout(BusError):
-    """Nobody answered in time."""
+    """No answer in time."""
 
 
 class Denied(BusError):
-    """The server does not let this user say that, or hear the answer."""
+    """The server does not allow this user to publish there, or to receive the answer."""

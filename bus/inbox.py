@@ -1,7 +1,7 @@
 """One subscription for all the answers a connection waits for.
 
-Each open question gets a token under the connection's own inbox; the answer is handed straight to
-whoever waits, in the order of arrival, without a task in between.
+Each request gets a token under the connection's own inbox. Answers go straight to the waiting callback, in the order of
+arrival, without a task in between.
 """
 
 from collections.abc import Callable
@@ -44,7 +44,7 @@ class Inbox(Generic[M]):
         self._waiting.pop(subject, None)
 
     def deliver(self, message: M) -> None:
-        """Hands a message to whoever waits for it; one that nobody waits for any more is dropped."""
+        """Hands a message to its callback; without one it is dropped."""
         callback = self._waiting.get(message.subject)
         if callback is None:
             return
@@ -55,7 +55,7 @@ class Inbox(Generic[M]):
 
 
 class Listener(Generic[M]):
-    """An open question. Its `subject` is where answers go, until it is closed."""
+    """An open inbox. Answers go to its `subject` until it is closed."""
 
     def __init__(self, inbox: Inbox[M], subject: str) -> None:
         self._inbox = inbox

@@ -1,7 +1,7 @@
-"""JetStream, as little of it as the books need: a stream, and a durable consumer to pull from.
+"""The part of JetStream that telemetry and jobs need: a stream, and a durable consumer to pull from.
 
-What JetStream acknowledged it keeps across the death of any process here. How well it survives a
-power cut is the server's `sync_interval`, see `nats/`.
+A message that JetStream acknowledged survives the death of any process here. Whether it survives a power cut is
+decided by the server's `sync_interval`, see `nats/`.
 """
 
 import asyncio
@@ -23,16 +23,16 @@ API = "$JS.API"
 API_TIMEOUT = 5.0
 NO_SUCH_STREAM = 10059
 NO_ROOM = 10047
-"""The server may not keep so much: it has a limit, else three quarters of what was free on its disk when it started."""
+"""More than the server may keep: its limit, or three quarters of what was free on its disk when it started."""
 SMALLEST = 64 << 20
 NOT_ENABLED = frozenset({10039, 10076})
-"""For this account, or at all."""
+"""JetStream is off for this account, or altogether."""
 LIMITS = {"max_age": 0, "max_bytes": -1, "max_msgs": -1, "max_msgs_per_subject": -1}
-"""Each with what stands for: none."""
+"""Each with the value that means "no limit"."""
 
 
 class JetStreamRefuses(BusError):
-    """JetStream says no; `code` is its own number for why."""
+    """JetStream refused; `code` is its own number for the reason."""
 
     def __init__(self, verb: str, code: int, description: str) -> None:
         super().__init__(f"JetStream refuses {verb}: {description}")
@@ -77,14 +77,14 @@ async def api(bus: Bus, verb: str, body: JsonObject | None = None, *, timeout: f
 
 
 async def ensure_stream(bus: Bus, spec: StreamSpec, *, deleted_s: float = 0.0) -> None:
-    """Makes the stream, or sees to it that one that is there fits `spec`. Raises `BusError`.
+    """Creates the stream, or raises an existing one to `spec`. Raises `BusError`.
 
-    `deleted_s`: seconds to wait before it is made, when it was there until now. A server (2.15.1) that is still
-    deleting the files of the old one deletes the new one's too, and then can't store anything until it is restarted.
+    `deleted_s`: seconds to wait before creating a stream that was just deleted. A server (2.15.1) that is still
+    deleting the old stream's files deletes the new one's too, and then stores nothing until it is restarted.
 
-    Ours are its subjects and that it refuses what is new when it is full. Replicas, age, size and the duplicate window
-    are raised to `spec`, never lowered, and everything else an operator has set (placement, compression, …) stays.
-    Where the server has no room for so much, the stream gets a quarter, and so on, and others keep theirs.
+    Its subjects are set, and that it refuses new messages when it is full. Replicas, age, size and the duplicate window
+    are raised to `spec`, never lowered; everything else that an operator has set (placement, compression, …) stays.
+    If the server has no room for the size, a quarter of it is tried, and so on.
     """
     max_bytes = spec.max_bytes
     while True:
@@ -112,7 +112,7 @@ async def _ensure(bus: Bus, spec: StreamSpec, wanted: JsonObject, deleted_s: flo
 
 
 def _raised(there: JsonObject, wanted: JsonObject) -> JsonObject:
-    """The stream's configuration with what is ours, and no limit lower than wanted."""
+    """The stream's configuration with our subjects, and no limit lower than wanted."""
     config = {
         **there,
         "subjects": [*there.get("subjects", []), *(s for s in wanted["subjects"] if s not in there["subjects"])],
@@ -127,7 +127,7 @@ def _raised(there: JsonObject, wanted: JsonObject) -> JsonObject:
 
 
 class PullConsumer:
-    """A durable consumer: what was not acknowledged is delivered again, also after a restart."""
+    """A durable consumer: unacknowledged messages are delivered again, also after a restart."""
 
     def __init__(self, bus: Bus, stream: str, durable: str) -> None:
         self._bus = bus
@@ -138,7 +138,7 @@ class PullConsumer:
     async def open(
         cls, bus: Bus, *, stream: str, durable: str, ack_wait_s: float = 60, max_ack_pending: int = 5000
     ) -> "PullConsumer":
-        """Joins (or makes) the durable consumer. Raises `BusError`."""
+        """Joins or creates the durable consumer. Raises `BusError`."""
         config = ConsumerConfig(
             durable_name=durable,
             ack_policy=AckPolicy.EXPLICIT,
@@ -146,8 +146,8 @@ class PullConsumer:
             max_deliver=-1,
             max_ack_pending=max_ack_pending,
         ).as_dict()
-        told = {"stream_name": stream, "config": {key: value for key, value in config.items() if value is not None}}
-        await api(bus, f"CONSUMER.DURABLE.CREATE.{stream}.{durable}", told)
+        request = {"stream_name": stream, "config": {key: value for key, value in config.items() if value is not None}}
+        await api(bus, f"CONSUMER.DURABLE.CREATE.{stream}.{durable}", request)
         consumer = cls(bus, stream, durable)
         await consumer._puller.open()
         return consumer
@@ -155,22 +155,22 @@ class PullConsumer:
     async def fetch(self, batch: int, *, timeout: float, max_bytes: int = 0) -> list[StoredMessage]:
         """Up to `batch` messages; an empty list when none came in `timeout` seconds. Raises `BusError`.
 
-        They have about `max_bytes` in all, or it is one that alone is larger.
+        Together they have about `max_bytes`; a single larger message comes alone.
         """
         return await self._puller.fetch(batch, timeout=timeout, max_bytes=max_bytes)
 
     async def pending(self) -> int:
         """How many messages wait in the stream for this consumer. Raises `BusError`."""
-        told = await api(self._bus, self._about)
-        return int(told["num_pending"] + told["num_ack_pending"])
+        info = await api(self._bus, self._about)
+        return int(info["num_pending"] + info["num_ack_pending"])
 
     async def close(self) -> None:
-        """Leaves; the durable consumer stays for the next one."""
+        """Stops pulling; the durable consumer stays."""
         await self._puller.close()
 
 
 async def jetstream_is_there(bus: Bus) -> bool:
-    """Whether the server offers JetStream to us."""
+    """Whether the server offers JetStream to this user."""
     try:
         await api(bus, "INFO")
     except BusError:
@@ -179,5 +179,5 @@ async def jetstream_is_there(bus: Bus) -> bool:
 
 
 def says_there_is_none(error: BusError) -> bool:
-    """Whether a failed call means that the server has no JetStream for us, and not that it is away for the moment."""
+    """Whether a call failed because there is no JetStream for this user, not because it is away for the moment."""
     return isinstance(error, NoResponders) or (isinstance(error, JetStreamRefuses) and error.code in NOT_ENABLED)

@@ -1,17 +1,21 @@
-"""Keys and values in JetStream, as little of it as is needed: make a key once, change it if nobody else has.
+"""Keys and values in JetStream: make a key once, change it if no other client has changed it.
 
-A bucket is a stream that keeps the last message of each subject (ADR-8), so `nats kv` can look into it. Every call
-is one round trip, bounded by `within` seconds, and raises `BusError` when JetStream does not answer in time.
+A bucket is a stream that keeps the last message of each subject (ADR-8), so `nats kv` shows it. Every call is one
+round trip (`update` at least two), bounded by `within` seconds, and raises `BusError` when JetStream does not answer
+in time.
 """
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from nats import errors as nats_errors
 from nats.js.api import DiscardPolicy, StorageType, StreamConfig
 from nats.js.errors import APIError
-from pydantic import BaseModel, ValidationError
 
+from bus.acknowledgement import Acknowledgement
+from bus.backoff import Backoff
 from bus.connection import Bus, Subscription
 from bus.errors import BusError
 
@@ -20,22 +24,17 @@ WRONG_REVISION = frozenset({10071, 10164})
 """Two codes for the same: a stream with replicas has one of its own."""
 OTHER_CONFIG = 10058
 API_TIMEOUT = 2.0
+UPDATE_TRIES = 100
+APART = Backoff(0.01, 0.1)
+"""Clients that wrote at the same time try again at different times."""
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class KeyValue:
     value: bytes
     revision: int
-
-
-class _Problem(BaseModel):
-    err_code: int = 0
-    description: str = ""
-
-
-class _Ack(BaseModel):
-    seq: int = 0
-    error: _Problem | None = None
 
 
 class Bucket:
@@ -47,9 +46,9 @@ class Bucket:
 
     @classmethod
     async def open(cls, bus: Bus, name: str, *, max_age_s: float, max_bytes: int) -> "Bucket":
-        """Makes the bucket if it is not there. When it is full the oldest go. Raises `BusError`.
+        """Makes the bucket unless it exists. A full bucket drops its oldest values. Raises `BusError`.
 
-        One that is there stays as it is: an operator may have given it replicas, or more room.
+        An existing bucket stays as it is: an operator may have given it replicas, or more room.
         """
         config = StreamConfig(
             name=f"KV_{name}",
@@ -70,22 +69,19 @@ class Bucket:
         return cls(bus, name)
 
     async def put(self, key: str, value: bytes, *, after: int, within: float) -> int | None:
-        """Writes if the key's revision still is `after` (0: there is none). Returns the new one, None: it is not."""
+        """Writes if the key's revision still is `after` (0: no value). Returns the new revision, None if it was not."""
         reply = await self._bus.request(
             self._subject(key), value, timeout=within, headers={EXPECTED_REVISION: str(after)}
         )
-        try:
-            ack = _Ack.model_validate_json(reply.data)
-        except ValidationError as error:
-            raise BusError(f"not an answer of JetStream: {reply.data[:80]!r}") from error
+        ack = Acknowledgement.read(reply.data)
         if ack.error is None:
             return ack.seq
         if ack.error.err_code in WRONG_REVISION:
             return None
         raise BusError(f"cannot write to bucket {self._name}: {ack.error.description}")
 
-    async def get(self, key: str, *, within: float) -> Entry | None:
-        """What is there; None: nothing. A key that somebody deleted has an empty value, and a revision."""
+    async def get(self, key: str, *, within: float) -> KeyValue | None:
+        """The key's value and revision; None if it has none. A deleted key has a revision and an empty value."""
         subject = f"$JS.API.DIRECT.GET.KV_{self._name}.{self._subject(key)}"
         reply = await self._bus.request(subject, b"", timeout=within)
         if reply.headers.get("Status") == "404":
@@ -93,10 +89,24 @@ class Bucket:
         revision = reply.headers.get("Nats-Sequence", "")
         if not revision.isdigit():
             raise BusError(f"cannot read from bucket {self._name}: {dict(reply.headers)}")
-        return Entry(reply.data, int(revision))
+        return KeyValue(reply.data, int(revision))
+
+    async def update(self, key: str, change: Callable[[bytes], tuple[bytes, Made]], *, within: float) -> Made:
+        """Writes the value that `change` makes of the key's own, and returns what else `change` made.
+
+        `change` gets no bytes when there is no value, and is called again when another client wrote in between. Raises
+        `BusError`, also when other clients were faster a hundred times.
+        """
+        for failures in range(UPDATE_TRIES):
+            await asyncio.sleep(APART.wait(failures))
+            found = await self.get(key, within=within)
+            value, made = change(found.value if found else b"")
+            if await self.put(key, value, after=found.revision if found else 0, within=within) is not None:
+                return made
+        raise BusError(f"other clients write {key} of bucket {self._name} at the same time")
 
     async def follow(self, key: str, changed: Callable[[bytes], None]) -> Subscription:
-        """Calls `changed` with every new value from now on; a write is a plain message, so it is heard at once."""
+        """Calls `changed` with every new value from now on. A write is a plain message, so it arrives at once."""
         return await self._bus.subscribe_inline(self._subject(key), lambda message: changed(message.data))
 
     def _subject(self, key: str) -> str:

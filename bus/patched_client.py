@@ -1,7 +1,7 @@
 """nats-py's client, made to survive what was found to kill it (nats-py 2.16; re-check when it moves).
 
 * One message whose subject, reply or status line is not UTF-8 raises inside the read loop, which then
-  ends while `is_connected` stays true: the process is deaf and does not know. Here such a message is
+  ends while `is_connected` stays true: the process is deaf without noticing. Here such a message is
   counted and dropped.
 * A `flush()` that was cancelled or timed out leaves a finished future behind; the next PONG trips over
   it and ends the read loop in the same silent way.
@@ -9,11 +9,11 @@
   any of that. Here what waits goes first.
 * `tls://` to a server that offers no TLS, or does not insist on it, sends the password in the clear. Here it is TLS
   or nothing.
-* A task that is cancelled while it publishes to a server that takes nothing goes on as if nothing had been said.
+* A task that is cancelled while it publishes to a server that takes nothing goes on as if it had not been cancelled.
 * An unforeseen exception ends reconnecting for ever. Here it begins again.
 * A connection that was opened but never greeted (a frozen server) is forgotten without being closed, and one whose
   certificate was refused is waited for without end when the client is closed. Here such a one is dropped at once.
-* Closing gives up half-way when what is still unsent cannot be sent. Here it is dropped, and said.
+* Closing gives up half-way when unsent bytes cannot be sent. Here they are dropped, with a warning.
 * When the server freezes, reconnecting first waits for the old socket to close, which can take
   minutes. Here the old socket is aborted after a second.
 """
@@ -61,7 +61,7 @@ Tap: TypeAlias = Callable[[bytes, bytes, bytes, bytes | None], None]
 
 
 class PatchedClient(Client):
-    """A nats-py client whose read loop does not die in silence."""
+    """A nats-py client whose read loop does not die silently."""
 
     def __init__(self, *, tls_only: bool = False) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class PatchedClient(Client):
 
     @property
     def connection_id(self) -> str | None:
-        """What the server calls this connection in its own events: its id and our number; None while there is none."""
+        """The connection's name in the server's own events: `<server id>:<client number>`; None while disconnected."""
         server = self._server_info.get("server_id")
         return f"{server}:{self.client_id}" if self.is_connected and server and self.client_id else None
 
@@ -178,7 +178,7 @@ class PatchedClient(Client):
         await super()._connect_to_server(s)
 
     async def force_reconnect(self) -> None:
-        """Leaves a server that does not hear us; its peers are tried first."""
+        """Leaves a server that does not answer; its peers are tried first."""
         if self._current_server is not None:
             self._current_server.reconnects += 1
         await super().force_reconnect()

@@ -1,7 +1,7 @@
-"""What the server does not let us say or hear, told to whoever would otherwise wait for it in vain.
+"""Permission errors of the server, delivered to the calls that would otherwise wait in vain.
 
-NATS tells a refusal apart from the message that it refused (`-ERR 'Permissions Violation for Publish to "…"'`), so
-all who have something out on that subject are told. nats-py hands the text over in small letters.
+NATS reports a refusal without the message that it refused (`-ERR 'Permissions Violation for Publish to "…"'`), so every
+pending call on that subject fails. nats-py hands the text over in small letters.
 """
 
 import re
@@ -10,35 +10,35 @@ from contextlib import contextmanager
 
 from bus.errors import Denied
 
-_TOLD = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"')
+_REFUSAL = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"')
 
-Told = Callable[[Denied], None]
+OnDenied = Callable[[Denied], None]
 
 
-class Denials:
+class PermissionErrors:
     def __init__(self, inbox: str) -> None:
         self._inbox = inbox.lower()
-        self._waiting: dict[str, list[Told]] = {}
+        self._waiting: dict[str, list[OnDenied]] = {}
         self._deaf: Denied | None = None
-        """We may not even hear answers."""
+        """Set when this user may not even receive answers."""
 
     @contextmanager
-    def watch(self, subject: str, told: Told) -> Iterator[None]:
-        """Calls `told` when the server refuses what is published there meanwhile. Raises `Denied`."""
+    def watch(self, subject: str, on_denied: OnDenied) -> Iterator[None]:
+        """Calls `on_denied` when the server refuses what is published there meanwhile. Raises `Denied`."""
         if self._deaf is not None:
             raise self._deaf
         waiting = self._waiting.setdefault(subject.lower(), [])
-        waiting.append(told)
+        waiting.append(on_denied)
         try:
             yield
         finally:
-            waiting.remove(told)
+            waiting.remove(on_denied)
             if not waiting:
                 self._waiting.pop(subject.lower(), None)
 
     def heard(self, error: str) -> None:
-        """What the server said."""
-        if (found := _TOLD.search(error.lower())) is None:
+        """Takes in the server's error text."""
+        if (found := _REFUSAL.search(error.lower())) is None:
             return
         verb, subject = found.groups()
         if verb == "publish":
@@ -48,12 +48,12 @@ class Denials:
             refused = self._deaf = Denied(
                 f"this user may not hear answers on {subject}: check NATS_INBOX_PREFIX and the user's permissions"
             )
-            concerned = [told for some in self._waiting.values() for told in some]
+            concerned = [on_denied for some in self._waiting.values() for on_denied in some]
         else:
             return
-        for told in list(concerned):
-            told(refused)
+        for on_denied in list(concerned):
+            on_denied(refused)
 
     def forget(self) -> None:
-        """The next server, or this one after a reload, may know other permissions."""
+        """After a reconnect: the next server, or this one after a reload, may grant other permissions."""
         self._deaf = None

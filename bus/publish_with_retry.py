@@ -1,7 +1,7 @@
-"""A last word to somebody who may be reconnecting right now: while nobody listens there it is said again, for a while.
+"""Publishes a final message again while its reader is reconnecting.
 
-A message to an inbox without a listener is lost without a word, unless it names a reply subject: then the server says
-"no responders". After a restart of the server everybody finds it again within some seconds, callers too.
+A message to an inbox without a subscriber is lost silently, unless it names a reply subject: then the server reports
+"no responders". After a restart of the server every client, callers too, is back within some seconds.
 """
 
 import asyncio
@@ -14,18 +14,18 @@ from bus.errors import BusError
 log = structlog.get_logger(__name__)
 
 BACK_WITHIN = 5.0
-"""Seconds in which a reader is back, or will not come back."""
+"""Seconds in which a reader is back, if it comes back at all."""
 AGAIN_AFTER = 0.25
 HEARD_AFTER = 1.5
-"""Seconds without a "no responders" after which it was heard."""
+"""Seconds without "no responders" after which the message was received."""
 
 
-async def publish_until_heard(bus: Bus, subject: str, data: bytes, headers: Headers) -> None:
-    """Publishes once, and goes on by itself when that was not heard. Raises as `Bus.publish`."""
-    await _Insistence(bus, subject, data, headers).say()
+async def publish_with_retry(bus: Bus, subject: str, data: bytes, headers: Headers) -> None:
+    """Publishes once, and again in the background while there is no reader. Raises as `Bus.publish`."""
+    await _RepeatedMessage(bus, subject, data, headers).publish()
 
 
-class _Insistence:
+class _RepeatedMessage:
     def __init__(self, bus: Bus, subject: str, data: bytes, headers: Headers) -> None:
         self._bus = bus
         self._subject = subject
@@ -37,7 +37,7 @@ class _Insistence:
         self._closing = self._loop.call_later(HEARD_AFTER, self._listener.close)
         self._again: asyncio.Task[None] | None = None
 
-    async def say(self) -> None:
+    async def publish(self) -> None:
         await self._bus.publish(self._subject, self._data, reply=self._listener.subject, headers=self._headers)
 
     def _heard(self, message: Message) -> None:
@@ -46,15 +46,15 @@ class _Insistence:
         self._closing.cancel()
         if self._loop.time() >= self._until:
             self._listener.close()
-            log.info("nobody_listens", subject=self._subject)
+            log.info("no_reader", subject=self._subject)
             return
-        self._again = self._loop.create_task(self._say_later())
+        self._again = self._loop.create_task(self._publish_later())
 
-    async def _say_later(self) -> None:
+    async def _publish_later(self) -> None:
         await asyncio.sleep(AGAIN_AFTER)
         self._closing = self._loop.call_later(HEARD_AFTER, self._listener.close)
         try:
-            await self.say()
+            await self.publish()
         except BusError as error:
             self._listener.close()
-            log.debug("not_said_again", subject=self._subject, error=str(error))
+            log.debug("not_published_again", subject=self._subject, error=str(error))

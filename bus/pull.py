@@ -1,9 +1,9 @@
-"""What a durable consumer delivers, at the speed of the wire: open a pull, collect what comes, settle many at once.
+"""Pulls messages of a durable consumer at the speed of the wire: open a pull, collect, settle many at once.
 
 nats-py's own `fetch` runs every message through a queue, a task and its headers' parser: 10,000 messages a second.
 Here the client hands over each message as it was read (`PatchedClient.tap`), and a thousand acknowledgements are one
-write: five times as many. A pull that nobody answers any more (the server died, a leader moved) is opened again;
-what it brought late is not lost, the next fetch returns it.
+write: five times as many. A pull without an answer (the server died, a leader moved) is opened again;
+messages that it brought late are returned by the next fetch.
 """
 
 import asyncio
@@ -54,16 +54,16 @@ class StoredMessage:
 
     @property
     def stream_seq(self) -> int:
-        return int(self._told(3))
+        return int(self._reply_token(3))
 
     @property
     def deliveries(self) -> int:
-        return int(self._told(2))
+        return int(self._reply_token(2))
 
     @property
     def stored_ns(self) -> int:
         """When the stream took it (unix time, nanoseconds, its server's clock)."""
-        return int(self._told(5))
+        return int(self._reply_token(5))
 
     async def ack(self) -> None:
         """Done: never deliver it again."""
@@ -74,15 +74,15 @@ class StoredMessage:
         await settle(self._bus, [self], NAK + (b' {"delay":%d}' % (delay_s * 1e9) if delay_s else b""))
 
     async def in_progress(self) -> None:
-        """Still at it: do not deliver it to somebody else yet."""
+        """Still at it: do not deliver it to another consumer yet."""
         await settle(self._bus, [self], IN_PROGRESS)
 
     async def term(self) -> None:
         """Never deliver it again, though it was not done."""
         await settle(self._bus, [self], TERM)
 
-    def _told(self, place: int) -> str:
-        """What the reply subject says: stream, consumer, deliveries, its number in the stream, and more.
+    def _reply_token(self, place: int) -> str:
+        """A token of the reply subject: stream, consumer, deliveries, the number in the stream, and more.
 
         Servers from 2.14 on may put a domain and an account before them.
         """
@@ -91,7 +91,7 @@ class StoredMessage:
 
 
 async def settle(bus: Bus, messages: Sequence[StoredMessage], verdict: bytes) -> None:
-    """Tells JetStream the same of all of them, in one write. Raises `BusError`."""
+    """Sends JetStream the same verdict on all of them, in one write. Raises `BusError`."""
     try:
         await bus.nats.publish_many([message.settles_at for message in messages], verdict)
     except (nats_errors.Error, OSError) as error:
@@ -153,7 +153,7 @@ class Puller:
         return [self._came.popleft() for _ in range(min(batch, len(self._came)))]
 
     async def close(self) -> None:
-        """Leaves; what came and was not fetched is given back."""
+        """Stops pulling; messages that arrived and were not fetched are given back."""
         if self._subscription is None:
             return
         try:
@@ -200,7 +200,7 @@ class Puller:
             self._enough.set()
 
     def _ended(self, subject: str, headers: bytes) -> None:
-        """The server's word that a pull brings nothing more, and why."""
+        """The server reported that a pull brings nothing more, and why."""
         status = headers.partition(b"\r\n")[0].removeprefix(b"NATS/1.0 ")
         if status.startswith(b"100") or subject != f"{self._inbox}.{self._pulls}":
             return

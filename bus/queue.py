@@ -1,4 +1,4 @@
-"""Work that waits in a stream until somebody did it, and what came of it, kept in another for a week.
+"""A stream of work that waits until it is done, and a stream that keeps the results for a week.
 
 The first is a work queue: a message stays until it is acknowledged, across the death of any process here. The second
 is read without a consumer: one request brings the next hundreds of messages after a number, so a reader that lost its
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from nats.js.api import DiscardPolicy, RetentionPolicy, StreamConfig
-from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
+from bus.acknowledgement import Acknowledgement
 from bus.connection import Bus, Headers, Message
 from bus.errors import BusError, NoResponders, RequestTimeout
 from bus.jetstream import StreamSpec
@@ -37,7 +37,7 @@ class WorkQueue(StreamSpec):
 
 @dataclass(frozen=True, slots=True)
 class Archive(StreamSpec):
-    """A stream to look things up in. When it is full, the oldest go."""
+    """A stream to look things up in. When it is full, the oldest messages go."""
 
     def config(self) -> StreamConfig:
         config = StreamSpec.config(self)
@@ -46,25 +46,13 @@ class Archive(StreamSpec):
         return config
 
 
-class _Problem(BaseModel):
-    err_code: int = 0
-    description: str = ""
-
-
-class _Ack(BaseModel):
-    stream: str = ""
-    seq: int = 0
-    duplicate: bool = False
-    error: _Problem | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What the stream said: it has the message."""
+    """The stream has the message."""
 
     seq: int
     duplicate: bool
-    """It had it already."""
+    """It had the message already."""
 
 
 async def store(bus: Bus, stream: str, subject: str, data: bytes, headers: Headers, *, within: float) -> Receipt:
@@ -73,10 +61,7 @@ async def store(bus: Bus, stream: str, subject: str, data: bytes, headers: Heade
     With a `Nats-Msg-Id` it may be called again after an error: the stream keeps one.
     """
     reply = await bus.request(subject, data, timeout=within, headers=headers)
-    try:
-        ack = _Ack.model_validate_json(reply.data)
-    except ValidationError:
-        raise BusError(f"not an answer of JetStream: {reply.data[:80]!r}") from None
+    ack = Acknowledgement.read(reply.data)
     if ack.error is not None:
         raise BusError(f"stream {stream} refuses it: {ack.error.description}")
     if ack.stream != stream:
@@ -85,7 +70,7 @@ async def store(bus: Bus, stream: str, subject: str, data: bytes, headers: Heade
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class ArchivedMessage:
     """A message as a stream keeps it."""
 
     seq: int
@@ -100,17 +85,19 @@ class Unfinished(RequestTimeout):
 
 async def read_after(
     bus: Bus, stream: str, subject: str, seq: int, *, page: int = PAGE, within: float = READ_WITHIN
-) -> list[Kept]:
+) -> list[ArchivedMessage]:
     """The next messages on `subject` (wildcards allowed) after number `seq`, in order; empty: there are none.
 
     Raises `BusError`; `NoResponders`: there is no such stream.
     """
-    found: list[Kept] = []
+    found: list[ArchivedMessage] = []
     ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def heard(message: Message) -> None:
         if (at := message.headers.get("Nats-Sequence", "")).isdigit():
-            found.append(Kept(int(at), message.headers.get("Nats-Subject", ""), message.headers, message.data))
+            found.append(
+                ArchivedMessage(int(at), message.headers.get("Nats-Subject", ""), message.headers, message.data)
+            )
         elif not ended.done():
             ended.set_result(message.headers.get("Status", ""))
 

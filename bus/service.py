@@ -52,7 +52,7 @@ class EndpointStats:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What a role says of itself."""
+    """A role, as it describes itself."""
 
     name: str
     id: str

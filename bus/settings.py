@@ -1,4 +1,4 @@
-"""Where the NATS servers are and who we are to them."""
+"""Where the NATS servers are, and the credentials for them."""
 
 import os
 import ssl
@@ -41,21 +41,21 @@ class BusSettings:
 
     @property
     def tls_only(self) -> bool:
-        """Whether a server that does not speak TLS is an impostor: a scheme or a certificate says so."""
+        """Whether only TLS will do: the scheme of an address or a certificate says so."""
         return self.ca_file is not None or any(url.startswith("tls://") for url in self.servers)
 
     def tls(self) -> ssl.SSLContext | None:
-        """Whom to trust when the server shows a certificate; None: whom the system trusts. Raises `BusUnreachable`."""
+        """Which authorities to trust; None: those of the system. Raises `BusUnreachable`."""
         if self.ca_file is None:
             return None
         try:
             return ssl.create_default_context(cafile=self.ca_file)
         except OSError as error:
-            message = f"NATS_CA_FILE {self.ca_file} is no readable certificate ({error.strerror or error})"
+            message = f"NATS_CA_FILE {self.ca_file} is not a readable certificate ({error.strerror or error})"
             raise BusUnreachable(message, hopeless=True) from error
 
     def check(self) -> None:
-        """Raises `BusUnreachable` when an address can lead nowhere, before anybody waits for it."""
+        """Raises `BusUnreachable` for an address that cannot be one, before a connection is tried."""
         for url in self.servers:
             try:
                 parts = urlsplit(url if "://" in url else f"nats://{url}")
@@ -64,7 +64,7 @@ class BusSettings:
                 usable = False
             if not usable:
                 shown = url.rsplit("@", 1)[-1]
-                message = f"NATS_URL: {shown!r} is no address of a server; write nats://host:4222, several with commas"
+                message = f"NATS_URL: {shown!r} is not a server's address; write nats://host:4222, several with commas"
                 raise BusUnreachable(message, hopeless=True)
 
     @property

@@ -1,7 +1,8 @@
-"""Tasks with an owner: kept alive, and their death is logged, never swallowed."""
+"""Tasks with an owner, whose failures are logged, and waiting for the end of work."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
@@ -31,7 +32,7 @@ class Tasks:
             await asyncio.wait(self._running)
 
     async def cancel(self) -> None:
-        """Stops all of them (but never the task that asks)."""
+        """Cancels all of them but the calling task."""
         others = self._running - {asyncio.current_task()}
         for task in others:
             task.cancel()
@@ -42,6 +43,33 @@ class Tasks:
         self._running.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("task_died", owner=self._owner, task=task.get_name(), exc_info=error)
+
+
+class Idle:
+    """Counts the pieces of work under way; `wait` returns at once when there is none, else with the end of the last."""
+
+    def __init__(self) -> None:
+        self._busy = 0
+        self._event = asyncio.Event()
+        self._event.set()
+
+    def __len__(self) -> int:
+        return self._busy
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """One piece of work is under way until the end of the block."""
+        self._busy += 1
+        self._event.clear()
+        try:
+            yield
+        finally:
+            self._busy -= 1
+            if not self._busy:
+                self._event.set()
+
+    async def wait(self) -> None:
+        await self._event.wait()
 
 
 async def first_of(*events: asyncio.Event) -> None:

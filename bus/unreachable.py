@@ -9,22 +9,22 @@ from bus.settings import BusSettings
 
 
 def explain(error: Exception | None, settings: BusSettings) -> BusUnreachable:
-    """What to tell the person who started us. `hopeless` when waiting for the server would not help."""
+    """The error for the person who started this process. `hopeless` when waiting for the server would not help."""
     where = f"NATS at {settings.where}"
     if isinstance(error, nats_errors.AuthorizationError) or "authorization" in str(error).lower():
         return BusUnreachable(
-            f"{where} does not let us in: check NATS_USER and NATS_PASSWORD (or NATS_CREDS, NATS_NKEY_SEED_FILE)",
+            f"{where} refuses the connection: check NATS_USER and NATS_PASSWORD (or NATS_CREDS, NATS_NKEY_SEED_FILE)",
             hopeless=True,
         )
     if isinstance(error, ssl.SSLCertVerificationError):
         return BusUnreachable(
-            f"{where} shows a certificate that we do not trust ({error.verify_message.rstrip('.')}): set NATS_CA_FILE "
+            f"{where} shows a certificate that is not trusted ({error.verify_message.rstrip('.')}): set NATS_CA_FILE "
             "to the certificate of the authority that signed it, and use the name in NATS_URL that it was made for",
             hopeless=True,
         )
     if isinstance(error, nats_errors.SecureConnWantedError):
         return BusUnreachable(
-            f"{where} does not speak TLS, and we are told to speak nothing else: use nats:// in NATS_URL and unset "
+            f"{where} does not speak TLS, and the settings allow nothing else: use nats:// in NATS_URL and unset "
             "NATS_CA_FILE, or configure TLS in the server",
             hopeless=True,
         )

@@ -1,8 +1,8 @@
 """Notices that a connection is dead or deaf while the client still calls itself connected.
 
-Once a second it says something to itself. When it does not hear that, it reconnects: a read loop may have died, a
-server may be frozen, a firewall may have forgotten us. A connection that is only busy hears itself late, behind all
-that came before; it is left alone as long as something moves.
+Once a second the connection publishes to its own inbox. Without an echo it reconnects: a read loop may have died, a
+server may be frozen, a firewall may have dropped the connection. A connection that is only busy gets its echo late,
+behind all earlier messages; it is left alone as long as something moves.
 """
 
 import asyncio

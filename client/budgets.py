@@ -1,4 +1,4 @@
-"""Budgets as several Managers tell them."""
+"""Budgets as several Managers report them."""
 
 from collections.abc import Iterable
 from decimal import Decimal
@@ -6,13 +6,13 @@ from decimal import Decimal
 from contracts import BudgetState
 
 
-def merged(told: Iterable[BudgetState]) -> list[BudgetState]:
-    """Each budget once, as whoever knows of the most spending says; nearest to its limit first, the unknown last.
+def merged(states: Iterable[BudgetState]) -> list[BudgetState]:
+    """Each budget once, as the Manager that knows of the most spending reports it; nearest to its limit first.
 
-    Of equals by name, whichever Manager was heard first.
+    Unknown ones come last; of equals, the Manager heard first counts.
     """
     best: dict[tuple[str | None, str | None, str, str], BudgetState] = {}
-    for state in told:
+    for state in states:
         key = (state.tenant, state.model_id, state.per, state.window)
         if key not in best or _spent(state) > _spent(best[key]):
             best[key] = state

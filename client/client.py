@@ -1,4 +1,4 @@
-"""The client: ask, stream, cancel, look who is here, judge an answer, tell a worker what to do."""
+"""The client: ask, stream, cancel, list workers, judge an answer, control a worker."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 from bus import Bus, BusError, BusSettings, Message, NoResponders, RequestTimeout, Tasks
 from client.budgets import merged
 from client.exchange import Exchange, cancel_body
-from client.jobs import Jobs, JobTicket
+from client.jobs import JobQueue, JobTicket
 from client.live import LiveFigures
 from client.question import Options, Question
 from client.roster import Roster
@@ -38,14 +38,14 @@ REPLY_WITHIN = 2.0
 """Seconds that the books and a worker's remote control may take to answer."""
 PING_WITHIN = 0.3
 MANAGER_SERVICE, WORKER_SERVICE, TELEMETRY_SERVICE = "bullpen-manager", "bullpen-worker", "bullpen-telemetry"
-"""What roles call themselves in service discovery."""
+"""The roles' names in service discovery."""
 
 SWAP_WITHIN = 600.0
-"""Seconds that a worker may take to load a model, if nobody says otherwise."""
+"""Seconds that a worker may take to load a model, by default."""
 Order = Literal["status", "drain", "resume", "reload", "budgets"]
 
 
-class Service(OpenModel):
+class ServiceInfo(OpenModel):
     """A role's answer to `$SRV.PING`."""
 
     name: str
@@ -59,7 +59,7 @@ class Bullpen:
 
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
-        self.jobs = Jobs(bus)
+        self.jobs = JobQueue(bus)
         self._open: set[Exchange] = set()
 
     @classmethod
@@ -67,7 +67,7 @@ class Bullpen:
     async def connect(cls, url: str | None = None) -> AsyncIterator[Self]:
         """To the NATS server at `url`, else as the environment says (`NATS_URL` and its kin).
 
-        Raises `BusUnreachable`. What is still being answered at the end of the block is cancelled.
+        Raises `BusUnreachable`. Requests still open at the end of the block are cancelled.
         """
         settings = BusSettings.from_environment()
         if url is not None:
@@ -120,7 +120,7 @@ class Bullpen:
         return await self.jobs.wait(wanted, timeout)
 
     async def cancel(self, task_id: str) -> None:
-        """Stops a task, whoever has it. Nobody has it: nothing happens."""
+        """Stops a task at every role that has it."""
         await self.bus.publish(s.INFER_CANCEL, cancel_body(task_id))
 
     async def feedback(
@@ -132,11 +132,11 @@ class Bullpen:
         except ValidationError as error:
             field = str(error.errors()[0]["loc"][0])
             raise BullpenError(ErrorCode.INVALID_REQUEST, f"{field}: {error.errors()[0]['msg']}", field=field) from None
-        cure = "nobody keeps the books: start the mesh with `bullpen up`, or `bullpen telemetry`"
+        cure = "no telemetry runs: start the mesh with `bullpen up`, or `bullpen telemetry`"
         await self._request(s.INFER_FEEDBACK, body, cure)
 
     async def workers(self, seconds: float = 1.2) -> list[Heartbeat]:
-        """Everybody whose heartbeat was heard in so many seconds, or who says how it is when asked; by id."""
+        """Every worker whose heartbeat came within so many seconds, or that answers a status request; by id."""
         async with self.roster() as roster:
             known = await self.services(WORKER_SERVICE, seconds)
             heard = {beat.worker_id for beat in roster.beats}
@@ -148,7 +148,7 @@ class Bullpen:
 
     @asynccontextmanager
     async def roster(self) -> AsyncIterator[Roster]:
-        """Who is here, kept up to date until the end of the block."""
+        """The workers of the mesh, kept up to date until the end of the block."""
         roster, now = Roster(), asyncio.get_running_loop().time
 
         def heard(message: Message) -> None:
@@ -165,36 +165,38 @@ class Bullpen:
 
     @asynccontextmanager
     async def live(self) -> AsyncIterator[LiveFigures]:
-        """What the mesh is doing now, kept up to date until the end of the block; the first figures take 2 s."""
+        """The mesh's live figures, kept up to date until the end of the block; the first ones take 2 s."""
         figures, now = LiveFigures(), asyncio.get_running_loop().time
-        mesh = await self.bus.subscribe_inline(s.METRICS_MESH, lambda told: figures.hear_mesh(told.data, now()))
-        models = await self.bus.subscribe_inline(s.METRICS_MODELS, lambda told: figures.hear_model(told.data, now()))
+        mesh = await self.bus.subscribe_inline(s.METRICS_MESH, lambda message: figures.hear_mesh(message.data, now()))
+        models = await self.bus.subscribe_inline(
+            s.METRICS_MODELS, lambda message: figures.hear_model(message.data, now())
+        )
         try:
             yield figures
         finally:
             await mesh.stop()
             await models.stop()
 
-    async def services(self, name: str | None = None, seconds: float = PING_WITHIN) -> list[Service]:
+    async def services(self, name: str | None = None, seconds: float = PING_WITHIN) -> list[ServiceInfo]:
         """The roles of that name (None: of any) that answered a ping in so many seconds, by id."""
         answers: list[Message] = []
         with self.bus.listen(answers.append) as listener:
             await self.bus.publish(f"$SRV.PING.{name}" if name else "$SRV.PING", b"", reply=listener.subject)
             await asyncio.sleep(seconds)
-        found = [Service.model_validate_json(answer.data) for answer in answers if not answer.no_responders]
+        found = [ServiceInfo.model_validate_json(answer.data) for answer in answers if not answer.no_responders]
         return sorted(found, key=lambda service: service.id)
 
-    async def find(self, role_id: str) -> Service:
-        """The worker or Manager of that id. Raises `BullpenError(no_worker)` that lists who is here."""
+    async def find(self, role_id: str) -> ServiceInfo:
+        """The worker or Manager of that id. Raises `BullpenError(no_worker)` that lists the running roles."""
         here = [service for service in await self.services() if service.name in (MANAGER_SERVICE, WORKER_SERVICE)]
         for service in here:
             if service.id == role_id:
                 return service
-        ids = ", ".join(service.id for service in here) or "nobody: start the mesh with `bullpen up`"
-        raise BullpenError(ErrorCode.NO_WORKER, f"no worker and no Manager {role_id} is here; here is {ids}")
+        ids = ", ".join(service.id for service in here) or "none: start the mesh with `bullpen up`"
+        raise BullpenError(ErrorCode.NO_WORKER, f"no worker and no Manager {role_id} is running; running are: {ids}")
 
     async def control(self, worker_id: str, op: Order) -> ControlReply:
-        """Tells one worker what to do. Raises `BullpenError(no_worker)` when it is not there."""
+        """Sends one worker a control request. Raises `BullpenError(no_worker)` when it is not there."""
         within = SWAP_WITHIN if op == "reload" else REPLY_WITHIN
         return _obeyed(worker_id, await self._order("worker", worker_id, ControlRequest(op=op), within))
 
@@ -207,7 +209,7 @@ class Bullpen:
         options: JsonObject | None = None,
         within: float = SWAP_WITHIN,
     ) -> ControlReply:
-        """Has one worker serve another model, or others (written as in a config), or the same with other options.
+        """Makes one worker serve another model, or others (written as in a config), or the same with other options.
 
         Returns when it does, or says why not (`ok` is false). Raises `BullpenError(no_worker)` when it is not there,
         `BullpenError(deadline_exceeded)` when it has not said so `within` as many seconds.
@@ -218,7 +220,7 @@ class Bullpen:
         return _obeyed(worker_id, await self._order("worker", worker_id, order, within))
 
     async def control_manager(self, manager_id: str, op: Order) -> ManagerReply:
-        """Tells one Manager what to do. Raises `BullpenError(no_worker)` when it is not there."""
+        """Sends one Manager a control request. Raises `BullpenError(no_worker)` when it is not there."""
         answer = await self._order("manager", manager_id, ControlRequest(op=op))
         try:
             return ManagerReply.model_validate_json(answer.data)
@@ -226,13 +228,13 @@ class Bullpen:
             raise _unreadable(manager_id) from None
 
     async def budgets(self) -> list[BudgetState]:
-        """What is spent of every budget, as the Managers that are here know it; nearest to its limit first.
+        """What is spent of every budget, as the running Managers know it; nearest to its limit first.
 
-        Raises `BullpenError(no_worker)` when none is here.
+        Raises `BullpenError(no_worker)` when none is running.
         """
         managers = await self.services(MANAGER_SERVICE)
         if not managers:
-            raise BullpenError(ErrorCode.NO_WORKER, "no Manager is here: start the mesh with `bullpen up`")
+            raise BullpenError(ErrorCode.NO_WORKER, "no Manager is running: start the mesh with `bullpen up`")
         replies = await asyncio.gather(*(self.control_manager(one.id, "budgets") for one in managers))
         return merged(state for reply in replies for state in reply.budgets or ())
 
@@ -242,7 +244,7 @@ class Bullpen:
         if not s.is_name(role_id):
             raise BullpenError(ErrorCode.INVALID_REQUEST, f"{role_id!r} is not a {kind}'s id", field=f"{kind}_id")
         subject = s.worker_control(role_id) if kind == "worker" else s.manager_control(role_id)
-        cure = f"no {kind} {role_id} is here: `bullpen workers` and `bullpen doctor` show who is"
+        cure = f"no {kind} {role_id} is running: `bullpen workers` and `bullpen doctor` list the running ones"
         return await self._request(subject, order.to_bytes(), cure, within)
 
     async def _status(self, worker_id: str) -> Heartbeat | None:
@@ -251,11 +253,11 @@ class Bullpen:
         except BullpenError:
             return None
 
-    async def _request(self, subject: str, body: bytes, nobody: str, within: float = REPLY_WITHIN) -> Message:
+    async def _request(self, subject: str, body: bytes, cure: str, within: float = REPLY_WITHIN) -> Message:
         try:
             return await self.bus.request(subject, body, timeout=within)
         except NoResponders:
-            raise BullpenError(ErrorCode.NO_WORKER, nobody) from None
+            raise BullpenError(ErrorCode.NO_WORKER, cure) from None
         except RequestTimeout as error:
             raise BullpenError(ErrorCode.DEADLINE_EXCEEDED, str(error)) from None
 
@@ -283,4 +285,4 @@ def _obeyed(worker_id: str, answer: Message) -> ControlReply:
 
 
 def _unreadable(role_id: str) -> BullpenError:
-    return BullpenError(ErrorCode.INTERNAL, f"{role_id} answers what cannot be read")
+    return BullpenError(ErrorCode.INTERNAL, f"{role_id} sent an answer that cannot be read")

@@ -1,4 +1,4 @@
-"""What a caller catches: the contract's error, with the whole reply that told it."""
+"""What a caller catches: the contract's error, with the whole error reply."""
 
 from contracts import BullpenError, ErrorCode, ErrorReply
 
@@ -19,5 +19,5 @@ class RequestFailed(BullpenError):
 
     @classmethod
     def here(cls, code: ErrorCode, message: str, task_id: str | None) -> "RequestFailed":
-        """A failure that was noticed on this side, told as if it had come over the wire."""
+        """A failure that the client noticed, in the form of one from the wire."""
         return cls(ErrorReply(task_id=task_id, error=BullpenError(code, message).detail()))

@@ -1,10 +1,9 @@
-"""One question under way: its private inboxes, its patience, and the cancel when its asker leaves early.
+"""One request under way: its private inboxes, its time-outs, and the cancel when its caller leaves early.
 
-`_next` is its life: hear what comes, and when the `Watch` says so, ask who has the task or send the question again.
-Again means the same body with the same `idempotency_key`: what was answered already is not done twice. Each time it
-goes out it has an inbox of its own, so that a Manager that comes back from the dead cannot mix its pieces into the
-stream of another. Whatever a Manager itself says, an error included, is final: there is one layer of retries for
-what it can mend (in the Manager), and this one for the Manager itself.
+`_next` hears what comes and, when `ManagerWatch` says so, asks which Manager has the task or sends the request again:
+the same body with the same `idempotency_key`, so a finished answer is not computed twice. Every sending has an inbox of
+its own, so that a Manager that was only frozen cannot mix its chunks into another one's stream. A Manager's final
+message, an error included, is final: Managers retry workers, the client only retries Managers.
 """
 
 import asyncio
@@ -21,7 +20,7 @@ from bus.deadline import header
 from client.errors import RequestFailed
 from client.pieces import Pieces
 from client.question import Question
-from client.watch import Step, Watch
+from client.watch import ManagerWatch, Step
 from contracts import (
     CancelRequest,
     Chunk,
@@ -39,15 +38,15 @@ from contracts.subjects import INFER_AUTO, INFER_CANCEL, INFER_STATUS
 GRACE = 1.0
 """Seconds after the deadline in which the one final message must have come."""
 
-GIVEN_BACK = b'"retry_after_ms":0,'
-"""An error that says: ask again, now."""
+GIVEN_BACK = f'"{ErrorCode.DRAINING}"'.encode()
+"""Stands in every error of a Manager, or worker, that leaves before it has answered."""
 
 _EVENT: TypeAdapter[Chunk | Resumed | FinalResponse] = TypeAdapter(StreamEvent)
 _STATUS = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class Received:
     """A message, and to which sending of the question (1, 2 …) it belongs; `_STATUS`: to a question who has it."""
 
     sending: int
@@ -63,8 +62,8 @@ class Exchange:
         self._now = asyncio.get_running_loop().time
         self._deadline = self._now() + question.deadline_ms / 1000
         self._end = self._deadline + GRACE
-        self._watch = Watch(self._now())
-        self._heard: asyncio.Queue[Heard | BusError] = asyncio.Queue()
+        self._watch = ManagerWatch(self._now())
+        self._heard: asyncio.Queue[Received | BusError] = asyncio.Queue()
         self._denied = bus.when_denied(INFER_AUTO, self.fail)
         self._inboxes: list[Listener[Message]] = []
         self._sending = 0
@@ -74,7 +73,7 @@ class Exchange:
         self._pieces = Pieces(question.task_id)
         self._reading = 1
         """The sending whose pieces the asker gets."""
-        self._held_back: Heard | None = None
+        self._held_back: Received | None = None
         self._settled = False
         self._left = False
 
@@ -159,7 +158,7 @@ class Exchange:
 
     # Hearing, asking, sending again
 
-    async def _next(self) -> Heard:
+    async def _next(self) -> Received:
         """What a Manager says next. Raises `RequestFailed`, `BusError`."""
         if self._held_back is not None:
             heard, self._held_back = self._held_back, None
@@ -175,7 +174,7 @@ class Exchange:
                     return heard_now
                 self._start_anew()
 
-    async def _hear(self) -> Heard | None:
+    async def _hear(self) -> Received | None:
         """The next message; None when it is time to do something else."""
         try:
             async with asyncio.timeout_at(min(self._end, self._watch.due)):
@@ -186,31 +185,31 @@ class Exchange:
             raise heard
         return heard
 
-    def _is_answer(self, heard: Heard) -> bool:
-        """Takes note of what was heard; True when it is part of an answer."""
-        now, nobody = self._now(), heard.message.no_responders
-        match heard.sending == _STATUS, nobody:
+    def _is_answer(self, heard: Received) -> bool:
+        """Takes note of a message; True when it is part of an answer."""
+        now, unheard = self._now(), heard.message.no_responders
+        match heard.sending == _STATUS, unheard:
             case True, True:
-                self._watch.nobody_to_ask(now)
+                self._watch.status_unheard(now)
             case True, False:
                 self._watch.held(now)
             case False, True if not self._is_stale(heard):
                 self._watch.unsent(now)
             case False, False if not self._is_stale(heard):
                 self._watch.heard(now)
-        return heard.sending != _STATUS and not nobody
+        return heard.sending != _STATUS and not unheard
 
-    def _is_given_back(self, heard: Heard) -> bool:
-        """Whether its Manager leaves before it is answered: somebody else has to."""
+    def _is_given_back(self, heard: Received) -> bool:
+        """Whether its Manager leaves before the answer, so that another one has to take it."""
         if self._is_stale(heard) or GIVEN_BACK not in heard.message.data:
             return False
         try:
             error = ErrorReply.model_validate_json(heard.message.data).error
         except ValidationError:
             return False
-        return error.retryable and error.retry_after_ms == 0
+        return error.code is ErrorCode.DRAINING
 
-    def _is_stale(self, heard: Heard) -> bool:
+    def _is_stale(self, heard: Received) -> bool:
         """Whether it is about a sending that was given up on."""
         return heard.sending != self._sending
 
@@ -256,12 +255,12 @@ class Exchange:
         self._watch.sent(self._now())
 
     def _put(self, sending: int, message: Message) -> None:
-        self._heard.put_nowait(Heard(sending, message))
+        self._heard.put_nowait(Received(sending, message))
 
     # Failing
 
     def _too_late(self) -> RequestFailed:
-        if self._watch.nobody:
+        if self._watch.no_manager:
             return self._given_up()
         waited = f"no answer within {self._question.deadline_ms / 1000 + GRACE:g} s"
         if not self._bus.is_connected:
@@ -271,14 +270,14 @@ class Exchange:
         return self._fail(ErrorCode.DEADLINE_EXCEEDED, f"{waited}: {why}")
 
     def _given_up(self) -> RequestFailed:
-        if self._watch.nobody:
+        if self._watch.no_manager:
             cure = "start the mesh with `bullpen up`, or one with `bullpen manager`"
             return self._fail(ErrorCode.NO_WORKER, f"no Manager listens on {INFER_AUTO}: {cure}")
-        times = f"{self._watch.sends} times a Manager took the question and fell silent"
-        return self._fail(ErrorCode.NO_WORKER, f"{times}: `bullpen doctor` shows who is here")
+        times = f"{self._watch.sends} times a Manager took the request and fell silent"
+        return self._fail(ErrorCode.NO_WORKER, f"{times}: `bullpen doctor` shows what is running")
 
     def _failure(self, data: bytes) -> RequestFailed:
-        """The error that a final message tells."""
+        """The error in a final message."""
         try:
             reply = ErrorReply.model_validate_json(data)
         except ValidationError:

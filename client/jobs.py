@@ -4,7 +4,7 @@
     answer = await bp.result(ticket, timeout=600)
 
 A job's id is what it is submitted with as `Nats-Msg-Id`: the same id submitted again is the same job and has one
-result. So whoever makes ids that mean something (a file's digest and the line) may submit again after any mishap.
+result. So a client with meaningful ids (a file's digest and the line) may submit again after any mishap.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from functools import cached_property
 from pydantic_core import from_json
 
 from bus import Bus, BusError
-from bus.queue import Kept, read_after, store
+from bus.queue import ArchivedMessage, read_after, store
 from client.errors import RequestFailed
 from client.question import Question
 from contracts import BullpenError, ErrorCode, ErrorReply, InferenceResponse
@@ -25,7 +25,7 @@ from contracts import headers as h
 from contracts import subjects as s
 
 ACK_WITHIN = 2.0
-PATIENCE = 60.0
+SUBMIT_WITHIN = 60.0
 """Seconds that a submission waits for a mesh that starts, or comes back."""
 AGAIN_AFTER = 0.25
 """Seconds between two looks for new results."""
@@ -42,7 +42,7 @@ class JobTicket:
 
 @dataclass(frozen=True)
 class JobResult:
-    """What became of a job (or of a request that nobody waited for: then it has no `job_id`)."""
+    """The result of a job, or of a request without a reply subject (which has no `job_id`)."""
 
     seq: int
     job_id: str
@@ -50,12 +50,12 @@ class JobResult:
     """The answer or the error, as of the wire."""
 
     @classmethod
-    def of(cls, kept: Kept) -> "JobResult":
+    def of(cls, kept: ArchivedMessage) -> "JobResult":
         return cls(kept.seq, kept.headers.get(h.JOB, ""), kept.data)
 
     @cached_property
     def answer(self) -> InferenceResponse | ErrorReply:
-        """One that cannot be read is an error too: anybody may publish on `result.…`."""
+        """A body that cannot be read becomes an error: any client may publish on `result.…`."""
         return self._read or ErrorReply(
             error=BullpenError(ErrorCode.INTERNAL, "what was published as the result cannot be read").detail()
         )
@@ -77,13 +77,13 @@ class JobResult:
     @cached_property
     def _read(self) -> InferenceResponse | ErrorReply | None:
         try:
-            told = from_json(self.body)
-            return (ErrorReply if "error" in told else InferenceResponse).model_validate(told)
+            body = from_json(self.body)
+            return (ErrorReply if "error" in body else InferenceResponse).model_validate(body)
         except (ValueError, TypeError):
             return None
 
 
-class Jobs:
+class JobQueue:
     """The client's side of `JOBS` and `RESULTS`."""
 
     def __init__(self, bus: Bus) -> None:
@@ -91,21 +91,23 @@ class Jobs:
 
     async def submit(self, question: Question, job_id: str) -> JobTicket:
         """Returns when the stream has it, tries again for a minute. Raises `BullpenError`, `BusError`."""
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + SUBMIT_WITHIN
         headers = {h.MESSAGE_ID: job_id}
         while True:
             try:
-                told = await store(self._bus, s.JOBS_STREAM, s.JOBS_SUBMIT, question.body, headers, within=ACK_WITHIN)
+                receipt = await store(
+                    self._bus, s.JOBS_STREAM, s.JOBS_SUBMIT, question.body, headers, within=ACK_WITHIN
+                )
             except BusError as error:
                 if time.monotonic() > until or self._bus.lost.is_set():
                     raise BusError(f"{error}; {NO_JOBS}") from error
                 await asyncio.sleep(AGAIN_AFTER)
             else:
-                return JobTicket(job_id, question.task_id, told.seq)
+                return JobTicket(job_id, question.task_id, receipt.seq)
 
     async def ready(self) -> None:
         """Returns when the mesh takes jobs. Raises `BusError` when it does not within a minute."""
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + SUBMIT_WITHIN
         while True:
             try:
                 await read_after(self._bus, s.RESULTS_STREAM, s.RESULT_ANY, 0, page=1, within=ACK_WITHIN)

@@ -21,14 +21,14 @@ _SOURCES: TypeAdapter[MeshMetrics | TelemetryMetrics] = TypeAdapter(MeshMetrics 
 class ManagerFigures:
     """One Manager's newest figures."""
 
-    told: MeshMetrics
+    metrics: MeshMetrics
     heard: float
     per_second: float = 0.0
     """Requests answered or failed in a second, between the last two tellings."""
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFigures:
+class LiveModel:
     """One model's, over all Managers."""
 
     model_id: str
@@ -48,21 +48,21 @@ class LiveFigures:
     def hear_mesh(self, body: bytes, now: float) -> None:
         """A message on `metrics.mesh`; one that cannot be read changes nothing."""
         try:
-            told = _SOURCES.validate_json(body)
+            metrics = _SOURCES.validate_json(body)
         except ValidationError:
             return
-        if isinstance(told, MeshMetrics):
-            self._managers[told.source] = ManagerFigures(told, now, self._pace(told))
+        if isinstance(metrics, MeshMetrics):
+            self._managers[metrics.source] = ManagerFigures(metrics, now, self._pace(metrics))
         else:
-            self._accountants[told.source] = told, now
+            self._accountants[metrics.source] = metrics, now
 
     def hear_model(self, body: bytes, now: float) -> None:
         """The same for `metrics.model.<model>`."""
         try:
-            told = ModelMetrics.model_validate_json(body)
+            metrics = ModelMetrics.model_validate_json(body)
         except ValidationError:
             return
-        self._models[told.source, told.model_id] = told, now
+        self._models[metrics.source, metrics.model_id] = metrics, now
 
     def forget(self, heard_before: float) -> None:
         """Drops those of whom nothing was heard since then."""
@@ -73,39 +73,39 @@ class LiveFigures:
     @property
     def managers(self) -> list[ManagerFigures]:
         """By id."""
-        return sorted(self._managers.values(), key=lambda one: one.told.source)
+        return sorted(self._managers.values(), key=lambda one: one.metrics.source)
 
     @property
     def accountants(self) -> list[TelemetryMetrics]:
         """By id."""
-        return sorted((told for told, _ in self._accountants.values()), key=lambda one: one.source)
+        return sorted((metrics for metrics, _ in self._accountants.values()), key=lambda one: one.source)
 
     @property
-    def models(self) -> list[ModelFigures]:
+    def models(self) -> list[LiveModel]:
         """By id."""
         by_model: dict[str, list[ModelMetrics]] = {}
-        for told, _ in self._models.values():
-            by_model.setdefault(told.model_id, []).append(told)
+        for metrics, _ in self._models.values():
+            by_model.setdefault(metrics.model_id, []).append(metrics)
         return [_together(model_id, by_model[model_id]) for model_id in sorted(by_model)]
 
-    def _pace(self, told: MeshMetrics) -> float:
-        before = self._managers.get(told.source)
+    def _pace(self, metrics: MeshMetrics) -> float:
+        before = self._managers.get(metrics.source)
         if before is None:
             return 0.0
-        seconds = (told.created_at - before.told.created_at).total_seconds()
-        done = told.answered + told.failed - before.told.answered - before.told.failed
+        seconds = (metrics.created_at - before.metrics.created_at).total_seconds()
+        done = metrics.answered + metrics.failed - before.metrics.answered - before.metrics.failed
         return done / seconds if seconds > 0 and done > 0 else 0.0
 
 
-def _together(model_id: str, told: Iterable[ModelMetrics]) -> ModelFigures:
-    told = list(told)
-    return ModelFigures(
+def _together(model_id: str, metrics: Iterable[ModelMetrics]) -> LiveModel:
+    metrics = list(metrics)
+    return LiveModel(
         model_id=model_id,
-        workers=max(one.workers for one in told),
-        answered=sum(one.answered for one in told),
-        failed=sum(one.failed for one in told),
-        mean_ms=_mean((one.mean_ms, one.answered) for one in told),
-        confidence=_mean((one.confidence, one.answered) for one in told),
+        workers=max(one.workers for one in metrics),
+        answered=sum(one.answered for one in metrics),
+        failed=sum(one.failed for one in metrics),
+        mean_ms=_mean((one.mean_ms, one.answered) for one in metrics),
+        confidence=_mean((one.confidence, one.answered) for one in metrics),
     )
 
 

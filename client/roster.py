@@ -1,4 +1,4 @@
-"""Who is here, as far as was heard: the newest heartbeat of every worker. Pure; the clock is passed in."""
+"""The workers of the mesh: the newest heartbeat of each. Pure; the clock is passed in."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

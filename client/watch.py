@@ -1,57 +1,58 @@
-"""Whether the Manager that took a question still has it: when to ask, when to send it again. Pure: the clock is given.
+"""Whether the Manager that took a request still has it: when to ask, when to send it again. Pure: the clock is given.
 
-Most answers come before anybody wonders. After a second of silence the mesh is asked who has the task: its Manager
-says so at once, and is asked again now and then. Silence to that question, twice, means that the Manager is lost,
-dead or frozen alike, and the question goes out again, to whoever takes it. Nobody listening at all may be a Manager
-that is just being restarted: that is worth a few seconds. Times are seconds.
+Most answers come before the client asks. After a second of silence it asks the mesh which Manager has the task: that
+one answers at once, and is asked again now and then. If this question stays unanswered twice, the Manager is lost,
+dead or frozen alike, and the request is sent again for another one to take. When no Manager listens at all, one may
+just be restarting: the client waits a few seconds. Times are seconds.
 """
 
-import random
 from enum import Enum, auto
 from math import inf
+
+from bus.backoff import Backoff
 
 QUIET = 1.0
 """How long an answer may be silent before we wonder."""
 QUIET_AGAIN = 0.3
 """The same, right after the question went out again: it may have met the lost Manager a second time."""
 HELD = 2.0
-"""How long we believe a Manager that says it has the task."""
+"""How long a Manager that says it has the task is believed."""
 REPLY_WITHIN = 0.3
 SILENCES = 2
 """So many questions without an answer, one after the other, and the Manager is lost."""
 WITHOUT_MANAGER = 10.0
-"""How long nobody may listen before we give up."""
-LOOK_AGAIN = (0.1, 0.3)
+"""How long there may be no Manager at all before the client gives up."""
+LOOK_AGAIN = Backoff(0.4, 0.4)
 OFFLINE_LOOK = 0.1
 MOST_SENDS = 8
-FIRST_JITTER, LONGEST_JITTER = 0.1, 2.0
-"""The thousands who lost the same Manager do not come all at once: full jitter, doubling with each try."""
+SEND_AGAIN = Backoff(0.1, 2.0)
+"""Thousands of clients that lost the same Manager do not all come back at once."""
 
 
 class Step(Enum):
     SEND = auto()
     """The question goes out (again)."""
     ASK = auto()
-    """Who has the task?"""
+    """Ask which Manager has the task."""
     GIVE_UP = auto()
 
 
-class Watch:
+class ManagerWatch:
     """Do `step` when it is `due`, and tell what came of it."""
 
     def __init__(self, now: float) -> None:
         self.step = Step.SEND
         self.due = now
         self.sends = 0
-        """How often the question went out, as far as somebody may have heard it."""
+        """How often the request was sent while a Manager may have received it."""
         self._silences = 0
-        self._nobody_since: float | None = None
-        self._insisted = False
+        self._unheard_since: float | None = None
+        self._asked_twice = False
 
     @property
-    def nobody(self) -> bool:
+    def no_manager(self) -> bool:
         """As far as we know, no Manager listens."""
-        return self._nobody_since is not None
+        return self._unheard_since is not None
 
     def sent(self, now: float) -> None:
         self.sends += 1
@@ -61,35 +62,35 @@ class Watch:
         self._silences += 1
         self.due = now + REPLY_WITHIN
         if self._silences >= SILENCES:
-            self._nobody_since = None  # somebody listens, but nobody has it
+            self._unheard_since = None  # Managers listen, but none has it
             self._lose()
 
     def held(self, now: float) -> None:
         """A Manager says that it has the task."""
-        self._nobody_since = None
+        self._unheard_since = None
         self._ask_in(HELD, now)
 
     def heard(self, now: float) -> None:
         """A piece of the answer came."""
-        self._nobody_since = None
+        self._unheard_since = None
         self._ask_in(QUIET, now)
 
     def unsent(self, now: float) -> None:
-        """Nobody listened when the question went out."""
+        """No Manager listened when the request was sent."""
         self.sends -= 1
-        self.step = Step.GIVE_UP if self._nobody_for(now) >= WITHOUT_MANAGER else Step.SEND
-        self.due = now + random.uniform(*LOOK_AGAIN)  # noqa: S311 — jitter, not a secret
+        self.step = Step.GIVE_UP if self._unheard_for(now) >= WITHOUT_MANAGER else Step.SEND
+        self.due = now + LOOK_AGAIN.wait(1)
 
-    def nobody_to_ask(self, now: float) -> None:
-        """No Manager, or none that knows the question who has the task: in the end only sending shows which."""
-        self._ask_in(random.uniform(*LOOK_AGAIN), now)  # noqa: S311 — jitter, not a secret
-        if self._nobody_for(now) >= WITHOUT_MANAGER:
+    def status_unheard(self, now: float) -> None:
+        """No Manager listens, or none that knows `infer.status`: in the end only sending shows which."""
+        self._ask_in(LOOK_AGAIN.wait(1), now)
+        if self._unheard_for(now) >= WITHOUT_MANAGER:
             self.step = Step.SEND
-            self.due = inf if self._insisted else now
-            self._insisted = True
+            self.due = inf if self._asked_twice else now
+            self._asked_twice = True
 
     def cut_off(self, now: float) -> None:
-        """Our own connection is down: silence says nothing, and what was not sent is not sent now."""
+        """The client's own connection is down: silence proves nothing, and an unsent request stays unsent."""
         self._ask_in(OFFLINE_LOOK, now)
         if not self.sends:
             self.step = Step.SEND
@@ -109,10 +110,9 @@ class Watch:
 
     def _lose(self) -> None:
         self.step = Step.SEND if self.sends < MOST_SENDS else Step.GIVE_UP
-        longest = min(FIRST_JITTER * 2.0 ** (self.sends - 1), LONGEST_JITTER)
-        self.due += random.uniform(0, longest)  # noqa: S311 — jitter, not a secret
+        self.due += SEND_AGAIN.wait(self.sends)
 
-    def _nobody_for(self, now: float) -> float:
-        if self._nobody_since is None:
-            self._nobody_since = now
-        return now - self._nobody_since
+    def _unheard_for(self, now: float) -> float:
+        if self._unheard_since is None:
+            self._unheard_since = now
+        return now - self._unheard_since

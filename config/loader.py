@@ -1,7 +1,7 @@
-"""What a config file may say, and how the environment overrides it.
+"""Reads config files, and the environment variables that override them.
 
 Every `config.yaml` is read the same way: the file, then `BULLPEN_<NAME>__<KEY>` from the
-environment on top (JSON for structures). A mistake is told with file, line and field, and nothing
+environment on top (JSON for structures). An error names file, line and field, and nothing
 half-read is ever used.
 """
 
@@ -19,6 +19,8 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from yaml.reader import ReaderError
 
 MAX_CONFIG_BYTES = 1 << 20
+DEEPEST = 50
+"""Levels of lists and mappings in a config file."""
 
 
 class ConfigModel(BaseModel):
@@ -46,12 +48,12 @@ def load_config(cls: type[S], name: str, path: Path | None, environ: Mapping[str
         return cls.model_validate(_merged(document, overrides))
     except ValidationError as error:
         raise ConfigError(
-            "; ".join(_told(detail, path, lines, overrides, prefix) for detail in error.errors(include_url=False))
+            "; ".join(_located(detail, path, lines, overrides, prefix) for detail in error.errors(include_url=False))
         ) from None
 
 
 def place_of(cls: type[BaseModel], name: str, path: Path | None, field: str) -> str:
-    """Where `field` (a dotted path) is said: `<file>:<line>: <field>`, or the environment variable."""
+    """Where `field` (a dotted path) is set: `<file>:<line>: <field>`, or the environment variable."""
     prefix = _prefix(name)
     parts = tuple(int(part) if part.isdigit() else part for part in field.split("."))
     try:
@@ -102,8 +104,6 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[str | int, ...], int]]
         raise ConfigError(f"{path}:{line}: not valid YAML: the character {code} may not be in it") from None
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML: {error or type(error).__name__}") from None
-    except RecursionError:
-        raise ConfigError(f"{path}: is nested without end") from None
     if document is None:
         return {}, {}
     if not isinstance(document, dict):
@@ -112,12 +112,18 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[str | int, ...], int]]
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses besides what would go unnoticed, or never end: a key that stands twice, and names for other parts (`*x`)
-    of which a few lines make a document of billions."""
+    """Also refuses a key that stands twice, which would go unnoticed; what is nested without end; and aliases (`*x`),
+    which can make a document of billions of parts out of a few lines."""
+
+    _depth = 0
 
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
         again = self.check_event(yaml.AliasEvent)
+        if self._depth == DEEPEST and parent is not None:
+            raise ComposerError(None, None, f"is nested deeper than {DEEPEST} levels", parent.start_mark)
+        self._depth += 1
         node = super().compose_node(parent, index)
+        self._depth -= 1
         if again and node is not None:
             raise ComposerError(None, None, "write this out where it is used, *names are not followed", node.start_mark)
         return node
@@ -131,7 +137,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_object(self, node: Node, deep: bool = False) -> Any:
-        """With the place of what PyYAML itself stumbles over: dates that are none, numbers of thousands of digits."""
+        """Adds the line to errors of PyYAML itself: impossible dates, numbers of thousands of digits."""
         try:
             return super().construct_object(node, deep)
         except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
@@ -181,7 +187,7 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _told(
+def _located(
     detail: Any, path: Path | None, lines: Mapping[tuple[str | int, ...], int], overrides: dict[str, Any], prefix: str
 ) -> str:
     message = "unknown key" if detail["type"] == "extra_forbidden" else detail["msg"].removeprefix("Value error, ")

@@ -1,12 +1,12 @@
 """A config file that its role follows while it runs.
 
-Its bytes are read four times a second and decide; nothing else is asked. An editor that puts a new file in the place
-of the old, a single file mounted into a container, the symbolic links that Kubernetes turns round when a ConfigMap
-changes, a network file system: each loses the events of inotify in a way of its own, or shows a time that has not
-moved. A few kilobytes read anew are 0.1 ms on a thread, and always right.
+The file's bytes are read ten times a second and compared; no event or time stamp is trusted. An editor that replaces
+the file, a single file mounted into a container, the symbolic links that Kubernetes swaps when a ConfigMap changes, a
+network file system: each loses inotify events in its own way, or shows a time that has not moved. Reading a few
+kilobytes takes 0.1 ms on a thread, and is always right.
 
-What is written in more than one go counts when it has not changed from one look to the next. A file that is away, or
-empty while somebody writes it, is no change.
+A file counts as changed when two reads in a row find the same new bytes, so one that is still being written waits. A
+file that is missing or empty is no change.
 """
 
 import asyncio
@@ -22,12 +22,12 @@ from config.loader import MAX_CONFIG_BYTES, ConfigModel, load_config, place_of
 LOOK_EVERY = 0.1
 """Seconds."""
 LOOK_AGAIN = 0.1
-"""Seconds after which what is new must still be the same."""
+"""Seconds after which new bytes must still be the same."""
 S = TypeVar("S", bound=ConfigModel)
 
 
 class ConfigFile(Generic[S]):
-    """Make it before the first `load`: what is saved after that is noticed."""
+    """Make it before the first `load`: every later change is noticed."""
 
     def __init__(self, cls: type[S], name: str, path: Path | None) -> None:
         """`path` None: there is no file, only the environment; `changed` then waits for `touch`."""
@@ -42,19 +42,19 @@ class ConfigFile(Generic[S]):
         return load_config(self._cls, self._name, self.path)
 
     async def read(self) -> S:
-        """As `load`, beside what else is done: a large file takes seconds, in which nobody else would be served."""
+        """As `load`, on a thread: a large file takes seconds, which would block every request."""
         return await asyncio.to_thread(self.load)
 
     def place(self, field: str) -> str:
-        """Where a field stands, for what is found out only when it is used: `config.yaml:3: models.0.name`."""
+        """Where a field stands, for errors found only when it is used: `config.yaml:3: models.0.name`."""
         return place_of(self._cls, self._name, self.path, field)
 
     def touch(self) -> None:
-        """Have it read again, whether it has changed or not."""
+        """Makes `changed` return, whether the file has changed or not."""
         self._touched.set()
 
     async def changed(self) -> None:
-        """Returns when there is something new in it, or somebody wants it read again."""
+        """Returns when the file has changed, or after `touch`."""
         before: bytes | None = None
         while not self._touched.is_set():
             now = await asyncio.to_thread(_content, self.path)
@@ -91,7 +91,7 @@ def _differing(before: Any, after: Any, at: Sequence[str]) -> list[str]:
 
 
 def _content(path: Path | None) -> bytes | None:
-    """Its bytes, no more than a config may have; None: it is not there, or nobody may read it."""
+    """The file's bytes, no more than a config may have; None when it cannot be read."""
     if path is None:
         return None
     try:

@@ -1,8 +1,8 @@
-"""The two kinds of message: what strangers say to us, and what our roles say to each other.
+"""The two kinds of message: requests of callers, and messages between roles.
 
-A request comes from anybody, so it is strict: a wrong type or an unknown field is an error that
-names the field, because a typo that passes in silence costs somebody an afternoon. Messages
-between our own roles ignore what they do not know, so that versions can mix during an upgrade.
+A request is read strictly: a wrong type or an unknown field is an error that names the field, because a typo that
+passes silently costs its caller an afternoon. Messages between roles ignore unknown fields, so that versions can mix
+during an upgrade.
 """
 
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ class StrictModel(BaseModel):
         validate_by_name=True,
         validate_by_alias=True,
         serialize_by_alias=True,
-        hide_input_in_errors=True,  # what people ask is not for the log
+        hide_input_in_errors=True,  # prompts do not belong in logs
     )
 
 

@@ -47,7 +47,7 @@ class Progress(OpenModel):
 
 
 class Go(OpenModel):
-    """Manager to a paid worker: spend. The budget is remaining time, so clocks need not agree."""
+    """Manager to a paid worker: spend. `budget_ms` is the remaining time, so clocks need not agree."""
 
     type: Literal["go"] = "go"
     budget_ms: int
@@ -60,20 +60,20 @@ WorkerMessage = Claim | Progress | Chunk | FinalResponse | ErrorReply
 
 
 class CancelRequest(OpenModel):
-    """`infer.cancel`: stop this task, whoever has it. Nobody has it: ignored, as is whatever else is said."""
+    """`infer.cancel`: stop this task. A role that does not have it ignores the message, as it does unknown fields."""
 
     task_id: Annotated[str, Field(min_length=1, max_length=128)]
 
 
 class StatusRequest(OpenModel):
-    """`infer.status`: who has this task?"""
+    """`infer.status`: asks which Manager has this task."""
 
     task_id: str | None = None
     request_id: str | None = None
 
 
 class StatusReply(OpenModel):
-    """From the Manager that has it."""
+    """The answer of the Manager that has the task; the others are silent."""
 
     manager_id: str
     task_id: str
@@ -98,19 +98,19 @@ class ControlRequest(OpenModel):
     """For `cancel` and `report`: which request, with `attempt`."""
     attempt: int | None = None
     epoch: str | None = None
-    """For `superseded`: the incarnation that has this id now; an older one leaves."""
+    """For `superseded`: the epoch of the worker that has this id now; an older one leaves."""
     inbox: str | None = None
-    """For `report`: where to say how it stands: progress, the last word again, or that it is not here."""
+    """For `report`: where to send how the attempt stands: progress, its final message again, or `no_worker`."""
 
 
 def mistakes(error: ValidationError) -> str:
-    """What is wrong with an order, in one line, each field by its name."""
+    """What is wrong with a control request, in one line, each field by its name."""
     wrong = [(".".join(map(str, one["loc"])), one["msg"]) for one in error.errors(include_url=False)]
     return "; ".join(f"{field}: {message}" if field else message for field, message in wrong)
 
 
 class ControlReply(OpenModel):
-    """What a worker answers to a control request it could carry out."""
+    """A worker's answer to a control request."""
 
     ok: bool
     worker_id: str
@@ -121,7 +121,7 @@ class ControlReply(OpenModel):
 
 
 class BudgetState(OpenModel):
-    """How much of a budget is spent in the window of time that runs. US dollars."""
+    """How much of a budget is spent in its current window of time. US dollars."""
 
     tenant: str | None
     model_id: str | None
@@ -131,11 +131,11 @@ class BudgetState(OpenModel):
     ends_at: datetime | None
     limit_usd: Money
     spent_usd: Money | None
-    """None: not known, JetStream does not answer."""
+    """None: unknown, because JetStream does not answer."""
 
 
 class ManagerReply(OpenModel):
-    """What a Manager answers to a control request."""
+    """A Manager's answer to a control request."""
 
     ok: bool
     manager_id: str
@@ -148,4 +148,4 @@ class ManagerReply(OpenModel):
     config_refused: str = ""
     """As a worker's."""
     budgets: tuple[BudgetState, ...] | None = None
-    """For `budgets`: those of its config; of `tenant: "*"` those of tenants it has heard from."""
+    """For `budgets`: those of its config; for `tenant: "*"` one for each tenant that has sent a request."""

@@ -1,8 +1,8 @@
-"""Everything that can go wrong, as a caller sees it: one code, one status, one sentence.
+"""Every failure as a caller sees it: one code, one status, one sentence.
 
-A failure is told twice, in the headers (`Nats-Service-Error`, for tools that know ADR-32) and in
-the body (for `nats req --raw` and everybody else). Provider errors are turned into what the mesh
-can do about them: ask another worker, fix the key, fix the request, or wait.
+A failure stands twice in its message: in the headers (`Nats-Service-Error`, for tools that know ADR-32) and in the body
+(for `nats req --raw` and all others). Provider errors are mapped to what the mesh can do about them: ask another
+worker, fix the key, fix the request, or wait.
 """
 
 from enum import StrEnum
@@ -64,7 +64,7 @@ WORTH_RETRYING = frozenset(
         ErrorCode.INTERNAL,
     }
 )
-"""Codes for which the same request may succeed later, unless whoever raises it knows better."""
+"""Codes for which the same request may succeed later, unless the error says otherwise."""
 
 ANOTHER_WORKER_MAY_HELP = frozenset(
     {
@@ -96,7 +96,7 @@ NOT_STARTED = frozenset(
 BEGUN_NOWHERE = frozenset(
     {ErrorCode.NO_WORKER, ErrorCode.DRAINING, ErrorCode.OVERLOADED, ErrorCode.RATE_LIMITED, ErrorCode.CONFLICT}
 )
-"""Codes of a request's failure that say nothing of the request: no worker could take it now."""
+"""Codes that say nothing of the request itself: no worker could take it now."""
 
 
 MAX_MESSAGE, MAX_FIELD = 2000, 200
@@ -121,13 +121,13 @@ class ErrorDetail(OpenModel):
     field: str | None = None
     """The request's field that is wrong, as a dotted path (`messages.0.role`)."""
     prompt_tokens: int | None = None
-    """Only when the prompt is too long for the model: its tokens by the worker's count; 0: it cannot say."""
+    """Only when the prompt is too long for the model: its tokens by the worker's count; 0: unknown."""
     fault: Fault | None = None
     """Worker to Manager: whose fault it is. None: the worker does not say."""
 
 
 class PartialUsage(OpenModel):
-    """What a failed or cancelled attempt had used before it ended. None: not known."""
+    """What a failed or cancelled attempt had used before it ended. None: unknown."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None

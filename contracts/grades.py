@@ -1,4 +1,4 @@
-"""How good an employee is held to be: promotion and demotion, with the reasons."""
+"""Grades of a model at a worker: promotion and demotion, with the reasons."""
 
 from datetime import datetime
 from typing import Literal
@@ -8,7 +8,7 @@ from pydantic import Field
 from contracts.base import OpenModel
 
 Grade = Literal["probation", "regular", "senior", "benched"]
-"""New; trusted; may answer `best`; only tried now and then."""
+"""`probation`: new. `regular`: trusted. `senior`: first choice for `best`. `benched`: only tried now and then."""
 
 
 class GradeRecord(OpenModel):
@@ -20,12 +20,12 @@ class GradeRecord(OpenModel):
     previous: Grade | None = None
     reasons: tuple[str, ...] = ()
     by_hand: bool = False
-    """Somebody decided it, and the books do not change it."""
+    """An operator decided it, and telemetry does not change it."""
     created_at: datetime
 
 
 class WorkRecord(OpenModel):
-    """What one model at one worker did lately, as the books have it: means of its last answers."""
+    """What one model at one worker did lately, from the books: means of its last answers."""
 
     answers: int
     failures: int
@@ -33,19 +33,19 @@ class WorkRecord(OpenModel):
     prompt_tokens: float | None = None
     completion_tokens: float | None = None
     service_ms: float | None = None
-    """Milliseconds from when it was begun."""
+    """Milliseconds from the start of the computation to its end."""
     first_ms: float | None = None
-    """Of these, until the first token."""
+    """Milliseconds from the start of the computation to the first token."""
 
 
 class ModelGrades(OpenModel):
-    """What Managers follow, by model, in the key-value bucket `bullpen_grades`."""
+    """A model's value in the key-value bucket `bullpen_grades`, which Managers follow."""
 
     model_id: str
     workers: dict[str, Grade]
     records: dict[str, WorkRecord] = Field(default_factory=dict)
-    """By worker, about once a minute: with them a Manager that starts need not learn everything anew."""
+    """By worker, written about once a minute: a Manager that starts begins with them."""
     new: tuple[str, ...] = ()
-    """Of those on probation, who never had another grade."""
+    """Workers on probation that never had another grade."""
     proven_since: datetime | None = None
-    """When somebody, with whatever model, was first found to do well; None: nobody was yet."""
+    """When any worker, with any model, first got a grade above `probation`; None: never yet."""

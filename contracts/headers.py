@@ -5,7 +5,7 @@ DEADLINE = "Bullpen-Deadline"
 ATTEMPT = "Bullpen-Attempt"
 """Which try this is, counted from 1. Manager to worker."""
 REQUEST = "Bullpen-Request"
-"""Our request id, so that the worker's answer names the same row of the books."""
+"""The Manager's request id, so that the worker's answer names the same row of the books."""
 MODEL = "Bullpen-Model"
 """The model the Manager chose among those the worker serves."""
 EVENTS = "Bullpen-Events"
@@ -17,10 +17,10 @@ CONTINUE = "Bullpen-Continue"
 CONTINUE_TOKENS = "Bullpen-Continue-Tokens"
 """How many tokens that start has, so that `max_tokens` holds for the whole answer."""
 NO_STORE = "Bullpen-No-Store"
-"""`1`: the books keep no word of this request, as with `"content": "none"`."""
+"""`1`: the books keep none of this request's words, as with `"content": "none"`."""
 TASK = "Bullpen-Task"
 JOB = "Bullpen-Job"
-"""Which job a result belongs to: the `Nats-Msg-Id` it was submitted with, or one that we made."""
+"""The job that a result belongs to: the `Nats-Msg-Id` it was submitted with, or a generated one."""
 IDEMPOTENCY_KEY = "Idempotency-Key"
 IDEMPOTENCY = "Idempotency"
 """`best-effort` in a reply: JetStream was away, so the same key may have run, or may run, once more."""
@@ -39,5 +39,5 @@ _MOST_DIGITS = 15
 
 
 def number(text: str | None, default: int) -> int:
-    """The whole number that a header says; `default` when it says none. Nobody means more than fifteen digits."""
+    """The whole number in a header, `default` without one. Digits after the fifteenth are cut off."""
     return int(text[:_MOST_DIGITS]) if text is not None and text.isascii() and text.isdigit() else default

@@ -1,4 +1,4 @@
-"""What a worker says of itself, every second and at once when it changes.
+"""A worker's heartbeat: its state, models and load, every second and at once when they change.
 
 Sent on the connection that serves requests: alive means able to serve.
 """
@@ -67,16 +67,20 @@ class Price(Rates):
         )
         return (
             sum(
-                ((rates.input_per_mtok if rate is None else rate) * Decimal(str(tokens)) for tokens, rate in parts),
+                ((rates.input_per_mtok if rate is None else rate) * Decimal(str(n)) for n, rate in parts if n),
                 Decimal(0),
             )
             / MILLION
         )
 
 
-def _known(told: Any) -> Any:
-    """Without what only a younger version knows: it can do the rest all the same."""
-    return [one for one in told if one in get_args(Capability)] if isinstance(told, list | tuple) else told
+def _known(capabilities: Any) -> Any:
+    """Without capabilities that only a newer version knows."""
+    return (
+        [one for one in capabilities if one in get_args(Capability)]
+        if isinstance(capabilities, list | tuple)
+        else capabilities
+    )
 
 
 class ModelCard(OpenModel):
@@ -90,11 +94,11 @@ class ModelCard(OpenModel):
     price: Price | None = None
     """None: unknown."""
     local: bool
-    """True when nothing leaves the machine and nobody sends a bill."""
+    """True when nothing leaves the machine and no bill comes."""
     stand_in: bool = False
     """True when it only answers as long as no other chat model is ready."""
     trouble: str = ""
-    """Why it hardly answers anything of late, in words; empty when it does. The worker's other models are well."""
+    """Why this model hardly answers at present; empty when it does. The worker's other models are not concerned."""
 
     def answers_to(self, name: str) -> bool:
         return name == self.model_id or name in self.aliases
@@ -137,7 +141,7 @@ class Heartbeat(OpenModel):
     inflight: Count = 0
     queued: Count = 0
     capacity: Count = 1
-    """0: it takes nothing now."""
+    """Requests computed at once. 0: it takes nothing now."""
     rate: Rate | None = None
     resources: Resources = Resources()
     tokens_per_second: float | None = None
@@ -149,13 +153,13 @@ class Heartbeat(OpenModel):
     seq: int
     interval_ms: Annotated[int, Field(gt=0)] = 1000
     pause_ms: Count = 0
-    """Nothing may be heard of it for so long, and it is well: a model is loaded, for which some libraries stop it."""
+    """For so long no heartbeat may come although the worker is well: some libraries stop it while they load a model."""
     started_at: datetime
     sent_at: int | None = None
-    """Unix milliseconds on the worker's own clock: how far it is from ours can be learned from this."""
+    """Unix milliseconds on the worker's own clock, from which a Manager learns how far the clocks differ."""
     connection: str | None = None
-    """Of the connection that it is sent on: the server's id and the client's number there, `<server>:<client>`, as the
-    server's own connect and disconnect events name them. A predecessor of the same name has another one."""
+    """The connection it was sent on, `<server id>:<client number>`, as the server's connect and disconnect events name
+    it. A predecessor of the same name had another one."""
     host: str = ""
     version: Annotated[str, Field(coerce_numbers_to_str=True)] = ""
     config_digest: str = ""

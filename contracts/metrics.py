@@ -1,4 +1,4 @@
-"""Live figures and explanations, for anybody who listens."""
+"""Live figures and routing decisions, published for any subscriber."""
 
 from datetime import datetime
 from decimal import Decimal
@@ -7,12 +7,15 @@ from contracts.base import OpenModel
 
 
 class Terms(OpenModel):
-    """The four things a worker is weighed by; each 0 (best) or more."""
+    """What a candidate is weighed by, each from 0 (best) to 1 (worst); or what each counts. The products add up to the
+    score. An older Manager tells no `lateness`: it was a part of `load`, which could be more than 1 then."""
 
     cost: float
     confidence: float
     load: float
     resources: float
+    lateness: float = 0.0
+    """How much the answer is feared to come after the deadline."""
 
 
 class Candidate(OpenModel):
@@ -23,11 +26,11 @@ class Candidate(OpenModel):
     score: float | None = None
     """Lower is better; None when passed over."""
     passed_over: str | None = None
-    """Why this one could not be chosen."""
+    """Why this candidate could not be chosen."""
 
 
 class Wishes(OpenModel):
-    """What a request asked for, as far as it matters for who answers it. Nothing of what it says."""
+    """The part of a request that decides which worker answers it. None of its words."""
 
     policy: str
     model: str | None = None
@@ -45,7 +48,7 @@ class Wishes(OpenModel):
 
 
 class RouteDecision(OpenModel):
-    """`metrics.route`: who was considered for an attempt, and why the winner won."""
+    """`metrics.route`: the candidates for an attempt, and why the winner won."""
 
     manager_id: str
     request_id: str
@@ -54,7 +57,7 @@ class RouteDecision(OpenModel):
     policy: str
     weights: Terms
     winner: str | None
-    """The worker chosen, None when nobody could be."""
+    """The chosen worker; None when there was none to choose."""
     model_id: str | None
     candidates: tuple[Candidate, ...]
     created_at: datetime
@@ -79,9 +82,9 @@ class MeshMetrics(OpenModel):
     outbox_pending: int = 0
     """Telemetry events that JetStream has not acknowledged yet."""
     jobs_running: int = 0
-    """Durable jobs that this Manager has in hand; they count among `inflight` too."""
+    """Durable jobs that this Manager has begun; they count among `inflight` too."""
     jobs_waiting: int | None = None
-    """Durable jobs of the whole mesh that nobody has in hand; None: not known."""
+    """Durable jobs of the whole mesh that no Manager has begun; None: unknown."""
 
 
 class BudgetMetrics(OpenModel):

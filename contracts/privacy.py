@@ -1,4 +1,4 @@
-"""What the books keep of what people asked and got: everything, the rest after redaction, digests, or nothing.
+"""What the books keep of prompts and answers: everything, the rest after redaction, digests, or nothing.
 
 Pure. Figures, names (`task_id`, `tenant`, models, workers) and error codes are kept in every mode; words are the
 prompt, the answer, the context, the error's text (a provider may quote the prompt in it), a judge's comment, and the
@@ -33,17 +33,17 @@ _TEXTS: dict[type, tuple[str, ...]] = {
 
 
 def stricter(one: ContentMode, other: ContentMode | None) -> ContentMode:
-    """Of two wishes the one that keeps less; None is no wish."""
+    """The mode of the two that keeps less; `other` may be None."""
     return one if other is None else max(one, other, key=STRICTNESS.index)
 
 
 def heeding(request: InferenceRequest, headers: Mapping[str, str]) -> InferenceRequest:
-    """The request with what its headers say about keeping it: `Bullpen-No-Store: 1` keeps none of its words."""
+    """The request with the mode of its headers: `Bullpen-No-Store: 1` keeps none of its words."""
     return request.model_copy(update={"content": "none"}) if headers.get(NO_STORE) == "1" else request
 
 
 def digest(text: str | bytes, key: bytes) -> str:
-    """Equal for equal texts. Without the key nobody can try out short questions, as with a bare SHA-256."""
+    """Equal for equal texts. Unlike a bare SHA-256 it cannot be tried out on short texts without the key."""
     written = text.encode(errors="surrogatepass") if isinstance(text, str) else text
     return f"{SCHEME}:{hmac.new(key, written, sha256).hexdigest()}"
 
@@ -87,8 +87,8 @@ def characters(record: Recorded) -> int:
 
 
 def _texts(record: Recorded, rewrite: Rewrite) -> JsonObject:
-    told = {name: getattr(record, name) for name in _TEXTS[type(record)]}
-    return {name: rewrite(text) for name, text in told.items() if text}
+    texts = {name: getattr(record, name) for name in _TEXTS[type(record)]}
+    return {name: rewrite(text) for name, text in texts.items() if text}
 
 
 def _tree(value: object, rewrite: Rewrite) -> object:

@@ -1,8 +1,7 @@
-"""The question: what a caller may send to `infer.*`, and the one place where bytes become it.
+"""The request: what a caller may send to `infer.*`, and the one place where bytes become it.
 
-`parse_request` is the border. Whatever it lets through is well-formed; whatever it refuses gets an
-`invalid_request` that names the field. It reads strictly: no coercion, no unknown fields, no NaN,
-nothing nested deeper than 32.
+`parse_request` is the border. A request that passes is well-formed; a refused one gets an `invalid_request` that names
+the field. It reads strictly: no coercion, no unknown fields, no NaN, nothing nested deeper than 32.
 """
 
 from collections.abc import Sequence
@@ -10,11 +9,19 @@ from math import isfinite
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
-from pydantic_core import ErrorDetails, from_json
+from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 
 from contracts.base import JsonObject, StrictModel, new_id
 from contracts.errors import BullpenError, ErrorCode
 from contracts.heartbeat import Capability
+from contracts.request_checks import (
+    FieldError,
+    check_response_format,
+    check_tool_choice,
+    check_tools,
+    image_data_url,
+)
+from contracts.subjects import is_name
 
 MAX_NESTING = 32
 DEFAULT_DEADLINE_MS = 120_000
@@ -29,6 +36,7 @@ Priority = Literal["interactive", "batch"]
 ContentMode = Literal["full", "redacted", "hash", "none"]
 """What the books keep of what was asked and answered, from everything to nothing."""
 Role = Literal["system", "developer", "user", "assistant", "tool"]
+SYSTEM_ROLES = ("system", "developer")
 
 
 def _printable(text: str) -> str:
@@ -41,13 +49,24 @@ TaskId = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_pri
 Key = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
 
 
+def _backend_name(name: str) -> str:
+    if not is_name(name):
+        raise PydanticCustomError("name", "should be 1 to 64 characters of A-Z a-z 0-9 _ -")
+    return name
+
+
+BackendName = Annotated[
+    str, AfterValidator(_backend_name), Field(json_schema_extra={"pattern": "^[A-Za-z0-9_-]{1,64}$"})
+]
+
+
 class TextPart(StrictModel):
     type: Literal["text"]
     text: str
 
 
 class ImageUrl(StrictModel):
-    url: Annotated[str, Field(pattern=r"^data:image/[A-Za-z0-9.+-]+;base64,")]
+    url: Annotated[str, AfterValidator(image_data_url), Field(json_schema_extra={"pattern": "^data:image/"})]
     """A data URL only: the mesh never fetches an address for a caller."""
     detail: Literal["auto", "low", "high"] | None = None
 
@@ -57,14 +76,16 @@ class ImagePart(StrictModel):
     image_url: ImageUrl
 
 
+LISTED = Field(strict=False)
+"""A list will do for a tuple: the turns in `context` are checked when they are no JSON text any more."""
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
 class ChatMessage(StrictModel):
     role: Role
-    content: str | tuple[Part, ...] | None = None
+    content: str | Annotated[tuple[Part, ...], LISTED] | None = None
     name: str | None = None
-    tool_calls: tuple[JsonObject, ...] | None = None
+    tool_calls: Annotated[tuple[JsonObject, ...], LISTED] | None = None
     tool_call_id: str | None = None
 
     @property
@@ -81,6 +102,11 @@ class ChatMessage(StrictModel):
             return ()
         return tuple(part.image_url.url for part in self.content if isinstance(part, ImagePart))
 
+    @property
+    def says_something(self) -> bool:
+        """Whether there is anything in it but blanks. A tool's empty result is a result."""
+        return bool(self.text.strip() or self.images or self.tool_calls or self.tool_call_id)
+
 
 class InferenceRequest(StrictModel):
     prompt: str | None = None
@@ -96,7 +122,7 @@ class InferenceRequest(StrictModel):
     seed: Annotated[int, Field(ge=-INT64_MAX, le=INT64_MAX)] | None = None
     stream: bool = False
     model: Annotated[str, Field(min_length=1, max_length=256)] | None = None
-    backend: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
+    backend: BackendName | None = None
     policy: Policy = "balanced"
     max_cost_usd: Annotated[float, Field(ge=0)] | None = None
     min_confidence: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -114,20 +140,31 @@ class InferenceRequest(StrictModel):
     @model_validator(mode="after")
     def _asks_something(self) -> Self:
         if self.prompt is not None and not self.prompt.strip():
-            raise _FieldError("prompt", "is empty")
+            raise FieldError("prompt", "is empty")
         if self.messages is not None and not self.messages:
-            raise _FieldError("messages", "is empty")
+            raise FieldError("messages", "is empty")
         if self.prompt is None and self.messages is None:
-            raise _FieldError("prompt", "is missing: give `prompt` or `messages`")
-        if self.messages is not None and not any(m.text.strip() or m.images or m.tool_calls for m in self.messages):
-            raise _FieldError("messages", "has no content")
+            raise FieldError("prompt", "is missing: give `prompt` or `messages`")
         system = self.context.get("system")
         if system is not None and not isinstance(system, str):
-            raise _FieldError("context.system", "should be a string")
+            raise FieldError("context.system", "should be a string")
         if len(self.tenant) > TENANT_CHARACTERS:
-            raise _FieldError("metadata.tenant", f"should have at most {TENANT_CHARACTERS} characters")
-        self._earlier_turns()
+            raise FieldError("metadata.tenant", f"should have at most {TENANT_CHARACTERS} characters")
+        self._check_turns(self._earlier_turns())
+        check_tools(self.tools or ())
+        check_tool_choice(self.tool_choice, self.tools or ())
+        check_response_format(self.response_format)
         return self
+
+    def _check_turns(self, earlier: tuple[ChatMessage, ...]) -> None:
+        """Providers take the system text apart, and refuse a conversation in which there is nothing else."""
+        if self.messages is None:
+            return
+        if not any(message.says_something for message in self.messages):
+            raise FieldError("messages", "has no content")
+        spoken = (message for message in (*earlier, *self.messages) if message.role not in SYSTEM_ROLES)
+        if self.prompt is None and not any(message.says_something for message in spoken):
+            raise FieldError("messages", "has no user message: the system's text alone asks nothing")
 
     def _earlier_turns(self) -> tuple[ChatMessage, ...]:
         turns = self.context.get("messages")
@@ -137,7 +174,7 @@ class InferenceRequest(StrictModel):
             return _TURNS.validate_python(turns)
         except ValidationError as error:
             path, message = _first_error(error.errors(include_url=False))
-            raise _FieldError(f"context.messages.{path}".rstrip("."), message) from None
+            raise FieldError(f"context.messages.{path}".rstrip("."), message) from None
 
     @property
     def conversation(self) -> tuple[ChatMessage, ...]:
@@ -208,7 +245,7 @@ def salvage_task_id(data: bytes) -> str | None:
 
 
 def salvage_stream(data: bytes) -> bool:
-    """Whether whoever sent a request that was refused waits for the end of a stream."""
+    """Whether the sender of a refused request waits for the end of a stream."""
     try:
         return from_json(data, allow_inf_nan=True).get("stream") is True
     except (ValueError, AttributeError):
@@ -219,7 +256,7 @@ def _from_object(body: bytes) -> InferenceRequest:
     try:
         _check_tree(from_json(body, allow_inf_nan=True))
         return InferenceRequest.model_validate_json(body)
-    except _FieldError as error:
+    except FieldError as error:
         raise _invalid(f"{error.field}: {error.message}", error.field) from None
     except ValidationError as error:
         path, message = _first_error(error.errors(include_url=False))
@@ -246,10 +283,10 @@ def _check_tree(value: object, path: str = "", room: int = MAX_NESTING) -> None:
     """Refuses what JSON cannot say (NaN, Infinity) and what only an attacker nests so deep."""
     if isinstance(value, float):
         if not isfinite(value):
-            raise _FieldError(path, "should be a finite number")
+            raise FieldError(path, "should be a finite number")
     elif isinstance(value, dict | list):
         if room == 0:
-            raise _FieldError(path.split(".", 1)[0], f"is nested deeper than {MAX_NESTING}")
+            raise FieldError(path.split(".", 1)[0], f"is nested deeper than {MAX_NESTING}")
         children = value.items() if isinstance(value, dict) else enumerate(value)
         for key, child in children:
             _check_tree(child, f"{path}.{key}" if path else str(key), room - 1)
@@ -259,7 +296,7 @@ def _first_error(errors: Sequence[ErrorDetails]) -> tuple[str, str]:
     """The most telling error as (dotted path, message): of a union's branches, the one that got furthest."""
     error = max(errors, key=lambda error: len(error["loc"])) if len(errors) > 1 else errors[0]
     cause = error.get("ctx", {}).get("error")
-    if isinstance(cause, _FieldError):
+    if isinstance(cause, FieldError):
         return cause.field, cause.message
     message = "unknown field" if error["type"] == "extra_forbidden" else error["msg"]
     return _dotted(error["loc"]), message[0].lower() + message[1:]
@@ -277,13 +314,6 @@ def _dotted(loc: tuple[int | str, ...]) -> str:
             names.append(str(step))
         before = step
     return ".".join(names)
-
-
-class _FieldError(ValueError):
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(f"{field} {message}")
-        self.field = field
-        self.message = message
 
 
 def _empty() -> BullpenError:

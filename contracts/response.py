@@ -42,7 +42,7 @@ class InferenceResponse(OpenModel):
     tokens_used: int
     """Prompt and completion together."""
     duration_ms: float
-    """From the request's arrival at whoever answers this message, to its last token."""
+    """From the request's arrival at the role that answers, to the last token."""
     confidence: Annotated[float, Field(ge=0, le=1)]
 
     schema_: Literal["bullpen.response.v1"] = Field(default="bullpen.response.v1", alias="schema")
@@ -50,15 +50,15 @@ class InferenceResponse(OpenModel):
     backend: str
     worker_id: str
     prompt_tokens: int | None
-    """As the provider counts, those in its cache included. None: it did not tell, and `tokens_used` lacks them."""
+    """As the provider counts, cached ones included. None: it did not say, and `tokens_used` lacks them."""
     completion_tokens: int
-    """As the provider counts, thoughts included. Where it did not tell: the pieces that came."""
+    """As the provider counts, reasoning included; where it did not say: the pieces that came."""
     cached_tokens: int | None = None
-    """Of the prompt's tokens, those that the provider had in its cache. None: not told."""
+    """Prompt tokens that the provider had in its cache. None: unknown."""
     cache_write_tokens: int | None = None
-    """Of the prompt's tokens, those that it wrote to its cache, where it bills them apart. None: not told."""
+    """Prompt tokens that it wrote to its cache, where it bills them apart. None: unknown."""
     reasoning_tokens: int | None = None
-    """Of the completion's tokens, those that were thought and not said. None: not told."""
+    """Completion tokens of hidden reasoning. None: unknown."""
     cost_usd: Money | None = None
     """None: the price is unknown. Never silently zero."""
     finish_reason: FinishReason

@@ -1,4 +1,4 @@
-"""Every subject of the mesh, spelled once. The table with their meaning is in the README."""
+"""Every subject of the mesh, spelled once. What each is for stands in docs/wire.md."""
 
 import re
 from hashlib import sha256
@@ -7,10 +7,9 @@ INFER_AUTO = "infer.auto"
 INFER_CANCEL = "infer.cancel"
 INFER_FEEDBACK = "infer.feedback"
 INFER_STATUS = "infer.status"
-"""Who has this task? Only the Manager that holds it answers, so silence means: nobody, ask again."""
-INFER_ANY_WORKER = "infer.*.w.*"
+"""Which Manager has this task? Only that one answers, so silence means that none has it."""
 INFER_QUEUE = "q"
-"""The queue group of everybody who shares `infer.*` work; `nats reply` needs `-q q` to join it."""
+"""The queue group of all roles that share `infer.*` work; `nats reply` needs `-q q` to join it."""
 
 JOBS_SUBMIT = "jobs.submit"
 JOBS_STREAM = "JOBS"
@@ -26,9 +25,8 @@ TELEMETRY_ANY = "telemetry.>"
 TELEMETRY_RESPONSE = "telemetry.response"
 TELEMETRY_ATTEMPT = "telemetry.attempt"
 TELEMETRY_WORKER = "telemetry.worker"
-TELEMETRY_FEEDBACK = "telemetry.recording.feedback"
+TELEMETRY_FEEDBACK = "telemetry.feedback"
 
-METRICS_ANY = "metrics.>"
 METRICS_MESH = "metrics.mesh"
 METRICS_MODELS = "metrics.model.*"
 METRICS_ROUTE = "metrics.route"
@@ -90,7 +88,7 @@ def grades_key(model_id: str) -> str:
 
 
 def worker_connection_name(backend: str, worker_id: str) -> str:
-    """The name a worker's serving connection bears, so that the server's events tell who left."""
+    """The name of a worker's serving connection, so that the server's events say which worker left."""
     return f"worker:{_checked(backend)}:{_checked(worker_id)}"
 
 

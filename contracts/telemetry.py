@@ -1,4 +1,4 @@
-"""The books' own messages: one per request, one per attempt, one per thing that befell a worker.
+"""Telemetry's messages: one per request, one per attempt, one per change of a worker's state.
 
 The key is our `request_id`, never the caller's `task_id`: callers reuse theirs, and a billed row
 must not be dropped because of it.
@@ -12,7 +12,7 @@ from pydantic import Field
 from pydantic_core import to_json
 
 from contracts.base import JsonObject, OpenModel
-from contracts.errors import BullpenError, ErrorCode
+from contracts.errors import BullpenError, ErrorCode, PartialUsage
 from contracts.heartbeat import Price, WorkerState
 from contracts.request import ContentMode, InferenceRequest
 from contracts.response import ConfidenceSource, InferenceResponse, Outcome
@@ -72,7 +72,7 @@ class ResponseRecord(OpenModel):
     def within(self, most: int) -> "ResponseRecord":
         """The same with no more than about `most` bytes of content, so that a message can carry it.
 
-        What people asked and got is cut, and says so; figures never are, nor is the tenant.
+        Prompt and answer are cut, and say so; figures and the tenant never are.
         """
         if len(to_json((self.prompt, self.output, self.context, self.metadata))) <= most:
             return self
@@ -101,7 +101,7 @@ class ResponseRecord(OpenModel):
     ) -> "ResponseRecord":
         """The row of a request that got its answer; `cost_usd` is that of all attempts together."""
         shared = {name: getattr(response, name) for name in _SHARED}
-        told = {
+        own = {
             "created_at": created_at,
             "status": "ok",
             "manager_id": manager_id,
@@ -109,7 +109,7 @@ class ResponseRecord(OpenModel):
             "price": price,
             "attempts": 0 if response.replayed else max(1, len(response.attempts)),
         }
-        return cls.model_construct(**{**shared, **_asked(request), **told})
+        return cls.model_construct(**{**shared, **_asked(request), **own})
 
     @classmethod
     def failed(
@@ -197,6 +197,50 @@ class AttemptRecord(OpenModel):
     confidence: float | None = None
     simulated: bool = False
 
+    @classmethod
+    def of(
+        cls,
+        *,
+        request_id: str,
+        attempt: int,
+        task_id: str,
+        created_at: datetime,
+        worker_id: str,
+        backend: str,
+        model_id: str,
+        epoch: str | None,
+        outcome: Outcome,
+        error: BullpenError | None,
+        answer: InferenceResponse | None,
+        duration_ms: float,
+        ttft_ms: float | None,
+        queue_ms: float | None,
+        usage: PartialUsage,
+        cost_usd: Decimal | None,
+        price: Price | None,
+    ) -> "AttemptRecord":
+        """The row of one attempt. Nothing has a default, so that every writer sets every field."""
+        return cls(
+            request_id=request_id,
+            attempt=attempt,
+            task_id=task_id,
+            created_at=created_at,
+            worker_id=worker_id,
+            backend=backend,
+            model_id=model_id,
+            epoch=epoch,
+            outcome=outcome,
+            error_code=error.code if error else None,
+            error_message=error.message if error else None,
+            duration_ms=duration_ms,
+            ttft_ms=ttft_ms,
+            queue_ms=queue_ms,
+            confidence=answer.confidence if answer else None,
+            simulated=answer.simulated if answer else False,
+            price=price,
+            **{**dict(usage), "cost_usd": cost_usd},
+        )
+
 
 class WorkerEventRecord(OpenModel):
     """A worker changed its state."""
@@ -213,7 +257,7 @@ class WorkerEventRecord(OpenModel):
 
 
 class Feedback(OpenModel):
-    """`infer.feedback`: somebody judged an answer."""
+    """`infer.feedback`: a judgement on an answer."""
 
     task_id: Annotated[str, Field(min_length=1, max_length=128)]
     score: Annotated[float, Field(ge=0, le=1)]

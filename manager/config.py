@@ -1,28 +1,41 @@
 """What `manager/config.yaml` may say."""
 
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
 from config.loader import ConfigModel
 from contracts import Policy, Terms
 
+SOON_MS = 1000
+"""Milliseconds: no caller is told to come back sooner."""
+
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-POLICIES: tuple[Policy, ...] = ("balanced", "cheapest", "fastest", "best", "local_only")
+LATE = 25.0
+"""A second too late is worse than any answer in time: so many times the weight of `load`, where none is told."""
+
+
+def _lateness(weights: dict[str, Any]) -> float:
+    return LATE * float(weights.get("load", 0.0))
 
 
 class Weights(Terms):
-    """How much each term counts."""
+    """How much each term counts, 0 or more."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-    cost: NotNegative
-    confidence: NotNegative
-    load: NotNegative
-    resources: NotNegative
+    lateness: float = Field(default_factory=_lateness)
+    """Of an answer that is sure to come after the deadline. Left out: so much that no other term makes up for it."""
+
+    @field_validator("*")
+    @classmethod
+    def _not_negative(cls, weight: float) -> float:
+        if weight < 0:
+            raise ValueError("a weight is 0 or more")
+        return weight
 
 
 DEFAULT_POLICIES: dict[Policy, Weights] = {
@@ -63,7 +76,7 @@ class JobsConfig(ConfigModel):
     at_once: Annotated[int, Field(ge=0)] = 8
     """Of this Manager; 0: it takes none."""
     attempts: Count = 8
-    """Tries of a job that fails for a reason that may pass. Those that nobody had room for are not counted …"""
+    """Tries of a job that fails for a reason that may pass. Those for which no worker had room are not counted …"""
     patience: Seconds = 86_400.0
     """… for so many seconds from its submission."""
     first_pause: Seconds = 1.0
@@ -90,13 +103,13 @@ class Verifier(ConfigModel):
     """Another model that judges answers whose own model tells no probabilities; on workers that have time."""
 
     model: Annotated[str, Field(min_length=1)] | None = None
-    """None: nobody judges."""
+    """None: answers are not judged."""
     share: Share = 0.05
     """Of those answers."""
 
 
 class Mirror(ConfigModel):
-    """A candidate that is given a share of another model's questions; its answers go to nobody."""
+    """A candidate that is given a share of another model's questions; its answers go to no caller."""
 
     model: Annotated[str, Field(min_length=1)]
     """The id of the model that answers."""

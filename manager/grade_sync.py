@@ -22,7 +22,7 @@ LOOK_AGAIN = 2.0
 
 
 class GradeKeeper:
-    """Keeps `grades` as the bucket has them, and tells `estimates` what the books know of those who are new to us."""
+    """Keeps `grades` as the bucket has them, and tells `estimates` what the books know of workers that are new here."""
 
     def __init__(self, bus: Bus, grades: Grades, estimates: Estimates) -> None:
         self._bus = bus

@@ -23,7 +23,7 @@ import structlog
 from pydantic import BaseModel, ValidationError
 
 from bus import Bus, BusError, NoResponders, RequestTimeout, Tasks
-from bus.kv import Bucket, Entry
+from bus.kv import Bucket, KeyValue
 from contracts import BullpenError, ErrorCode, InferenceRequest, InferenceResponse, StatusRequest
 from contracts.headers import IDEMPOTENCY_KEY
 from contracts.subjects import INFER_STATUS
@@ -281,7 +281,7 @@ def _entry(state: Literal["running", "done", "free"], mine: Mine, answer: Infere
     return kept.model_dump_json(by_alias=True).encode()
 
 
-def _read(entry: Entry | None) -> _Kept | None:
+def _read(entry: KeyValue | None) -> _Kept | None:
     """None: there is none, somebody deleted it, or it was written by a version that we cannot read."""
     try:
         return _Kept.model_validate_json(entry.value) if entry else None

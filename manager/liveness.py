@@ -1,8 +1,8 @@
-"""Who is in the bullpen: listens for heartbeats and departures, and says whose running work is void.
+"""Which workers live: listens for heartbeats and departures, and ends the attempts of workers that are gone.
 
-A death is heard of in three ways, the quickest first: the server's disconnect event, a heart that stopped
-beating, and a worker that beats again but with another epoch. Events may be missed while we are
-disconnected ourselves, so then the server is asked who is connected.
+A death is heard of in three ways, the quickest first: the server's disconnect event, heartbeats that stop, and a
+heartbeat with another epoch. Events may be missed while this Manager is disconnected itself, so then the server is
+asked which clients are connected.
 """
 
 import asyncio
@@ -26,10 +26,10 @@ log = structlog.get_logger(__name__)
 
 SWEEP_EVERY = 0.1
 WARM_UP = 1.25
-"""Seconds after (re)connecting in which an empty registry means "not heard yet", not "nobody"."""
+"""Seconds after (re)connecting in which an empty registry means "not heard yet", not "no worker"."""
 
 RETURN_WITHIN = 4.25
-"""Seconds in which everybody who lost the server with us is back: the longest pause between tries, and a heartbeat."""
+"""Seconds in which workers that lost the server with us are back: the longest pause between tries, and a heartbeat."""
 CUT_BY_SERVER = ("Stale", "Slow Consumer")
 """How the reasons begin for which the server itself ends a connection: its worker was frozen, not dead."""
 REPORTS = (0.0, 0.3, 0.7, 1.0, 1.5)
@@ -37,12 +37,12 @@ REPORTS = (0.0, 0.3, 0.7, 1.0, 1.5)
 
 
 class LivenessMonitor:
-    def __init__(self, bus: Bus, shared: SharedState, inflight: Callable[[], list[RequestState]]) -> None:
-        """`inflight`: the requests under way now, and those that somebody may still be at in vain."""
+    def __init__(self, bus: Bus, shared: SharedState, state: Callable[[], list[RequestState]]) -> None:
+        """`state`: the requests under way now, and those that a worker may still be at in vain."""
         self._bus = bus
         self._shared = shared
         self._registry = shared.registry
-        self._inflight = inflight
+        self._running = state
 
     async def listen(self) -> None:
         self._shared.warm_at = self._shared.now() + WARM_UP
@@ -51,7 +51,7 @@ class LivenessMonitor:
         await self._bus.subscribe_inline(s.SYS_DISCONNECT, self._on_disconnect)
 
     async def sweep(self) -> None:
-        """Looks for those who went silent, until cancelled."""
+        """Looks for workers that went silent, until cancelled."""
         while True:
             await asyncio.sleep(SWEEP_EVERY)
             if self._bus.is_connected:
@@ -61,7 +61,7 @@ class LivenessMonitor:
                     self._give_up_on(worker)
 
     async def reconcile(self) -> None:
-        """Once everybody had time to say something, asks the server who is connected; until cancelled."""
+        """Once every worker had time to say something, asks the server which clients are connected; until cancelled."""
         seen = -1
         while True:
             await asyncio.sleep(WARM_UP)
@@ -76,7 +76,7 @@ class LivenessMonitor:
                     self._leave(worker.worker_id, "not connected any more", died=False)
 
     async def reconnected(self) -> None:
-        """What we know may be stale: nobody is dead because we could not hear, and nobody new is known yet."""
+        """What is known may be stale: no worker is dead because we could not hear, and no new one is known yet."""
         now = self._shared.now()
         self._shared.reconnected_at = now
         self._shared.warm_at = now + RETURN_WITHIN
@@ -87,10 +87,10 @@ class LivenessMonitor:
 
     async def _ask_how_it_stands(self, since: float) -> None:
         """What workers said while we were away is lost: they are asked about everything not heard of since."""
-        for inflight in self._inflight():
-            for attempt in [a for a in inflight.running if a.heard <= since]:
+        for state in self._running():
+            for attempt in [a for a in state.running if a.heard_at <= since]:
                 asked = ControlRequest(
-                    op="report", request_id=inflight.request_id, attempt=attempt.number, inbox=attempt.inbox
+                    op="report", request_id=state.request_id, attempt=attempt.number, inbox=attempt.inbox
                 )
                 with suppress(BusError):  # away again: the next reconnect asks again
                     await self._bus.publish(s.worker_control(attempt.worker_id), asked.to_bytes())
@@ -123,9 +123,9 @@ class LivenessMonitor:
 
     def _call_off(self, beat: Heartbeat) -> None:
         """What it was told while it could not hear: to stop what was taken from it."""
-        for inflight in self._inflight():
-            for attempt in inflight.given_up_on(beat.worker_id, beat.epoch):
-                self._shared.metrics.tell(s.worker_control(beat.worker_id), inflight.cancel(attempt))
+        for state in self._running():
+            for attempt in state.given_up_on(beat.worker_id, beat.epoch):
+                self._shared.metrics.tell(s.worker_control(beat.worker_id), state.cancel(attempt))
 
     def _supersede(self, beat: Heartbeat) -> None:
         """Two processes go by one name: the older is told to leave."""
@@ -147,7 +147,7 @@ class LivenessMonitor:
         if worker_id is None or self._is_of_another(worker_id, connection):
             return
         if self._shared.now() < self._shared.reconnected_at + WARM_UP:
-            return  # of a connection that was lost with ours; who did not come back is found by `reconcile`
+            return  # of a connection that was lost with ours; a worker that did not come back is found by `reconcile`
         if reason.startswith(CUT_BY_SERVER) and self._stands_still(worker_id):
             return  # as it said: it comes back over another one
         self._leave(worker_id, "disconnected", died=not reason.startswith(CUT_BY_SERVER))
@@ -169,14 +169,14 @@ class LivenessMonitor:
             self._lost(worker_id, why, died=died)
 
     def _lost(self, worker_id: str, why: str, *, died: bool) -> None:
-        """Whatever runs there will not come back: those who wait for it are told."""
-        for inflight in self._inflight():
-            inflight.lost(worker_id, why, died=died)
+        """Attempts that run there will not come back: their requests are told."""
+        for state in self._running():
+            state.lost(worker_id, why, died=died)
 
     def _give_up_on(self, worker: WorkerView) -> None:
         """Its heart is silent. What it still tells us something about may go on; the rest goes elsewhere."""
         now = self._shared.now()
-        for inflight in self._inflight():
-            for attempt in inflight.running:
-                if attempt.choice.worker is worker and self._registry.nothing_heard(worker, attempt.heard, now):
-                    inflight.lost(worker.worker_id, "silent", died=False)
+        for state in self._running():
+            for attempt in state.running:
+                if attempt.choice.worker is worker and self._registry.nothing_heard(worker, attempt.heard_at, now):
+                    state.lost(worker.worker_id, "silent", died=False)

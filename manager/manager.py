@@ -1,10 +1,8 @@
-"""The Manager: takes a question from `infer.auto`, picks who answers, sends the next when one goes quiet.
+"""The Manager: takes a request from `infer.auto`, picks a worker, and sends the next one when that goes quiet.
 
-Read `_serve` for the story of a request. Its chapters live beside this file: `dispatcher` (choose, send, follow),
-`aftermath` (what is still said when the answer is out), `attendance` (who is here). The decisions themselves
-are pure: `ranking` (who is best), `attempt` (how long to wait), `failover` (whether to ask somebody else),
-`breaker` and `budget` (who is left alone, what may be tried twice). No state here is needed by another
-Manager: start three, kill one.
+Read `_serve` for the story of a request; it goes on in `request/dispatch.py` (ask, follow), `routing/ranking.py` (which
+worker) and `request/retry_policy.py` (whether another one), and ends in `request/settlement.py` (the books). `liveness`
+knows which workers are here. No state of a Manager is needed by another one: start three, kill one.
 """
 
 import asyncio
@@ -13,7 +11,7 @@ from contextlib import suppress
 import structlog
 from pydantic import ValidationError
 
-from bus import Bus, BusError, BusSettings, Message, Reply, Subscription, Tasks
+from bus import Bus, BusError, BusSettings, InboxReply, Message, Subscription, Tasks
 from bus.deadline import seconds_left
 from bus.reply import accepts, internal_error
 from bus.service import EndpointStats, Service, package_version, serve_info
@@ -51,7 +49,7 @@ from manager.request.recording import Books
 from manager.request.settlement import Settlement, has_late
 from manager.request.shared_state import SharedState
 from manager.request.state import RequestState, cancelled, hops
-from manager.routing.ranking import RoutingQuery
+from manager.routing.query import RoutingQuery
 from manager.shadow import ShadowReply, ShadowTraffic
 from outbox.outbox import Outbox, OutboxSettings
 
@@ -85,10 +83,10 @@ class Manager:
         self._jobs = Jobs(bus, config.jobs, self._perform)
         self._settings = Settings(config, config_file, self._shared, self._jobs)
         self._leaving = False
-        self._inflight: set[RequestState] = set()
+        self._running: set[RequestState] = set()
         self._lingering: set[RequestState] = set()
-        """Answered, but somebody who was given up on may still be at it."""
-        self._liveness = LivenessMonitor(bus, self._shared, lambda: [*self._inflight, *self._lingering])
+        """Answered, but a worker that was given up may still be at it."""
+        self._liveness = LivenessMonitor(bus, self._shared, lambda: [*self._running, *self._lingering])
         self._requests: Subscription | None = None
         """Our part in the queue group of `infer.auto`; None while we drain."""
         self._stats = EndpointStats("auto", s.INFER_AUTO, s.INFER_QUEUE)
@@ -138,25 +136,24 @@ class Manager:
                 if requests is not None:
                     await requests.drain()
                 await self._idle()
-        if self._inflight:
-            log.warning("manager_left_early", unanswered=len(self._inflight))
+        if self._running:
+            log.warning("manager_left_early", unanswered=len(self._running))
             await self._withdraw()
         await self._jobs.leave()
         await self._tasks.cancel()
         await self._shared.budgets.close()
 
     async def _withdraw(self) -> None:
-        """Gives back what is not answered: somebody else has to do it."""
-        for inflight in list(self._inflight):
-            self._stop(
-                inflight, BullpenError(ErrorCode.NO_WORKER, f"{self._id} is leaving, ask again", retry_after_ms=0)
-            )
+        """Gives back what is not answered: another Manager has to do it."""
+        for state in list(self._running):
+            leaving = BullpenError(ErrorCode.DRAINING, f"{self._id} is leaving, ask again", retry_after_ms=0)
+            self._stop(state, leaving)
         with suppress(TimeoutError):
             async with asyncio.timeout(2.0):
                 await self._idle()
 
     async def _idle(self) -> None:
-        while self._inflight:  # noqa: ASYNC110 — requests end in many places; leaving may take 20 ms more
+        while self._running:  # noqa: ASYNC110 — requests end in many places; leaving may take 20 ms more
             await asyncio.sleep(0.02)
 
     def _service(self) -> Service:
@@ -177,7 +174,7 @@ class Manager:
             log.warning("reply_refused", reply=message.reply[:64])
             return
         try:
-            inflight = self._admit(message)
+            state = self._admit(message)
         except BullpenError as error:
             await self._refuse(message, error)
             return
@@ -185,99 +182,99 @@ class Manager:
             log.exception("request_not_read")
             await self._refuse(message, internal_error())
             return
-        inflight.reply.on_abandoned = lambda: self._stop(inflight, cancelled("nobody reads the stream any more"))
-        await self._see_through(inflight)
+        state.reply.on_abandoned = lambda: self._stop(state, cancelled("the caller reads the stream no more"))
+        await self._see_through(state)
 
     async def _perform(self, message: Message, job: Job, patient: bool) -> tuple[Result, BullpenError | None]:
         """Does a durable request. Raises `BullpenError(invalid_request)`."""
-        inflight = self._admit(message)
-        inflight.patient = patient
-        result = inflight.reply = Result(self._bus, inflight.task_id, inflight.request_id, job.id)
-        return result, await self._see_through(inflight)
+        state = self._admit(message)
+        state.patient = patient
+        result = state.reply = Result(self._bus, state.task_id, state.request_id, job.id)
+        return result, await self._see_through(state)
 
     async def _answer_aside(self, message: Message) -> InferenceResponse | None:
-        """What somebody makes of a question that no caller asked; None: nothing."""
+        """The answer to a question that no caller asked; None: there is none."""
         try:
-            inflight = self._admit(message)
+            state = self._admit(message)
         except BullpenError as error:
             log.warning("aside_refused", error=str(error))
             return None
-        aside = inflight.reply = ShadowReply(self._bus, inflight.task_id, inflight.request_id)
-        failure = await self._see_through(inflight)
+        aside = state.reply = ShadowReply(self._bus, state.task_id, state.request_id)
+        failure = await self._see_through(state)
         return None if failure is not None else InferenceResponse.model_validate_json(aside.body)
 
-    async def _see_through(self, inflight: RequestState) -> BullpenError | None:
+    async def _see_through(self, state: RequestState) -> BullpenError | None:
         """Serves a request and books it. Returns the failure, if it is one."""
-        self._inflight.add(inflight)
+        self._running.add(state)
         try:
-            response, failure = await self._serve(inflight)
-            if not inflight.comes_again(failure):
-                self._stats.count(self._shared.now() - inflight.arrived, failure.code if failure else None)
-                self._metrics.count(failed=failure is not None, rerouted=len(inflight.attempts) > 1)
+            response, failure = await self._serve(state)
+            if not state.comes_again(failure):
+                self._stats.count(self._shared.now() - state.arrived, failure.code if failure else None)
+                self._metrics.count(failed=failure is not None, rerouted=len(state.attempts) > 1)
             if response is not None and failure is None and self._requests is not None:
-                self._shadow.consider(inflight, response)
+                self._shadow.consider(state, response)
             await asyncio.gather(
-                self._settlement.settle(inflight, response, failure), self._keep(inflight, response, failure)
+                self._settlement.settle(state, response, failure), self._keep(state, response, failure)
             )
             return failure
         finally:
-            self._inflight.discard(inflight)
-            self._tasks.start(self._linger(inflight), "late") if has_late(inflight) else inflight.close()
+            self._running.discard(state)
+            self._tasks.start(self._linger(state), "late") if has_late(state) else state.close()
 
-    async def _serve(self, inflight: RequestState) -> tuple[InferenceResponse | None, BullpenError | None]:
+    async def _serve(self, state: RequestState) -> tuple[InferenceResponse | None, BullpenError | None]:
         """One request, to its one final message. Returns what was told: the answer, or the failure."""
         response: InferenceResponse | None = None
-        dispatcher = Dispatcher(self._shared, inflight)
+        dispatcher = Dispatcher(self._shared, state)
         try:
-            response = await self._replayed(inflight) or await dispatcher.answer()
-            await self._settlement.before_reply(inflight, response, None)
-            return response, await inflight.reply.response(response)
+            response = await self._replayed(state) or await dispatcher.answer()
+            await self._settlement.before_reply(state, response, None)
+            return response, await state.reply.response(response)
         except BullpenError as error:
             failure = error
         except BusError as error:
             failure = BullpenError(ErrorCode.NO_WORKER, str(error))
         except Exception:
-            log.exception("request_failed", task_id=inflight.task_id)
+            log.exception("request_failed", task_id=state.task_id)
             failure = internal_error()
         finally:
             dispatcher.close()
-        await self._settlement.before_reply(inflight, None, failure)
-        await self._tell(inflight, failure)
+        await self._settlement.before_reply(state, None, failure)
+        await self._tell(state, failure)
         return response, failure
 
-    async def _tell(self, inflight: RequestState, failure: BullpenError) -> None:
+    async def _tell(self, state: RequestState, failure: BullpenError) -> None:
         """Every request ends with a word, if there is a way to say it."""
         try:
-            await inflight.reply.error(failure, inflight.summaries)
+            await state.reply.error(failure, state.summaries)
         except BusError as error:
-            log.warning("error_not_sent", task_id=inflight.task_id, error=str(error))
+            log.warning("error_not_sent", task_id=state.task_id, error=str(error))
 
-    async def _replayed(self, inflight: RequestState) -> InferenceResponse | None:
+    async def _replayed(self, state: RequestState) -> InferenceResponse | None:
         """The answer that this question's idempotency key has got before. None: it has to be answered."""
-        if inflight.key is None:
+        if state.key is None:
             return None
-        begin = self._answers.begin(inflight.key, inflight.request, inflight.request_id, inflight.deadline)
-        entry = await inflight.unless_stopped(begin)
+        begin = self._answers.begin(state.key, state.request, state.request_id, state.deadline)
+        entry = await state.unless_stopped(begin)
         if isinstance(entry, Mine):
-            inflight.entry = entry
+            state.entry = entry
             if entry.revision is None:
-                inflight.reply.told[h.IDEMPOTENCY] = h.BEST_EFFORT
+                state.reply.extra_headers[h.IDEMPOTENCY] = h.BEST_EFFORT
             return None
-        answer = inflight.replayed(entry.answer, self._shared.now())
-        await inflight.reply.chunk(answer.output, answer.completion_tokens)
+        answer = state.replayed(entry.answer, self._shared.now())
+        await state.reply.chunk(answer.output, answer.completion_tokens)
         return answer
 
     async def _keep(
-        self, inflight: RequestState, response: InferenceResponse | None, failure: BullpenError | None
+        self, state: RequestState, response: InferenceResponse | None, failure: BullpenError | None
     ) -> None:
         """Remembers the answer for its key. An error is none, and one that must not be kept cannot be had again."""
-        if inflight.entry is None:
+        if state.entry is None:
             return
-        may_keep = stricter(self._outbox.settings.content, inflight.request.content) == "full"
+        may_keep = stricter(self._outbox.settings.content, state.request.content) == "full"
         if response is not None and failure is None and may_keep:
-            await self._answers.finish(inflight.entry, response)
+            await self._answers.finish(state.entry, response)
         else:
-            await self._answers.release(inflight.entry)
+            await self._answers.release(state.entry)
 
     def _admit(self, message: Message) -> RequestState:
         """Reads the request. Raises `BullpenError(invalid_request)`."""
@@ -295,7 +292,7 @@ class Manager:
             headers=message.headers,
             task_id=request.task_id,
             request_id=request_id,
-            reply=Reply(self._bus, message.reply, request.task_id, request_id, streaming=request.stream),
+            reply=InboxReply(self._bus, message.reply, request.task_id, request_id, streaming=request.stream),
             asked=RoutingQuery.of(request),
             arrived=now,
             deadline=now + seconds_left(message.headers, request),
@@ -306,16 +303,16 @@ class Manager:
         task_id = salvage_task_id(message.data) or new_id()
         self._stats.count(0.0, str(error))
         streaming = salvage_stream(message.data)
-        await Reply(self._bus, message.reply, task_id, new_id(), streaming=streaming).error(error)
+        await InboxReply(self._bus, message.reply, task_id, new_id(), streaming=streaming).error(error)
 
-    async def _linger(self, inflight: RequestState) -> None:
-        """Listens on, for the books: somebody who was given up on may still answer."""
-        self._lingering.add(inflight)
+    async def _linger(self, state: RequestState) -> None:
+        """Listens on, for the books: a worker that was given up may still answer."""
+        self._lingering.add(state)
         try:
-            await self._settlement.wait_for_the_late(inflight)
+            await self._settlement.wait_for_the_late(state)
         finally:
-            self._lingering.discard(inflight)
-            inflight.close()
+            self._lingering.discard(state)
+            state.close()
 
     # Being told what to do
 
@@ -324,21 +321,21 @@ class Manager:
             task_id = CancelRequest.model_validate_json(message.data).task_id
         except ValidationError:
             return
-        for inflight in [i for i in self._inflight if i.task_id == task_id]:
-            self._stop(inflight, cancelled("cancelled by the caller"))
+        for state in [i for i in self._running if i.task_id == task_id]:
+            self._stop(state, cancelled("cancelled by the caller"))
 
-    def _stop(self, inflight: RequestState, why: BullpenError) -> None:
+    def _stop(self, state: RequestState, why: BullpenError) -> None:
         """Ends a request with `why`, wherever it is."""
-        inflight.stop(why)
+        state.stop(why)
         self._shared.queue.call(len(self._shared.queue))
 
     async def _on_status(self, message: Message) -> None:
-        """Says that a task is ours, if it is. Of the others somebody else will say so, or nobody."""
+        """Says that a task is ours, if it is. Of other tasks this Manager says nothing."""
         try:
             asked = StatusRequest.model_validate_json(message.data)
         except ValidationError:
             return
-        ours = next((i for i in self._inflight if i.is_meant(asked)), None)
+        ours = next((i for i in self._running if i.is_meant(asked)), None)
         if ours is None or not message.reply or not accepts(message.reply):
             return
         reply = StatusReply(
@@ -363,7 +360,7 @@ class Manager:
             manager_id=self._id,
             message=problem,
             state="ready" if self._requests is not None else "draining",
-            inflight=len(self._inflight),
+            inflight=len(self._running),
             waiting=len(self._shared.queue),
             config_digest=self._settings.digest,
             config_refused=self._settings.refused,
@@ -391,7 +388,7 @@ class Manager:
             self._metrics.tell_all(
                 self._shared.registry,
                 self._shared.estimates,
-                inflight=len(self._inflight),
+                inflight=len(self._running),
                 waiting=len(self._shared.queue),
                 outbox=self._outbox.pending,
                 jobs=(self._jobs.running, self._jobs.waiting),

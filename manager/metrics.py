@@ -1,4 +1,4 @@
-"""Live figures for anybody who listens: told, never waited for."""
+"""Live figures for every listener: published, never waited for."""
 
 import asyncio
 
@@ -67,7 +67,7 @@ class Metrics:
                 created_at=now,
                 worker_id=beat.worker_id,
                 backend=beat.backend,
-                state=worker.gone or ("failing" if worker.breaker.is_open else beat.state),
+                state=worker.gone or ("failing" if worker.is_failing else beat.state),
                 inflight=beat.inflight,
                 queued=beat.queued,
                 capacity=beat.capacity,

@@ -38,7 +38,7 @@ Ask = Callable[[Message], Awaitable[InferenceResponse | None]]
 
 
 class ShadowReply(CapturedReply):
-    """Its answer goes to nobody."""
+    """The answer of a mirrored or judged request: no caller gets it."""
 
 
 class ShadowTraffic:

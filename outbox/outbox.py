@@ -1,4 +1,4 @@
-"""Telemetry on its way out: an event is kept until JetStream, or the accountant himself, has acknowledged it.
+"""Telemetry on its way out: an event is kept until JetStream, or the accountant itself, has acknowledged it.
 
 The request path only calls `put`, which never waits. Pumps with a connection of their own publish each event. One
 that is not acknowledged at once, because JetStream is away, slow or full, goes to a spool on disk and is published
@@ -6,12 +6,11 @@ again from there, with the same `Nats-Msg-Id`, until it is: the stream drops dup
 older than some two seconds survive the death of this process. Where there is no spool they wait in memory, up to
 `MAX_BYTES`. What fits nowhere is dropped, loudly.
 
-`before_reply` is for those who want no answer to leave before its events are safe: `secure` waits for that, a little,
-and then writes them through to the disk.
+With `before_reply` no answer leaves before its events are safe: `secure` waits for their acknowledgement, a little, and
+then writes them through to the disk.
 """
 
 import asyncio
-import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ import structlog
 from pydantic import BaseModel
 from pydantic_core import from_json
 
+from bus.backoff import Backoff
 from bus.connection import Bus
 from bus.errors import BusError
 from bus.settings import BusSettings
@@ -36,7 +36,9 @@ MAX_BYTES = 64 << 20
 PUMPS = 64
 """Events that may wait for their acknowledgement at the same time."""
 ACK_WITHIN = 2.0
-RETRY_CAP = 2.0
+RETRY = Backoff(0.1, 2.0)
+EMPTY_SPOOL_FAILURES = 3
+"""An empty spool is looked at as seldom as after so many failures."""
 OLD = 1.0
 """Seconds that an event may wait in memory for its turn when there is a spool."""
 SECURE_WITHIN = 0.25
@@ -45,14 +47,14 @@ SECURE_WITHIN = 0.25
 
 @dataclass(frozen=True, slots=True)
 class OutboxSettings:
-    """How whoever tells the books something does it."""
+    """How a role hands its events to the books."""
 
     mode: Literal["after_reply", "before_reply"] = "after_reply"
     """Whether the answer may leave before its events are safe."""
     content: ContentMode = "full"
-    """The most that the books keep of what is asked and answered."""
+    """The most that the books keep of prompts and answers."""
     content_key: bytes = field(default=b"", repr=False)
-    """For digests; the same for all roles of a mesh, so that equal questions are recognised. Empty: our own."""
+    """For digests; the same for all roles of a mesh, so that equal prompts are recognised. Empty: a random one."""
     spool: Path | None = None
     """The folder for events that JetStream does not take. None: memory only."""
     spool_max_bytes: int = 1 << 30
@@ -65,7 +67,7 @@ class Waiting:
     event: Event
     since: float
     safe: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when it is acknowledged, or nobody can do anything more for it."""
+    """Set when it is acknowledged, or finally dropped."""
 
 
 class Outbox:
@@ -188,7 +190,7 @@ class Outbox:
             if self._lay_aside(waiting.event):
                 return
             attempt += 1
-            await asyncio.sleep(random.uniform(0.02, min(RETRY_CAP, 0.1 * 2**attempt)))  # noqa: S311 — jitter
+            await asyncio.sleep(RETRY.wait(attempt))
         waiting.safe.set()
 
     def _forget(self, waiting: Waiting) -> None:
@@ -209,7 +211,7 @@ class Outbox:
     # Disk
 
     async def _keep_short(self, spool: Spool) -> None:
-        """What waits too long for its turn goes to disk: it would be lost if we died."""
+        """Moves events that wait too long in memory to disk: this process may die."""
         now = asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(OLD / 2)
@@ -220,17 +222,17 @@ class Outbox:
         """Publishes what is on disk, a file at a time, whenever JetStream takes it."""
         failures = 0
         while True:
-            await asyncio.sleep(random.uniform(0.02, min(RETRY_CAP, 0.1 * 2**failures)))  # noqa: S311 — jitter
+            await asyncio.sleep(RETRY.wait(failures + 1))
             path = spool.oldest() if not self._waiting else None
             if path is None:
-                failures = 3
+                failures = EMPTY_SPOOL_FAILURES
                 continue
             events = await asyncio.to_thread(spool.read, path)
             if await self._publish_all(events):
                 spool.remove(path)
                 failures = 0
             else:
-                failures = min(failures + 1, 6)
+                failures += 1
 
     async def _publish_all(self, events: Sequence[Event]) -> bool:
         """Whether all of them are acknowledged. Stops at the first that is not."""

@@ -1,8 +1,8 @@
-"""What may leave this process for the books: each record is made as bare as the mesh or its caller wants it.
+"""Removes private words from records before they leave this process, as the mesh or the caller wants it.
 
 This happens before an event reaches the outbox, so neither JetStream nor a spool nor Postgres ever sees more.
-Redaction takes its time, so it runs on a thread, of bounded size and duration; where it cannot be done the record
-carries digests instead. Never the words themselves.
+Redaction is slow, so it runs on a thread, bounded in size and duration; when it fails the record carries digests
+instead, never the words.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ KEY_BYTES = 32
 
 
 class PrivacyFilter:
-    """`most` is what the mesh allows the books to keep. Without `key` digests are only comparable with our own.
+    """`most` is what the mesh allows the books to keep. Without `key` digests are only comparable within this process.
 
     Raises `ConfigError` when the mesh wants redaction and its libraries are missing.
     """
@@ -39,7 +39,7 @@ class PrivacyFilter:
         self._redactor: Redactor | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._waiting = 0
-        self._complained = False
+        self._warned = False
         if most == "redacted":
             try:
                 self._redactor = Redactor()
@@ -47,7 +47,7 @@ class PrivacyFilter:
                 raise ConfigError(f"content: redacted: {error}") from None
 
     def mode(self, wanted: ContentMode | None = None) -> ContentMode:
-        """What counts for somebody who wishes that: the stricter of it and the mesh's own."""
+        """The stricter of the caller's mode and the mesh's own."""
         return stricter(self._most, wanted)
 
     async def kept(self, record: Recorded, wanted: ContentMode | None = None) -> Recorded:
@@ -63,12 +63,12 @@ class PrivacyFilter:
                 return without_words(record)
 
     def unread(self, data: bytes) -> bytes:
-        """What the books may have of bytes that nobody can read, and so nobody can redact: all, or how many."""
+        """What the books may have of bytes that cannot be parsed, and so not redacted: all, or how many they are."""
         mode = self.mode()
         if mode == "full":
             return data
-        told = {"withheld_bytes": len(data)}
-        return to_json(told if mode == "none" else {**told, "digest": digest(data, self._key)})
+        summary = {"withheld_bytes": len(data)}
+        return to_json(summary if mode == "none" else {**summary, "digest": digest(data, self._key)})
 
     async def _redacted(self, record: Recorded) -> Recorded:
         size = characters(record)
@@ -95,7 +95,7 @@ class PrivacyFilter:
         return rewritten(record, self._redactor)
 
     def _digested(self, record: Recorded, why: str) -> Recorded:
-        if not self._complained:
+        if not self._warned:
             log.warning("not_redacted", reason=why, kept="digests instead")
-        self._complained = True
+        self._warned = True
         return as_digests(record, self._key)

@@ -2,10 +2,10 @@
 
 Known forms of keys come from detect-secrets, telephone numbers and IBANs are checked by phonenumbers and
 python-stdnum (the extra `redaction`); what those lack stands here. Names, addresses and whatever has no form of its
-own are not found: who must be sure keeps `hash` or `none`.
+own are not found: use `hash` or `none` where that matters.
 
-Whoever writes a prompt writes our input, so every pattern is bounded and a text is read in windows: `re` holds the
-interpreter while it looks, and nothing else answers meanwhile.
+A caller controls the text, so every pattern is bounded and a text is read in windows: `re` holds the interpreter while
+it searches, and no request is served meanwhile.
 """
 
 import re
@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from typing import Any
 
-EXTRA = "redaction"
 WINDOW, OVERLAP = 8192, 512
 """Characters looked at together; a key that is longer than the overlap may be cut by a window's edge."""
 

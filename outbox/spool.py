@@ -1,11 +1,11 @@
-"""Events on disk, for as long as JetStream does not take them.
+"""Keeps events on disk as long as JetStream does not take them.
 
 A folder of one role holds files of events, a line each. Whole files are published again and then removed; an event that
 is published twice is booked once. What is written survives the death of this process; what the operating system had
 not written yet when the power went is lost, but for what was written with `secure`. A torn line is left out.
 
-A role that starts takes over what roles that are no more have left in the same place. A disk that is full or read-only
-never stops anybody: then the event stays where it was, and that is said.
+A role that starts takes over the files of dead roles in the same place. A disk that is full or read-only stops no role:
+then the event stays where it was, and `failed` says why.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ class Event:
 
 
 class Spool:
-    """Make it with `Spool.open`. Files are private to this user: they hold what people asked."""
+    """Make it with `Spool.open`. Files are private to this user: they hold prompts."""
 
     def __init__(self, folder: Path, max_bytes: int, lock: int) -> None:
         self._folder = folder
@@ -133,7 +133,7 @@ class Spool:
             self._closed.remove(path)
 
     def close(self) -> None:
-        """Leaves what is there to whoever comes next."""
+        """Leaves the files to the next process."""
         self._end()
         if not self._closed:
             self._tidy_up()
@@ -144,7 +144,7 @@ class Spool:
             (self._folder / LOCK).unlink()
             self._folder.rmdir()
         except OSError:
-            pass  # somebody is quick to come after us
+            pass  # the next process was quick
 
     def _begin(self) -> int:
         self._path, self._written = self._next_path(), 0
@@ -163,7 +163,7 @@ class Spool:
         os.close(file)
 
     def _adopt(self, root: Path) -> None:
-        """What this role left when it died, and what roles left that nobody is any more."""
+        """Takes over the files that this role left when it died, and those of other dead roles."""
         for path in sorted(self._folder.glob(f"*{SUFFIX}")):
             self._take(path)
         for folder in [f for f in sorted(root.iterdir()) if f.is_dir() and f != self._folder]:
@@ -196,7 +196,7 @@ def _own_folder(root: Path, name: str) -> tuple[Path, int]:
 
 
 def _locked(folder: Path) -> int | None:
-    """The folder's lock, ours until it is closed or we die. None: somebody has it."""
+    """The folder's lock, held until it is closed or this process dies. None: another process has it."""
     lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -235,18 +235,18 @@ def _remove_empty(folder: Path) -> None:
 
 
 def _line(event: Event) -> bytes:
-    told = b"%s %s %s" % (event.subject.encode(), event.message_id.encode(), event.body)
-    return b"%08x %s\n" % (crc32(told), told)
+    content = b"%s %s %s" % (event.subject.encode(), event.message_id.encode(), event.body)
+    return b"%08x %s\n" % (crc32(content), content)
 
 
 def _events(file: BinaryIO, name: str) -> Iterator[Event]:
     torn = 0
     for line in file:
-        told = line[9:-1]
-        if not line.endswith(b"\n") or line[:9] != b"%08x " % crc32(told):
+        content = line[9:-1]
+        if not line.endswith(b"\n") or line[:9] != b"%08x " % crc32(content):
             torn += 1
             continue
-        subject, message_id, body = told.split(b" ", 2)
+        subject, message_id, body = content.split(b" ", 2)
         yield Event(subject.decode(), body, message_id.decode())
     if torn:
         log.warning("spool_torn", file=name, lines=torn)

@@ -15,7 +15,7 @@ from telemetry.config import TelemetryConfig
 log = structlog.get_logger(__name__)
 
 LIVE = frozenset({"batch_size", "fetch_wait", "report_interval", "grades_interval", "retention", "content_retention"})
-TOLD = frozenset({"mode", "content", "spool_max_bytes"})
+READ_BY_OTHER_ROLES = frozenset({"mode", "content", "spool_max_bytes"})
 """What Managers and workers read at their start."""
 
 
@@ -36,6 +36,6 @@ async def follow(
         take(config.model_copy(update=live))
         log.info("config_changed", changed=changed)
         if late := [field for field in changed if field not in LIVE]:
-            cure = "restart telemetry" + (", every Manager and every worker" if TOLD & set(late) else "")
+            cure = "restart telemetry" + (", every Manager and every worker" if READ_BY_OTHER_ROLES & set(late) else "")
             log.warning("config_needs_restart", fields=late, cure=cure)
         known = wanted

@@ -20,7 +20,7 @@ from telemetry.recording.decisions import Decisions
 from telemetry.recording.direct import Direct
 from telemetry.recording.feedback import serve_feedback
 from telemetry.recording.recorder import Recorder
-from telemetry.recording.retry_forever import Patience
+from telemetry.recording.retry_forever import RetryForever
 from telemetry.reload import follow
 from telemetry.store import DatabaseAway, Store
 from telemetry.upkeep.migrate import migrate
@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 CONSUMER = stream.CONSUMER
 START_PATIENCE = 30.0
 FINISH_WITHIN = 2.0
-"""Seconds that the batch at hand and feedback on its way get when we are told to stop."""
+"""Seconds that the current batch and feedback on its way get when the role stops."""
 DELETED_S = 1.0
 """Seconds that a server needs at most, we hope, for deleting the files of a stream."""
 
@@ -46,7 +46,7 @@ class Accountant:
         config: TelemetryConfig,
         *,
         instance_id: str,
-        discretion: PrivacyFilter,
+        privacy_filter: PrivacyFilter,
         decisions: Decisions | None,
     ) -> None:
         self._bus = bus
@@ -57,17 +57,17 @@ class Accountant:
         self._config = config
         self._id = instance_id
         self._spec = stream.spec(config)
-        self._jetstream = Patience(
+        self._jetstream = RetryForever(
             "stream", BusError, config.retry_at_most, "events wait with those who tell; does NATS run with JetStream?"
         )
-        self._database = Patience(
+        self._database = RetryForever(
             "database",
             DatabaseAway,
             config.retry_at_most,
             "events wait in JetStream; start Postgres, or check DATABASE_URL",
         )
-        self._discretion = discretion
-        self._recorder = Recorder(bus, store, self._database, config, discretion)
+        self._privacy_filter = privacy_filter
+        self._recorder = Recorder(bus, store, self._database, config, privacy_filter)
         self._direct = Direct(bus, self._recorder, self._database, config.batch_size)
         self._stream_is_there = asyncio.Event()
         self._was_there = False
@@ -81,7 +81,7 @@ class Accountant:
     async def run(self, stop: asyncio.Event) -> None:
         """Books until `stop` is set. Raises `SchemaMismatch`, and `BusError` when the bus is lost."""
         tasks = Tasks(self._id)
-        feedback = await serve_feedback(self._bus, self._stats, self._discretion)
+        feedback = await serve_feedback(self._bus, self._stats, self._privacy_filter)
         gathering = await self._decisions.listen() if self._decisions else None
         keeping = asyncio.create_task(self._keep_books(stop, gathering))
         ended = asyncio.Event()
@@ -185,7 +185,7 @@ async def run(
 
     Raises `BusUnreachable`, `ConfigError`, `SchemaMismatch`, and `BusError` when the bus was lost.
     """
-    discretion = PrivacyFilter(config.content, content_key)
+    privacy_filter = PrivacyFilter(config.content, content_key)
     bus = await Bus.connect(f"telemetry:{instance_id}", settings, patience=START_PATIENCE, stop=stop)
     following = Tasks(f"{instance_id}:config")
     store, apart = (Store(database_url, config.command_timeout) for _ in range(2))
@@ -198,7 +198,7 @@ async def run(
             grading,
             config,
             instance_id=instance_id,
-            discretion=discretion,
+            privacy_filter=privacy_filter,
             decisions=Decisions(bus, apart) if config.decisions else None,
         )
         if config_file is not None:

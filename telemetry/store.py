@@ -15,6 +15,8 @@ from typing import Any, TypeAlias, TypeVar
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from telemetry.columns import filled
+
 SQL = Path(__file__).parent / "sql"
 OF_THE_DATA = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
 """Errors that say something of the rows, not of the database: trying again would not help."""
@@ -24,7 +26,7 @@ SESSION = {"application_name": "bullpen", "timezone": "UTC", "jit": "off"}
 """UTC also for a time that comes without its zone. Compiling takes longer than running what we ask."""
 CLOSE_WITHIN = 1.0
 NO_PARTITION = "no partition of relation"
-"""What Postgres says of a row whose month is not there: far in the past or the future, or of nobody's making."""
+"""What Postgres says of a row whose month is not there: far in the past or the future, or not a UUIDv7 of ours."""
 PARTITIONED = ("responses", "attempts")
 
 Row = asyncpg.Record
@@ -111,7 +113,9 @@ class Store:
         finally:
             if not task.done():
                 self._forget()
-                task.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody asks any more
+                task.add_done_callback(
+                    lambda task: task.cancelled() or task.exception()
+                )  # its result is not needed any more
                 task.cancel()
                 await asyncio.wait({task}, timeout=CLOSE_WITHIN)
 
@@ -156,8 +160,8 @@ class Store:
 
 @cache
 def sql(name: str) -> str:
-    """The text of `sql/<name>.sql`."""
-    return (SQL / f"{name}.sql").read_text(encoding="utf-8")
+    """The text of `sql/<name>.sql`, with the columns of its table."""
+    return filled(name, (SQL / f"{name}.sql").read_text(encoding="utf-8"))
 
 
 async def _insert(connection: Connection, table: str, rows: Sequence[bytes]) -> int:
@@ -171,6 +175,6 @@ async def _make_partitions(connection: Connection, tables: Mapping[str, Sequence
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong, without Postgres's DETAIL: it quotes the row, and what people asked is not for the log."""
-    told = error.message if isinstance(error, asyncpg.PostgresError) else str(error)
-    return f"{type(error).__name__}: {told}".rstrip(": ")
+    """What is wrong, without Postgres's DETAIL: it quotes the row, and prompts do not belong in logs."""
+    message = error.message if isinstance(error, asyncpg.PostgresError) else str(error)
+    return f"{type(error).__name__}: {message}".rstrip(": ")

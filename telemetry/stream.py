@@ -1,8 +1,8 @@
 """The stream between those who tell and the books.
 
-Whoever tells keeps an event until the stream has it, so the stream is made at once, also while the database is
+A role keeps an event until the stream has it, so the stream is made at once, also while the database is
 away. It is limited in size, and a full one refuses what is new, so that nothing disappears from it unbooked.
-Booked events stay for a while, for whoever wants to read them again, but they make room long before it is full.
+Booked events stay for a while, for other readers, but they make room long before it is full.
 """
 
 import structlog

@@ -32,7 +32,7 @@ from benchmarks.failover.figures import Round, figures
 from benchmarks.failover.stage import Json, Stage, stage
 from bus import BusError
 
-ScoredCandidate = Literal["reroute median", "reroute max", "added median", "added max"]
+Judged = Literal["reroute median", "reroute max", "added median", "added max"]
 SILENCE_MS = 3000
 STALL_MS = STALL_S * 1000 + 200
 """The time-out itself, the 100 ms before a worker claims (which count as life), and a little for the machine."""
@@ -45,7 +45,7 @@ class Row:
     what: str
     play: Callable[[Stage, int, int], AsyncIterator[Round]]
     bound_ms: float
-    judged: ScoredCandidate
+    judged: Judged
     bare: bool = False
     """On a server that does not tell who left."""
     gentle: bool = False

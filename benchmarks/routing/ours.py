@@ -10,18 +10,19 @@ from bus import Bus
 from contracts import (
     BullpenError,
     ErrorCode,
+    ErrorReply,
     FinalResponse,
     Heartbeat,
     InferenceRequest,
     ModelCard,
-    Outcome,
     Policy,
 )
 from manager.config import ManagerConfig
 from manager.metrics import Metrics
-from manager.request.attempt import Attempt, Ending
+from manager.request.attempt import Attempt
 from manager.request.shared_state import SharedState
-from manager.routing.ranking import Choice, RejectReason, RoutingQuery
+from manager.routing.filters import RejectReason
+from manager.routing.query import Choice, Excluded, RoutingQuery
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 PROMPT = "word "
@@ -51,7 +52,7 @@ class Bullpen:
     def choose(self, question: Asked, now: float, tried: frozenset[str], ahead: int) -> str | None:
         self._shared.time = now
         ranking = self._shared.rank(self._question(question, tried, ahead), self._policy)
-        if ranking.obstacle is RejectReason.LATE:
+        if ranking.reason is RejectReason.LATE:
             return ""
         if ranking.winner is None:
             self._waited.add(question.number)
@@ -65,7 +66,13 @@ class Bullpen:
         )
         left_s = question.at + question.deadline_s - self._shared.time
         return RoutingQuery(
-            request, question.tokens_in, request.needs, tried, left_s=left_s, waiting=ahead, waited=waited
+            request,
+            question.tokens_in,
+            request.needs,
+            Excluded(workers=tried),
+            left_s=left_s,
+            waiting=ahead,
+            has_queued=waited,
         )
 
     def beat(self, place: Place, now: float) -> None:
@@ -106,11 +113,11 @@ class Bullpen:
         known = self._attempts.pop(id(attempt))
         if not attempt.ends:
             refusal = BullpenError(ErrorCode.NO_WORKER, "left")
-            known.end(Ending(Outcome.REFUSED, refusal), now, said_all=True)
+            known.on(ErrorReply(error=refusal.detail()), now)
         elif attempt.failed:
-            known.end(Ending(Outcome.FAILED, BullpenError(ErrorCode.UPSTREAM_ERROR, "failed")), now, said_all=True)
+            known.on(ErrorReply(error=BullpenError(ErrorCode.UPSTREAM_ERROR, "failed").detail()), now)
         else:
-            known.end(_answer(attempt, known), now, said_all=True)
+            known.on(_answer(attempt, known), now)
         self._shared.learn(known)
 
 
@@ -128,8 +135,8 @@ def _answer(attempt: Try, known: Attempt) -> FinalResponse:
         completion_tokens=length,
         tokens_used=question.tokens_in + length,
         duration_ms=(attempt.ends - attempt.started) * 1000,
-        queue_ms=(attempt.started - known.sent) * 1000,
-        ttft_ms=(attempt.started - known.sent + _first(attempt)) * 1000,
+        queue_ms=(attempt.started - known.sent_at) * 1000,
+        ttft_ms=(attempt.started - known.sent_at + _first(attempt)) * 1000,
         confidence=question.confidence(model),
         finish_reason="stop",
         confidence_source="logprobs",

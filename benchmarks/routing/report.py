@@ -79,7 +79,7 @@ def document(played: Sequence[Result], seconds: float, seeds: int) -> str:
         "Made by `python -m benchmarks routing --page`: the Manager's own code (registry, estimates, breakers,",
         f"ranking) in a simulation of {seconds:g} s, {seeds} seeds, against what gateways do today and an oracle that",
         "knows how long every question will take everywhere. Goodput is the share of questions answered within their",
-        "deadline. How the score is made up stands in [manager/routing/ranking.py](../manager/routing/ranking.py).",
+        "deadline. How the score is made up stands in [Why did it go there?](explain.md).",
         "",
         "![Goodput by situation](routing-goodput.svg)",
         "",

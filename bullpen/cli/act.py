@@ -9,7 +9,7 @@ from pydantic_core import from_json
 from bullpen.cli.running import connected, run, usage
 from bullpen.cli.show import as_json, clean, note
 from client import Bullpen
-from client.client import MANAGER_SERVICE, SWAP_WITHIN, Order, Service
+from client.client import MANAGER_SERVICE, SWAP_WITHIN, Order, ServiceInfo
 from contracts import BullpenError, ControlReply, ErrorCode, ManagerReply
 
 LOOK_EVERY = 0.25
@@ -94,10 +94,10 @@ def swap(
     run(lambda: _swap(worker_id, model, options, timeout=timeout, json=json))
 
 
-def _option(told: str) -> tuple[str, Any]:
-    key, equals, value = told.partition("=")
+def _option(setting: str) -> tuple[str, Any]:
+    key, equals, value = setting.partition("=")
     if not key or not equals:
-        raise usage(f"--option {told}: it should look like KEY=VALUE")
+        raise usage(f"--option {setting}: it should look like KEY=VALUE")
     try:
         return key, from_json(value)
     except ValueError:
@@ -140,12 +140,12 @@ async def _tell(role_id: str, op: Order, *, wait: bool, json: bool) -> None:
         typer.echo(clean(f"{role_id} {_how(last) if last else 'has left'}"))
 
 
-async def _order(bullpen: Bullpen, role: Service, op: Order) -> Reply:
+async def _order(bullpen: Bullpen, role: ServiceInfo, op: Order) -> Reply:
     obey = bullpen.control_manager if role.name == MANAGER_SERVICE else bullpen.control
     return await obey(role.id, op)
 
 
-async def _idle(bullpen: Bullpen, role: Service, reply: Reply) -> Reply | None:
+async def _idle(bullpen: Bullpen, role: ServiceInfo, reply: Reply) -> Reply | None:
     """Its word when nothing is left to do there. None: it left before it could say that."""
     if left := _left(reply):
         note(f"waiting for {left} under way …")

@@ -33,8 +33,8 @@ def show_capabilities(*, json: bool) -> None:
             for item, verdict in verdicts.items():
                 if verdict != "done":
                     show(text(f"{name}, {item}: {verdict.partition(': ')[2]}", "dim"))
-    for told in wrong:
-        problem(told, "docs/add-a-backend.md says what belongs into a checklist")
+    for mistake in wrong:
+        problem(mistake, "docs/add-a-backend.md says what belongs into a checklist")
     if wrong:
         raise typer.Exit(WRONG)
 
@@ -46,5 +46,5 @@ def _table(known: Mapping[str, Mapping[str, str]]) -> Table:
 
 
 def _mark(verdict: str) -> RenderableType:
-    told, style = MARKS[verdict.partition(":")[0]]
-    return Text(told, style=style)
+    mark, style = MARKS[verdict.partition(":")[0]]
+    return Text(mark, style=style)

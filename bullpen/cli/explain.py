@@ -1,6 +1,6 @@
-"""`explain`: why a question went where it went, told as a story."""
+"""`explain`: why a request went to its worker, parts as a story."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import typer
@@ -24,15 +24,14 @@ from bullpen.cli.show import (
     text,
 )
 from bullpen.cli.show import words as column
-from contracts import Candidate, Wishes
-from telemetry.reading.explaining import BookedDecision, Ending, Explained, explain
+from contracts import Candidate, Terms, Wishes
+from telemetry.reading.explaining import BookedDecision, Explained, ExplainedResponse, explain
 from telemetry.reading.queries import BookedAttempt
 
 NOTHING_LIKE_IT = 1
 SHOWN = 8
 """Candidates of one decision that people are shown; `--json` has all that are kept."""
 SAID_CHARACTERS = 200
-TERMS = ("cost", "confidence", "load", "resources")
 OPENINGS = {
     "first": "The first choice",
     "failover": "The one before did not answer, so the next choice",
@@ -52,8 +51,8 @@ def explain_task(
 ) -> None:
     """Why a question went where it went: who was considered, who was asked, how it ended.
 
-    Of every candidate the four terms are shown, each 0 at best; times the weights of the policy they add up to the
-    score, and the lowest score wins.
+    Of every candidate the terms are shown, from 0 (best) to 1 (worst); times the weights of the policy they add up to
+    the score, and the lowest score wins. A term that is 0 for all of them is left out.
 
     Examples:
 
@@ -104,61 +103,66 @@ def _title(found: Explained) -> RenderableType:
 
 def _wished(wishes: Wishes) -> str:
     """What it asked for, in words."""
-    told = [f"policy {wishes.policy}", f"priority {wishes.priority}", f"about {wishes.prompt_tokens} tokens"]
-    told += [f"{name} {value}" for name, value in (("model", wishes.model), ("backend", wishes.backend)) if value]
+    parts = [f"policy {wishes.policy}", f"priority {wishes.priority}", f"about {wishes.prompt_tokens} tokens"]
+    parts += [f"{name} {value}" for name, value in (("model", wishes.model), ("backend", wishes.backend)) if value]
     if wishes.left_ms is not None:
-        told.append(f"{duration(wishes.left_ms)} left")
+        parts.append(f"{duration(wishes.left_ms)} left")
     if wishes.min_confidence is not None:
-        told.append(f"confidence of {wishes.min_confidence:g} or more")
+        parts.append(f"confidence of {wishes.min_confidence:g} or more")
     if wishes.max_cost_usd is not None:
-        told.append(f"${wishes.max_cost_usd:g} at most")
+        parts.append(f"${wishes.max_cost_usd:g} at most")
     if wishes.needs:
-        told.append(f"needs {', '.join(wishes.needs)}")
-    return f"It asked for: {', '.join(told)}."
+        parts.append(f"needs {', '.join(wishes.needs)}")
+    return f"It asked for: {', '.join(parts)}."
 
 
 def _choice(decision: BookedDecision) -> Iterator[RenderableType]:
     opening = OPENINGS.get(decision.why or "", "The choice")
     if decision.winner is None:
-        what = f"{opening}: nobody could be asked"
+        what = f"{opening}: no worker could be asked"
     else:
         what = f"{opening}: {decision.winner} with {decision.model_id}"
     yield Text.assemble((clean(what), "bold"), (clean(f"  (by {decision.manager_id}, {decision.policy})"), "dim"))
-    weighed = [one for one in decision.candidates if one.score is not None]
-    if weighed:
-        weights = [getattr(decision.weights, term) for term in TERMS]
+    shown = decision.candidates[:SHOWN]
+    if weighed := [one for one in shown if one.score is not None]:
+        terms = _telling(weighed)
         columns = [column(""), column("WORKER"), column("MODEL")]
-        columns += [figures(f"{term.upper()} ×{weight:g}") for term, weight in zip(TERMS, weights, strict=True)]
-        rows = [_weighed(one, decision) for one in weighed[:SHOWN]]
+        columns += [figures(f"{term.upper()} ×{getattr(decision.weights, term):g}") for term in terms]
+        rows = [_weighed(one, decision, terms) for one in weighed]
         yield Padding(table([*columns, figures("SCORE")], rows), (0, 0, 0, 2))
-    others = [one for one in decision.candidates if one.score is None]
-    for one in others[: max(0, SHOWN - len(weighed[:SHOWN]))]:
-        yield _indented(f"{one.worker_id} with {one.model_id}: {one.passed_over or 'not weighed'}", "dim")
-    if (hidden := decision.considered - min(SHOWN, len(decision.candidates))) > 0:
+    for one in shown:
+        if one.score is None or one.passed_over:
+            yield _indented(f"{one.worker_id} with {one.model_id}: {one.passed_over or 'not weighed'}", "dim")
+    if (hidden := decision.considered - len(shown)) > 0:
         yield _indented(f"and {hidden} more", "dim")
 
 
-def _weighed(one: Candidate, decision: BookedDecision) -> list[RenderableType]:
+def _telling(weighed: Sequence[Candidate]) -> list[str]:
+    """The terms that are not 0 for all of them, as the contract names them."""
+    return [term for term in Terms.model_fields if any(one.terms and getattr(one.terms, term) for one in weighed)]
+
+
+def _weighed(one: Candidate, decision: BookedDecision, shown: Sequence[str]) -> list[RenderableType]:
     won = (one.worker_id, one.model_id) == (decision.winner, decision.model_id)
-    terms = [f"{getattr(one.terms, term):.2f}" if one.terms else UNKNOWN for term in TERMS]
+    terms = [f"{getattr(one.terms, term):.2f}" if one.terms else UNKNOWN for term in shown]
     return ["→" if won else "", text(one.worker_id), text(one.model_id), *terms, f"{one.score:.2f}"]
 
 
 def _tried(tried: BookedAttempt) -> RenderableType:
     """How one try went."""
-    told = [f"{tried.worker_id}: {tried.outcome} after {duration(tried.duration_ms)}"]
+    parts = [f"{tried.worker_id}: {tried.outcome} after {duration(tried.duration_ms)}"]
     if tried.completion_tokens is not None:
         read = UNKNOWN if tried.prompt_tokens is None else tried.prompt_tokens
-        told.append(f"{read} tokens in, {tried.completion_tokens} out")
-    told.append(money(tried.cost_usd))
+        parts.append(f"{read} tokens in, {tried.completion_tokens} out")
+    parts.append(money(tried.cost_usd))
     if tried.confidence is not None:
-        told.append(f"confidence {tried.confidence:.2f}")
+        parts.append(f"confidence {tried.confidence:.2f}")
     if tried.error_message:
-        told.append(one_line(f"{tried.error_code}: {tried.error_message}", SAID_CHARACTERS))
-    return _indented("; ".join(told), "green" if tried.outcome == "ok" else "yellow")
+        parts.append(one_line(f"{tried.error_code}: {tried.error_message}", SAID_CHARACTERS))
+    return _indented("; ".join(parts), "green" if tried.outcome == "ok" else "yellow")
 
 
-def _end(response: Ending | None) -> RenderableType:
+def _end(response: ExplainedResponse | None) -> RenderableType:
     if response is None:
         return Text("How it ended is not in the books (yet).", style="dim")
     took, paid = duration(response.duration_ms), money(response.cost_usd)
@@ -166,22 +170,22 @@ def _end(response: Ending | None) -> RenderableType:
         said = one_line(f"{response.error_code}: {response.error_message}", SAID_CHARACTERS)
         return text(f"It ended after {took} with {said}. Paid: {paid}.", "red")
     how = f" (confidence {response.confidence:.2f}, {response.confidence_source})" if response.confidence else ""
-    told = f"{response.model_id} at {response.worker_id} answered after {took}{how}. Paid in all: {paid}."
+    parts = f"{response.model_id} at {response.worker_id} answered after {took}{how}. Paid in all: {paid}."
     if response.replayed:
-        told += " It was the stored answer to an earlier question with the same key."
+        parts += " It was the stored answer to an earlier question with the same key."
     if response.resumed:
-        told += " A part came from a worker that died on the way."
-    return text(told, "bold")
+        parts += " A part came from a worker that died on the way."
+    return text(parts, "bold")
 
 
-def _why_no_decision(response: Ending | None) -> str:
+def _why_no_decision(response: ExplainedResponse | None) -> str:
     if response is not None and response.manager_id is None:
-        return "Nobody had to choose: the worker was asked directly."
+        return "There was no choice: the worker was asked directly."
     return (
-        "Its decisions are not kept any more, or nobody listened when they were made "
+        "Its decisions are not kept any more, or no telemetry ran when they were made "
         "(`decisions` in telemetry/config.yaml)."
     )
 
 
-def _indented(told: str, style: str) -> RenderableType:
-    return Padding(text(told, style), (0, 0, 0, 2))
+def _indented(parts: str, style: str) -> RenderableType:
+    return Padding(text(parts, style), (0, 0, 0, 2))

@@ -13,7 +13,17 @@ from bullpen.cli.output import replacing
 from bullpen.cli.reading import Model, Since, Tenant, Until, from_books
 from bullpen.cli.running import ERROR_REPLY, usage
 from bullpen.cli.show import clean, note, problem
-from telemetry.reading.export import WITHOUT_MODEL, WITHOUT_TENANT, Column, Csv, NotExact, Sink, Table, Wish, columns
+from telemetry.reading.export import (
+    WITHOUT_MODEL,
+    WITHOUT_TENANT,
+    Column,
+    Csv,
+    ExportQuery,
+    NotExact,
+    Sink,
+    Table,
+    columns,
+)
 from telemetry.reading.export import export as write_all
 from telemetry.store import Store
 
@@ -24,7 +34,7 @@ FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class _Terminal:
-    """Standard output when somebody looks: nothing that was asked or answered may drive the terminal."""
+    """Standard output at a terminal: control characters in prompts and answers must not drive it."""
 
     def write(self, written: str) -> int:
         return sys.stdout.write(clean(written))
@@ -63,7 +73,7 @@ def export(
 
       bullpen export responses --tenant acme --content --format parquet --out acme.parquet
     """
-    wish = Wish(
+    query = ExportQuery(
         table=table,
         since=since or FIRST,
         until=until or datetime.now(UTC),
@@ -71,11 +81,11 @@ def export(
         model=model,
         content=content,
     )
-    _check(wish, format, out)
+    _check(query, format, out)
 
     async def work(store: Store) -> int:
-        with _sink(format, out, await columns(store, wish)) as sink:
-            return await write_all(store, wish, sink)
+        with _sink(format, out, await columns(store, query)) as sink:
+            return await write_all(store, query, sink)
 
     try:
         count = from_books(work, within=WITHIN)
@@ -85,11 +95,11 @@ def export(
     note(f"{count:,} rows")
 
 
-def _check(wish: Wish, format: Format, out: Path | None) -> None:
-    if wish.tenant is not None and wish.table in WITHOUT_TENANT:
-        raise usage(f"{wish.table} belong to no tenant", "leave --tenant out")
-    if wish.model is not None and wish.table in WITHOUT_MODEL:
-        raise usage(f"{wish.table} belong to no model", "leave --model out")
+def _check(query: ExportQuery, format: Format, out: Path | None) -> None:
+    if query.tenant is not None and query.table in WITHOUT_TENANT:
+        raise usage(f"{query.table} belong to no tenant", "leave --tenant out")
+    if query.model is not None and query.table in WITHOUT_MODEL:
+        raise usage(f"{query.table} belong to no model", "leave --model out")
     if format == "parquet" and out is None:
         raise usage("Parquet cannot be written to standard output", "say where to: --out FILE")
 

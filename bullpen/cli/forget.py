@@ -52,7 +52,7 @@ def forget(
     """Delete what was asked and answered under a task's or a tenant's name.
 
     From the books, from the stream before them, and from the answers that are kept for jobs and for idempotency keys.
-    It cannot be undone. What cannot be reached is told; do it again then, it does no harm.
+    It cannot be undone. It lists what it could not reach; running it again does no harm.
 
     Examples:
 
@@ -68,7 +68,7 @@ def forget(
         problem("there are no books here", "start them with `bullpen up`, or set DATABASE_URL")
         raise typer.Exit(UNREACHABLE)
     if not (yes or dry_run or sys.stdin.isatty()):
-        raise usage("nobody is here to be asked", "say --yes if you mean it, or --dry-run")
+        raise usage("there is no terminal to confirm at", "say --yes if you mean it, or --dry-run")
     found = _with_books(url, lambda store: _look(store, scope, words_only=content_only))
     if dry_run:
         _tell_found(found, scope, json=json)
@@ -130,7 +130,7 @@ async def _forget(store: Store, scope: Scope, *, words_only: bool) -> Report:
 
 
 def _ask(found: Forgotten, scope: Scope, *, words_only: bool) -> None:
-    """Ends the process unless somebody says yes."""
+    """Ends the process unless the answer is yes."""
     what = "the words of " if words_only else ""
     errors.print(
         f"About to forget {what}{_counted(found)} of {scope.by} {clean(scope.name)!r}. It cannot be undone.",
@@ -164,14 +164,14 @@ def _tell_done(report: Report, *, words_only: bool, json: bool) -> None:
 
 
 def _counted(rows: Forgotten) -> str:
-    told = {
+    counts = {
         "request": rows.responses,
         "attempt": rows.attempts,
         "judgement": rows.feedback,
         "dead letter": rows.dead_letters,
         "decision": rows.decisions,
     }
-    return ", ".join(_number(number, what) for what, number in told.items())
+    return ", ".join(_number(number, what) for what, number in counts.items())
 
 
 def _number(number: int, what: str) -> str:

@@ -1,4 +1,4 @@
-"""`promote`, `bench` and `grades`: what the books think of everybody, and overruling them."""
+"""`promote`, `bench` and `grades`: shows the grades, and overrules them."""
 
 from typing import Annotated, Any
 
@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 
 def grades(*, json: Json = False) -> None:
-    """What everybody's grade is: probation, regular, senior or benched, and since when.
+    """Every model's grade at every worker: probation, regular, senior or benched, and since when.
 
     Examples:
 
@@ -38,7 +38,7 @@ def grades(*, json: Json = False) -> None:
         columns = [*map(words, ("MODEL", "WORKER", "GRADE", "FOR", "WHY"))]
         show(table(columns, [_row(one) for one in found]))
     else:
-        note("nobody has a grade yet: they come with the first answers")
+        note("no grades yet: they come with the first answers")
 
 
 def promote(model: Model, *, worker: Worker = None, auto: Auto = False, json: Json = False) -> None:
@@ -73,7 +73,7 @@ def _decide(model: str, worker: str | None, grade: str | None, *, json: bool) ->
     if json:
         as_json(changed)
     if not changed:
-        problem(f"nobody here has a grade for {model}", "`bullpen grades` shows who has")
+        problem(f"no worker has a grade for {model}", "`bullpen grades` lists them")
         raise typer.Exit(NOTHING_LIKE_IT)
     if not json:
         for one in changed:

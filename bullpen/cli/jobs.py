@@ -1,4 +1,4 @@
-"""`submit` and `results`: work that nobody waits for, by the file.
+"""`submit` and `results`: durable jobs, by the file.
 
 Stopping the command stops nothing else: the jobs are on the mesh's disk. The same command again goes on where this
 one was, because a job is named after the file's content and the line, and what has a result is not submitted again.
@@ -276,8 +276,8 @@ async def _look_for(bullpen: Bullpen, which: list[str]) -> list[JobResult]:
     """The oldest first. A task's are under its name, which is quick; a batch's, or a job's, may be anywhere."""
     tasks = sorted({s.result(name) for name in which})
     found = await _under(bullpen, tasks, which) if tasks else {}
-    told = {name for result in found.values() for name in _names(result)}
-    if not which or not told.issuperset(which):
+    known = {name for result in found.values() for name in _names(result)}
+    if not which or not known.issuperset(which):
         found |= await _under(bullpen, [s.RESULT_ANY], which)
     return [found[seq] for seq in sorted(found)]
 

@@ -1,4 +1,4 @@
-"""`workers`: who is here, from the heartbeats."""
+"""`workers`: the mesh's workers, from their heartbeats."""
 
 import asyncio
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def workers(
         bool, typer.Option("--capabilities", help="What each kind of worker can do, from its checklist; no mesh needed")
     ] = False,
 ) -> None:
-    """Who is here: every worker, its state and its load.
+    """Every worker, its state and its load.
 
     Examples:
 
@@ -63,10 +63,10 @@ async def _list_workers(*, json: bool) -> None:
     elif beats:
         show(workers_table([(beat, None) for beat in beats]))
     else:
-        note(NOBODY)
+        note(NO_WORKER)
 
 
-NOBODY = "no worker is here: start one with `bullpen worker NAME`, or the whole mesh with `bullpen up`"
+NO_WORKER = "no worker is running: start one with `bullpen worker NAME`, or the whole mesh with `bullpen up`"
 
 
 async def heard() -> list[Heartbeat]:
@@ -105,13 +105,23 @@ def _worker_row(beat: Heartbeat, silent: float | None) -> list[RenderableType]:
     return [
         text(beat.worker_id),
         text(beat.backend),
-        text(", ".join(card.model_id for card in beat.models) or UNKNOWN),
+        _models(beat),
         _state(beat, silent),
         f"{beat.inflight}/{beat.capacity}",
         str(beat.queued),
         UNKNOWN if rate is None else f"{rate:.0f}",
         size(beat.resources.memory_used),
     ]
+
+
+def _models(beat: Heartbeat) -> Text:
+    """Those in trouble say why."""
+    told = Text(overflow="fold")
+    for number, card in enumerate(beat.models):
+        told.append_text(text(f"{', ' if number else ''}{card.model_id}"))
+        if card.trouble:
+            told.append_text(text(f" ({card.trouble})", "red"))
+    return told if beat.models else text(UNKNOWN)
 
 
 def _state(beat: Heartbeat, silent: float | None) -> Text:

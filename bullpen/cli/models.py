@@ -4,11 +4,12 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
 import typer
+from pydantic import Field
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bullpen.cli.look import NOBODY, heard
+from bullpen.cli.look import NO_WORKER, heard
 from bullpen.cli.reading import Json, NoBooks, reading
 from bullpen.cli.running import run
 from bullpen.cli.show import UNKNOWN, as_json, duration, figures, money, note, show, table, text, words
@@ -28,13 +29,15 @@ class ServedModel(OpenModel):
     workers: tuple[str, ...]
     ready: int
     """Workers that can answer now."""
+    trouble: dict[str, str] = Field(default_factory=dict)
+    """Why the model hardly answers anything, by worker."""
     aliases: tuple[str, ...]
     context_window: int
     capabilities: tuple[str, ...]
     price: Price | None
     local: bool
     scorecard: Scorecard | None = None
-    """Of the model, whoever served it; None: never tried, or the books cannot be read."""
+    """Of the model at all workers; None: never tried, or the books cannot be read."""
     grades: tuple[Graded, ...] = ()
     """At each of these workers."""
 
@@ -69,7 +72,7 @@ async def _list(*, json: bool) -> None:
     if json:
         as_json(served)
     elif not served:
-        note(NOBODY)
+        note(NO_WORKER)
     else:
         tried = [model for model in served if model.scorecard is not None]
         record: list[RenderableType] = [Text(), _record_table(tried)] if tried else []
@@ -104,12 +107,13 @@ def served_models(beats: Sequence[Heartbeat]) -> list[ServedModel]:
 
 
 def _served(served: Sequence[tuple[Heartbeat, ModelCard]]) -> ServedModel:
-    beat, card = served[0]
+    beat, card = max(served, key=lambda one: len(one[1].capabilities))
     return ServedModel(
         model_id=card.model_id,
         backend=beat.backend,
         workers=tuple(beat.worker_id for beat, _ in served),
-        ready=sum(beat.state == "ready" for beat, _ in served),
+        ready=sum(beat.state == "ready" and bool(card.capabilities) for beat, card in served),
+        trouble={beat.worker_id: card.trouble for beat, card in served if card.trouble},
         aliases=card.aliases,
         context_window=card.context_window,
         capabilities=card.capabilities,
@@ -126,7 +130,11 @@ def _served_table(served: Sequence[ServedModel]) -> Table:
 def _served_row(model: ServedModel) -> Iterator[RenderableType]:
     yield text(", ".join((model.model_id, *model.aliases)))
     workers = text(", ".join(model.workers))
-    yield workers if model.ready else workers.append(" (none ready)", style="red")
+    if not model.ready:
+        workers.append(" (none ready)", style="red")
+    for worker_id, trouble in model.trouble.items():
+        workers.append("\n").append_text(text(f"{worker_id}: {trouble}", "red"))
+    yield workers
     yield f"{model.context_window:,}"
     yield _price(model.price)
     yield text(", ".join(model.capabilities))
@@ -157,8 +165,8 @@ def _record_row(model: ServedModel, card: Scorecard) -> Iterator[RenderableType]
     yield UNKNOWN if card.feedback is None else f"{card.feedback:.2f} of {card.judgements:,}"
     yield _each(card.cost_per_answer, unpriced=card.unpriced)
     alone = len({one.grade for one in model.grades}) == 1
-    told = {one.grade if alone else f"{one.worker_id} {one.grade}" for one in model.grades}
-    yield text(", ".join(sorted(told)) or UNKNOWN)
+    grades = {one.grade if alone else f"{one.worker_id} {one.grade}" for one in model.grades}
+    yield text(", ".join(sorted(grades)) or UNKNOWN)
 
 
 def _each(cost: Decimal | None, *, unpriced: int) -> str:

@@ -10,7 +10,7 @@ from bullpen.cli.running import usage
 
 @contextmanager
 def replacing(out: Path) -> Iterator[Path]:
-    """Where to write what shall become `out` at the end of the block: until then whoever looks sees the old one.
+    """A path to write to, which replaces `out` at the end of the block: until then readers see the old file.
 
     What is no plain file (a pipe, a device) is written at once. Ends the process when it cannot be written.
     """

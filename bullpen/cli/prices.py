@@ -111,9 +111,9 @@ def _of(folder: BackendFolder, public: PriceTable) -> Iterator[Row]:
     named: tuple[ModelConfig, ...] = (*config.models, *getattr(config, "default_models", ()))
     for model in named:
         found = None if provider is None else public.find(provider, model.name)
-        told = "price" in model.model_fields_set
-        price = model.price if told else found
-        origin = "unknown" if price is None else "config" if told else "table"
+        configured = "price" in model.model_fields_set
+        price = model.price if configured else found
+        origin = "unknown" if price is None else "config" if configured else "table"
         yield Row(model_id=model.name, where=folder.name, price=price, origin=origin, public=found)
 
 
@@ -149,5 +149,5 @@ def _exact(usd: Decimal | None) -> str:
 
 def _short(price: Price | None) -> str:
     if price is None:
-        return "nobody knows what"
+        return "an unknown price"
     return f"{_exact(price.input_per_mtok)} in, {_exact(price.output_per_mtok)} out"

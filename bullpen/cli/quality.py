@@ -36,19 +36,19 @@ def calibration(*, model: Model = None, since: Since = None, json: Json = False)
         columns = [words("MODEL"), *map(figures, ("SURE", "ANSWERS", "SAID", "JUDGED")), words("")]
         show(table(columns, [_calibrated(row) for row in found]))
     else:
-        note("nobody has judged an answer yet: send infer.feedback, or name a verifier in manager/config.yaml")
+        note("no answer was judged yet: send infer.feedback, or name a verifier in manager/config.yaml")
 
 
 def _calibrated(row: Calibrated) -> list[RenderableType]:
     gap = row.confidence - row.judged
-    told = "too sure" if gap > 0.1 else "not sure enough" if gap < -0.1 else ""
+    verdict = "too sure" if gap > 0.1 else "not sure enough" if gap < -0.1 else ""
     return [
         text(row.model_id),
         f"{row.tenth / 10:.1f} to {(row.tenth + 1) / 10:.1f}",
         f"{row.answers:,}",
         f"{row.confidence:.2f}",
         f"{row.judged:.2f}",
-        told,
+        verdict,
     ]
 
 

@@ -33,7 +33,7 @@ def report(
 ) -> None:
     """The books as one HTML page: cost, tenants, models, latency, errors, grades.
 
-    Of the last 30 days, unless told otherwise. The page needs nothing but itself: send it, print it, keep it.
+    Of the last 30 days by default. The page is self-contained: send it, print it, keep it.
 
     Examples:
 

@@ -22,7 +22,7 @@ from bullpen.known_passwords import refuse_known_password
 from bullpen.supervision.endpoints import default_data_dir, resolve_database_url
 from bullpen.supervision.process import run_role
 from client import Bullpen
-from client.client import WORKER_SERVICE, Service
+from client.client import WORKER_SERVICE, ServiceInfo
 from config.loader import ConfigError, ConfigModel, load_config
 from config.watched_file import ConfigFile
 from contracts import subjects as s
@@ -96,8 +96,8 @@ def worker(
         try:
             file = _followed(folder.config_file(config))
         except ImportError as error:
-            told = await folder.available()
-            raise ConfigError(f"{told.reason or error}: {told.cure}") from None
+            availability = await folder.available()
+            raise ConfigError(f"{availability.reason or error}: {availability.cure}") from None
         await run_worker(
             settings(),
             folder,
@@ -184,7 +184,7 @@ def health(
         raise typer.Exit(UNHEALTHY)
 
 
-async def _here(bullpen: Bullpen, role: str, id_: str | None) -> list[Service]:
+async def _here(bullpen: Bullpen, role: str, id_: str | None) -> list[ServiceInfo]:
     """The processes of this role that answer: the one of that id, or those on this host."""
     host = socket.gethostname()
     return [
@@ -194,7 +194,7 @@ async def _here(bullpen: Bullpen, role: str, id_: str | None) -> list[Service]:
     ]
 
 
-async def _serves(bullpen: Bullpen, service: Service) -> bool:
+async def _serves(bullpen: Bullpen, service: ServiceInfo) -> bool:
     """A role that answers can serve; a worker says more exactly how it is, one of another make when it is asked."""
     if service.name != WORKER_SERVICE:
         return True

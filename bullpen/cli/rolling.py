@@ -18,7 +18,7 @@ from bullpen.cli.running import ERROR_REPLY, run, usage
 from bullpen.cli.show import problem
 from bullpen.supervision.endpoints import default_data_dir, running
 from bullpen.supervision.mesh import ROLE_RESTARTS, ROLES_WITHIN
-from bullpen.supervision.readiness import Watch
+from bullpen.supervision.readiness import MeshWatch
 from bullpen.supervision.servers import NATS, POSTGRES
 from client import Bullpen
 
@@ -71,7 +71,7 @@ def _roles(place: Path) -> list[str]:
 async def _one_by_one(place: Path, names: Sequence[str]) -> None:
     endpoints = running(place)
     async with Bullpen.connect(endpoints.nats_url if endpoints else None) as bullpen:
-        watch = Watch(bullpen.bus, typer.echo)
+        watch = MeshWatch(bullpen.bus, typer.echo)
         for name in names:
             if failure := await _restart(place, name, watch):
                 problem(failure, "`bullpen doctor` says more; nothing else was restarted")
@@ -79,7 +79,7 @@ async def _one_by_one(place: Path, names: Sequence[str]) -> None:
             typer.echo(f"{name} is back")
 
 
-async def _restart(place: Path, name: str, watch: Watch) -> str:
+async def _restart(place: Path, name: str, watch: MeshWatch) -> str:
     """Returns what went wrong; empty: nothing."""
     before = _pid(place, name)
 

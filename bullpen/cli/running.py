@@ -23,16 +23,18 @@ ERROR_REPLY, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 
 CURES = {
     ErrorCode.INVALID_REQUEST: "correct it and ask again; `bullpen ask --help` has examples",
+    ErrorCode.CONTEXT_LENGTH_EXCEEDED: "shorten it, or ask a model with a larger context window (`bullpen models`)",
     ErrorCode.PAYLOAD_TOO_LARGE: "ask for less at once",
     ErrorCode.NO_SUCH_MODEL: "`bullpen models` shows what is served",
-    ErrorCode.NO_WORKER: "`bullpen workers` shows who is here, `bullpen doctor` what is missing",
+    ErrorCode.NO_WORKER: "`bullpen workers` lists the workers, `bullpen doctor` says what is missing",
+    ErrorCode.DRAINING: "ask again: another worker, or this one after `bullpen resume`",
     ErrorCode.OVERLOADED: "ask again in a moment, or start more workers",
     ErrorCode.RATE_LIMITED: "ask again in a moment",
     ErrorCode.BUDGET_EXCEEDED: "`bullpen models` shows the prices; allow more, or ask for --policy cheapest",
     ErrorCode.DEADLINE_EXCEEDED: "allow more time with --deadline-ms, or look at `bullpen workers`",
     ErrorCode.UPSTREAM_AUTH: "`bullpen doctor` shows which key is wrong",
-    ErrorCode.UPSTREAM_ERROR: "`bullpen workers` shows who is unwell; ask again",
-    ErrorCode.INTERNAL: "look into the Manager's log, and ask again",
+    ErrorCode.UPSTREAM_ERROR: "`bullpen workers` shows which worker is unwell; ask again",
+    ErrorCode.INTERNAL: "look at the Manager's log, and ask again",
 }
 """What to do about an error reply. Those left out say it themselves."""
 
@@ -40,7 +42,7 @@ CURES = {
 def settings() -> BusSettings:
     """A role's: the environment's, at the server that the environment or a running mesh names.
 
-    Raises `ConfigError` also for a password that everybody knows.
+    Raises `ConfigError` also for a publicly known password.
     """
     urls = resolve_nats_url().split(",")
     made = replace(BusSettings.from_environment(), servers=tuple(url.strip() for url in urls if url.strip()))
@@ -57,7 +59,7 @@ async def connected() -> AsyncIterator[Bullpen]:
 def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Does a command's work. Ends the process with a line and an exit code when it fails."""
     try:
-        logs.configure(level="critical")  # what goes wrong is told below, in one line
+        logs.configure(level="critical")  # errors are printed below, in one line
         asyncio.run(_interruptible(work))
     except BullpenError as error:
         tell(error)

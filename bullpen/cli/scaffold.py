@@ -56,7 +56,7 @@ def new_worker(
     typer.echo(f"made {folder}\n")
     typer.echo("Next:")
     typer.echo(f"  bullpen worker {at_hand}            # it answers already, by repeating the question")
-    typer.echo(f'  bullpen ask --backend {name} "Does anybody hear me?"')
+    typer.echo(f'  bullpen ask --backend {name} "Hello?"')
     typer.echo(f"  {folder / 'backend.py'}: replace `stream` with a call of your model")
 
 

@@ -1,7 +1,7 @@
 """How things look: a table for people, whole lines for pipes, JSON for programs.
 
 Colour only on a terminal. Text that came over the wire is cleaned of control characters first: an
-answer must not be able to drive somebody's terminal.
+answer must not be able to drive the terminal.
 """
 
 import json
@@ -117,7 +117,7 @@ def _tell(line: Text) -> None:
 
 
 def money(usd: Decimal | None) -> str:
-    """US dollars; None is told as unknown, never as nothing."""
+    """US dollars; None is shown as unknown, never as 0."""
     if usd is None:
         return "price unknown"
     if usd == 0:

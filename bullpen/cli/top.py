@@ -16,7 +16,7 @@ from client import LiveFigures, Roster
 from client.live import SILENT_AFTER
 
 TELLING = 2.2
-"""Seconds in which everybody has told once."""
+"""Seconds in which every role has published its figures once."""
 
 
 def register(app: typer.Typer) -> None:
@@ -32,7 +32,7 @@ def top(
 
       bullpen top
 
-      bullpen top --json | jq '.managers[].told.waiting'
+      bullpen top --json | jq '.managers[].metrics.waiting'
     """
     run(_once if json else _watch)
 
@@ -40,8 +40,8 @@ def top(
 async def _once() -> None:
     async with connected() as bullpen, bullpen.roster() as roster, bullpen.live() as live:
         await asyncio.sleep(TELLING)
-        told = {"managers": live.managers, "accountants": live.accountants, "models": live.models}
-        as_json({**told, "workers": roster.beats})
+        figures = {"managers": live.managers, "accountants": live.accountants, "models": live.models}
+        as_json({**figures, "workers": roster.beats})
 
 
 async def _watch() -> None:
@@ -76,10 +76,10 @@ def _managers(live: LiveFigures) -> Table:
         columns,
         [
             [
-                text(one.told.source),
+                text(one.metrics.source),
                 f"{one.per_second:.1f}",
-                *map(str, (one.told.inflight, one.told.waiting, one.told.answered, one.told.failed)),
-                *map(str, (one.told.rerouted, one.told.outbox_pending)),
+                *map(str, (one.metrics.inflight, one.metrics.waiting, one.metrics.answered, one.metrics.failed)),
+                *map(str, (one.metrics.rerouted, one.metrics.outbox_pending)),
             ]
             for one in live.managers
         ],

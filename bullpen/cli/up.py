@@ -15,7 +15,7 @@ from bullpen.cli import welcome
 from bullpen.cli.screen import Screen
 from bullpen.cli.show import problem
 from bullpen.embedded import EmbeddedError
-from bullpen.roster import Roster, asked_for, everybody
+from bullpen.start_plan import StartPlan, every_backend, named_backends
 from bullpen.supervision import background
 from bullpen.supervision.endpoints import default_data_dir, running
 from bullpen.supervision.lock import AlreadyRunning, holder
@@ -33,7 +33,7 @@ DataDir = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class UpOptions:
     """What was asked for on the command line."""
 
     data_dir: Path
@@ -81,10 +81,12 @@ def up(
     """
     if port_http is not None:
         typer.echo("--port-http does nothing yet: there is no HTTP gateway; ask over NATS", err=True)
-    wish = Wish((data_dir or default_data_dir()).resolve(), workers, managers, port_nats, postgres=not no_postgres)
+    options = UpOptions(
+        (data_dir or default_data_dir()).resolve(), workers, managers, port_nats, postgres=not no_postgres
+    )
     try:
-        _refuse_a_second(wish.data_dir)
-        code = _launch(wish) if detach else asyncio.run(_foreground(wish, ready_fd))
+        _refuse_a_second(options.data_dir)
+        code = _launch(options) if detach else asyncio.run(_foreground(options, ready_fd))
     except FAILURES as error:
         problem(str(error))
         raise typer.Exit(1) from None
@@ -118,35 +120,35 @@ def _refuse_a_second(data_dir: Path) -> None:
         raise AlreadyRunning(data_dir, pid)
 
 
-def _launch(wish: Wish) -> int:
-    make_data_dir(wish.data_dir)
-    command = [*role_command(), "up", "--data-dir", str(wish.data_dir), "--managers", str(wish.managers)]
-    command += ["--workers", wish.workers] if wish.workers is not None else []
-    command += ["--port-nats", str(wish.port_nats)] if wish.port_nats is not None else []
-    command += [] if wish.postgres else ["--no-postgres"]
-    return background.launch(command, wish.data_dir / "logs" / "up.log", typer.echo)
+def _launch(options: UpOptions) -> int:
+    make_data_dir(options.data_dir)
+    command = [*role_command(), "up", "--data-dir", str(options.data_dir), "--managers", str(options.managers)]
+    command += ["--workers", options.workers] if options.workers is not None else []
+    command += ["--port-nats", str(options.port_nats)] if options.port_nats is not None else []
+    command += [] if options.postgres else ["--no-postgres"]
+    return background.launch(command, options.data_dir / "logs" / "up.log", typer.echo)
 
 
-async def _foreground(wish: Wish, ready_fd: int | None) -> int:
-    """Runs the mesh until somebody asks to stop; returns the exit code."""
-    logs.configure(level="critical")  # what matters is told on the screen
+async def _foreground(options: UpOptions, ready_fd: int | None) -> int:
+    """Runs the mesh until it is asked to stop; returns the exit code."""
+    logs.configure(level="critical")  # what matters is on the screen
     began = time.monotonic()
     screen = Screen()
     screen.doing("asking each backend whether it can run here")
-    roster = await (everybody() if wish.workers is None else asked_for(wish.workers))
+    plan = await (every_backend() if options.workers is None else named_backends(options.workers))
     mesh = Mesh(
-        wish.data_dir,
-        workers=roster.workers,
-        managers=wish.managers,
-        nats_port=wish.port_nats,
-        postgres=wish.postgres,
+        options.data_dir,
+        workers=plan.workers,
+        managers=options.managers,
+        nats_port=options.port_nats,
+        postgres=options.postgres,
         tell=screen.tell,
         doing=screen.doing,
     )
     leave = _on_signals(mesh)
     started = await _started(mesh, leave, screen)
     if started:
-        _welcome(screen, mesh, roster, f"{time.monotonic() - began:.1f} s", ready_fd)
+        _welcome(screen, mesh, plan, f"{time.monotonic() - began:.1f} s", ready_fd)
         await leave.wait()
     screen.tell("stopping …")
     await mesh.stop()
@@ -154,7 +156,7 @@ async def _foreground(wish: Wish, ready_fd: int | None) -> int:
 
 
 async def _started(mesh: Mesh, leave: asyncio.Event, screen: Screen) -> bool:
-    """Starts the mesh; False when somebody asked to stop before it was ready."""
+    """Starts the mesh; False when it was asked to stop before it was ready."""
     starting = asyncio.create_task(mesh.start())
     leaving = asyncio.create_task(leave.wait())
     await asyncio.wait({starting, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -185,10 +187,10 @@ def _on_signals(mesh: Mesh) -> asyncio.Event:
     return leave
 
 
-def _welcome(screen: Screen, mesh: Mesh, roster: Roster, took: str, ready_fd: int | None) -> None:
+def _welcome(screen: Screen, mesh: Mesh, plan: StartPlan, took: str, ready_fd: int | None) -> None:
     how = "Ctrl-C stops it" if ready_fd is None else "`bullpen down` stops it"
     screen.tell(f"Bullpen is up after {took}; {how}.")
-    for line in welcome.lines(mesh.endpoints, roster, mesh.data_dir):
+    for line in welcome.lines(mesh.endpoints, plan, mesh.data_dir):
         screen.tell(line)
     screen.settled()
     if ready_fd is not None:

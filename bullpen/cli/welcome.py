@@ -6,19 +6,19 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from bullpen.roster import Roster
+from bullpen.start_plan import StartPlan
 from bullpen.supervision.endpoints import DEFAULT_DATA_DIR, Endpoints
 
 QUESTION = "What is the capital of France?"
 
 
-def lines(endpoints: Endpoints, roster: Roster, data_dir: Path) -> Iterator[str]:
+def lines(endpoints: Endpoints, plan: StartPlan, data_dir: Path) -> Iterator[str]:
     yield ""
     yield f"  NATS      {endpoints.nats_url}"
     yield f"  Postgres  {_books(endpoints, data_dir)}"
     yield f"  Logs      {data_dir / 'logs'}"
     yield ""
-    yield from _workers(roster)
+    yield from _workers(plan)
     yield ""
     yield "In another terminal:"
     yield f"  nats req infer.auto '{QUESTION}' -s {endpoints.nats_url} --timeout 60s"
@@ -54,10 +54,10 @@ def _without_password(url: str) -> str:
     return f"{scheme}://{credentials.partition(':')[0]}{at}{address}"
 
 
-def _workers(roster: Roster) -> Iterator[str]:
-    rows = [("on", squad.folder.name, f"×{squad.count}", squad.reason) for squad in roster.squads]
-    rows += [("off", off.name, "", f"{off.reason}; {off.cure}" if off.cure else off.reason) for off in roster.off]
-    if not roster.squads:
+def _workers(plan: StartPlan) -> Iterator[str]:
+    rows = [("on", group.folder.name, f"×{group.count}", group.reason) for group in plan.groups]
+    rows += [("off", one.name, "", f"{one.reason}; {one.cure}" if one.cure else one.reason) for one in plan.not_started]
+    if not plan.groups:
         yield "No worker runs: every question is answered `no_worker` until one does."
     width = max((len(name) for _, name, _, _ in rows), default=0)
     for state, name, count, reason in rows:

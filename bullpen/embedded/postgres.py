@@ -4,7 +4,7 @@ The wheel brings the programs; starting, watching and stopping them is the super
 other process. The server listens on loopback only, without a Unix socket (whose path may not be long), and
 asks for a random password, so that other users of the machine don't read the books.
 
-Postgres refuses to run as root. There it runs as somebody else (`account`), and `prepare` lets that account
+Postgres refuses to run as root. There it runs as another user (`account`), and `prepare` lets that account
 pass through the folders on the way, and tells what it changed.
 """
 
@@ -154,7 +154,7 @@ def _programs() -> Path:
 
 
 def _account(directory: Path) -> pwd.struct_passwd | None:
-    """Somebody who is not root, when we are: the owner of what is there already, else a system account.
+    """The user to run as when this process is root: the owner of existing data, else a system account.
 
     The owner of a clone that `sudo` runs in can reach it, so no folder needs to be opened for that one.
     """

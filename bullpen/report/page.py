@@ -25,7 +25,7 @@ ZERO = Decimal(0)
 UNITS = {"hour": "%d %b %H:%M", "day": "%d %b %Y", "week": "week of %d %b %Y"}
 
 
-class Entry(NamedTuple):
+class LegendLine(NamedTuple):
     """One line of a legend."""
 
     colour: int
@@ -37,7 +37,7 @@ class Chart:
     """A drawing, what its colours mean, and its figures for those who want to read or cannot see it."""
 
     drawing: Markup
-    legend: Sequence[Entry]
+    legend: Sequence[LegendLine]
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
 
@@ -135,7 +135,7 @@ def _asking(figures: Figures) -> Asking:
 
 
 def _codes(figures: Figures) -> list[tuple[str, int]]:
-    """How often each error was told, the most frequent first."""
+    """How often each error occurred, the most frequent first."""
     counted: dict[str, int] = defaultdict(int)
     for row in figures.requests:
         if row.error_code:
@@ -188,7 +188,7 @@ def _latency(figures: Figures) -> Chart | None:
     courses = [[getattr(row, f"{name}_ms") if row else charts.NOTHING for row in points] for name in names]
     return Chart(
         charts.lines("latency", f"How long callers waited, by {figures.period.unit}", figures.period, courses),
-        [Entry(number, name) for number, name in enumerate(names)],
+        [LegendLine(number, name) for number, name in enumerate(names)],
         [figures.period.unit.capitalize(), *names],
         [
             [
@@ -209,7 +209,7 @@ def _grades(figures: Figures) -> Chart | None:
     if not shown:
         return None
     drawing = charts.steps("grades", "The grades of models on workers", figures.period, list(shown.values()))
-    legend = [Entry(number, clean(f"{model} on {worker}")) for number, (model, worker) in enumerate(shown)]
+    legend = [LegendLine(number, clean(f"{model} on {worker}")) for number, (model, worker) in enumerate(shown)]
     return Chart(drawing, legend, (), ())
 
 
@@ -235,8 +235,8 @@ class _Layers:
         return [row.get(start, ZERO) for start in self._period.starts]
 
     @property
-    def legend(self) -> list[Entry]:
-        return [Entry(number, name) for number, name in enumerate(self.names)]
+    def legend(self) -> list[LegendLine]:
+        return [LegendLine(number, name) for number, name in enumerate(self.names)]
 
     def rows(self, written: Callable[[Decimal], str]) -> list[list[str]]:
         """One line a piece, with its sum at the end."""

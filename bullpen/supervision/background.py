@@ -23,18 +23,18 @@ def launch(command: Sequence[str], log: Path, tell: Callable[[str], None]) -> in
 
     It gets `--ready-fd N`, where it writes `READY`. What it says goes to `log`, and to `tell` until it is ready.
     """
-    ready, told = os.pipe()
+    ready, ready_write = os.pipe()
     with log.open("ab") as output, log.open(encoding="utf-8", errors="replace") as said, os.fdopen(ready, "rb") as wait:
         said.seek(0, os.SEEK_END)
         process = subprocess.Popen(  # noqa: S603 — our own command line
-            [*command, "--ready-fd", str(told)],
+            [*command, "--ready-fd", str(ready_write)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            pass_fds=[told],
+            pass_fds=[ready_write],
             start_new_session=True,
         )
-        os.close(told)
+        os.close(ready_write)
         try:
             is_ready = _relay(said, wait, tell)
         except KeyboardInterrupt:
@@ -58,7 +58,7 @@ def stop(data_dir: Path) -> bool:
     except psutil.NoSuchProcess:
         pass  # it has just left by itself
     except psutil.AccessDenied:
-        raise PermissionError(errno.EPERM, f"process {pid} belongs to somebody else") from None
+        raise PermissionError(errno.EPERM, f"process {pid} belongs to another user") from None
     return True
 
 

@@ -1,4 +1,4 @@
-"""Where the mesh of a data directory is: `endpoints.json`, written by `bullpen up`, read by everybody else.
+"""Where the mesh of a data directory is: `endpoints.json`, written by `bullpen up`, read by all commands.
 
 A command finds its mesh in this order: `NATS_URL` (or `DATABASE_URL`) of the environment, the mesh that
 runs on the data directory, the standard address.

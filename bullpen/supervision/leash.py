@@ -1,8 +1,8 @@
 """Starts a program that ends when its starter does, however the starter ends (even by kill -9).
 
-A script of its own, run with nothing but the standard library, because the kernel forgets the wish when
+A script of its own, run with nothing but the standard library, because the kernel forgets the request when
 the user changes and a fork with Python code in it is not safe beside threads. It becomes the program, so
-the process id stays. Elsewhere than on Linux the wish is not known: there only an orderly stop is sure.
+the process id stays. Elsewhere than on Linux there is no such request: there only an orderly stop is sure.
 """
 
 import ctypes

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import IO
 
 NAME = "up.lock"
-PATIENCE = 0.5
-"""Seconds to try for the lock: somebody who only looks whether it is held has it for an instant."""
+LOCK_WITHIN = 0.5
+"""Seconds to try for the lock: a process that only checks whether it is held has it for an instant."""
 
 
 class AlreadyRunning(Exception):
@@ -50,7 +50,7 @@ def holder(data_dir: Path) -> int | None:
 
 
 def _acquire(file: IO[str], data_dir: Path) -> None:
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + LOCK_WITHIN
     while not _take(file, fcntl.LOCK_EX):
         if time.monotonic() >= end:
             raise AlreadyRunning(data_dir, _pid(file))

@@ -16,7 +16,7 @@ from typing import Any, Self
 from bullpen.supervision import endpoints as endpoints_file
 from bullpen.supervision.endpoints import Endpoints
 from bullpen.supervision.lock import Lock
-from bullpen.supervision.readiness import Watch
+from bullpen.supervision.readiness import MeshWatch
 from bullpen.supervision.servers import NATS, POSTGRES, Servers
 from bullpen.supervision.supervisor import Death, Program, Supervisor
 from bus import BusSettings
@@ -32,7 +32,7 @@ CRASH_LOOP = 3
 ROLES_LEAVE, NATS_LEAVES, POSTGRES_LEAVES = 2.5, 0.5, 1.5
 """Seconds each gets to stop in order: less than 5 in all."""
 ROLE_RESTARTS = 35.0
-"""Seconds a role gets to finish what it does when it is restarted: its own patience, and a little."""
+"""Seconds a role gets to finish what it does when it is restarted: its own time-out, and a little."""
 KEYS_TO_OTHER_SERVERS = (
     *("NATS_USER", "NATS_PASSWORD", "NATS_PASSWORD_FILE", "NATS_CREDS"),
     *("NATS_NKEY_SEED_FILE", "NATS_CA_FILE", "NATS_INBOX_PREFIX"),
@@ -72,7 +72,7 @@ class Mesh:
         self._supervisor = Supervisor(self._on_start, self._on_death)
         self._servers = Servers(self.data_dir, self._supervisor, tell, doing)
         self._lock: Lock | None = None
-        self._watch: Watch | None = None
+        self._watch: MeshWatch | None = None
         self._nats_url = ""
         self._ready = False
 
@@ -141,7 +141,7 @@ class Mesh:
             self._lock = None
 
     def kill(self) -> None:
-        """Kills every process at once, for somebody who will not wait."""
+        """Kills every process at once, after a second Ctrl-C."""
         self._supervisor.kill()
 
     # The order of things
@@ -149,7 +149,7 @@ class Mesh:
     async def _start_serving(self) -> None:
         """NATS, Managers and workers: what it takes to answer."""
         await self._find_nats()
-        self._watch = await Watch.open(BusSettings.from_environment(self._environment), self._tell)
+        self._watch = await MeshWatch.open(BusSettings.from_environment(self._environment), self._tell)
         self._watch.worker_ids = frozenset(self._workers)
         for number in range(1, self._managers + 1):
             await self._start_role(f"manager-{number}", "manager", "--id", f"manager-{number}")
@@ -174,7 +174,7 @@ class Mesh:
         await self._supervisor.start(Program(name, command, self._log(name), {**self._environment, **environment}))
 
     async def _until_ready(self) -> None:
-        """Waits for a word of every role; for models that load slowly only as long as nobody can answer."""
+        """Waits until every role is ready; for models that load slowly only as long as no worker can answer."""
         assert self._watch is not None
         watch, began = self._watch, asyncio.get_running_loop().time()
         services = sorted(name for name in self._supervisor.pids if name.startswith(("manager-", "telemetry-")))
@@ -196,9 +196,9 @@ class Mesh:
                 raise MeshError(f"{name} does not come back; it said:\n{self._last_words(name)}")
             await asyncio.sleep(0.05)
 
-    def _is_worth_waiting(self, watch: Watch, began: float) -> bool:
-        patience = SLOW_WORKERS if watch.serving() else ROLES_WITHIN
-        return bool(watch.loading()) and asyncio.get_running_loop().time() - began < patience
+    def _is_worth_waiting(self, watch: MeshWatch, began: float) -> bool:
+        within = SLOW_WORKERS if watch.serving() else ROLES_WITHIN
+        return bool(watch.loading()) and asyncio.get_running_loop().time() - began < within
 
     async def _wait_for(self, silent: Sequence[str], began: float, loading: Sequence[str] = ()) -> None:
         self._check_hope(silent, asyncio.get_running_loop().time() - began)
@@ -247,7 +247,7 @@ def role_command() -> list[str]:
     """How to run `bullpen` in a process of its own, with the modules that we ourselves would import.
 
     Only a Python that was started in the current directory looks for modules there: otherwise a folder of
-    somebody else's, called `client` or `workers` like one of ours, would be found first.
+    another package called `client` or `workers`, like ours, would be found first.
     """
     here = {"", str(Path.cwd())} & set(sys.path)
     return [sys.executable, *([] if here else ["-P"]), "-m", "bullpen"]

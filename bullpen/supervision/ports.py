@@ -17,7 +17,7 @@ class Ports:
         self._file = data_dir / NAME
 
     def candidates(self, server: str, standard: int) -> Iterator[int]:
-        """Ports that are free now, the best first. Somebody else may be quicker to take one: then try the next."""
+        """Ports that are free now, the best first. Another process may take one first: then try the next."""
         for port in (standard, self._remembered().get(server)):
             if port and is_free(port):
                 yield port

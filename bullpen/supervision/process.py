@@ -51,13 +51,13 @@ async def _until_told(role: Role) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     running = asyncio.ensure_future(role(stop))
 
-    def told() -> None:
+    def on_signal() -> None:
         if stop.is_set():
             running.cancel()
         stop.set()
 
     for number in STOP_SIGNALS:
-        loop.add_signal_handler(number, told)
+        loop.add_signal_handler(number, on_signal)
     await running
 
 

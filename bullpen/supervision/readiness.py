@@ -12,8 +12,8 @@ PING_WAIT = 0.5
 """Seconds for an answer to a `$SRV.PING`."""
 
 
-class Watch:
-    """Listens on the mesh. Tells when one of our workers gets unwell, and when it is well again."""
+class MeshWatch:
+    """Listens on the mesh, and reports when one of its workers becomes unwell, and well again."""
 
     def __init__(self, bus: Bus, tell: Callable[[str], None]) -> None:
         self._bus = bus
@@ -24,7 +24,7 @@ class Watch:
         self._heard: set[str] = set()
 
     @classmethod
-    async def open(cls, settings: BusSettings, tell: Callable[[str], None]) -> "Watch":
+    async def open(cls, settings: BusSettings, tell: Callable[[str], None]) -> "MeshWatch":
         """Raises `BusUnreachable`."""
         watch = cls(await Bus.connect("bullpen:up", settings), tell)
         await watch._bus.subscribe_inline(s.WORKER_HEARTBEAT, watch._on_heartbeat)
@@ -56,7 +56,7 @@ class Watch:
         return beat is not None and beat.state == "ready"
 
     def listen_anew(self) -> None:
-        """Nobody counts as heard until the next heartbeat."""
+        """Forgets all heartbeats: no worker counts as heard until its next one."""
         self._heard.clear()
 
     def unheard(self) -> list[str]:

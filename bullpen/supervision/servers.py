@@ -1,4 +1,4 @@
-"""Starts our own NATS and Postgres on loopback, on ports that nobody else has."""
+"""Starts our own NATS and Postgres on loopback, on free ports."""
 
 import asyncio
 import secrets
@@ -25,7 +25,7 @@ class Kind:
     name: str
     standard_port: int
     address_taken: str
-    """What it says when somebody else has the port."""
+    """What the server logs when the port is taken."""
     program: Callable[[int], Program]
     ready: Callable[[int], Awaitable[bool]]
 
@@ -105,7 +105,7 @@ class Servers:
         return self._data_dir / "logs" / f"{name}.log"
 
     async def _start(self, kind: Kind, ports: Iterable[int]) -> int:
-        """Starts it on the first port that nobody else takes meanwhile, and returns that one."""
+        """Starts it on the first port that stays free, and returns that one."""
         words = ""
         for port in ports:
             await self._supervisor.start(kind.program(port))

@@ -2,7 +2,7 @@
 
 One `_Keeper` per program does the whole life of that program. A process that dies is back after 0.2 s; one
 that keeps dying is left alone for longer and longer, up to 10 s. One that left in order (exit code 0, as after a
-SIGTERM from anybody) is back at once: that is no death but a restart. Each process leads its own process group, so
+SIGTERM) is back at once: that is no death but a restart. Each process leads its own process group, so
 that Ctrl-C in a terminal reaches only us, and dies when we die (see `leash`).
 """
 
@@ -19,15 +19,15 @@ import structlog
 
 from bullpen.supervision.leash import KEEP_USER, leashed
 from bus import Tasks
+from bus.backoff import Backoff
 
 log = structlog.get_logger(__name__)
 
-FIRST_DELAY = 0.2
-LONGEST_DELAY = 10.0
+RESTART = Backoff(0.2, 10.0)
 HEALTHY_AFTER = 10.0
 """Seconds of life after which a death is again treated as the first one."""
 SHORTEST_LIFE = 1.0
-"""Seconds; who leaves earlier, though in order, would leave again and again."""
+"""Seconds. A process that leaves earlier, though in order, would leave again and again."""
 LARGEST_LOG = 10 << 20
 """Bytes; a log that has grown beyond is set aside as `<name>.log.1` at the next start."""
 TAIL_BYTES, TAIL_LINES = 8192, 8
@@ -51,7 +51,7 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """A process ended though nobody asked it to."""
+    """A process ended without having been asked to."""
 
     name: str
     pid: int
@@ -68,16 +68,18 @@ class Death:
 
 
 @dataclass(slots=True)
-class Backoff:
-    """How long to wait after a death: doubling, until a process has lived for a while again."""
+class RestartDelay:
+    """How long to wait after a process's death: doubling until one has lived for a while again.
 
-    delay: float = 0.0
+    Without jitter: the processes of one machine die for reasons of their own.
+    """
+
+    deaths: int = 0
 
     def after(self, lived: float) -> float:
         """Seconds to wait after a process that lived so many seconds."""
-        again = 0.0 if lived >= HEALTHY_AFTER else self.delay * 2
-        self.delay = min(max(again, FIRST_DELAY), LONGEST_DELAY)
-        return self.delay
+        self.deaths = 1 if lived >= HEALTHY_AFTER else self.deaths + 1
+        return RESTART.ceiling(self.deaths)
 
 
 class Supervisor:
@@ -134,7 +136,7 @@ class _Keeper:
         self._started = started
         self._died = died
         self._process: asyncio.subprocess.Process | None = None
-        self._backoff = Backoff()
+        self._restart_delay = RestartDelay()
         self._leaving = False
         self._asked_to_end = False
         self._hurry = asyncio.Event()
@@ -155,7 +157,7 @@ class _Keeper:
             code = await self._live()
             lived = loop.time() - born
             if code == 0 and lived >= SHORTEST_LIFE:
-                self._backoff = Backoff()
+                self._restart_delay = RestartDelay()
             elif not self._asked_to_end:
                 await self._wait_after(code, lived)
 
@@ -236,7 +238,7 @@ class _Keeper:
 
     async def _wait_after(self, code: int, lived: float) -> None:
         self.deaths += 1
-        delay = self._backoff.after(lived)
+        delay = self._restart_delay.after(lived)
         self._hurry.clear()
         self._died(Death(self._program.name, self.pid or 0, code, delay))
         if not self._leaving:

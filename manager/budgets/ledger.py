@@ -8,7 +8,6 @@ nothing spends nothing.
 import asyncio
 from collections.abc import Callable
 from decimal import Decimal
-from random import random
 from time import time
 
 import structlog
@@ -33,10 +32,6 @@ WITHIN = 0.5
 """Seconds that a request waits for JetStream …"""
 LEFT_ALONE = 5.0
 """… once; then none waits for so many seconds."""
-TRIES = 100
-"""When other Managers write at the same time …"""
-APART = 0.01
-"""… each waits up to so many seconds more after every try."""
 BACKGROUND_WITHIN = 2.0
 
 
@@ -139,20 +134,18 @@ class BudgetLedger:
         """Tells the ledger what was spent and takes a lease of `need`, or a little more. Raises `BusError`."""
         if self._bucket is None:
             self._bucket = await Bucket.open(self._bus, BUCKET, max_age_s=KEPT, max_bytes=MAX_BYTES)
-        key, told = local.account.key, local.used
-        for tried in range(TRIES):
-            await asyncio.sleep(random() * APART * min(tried, 10))  # noqa: S311 — jitter, not a secret
-            entry = await self._bucket.get(key, within=within)
-            before = _read(entry.value) if entry else Ledger()
-            after = before.renewed(local.account, self._holder, used=told, need=need, now=self._clock())
-            revision = entry.revision if entry else 0
-            if await self._bucket.put(key, after.model_dump_json().encode(), after=revision, within=within):
-                local.renewed(after, self._holder, told)
-                self._away_until = 0.0
-                if after.warned and not before.warned:
-                    self._warn(local.account, after)
-                return
-        raise BusError("other Managers write at the same time")
+        account, used = local.account, local.used
+
+        def renewed(value: bytes) -> tuple[bytes, tuple[Ledger, Ledger]]:
+            before = _read(value)
+            after = before.renewed(account, self._holder, used=used, need=need, now=self._clock())
+            return after.model_dump_json().encode(), (before, after)
+
+        before, after = await self._bucket.update(account.key, renewed, within=within)
+        local.renewed(after, self._holder, used)
+        self._away_until = 0.0
+        if after.warned and not before.warned:
+            self._warn(account, after)
 
     def _warn(self, account: Account, ledger: Ledger) -> None:
         log.warning("budget_nearly_spent", budget=str(account), spent_usd=str(ledger.spent))

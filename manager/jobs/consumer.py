@@ -1,12 +1,12 @@
 """Durable requests: taken from stream `JOBS`, answered as any other, the answer kept in stream `RESULTS`.
 
-A job leaves `JOBS` only when its result is in `RESULTS`, so it outlives whoever works on it; it may be executed twice,
-but has one result: whoever gets a job again first looks whether there is one, and `RESULTS` itself drops a second
-that comes within two hours of the first (`Nats-Msg-Id`). What fails for a reason that may pass is put off, with a pause
-that grows; how often is kept in a bucket, so that Managers who come and go count together.
+A job leaves `JOBS` only when its result is in `RESULTS`, so it outlives the Manager at work on it. It may be executed
+twice, but has one result: a Manager that gets a job again first looks whether there is one, and `RESULTS` itself drops
+a second that comes within two hours of the first (`Nats-Msg-Id`). What fails for a reason that may pass is put off,
+with a pause that grows; how often is kept in a bucket, so that Managers that come and go count together.
 
-Jobs are batch work: whoever waits for an answer goes first. Without JetStream there are no jobs, and nothing else of
-the Manager waits for it.
+Jobs are batch work: a caller that waits for an answer goes first. Without JetStream there are no jobs, and nothing else
+of the Manager waits for it.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ TRIES = "bullpen_jobs"
 TRIES_KEPT = 2 * 86_400.0
 TRIES_BYTES = 32 << 20
 STILL_AT_IT = 1 / 3
-"""Of the silence after which somebody else gets a job: how often we say that we are at it."""
+"""Of the silence after which another Manager gets a job: how often this one says that it is at it."""
 MAX_PENDING = 50_000
 """Jobs of the whole mesh that may be in hand or put off."""
 FETCH_WITHIN = 1.0
@@ -55,7 +55,7 @@ CALL_WITHIN = 2.0
 
 
 Perform: TypeAlias = Callable[[Message, Job, bool], Awaitable[tuple[Result, BullpenError | None]]]
-"""Does the request of a job. True: when nobody can begin it, it comes again. Raises `BullpenError(invalid_request)`."""
+"""Does the request of a job. True: it comes again when no worker can begin it. Raises `invalid_request`."""
 
 
 class Jobs:
@@ -76,7 +76,7 @@ class Jobs:
         self._complained = False
         self._leaving = False
         self.waiting: int | None = None
-        """Jobs of the mesh that nobody has begun; None: not known."""
+        """Jobs of the mesh that are not begun; None: not known."""
 
     @property
     def running(self) -> int:
@@ -143,7 +143,7 @@ class Jobs:
         self._complained = False
 
     async def _mend(self) -> None:
-        """Makes `RESULTS` again, if somebody deleted it."""
+        """Makes `RESULTS` again, if it was deleted."""
         with suppress(BusError):
             await ensure_stream(self._bus, ARCHIVE)
 
@@ -215,7 +215,7 @@ class Jobs:
             return
         patient = job.age <= self._config.patience
         result, failure = await self._result(job, patient)
-        if failure is not None and self._leaving and failure.code is ErrorCode.NO_WORKER:
+        if failure is not None and self._leaving and failure.code in (ErrorCode.NO_WORKER, ErrorCode.DRAINING):
             await self._give_back(job.message, 0.0)
         elif failure is not None and (pause := await self._again_after(job, failure, patient)) is not None:
             log.info("job_put_off", job_id=job.id, task_id=job.task_id, code=failure.code, again_in_s=round(pause, 3))
@@ -225,7 +225,7 @@ class Jobs:
             await job.message.ack()
 
     async def _has_result(self, job: Job) -> bool:
-        """Whether it was answered before: by somebody who could not say so, or under the same `Nats-Msg-Id`."""
+        """Whether it was answered before: by a Manager that could not say so, or under the same `Nats-Msg-Id`."""
         seq, subject = 0, s.result(job.task_id)
         while found := await read_after(self._bus, s.RESULTS_STREAM, subject, seq):
             if any(kept.headers.get(h.JOB) == job.id for kept in found):
@@ -270,7 +270,7 @@ class Jobs:
             if not patient:
                 return None
             tries = job.message.deliveries
-        elif failure.retryable or failure.code is ErrorCode.NO_SUCH_MODEL:  # whoever serves it may not be back yet
+        elif failure.retryable or failure.code is ErrorCode.NO_SUCH_MODEL:  # its worker may not be back yet
             tries = await self._count(job)
             if tries >= self._config.attempts:
                 return None
@@ -292,6 +292,6 @@ class Jobs:
         return tries
 
     async def _give_back(self, message: StoredMessage, pause: float) -> None:
-        """Somebody gets it again, after `pause` seconds; a little later when the server cannot be told."""
+        """A Manager gets it again, after `pause` seconds; a little later when the server cannot be told."""
         with suppress(BusError):
             await message.nak(pause)

@@ -7,7 +7,6 @@ from pydantic_core import to_json
 
 from bus import Bus, Message
 from bus.captured_reply import CapturedReply
-from bus.connection import Headers
 from bus.pull import StoredMessage
 from bus.queue import message_id
 from contracts import headers as h
@@ -53,7 +52,4 @@ class Result(CapturedReply):
 
     def __init__(self, bus: Bus, task_id: str, request_id: str, job_id: str) -> None:
         super().__init__(bus, task_id, request_id)
-        self._job_id = job_id
-
-    def _headers(self) -> Headers:
-        return {**super()._headers(), h.JOB: self._job_id, h.MESSAGE_ID: f"result:{self._job_id}"}
+        self.extra_headers = {h.JOB: job_id, h.MESSAGE_ID: f"result:{job_id}"}

@@ -1,125 +1,155 @@
-"""One try at one worker: what we heard of it, and until when silence is still fine. Pure.
+"""One attempt: a request that was sent to one worker, and what became of it. Pure.
 
-An attempt is *not started* until its worker claims it, *uncertain* when it was claimed and then fell
-silent, and over when an answer, an error or our patience ends it. What its worker still says after we gave
-up on it, how much it used or an answer that came too late, is for the books.
+`TRANSITIONS` is the whole life of an attempt. `Attempt.on` is the only way it changes: an event comes, the table says
+which state follows. The states before the end say how far the worker is; those after it say what the books call it.
+An attempt that ended from our side (silence, a lost worker, a cancel) may still get a last word from its worker: how
+much it used, or an answer that came too late.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from types import MappingProxyType
-
-from pydantic import TypeAdapter, ValidationError
+from enum import StrEnum
+from math import inf
+from typing import assert_never
 
 from contracts import (
     NOT_STARTED,
-    AttemptRecord,
-    AttemptSummary,
     BullpenError,
-    Chunk,
     Claim,
     ErrorCode,
     ErrorReply,
     FinalResponse,
     InferenceResponse,
-    JsonObject,
     Outcome,
     PartialUsage,
-    Phase,
     Progress,
-    WorkerEvent,
-    WorkerMessage,
-    utc_now,
+    SilenceOk,
 )
 from manager.budgets.accounts import Reservation
 from manager.config import ManagerConfig
-from manager.routing.ranking import Choice, RoutingQuery
-from manager.routing.registry import UncountedRequest
-
-_EVENT: TypeAdapter[Claim | Progress | Chunk | FinalResponse] = TypeAdapter(WorkerEvent)
-_OBJECT: TypeAdapter[JsonObject] = TypeAdapter(JsonObject)
+from manager.request.events import Accepted, AttemptEvent, CalledOff, GivenUp, Gone, Overdue, Piece, Unreadable
+from manager.routing.query import Choice, RoutingQuery
+from manager.routing.registry import NO_PROBE, Probe, UncountedRequest
 
 
-def read_event(data: bytes, known: Mapping[str, object] = MappingProxyType({})) -> WorkerMessage:
-    """What a worker sent to our inbox. Raises `BullpenError(upstream_error)` when it is rubbish.
+class State(StrEnum):
+    """How an attempt stands."""
 
-    `known`: what we know of its answer without being told.
-    """
-    try:
-        return _EVENT.validate_json(data)
-    except ValidationError:
-        pass
-    try:
-        return ErrorReply.model_validate_json(data)
-    except ValidationError:
-        return _plain(data, known)
-
-
-def _plain(data: bytes, known: Mapping[str, object]) -> Chunk | FinalResponse:
-    """From a worker that says no more than the contract's first six fields, as anybody may write one."""
-    try:
-        told = {name: value for name, value in _OBJECT.validate_json(data).items() if value is not None}
-        match told.setdefault("type", "response"):
-            case "response":
-                return FinalResponse.model_validate({**_untold(told), **told, **known})
-            case "chunk":
-                return Chunk.model_validate({**told, **known})
-            case _:
-                raise _rubbish("")
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise _rubbish(f": {where}: {first['msg'].lower()}" if where else "") from None
+    SENT = "sent"
+    """Not claimed: not started."""
+    QUEUED = "queued"
+    """Claimed; waits inside the worker."""
+    PREFILL = "prefill"
+    """The worker computes; no token yet."""
+    DECODE = "decode"
+    ANSWERED = "answered"
+    REFUSED = "refused"
+    """Not begun, and it cost nothing: the worker said no, or did not claim it."""
+    FAILED = "failed"
+    UNCERTAIN = "uncertain"
+    """It may have been computed: the worker fell silent, or went away."""
+    CANCELLED = "cancelled"
+    LATE = "late"
+    """Its answer came after it was given up."""
 
 
-def _untold(told: JsonObject) -> JsonObject:
-    """What is taken for granted where an answer does not say it."""
-    used, prompt = told.get("tokens_used"), told.get("prompt_tokens")
-    completion = max(0, used - (prompt or 0)) if isinstance(used, int) and isinstance(prompt, int | None) else None
-    return {
-        "prompt_tokens": None,
-        "completion_tokens": completion,
-        "finish_reason": "stop",
-        "confidence_source": "prior",
-        "created_at": utc_now(),
-    }
+LIVE = frozenset({State.SENT, State.QUEUED, State.PREFILL, State.DECODE})
 
 
-def _rubbish(why: str) -> BullpenError:
-    return BullpenError(ErrorCode.UPSTREAM_ERROR, f"the worker sent something that is not a message{why}")
+class Signal(StrEnum):
+    """What an event means to the state of an attempt."""
+
+    CLAIM = "claim"
+    WAITS = "waits inside the worker"
+    READS = "reads the prompt"
+    WRITES = "writes the answer"
+    ANSWER = "answer"
+    REFUSAL = "refusal"
+    FAILURE = "failure"
+    STOPPED = "stopped by the worker"
+    GONE = "worker gone"
+    OVERDUE = "overdue"
+    CALLED_OFF = "called off"
+    GIVEN_UP = "given up"
+    ACCEPTED = "accepted after all"
 
 
+_ENDS = {
+    Signal.ANSWER: State.ANSWERED,
+    Signal.REFUSAL: State.REFUSED,
+    Signal.FAILURE: State.FAILED,
+    Signal.STOPPED: State.CANCELLED,
+    Signal.GONE: State.UNCERTAIN,
+    Signal.OVERDUE: State.UNCERTAIN,
+    Signal.CALLED_OFF: State.CANCELLED,
+    Signal.GIVEN_UP: State.UNCERTAIN,
+}
+_LATE = {Signal.ANSWER: State.LATE}
+
+TRANSITIONS: dict[State, dict[Signal, State]] = {
+    State.SENT: {
+        **_ENDS,
+        Signal.CLAIM: State.QUEUED,
+        Signal.WAITS: State.QUEUED,
+        Signal.READS: State.PREFILL,
+        Signal.WRITES: State.DECODE,
+        Signal.OVERDUE: State.REFUSED,
+    },
+    State.QUEUED: {**_ENDS, Signal.READS: State.PREFILL, Signal.WRITES: State.DECODE},
+    State.PREFILL: {**_ENDS, Signal.WRITES: State.DECODE},
+    State.DECODE: _ENDS,
+    State.ANSWERED: {},
+    State.REFUSED: _LATE,
+    State.FAILED: _LATE,
+    State.UNCERTAIN: _LATE,
+    State.CANCELLED: _LATE,
+    State.LATE: {Signal.ACCEPTED: State.ANSWERED},
+}
+"""From a state, on a signal, to a state. A signal that is not listed changes nothing."""
+
+SAID_NO = NOT_STARTED | {ErrorCode.INVALID_REQUEST, ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.UPSTREAM_AUTH}
+"""Codes with which a worker, or its provider, declines a request; nothing was computed, as long as nothing was used."""
 FREE = PartialUsage(cost_usd=Decimal(0))
 """Of an attempt that was surely not begun."""
+MARGIN, MARGIN_SHARE = 2.0, 0.1
+"""Seconds, and a share, by which we wait longer than a worker says that its silence is normal: it decides first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How an attempt ended, when not with an answer."""
+def signal_of(event: AttemptEvent) -> Signal:
+    match event:
+        case Claim():
+            return Signal.CLAIM
+        case Progress():
+            return {"queued": Signal.WAITS, "prefill": Signal.READS, "decode": Signal.WRITES}[event.phase]
+        case Piece():
+            return Signal.WRITES
+        case FinalResponse():
+            return Signal.ANSWER
+        case ErrorReply():
+            return _signal_of_error(event)
+        case Unreadable():
+            return Signal.FAILURE
+        case Gone():
+            return Signal.GONE
+        case Overdue():
+            return Signal.OVERDUE
+        case CalledOff():
+            return Signal.CALLED_OFF
+        case GivenUp():
+            return Signal.GIVEN_UP
+        case Accepted():
+            return Signal.ACCEPTED
+        case _:
+            assert_never(event)
 
-    outcome: Outcome
-    error: BullpenError
-    usage: PartialUsage = field(default_factory=PartialUsage)
-    died: bool = False
-    """The worker's process went away while it was at it."""
 
-    @classmethod
-    def told(cls, reply: ErrorReply) -> "Ending":
-        """The worker said why not."""
-        error, usage = BullpenError.from_detail(reply.error), reply.usage
-        if error.code is ErrorCode.CANCELLED:
-            outcome = Outcome.CANCELLED
-        elif _was_refused(error) and not (usage and (usage.completion_tokens or usage.cost_usd)):
-            outcome, usage = Outcome.REFUSED, usage or FREE
-        else:
-            outcome = Outcome.TRUNCATED if "(truncated)" in error.message else Outcome.FAILED
-        return cls(outcome, error, usage or PartialUsage())
-
-
-def _was_refused(error: BullpenError) -> bool:
-    return error.code in NOT_STARTED or error.prompt_tokens is not None
+def _signal_of_error(reply: ErrorReply) -> Signal:
+    if reply.error.code is ErrorCode.CANCELLED:
+        return Signal.STOPPED
+    began = reply.usage is not None and bool(reply.usage.completion_tokens or reply.usage.cost_usd)
+    declined = reply.error.code in SAID_NO or reply.error.prompt_tokens is not None
+    return Signal.REFUSAL if declined and not began else Signal.FAILURE
 
 
 def used(answer: InferenceResponse) -> PartialUsage:
@@ -135,6 +165,9 @@ class Start:
     tokens: int = 0
 
 
+NOTHING = Start()
+
+
 class Attempt:
     def __init__(
         self,
@@ -142,49 +175,105 @@ class Attempt:
         choice: Choice,
         now: float,
         created_at: datetime,
-        asked: RoutingQuery,
+        query: RoutingQuery,
         *,
         uncounted: UncountedRequest | None = None,
-        start: Start = Start(),
-        probe: bool = False,
+        start: Start = NOTHING,
+        probe: Probe = NO_PROBE,
     ) -> None:
+        """`now`: the loop's clock in seconds, as are all times here."""
         self.number = number
         self.choice = choice
+        self.created_at = created_at
         self.epoch = choice.worker.heartbeat.epoch
         self.others = max(0, choice.worker.load - 1)
         """Requests that its worker had beside it, when it was sent there."""
-        self.sent = now
-        self.created_at = created_at
+        self.prompt_tokens = query.tokens_in
+        self.openings = query.openings
+        self.cached = query.cached.get(choice.worker.worker_id, 0.0)
+        """Tokens of the prompt that the worker was thought to have in its cache."""
         self.uncounted = uncounted or UncountedRequest(0.0)
         """What its worker's limits have to give for it, until a heartbeat counts it."""
         self.start = start
         self.probe = probe
-        """It decides whether the worker's breaker closes again."""
-        self.claimed = False
-        self.allowed = False
-        """Its worker was told that it may call a provider that sends bills."""
-        self.phase: Phase = "queued"
-        self.tokens = 0
-        self.heard = now
-        """When the worker last said anything about it."""
-        self.ended: Ending | FinalResponse | None = None
-        self.ended_at = now
+        """Of which breakers it decides whether they close again."""
         self.reservation: Reservation | None = None
         """What is set aside for it in the budgets that pay it."""
         self.inbox = ""
         """Where its worker's words come to."""
-        self.said_all = False
-        """The worker will say no more about it: it told how it ended, or it is gone."""
-        self.missed_piece = False
-        """A part of its stream was lost on the way to us."""
-        self._pieces = 0
-        self._late: FinalResponse | None = None
-        self._moved = now
+
+        self.state = State.SENT
+        self.reached = State.SENT
+        """The last state before the end."""
+        self.ending: AttemptEvent | None = None
+        """The event that ended it."""
+        self.final: FinalResponse | ErrorReply | None = None
+        """The worker's own last word, whenever it came: it will say no more."""
+        self.error: BullpenError | None = None
+        """Why there is no answer; None when there is one, or it runs."""
+        self.go_given = False
+        """Its worker was told that it may call a provider that sends bills."""
+        self.silence_ok: SilenceOk | None = None
+        """How long the worker says that its silence is normal."""
+        self.tokens = 0
+        self.sent_at = self.heard_at = self.ended_at = now
+        self._moved_at = now
         self._moves = 0
-        self.prompt_tokens = asked.tokens_in
-        self.openings = asked.openings
-        self.cached = asked.cached.get(choice.worker.worker_id, 0.0)
-        """Tokens of the prompt that the worker was thought to have in its cache."""
+        self._next_piece: int | None = 0
+        """The number of the piece that is due; None: one was lost."""
+        self._usage: PartialUsage | None = None
+
+    # What happens to it
+
+    def on(self, event: AttemptEvent, now: float) -> None:
+        """The one way an attempt changes. After the worker's own last word nothing does, but that it is accepted."""
+        if self.final is not None and not isinstance(event, Accepted):
+            return
+        before, self.state = self.state, TRANSITIONS[self.state].get(signal := signal_of(event), self.state)
+        if before in LIVE:
+            self._note(event, signal, before, now)
+        if isinstance(event, FinalResponse | ErrorReply):
+            self.final = event
+            self._usage = _usage_of(event, self._usage, refused=self.state is State.REFUSED)
+        if before in LIVE and self.state not in LIVE:
+            self.reached, self.ending, self.ended_at = before, event, now
+            self.error = self._why(event)
+            self._usage = self._usage or self.seen
+        elif before is State.LATE and self.state is State.ANSWERED:
+            self.ending, self.ended_at, self.error = self.final, now, None
+        if self.is_over:
+            self.pay()
+
+    def _note(self, event: AttemptEvent, signal: Signal, before: State, now: float) -> None:
+        """What a running attempt's worker says beside the state: only what moves something restarts our patience."""
+        if isinstance(event, Claim | Progress | Piece | FinalResponse | ErrorReply | Unreadable):
+            self.heard_at = now
+        match event:
+            case Claim():
+                self.silence_ok = event.silence_ok_ms
+                self._moved_at = now if before is State.SENT else self._moved_at
+            case Progress():
+                moves = event.moved or 0
+                if event.tokens > self.tokens or self.state is not before or moves > self._moves:
+                    self._moved_at = now
+                self._moves, self.tokens = max(self._moves, moves), max(self.tokens, event.tokens)
+            case Piece():
+                self._moved_at = now
+                self.tokens = self.tokens + 1 if event.tokens is None else event.tokens
+                self._next_piece = event.last + 1 if event.first == self._next_piece else None
+            case _:
+                pass
+
+    def wait_again(self, now: float) -> None:
+        """The silence is ours, or no other worker could do it: go on waiting for this one."""
+        self._moved_at = now
+
+    def pay(self) -> None:
+        """Out of what was reserved: what it cost, as far as is known now."""
+        if self.reservation is not None:
+            self.reservation.settle(self.likely_cost)
+
+    # Which worker
 
     @property
     def worker_id(self) -> str:
@@ -195,141 +284,155 @@ class Attempt:
         return self.choice.card.model_id
 
     @property
-    def duration_ms(self) -> float:
-        return round((self.ended_at - self.sent) * 1000, 3)
+    def backend(self) -> str:
+        return self.choice.worker.heartbeat.backend
+
+    @property
+    def paid(self) -> bool:
+        return not self.choice.card.local
+
+    # How it stands
+
+    @property
+    def is_over(self) -> bool:
+        return self.state not in LIVE
+
+    @property
+    def claimed(self) -> bool:
+        return (self.reached if self.is_over else self.state) is not State.SENT
+
+    @property
+    def awaits_last_word(self) -> bool:
+        """It is over, but its worker has not said so and may still be at it."""
+        return self.is_over and self.final is None and not self.started_anew
+
+    @property
+    def started_anew(self) -> bool:
+        """Its worker is another process now, and knows nothing of it."""
+        return self.choice.worker.heartbeat.epoch != self.epoch
+
+    @property
+    def worker_died(self) -> bool:
+        """Its worker's process ended while it was at it, and is gone still or started anew.
+
+        A lost connection alone is no death, and what only waited inside the worker did not kill it.
+        """
+        died = isinstance(self.ending, Gone) and self.ending.died and self.reached is not State.QUEUED
+        return died and (bool(self.choice.worker.gone) or self.started_anew)
+
+    @property
+    def lost_a_piece(self) -> bool:
+        """A part of its stream was lost on the way to us."""
+        return self._next_piece is None
+
+    @property
+    def found_no_place(self) -> bool:
+        """Its worker was full."""
+        return self.state is State.REFUSED and self.final is not None and self.error_code is ErrorCode.OVERLOADED
+
+    @property
+    def declined(self) -> bool:
+        """Its worker, or the worker's provider, said no to it in words that do not concern the worker's load."""
+        code = self.error_code
+        return self.state is State.REFUSED and self.final is not None and code in SAID_NO - NOT_STARTED
+
+    @property
+    def prompt_is(self) -> int:
+        """How many tokens the prompt has, or more, as its worker said when they were too many for its model; else 0."""
+        error = self.error
+        if error is None or (error.code is not ErrorCode.CONTEXT_LENGTH_EXCEEDED and error.prompt_tokens is None):
+            return 0
+        return error.prompt_tokens or self.choice.card.context_window + 1
+
+    # Patience
+
+    def overdue_at(self, config: ManagerConfig) -> float:
+        """When silence becomes too long. A worker that queues it may take as long as its heart beats."""
+        match self.state:
+            case State.SENT:
+                return self._moved_at + config.claim_timeout
+            case State.PREFILL | State.DECODE:
+                return self._moved_at + max(self._silence(config), self.choice.worker.pause)
+            case _:
+                return inf
+
+    def _silence(self, config: ManagerConfig) -> float:
+        """Seconds of silence that are normal now. Our own time-outs are for workers that say nothing about it."""
+        writing, ok = self.state is State.DECODE, self.silence_ok
+        if ok is None:
+            return config.next_token_timeout if writing else config.first_token_timeout
+        seconds = (ok.next_token if writing else ok.first_token) / 1000
+        return seconds + max(MARGIN, MARGIN_SHARE * seconds)
+
+    # How it ended
+
+    @property
+    def answer(self) -> FinalResponse | None:
+        """The answer, also one that came too late."""
+        return self.final if isinstance(self.final, FinalResponse) else None
 
     @property
     def outcome(self) -> Outcome:
-        if self.ended is None:
-            return Outcome.CANCELLED
-        return Outcome.OK if isinstance(self.ended, FinalResponse) else self.ended.outcome
+        """As the books call it."""
+        beaten = isinstance(self.ending, CalledOff) and self.ending.beaten
+        match self.state:
+            case State.ANSWERED:
+                return Outcome.OK
+            case State.REFUSED:
+                return Outcome.REFUSED
+            case State.FAILED:
+                return (isinstance(self.ending, ErrorReply) and self.ending.outcome) or Outcome.FAILED
+            case State.UNCERTAIN:
+                return Outcome.UNCERTAIN
+            case State.LATE:
+                return Outcome.HEDGED_LOSER if beaten else Outcome.LATE_DISCARDED
+            case State.CANCELLED | State.SENT | State.QUEUED | State.PREFILL | State.DECODE:
+                return Outcome.HEDGED_LOSER if beaten else Outcome.CANCELLED
+            case _:
+                assert_never(self.state)
+
+    def _why(self, ending: AttemptEvent) -> BullpenError | None:
+        match ending:
+            case ErrorReply():
+                return BullpenError.from_detail(ending.error)
+            case Unreadable() | CalledOff() | GivenUp():
+                return ending.error
+            case Gone():
+                return BullpenError(ErrorCode.NO_WORKER, f"{self.worker_id} went away ({ending.why})")
+            case Overdue() if self.reached is State.SENT:
+                return BullpenError(ErrorCode.NO_WORKER, f"{self.worker_id} did not claim the request")
+            case Overdue():
+                stage = "between tokens" if self.reached is State.DECODE else "before the first token"
+                return BullpenError(ErrorCode.UPSTREAM_ERROR, f"{self.worker_id} stalled {stage}")
+            case _:
+                return None
 
     @property
     def error_code(self) -> ErrorCode | None:
         return self.error.code if self.error else None
 
     @property
-    def paid(self) -> bool:
-        return not self.choice.card.local
+    def duration_ms(self) -> float:
+        return round((self.ended_at - self.sent_at) * 1000, 3)
+
+    # What it used
 
     @property
-    def error(self) -> BullpenError | None:
-        return self.ended.error if isinstance(self.ended, Ending) else None
+    def usage(self) -> PartialUsage:
+        """What it has used, as far as we know."""
+        return self._usage or self.seen
 
     @property
-    def tokens_told(self) -> int:
-        """How many tokens the prompt has, or more, as its worker said when they were too many for its model; else 0."""
-        told = self.error.prompt_tokens if self.error else None
-        return 0 if told is None else told or self.choice.card.context_window + 1
-
-    def received(self, chunk: Chunk) -> None:
-        """A piece of its stream arrived: is it the one that was due?"""
-        self.missed_piece = self.missed_piece or chunk.seq != self._pieces
-        self._pieces += 1
-
-    def hear(self, event: Claim | Progress | Chunk, now: float) -> None:
-        """A sign of life that moved something restarts our patience; one that did not, does not."""
-        self.heard = now
-        if isinstance(event, Chunk):
-            self.claimed, self.phase, self._moved = True, "decode", now
-            self.tokens = self.tokens + 1 if event.tokens is None else event.tokens
-        elif isinstance(event, Claim):
-            self._moved = self._moved if self.claimed else now
-            self.claimed = True
-        else:
-            moves = event.moved or 0
-            if event.tokens > self.tokens or event.phase != self.phase or moves > self._moves:
-                self._moved = now
-            self._moves = max(self._moves, moves)
-            self.claimed, self.phase, self.tokens = True, event.phase, max(self.tokens, event.tokens)
-
-    @property
-    def killed(self) -> bool:
-        """Its worker died while it was at it: it is gone still or started anew. A lost connection alone is none."""
-        ended = isinstance(self.ended, Ending) and self.ended.died
-        return ended and (bool(self.choice.worker.gone) or self.started_anew)
-
-    @property
-    def started_anew(self) -> bool:
-        """Its worker knows nothing of it any more."""
-        return self.choice.worker.heartbeat.epoch != self.epoch
-
-    @property
-    def may_speak(self) -> bool:
-        """It is over, but its worker has not told us so and may still be at it."""
-        return self.ended is not None and not self.said_all and not self.started_anew
-
-    @property
-    def said_full(self) -> bool:
-        """Its worker had no place for it."""
-        refused = isinstance(self.ended, Ending) and self.ended.outcome is Outcome.REFUSED
-        return refused and self.said_all and self.error_code is ErrorCode.OVERLOADED
-
-    def excludes(self, reconnected_at: float) -> bool:
-        """Whether its worker is not asked again. One that never got the request, or had no place for it, may be.
-
-        It never got it when nobody listened there, when it says so, or when our connection broke before it claimed.
-        """
-        if self.said_full:
-            return False
-        refused = isinstance(self.ended, Ending) and self.ended.outcome is Outcome.REFUSED
-        unheard = self.sent < reconnected_at and not self.claimed
-        return not (refused and (unheard or (self.error_code is ErrorCode.NO_WORKER and self.said_all)))
-
-    def wait_again(self, now: float) -> None:
-        """The silence is ours, or nobody else could do it: go on waiting for this one."""
-        self._moved = now
-
-    def overdue_at(self, config: ManagerConfig) -> float:
-        """When our patience ends. A worker that queues it may take as long as its heart beats."""
-        if not self.claimed:
-            return self._moved + config.claim_timeout
-        if self.phase == "queued":
-            return float("inf")
-        patience = config.next_token_timeout if self.phase == "decode" else config.first_token_timeout
-        return self._moved + max(patience, self.choice.worker.pause)
-
-    def overdue(self) -> Ending:
-        """What the end of our patience is called."""
-        if not self.claimed:
-            error = BullpenError(ErrorCode.NO_WORKER, f"{self.worker_id} did not claim the request")
-            return Ending(Outcome.REFUSED, error, self.seen)
-        stage = "between tokens" if self.phase == "decode" else "before the first token"
-        error = BullpenError(ErrorCode.UPSTREAM_ERROR, f"{self.worker_id} stalled {stage}")
-        return Ending(Outcome.UNCERTAIN, error, self.seen)
-
-    def lost(self, why: str, *, died: bool) -> Ending:
-        """The worker went away; `died`: its process ended, it did not only fall silent."""
-        error = BullpenError(ErrorCode.NO_WORKER, f"{self.worker_id} went away ({why})")
-        started = self.claimed and self.phase != "queued"
-        return Ending(Outcome.UNCERTAIN, error, self.seen, died=died and (started or not self.claimed))
-
-    def end(self, ending: Ending | FinalResponse, now: float, *, said_all: bool) -> None:
-        """`said_all`: the worker itself told the end, or can tell nothing any more."""
-        self.ended, self.ended_at, self.said_all = ending, now, said_all
-
-    def hear_afterwards(self, event: object) -> None:
-        """What the worker says after we gave up on it: how much it used, or an answer that nobody waits for."""
-        if not isinstance(self.ended, Ending) or self.said_all:
-            return
-        if isinstance(event, ErrorReply):
-            self.said_all = True
-            self.ended = replace(self.ended, usage=event.usage or self.ended.usage)
-        elif isinstance(event, FinalResponse):
-            self.said_all, self._late = True, event
-            hedged = self.ended.outcome is Outcome.HEDGED_LOSER
-            outcome = Outcome.HEDGED_LOSER if hedged else Outcome.LATE_DISCARDED
-            self.ended = replace(self.ended, outcome=outcome, usage=used(event))
-        self.pay()
-
-    def pay(self) -> None:
-        """Out of what was reserved: what it cost, as far as is known now."""
-        if self.reservation is not None:
-            self.reservation.settle(self.likely_cost)
+    def seen(self) -> PartialUsage:
+        """What we saw of its work. No provider that sends bills is called without our `go`."""
+        at = self.reached if self.is_over else self.state
+        if self.paid and not self.go_given and at in (State.SENT, State.QUEUED):
+            return FREE
+        return PartialUsage(completion_tokens=self.tokens)
 
     @property
     def cost(self) -> Decimal | None:
-        """US dollars, exactly, as the worker told it. None: nobody has told it (yet), and nothing is guessed.
+        """US dollars, exactly, as the worker told it. None: the worker has not told it (yet), and it is not guessed.
 
         A JSON number may have lost digits that the tokens and the price still have.
         """
@@ -349,55 +452,9 @@ class Attempt:
             return cost
         return price.cost(usage.prompt_tokens or self.prompt_tokens, usage.completion_tokens or 0)
 
-    @property
-    def usage(self) -> PartialUsage:
-        """What it has used, as far as we know."""
-        if isinstance(self.ended, FinalResponse):
-            return used(self.ended)
-        return self.ended.usage if self.ended else self.seen
 
-    @property
-    def seen(self) -> PartialUsage:
-        """What we saw of its work. No provider that sends bills is called without our word."""
-        if self.paid and not self.allowed and self.phase == "queued":
-            return FREE
-        return PartialUsage(completion_tokens=self.tokens)
-
-    def summary(self) -> AttemptSummary:
-        return AttemptSummary(
-            worker_id=self.worker_id,
-            model_id=self.model_id,
-            outcome=self.outcome,
-            duration_ms=self.duration_ms,
-            error=str(self.error) if self.error else None,
-        )
-
-    def record(self, request_id: str, task_id: str) -> AttemptRecord:
-        """The row of the books."""
-        answer = self.ended if isinstance(self.ended, FinalResponse) else self._late
-        usage = self.usage
-        return AttemptRecord(
-            request_id=request_id,
-            attempt=self.number,
-            task_id=task_id,
-            created_at=self.created_at,
-            worker_id=self.worker_id,
-            backend=self.choice.worker.heartbeat.backend,
-            model_id=self.model_id,
-            epoch=self.epoch,
-            outcome=self.outcome,
-            error_code=self.error.code if self.error else None,
-            error_message=self.error.message if self.error else None,
-            duration_ms=self.duration_ms,
-            ttft_ms=answer.ttft_ms if answer else None,
-            queue_ms=answer.queue_ms if answer else None,
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            cached_tokens=usage.cached_tokens,
-            cache_write_tokens=usage.cache_write_tokens,
-            reasoning_tokens=usage.reasoning_tokens,
-            cost_usd=self.cost,
-            price=self.choice.card.price,
-            confidence=answer.confidence if answer else None,
-            simulated=answer.simulated if answer else False,
-        )
+def _usage_of(word: FinalResponse | ErrorReply, seen: PartialUsage | None, *, refused: bool) -> PartialUsage:
+    """What a worker's last word says that it used. `seen`: what we knew when the attempt was given up; None: it ran."""
+    if isinstance(word, FinalResponse):
+        return used(word)
+    return word.usage or seen or (FREE if refused else PartialUsage())

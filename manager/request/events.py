@@ -1,20 +1,61 @@
-"""What was heard about a request and not looked at yet, in order.
+"""What can happen to an attempt: the words of its worker, read from bytes, and our own findings about it. Pure."""
 
-When pieces of a stream come quicker than they are passed on, those that wait are joined: a busy Manager sends
-fewer, larger pieces, and what waits stays small.
-"""
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 
-import asyncio
-from collections import deque
-from dataclasses import dataclass, replace
+from pydantic import TypeAdapter, ValidationError
 
-from contracts import BullpenError, Chunk, WorkerMessage
-from manager.request.attempt import Attempt
+from contracts import (
+    BullpenError,
+    Chunk,
+    Claim,
+    ErrorCode,
+    ErrorReply,
+    FinalResponse,
+    JsonObject,
+    Progress,
+    WorkerEvent,
+    WorkerMessage,
+    utc_now,
+)
+
+_EVENT: TypeAdapter[Claim | Progress | Chunk | FinalResponse] = TypeAdapter(WorkerEvent)
+_OBJECT: TypeAdapter[JsonObject] = TypeAdapter(JsonObject)
+
+NO_RESPONDERS = ErrorReply(error=BullpenError(ErrorCode.NO_WORKER, "nothing listens on its subject").detail())
+"""What the server's own "no responders" means: the attempt was not begun, so asking another worker is free."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Text of a stream: one chunk, or several that came one right after the other."""
+
+    delta: str
+    tokens: int | None
+    """Of the answer so far, when the worker says it."""
+    first: int
+    """The number (`seq`) of its first chunk …"""
+    last: int
+    """… and of its last one."""
+
+    def joined(self, later: "Piece") -> "Piece | None":
+        """Both as one; None when a chunk between them is missing."""
+        if later.first != self.last + 1:
+            return None
+        return Piece(self.delta + later.delta, later.tokens, self.first, later.last)
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """The worker sent what is not a message of the wire."""
+
+    error: BullpenError
 
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """Not a worker's word but ours: it went away."""
+    """The worker went away."""
 
     why: str
     died: bool = True
@@ -22,51 +63,90 @@ class Gone:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """Something about an attempt. `sender` is where the worker waits for our word, if it does."""
-
-    attempt: Attempt
-    event: WorkerMessage | Gone | BullpenError
-    sender: str = ""
-
-    def joined(self, later: "Heard") -> "Heard | None":
-        """Two pieces of one stream as one; None when they are not that."""
-        if self.attempt is not later.attempt:
-            return None
-        if not isinstance(self.event, Chunk) or not isinstance(later.event, Chunk):
-            return None
-        both = self.event.delta + later.event.delta
-        return replace(self, event=later.event.model_copy(update={"delta": both}))
+class Overdue:
+    """The worker was silent for longer than is normal for it."""
 
 
-class Events:
-    """A queue for one listener."""
+@dataclass(frozen=True, slots=True)
+class CalledOff:
+    """The answer is not wanted (any more)."""
 
-    def __init__(self) -> None:
-        self._waiting: deque[Heard] = deque()
-        self._listener: asyncio.Future[None] | None = None
+    error: BullpenError
+    beaten: bool = False
+    """Another worker, asked as well (hedging), answered first."""
 
-    def put(self, heard: Heard) -> None:
-        joined = self._waiting[-1].joined(heard) if self._waiting else None
-        if joined is not None:
-            self._waiting[-1] = joined
-        else:
-            self._waiting.append(heard)
-        if self._listener is not None and not self._listener.done():
-            self._listener.set_result(None)
 
-    def take(self) -> Heard | None:
-        """The oldest; None when there is none now."""
-        return self._waiting.popleft() if self._waiting else None
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """The Manager stops waiting: the deadline has passed, or the Manager itself failed."""
 
-    async def next(self, until: float) -> Heard | None:
-        """The oldest, or None when the loop's clock reaches `until`."""
-        loop = asyncio.get_running_loop()
-        while not self._waiting:
-            self._listener = loop.create_future()
-            try:
-                async with asyncio.timeout_at(until):
-                    await self._listener
-            except TimeoutError:
-                return None
-        return self._waiting.popleft()
+    error: BullpenError
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """An answer that came after its worker was given up counts, because no other worker has answered."""
+
+
+WorkerWord = Claim | Progress | Piece | FinalResponse | ErrorReply | Unreadable
+"""What a worker says."""
+AttemptEvent = WorkerWord | Gone | Overdue | CalledOff | GivenUp | Accepted
+
+
+def read_event(data: bytes, known: Mapping[str, object] = MappingProxyType({})) -> WorkerWord:
+    """What a worker sent to the attempt's inbox.
+
+    `known`: what we know of its answer without being told; it overrides what the worker says.
+    """
+    try:
+        event = _message(data, known)
+    except BullpenError as error:
+        return Unreadable(error)
+    if isinstance(event, Chunk):
+        return Piece(event.delta, event.tokens, event.seq, event.seq)
+    return event
+
+
+def _message(data: bytes, known: Mapping[str, object]) -> WorkerMessage:
+    try:
+        return _EVENT.validate_json(data)
+    except ValidationError:
+        pass
+    try:
+        return ErrorReply.model_validate_json(data)
+    except ValidationError:
+        return _plain(data, known)
+
+
+def _plain(data: bytes, known: Mapping[str, object]) -> Chunk | FinalResponse:
+    """From a worker that says no more than the contract's first six fields, written by a stranger in any language."""
+    try:
+        said = {name: value for name, value in _OBJECT.validate_json(data).items() if value is not None}
+        match said.setdefault("type", "response"):
+            case "response":
+                return FinalResponse.model_validate({**_defaults(said), **said, **known})
+            case "chunk":
+                return Chunk.model_validate({**said, **known})
+            case _:
+                raise _unreadable("")
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise _unreadable(f": {where}: {first['msg'].lower()}" if where else "") from None
+
+
+def _defaults(said: JsonObject) -> JsonObject:
+    """What is taken for granted where an answer does not say it."""
+    used, prompt = said.get("tokens_used"), said.get("prompt_tokens")
+    completion = max(0, used - (prompt or 0)) if isinstance(used, int) and isinstance(prompt, int | None) else None
+    return {
+        "prompt_tokens": None,
+        "completion_tokens": completion,
+        "finish_reason": "stop",
+        "confidence_source": "prior",
+        "created_at": utc_now(),
+    }
+
+
+def _unreadable(why: str) -> BullpenError:
+    return BullpenError(ErrorCode.UPSTREAM_ERROR, f"the worker sent something that is not a message{why}")

@@ -1,8 +1,9 @@
-"""Requests that fit somewhere but find every place taken: they wait here, in order.
+"""Requests that find every fitting worker full: they wait here, in order.
 
-Interactive before batch; within them the tenants take turns, so that nobody waits behind another one's flood; within
-a tenant the oldest first. Never more than so many: when the room is full, batch work has to go. Who is called and
-does not want the place that has become free (it waits for a better one) hands the call on. Pure bookkeeping on futures.
+Interactive before batch; within them the tenants take turns, so that no tenant waits behind another one's flood; within
+a tenant the oldest first. Never more than so many: when the queue is full, batch work has to go. A request that is
+called and does not want the place that has become free (it waits for a better one) hands the call on. Pure
+bookkeeping on futures.
 """
 
 import asyncio
@@ -10,12 +11,10 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
 from contracts import BullpenError, ErrorCode, Priority
+from manager.config import SOON_MS
 
 HANDED_ON = 8
 """So many may decline the same place before it stays free until the next one is."""
-
-SOON_MS = 1000
-"""Nobody who is sent away is told to come back before."""
 
 
 @dataclass(eq=False, slots=True)
@@ -39,7 +38,7 @@ class RequestQueue:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.line_s = 0.0
-        """Seconds until those who wait now will have found places, as far as the last who came could tell."""
+        """Seconds until all that wait now will have found places, as far as the last request that came could tell."""
         self._lines: dict[Priority, OrderedDict[str, deque[Turn]]] = {
             "interactive": OrderedDict(),
             "batch": OrderedDict(),
@@ -53,7 +52,7 @@ class RequestQueue:
     async def wait(self, priority: Priority, tenant: str, *, last: Turn | None, seconds: float) -> Turn:
         """Waits to be called, at most `seconds`.
 
-        Who was called and found nothing comes again with its `last` turn, to the front of its tenant's line.
+        A request that was called and found nothing comes again with its `last` turn, to the front of its tenant's line.
         Raises `BullpenError(overloaded)` at once when the room is full.
         """
         if len(self) >= self.limit and not last and not (priority == "interactive" and self._send_away()):
@@ -80,14 +79,14 @@ class RequestQueue:
         return turn
 
     def call(self, count: int) -> None:
-        """So many places have become free: call as many who wait."""
-        everybody = count >= len(self)
+        """So many places have become free: calls as many waiting requests."""
+        all_of_them = count >= len(self)
         for _ in range(min(count, len(self))):
             self._round += 1
-            self._call(self._round, HANDED_ON if everybody else 0)
+            self._call(self._round, HANDED_ON if all_of_them else 0)
 
     def _call(self, round_: int, declined: int) -> None:
-        """Calls the next in line who has not heard this call."""
+        """Calls the next request in line that has not heard this call."""
         for line in self._lines.values():
             for tenant, turns in line.items():
                 turn = next((turn for turn in turns if turn.round != round_ and turn.waits), None)

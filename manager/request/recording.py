@@ -1,7 +1,7 @@
 """What a Manager books: every request it took, and every attempt it sent, also the one that fell silent."""
 
 from bus.reply import internal_error
-from contracts import BullpenError, InferenceResponse, ResponseRecord
+from contracts import AttemptRecord, BullpenError, InferenceResponse, ResponseRecord
 from contracts.subjects import TELEMETRY_ATTEMPT, TELEMETRY_RESPONSE
 from manager.request.attempt import Attempt
 from manager.request.state import RequestState
@@ -21,58 +21,82 @@ class Books:
         return self._outbox.settings.mode == "before_reply"
 
     async def book(
-        self, inflight: RequestState, response: InferenceResponse | None, failure: BullpenError | None, now: float
+        self, state: RequestState, response: InferenceResponse | None, failure: BullpenError | None, now: float
     ) -> None:
         """One row for the request and one for each attempt. Waits at most for redaction, never for the books.
 
         Unless no answer may leave before its events are safe.
         """
         if response is not None and failure is None:
-            record = self._answered(inflight, response)
+            record = self._answered(state, response)
         else:
-            record = self._failed(inflight, failure or internal_error(), now)
-        record = await self._discretion.kept(record, inflight.request.content)
-        inflight.booked = record = record.within(self._outbox.room)
-        told = [self._outbox.put(TELEMETRY_RESPONSE, record, inflight.request_id)]
-        told += [await self._book_attempt(inflight, a, f"{inflight.request_id}/{a.number}") for a in inflight.attempts]
+            record = self._failed(state, failure or internal_error(), now)
+        record = await self._discretion.kept(record, state.request.content)
+        state.booked = record = record.within(self._outbox.room)
+        told = [self._outbox.put(TELEMETRY_RESPONSE, record, state.request_id)]
+        told += [await self._book_attempt(state, a, f"{state.request_id}/{a.number}") for a in state.attempts]
         if self.before_reply:
             await self._outbox.secure(told)
 
-    async def book_again(self, inflight: RequestState, attempt: Attempt) -> None:
+    async def book_again(self, state: RequestState, attempt: Attempt) -> None:
         """What an attempt turned out to have done, after it was booked as given up on."""
-        await self._book_attempt(inflight, attempt, f"{inflight.request_id}/{attempt.number}/late")
+        await self._book_attempt(state, attempt, f"{state.request_id}/{attempt.number}/late")
 
-    def complete(self, inflight: RequestState) -> None:
+    def complete(self, state: RequestState) -> None:
         """The request's row once more, when its cost was unknown and the last word about its attempts tells it."""
-        booked, cost = inflight.booked, inflight.cost
+        booked, cost = state.booked, state.cost
         if booked is not None and booked.cost_usd is None and cost is not None:
             record = booked.model_copy(update={"cost_usd": cost})
-            self._outbox.put(TELEMETRY_RESPONSE, record, f"{inflight.request_id}/late")
+            self._outbox.put(TELEMETRY_RESPONSE, record, f"{state.request_id}/late")
 
-    async def _book_attempt(self, inflight: RequestState, attempt: Attempt, message_id: str) -> Waiting:
-        row = attempt.record(inflight.request_id, inflight.task_id)
-        row = await self._discretion.kept(row, inflight.request.content)
+    async def _book_attempt(self, state: RequestState, attempt: Attempt, message_id: str) -> Waiting:
+        row = attempt_record(attempt, state.request_id, state.task_id)
+        row = await self._discretion.kept(row, state.request.content)
         return self._outbox.put(TELEMETRY_ATTEMPT, row, message_id)
 
-    def _answered(self, inflight: RequestState, response: InferenceResponse) -> ResponseRecord:
-        winner = next((a for a in inflight.attempts if a.worker_id == response.worker_id), None)
+    def _answered(self, state: RequestState, response: InferenceResponse) -> ResponseRecord:
+        winner = next((a for a in state.attempts if a.worker_id == response.worker_id), None)
         return ResponseRecord.answered(
-            inflight.request,
+            state.request,
             response,
-            created_at=inflight.created_at,
-            cost_usd=inflight.cost,
+            created_at=state.created_at,
+            cost_usd=state.cost,
             price=winner.choice.card.price if winner else None,
             manager_id=self._id,
         )
 
-    def _failed(self, inflight: RequestState, failure: BullpenError, now: float) -> ResponseRecord:
+    def _failed(self, state: RequestState, failure: BullpenError, now: float) -> ResponseRecord:
         return ResponseRecord.failed(
-            inflight.request,
+            state.request,
             failure,
-            request_id=inflight.request_id,
-            created_at=inflight.created_at,
-            duration_ms=round((now - inflight.arrived) * 1000, 3),
-            attempts=len(inflight.attempts),
-            cost_usd=inflight.cost,
+            request_id=state.request_id,
+            created_at=state.created_at,
+            duration_ms=round((now - state.arrived) * 1000, 3),
+            attempts=len(state.attempts),
+            cost_usd=state.cost,
             manager_id=self._id,
         )
+
+
+def attempt_record(attempt: Attempt, request_id: str, task_id: str) -> AttemptRecord:
+    """The row of the books for one attempt."""
+    answer = attempt.answer
+    return AttemptRecord.of(
+        request_id=request_id,
+        attempt=attempt.number,
+        task_id=task_id,
+        created_at=attempt.created_at,
+        worker_id=attempt.worker_id,
+        backend=attempt.backend,
+        model_id=attempt.model_id,
+        epoch=attempt.epoch,
+        outcome=attempt.outcome,
+        error=attempt.error,
+        answer=answer,
+        duration_ms=attempt.duration_ms,
+        ttft_ms=answer.ttft_ms if answer else None,
+        queue_ms=answer.queue_ms if answer else None,
+        usage=attempt.usage,
+        cost_usd=attempt.cost,
+        price=attempt.choice.card.price,
+    )

@@ -23,7 +23,7 @@ class RetryBudget:
         self._filled_at: float | None = None
 
     def reconfigure(self, share: float, *, per_second: float = 0.0, burst: float) -> None:
-        """What it has may be taken still, as far as it may have so much."""
+        """Keeps the balance, capped at the new burst."""
         self._share, self._per_second, self._burst = share, per_second, burst
         self._tokens = min(self._tokens, burst)
 
@@ -31,12 +31,16 @@ class RetryBudget:
         """A request came."""
         self._tokens = min(self._burst, self._tokens + self._share)
 
-    def take(self, now: float) -> bool:
-        """Takes one, if there is one."""
+    def allows(self, now: float) -> bool:
+        """Whether `take` would succeed."""
         if self._filled_at is not None:
             self._tokens = min(self._burst, self._tokens + self._per_second * (now - self._filled_at))
         self._filled_at = now
-        if self._tokens < 1.0:
+        return self._tokens >= 1.0
+
+    def take(self, now: float) -> bool:
+        """Takes one; False when there is none."""
+        if not self.allows(now):
             return False
         self._tokens -= 1.0
         return True

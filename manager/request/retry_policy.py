@@ -1,49 +1,308 @@
-"""Whether to ask somebody else, and what to say when not. Pure.
+"""The whole rule of failover: whether another worker may be asked, which ones not, or what the error is. Pure.
 
-Not started: going elsewhere is free. Failed or uncertain: so many attempts, one per worker. A request
-on which two workers died is not given to a third.
+`decide` is asked each time nothing runs for a request: at its start, when an attempt has ended, and when no worker
+could be chosen. Not started: going elsewhere is free. Failed or uncertain: so many attempts, paid out of budgets. A
+refusal counts against the request only when a second, different backend says the same. A request on which two workers
+died is not given to a third. Work that costs money, and is not proved to have stopped, is not bought twice.
 """
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Protocol, assert_never
 
-from contracts import ANOTHER_WORKER_MAY_HELP, BullpenError, ErrorCode, Outcome
-from manager.config import ManagerConfig
-from manager.request.attempt import Attempt, Ending
-from manager.request.queue import SOON_MS
-from manager.routing.ranking import Ranking, RejectReason
+from contracts import BullpenError, ErrorCode, FinalResponse
+from manager.config import SOON_MS
+from manager.request.attempt import Attempt, State
+from manager.request.events import Overdue
+from manager.routing.filters import RejectReason
+from manager.routing.query import NONE_EXCLUDED, Excluded
+from manager.routing.ranking import Ranking
 
 DEATHS_ALLOWED = 2
+TIMES_UNHEARD = 3
+"""How often a worker that never got the request is sent it."""
+TIMES_FULL = 8
+"""How often one that has no place for it is asked; between two times its heart beats, or it has done something else."""
+REFUSALS_ALLOWED = 8
+"""Providers that may decline one request before that is its answer."""
+PROOF_WITHIN = 2.0
+"""Seconds in which a worker that was told to stop says that it has."""
+LOOK_AGAIN = 0.1
+"""Seconds between two looks whether our own connection is back."""
+
+ITS_OWN_FAULT = frozenset({ErrorCode.INVALID_REQUEST, ErrorCode.PAYLOAD_TOO_LARGE})
+"""Codes that say that the request itself is wrong."""
 
 
-def verdict(attempts: Sequence[Attempt], config: ManagerConfig) -> BullpenError | None:
-    """The error to end with after the last attempt failed, or None: ask the next worker."""
-    ending = last(attempts).ended
-    assert isinstance(ending, Ending)
-    if sum(attempt.killed for attempt in attempts) >= DEATHS_ALLOWED:
-        return BullpenError(ErrorCode.POISON_REQUEST, f"{DEATHS_ALLOWED} workers died on this request")
-    if ending.error.prompt_tokens is not None:
-        return None  # too long for that model: one with a larger context window may do
-    if ending.error.code not in ANOTHER_WORKER_MAY_HELP:
-        return ending.error
-    tried = started(attempts)
-    paid = any(attempt.paid for attempt in tried)
-    if len(tried) >= (config.max_attempts_paid if paid else config.max_attempts_local):
-        return exhausted(attempts)
-    return None
+# What it decides
 
 
-def last(attempts: Sequence[Attempt]) -> Attempt:
-    """The one that ended last."""
-    return max(attempts, key=lambda attempt: attempt.ended_at)
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """There is an answer, as good as it will get."""
+
+    answer: FinalResponse
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Choose a worker, and send the request there."""
+
+    exclude: Excluded = NONE_EXCLUDED
+    include_full: bool = False
+    """No other worker is left: one that had no place before may be waited for, and another model of a worker asked."""
+    include_unclaimed: bool = False
+    """Nor such a one: a worker that is left alone because it was slow to claim, or refused, is better than an error."""
+    in_time_only: bool = False
+    """There is an answer already, only not a sure one: one that comes too late is of no use."""
+    is_retry: bool = False
+    """It is paid from the retry budget."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Wait for a place at a worker, or for time to pass, and decide again."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class WaitForWord:
+    """Wait for the last word of a worker that was told to stop, and decide again."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    error: BullpenError
+
+
+Decision = Answered | Ask | Wait | WaitForWord | Fail
+
+
+# What it goes by
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How the workers stood when one was to be chosen, and none could be."""
+
+    ask: Ask
+    """How they were looked at."""
+    ranking: Ranking
+    pause_s: float = 0.0
+    """Seconds until the first of those that asked for a pause may be asked."""
+    warm_s: float = 0.0
+    """Seconds in which a worker that was not heard of may still say that it is here."""
+    cut_off: bool = False
+    """Our own connection is away, or all workers lost theirs with the server: they come back."""
+    unaffordable: BullpenError | None = None
+    """Which budget has not enough left, where one stood in the way."""
+    wanted: str | None = None
+    """The model, or the backend, that the caller asked for."""
+    served: Sequence[str] = ()
+    """The models served now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the caller and the config allow for one request."""
+
+    max_attempts_local: int
+    max_attempts_paid: int
+    left_s: float
+    """Seconds until the deadline."""
+    min_confidence: float = 0.0
+    reconnected_at: float = 0.0
+    """When our connection was last made anew: what was sent before and not claimed never arrived."""
+    retries_paid: int = 0
+    """Attempts that failed and are paid for already from the retry budget."""
+
+
+class Budgets(Protocol):
+    """What all requests of this Manager share."""
+
+    def may_retry(self, now: float) -> bool:
+        """Whether one more attempt may follow one that failed."""
+
+    def may_spend_twice(self, usd: Decimal, now: float) -> bool:
+        """Whether so much may have been spent in vain."""
+
+
+def decide(attempts: Sequence[Attempt], look: Look | None, limits: Limits, budgets: Budgets, now: float) -> Decision:
+    """What is done next for a request of which no attempt runs.
+
+    `look`: None when no worker was looked for since the last attempt ended. `now`: the loop's clock, seconds.
+    """
+    best = best_of(attempts)
+    if best is not None and best.confidence >= limits.min_confidence:
+        return Answered(best)
+    if limits.left_s <= 0:
+        return _end(best, out_of_time())
+    verdict = _after_failure(attempts, limits, budgets, now)
+    if isinstance(verdict, BullpenError):
+        return _end(best, verdict)
+    if verdict is not None:
+        return verdict
+    if look is None:
+        return Ask(
+            exclude=excluded(attempts, limits.reconnected_at),
+            in_time_only=best is not None,
+            is_retry=len(started(attempts)) > limits.retries_paid,
+        )
+    return _when_none_fits(attempts, look, limits, best)
+
+
+def best_of(attempts: Sequence[Attempt]) -> FinalResponse | None:
+    """The surest answer; of equals the first."""
+    answers = [a.answer for a in attempts if a.state is State.ANSWERED and a.answer is not None]
+    return max(answers, key=lambda answer: answer.confidence, default=None)
+
+
+def excluded(attempts: Sequence[Attempt], reconnected_at: float, *, include_full: bool = False) -> Excluded:
+    """The workers, and the models at a worker, that are not asked (again).
+
+    A model that declined the request, or answered it, has had its chance, and the worker's other models have not. A
+    worker at which an attempt failed is left alone, unless no other one is left (`include_full`). One that never got
+    the request may be sent it again, and one that had no place for it too, a few times.
+    """
+    full = Counter(a.worker_id for a in attempts if a.found_no_place)
+    often = {worker_id for worker_id, times in full.items() if times >= TIMES_FULL or not include_full}
+    unheard = Counter(a.worker_id for a in attempts if not a.found_no_place)
+    often |= {worker_id for worker_id, times in unheard.items() if times >= TIMES_UNHEARD}
+    had_it = [a for a in attempts if not _may_be_sent_again(a, reconnected_at)]
+    models = frozenset((a.worker_id, a.model_id) for a in had_it)
+    whole = {a.worker_id for a in had_it if not _concerns_model(a) or not (include_full or _cost_nothing(a))}
+    return Excluded(workers=frozenset(whole | often), models=models)
+
+
+def _may_be_sent_again(attempt: Attempt, reconnected_at: float) -> bool:
+    """Whether its worker never got the request, or had no place for it."""
+    if attempt.found_no_place:
+        return True
+    if attempt.state is not State.REFUSED:
+        return False
+    lost_with_our_connection = attempt.sent_at < reconnected_at and not attempt.claimed
+    never_begun = attempt.final is not None and attempt.error_code in (ErrorCode.NO_WORKER, ErrorCode.DRAINING)
+    return lost_with_our_connection or never_begun
+
+
+def _concerns_model(attempt: Attempt) -> bool:
+    """Whether what happened says nothing of the worker's other models."""
+    if attempt.state is State.ANSWERED or attempt.declined or attempt.prompt_is:
+        return True
+    error = attempt.error
+    return error is not None and (error.fault == "model" or error.code is ErrorCode.NO_SUCH_MODEL)
+
+
+def _cost_nothing(attempt: Attempt) -> bool:
+    return attempt.state in (State.REFUSED, State.ANSWERED)
 
 
 def started(attempts: Sequence[Attempt]) -> list[Attempt]:
     """Those that may have cost something and brought no answer."""
-    return [attempt for attempt in attempts if attempt.outcome not in (Outcome.OK, Outcome.REFUSED)]
+    return [a for a in attempts if a.state not in (State.ANSWERED, State.REFUSED)]
+
+
+def _after_failure(
+    attempts: Sequence[Attempt], limits: Limits, budgets: Budgets, now: float
+) -> BullpenError | WaitForWord | None:
+    """What the attempts made so far forbid; None: another worker may be asked."""
+    if sum(a.worker_died for a in attempts) >= DEATHS_ALLOWED:
+        return BullpenError(ErrorCode.POISON_REQUEST, f"{DEATHS_ALLOWED} workers died on this request")
+    if (wrong := _proved_wrong(attempts)) is not None:
+        return wrong
+    begun = started(attempts)
+    paid = any(a.paid for a in begun)
+    if len(begun) >= (limits.max_attempts_paid if paid else limits.max_attempts_local):
+        return exhausted(attempts)
+    if len(begun) <= limits.retries_paid:
+        return None
+    if (running := _may_still_run(begun)) is not None:
+        left = running.ended_at + PROOF_WITHIN - now
+        if left > 0:
+            return WaitForWord(left)
+        return exhausted(attempts, f"the paid call at {running.worker_id} may still be running")
+    if not budgets.may_retry(now):
+        return exhausted(attempts, "too much is being tried again already")
+    wasted = sum((a.likely_cost or Decimal(0) for a in begun if a.paid), Decimal(0))
+    if wasted and not budgets.may_spend_twice(wasted, now):
+        return exhausted(attempts, "too much has been paid twice in the last ten minutes")
+    return None
+
+
+def _proved_wrong(attempts: Sequence[Attempt]) -> BullpenError | None:
+    """The request's own fault: two different backends say so, or very many providers."""
+    declined = [a for a in attempts if a.declined]
+    wrong = [a for a in declined if a.error_code in ITS_OWN_FAULT]
+    by_backend = {a.backend: a for a in wrong}
+    if len(by_backend) > 1:
+        return exhausted(list(by_backend.values()))
+    return exhausted(declined) if len(declined) >= REFUSALS_ALLOWED else None
+
+
+def _may_still_run(begun: Sequence[Attempt]) -> Attempt | None:
+    """A paid call whose worker lives, was told to stop, and has not said that it has."""
+    return next(
+        (
+            a
+            for a in begun
+            if a.paid and isinstance(a.ending, Overdue) and a.awaits_last_word and not a.choice.worker.gone
+        ),
+        None,
+    )
+
+
+def _end(best: FinalResponse | None, error: BullpenError) -> Answered | Fail:
+    """A less sure answer is better than none."""
+    return Fail(error) if best is None else Answered(best)
+
+
+def _when_none_fits(attempts: Sequence[Attempt], look: Look, limits: Limits, best: FinalResponse | None) -> Decision:
+    """No worker could be chosen: wait, look further, or end."""
+    reason = look.ranking.reason
+    if reason is RejectReason.FULL:
+        return Wait(limits.left_s)
+    if best is not None:
+        return Answered(best)
+    if not look.ask.include_full:
+        return Ask(
+            exclude=excluded(attempts, limits.reconnected_at, include_full=True),
+            include_full=True,
+            include_unclaimed=reason is RejectReason.FAILING or not started(attempts),
+        )
+    if reason is RejectReason.PAUSED and look.pause_s < limits.left_s:
+        return Wait(look.pause_s)
+    if reason is RejectReason.BUDGET:
+        return Fail(look.unaffordable or no_worker(look))
+    if look.warm_s > 0:
+        return Wait(look.warm_s)
+    if look.cut_off:
+        return Wait(min(limits.left_s, LOOK_AGAIN))
+    return Fail(_why_none(attempts, look))
+
+
+def _why_none(attempts: Sequence[Attempt], look: Look) -> BullpenError:
+    reason = look.ranking.reason
+    too_long = next((a.error for a in reversed(attempts) if a.prompt_is), None)
+    hopeless = reason in (RejectReason.EXHAUSTED, RejectReason.UNABLE, RejectReason.TOO_LONG)
+    if too_long is not None and hopeless:
+        return too_long
+    return exhausted(attempts) if reason is RejectReason.EXHAUSTED else no_worker(look)
+
+
+# The words for it
+
+
+def out_of_time() -> BullpenError:
+    return BullpenError(ErrorCode.DEADLINE_EXCEEDED, "no answer was complete before the deadline")
 
 
 def exhausted(attempts: Sequence[Attempt], because: str = "") -> BullpenError:
-    """Everybody we may ask was asked: the last word of the last one, said so, and why nobody else is asked."""
+    """Every worker that may be asked was asked: the last one's error, and why no other one is asked."""
     error = next((a.error for a in reversed(attempts) if a.error is not None), None)
     if error is None:
         return BullpenError(ErrorCode.NO_WORKER, "no other worker can take this request")
@@ -58,32 +317,43 @@ def exhausted(attempts: Sequence[Attempt], because: str = "") -> BullpenError:
     )
 
 
-def nobody(ranking: Ranking, asked: str | None, served: Sequence[str]) -> BullpenError:
+def no_worker(look: Look) -> BullpenError:
     """Why no worker could be chosen, and what to do about it."""
+    ranking = look.ranking
     because = "; ".join(ranking.reasons[:5])
-    match ranking.obstacle:
+    wait_ms = max(SOON_MS, round(1000 * ranking.wait_s))
+
+    def later(code: ErrorCode, what: str, after_ms: int = wait_ms) -> BullpenError:
+        return BullpenError(code, f"{what}: {because}" if because else what, retry_after_ms=after_ms)
+
+    match ranking.reason:
         case RejectReason.BUDGET:
-            return BullpenError(
-                ErrorCode.BUDGET_EXCEEDED, f"nobody answers within max_cost_usd: {because}", field="max_cost_usd"
-            )
+            what = f"no worker answers within max_cost_usd: {because}"
+            return BullpenError(ErrorCode.BUDGET_EXCEEDED, what, field="max_cost_usd")
         case RejectReason.TOO_LONG:
-            return BullpenError(
-                ErrorCode.INVALID_REQUEST, f"the prompt fits into nobody's context window: {because}", field="prompt"
-            )
+            what = f"the prompt fits into no model's context window: {because}"
+            return BullpenError(ErrorCode.CONTEXT_LENGTH_EXCEEDED, what, field="prompt")
         case RejectReason.NO_SUCH_MODEL:
-            listed = ", ".join(served) or "nothing"
-            return BullpenError(ErrorCode.NO_SUCH_MODEL, f"nobody serves {asked}; served are: {listed}", field="model")
-    code, what = _LATER.get(ranking.obstacle, _NOBODY)
-    retry_after_ms = max(1000, round(ranking.wait_s * 1000))
-    return BullpenError(code, f"{what}: {because}" if because else what, retry_after_ms=retry_after_ms)
-
-
-_NOBODY = (ErrorCode.NO_WORKER, "no worker is in the bullpen: start one with `bullpen worker NAME`")
-_LATER = {
-    RejectReason.PAUSED: (ErrorCode.RATE_LIMITED, "every fitting worker is rate limited"),
-    RejectReason.FULL: (ErrorCode.OVERLOADED, "every fitting worker is full"),
-    RejectReason.LATE: (ErrorCode.OVERLOADED, "so many wait already that nobody would answer before the deadline"),
-    RejectReason.UNABLE: (ErrorCode.NO_WORKER, "nobody can answer this now"),
-    RejectReason.FAILING: (ErrorCode.NO_WORKER, "nobody can answer this now"),
-}
-"""What the same request may not meet a little later."""
+            what = f"no worker serves {look.wanted}; served are: {', '.join(look.served) or 'nothing'}"
+            return BullpenError(ErrorCode.NO_SUCH_MODEL, what, field="model")
+        case RejectReason.PAUSED:
+            after_ms = max(SOON_MS, round(1000 * look.pause_s))
+            return later(ErrorCode.RATE_LIMITED, "every fitting worker is rate limited", after_ms)
+        case RejectReason.FULL:
+            return later(ErrorCode.OVERLOADED, "every fitting worker is full")
+        case RejectReason.LATE:
+            what = "so many requests wait already that none would be answered before the deadline"
+            return later(ErrorCode.OVERLOADED, what)
+        case (
+            RejectReason.UNABLE
+            | RejectReason.FAILING
+            | RejectReason.RESERVE
+            | RejectReason.STAND_IN
+            | RejectReason.EXHAUSTED
+        ):
+            return later(ErrorCode.NO_WORKER, "no worker can answer this now")
+        case RejectReason.NOBODY | RejectReason.NONE:
+            what = "no worker is in the bullpen: start one with `bullpen worker NAME`"
+            return later(ErrorCode.NO_WORKER, what)
+        case _:
+            assert_never(ranking.reason)

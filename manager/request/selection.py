@@ -1,92 +1,97 @@
-"""Who is asked next for one request; and when nobody can be, whether waiting helps or what is told instead."""
+"""The worker that is asked next for one request, and how the workers stand when none can be."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from contracts import Policy, RouteDecision, Wishes, utc_now
 from contracts.subjects import METRICS_ROUTE
-from manager.request import retry_policy as failover
 from manager.request.queue import Turn
+from manager.request.retry_policy import Ask, Look, excluded
 from manager.request.shared_state import SharedState
 from manager.request.state import PREFILL, RequestState
-from manager.routing.ranking import Ranking, RejectReason
-
-LOOK_AGAIN = 0.1
-"""Seconds between two looks whether our own connection is back."""
+from manager.routing.filters import RejectReason
+from manager.routing.query import RoutingQuery
+from manager.routing.ranking import Ranking
+from manager.routing.registry import WorkerView
 
 
 class WorkerSelector:
-    def __init__(self, shared: SharedState, inflight: RequestState) -> None:
+    def __init__(self, shared: SharedState, state: RequestState) -> None:
         self._shared = shared
-        self._inflight = inflight
+        self._state = state
         self._turn: Turn | None = None
-        """Its last turn in the waiting room."""
+        """Its last turn in the queue."""
 
-    def rank(self) -> Ranking:
-        """Everybody; but when a stream has begun, those who can go on with it come first."""
-        inflight, shared = self._inflight, self._shared
-        ahead = len(shared.queue) if self._turn is None else 0
-        question = inflight.question(shared.reconnected_at, shared.now(), ahead, waited=self._turn is not None)
-        if inflight.continuable:
-            ranking = shared.rank(replace(question, needs=question.needs | PREFILL), self._policy)
-            if ranking.winner is not None:
+    def rank(self, ask: Ask) -> Ranking:
+        """All workers; but when a stream has begun, those that can go on with it come first."""
+        query = self._query(ask)
+        if self._state.continuable and not ask.include_full:
+            ranking = self._shared.rank(replace(query, needs=query.needs | PREFILL), self._policy)
+            if ranking.winner is not None and not ranking.stands_in:
                 return ranking
-        return shared.rank(question, self._policy)
+        ranking = self._shared.rank(query, self._policy)
+        if ask.in_time_only and ranking.winner is not None and not ranking.in_time:
+            return replace(ranking, winner=None, reason=RejectReason.LATE)
+        return ranking
 
-    def rank_again(self, *, last_resort: bool) -> Ranking:
-        """The same when nobody was found: those who had no place before, or (`last_resort`) were only slow to claim."""
-        now, waited = self._shared.now(), self._turn is not None
-        question = self._inflight.question(self._shared.reconnected_at, now, waited=waited, again=True)
-        return self._shared.rank(replace(question, last_resort=last_resort), self._policy)
+    def rank_to_hedge(self, idle: Iterable[WorkerView]) -> Ranking:
+        """The same among idle workers, for a second attempt beside the first."""
+        return self._shared.rank(self._query(self._unasked(), ahead=0), self._state.request.policy, idle)
+
+    def has_another(self) -> bool:
+        """Whether another worker could be asked now."""
+        return self.rank(self._unasked()).winner is not None
+
+    def _unasked(self) -> Ask:
+        return Ask(exclude=excluded(self._state.attempts, self._shared.reconnected_at))
+
+    def _query(self, ask: Ask, ahead: int | None = None) -> RoutingQuery:
+        if ahead is None:
+            ahead = len(self._shared.queue) if self._turn is None and not ask.include_full else 0
+        return self._state.query(ask, self._shared.now(), ahead=ahead, has_queued=self._turn is not None)
 
     @property
     def _policy(self) -> Policy:
-        """Who was not sure enough is followed by the best there is."""
-        return self._inflight.request.policy if self._inflight.best is None else "best"
+        """A model that was not sure enough is followed by the best there is."""
+        return self._state.request.policy if self._state.best is None else "best"
 
-    async def wait_for_somebody(self, ranking: Ranking) -> None:
-        """Waits when waiting can help. Raises `BullpenError` saying why nobody can be asked when it can't."""
-        shared, inflight = self._shared, self._inflight
-        now = shared.now()
-        remaining = inflight.remaining(now)
-        match ranking.obstacle:
-            case RejectReason.FULL:
-                await self._wait(remaining, line_s=ranking.wait_s)
-            case RejectReason.PAUSED if shared.pause_left() < remaining:
-                await self._wait(shared.pause_left())
-            case RejectReason.BUDGET if inflight.unaffordable:
-                self.explain(ranking)
-                raise next(iter(inflight.unaffordable.values()))
-            case _ if now < shared.warm_at and ranking.obstacle is not RejectReason.BUDGET:
-                await self._wait(shared.warm_at - now)
-            case _ if shared.registry.all_cut_off(now) or not await shared.hears():
-                await self._wait(min(remaining, LOOK_AGAIN))
-            case RejectReason.EXHAUSTED | RejectReason.UNABLE | RejectReason.TOO_LONG if (
-                refusal := inflight.too_long
-            ) is not None:
-                self.explain(ranking)
-                raise refusal
-            case RejectReason.EXHAUSTED:
-                self.explain(ranking)
-                raise failover.exhausted(inflight.attempts)
-            case _:
-                self.explain(ranking)
-                request = inflight.request
-                raise failover.nobody(ranking, request.model or request.backend, shared.served())
+    async def look(self, ask: Ask, ranking: Ranking) -> Look:
+        """How the workers stand, when `ranking` has no winner."""
+        shared, request, now = self._shared, self._state.request, self._shared.now()
+        return Look(
+            ask=ask,
+            ranking=ranking,
+            pause_s=shared.pause_left(ranking),
+            warm_s=shared.warm_at - now,
+            cut_off=ranking.reason is not RejectReason.FULL and await self._is_cut_off(),
+            unaffordable=next(iter(self._state.unaffordable.values()), None),
+            wanted=request.model or request.backend,
+            served=shared.served(),
+        )
 
-    async def _wait(self, seconds: float, line_s: float = 0.0) -> None:
-        request, room = self._inflight.request, self._shared.queue
+    async def _is_cut_off(self) -> bool:
+        return self._shared.registry.all_cut_off(self._shared.now()) or not await self._shared.hears()
+
+    async def wait(self, seconds: float, ranking: Ranking) -> None:
+        """Waits to be called to a place, at most so long. Raises `BullpenError(overloaded)` when the queue is full."""
+        request, queue = self._state.request, self._shared.queue
         if self._turn is None:
-            room.line_s = line_s
-        self._turn = await room.wait(request.priority, request.tenant, last=self._turn, seconds=seconds)
+            queue.line_s = ranking.wait_s
+        self._turn = await queue.wait(request.priority, request.tenant, last=self._turn, seconds=seconds)
+
+    def explain_failure(self, look: Look | None) -> None:
+        """The same when no worker could be chosen."""
+        if look is not None:
+            self.explain(look.ranking)
 
     def explain(self, ranking: Ranking) -> None:
-        """Says on `metrics.route` who was considered, and why the winner won."""
-        winner, inflight, shared = ranking.winner, self._inflight, self._shared
+        """Says on `metrics.route` which candidates were considered, and why the winner won."""
+        winner, state, shared = ranking.winner, self._state, self._shared
         decision = RouteDecision(
             manager_id=shared.manager_id,
-            request_id=inflight.request_id,
-            task_id=inflight.task_id,
-            attempt=len(inflight.attempts) + 1,
+            request_id=state.request_id,
+            task_id=state.task_id,
+            attempt=len(state.attempts) + 1,
             policy=self._policy,
             weights=shared.config.policies[self._policy],
             winner=winner.worker.worker_id if winner else None,
@@ -100,24 +105,24 @@ class WorkerSelector:
 
     @property
     def _why(self) -> str:
-        inflight = self._inflight
-        if not inflight.attempts:
+        state = self._state
+        if not state.attempts:
             return "first"
-        if inflight.running:
+        if state.running:
             return "hedge"
-        return "failover" if inflight.best is None else "cascade"
+        return "failover" if state.best is None else "cascade"
 
     def _wishes(self) -> Wishes:
-        request, inflight = self._inflight.request, self._inflight
+        request, state = self._state.request, self._state
         return Wishes(
             policy=request.policy,
             model=request.model,
             backend=request.backend,
             priority=request.priority,
-            left_ms=round(inflight.remaining(self._shared.now()) * 1000),
+            left_ms=round(state.remaining(self._shared.now()) * 1000),
             min_confidence=request.min_confidence,
             max_cost_usd=request.max_cost_usd,
             max_tokens=request.max_tokens,
-            prompt_tokens=inflight.asked.tokens_in,
-            needs=tuple(sorted(inflight.asked.needs)),
+            prompt_tokens=state.asked.tokens_in,
+            needs=tuple(sorted(state.asked.needs)),
         )

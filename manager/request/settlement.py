@@ -1,7 +1,7 @@
-"""After the answer: what workers still say about attempts that were given up on, for the books.
+"""After the answer: what workers still say about attempts that were given up, for the books.
 
-A worker that was told to stop says at once how much it had used. One that was frozen may wake up much later
-and answer: nobody gets that answer, but it was computed, and somebody pays for it.
+A worker that was told to stop says at once how much it had used. One that was frozen may wake up much later and answer:
+no caller gets that answer, but it was computed, and it is billed.
 """
 
 from decimal import Decimal
@@ -24,68 +24,68 @@ class Settlement:
         self._books = books
 
     async def settle(
-        self, inflight: RequestState, response: InferenceResponse | None, failure: BullpenError | None
+        self, state: RequestState, response: InferenceResponse | None, failure: BullpenError | None
     ) -> None:
-        """Books the request and its attempts, once those who were told to stop have said what they used."""
-        stopped = _stopped(inflight)
-        await self._listen(inflight, stopped, LAST_WORDS)
-        if inflight.booked is None:
-            await self._book(inflight, response, failure)
+        """Books the request and its attempts, once workers that were told to stop have said what they used."""
+        stopped = _stopped(state)
+        await self._listen(state, stopped, LAST_WORDS)
+        if state.booked is None:
+            await self._book(state, response, failure)
         else:
-            await self._complete(inflight, stopped)
-        self._count_spending(inflight)
+            await self._complete(state, stopped)
+        self._count_spending(state)
 
     async def before_reply(
-        self, inflight: RequestState, response: InferenceResponse | None, failure: BullpenError | None
+        self, state: RequestState, response: InferenceResponse | None, failure: BullpenError | None
     ) -> None:
         """Books now, and waits until that is safe, if no answer may leave before."""
-        if self._books.before_reply and inflight.booked is None:
-            await self._book(inflight, response, failure)
+        if self._books.before_reply and state.booked is None:
+            await self._book(state, response, failure)
 
     async def _book(
-        self, inflight: RequestState, response: InferenceResponse | None, failure: BullpenError | None
+        self, state: RequestState, response: InferenceResponse | None, failure: BullpenError | None
     ) -> None:
-        if not inflight.comes_again(failure):
-            await self._books.book(inflight, response, failure, self._shared.now())
+        if not state.comes_again(failure):
+            await self._books.book(state, response, failure, self._shared.now())
 
-    async def wait_for_the_late(self, inflight: RequestState) -> None:
+    async def wait_for_the_late(self, state: RequestState) -> None:
         """Books the answers that come after all, and what the request has cost with them."""
-        silent = _unsettled(inflight)
-        await self._listen(inflight, silent, LATE)
-        await self._complete(inflight, silent)
+        silent = _unsettled(state)
+        await self._listen(state, silent, LATE)
+        await self._complete(state, silent)
 
-    async def _complete(self, inflight: RequestState, attempts: list[Attempt]) -> None:
+    async def _complete(self, state: RequestState, attempts: list[Attempt]) -> None:
         """What came after they were booked."""
         for attempt in attempts:
-            if attempt.said_all:
-                await self._books.book_again(inflight, attempt)
-        self._books.complete(inflight)
+            if attempt.final is not None:
+                await self._books.book_again(state, attempt)
+        self._books.complete(state)
 
-    def _count_spending(self, inflight: RequestState) -> None:
-        costs = [(a.likely_cost or Decimal(0), a.outcome is Outcome.OK) for a in inflight.attempts if a.paid]
+    def _count_spending(self, state: RequestState) -> None:
+        costs = [(a.likely_cost or Decimal(0), a.outcome is Outcome.OK) for a in state.attempts if a.paid]
         spent = sum((cost for cost, _ in costs), Decimal(0))
         wasted = sum((cost for cost, useful in costs if not useful), Decimal(0))
         self._shared.spending.record(self._shared.now(), spent, wasted)
 
-    async def _listen(self, inflight: RequestState, attempts: list[Attempt], seconds: float) -> None:
+    async def _listen(self, state: RequestState, attempts: list[Attempt], seconds: float) -> None:
         """Until all of them have said their last word, at most so many seconds."""
         until = self._shared.now() + seconds
-        while any(attempt.may_speak for attempt in attempts):
-            heard = await inflight.events.next(until)
+        while any(attempt.awaits_last_word for attempt in attempts):
+            heard = await state.events.next(until)
             if heard is None:
                 return
-            heard.attempt.hear_afterwards(heard.event)
+            heard.attempt.on(heard.event, self._shared.now())
 
 
-def has_late(inflight: RequestState) -> bool:
-    """Whether somebody who was given up on may still answer."""
-    return bool(_unsettled(inflight))
+def has_late(state: RequestState) -> bool:
+    """Whether a worker that was given up may still answer."""
+    return bool(_unsettled(state))
 
 
-def _unsettled(inflight: RequestState) -> list[Attempt]:
-    return [attempt for attempt in inflight.attempts if attempt.may_speak]
+def _unsettled(state: RequestState) -> list[Attempt]:
+    return [attempt for attempt in state.attempts if attempt.awaits_last_word]
 
 
-def _stopped(inflight: RequestState) -> list[Attempt]:
-    """Those who were told to stop and can be expected to hear it."""
-    return [attempt for attempt in _unsettled(inflight) if not attempt.choice.worker.gone]
+def _stopped(state: RequestState) -> list[Attempt]:
+    """Attempts whose workers were told to stop and can be expected to hear it."""
+    return [attempt for attempt in _unsettled(state) if not attempt.choice.worker.gone]

@@ -1,28 +1,34 @@
-"""What all requests of one Manager share: who is here, how they did, who waits, and what may be spent twice."""
+"""What all requests of one Manager share: the workers, how they did, the queue, and what may be spent twice."""
 
 import asyncio
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from decimal import Decimal
+from typing import assert_never
 
 from bus import Bus, BusError
-from contracts import ANOTHER_WORKER_MAY_HELP, ErrorCode, FinalResponse, Outcome, Policy
+from contracts import ErrorCode, Outcome, Policy
 from manager.budgets.ledger import BudgetLedger
 from manager.config import ManagerConfig
 from manager.metrics import Metrics
-from manager.request.attempt import Attempt, Ending
+from manager.request.attempt import Attempt, State
+from manager.request.fault import Fault, fault_of
 from manager.request.queue import RequestQueue
 from manager.request.retry_budget import DuplicateSpendCap, RetryBudget
+from manager.routing.costs import limit_tokens
 from manager.routing.estimates import Estimates
+from manager.routing.filters import RejectReason
 from manager.routing.grades import Grades
 from manager.routing.prefix_cache import PrefixCache
-from manager.routing.ranking import Choice, Ranking, RoutingQuery, limit_tokens, rank
-from manager.routing.registry import Registry, UncountedRequest, WorkerView
+from manager.routing.query import Choice, RoutingQuery
+from manager.routing.ranking import Ranking, rank
+from manager.routing.registry import Probe, Registry, UncountedRequest, WorkerView
 
 PAUSE_UNTOLD = 0.1
 """Seconds to leave a worker alone that said it is full without saying for how long."""
 LOOK_AGAIN = 0.02
-"""Seconds at least until somebody is looked at again who was to be left alone."""
+"""Seconds at least until a worker that asked for a pause is looked at again."""
 HEDGES_AT_ONCE = 10.0
 CONVERSATION = 2
 """Messages from which on it is one."""
@@ -49,7 +55,7 @@ class SharedState:
         self.budgets = BudgetLedger(bus, config.budgets, manager_id, metrics)
         self.spending = DuplicateSpendCap(retries.duplicate_spend_share, retries.duplicate_spend_floor_usd)
         self.warm_at = 0.0
-        """Until then (loop's clock) an empty registry means "not heard yet", not "nobody"."""
+        """Until then (loop's clock) an empty registry means "not heard yet", not "no worker"."""
         self.reconnected_at = 0.0
         """When our connection was last made anew (loop's clock): what was under way then may be lost."""
         self._rng = random.Random()  # noqa: S311 — breaks ties, guards no secret
@@ -83,16 +89,17 @@ class SharedState:
         self.hedges.asked()
 
     def rank(self, question: RoutingQuery, policy: Policy, among: Iterable[WorkerView] | None = None) -> Ranking:
-        """How everybody is judged for this question (or only those `among`), and who wins.
+        """How all workers (or only those `among`) are scored for this query, and which one wins.
 
-        Of very many a few are drawn by lot. When none of them can be asked, a few of those who have a free place.
+        Of very many a few are drawn by lot. When none of them can be asked, a few of those that have a free place. All
+        are looked at before a stand-in is asked: another model may be ready that was not drawn.
         """
         question = self.remember(question)
         if among is None and len(self.registry) > LOOKED_AT:
             holders = [worker for name in question.cached if (worker := self.registry.get(name)) is not None]
             for draw in (self._drawn, self._drawn_of_the_free):
                 ranking = self._rank(question, policy, {*draw(), *holders})
-                if ranking.winner is not None:
+                if ranking.winner is not None and not ranking.stands_in:
                     return ranking
         return self._rank(question, policy, self.registry if among is None else among)
 
@@ -114,76 +121,100 @@ class SharedState:
         return self._rng.sample(free, min(LOOKED_AT, len(free)))
 
     def served(self) -> list[str]:
-        """The models that somebody here serves."""
-        return sorted({card.model_id for m in self.registry if not m.gone for card in m.heartbeat.models})
+        """The models that are served here."""
+        return sorted({card.model_id for w in self.registry if not w.gone for card in w.heartbeat.models})
 
-    def pause_left(self) -> float:
-        """Seconds until the first of those who are to be left alone may be asked again, as far as we know."""
+    def pause_left(self, ranking: Ranking) -> float:
+        """Seconds until the first of those that asked for a pause may be asked again, as far as we know."""
         now = self.now()
-        asked = [m.paused_until for m in self.registry if m.paused_until > now]
-        limited = [m.rested_at() for m in self.registry if m.heartbeat.rate is not None and not m.obstacle]
-        return max(LOOK_AGAIN, min((*asked, *limited), default=now) - now)
+        resting = {s.choice for s in ranking.scored if s.reason is RejectReason.PAUSED}
+        pauses = [choice.worker.pause_left(choice.card.model_id, now) for choice in resting]
+        limited = [choice.worker.rested_at() - now for choice in resting if choice.worker.heartbeat.rate is not None]
+        return max(LOOK_AGAIN, min((*(pause for pause in pauses if pause > 0), *limited), default=0.0))
 
-    def took(self, choice: Choice, question: RoutingQuery) -> tuple[UncountedRequest, bool]:
-        """A worker was given a request. True: it is the probe of its breaker."""
-        uncounted = choice.worker.spend(limit_tokens(question, choice.card, self.estimates))
+    # Budgets of a second try
+
+    def may_retry(self, now: float) -> bool:
+        return self.retries.allows(now)
+
+    def may_spend_twice(self, usd: Decimal, now: float) -> bool:
+        return self.spending.allows(now, usd)
+
+    # What an attempt teaches
+
+    def took(self, choice: Choice, query: RoutingQuery) -> tuple[UncountedRequest, Probe]:
+        """A worker was given a request. Returns what its limits have to give, and of which breakers it is the probe."""
+        uncounted = choice.worker.spend(limit_tokens(query, choice.card, self.estimates))
         choice.worker.assigned += 1
-        return uncounted, choice.worker.breaker.sent()
+        return uncounted, choice.worker.sent(choice.card.model_id)
 
     def learn(self, attempt: Attempt) -> None:
         """An attempt has ended: what that says of its worker and model, and a place for the next in line."""
-        attempt.choice.worker.assigned -= 1
+        worker = attempt.choice.worker
+        worker.assigned -= 1
         attempt.uncounted.known = True
-        attempt.choice.worker.said_full = attempt.said_full
-        attempt.pay()
-        if isinstance(attempt.ended, FinalResponse):
-            self._answered(attempt, attempt.ended)
-        elif isinstance(attempt.ended, Ending):
-            self._failed(attempt, attempt.ended)
+        worker.said_full = attempt.found_no_place
+        if attempt.state is State.ANSWERED:
+            worker.succeeded(attempt.model_id, self.now(), attempt.probe)
+            self._took_answer(attempt)
+        else:
+            self._failed(attempt)
         self.queue.call(1)
 
-    def learn_late(self, attempt: Attempt, answer: FinalResponse) -> None:
-        """Somebody given up on has answered, and that counts: it was slow, but is not ill."""
-        attempt.choice.worker.breaker.forgiven(self.now(), probe=attempt.probe)
-        self._took_answer(attempt, answer)
+    def learn_late(self, attempt: Attempt) -> None:
+        """A worker that was given up has answered, and that counts: it was slow, but is not ill."""
+        attempt.choice.worker.forgiven(attempt.model_id, self.now(), attempt.probe)
+        self._took_answer(attempt)
 
-    def _answered(self, attempt: Attempt, answer: FinalResponse) -> None:
-        attempt.choice.worker.breaker.succeeded(self.now(), probe=attempt.probe)
-        self._took_answer(attempt, answer)
+    def learn_of_refusals(self, attempts: Sequence[Attempt]) -> None:
+        """A request is over: a model that declined what another one has answered is not well; else the request was."""
+        answered = any(attempt.state is State.ANSWERED for attempt in attempts)
+        for attempt in attempts:
+            if fault_of(attempt) is not Fault.OPEN:
+                continue
+            if answered:
+                self._blame(attempt, Fault.MODEL)
+            else:
+                attempt.choice.worker.nothing_learned(attempt.model_id, attempt.probe)
 
-    def _took_answer(self, attempt: Attempt, answer: FinalResponse) -> None:
-        worker = attempt.choice.worker
+    def _took_answer(self, attempt: Attempt) -> None:
+        worker, answer = attempt.choice.worker, attempt.answer
+        assert answer is not None
         worker.answered += 1
         now, service_ms = self.now(), attempt.duration_ms - answer.queue_ms
         others = (attempt.others + worker.load) / 2 / max(1, worker.heartbeat.capacity)
         self.estimates.answered(answer, service_ms, attempt.prompt_tokens, now, cached=attempt.cached, others=others)
         self.affinity.answered(attempt.worker_id, attempt.openings, answer.output, now)
 
-    def _failed(self, attempt: Attempt, ending: Ending) -> None:
-        worker, breaker = attempt.choice.worker, attempt.choice.worker.breaker
-        if ending.outcome not in (Outcome.CANCELLED, Outcome.HEDGED_LOSER):
-            worker.failed += 1
-        if _blames_worker(attempt, ending):
-            # The code alone: a provider may quote the question in what it says, and everybody is told of this.
-            breaker.failed(self.now(), ending.error.code.value, probe=attempt.probe)
-        else:
-            breaker.withdrawn(probe=attempt.probe)
-        if attempt.said_all and ending.error.code in (ErrorCode.OVERLOADED, ErrorCode.RATE_LIMITED):
-            told = ending.error.retry_after_ms
-            worker.paused_until = self.now() + (PAUSE_UNTOLD if told is None else told / 1000)
-        its_own = ending.error.code in ANOTHER_WORKER_MAY_HELP  # and not the request's, which nobody could answer
-        if ending.outcome in (Outcome.FAILED, Outcome.TRUNCATED) and its_own:
-            self.estimates.failed(attempt.worker_id, attempt.model_id, self.now())
+    def _failed(self, attempt: Attempt) -> None:
+        if attempt.outcome not in (Outcome.CANCELLED, Outcome.HEDGED_LOSER):
+            attempt.choice.worker.failed += 1
+        fault = fault_of(attempt)
+        if fault is not Fault.OPEN:
+            self._blame(attempt, fault)
+        if attempt.final is not None and attempt.error_code in (ErrorCode.OVERLOADED, ErrorCode.RATE_LIMITED):
+            self._pause(attempt)
 
+    def _blame(self, attempt: Attempt, fault: Fault) -> None:
+        worker, model, now = attempt.choice.worker, attempt.model_id, self.now()
+        # The code alone: a provider may quote the prompt in its message, and `metrics.route` is open to all.
+        why = attempt.error_code.value if attempt.error_code else ""
+        match fault:
+            case Fault.MODEL:
+                worker.model_failed(model, now, why, attempt.probe)
+            case Fault.WORKER:
+                worker.worker_failed(model, now, why, attempt.probe)
+            case Fault.NONE | Fault.OPEN:
+                worker.nothing_learned(model, attempt.probe)
+            case _:
+                assert_never(fault)
+        if fault in (Fault.MODEL, Fault.WORKER) and (attempt.state is State.FAILED or attempt.declined):
+            self.estimates.failed(attempt.worker_id, model, now)
 
-def _blames_worker(attempt: Attempt, ending: Ending) -> bool:
-    """Whether this failure says that the worker is not well.
-
-    Not when it was refused in words (full, limited, draining), when the request itself was wrong or called off,
-    and not when the worker is gone: the registry knows that already.
-    """
-    if attempt.choice.worker.gone or ending.died or ending.outcome in (Outcome.CANCELLED, Outcome.HEDGED_LOSER):
-        return False
-    if ending.outcome is Outcome.REFUSED and attempt.said_all:
-        return False
-    return ending.error.code in ANOTHER_WORKER_MAY_HELP
+    def _pause(self, attempt: Attempt) -> None:
+        """A full worker, or one whose account is used up, is left alone as a whole; else only the model is."""
+        error = attempt.error
+        assert error is not None
+        seconds = PAUSE_UNTOLD if error.retry_after_ms is None else error.retry_after_ms / 1000
+        whole = error.code is ErrorCode.OVERLOADED or error.fault in ("account", "worker")
+        attempt.choice.worker.leave_alone(None if whole else attempt.model_id, self.now() + seconds)

@@ -1,8 +1,7 @@
-"""A request on its way through the Manager: what was asked, who was tried, what they said."""
+"""A request on its way through the Manager: what was asked, its attempts, and what was heard of them."""
 
 import asyncio
 from base64 import b64encode
-from collections import Counter
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -15,35 +14,25 @@ from contracts import (
     AttemptSummary,
     BullpenError,
     Capability,
-    Chunk,
     ControlRequest,
     ErrorCode,
-    ErrorReply,
     FinalResponse,
     InferenceRequest,
     InferenceResponse,
-    Outcome,
     ResponseRecord,
     StatusRequest,
-    WorkerMessage,
     utc_now,
 )
 from contracts import headers as h
 from manager.idempotency import Mine
-from manager.request.attempt import Attempt, read_event
-from manager.request.events import Events, Gone, Heard
-from manager.routing.ranking import RoutingQuery
+from manager.request.attempt import Attempt, State
+from manager.request.event_queue import EventQueue, Heard
+from manager.request.events import NO_RESPONDERS, CalledOff, Gone, read_event
+from manager.request.retry_policy import Ask, best_of
+from manager.routing.query import RoutingQuery
 
 T = TypeVar("T")
-TIMES_PER_WORKER = 3
-"""How often a worker that never got the request is sent it."""
-TIMES_FULL = 8
-"""How often one that has no place for it is asked; between two times its heart beats, or it has done something else."""
 PREFILL: frozenset[Capability] = frozenset({"prefill"})
-
-
-_NOBODY_LISTENS = ErrorReply(error=BullpenError(ErrorCode.NO_WORKER, "nobody listens there").detail())
-"""What the server's own "no responders" means: it was not begun, so going elsewhere is free."""
 
 
 @dataclass(slots=True, eq=False)
@@ -57,26 +46,25 @@ class RequestState:
     request_id: str
     reply: Reply
     asked: RoutingQuery
+    """What routing has to know of it from the start."""
     arrived: float
     """The loop's clock, as is `deadline`."""
     deadline: float
     created_at: datetime = field(default_factory=utc_now)
     attempts: list[Attempt] = field(default_factory=list)
     listeners: list[Listener[Message]] = field(default_factory=list)
-    events: Events = field(default_factory=Events)
+    events: EventQueue = field(default_factory=EventQueue)
     entry: Mine | None = None
     """Our right to answer for the key."""
-    best: FinalResponse | None = None
-    """The best answer so far, when it was not sure enough to be final."""
     stopped: BullpenError | None = None
-    """Why it is not answered: nobody wants the answer any more, or we leave."""
+    """Why it is not answered: the caller wants the answer no more, or the Manager leaves."""
     waiting: "asyncio.Task[Any] | None" = None
     unaffordable: dict[str, BullpenError] = field(default_factory=dict)
     """By model, which budget has not enough left for it."""
     booked: ResponseRecord | None = None
     """Its row in the books."""
     patient: bool = False
-    """It is a job, and comes again when nobody can begin it."""
+    """It is a job, and comes again when no worker can begin it."""
     delivered_tokens: int = 0
     """Of the text that a streaming caller has so far."""
 
@@ -85,36 +73,39 @@ class RequestState:
         return self.attempts[-1] if self.attempts else None
 
     @property
-    def too_long(self) -> BullpenError | None:
-        """What the last one said into whose model's context window the prompt does not fit."""
-        return next((attempt.error for attempt in reversed(self.attempts) if attempt.tokens_told), None)
+    def running(self) -> list[Attempt]:
+        """The attempts under way."""
+        return [attempt for attempt in self.attempts if not attempt.is_over]
 
     @property
-    def running(self) -> list[Attempt]:
-        """Who is at it now."""
-        return [attempt for attempt in self.attempts if attempt.ended is None]
+    def best(self) -> FinalResponse | None:
+        """The surest answer so far."""
+        return best_of(self.attempts)
 
     @property
     def continuable(self) -> bool:
-        """Whether the caller has the start of an answer that somebody else can go on with."""
+        """Whether the caller has the start of an answer that another worker can go on with."""
         whole = self.request.tools or self.request.response_format
         return bool(self.reply.delivered) and self.best is None and not whole
 
-    def tried(self, reconnected_at: float, *, again: bool) -> frozenset[str]:
-        """Who is not asked again. `reconnected_at`: when our connection was last made anew (loop's clock).
-
-        `again`: whoever had no place for it may be, but not for ever.
-        """
-        full = Counter(attempt.worker_id for attempt in self.attempts if attempt.said_full)
-        asked = Counter(attempt.worker_id for attempt in self.attempts if not attempt.said_full)
-        had_it = {attempt.worker_id for attempt in self.attempts if attempt.excludes(reconnected_at)}
-        often = {worker_id for worker_id, times in asked.items() if times >= TIMES_PER_WORKER}
-        always = {worker_id for worker_id, times in full.items() if times >= TIMES_FULL or not again}
-        return frozenset(had_it | often | always)
+    @property
+    def other_model_at_it(self) -> bool:
+        """Whether a model that is no stand-in is at it, or has answered: then no stand-in is asked beside it."""
+        working = [attempt for attempt in self.attempts if not attempt.is_over or attempt.state is State.ANSWERED]
+        return any(not attempt.choice.card.stand_in for attempt in working)
 
     @property
     def summaries(self) -> tuple[AttemptSummary, ...]:
-        return tuple(attempt.summary() for attempt in self.attempts)
+        return tuple(
+            AttemptSummary(
+                worker_id=attempt.worker_id,
+                model_id=attempt.model_id,
+                outcome=attempt.outcome,
+                duration_ms=attempt.duration_ms,
+                error=str(attempt.error) if attempt.error else None,
+            )
+            for attempt in self.attempts
+        )
 
     @property
     def cost(self) -> Decimal | None:
@@ -123,26 +114,27 @@ class RequestState:
         return None if None in costs else sum((cost for cost in costs if cost is not None), Decimal(0))
 
     def is_meant(self, asked: StatusRequest) -> bool:
-        """Whether somebody asks about this one."""
+        """Whether a status request means this one."""
         return asked.request_id == self.request_id or (asked.request_id is None and asked.task_id == self.task_id)
 
-    def question(
-        self, reconnected_at: float, now: float, ahead: int = 0, *, waited: bool = False, again: bool = False
-    ) -> RoutingQuery:
-        """What ranking needs to know now: the question, who was tried, and how many wait before it."""
+    def query(self, ask: Ask, now: float, *, ahead: int, has_queued: bool) -> RoutingQuery:
+        """What routing has to know now. `ahead`: requests that wait for a place before this one."""
         spent = sum((attempt.likely_cost or Decimal(0) for attempt in self.attempts), Decimal(0))
+        best = self.best
         return replace(
             self.asked,
-            at_least=max((attempt.tokens_told for attempt in self.attempts), default=0),
-            excluded=self.tried(reconnected_at, again=again),
-            again=again,
+            at_least=max((attempt.prompt_is for attempt in self.attempts), default=0),
+            excluded=ask.exclude,
+            include_full=ask.include_full,
+            include_unclaimed=ask.include_unclaimed,
             left_s=self.remaining(now),
             waiting=ahead,
-            waited=waited,
+            has_queued=has_queued,
             spent=spent,
             unaffordable=frozenset(self.unaffordable),
-            unsure=frozenset(attempt.model_id for attempt in self.attempts if attempt.outcome is Outcome.OK),
-            confidence=0.0 if self.best is None else self.best.confidence,
+            unsure=frozenset(attempt.model_id for attempt in self.attempts if attempt.state is State.ANSWERED),
+            confidence=0.0 if best is None else best.confidence,
+            other_model_at_it=self.other_model_at_it,
         )
 
     def remaining(self, now: float) -> float:
@@ -168,31 +160,24 @@ class RequestState:
 
     def hear(self, attempt: Attempt, message: Message) -> None:
         """Something came from the worker of an attempt."""
-        event: WorkerMessage | BullpenError
-        try:
-            event = _NOBODY_LISTENS if message.no_responders else read_event(message.data, self._known(attempt))
-        except BullpenError as error:
-            event = error
-        if isinstance(event, Chunk):
-            attempt.received(event)
+        event = NO_RESPONDERS if message.no_responders else read_event(message.data, self._known(attempt))
         self.events.put(Heard(attempt, event, message.reply))
 
     def _known(self, attempt: Attempt) -> dict[str, str]:
-        backend = attempt.choice.worker.heartbeat.backend
         return {
             "task_id": self.task_id,
             "request_id": self.request_id,
-            "backend": backend,
+            "backend": attempt.backend,
             "worker_id": attempt.worker_id,
         }
 
     def comes_again(self, failure: BullpenError | None) -> bool:
-        """Whether nothing was done for it yet: a job that waits a day for somebody is not booked every minute."""
+        """Whether nothing was done for it yet: a job that waits a day for a worker is not booked every minute."""
         return self.patient and not self.attempts and failure is not None and failure.begun_nowhere
 
     def given_up_on(self, worker_id: str, epoch: str) -> list[Attempt]:
-        """What this worker may still be at, although nobody waits for it."""
-        return [a for a in self.attempts if a.may_speak and (a.worker_id, a.epoch) == (worker_id, epoch)]
+        """Attempts that this worker may still be at, although their answers are not waited for."""
+        return [a for a in self.attempts if a.awaits_last_word and (a.worker_id, a.epoch) == (worker_id, epoch)]
 
     def cancel(self, attempt: Attempt) -> ControlRequest:
         """Tells the worker of an attempt to stop."""
@@ -206,7 +191,7 @@ class RequestState:
 
     def finished(self, answer: FinalResponse, attempt: Attempt, now: float) -> InferenceResponse:
         """The answer as the caller gets it: times from the caller's point of view, all attempts named."""
-        before_ms = round((attempt.sent - self.arrived) * 1000, 3)
+        before_ms = round((attempt.sent_at - self.arrived) * 1000, 3)
         ttft_ms = None if answer.ttft_ms is None else answer.ttft_ms + before_ms
         if self.reply.first_chunk_at is not None:
             ttft_ms = round((self.reply.first_chunk_at - self.arrived) * 1000, 3)
@@ -256,12 +241,12 @@ class RequestState:
             self.waiting = None
 
     def stop(self, why: BullpenError) -> None:
-        """Ends it; whoever waits, or follows an attempt, notices at once."""
+        """Ends it; what waits for it, or follows an attempt, notices at once."""
         self.stopped = self.stopped or why
         if self.waiting is not None:
             self.waiting.cancel()
         if self.current is not None:
-            self.events.put(Heard(self.current, Gone(why.message)))
+            self.events.put(Heard(self.current, CalledOff(why)))
 
     def close(self) -> None:
         for listener in self.listeners:
@@ -270,10 +255,6 @@ class RequestState:
 
 def hops(headers: Mapping[str, str]) -> int:
     return h.number(headers.get(h.HOPS), 0)
-
-
-def out_of_time() -> BullpenError:
-    return BullpenError(ErrorCode.DEADLINE_EXCEEDED, "no answer was complete before the deadline")
 
 
 def cancelled(why: str) -> BullpenError:

@@ -1,7 +1,9 @@
-"""Whether a worker that keeps failing is asked again. Pure; `now` is the loop's clock in seconds.
+"""Whether a worker, or one model at a worker, that keeps failing is asked again. Pure.
 
-Closed: asked as usual. Too many failures open it: left alone for a while. Then one probe is let through:
-an answer closes it, another failure doubles the rest.
+`now` is the loop's clock in seconds.
+
+Closed: asked as usual. Too many failures open it: left alone for a while. Then one probe is let through: an answer
+closes it, another failure doubles the rest.
 """
 
 from collections import deque
@@ -14,8 +16,15 @@ SHARE, OF_AT_LEAST, WITHIN = 0.5, 10, 30.0
 """… or more than this share of at least so many within so many seconds."""
 FIRST_REST, LONGEST_REST = 5.0, 60.0
 """Seconds."""
-UNCLAIMED = ErrorCode.NO_WORKER.value
-"""The failure of a worker that did not claim a request in time."""
+UNPROVED = frozenset(
+    {
+        ErrorCode.NO_WORKER.value,
+        ErrorCode.INVALID_REQUEST.value,
+        ErrorCode.PAYLOAD_TOO_LARGE.value,
+    }
+)
+"""Failures that are no illness for certain: a worker that did not claim in time may be busy, one that declines may have
+met odd requests only. It is asked all the same where no other can be."""
 
 
 class CircuitBreaker:
@@ -38,9 +47,9 @@ class CircuitBreaker:
         return self._open_until is None or (now >= self._open_until and not self._probing)
 
     @property
-    def only_unclaimed(self) -> bool:
-        """What opened it was silence at the start: it, or this whole machine, may just be busy."""
-        return self.why == UNCLAIMED
+    def is_unproved(self) -> bool:
+        """Whether what opened it may not be an illness at all."""
+        return self.why in UNPROVED
 
     def rest(self, now: float) -> float:
         """Seconds until it may be asked again; 0 when it may be now."""
@@ -78,7 +87,7 @@ class CircuitBreaker:
         self.succeeded(now, probe=probe)
 
     def withdrawn(self, *, probe: bool) -> None:
-        """The request ended without telling anything (refused, cancelled): somebody else may be the probe."""
+        """The request ended without telling anything (refused, cancelled): another one may be the probe."""
         if probe:
             self._probing = False
 

@@ -1,17 +1,16 @@
 """Which worker probably still has the start of a conversation in its cache, so that it need not read it again. Pure.
 
-A conversation is known by its openings: the system text, then that and the first turn, and so on. Who has answered one
-holds all of them, its own answer included. The longer ago that was, the less is counted on: other conversations need
-the room. How much time a cache saves is judged in `ranking`: it is weighed against the load, never above it.
+A conversation is known by its openings: the system text, then that and the first turn, and so on. A worker that has
+answered one holds all of them, its own answer included. The longer ago that was, the less is counted on: other
+conversations need the room. What a cache saves is judged in `forecast`: it shortens the expected time, nothing else.
 """
 
 from collections import OrderedDict
 from typing import NamedTuple
 
 from contracts import InferenceRequest
+from contracts.tokens import tokens_of, utf8_bytes
 
-CHARS_PER_TOKEN = 4
-"""A rule of thumb for English text."""
 SHORTEST = 32
 """Tokens of an opening that is worth being remembered."""
 HALF_GONE = 120.0
@@ -24,10 +23,16 @@ HOLDERS = 4
 
 
 class Opening(NamedTuple):
-    """The first so many tokens of a conversation."""
+    """How a conversation begins."""
 
     key: int
-    tokens: int
+    size: int
+    """Bytes of UTF-8."""
+
+    @property
+    def tokens(self) -> int:
+        """Estimated as a prompt's are: the last opening of a conversation has as many as its prompt."""
+        return tokens_of(self.size)
 
 
 def openings(request: InferenceRequest) -> tuple[Opening, ...]:
@@ -39,17 +44,18 @@ def openings(request: InferenceRequest) -> tuple[Opening, ...]:
 
 
 def _longer(known: tuple[Opening, ...], role: str, text: str) -> Opening:
-    key, tokens = known[-1] if known else (0, 1)
-    return Opening(hash((key, role, text)), tokens + len(text) // CHARS_PER_TOKEN)
+    """The opening that goes on with one more message."""
+    key, size = known[-1] if known else (0, 0)
+    return Opening(hash((key, role, text)), size + utf8_bytes(text))
 
 
 class PrefixCache:
     def __init__(self) -> None:
         self._held: OrderedDict[int, dict[str, float]] = OrderedDict()
-        """Who holds an opening, and since when (loop's clock, seconds)."""
+        """By opening, the workers that hold it and since when (loop's clock, seconds)."""
 
     def answered(self, worker_id: str, known: tuple[Opening, ...], output: str, now: float) -> None:
-        """A worker has read all of it and said `output`."""
+        """A worker has read all of a conversation and said `output`."""
         for opening in (*known, _longer(known, "assistant", output)):
             if opening.tokens < SHORTEST:
                 continue

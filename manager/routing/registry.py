@@ -1,4 +1,4 @@
-"""Who sits in the bullpen: heartbeats and departures in, workers out.
+"""The workers of the mesh: heartbeats and departures in, workers out.
 
 Pure: no clock of its own, no network. `now` is the loop's monotonic time in seconds.
 """
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+from typing import NamedTuple
 
 from contracts import Heartbeat
 from manager.routing.circuit_breaker import CircuitBreaker
@@ -16,9 +17,9 @@ from manager.routing.clock_offset import ClockOffset
 FORGET_AFTER = 60.0
 """Seconds after which a silent worker is no longer even listed."""
 SUSPECT = 1.2
-"""Heartbeats missed when the first of those who fell silent together is declared silent: hearts beat at other times."""
+"""Heartbeats missed when the first of several workers that fall silent together is declared silent."""
 PANIC_SHARE = 0.5
-"""When more than this share goes silent at once, it is probably we who are deaf."""
+"""When more than this share goes silent at once, it is probably this Manager that is deaf."""
 
 
 class News(Enum):
@@ -28,7 +29,7 @@ class News(Enum):
     VOID = "void"
     """It restarted, or it left: what ran there will not come back."""
     BACK = "back"
-    """It was taken for gone, and is the same as before: what it still does may be somebody else's by now."""
+    """It was taken for gone, and is the same as before: what it still does may be another worker's by now."""
     SUPERSEDED = "superseded"
     """An older worker of this id is still beating its heart."""
 
@@ -41,6 +42,25 @@ class UncountedRequest:
     """What it may use of a limit of tokens."""
     known: bool = False
     """The worker has said something about it, or never will: its next heartbeat counts it."""
+
+
+class Probe(NamedTuple):
+    """Which breakers wait for the outcome of a request: that of the worker, that of the model at this worker."""
+
+    worker: bool = False
+    model: bool = False
+
+
+NO_PROBE = Probe()
+
+
+@dataclass(slots=True, eq=False)
+class ModelView:
+    """One model at one worker."""
+
+    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
+    paused_until: float = 0.0
+    """It is to be left alone until then (a rate limit of its own)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -57,7 +77,9 @@ class WorkerView:
     """Our own requests at this worker right now."""
     assigned_at_beat: int = 0
     paused_until: float = 0.0
-    """It asked to be left alone until then (rate limit, overload)."""
+    """It asked to be left alone until then (overload, a rate limit of the whole account)."""
+    models: dict[str, "ModelView"] = field(default_factory=dict)
+    """How each of its models does here, as far as anything is to be said of it."""
     uncounted: list[UncountedRequest] = field(default_factory=list)
     """Requests that we sent there and that its last heartbeat does not count, as far as we can tell."""
     answered: int = 0
@@ -69,6 +91,7 @@ class WorkerView:
     swapped: bool = False
     """It serves another model than at first."""
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
+    """Of what concerns the whole worker: it does not claim, its provider cannot be reached, its key is refused."""
     clock: ClockOffset = field(default_factory=ClockOffset)
 
     @property
@@ -89,6 +112,72 @@ class WorkerView:
     @property
     def free(self) -> int:
         return max(0, self.heartbeat.capacity - self.load)
+
+    def model(self, model_id: str) -> "ModelView":
+        """How one of its models does."""
+        return self.models.setdefault(model_id, ModelView())
+
+    def failing(self, model_id: str, now: float, *, include_unclaimed: bool = False) -> str:
+        """Why the worker, or this model of its, is left alone after failures; empty when it may be asked.
+
+        `include_unclaimed`: also where it may not be ill at all.
+        """
+        model = self.models.get(model_id)
+        for what, breaker in (("", self.breaker), (f"{model_id} is ", model.breaker if model else None)):
+            if breaker is None or breaker.admits(now) or (include_unclaimed and breaker.is_unproved):
+                continue
+            return f"{what}failing ({breaker.why}), tried again in {breaker.rest(now):.1f} s"
+        return ""
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether nothing it serves is trusted now."""
+        cards = self.heartbeat.models
+        opened = [card for card in cards if (m := self.models.get(card.model_id)) is not None and m.breaker.is_open]
+        return self.breaker.is_open or (bool(cards) and len(opened) == len(cards))
+
+    def pause_left(self, model_id: str, now: float) -> float:
+        """Seconds until the worker, and this model of its, may be asked again as far as they asked for a pause."""
+        model = self.models.get(model_id)
+        return max(self.paused_until, model.paused_until if model else 0.0) - now
+
+    def leave_alone(self, model_id: str | None, until: float) -> None:
+        """Leaves a model alone until then (loop's clock), or, None, all of the worker."""
+        if model_id is None:
+            self.paused_until = until
+        else:
+            self.model(model_id).paused_until = until
+
+    def sent(self, model_id: str) -> Probe:
+        """A request was sent. Returns of which breakers it is the probe; say so when it ends."""
+        model = self.models.get(model_id)
+        return Probe(worker=self.breaker.sent(), model=model.breaker.sent() if model else False)
+
+    def succeeded(self, model_id: str, now: float, probe: Probe) -> None:
+        """A model answered here."""
+        self.breaker.succeeded(now, probe=probe.worker)
+        if (model := self.models.get(model_id)) is not None:
+            model.breaker.succeeded(now, probe=probe.model)
+
+    def model_failed(self, model_id: str, now: float, why: str, probe: Probe) -> None:
+        """A model failed here; the worker itself did what it should."""
+        self.breaker.succeeded(now, probe=probe.worker)
+        self.model(model_id).breaker.failed(now, why, probe=probe.model)
+
+    def worker_failed(self, model_id: str, now: float, why: str, probe: Probe) -> None:
+        """The worker failed; of its model that says nothing."""
+        self.breaker.failed(now, why, probe=probe.worker)
+        self.model(model_id).breaker.withdrawn(probe=probe.model)
+
+    def nothing_learned(self, model_id: str, probe: Probe) -> None:
+        """A request ended in a way that says nothing: it was refused for its own sake, or called off."""
+        self.breaker.withdrawn(probe=probe.worker)
+        self.model(model_id).breaker.withdrawn(probe=probe.model)
+
+    def forgiven(self, model_id: str, now: float, probe: Probe) -> None:
+        """It answered after all: what was taken for its last failure was none."""
+        self.breaker.forgiven(now, probe=probe.worker)
+        self.model(model_id).breaker.forgiven(now, probe=probe.model)
 
     def spend(self, tokens: float) -> UncountedRequest:
         """A request of about so many tokens is sent there."""
@@ -115,7 +204,7 @@ class WorkerView:
 
     @property
     def idle(self) -> bool:
-        """Less than half full: it has time for somebody else's work."""
+        """Less than half full: it has time for work beside its own."""
         return not self.heartbeat.queued and self.load * 2 < self.heartbeat.capacity
 
     @property
@@ -152,7 +241,7 @@ class Registry:
         self._excused_until = 0.0
         self._groups: list[list[WorkerView]] = []
         self._changed = True
-        """Whether somebody serves something else than when the groups were made."""
+        """Whether a worker serves other models than when the groups were made."""
 
     def __iter__(self) -> Iterator[WorkerView]:
         return iter(self._workers.values())
@@ -161,7 +250,7 @@ class Registry:
         return len(self._workers)
 
     def drawn(self, count: int, rng: random.Random) -> list[WorkerView]:
-        """So many by lot, from each set of models alike: of thousands nobody can look at every one each time."""
+        """So many by lot, from each set of models alike: thousands are too many to look at each time."""
         if self._changed:
             self._group()
         each = max(1, count // max(1, len(self._groups)))
@@ -201,7 +290,7 @@ class Registry:
         was_gone = bool(worker.gone)
         worker.gone, worker.silent = "stopped" if beat.state == "stopped" else "", False
         if restarted or changed:
-            worker.paused_until, worker.breaker = 0.0, CircuitBreaker()
+            worker.paused_until, worker.breaker, worker.models = 0.0, CircuitBreaker(), {}
         if restarted or worker.gone:
             return News.VOID
         return News.BACK if was_gone else News.NONE
@@ -215,14 +304,14 @@ class Registry:
         return True
 
     def all_cut_off(self, now: float) -> bool:
-        """Whether everybody, and not only one, lost the connection just now: it was the server, and they come back."""
+        """Whether all workers, not only one, lost their connections just now: it was the server, and they come back."""
         return sum(now < worker.back_by for worker in self) > 1 and all(worker.gone for worker in self)
 
     def sweep(self, now: float, every: float) -> list[str]:
         """The workers that went silent since the last sweep. Call it every `every` seconds.
 
-        If this process itself was asleep, or most of the pool seems to fall silent in one instant, nobody
-        is declared dead: it is our ears.
+        If this process itself was asleep, or most of the pool seems to fall silent in one instant, no
+        worker is declared dead: this Manager is deaf.
         """
         slept = 0.0 if self._swept is None else max(0.0, now - self._swept - every)
         self._swept = now
@@ -243,14 +332,14 @@ class Registry:
         return now - since > max(self.silent_after * worker.patience, worker.pause)
 
     def excuse_until(self, then: float) -> None:
-        """Nobody's silence before `then` counts: all of us have to find the server again."""
+        """No worker's silence before `then` counts: all have to find the server again."""
         self._excused_until = then
 
     def _is_silent(self, worker: WorkerView, now: float, beats: float) -> bool:
         return now - max(worker.heard, self._excused_until) > max(beats * worker.patience, worker.pause)
 
     def excuse(self, seconds: float) -> None:
-        """We could not listen for so long: nobody's silence in that time counts."""
+        """This Manager could not listen for so long: no worker's silence in that time counts."""
         for worker in self._workers.values():
             worker.heard += seconds
 

@@ -1,8 +1,8 @@
 """The accountant as judge: every few seconds the books become grades, for all Managers to follow.
 
-One accountant at a time does it, whoever gets the lock. A grade is a row of `grades`, an event on `metrics.grade`, and
-an entry of the bucket that Managers read. What the bucket should hold is known from the rows: if it is lost, or
-somebody decided by hand (which is a row as well), it is written anew.
+One accountant at a time does it, the one that gets the lock. A grade is a row of `grades`, an event on `metrics.grade`,
+and an entry of the bucket that Managers read. What the bucket should hold is known from the rows: if it is lost, or
+an operator has decided (which is a row as well), it is written anew.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ WRITE_WITHIN = 2.0
 MAX_BYTES = 64 << 20
 USUAL_MEMORY = 0.9
 RECORDS_EVERY = 60.0
-"""Seconds after which Managers are told how everybody did, also when no grade has changed."""
+"""Seconds after which Managers get every worker's record, also when no grade has changed."""
 
 
 class Grading:
@@ -38,7 +38,7 @@ class Grading:
         self._told: dict[str, ModelGrades] = {}
         """What the bucket holds, by model, as far as we wrote it."""
         self._records: dict[str, dict[str, WorkRecord]] = {}
-        """By model and worker, as we last saw them; and when they were told last (loop's clock)."""
+        """By model and worker, as last seen; and when they were last published (loop's clock)."""
         self._records_told = float("-inf")
         self._usual: dict[tuple[str, str], float] = {}
         self._reconnects = 0
@@ -54,7 +54,7 @@ class Grading:
                 log.debug("grades_not_given", error=str(error))
 
     async def look(self) -> list[GradeRecord]:
-        """Judges everybody once; returns who has another grade now. Raises `DatabaseAway`, `BusError`."""
+        """Judges every model at every worker once; returns the changes. Raises `DatabaseAway`, `BusError`."""
         changes = await self._store.perform(self._judge_all)
         for change in changes:
             log.info("graded", **change.model_dump(include={"model_id", "worker_id", "grade", "previous", "reasons"}))
@@ -65,7 +65,7 @@ class Grading:
     async def _judge_all(self, connection: Connection) -> list[GradeRecord]:
         async with connection.transaction():
             if not await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", LOCK):
-                return []  # somebody else is at it
+                return []  # another accountant is at it
             standings = _standings(await connection.fetch(sql("grades_now")))
             records = [
                 Record(**row, usual_confidence=self._usual.get((row["model_id"], row["worker_id"])))
@@ -77,14 +77,14 @@ class Grading:
         return changes
 
     def _judge(
-        self, record: Record, everybody: Sequence[Record], standings: dict[tuple[str, str], Standing]
+        self, record: Record, records: Sequence[Record], standings: dict[tuple[str, str], Standing]
     ) -> GradeRecord | None:
         key = (record.model_id, record.worker_id)
         standing = standings.get(key)
-        peers = [other for other in everybody if other.model_id == record.model_id and other is not record]
+        peers = [other for other in records if other.model_id == record.model_id and other is not record]
         if standing is None:
             return _change(record, "probation", None, ("it is new",))
-        verdict = judge(record, standing, peers, surest=_surest(everybody, record.model_id))
+        verdict = judge(record, standing, peers, surest=_surest(records, record.model_id))
         if verdict is None:
             if standing.grade != "benched":  # what it is benched for must not become what is usual
                 self._remember(key, record)
@@ -136,9 +136,9 @@ def _by_model(rows: Sequence[Row]) -> list[ModelGrades]:
 
 
 def _work(records: Sequence[Record]) -> dict[str, dict[str, WorkRecord]]:
-    told: dict[str, dict[str, WorkRecord]] = defaultdict(dict)
+    by_model: dict[str, dict[str, WorkRecord]] = defaultdict(dict)
     for record in records:
-        told[record.model_id][record.worker_id] = WorkRecord(
+        by_model[record.model_id][record.worker_id] = WorkRecord(
             answers=record.answers,
             failures=record.tries - record.answers,
             confidence=record.confidence,
@@ -147,7 +147,7 @@ def _work(records: Sequence[Record]) -> dict[str, dict[str, WorkRecord]]:
             service_ms=record.service_ms,
             first_ms=record.first_ms,
         )
-    return dict(told)
+    return dict(by_model)
 
 
 def _standings(rows: Sequence[Row]) -> dict[tuple[str, str], Standing]:
@@ -159,9 +159,9 @@ def _standings(rows: Sequence[Row]) -> dict[tuple[str, str], Standing]:
     }
 
 
-def _surest(everybody: Sequence[Record], but: str) -> float | None:
+def _surest(records: Sequence[Record], but: str) -> float | None:
     """The confidence of the surest of the other models."""
-    others = (r for r in everybody if r.model_id != but and r.recent_answers >= SAMPLE)
+    others = (r for r in records if r.model_id != but and r.recent_answers >= SAMPLE)
     return max((r.confidence for r in others if r.confidence is not None), default=None)
 
 

@@ -2,7 +2,7 @@
 
 New ones are on probation. Who did well often enough is regular, who did better than its peers is senior, who fails is
 benched: it is tried now and then, and comes back when that goes well. It is slow to trust and quick to bench, and who
-was benched is not trusted again at once: nobody goes up and down all the time.
+was benched is not trusted again at once, so grades do not go up and down all the time.
 """
 
 from collections.abc import Sequence

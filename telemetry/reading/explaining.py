@@ -14,7 +14,7 @@ class BookedDecision(OpenModel):
     """Who was considered at one point of a request's life."""
 
     attempt: int
-    """The try that it led to; one more than there are when nobody could be asked."""
+    """The attempt that it led to; one more than there are when no worker could be asked."""
     task_id: str
     created_at: datetime
     manager_id: str
@@ -31,12 +31,12 @@ class BookedDecision(OpenModel):
     """How many there were."""
 
 
-class Ending(BookedResponse):
+class ExplainedResponse(BookedResponse):
     """How it ended."""
 
     backend: str | None
     manager_id: str | None
-    """None: a worker was asked directly, so nobody had to choose."""
+    """None: a worker was asked directly, without a choice."""
     policy: str
     priority: str
     replayed: bool
@@ -50,19 +50,19 @@ class Explained(OpenModel):
     """Other requests that bear this task's name."""
     decisions: tuple[BookedDecision, ...]
     attempts: tuple[BookedAttempt, ...]
-    response: Ending | None
+    response: ExplainedResponse | None
     """None: it is not booked yet."""
 
 
 async def explain(store: Store, name: str) -> Explained | None:
-    """The request with that id, or the newest with that task id; None: nobody knows it. Raises `DatabaseAway`."""
+    """The request with that id, or the newest with that task id; None when there is none. Raises `DatabaseAway`."""
     found = await store.fetch("explain_find", as_uuid(name), name)
     if not found:
         return None
     request_id = found[0]["request_id"]
     decisions = tuple(_decision(row) for row in await store.fetch("decisions_of", request_id))
     attempts = await store.fetch("attempts_of", request_id)
-    ended = [Ending.model_validate(dict(row)) for row in await store.fetch("explain_response", request_id)]
+    ended = [ExplainedResponse.model_validate(dict(row)) for row in await store.fetch("explain_response", request_id)]
     return Explained(
         request_id=request_id,
         task_id=ended[0].task_id if ended else decisions[0].task_id,

@@ -1,4 +1,4 @@
-"""Rows of the books for spreadsheets and for other programs: CSV here, Parquet in `telemetry.parquet`.
+"""Rows of the books for spreadsheets and for other programs: CSV here, Parquet in `parquet.py`.
 
 Read page by page in the order of the key, so that a million rows take no more memory than one page, and nothing is
 held open in the database while a slow reader reads. What comes in meanwhile is after `until`, and left out.
@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from uuid import UUID
 
 from contracts import OpenModel
+from telemetry.columns import WORDS
 from telemetry.store import Connection, Row, Store, sql
 
 Table = Literal["responses", "attempts", "feedback", "worker_events", "grades"]
@@ -31,15 +32,13 @@ KEYS: Mapping[Table, Mapping[str, Any]] = {
 """The columns of each key, with a value before all of them."""
 WITHOUT_TENANT: tuple[Table, ...] = ("worker_events", "grades")
 WITHOUT_MODEL: tuple[Table, ...] = ("worker_events",)
-WORDS = {"prompt", "output", "context", "metadata", "error_message", "comment"}
-"""Columns that hold what people said, or what may quote it."""
 PAGE = 10_000
 PAGE_OF_WORDS = 500
 """Rows; one of them may hold a megabyte of words."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-class Wish(OpenModel):
+class ExportQuery(OpenModel):
     """Which rows of which table."""
 
     table: Table
@@ -67,34 +66,34 @@ class Sink(Protocol):
     def write(self, rows: Sequence[Row]) -> None: ...
 
 
-async def columns(store: Store, wish: Wish) -> list[Column]:
+async def columns(store: Store, query: ExportQuery) -> list[Column]:
     """What each row has. Raises `DatabaseAway`."""
 
     async def describe(connection: Connection) -> list[Column]:
-        statement = await connection.prepare(sql(f"export_{wish.table}"))
+        statement = await connection.prepare(sql(f"export_{query.table}"))
         return [Column(attribute.name, attribute.type.name) for attribute in statement.get_attributes()]
 
-    return [column for column in await store.perform(describe) if wish.content or column.name not in WORDS]
+    return [column for column in await store.perform(describe) if query.content or column.name not in WORDS]
 
 
-async def export(store: Store, wish: Wish, sink: Sink) -> int:
+async def export(store: Store, query: ExportQuery, sink: Sink) -> int:
     """Writes all of it; returns how many rows there were. Raises `DatabaseAway`."""
     count = 0
-    async for rows in _pages(store, wish):
+    async for rows in _pages(store, query):
         sink.write(rows)
         count += len(rows)
     return count
 
 
-async def _pages(store: Store, wish: Wish) -> AsyncIterator[list[Row]]:
-    size = PAGE_OF_WORDS if wish.content else PAGE
-    scope = wish.since, wish.until, wish.tenant, wish.model, wish.content, size
-    after = tuple(KEYS[wish.table].values())
-    while rows := await store.perform(_page(wish.table, *scope, *after)):
+async def _pages(store: Store, query: ExportQuery) -> AsyncIterator[list[Row]]:
+    size = PAGE_OF_WORDS if query.content else PAGE
+    scope = query.since, query.until, query.tenant, query.model, query.content, size
+    after = tuple(KEYS[query.table].values())
+    while rows := await store.perform(_page(query.table, *scope, *after)):
         yield rows
         if len(rows) < size:
             return
-        after = tuple(rows[-1][name] for name in KEYS[wish.table])
+        after = tuple(rows[-1][name] for name in KEYS[query.table])
 
 
 def _page(table: Table, *values: Any) -> Callable[[Connection], Awaitable[list[Row]]]:

@@ -62,7 +62,7 @@ class Spend(OpenModel):
     completion_tokens: int | None
     cost_usd: Decimal | None
     simulated_usd: Decimal | None
-    """The part of it that nobody has to pay: simulated workers have made-up prices."""
+    """The part that is not to be paid: simulated workers have made-up prices."""
     unpriced: int
     """Attempts."""
 
@@ -77,7 +77,7 @@ class Requests(OpenModel):
     simulated: int
 
 
-class Latency(OpenModel):
+class LatencyFigures(OpenModel):
     """How long callers waited for answers, in milliseconds."""
 
     start: datetime | None
@@ -139,7 +139,7 @@ class Figures(OpenModel):
     made_at: datetime
     spend: tuple[Spend, ...]
     requests: tuple[Requests, ...]
-    latency: tuple[Latency, ...]
+    latency: tuple[LatencyFigures, ...]
     models: tuple[ModelFigures, ...]
     tenants: tuple[TenantFigures, ...]
     grades: tuple[GradeChange, ...]
@@ -164,7 +164,7 @@ async def figures(store: Store, period: Period, tenant: str | None = None) -> Fi
         made_at=datetime.now(UTC),
         spend=_read(Spend, spend),
         requests=_read(Requests, requests),
-        latency=_read(Latency, latency),
+        latency=_read(LatencyFigures, latency),
         models=_read(ModelFigures, models),
         tenants=_read(TenantFigures, tenants),
         grades=_read(GradeChange, grades),

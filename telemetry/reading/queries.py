@@ -199,7 +199,7 @@ async def _schema(connection: Connection) -> int | None:
 
 
 def as_uuid(text: str) -> UUID | None:
-    """None: it is none."""
+    """None if `text` is not a UUID."""
     try:
         return UUID(text)
     except ValueError:
@@ -220,7 +220,7 @@ class Graded(OpenModel):
 
 
 async def grades_now(store: Store) -> list[Graded]:
-    """Everybody's grade. Raises `DatabaseAway`."""
+    """Every grade. Raises `DatabaseAway`."""
     return [Graded(**{**row, "reasons": from_json(row["reasons"])}) for row in await store.fetch("grades_now")]
 
 

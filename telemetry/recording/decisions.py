@@ -1,8 +1,8 @@
 """`metrics.route` in the books: who was considered for each request and why the winner won, kept for some days.
 
-Nobody waits for us and nothing is kept for us: Managers tell every decision to whoever listens. One that is made while
+No request waits for this, and nothing is kept for it: Managers publish every decision once. One that is made while
 no accountant runs is lost, and so is what no longer fits into memory while the database is away. Answers, attempts and
-costs come another way, and of them nothing is lost. Accountants share the work; told twice is kept once.
+costs come another way, and of them nothing is lost. Accountants share the work; a second copy of a decision is dropped.
 """
 
 import asyncio
@@ -85,7 +85,7 @@ class Decisions:
 
     async def _save(self, batch: list[bytes]) -> None:
         now = datetime.now(UTC)
-        read = [found for told in batch if (found := _read(told, now)) is not None]
+        read = [found for data in batch if (found := _read(data, now)) is not None]
         if len(read) < len(batch):
             self._lose("no decision, or not of today", len(batch) - len(read))
         if days := {day for day, _ in read} - self._days:
@@ -113,10 +113,10 @@ class Decisions:
             log.warning("decisions_lost", decisions=self.lost, reason=reason)
 
 
-def _read(told: bytes, now: datetime) -> tuple[datetime, bytes] | None:
+def _read(data: bytes, now: datetime) -> tuple[datetime, bytes] | None:
     """The day of a decision and its row; None for what cannot be kept."""
     try:
-        decision = RouteDecision.model_validate_json(told)
+        decision = RouteDecision.model_validate_json(data)
         made = _made_at(UUID(decision.request_id))
     except (ValidationError, ValueError):
         return None

@@ -1,8 +1,9 @@
-"""Books without JetStream: whoever tells us something keeps it until we say that it is committed.
+"""Books without JetStream: a role keeps its events until the accountant confirms that they are committed.
 
 A server without JetStream has no stream for events to wait in. Accountants then listen on `telemetry.>` themselves,
-sharing the work, and answer `{"stored": true}` only after the commit, or `{"error": …}`, as a stream would. Told twice
-is booked once, as ever. Nothing waits here for a database that is away: it stays with those who tell.
+sharing the work, and answer `{"stored": true}` only after the commit, or `{"error": …}`, as a stream would.
+An event that comes twice is booked once, as ever. Nothing waits here for a database that is away: events stay with
+the roles that sent them.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from bus.reply import accepts
 from contracts import headers as h
 from contracts import subjects as s
 from telemetry.recording.recorder import Recorder
-from telemetry.recording.retry_forever import Patience
+from telemetry.recording.retry_forever import RetryForever
 from telemetry.stream import CONSUMER
 
 log = structlog.get_logger(__name__)
@@ -26,7 +27,7 @@ MAX_BYTES = 32 << 20
 """Of events that wait here to be booked."""
 
 
-class Told:
+class ReceivedEvent:
     """An event that came without a stream."""
 
     stream_seq = 0
@@ -40,26 +41,28 @@ class Told:
 class Direct:
     """`start` and `stop` as often as JetStream goes and comes."""
 
-    def __init__(self, bus: Bus, recorder: Recorder, database: Patience, batch_size: int) -> None:
+    def __init__(self, bus: Bus, recorder: Recorder, database: RetryForever, batch_size: int) -> None:
         self._bus = bus
         self._recorder = recorder
         self._database = database
         self._batch_size = batch_size
-        self._waiting: deque[Told] = deque()
+        self._waiting: deque[ReceivedEvent] = deque()
         self._bytes = 0
         self._something = asyncio.Event()
         self._settled = asyncio.Event()
         self._tasks = Tasks(f"{bus.name}:direct")
         self._subscription: Subscription | None = None
         self.open_books = asyncio.Event()
-        """To be set when there are tables; until then everybody is told to try again."""
+        """To be set when there are tables; until then every event is answered with "try again"."""
         self.started = asyncio.Event()
 
     async def start(self) -> None:
         """Listens, and books from now on. Raises `BusError`."""
         if self._subscription is not None:
             return
-        log.warning("no_jetstream", cure="events wait in nobody's stream but with those who tell; start NATS with -js")
+        log.warning(
+            "no_jetstream", cure="events wait with the roles that send them, not in a stream; start NATS with -js"
+        )
         self._subscription = await self._bus.subscribe(s.TELEMETRY_ANY, self._take, queue=CONSUMER)
         self._tasks.start(self._keep_booking(), "booking")
         self.started.set()
@@ -88,7 +91,7 @@ class Direct:
             await self._answer(message.reply, to_json({"error": {"code": 503, "description": reason}}))
             return
         self._bytes += len(message.data)
-        self._waiting.append(Told(message))
+        self._waiting.append(ReceivedEvent(message))
         self._settled.clear()
         self._something.set()
 
@@ -105,9 +108,9 @@ class Direct:
                 await self._something.wait()
             batch = [self._waiting.popleft() for _ in range(min(self._batch_size, len(self._waiting)))]
             await self._recorder.book(batch)
-            for told in batch:
-                self._bytes -= len(told.data)
-                await self._answer(told.reply, STORED)
+            for event in batch:
+                self._bytes -= len(event.data)
+                await self._answer(event.reply, STORED)
 
     async def _answer(self, reply: str, body: bytes) -> None:
         if not reply:
@@ -115,4 +118,4 @@ class Direct:
         try:
             await self._bus.publish(reply, body, headers={h.CONTENT_TYPE: h.JSON})
         except BusError as error:
-            log.debug("answer_lost", error=str(error))  # it is told again, and booked once
+            log.debug("answer_lost", error=str(error))  # it is sent again, and booked once

@@ -1,4 +1,4 @@
-"""What an event becomes: a row for its table, or something that nobody can book, with the reason why."""
+"""Turns an event into a row for its table, or finds out why it cannot be booked."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ REPLACED = rb"\1\\ufffd"
 REASON_CHARACTERS = 500
 
 
-class Event(Protocol):
+class QueuedEvent(Protocol):
     """A message of the stream, as far as it matters here."""
 
     subject: str
@@ -37,10 +37,10 @@ class Event(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Booking:
     """One event, ready to be booked."""
 
-    event: Event
+    event: QueuedEvent
     table: str
     row: bytes
     """A JSON object whose keys are columns."""
@@ -50,7 +50,7 @@ class Entry:
 class Unbookable:
     """One event that will never be a row."""
 
-    event: Event
+    event: QueuedEvent
     reason: str
 
     @property
@@ -59,9 +59,9 @@ class Unbookable:
         return DeadLetter(self.event.stream_seq, subject, reason, self.event.data)
 
 
-def read(batch: Sequence[Event]) -> tuple[list[Entry], list[Unbookable]]:
+def read(batch: Sequence[QueuedEvent]) -> tuple[list[Booking], list[Unbookable]]:
     """The batch as rows, and what of it can't be read."""
-    entries: list[Entry] = []
+    entries: list[Booking] = []
     unbookable: list[Unbookable] = []
     for event in batch:
         if event.subject not in TABLES:
@@ -70,11 +70,11 @@ def read(batch: Sequence[Event]) -> tuple[list[Entry], list[Unbookable]]:
         try:
             entries.append(_entry(event))
         except ValidationError as error:
-            unbookable.append(Unbookable(event, _told(error)))
+            unbookable.append(Unbookable(event, _reason(error)))
     return entries, unbookable
 
 
-def parts(entries: Sequence[Entry], max_bytes: int) -> Iterator[Sequence[Entry]]:
+def parts(entries: Sequence[Booking], max_bytes: int) -> Iterator[Sequence[Booking]]:
     """The entries in portions whose rows have at most `max_bytes` (or a single row); at least one portion."""
     start = size = 0
     for index, entry in enumerate(entries):
@@ -85,13 +85,13 @@ def parts(entries: Sequence[Entry], max_bytes: int) -> Iterator[Sequence[Entry]]
     yield entries[start:]
 
 
-def rewritten(entry: Entry) -> Entry:
-    """The same in our own words: Postgres may be stricter with how somebody writes a number or a time than we are."""
+def rewritten(entry: Booking) -> Booking:
+    """The same row in canonical JSON: Postgres may be stricter than pydantic with numbers and times."""
     _, record = TABLES[entry.event.subject]
     return _booked(entry.event, entry.table, record.model_validate_json(entry.event.data).to_bytes())
 
 
-def _entry(event: Event) -> Entry:
+def _entry(event: QueuedEvent) -> Booking:
     """Raises `ValidationError`. What has all its fields is passed on as it came, because writing it anew takes time."""
     table, record = TABLES[event.subject]
     read = record.model_validate_json(event.data)
@@ -99,13 +99,13 @@ def _entry(event: Event) -> Entry:
     return _booked(event, table, event.data if whole else read.to_bytes())
 
 
-def _booked(event: Event, table: str, row: bytes) -> Entry:
+def _booked(event: QueuedEvent, table: str, row: bytes) -> Booking:
     # Postgres has no U+0000 in text; the event's own bytes keep it in the stream.
-    return Entry(event, table, NUL.sub(REPLACED, row) if b"\\u0000" in row else row)
+    return Booking(event, table, NUL.sub(REPLACED, row) if b"\\u0000" in row else row)
 
 
-def _told(error: ValidationError) -> str:
-    """Which fields are wrong and how, without what stood in them: what people asked is not for the log."""
+def _reason(error: ValidationError) -> str:
+    """Which fields are wrong and how, without what stood in them: prompts do not belong in logs."""
     details = error.errors(include_url=False, include_context=False, include_input=False)
     fields = (f"{'.'.join(map(str, detail['loc'])) or 'the event'}: {detail['msg']}" for detail in details)
     return "; ".join(fields)[:REASON_CHARACTERS]

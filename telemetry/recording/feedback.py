@@ -1,6 +1,6 @@
-"""`infer.feedback`: somebody judged an answer. Kept like every other event, by way of the stream.
+"""`infer.feedback`: judgements on answers, kept like every other event by way of the stream.
 
-Who asks is told `stored` when JetStream has it, and the error when it has not.
+A request is answered with `stored` when JetStream has it, else with the error.
 """
 
 import asyncio
@@ -26,8 +26,8 @@ TRIES = 2
 FIELD_CHARACTERS = 100
 
 
-async def serve_feedback(bus: Bus, stats: EndpointStats, discretion: PrivacyFilter) -> Subscription:
-    """Takes judgements, and confirms each to whoever wants to know."""
+async def serve_feedback(bus: Bus, stats: EndpointStats, privacy_filter: PrivacyFilter) -> Subscription:
+    """Takes judgements, and confirms each one that has a reply subject."""
 
     async def handle(message: Message) -> None:
         if not accepts(message.reply):
@@ -35,7 +35,7 @@ async def serve_feedback(bus: Bus, stats: EndpointStats, discretion: PrivacyFilt
         started = asyncio.get_running_loop().time()
         failure: BullpenError | None = None
         try:
-            await _store(bus, await discretion.kept(_read(message.data)))
+            await _store(bus, await privacy_filter.kept(_read(message.data)))
         except BullpenError as error:
             failure = error
             if not message.reply:

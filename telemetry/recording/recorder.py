@@ -17,8 +17,8 @@ from bus.pull import ACK, IN_PROGRESS, NAK, TERM, StoredMessage, settle
 from contracts import subjects as s
 from outbox.privacy_filter import PrivacyFilter
 from telemetry.config import TelemetryConfig
-from telemetry.recording.entries import Entry, Event, Unbookable, parts, read, rewritten
-from telemetry.recording.retry_forever import Patience
+from telemetry.recording.entries import Booking, QueuedEvent, Unbookable, parts, read, rewritten
+from telemetry.recording.retry_forever import RetryForever
 from telemetry.store import RowsRefused, Store
 from telemetry.stream import ACK_WAIT, CONSUMER
 
@@ -35,13 +35,13 @@ LANES = 3
 
 class Recorder:
     def __init__(
-        self, bus: Bus, store: Store, database: Patience, config: TelemetryConfig, discretion: PrivacyFilter
+        self, bus: Bus, store: Store, database: RetryForever, config: TelemetryConfig, privacy_filter: PrivacyFilter
     ) -> None:
         self._bus = bus
         self._store = store
         self._database = database
         self.config = config
-        self._discretion = discretion
+        self._privacy_filter = privacy_filter
         self._held: list[Sequence[StoredMessage]] = []
         self._turn = asyncio.Lock()
         self.stored = 0
@@ -78,14 +78,14 @@ class Recorder:
             unbookable = await self.book(batch)
         except asyncio.CancelledError:
             if self._bus.is_connected:
-                await settle(self._bus, batch, NAK)  # somebody else may have it at once
+                await settle(self._bus, batch, NAK)  # another accountant may have it at once
             raise
         finally:
             self._held.remove(batch)
         await settle(self._bus, [message for message in batch if message not in unbookable], ACK)
         await settle(self._bus, [message for message in batch if message in unbookable], TERM)
 
-    async def book(self, batch: Sequence[Event]) -> set[Event]:
+    async def book(self, batch: Sequence[QueuedEvent]) -> set[QueuedEvent]:
         """Every event is in its table or in `dead_letters`; returns the latter. Waits while the database is away."""
         entries, unbookable = read(batch)
         unsaved = unbookable
@@ -98,7 +98,7 @@ class Recorder:
         self.dead += len(unbookable)
         return {one.event for one in unbookable}
 
-    async def _save(self, entries: Sequence[Entry], unbookable: Sequence[Unbookable]) -> list[Unbookable]:
+    async def _save(self, entries: Sequence[Booking], unbookable: Sequence[Unbookable]) -> list[Unbookable]:
         """Stores both. Of entries that the database refuses, the halves, down to the bad ones, which are returned."""
         try:
             await self._commit(entries, unbookable)
@@ -115,17 +115,17 @@ class Recorder:
             return await self._save(entries[:middle], unbookable) + await self._save(entries[middle:], [])
         return []
 
-    async def _commit(self, entries: Sequence[Entry], unbookable: Sequence[Unbookable]) -> None:
+    async def _commit(self, entries: Sequence[Booking], unbookable: Sequence[Unbookable]) -> None:
         """One transaction, tried again while the database is away. Raises `RowsRefused`."""
         tables: dict[str, list[bytes]] = {}
         for entry in entries:
             tables.setdefault(entry.table, []).append(entry.row)
-        letters = [replace(one.letter, body=self._discretion.unread(one.letter.body)) for one in unbookable]
+        letters = [replace(one.letter, body=self._privacy_filter.unread(one.letter.body)) for one in unbookable]
         new = await self._database.until_done(lambda: self._store.save(tables, letters), self._hold)
         self.stored += new  # not in one line: the others' lanes add to it while this one waits
 
     async def _hold(self) -> None:
-        """Tells JetStream that what we have is still being worked on, so that nobody else gets it."""
+        """Tells JetStream that these messages are still being worked on, so that no other accountant gets them."""
         if self._bus.is_connected:
             for batch in self._held:
                 await settle(self._bus, batch, IN_PROGRESS)

@@ -1,11 +1,12 @@
-"""Something we need is away: try again, ever less often and with jitter, and say what to do about it."""
+"""Tries again for ever, at growing intervals, while the database or JetStream is away, and logs what to do about it."""
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import structlog
+
+from bus.backoff import Backoff
 
 log = structlog.get_logger(__name__)
 
@@ -15,34 +16,32 @@ FIRST_PAUSE = 0.1
 
 
 async def nothing() -> None:
-    """What there is to do while we wait, when there is nothing."""
+    """There is nothing to do during a pause."""
 
 
-class Patience:
-    """Waits for one thing. It never gives up: whoever has enough cancels."""
+class RetryForever:
+    """Waits for one dependency. It never gives up: its owner cancels it."""
 
     def __init__(self, what: str, gone: type[Exception], longest: float, cure: str) -> None:
         self._what = what
         self._gone = gone
-        self._longest = longest
+        self._backoff = Backoff(FIRST_PAUSE, longest)
         self._cure = cure
         self._failures = 0
         self.away = ""
-        """Why it is away; empty while it is there."""
+        """Why the dependency is away; empty while it answers."""
 
     async def until_done(
         self, work: Callable[[], Awaitable[T]], meanwhile: Callable[[], Awaitable[None]] = nothing
     ) -> T:
-        """The result of `work`, repeated while it raises that the thing is gone; other errors pass."""
-        pause = FIRST_PAUSE
+        """The result of `work`, which is repeated as long as it raises `gone`; other errors pass."""
         while True:
             try:
                 result = await work()
             except self._gone as error:
                 self._failed(str(error))
                 await meanwhile()
-                await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 — jitter, not a secret
-                pause = min(pause * 2, self._longest)
+                await asyncio.sleep(self._backoff.wait(self._failures))
             else:
                 self._succeeded()
                 return result

@@ -1,5 +1,5 @@
 -- How sure answers were beside how they were judged, by model and tenth of confidence. Judged is the mean of all judgements of
--- a task; a task's name that several requests bear is left out, because nobody can tell which answer was meant.
+-- a task; a task's name that several requests bear is left out, because it is unknown which answer was meant.
 SELECT r.model_id,
        least(9, floor(r.confidence * 10))::integer AS tenth,
        count(*) AS answers,

@@ -1,4 +1,4 @@
--- As expire_content: what was told of tries that failed may quote the question. From $1 on: a request may have several.
+-- As expire_content: the errors of failed attempts may quote the prompt. From $1 on: a request may have several.
 WITH due AS MATERIALIZED (
     SELECT request_id, attempt
     FROM attempts

@@ -1,8 +1,6 @@
 -- A page in the order of the key. $5: with the words; $6: how many; $7, $8: the last row's key.
 SELECT a.request_id, a.attempt, a.task_id, a.created_at, a.stored_at, coalesce(r.tenant, '') AS tenant,
-       a.worker_id, a.backend, a.model_id, a.epoch, a.outcome, a.error_code, a.duration_ms, a.ttft_ms, a.queue_ms,
-       a.prompt_tokens, a.completion_tokens, a.cached_tokens, a.cache_write_tokens, a.reasoning_tokens, a.cost_usd,
-       a.price, a.confidence, a.simulated,
+       {figures},
        CASE WHEN $5 THEN a.error_message END AS error_message
 FROM attempts a
 LEFT JOIN responses r ON r.request_id = a.request_id AND r.request_id >= $7

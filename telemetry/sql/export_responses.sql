@@ -1,9 +1,6 @@
 -- A page in the order of the key. $5: with the words; $6: how many; $7: the last row's key.
-SELECT r.request_id, r.task_id, r.created_at, r.stored_at, r.tenant, r.status, r.error_code, r.model_id, r.backend,
-       r.worker_id, r.manager_id, r.policy, r.priority, r.prompt_tokens, r.completion_tokens, r.cached_tokens,
-       r.cache_write_tokens, r.reasoning_tokens, r.tokens_used, r.cost_usd, r.price, r.duration_ms, r.ttft_ms,
-       r.queue_ms, r.confidence, r.confidence_source, r.finish_reason, r.attempts, r.streamed, r.resumed, r.replayed,
-       r.simulated, r.content,
+SELECT r.request_id, r.task_id, r.created_at, r.stored_at, r.tenant,
+       {figures},
        CASE WHEN $5 THEN r.error_message END AS error_message,
        CASE WHEN $5 THEN r.prompt END AS prompt,
        CASE WHEN $5 THEN r.output END AS output,

@@ -5,7 +5,7 @@ WITH lately AS (
     FROM attempts
     WHERE created_at > now() - interval '1 hour'
       AND outcome IN ('ok', 'failed', 'uncertain', 'late_discarded', 'truncated')
-      -- A request that nobody could answer says nothing of those who were asked.
+      -- A request that no worker could answer says nothing of the workers that were asked.
       AND (error_code IS NULL OR error_code NOT IN ('invalid_request', 'payload_too_large'))
     ORDER BY created_at DESC
     LIMIT 50000

@@ -1,4 +1,4 @@
--- Somebody decides by hand, for one worker or for all who have this model; "by_hand false" gives it back to the books.
+-- An operator decides, for one worker or for all that have this model; "by_hand false" gives it back to the books.
 -- Who has answered, but has no grade yet, gets one by that.
 INSERT INTO grades (model_id, worker_id, grade, previous, reasons, by_hand)
 SELECT model_id, worker_id, coalesce($3, grade), grade, to_jsonb(ARRAY[$4]), $5

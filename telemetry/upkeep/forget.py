@@ -1,6 +1,6 @@
 """The right to be forgotten, as far as the database goes: a task's or a tenant's rows, or only the words in them.
 
-In batches of their own transactions, so that nobody waits for a lock for long; doing it again does no harm. What has
+In batches of their own transactions, so that no lock is held for long; doing it again does no harm. What has
 not reached the books yet, and what is kept elsewhere, is `bullpen.forgetting`'s business.
 """
 
@@ -32,7 +32,7 @@ class Scope:
 
     @property
     def marks(self) -> list[bytes]:
-        """How an event that nobody could read would name it."""
+        """How an event that could not be parsed would name it."""
         key, name = {"task": b'"task_id":', "tenant": b'"tenant":'}[self.by], to_json(self.name)
         return [key + name, key + b" " + name]
 
@@ -53,7 +53,7 @@ class Forgotten:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class ForgottenRequests:
     """Requests that are forgotten now."""
 
     task_ids: frozenset[str]
@@ -73,23 +73,25 @@ async def count(store: Store, scope: Scope) -> Forgotten:
     return _rows(await store.fetch(f"forget_count_{scope.by}", scope.name, scope.before))
 
 
-async def forget(store: Store, scope: Scope, *, words_only: bool = False) -> AsyncIterator[Batch]:
-    """Forgets batch after batch; every batch is done when it is told. Raises `DatabaseAway`."""
+async def forget(store: Store, scope: Scope, *, words_only: bool = False) -> AsyncIterator[ForgottenRequests]:
+    """Forgets batch after batch; yields after each one is committed. Raises `DatabaseAway`."""
     query, back_to = f"forget_find_{scope.by}", scope.before
     while found := await store.fetch(query, scope.name, scope.before, not words_only, BATCH, back_to):
         back_to = found[-1]["created_at"]
         ids, tasks = [row["request_id"] for row in found], sorted({row["task_id"] for row in found})
         rows = _rows(await store.fetch("forget_words" if words_only else "forget_rows", ids, tasks))
         letters = await _forget_letters(store, (str(one).encode() for one in ids))
-        yield Batch(frozenset(tasks), replace(rows, dead_letters=letters))
+        yield ForgottenRequests(frozenset(tasks), replace(rows, dead_letters=letters))
     letters = await _forget_letters(store, scope.marks, scope.before)
     if scope.by == "tenant":
-        yield Batch(frozenset(), Forgotten(dead_letters=letters))
+        yield ForgottenRequests(frozenset(), Forgotten(dead_letters=letters))
         return
     said = "forget_comments" if words_only else "forget_feedback"
     judged = len(await store.fetch(said, scope.name, scope.before))
     decided = 0 if words_only else len(await store.fetch("forget_decisions", scope.name, scope.before))
-    yield Batch(frozenset({scope.name}), Forgotten(feedback=judged, dead_letters=letters, decisions=decided))
+    yield ForgottenRequests(
+        frozenset({scope.name}), Forgotten(feedback=judged, dead_letters=letters, decisions=decided)
+    )
 
 
 async def whose(store: Store, request_ids: Sequence[UUID], scope: Scope) -> set[UUID]:

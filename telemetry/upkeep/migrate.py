@@ -18,7 +18,7 @@ FOLDER = SQL / "migrations"
 LOCK = 0x62756C6C
 """Any number that is ours: the advisory lock's key."""
 LONGEST = 3600.0
-"""Seconds that one migration of a full database may take, the wait for somebody else's included."""
+"""Seconds that one migration of a full database may take, the wait for another process's included."""
 
 
 class SchemaMismatch(Exception):

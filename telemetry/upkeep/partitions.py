@@ -1,7 +1,7 @@
-"""Months of the books: made ahead, and taken away when they are too old, while everybody goes on reading and writing.
+"""Months of the books: made ahead, and taken away when they are too old, while reading and writing go on.
 
-A new month is made as a table of its own and attached empty, which locks nobody out. An old one is first detached
-`CONCURRENTLY`: Postgres waits for those who still read it, and nobody waits for Postgres. Only then is it dropped.
+A new month is made as a table of its own and attached empty, which locks no reader out. An old one is first detached
+`CONCURRENTLY`: Postgres waits for its readers, and no query waits for Postgres. Only then is it dropped.
 Making needs nothing but the right to call `make_partitions` (role `bullpen_recorder`); taking away is for the owner of
 the tables, so that a stolen recorder's password cannot delete the past.
 """
@@ -17,7 +17,7 @@ from telemetry.store import Connection, Row, Store, sql
 log = structlog.get_logger(__name__)
 
 MONTHS_AHEAD = 3
-PATIENCE = "5s"
+LOCK_TIMEOUT = "5s"
 """How long taking a month away waits for its readers before it is put off to the next time."""
 BUSY = (
     asyncpg.LockNotAvailableError,
@@ -25,7 +25,7 @@ BUSY = (
     asyncpg.ObjectNotInPrerequisiteStateError,
     asyncpg.UndefinedTableError,
 )
-"""Somebody reads it, or another accountant is at it."""
+"""The month is being read, or another accountant is at it."""
 
 
 async def ensure(store: Store, months: Iterable[datetime]) -> list[str]:
@@ -53,7 +53,7 @@ async def drop_ended(connection: Connection, before: datetime, query: str = "par
     due = await connection.fetch(sql(query), before)
     if foreign := [row["name"] for row in due if not row["ours"]]:
         log.warning("partitions_not_ours", names=foreign, cure="let telemetry connect as the owner of the tables")
-    await connection.execute("SELECT set_config('lock_timeout', $1, false)", PATIENCE)
+    await connection.execute("SELECT set_config('lock_timeout', $1, false)", LOCK_TIMEOUT)
     dropped = [row["name"] for row in due if row["ours"] and await _drop(connection, row)]
     if dropped:
         log.info("partitions_dropped", names=dropped)

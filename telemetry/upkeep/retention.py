@@ -1,7 +1,7 @@
 """What the books keep and for how long: figures for months, what people said and why who was asked for days.
 
 An hourly round of the accountant: months are made ahead, those beyond `retention` are taken away, and of what is older
-than `content_retention` the words are emptied, a batch per transaction, so that nobody waits for us. Several may run;
+than `content_retention` the words are emptied, a batch per transaction, so that no query waits. Several may run;
 an advisory lock lets one of them do it. Rounds have connections of their own: booking does not wait for them.
 """
 
@@ -19,7 +19,7 @@ from telemetry.upkeep.partitions import drop_ended, ensure_ahead
 log = structlog.get_logger(__name__)
 
 FIRST_AFTER = 60.0
-"""Seconds before the first round: what waited to be booked while nobody was here comes first."""
+"""Seconds before the first round: what waited for an accountant is booked first."""
 EVERY = 3600.0
 """Seconds between two rounds."""
 LONGEST = 3600.0

@@ -32,6 +32,8 @@ class Failure:
     """Sent again and again for as long as the caller listens."""
     repeats: bool = False
     """Answers anew where it should go on after a begun answer."""
+    slow_headers: float = 0.0
+    """Seconds before the status."""
 
 
 class Provider:
@@ -54,6 +56,8 @@ class Provider:
         self.callers: set[object] = set()
         self.failure = Failure()
         self.thoughts = 0
+        self.paced: list[tuple[float, str]] = []
+        """Said instead of an answer's usual messages: each with the seconds of silence before it."""
         self._server: TestServer
 
     async def __aenter__(self) -> Self:
@@ -85,6 +89,21 @@ class Provider:
         """A message with a part of the answer."""
         return self.pieces({})[self.opening]
 
+    keep_alive: ClassVar[str] = ": keep-alive\n\n"
+    """What it sends so that nobody takes it for dead, and no SDK shows."""
+
+    def role(self) -> str:
+        """A first message that says who speaks, and nothing yet."""
+        raise NotImplementedError
+
+    def thought(self) -> str:
+        """A message with a thought."""
+        self.thoughts = 1
+        try:
+            return next(piece for piece in self.pieces({}) if "Hm." in piece)
+        finally:
+            self.thoughts = 0
+
     def begun(self, body: Json) -> str:
         """The start of the answer that the question brings along."""
         last = body["messages"][-1] if body.get("messages") else {}
@@ -108,10 +127,11 @@ class Provider:
             )
         if failure.mute:
             await self._hang()
+        await asyncio.sleep(failure.slow_headers)
         response = web.StreamResponse(headers={"Content-Type": self.content_type})
         await response.prepare(request)
         try:
-            async for piece in self._told(self.pieces(body), failure):
+            async for piece in self._paced() if self.paced else self._told(self.pieces(body), failure):
                 await response.write(piece.encode())
                 self.sent += len(piece)
             await response.write_eof()
@@ -134,6 +154,11 @@ class Provider:
         for number, piece in enumerate(pieces[:2] if failure.truncate else pieces):
             if failure.hang_after is not None and number == failure.hang_after + self.opening:
                 await self._hang()
+            yield piece
+
+    async def _paced(self) -> AsyncIterator[str]:
+        for pause, piece in self.paced:
+            await asyncio.sleep(pause)
             yield piece
 
     async def _hang(self) -> None:
@@ -170,6 +195,9 @@ class OpenAIProvider(Provider):
         thoughts = [self._chunk({"reasoning_content": "Hm."})] * self.thoughts
         chunks = [self._chunk({"content": word}) for word in self.words(body)]
         return [*thoughts, *chunks, self._chunk({}, "stop"), self._usage(), "data: [DONE]\n\n"]
+
+    def role(self) -> str:
+        return self._chunk({"role": "assistant", "content": ""})
 
     def _chunk(self, delta: Json, finish: str | None = None) -> str:
         tokens = [{"token": delta["content"], "logprob": -0.5, "top_logprobs": []}] if "content" in delta else []
@@ -208,13 +236,16 @@ class GeminiProvider(Provider):
         thoughts = [self._event([{"text": "Hm.", "thought": True}])] * self.thoughts
         return [*thoughts, *(self._event([{"text": word}]) for word in self.words(body)), self._event([], "STOP")]
 
+    def role(self) -> str:
+        return self._event([{"text": ""}])
+
     def begun(self, body: Json) -> str:
         last = body["contents"][-1] if body.get("contents") else {}
         return "".join(part.get("text", "") for part in last["parts"]) if last.get("role") == "model" else ""
 
     def _event(self, parts: list[Json], finish: str | None = None) -> str:
         candidate: Json = {"content": {"role": "model", "parts": parts}, "index": 0}
-        if any("text" in part and not part.get("thought") for part in parts):
+        if any(part.get("text") and not part.get("thought") for part in parts):
             candidate["logprobsResult"] = {"chosenCandidates": [{"token": parts[0]["text"], "logProbability": -0.5}]}
         if finish:
             candidate["finishReason"] = finish
@@ -223,8 +254,15 @@ class GeminiProvider(Provider):
 
 
 class OllamaProvider(Provider):
+    """`loaded`: the models in its memory."""
+
     backend = "ollama"
     content_type = "application/x-ndjson"
+    keep_alive = "\n"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded = ["m:latest"]
 
     def config(self) -> Json:
         return {"host": self.url, "models": [{"name": "m", "capabilities": ["chat", "stream", "logprobs", "prefill"]}]}
@@ -233,12 +271,19 @@ class OllamaProvider(Provider):
         router.add_post("/api/chat", self.answer)
         router.add_get("/api/tags", self.tags)
         router.add_post("/api/show", self.show)
+        router.add_get("/api/ps", self.ps)
         router.add_post("/api/pull", self.pull)
 
     async def tags(self, request: web.Request) -> web.Response:
         if self.failure.status:
             return web.Response(status=self.failure.status, text=self.error(self.failure.status))
         return web.json_response({"models": [{"model": "m:latest", "size": 1}]})
+
+    async def ps(self, request: web.Request) -> web.Response:
+        return web.json_response({"models": [{"model": name} for name in self.loaded]})
+
+    def role(self) -> str:
+        return self._line({"role": "assistant", "content": ""})
 
     async def show(self, request: web.Request) -> web.Response:
         info = {"llama.context_length": 2048}
@@ -272,6 +317,7 @@ class AnthropicProvider(Provider):
     backend = "anthropic"
     opening = 2
     has_seed = False
+    keep_alive = 'event: ping\ndata: {"type": "ping"}\n\n'
 
     def config(self) -> Json:
         model = {"name": "m", "capabilities": ["chat", "stream", "tools", "vision", "json", "prefill"]}
@@ -303,6 +349,14 @@ class AnthropicProvider(Provider):
     def begun(self, body: Json) -> str:
         last = body["messages"][-1] if body.get("messages") else {}
         return "".join(block.get("text", "") for block in last["content"]) if last.get("role") == "assistant" else ""
+
+    def role(self) -> str:
+        return self._begin()
+
+    def thought(self) -> str:
+        return self.event(
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "Hm."}}
+        )
 
     def _begin(self) -> str:
         usage = {"input_tokens": 7, "output_tokens": 1}

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from contracts import BullpenError, ChatMessage, ErrorCode, InferenceRequest, JsonObject
 from tests.backends.providers import AnthropicProvider, Failure, Json, configured
@@ -25,8 +26,8 @@ def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def provider() -> AsyncIterator[AnthropicProvider]:
-    async with AnthropicProvider() as provider:
+async def provider() -> AsyncIterator["Listing"]:
+    async with Listing() as provider:
         yield provider
 
 
@@ -61,6 +62,31 @@ async def test_without_a_key_it_says_which_one_is_missing(monkeypatch: pytest.Mo
     told = await AnthropicBackend.available(AnthropicConfig())
     assert (told.available, told.reason) == (False, "no key")
     assert "ANTHROPIC_API_KEY" in told.cure
+
+
+class Listing(AnthropicProvider):
+    """Lists the models it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listed = ["m"]
+
+    async def models(self, request: web.Request) -> web.Response:
+        listed = [
+            {"type": "model", "id": name, "display_name": name, "created_at": "2026-01-01T00:00:00Z"}
+            for name in self.listed
+        ]
+        return web.json_response({"data": listed, "has_more": False, "first_id": None, "last_id": None})
+
+
+async def test_a_model_that_is_gone_is_out_of_service_until_it_is_back(provider: Listing, start: Start) -> None:
+    provider.listed = ["a", "b"]
+    backend = await start(models=[{"name": "a"}, {"name": "b"}, {"name": "an-alias"}])
+    for there, out in (["b"], ["a"]), (["a", "b"], []):
+        provider.listed = there
+        await backend.health()
+        assert [card.model_id for card in backend.models() if not card.capabilities] == out
+        assert [card.model_id for card in backend.models() if card.trouble] == out
 
 
 async def test_the_house_s_config_names_models_with_prices(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ What only shows at a provider's side is in `test_providers.py`, what only shows 
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +17,12 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from contracts import InferenceRequest
-from tests.backends.providers import PROVIDERS, configured
+from contracts import BullpenError, InferenceRequest, SilenceOk
+from tests.backends.providers import PROVIDERS, Failure, Provider, configured
 from tests.support import eventually
 from workers.base import Backend, BackendConfig, Completion, Delta, Done, Job
 from workers.base.interface.discovery import BackendFolder, discover, find
+from workers.base.provider import streaming
 
 ELSEWHERE = [find(path) for path in os.environ.get("BULLPEN_TEST_BACKENDS", "").split(os.pathsep) if path]
 FOLDERS = {**discover(), **{folder.name: folder for folder in ELSEWHERE}}
@@ -40,11 +41,13 @@ class Subject:
     folder: BackendFolder
     config: BackendConfig
     backend: Backend[Any]
+    provider: Provider | None = None
+    """The stand-in that answers, if one does."""
 
     @property
     def scripted(self) -> bool:
         """Whether a stand-in answers, which says the same whatever it is asked."""
-        return self.folder.name in PROVIDERS
+        return self.provider is not None
 
     def verdict(self, item: str) -> str:
         """What the report card says of it."""
@@ -57,9 +60,16 @@ class Subject:
         if unscripted and self.scripted:
             pytest.skip("a stand-in always says the same")
 
-    def job(self, prompt: str = QUESTION, prefix: str = "", max_tokens: int = 48, **asked: Any) -> Job:
+    def job(
+        self,
+        prompt: str = QUESTION,
+        prefix: str = "",
+        max_tokens: int = 48,
+        silence_ok: SilenceOk | None = None,
+        **asked: Any,
+    ) -> Job:
         request = InferenceRequest(**{"prompt": prompt, "temperature": 0.0, **asked})
-        return Job(request, self.backend.models()[0], max_tokens, prefix)
+        return Job(request, self.backend.models()[0], max_tokens, prefix, silence_ok)
 
     async def ask(self, prompt: str = QUESTION, **asked: Any) -> Completion:
         completion: Completion = await self.backend.infer(self.job(prompt, **asked))
@@ -75,6 +85,7 @@ def tasks() -> set[str]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=sorted(FOLDERS))
 async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
     folder = FOLDERS[request.param]
+    provider: Provider | None = None
     async with AsyncExitStack() as stack:
         if folder.name in PROVIDERS:
             environ = stack.enter_context(pytest.MonkeyPatch.context())
@@ -91,7 +102,17 @@ async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
         backend = folder.load()(config)
         await backend.start(lambda _: None)
         stack.push_async_callback(backend.close)
-        yield Subject(folder, config, backend)
+        yield Subject(folder, config, backend, provider)
+
+
+@pytest.fixture
+def provider(subject: Subject) -> Iterator[Provider]:
+    """The stand-in that answers; it is as usual again afterwards."""
+    if subject.provider is None:
+        pytest.skip("no stand-in can keep it waiting")
+    subject.provider.received.clear()
+    yield subject.provider
+    subject.provider.paced, subject.provider.failure = [], Failure()
 
 
 async def test_it_says_what_it_serves(subject: Subject) -> None:
@@ -185,6 +206,86 @@ async def test_cancelling_leaves_nothing_behind(subject: Subject) -> None:
     await asyncio.wait({asking})
     await eventually(lambda: tasks() <= before)
     assert (await subject.ask()).text
+
+
+async def test_no_answer_is_silent_for_longer_than_it_may_be(subject: Subject) -> None:
+    with pytest.raises(BullpenError, match="silent for 0 s before its first token"):
+        await subject.backend.infer(subject.job(silence_ok=SilenceOk(first_token=0, next_token=0)))
+    assert (await subject.ask()).text
+
+
+Pieces = list[tuple[float, str]]
+SHORT, LONG = 0.15, 0.6
+"""Seconds: of the silences below, and what several of them are longer than."""
+
+
+def opening_of(provider: Provider) -> Pieces:
+    return [(0.0, piece) for piece in provider.pieces({})[: provider.opening]]
+
+
+def answer_of(provider: Provider) -> Pieces:
+    return [(0.0, piece) for piece in provider.pieces({})[provider.opening :]]
+
+
+def often(piece: str) -> Pieces:
+    return [(SHORT, piece)] * 8
+
+
+def blank(_: Provider) -> Pieces:
+    return often("\n")
+
+
+def keep_alive(provider: Provider) -> Pieces:
+    return often(provider.keep_alive)
+
+
+def thoughts(provider: Provider) -> Pieces:
+    return often(provider.thought())
+
+
+def silence_after_the_role(provider: Provider) -> Pieces:
+    return [(0.0, provider.role()), (LONG, provider.keep_alive)]
+
+
+@pytest.mark.parametrize("headers", [0.0, LONG], ids=["before its first token", "before its headers"])
+async def test_a_slow_first_token_is_waited_for(subject: Subject, provider: Provider, headers: float) -> None:
+    provider.failure = Failure(slow_headers=headers)
+    provider.paced = [(LONG - headers, ""), *opening_of(provider), *answer_of(provider)]
+    answer = await subject.backend.infer(subject.job(silence_ok=SilenceOk(first_token=3000, next_token=300)))
+    assert (answer.text, len(provider.received)) == ("The capital is Paris.", 1)
+
+
+@pytest.mark.parametrize("what", [thoughts, silence_after_the_role], ids=lambda what: what.__name__)
+async def test_what_is_no_token_does_not_end_the_wait_for_the_first_one(
+    subject: Subject, provider: Provider, what: Callable[[Provider], Pieces]
+) -> None:
+    provider.paced = [*opening_of(provider), *what(provider), *answer_of(provider)]
+    answer = await subject.backend.infer(subject.job(silence_ok=SilenceOk(first_token=3000, next_token=100)))
+    assert (answer.text, len(provider.received)) == ("The capital is Paris.", 1)
+
+
+@pytest.mark.parametrize("what", [keep_alive, blank, thoughts], ids=lambda what: what.__name__)
+@pytest.mark.parametrize("at", [0, 2], ids=["before the first token", "between tokens"])
+async def test_whatever_arrives_ends_a_silence_and_is_told(
+    subject: Subject, provider: Provider, what: Callable[[Provider], Pieces], at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what an SDK shows nothing of. All of it together takes far longer than one silence may."""
+    monkeypatch.setattr(streaming, "TELL_EVERY", SHORT / 2)
+    words = answer_of(provider)
+    provider.paced = [*opening_of(provider), *words[:at], *what(provider), *words[at:]]
+    allowed = SilenceOk(first_token=600, next_token=600)
+    *deltas, done = [piece async for piece in subject.backend.stream(subject.job(silence_ok=allowed))]
+    assert isinstance(done, Done)
+    assert "".join(delta.text for delta in deltas if isinstance(delta, Delta)) == "The capital is Paris."
+    assert sum(isinstance(delta, Delta) and not delta.text for delta in deltas) >= 4
+
+
+@pytest.mark.parametrize("at", [0, 2], ids=["before its first token", "between tokens"])
+async def test_a_silence_that_is_too_long_is_the_end(subject: Subject, provider: Provider, at: int) -> None:
+    words = answer_of(provider)
+    provider.paced = [*opening_of(provider), *words[:at], (30.0, ""), *words[at:]]
+    with pytest.raises(BullpenError, match="silent for 0.3 s between tokens" if at else "silent for 0.3 s before"):
+        await subject.backend.infer(subject.job(silence_ok=SilenceOk(first_token=300, next_token=300)))
 
 
 async def test_it_is_well(subject: Subject) -> None:

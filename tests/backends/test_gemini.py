@@ -15,8 +15,9 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 
-from contracts import BullpenError, ChatMessage, ErrorCode, InferenceRequest
+from contracts import BullpenError, ChatMessage, ErrorCode, InferenceRequest, Outcome
 from tests.backends.providers import Failure, GeminiProvider, Json, OpenAIProvider, configured
 from tests.support import eventually
 from workers.base import Done, Job
@@ -34,6 +35,18 @@ class Scripted(GeminiProvider):
     def __init__(self) -> None:
         super().__init__()
         self.script: list[Json] = []
+        self.described: dict[str, Json] = {"m": {}}
+        """The models that it knows, besides their names."""
+
+    def route(self, router: web.UrlDispatcher) -> None:
+        super().route(router)
+        router.add_get("/v1beta/models/{name}", self.model)
+
+    async def model(self, request: web.Request) -> web.Response:
+        name = request.match_info.get("name", "m")
+        if name not in self.described:
+            return web.Response(status=404, text=self.error(404))
+        return web.json_response({"name": f"models/{name}", **self.described[name]})
 
     def pieces(self, body: Json) -> list[str]:
         return [f"data: {json.dumps(told)}\n\n" for told in self.script] or super().pieces(body)
@@ -204,9 +217,6 @@ async def test_options_go_to_the_server(provider: Scripted, backend: GeminiBacke
         ChatMessage(role="assistant", tool_calls=(called("c1", "add", "no json"),)),
         ChatMessage(role="assistant", tool_calls=(called("c1", "add", "[1]"),)),
         ChatMessage(role="assistant", tool_calls=({"id": "c1"},)),
-        ChatMessage.model_validate_json(
-            '{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:image/png;base64,%%%"}}]}'
-        ),
     ],
 )
 async def test_a_question_that_is_wrong_everywhere_is_asked_nowhere(
@@ -215,7 +225,41 @@ async def test_a_question_that_is_wrong_everywhere_is_asked_nowhere(
     with pytest.raises(BullpenError) as caught:
         await backend.infer(job(backend, ChatMessage(role="user", content="Hm?"), broken))
     assert (caught.value.code, caught.value.field) == (ErrorCode.INVALID_REQUEST, "messages")
+    assert caught.value.fault == "request"
     assert not provider.received
+
+
+async def test_a_model_that_is_gone_or_cannot_chat_takes_no_other_along(provider: Scripted) -> None:
+    names = ("a", "b", "embedder")
+    provider.described = {"a": {}, "b": {}, "embedder": {"supportedGenerationMethods": ["embedContent"]}}
+    config = configured(GeminiConfig, {"base_url": provider.url, "models": [{"name": name} for name in names]})
+    assert isinstance(config, GeminiConfig)
+    backend = GeminiBackend(config)
+    await backend.start(lambda _: None)
+    assert [card.model_id for card in backend.models() if card.capabilities] == ["a", "b"]
+    assert backend.models()[2].trouble == "it cannot chat, only embedContent"
+    del provider.described["a"]
+    await backend.health()
+    assert [card.model_id for card in backend.models() if card.capabilities] == ["b"]
+    provider.described = {"a": {"supportedGenerationMethods": ["generateContent"]}, "b": {}}
+    await backend.health()
+    assert [card.model_id for card in backend.models() if card.capabilities] == ["a", "b"]
+    provider.described = {}
+    await backend.health()
+    assert all(card.capabilities for card in backend.models()), "a server that describes none serves all"
+    await backend.close()
+
+
+async def test_options_that_fit_no_question_are_the_model_s_fault(provider: Scripted) -> None:
+    """Else a worker with a wrong config would end every request for good."""
+    model = {"name": "m", "options": {"temperature": "hot"}}
+    config = configured(GeminiConfig, {"base_url": provider.url, "models": [model]})
+    assert isinstance(config, GeminiConfig)
+    backend = GeminiBackend(config)
+    with pytest.raises(BullpenError) as caught:
+        await backend.infer(job(backend, ChatMessage(role="user", content="Hm?")))
+    assert (caught.value.code, caught.value.fault) == (ErrorCode.INVALID_REQUEST, "model")
+    await backend.close()
 
 
 # What is answered
@@ -263,8 +307,9 @@ async def test_why_it_ended(provider: Scripted, backend: GeminiBackend, last: Js
 @pytest.mark.parametrize("reason", ["OTHER", "MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOMORROWS_REASON"])
 async def test_an_ending_that_is_a_failure(provider: Scripted, backend: GeminiBackend, reason: str) -> None:
     provider.script = [event({"text": "Hm."}), event(finish=reason)]
-    with pytest.raises(BullpenError, match="truncated"):
+    with pytest.raises(BullpenError) as caught:
         await backend.infer(job(backend))
+    assert caught.value.outcome is Outcome.TRUNCATED
 
 
 @pytest.mark.parametrize(

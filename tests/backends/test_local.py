@@ -111,7 +111,7 @@ async def test_odd_questions_do_not_kill_it(local: Backend[Any], prompt: str, fi
     try:
         await local.infer(job(local, prompt))
     except BullpenError as error:
-        assert (error.code, error.field) == (ErrorCode.INVALID_REQUEST, field)
+        assert (error.code, error.field) == (ErrorCode.CONTEXT_LENGTH_EXCEEDED, field)
     else:
         assert field is None
     assert "Paris" in (await local.infer(job(local))).text

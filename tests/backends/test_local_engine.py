@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import struct
 import threading
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -17,7 +18,7 @@ from pydantic import ValidationError
 
 from contracts import BullpenError, ErrorCode, InferenceRequest
 from tests.support import eventually
-from workers.base import Backend, Delta, Done, Job
+from workers.base import Backend, Delta, Done, Job, ModelConfig
 from workers.base.interface.discovery import discover
 from workers.local.inspection import Inspection
 
@@ -207,7 +208,6 @@ async def test_the_same_seed_gets_the_same_answer(local: Backend[Any]) -> None:
         ({"seed": 2**63 - 1, "temperature": 2.0, "top_p": 1e-300}, None),
         ({"prompt": "\ud7ff\U0010ffff\u202e"}, None),
         ({"context": {"system": " "}}, None),
-        ({"response_format": {"type": "nonsense"}}, ErrorCode.INVALID_REQUEST),
         (
             {"response_format": {"type": "json_schema", "json_schema": {"schema": {"$ref": "#/nowhere"}}}},
             ErrorCode.INVALID_REQUEST,
@@ -230,10 +230,38 @@ async def test_odd_wishes_are_answered_or_refused(
         answer = await local.infer(job(local, **{"max_tokens": 4, **asked}))
     except BullpenError as error:
         assert error.code is code
+        assert error.fault == "request", "no other worker, and no breaker, has to do with it"
     else:
         assert code is None
         assert answer.text
     await local.health()
+
+
+def gguf(path: Path, told: dict[str, str | int]) -> Path:
+    """A file with these words of its own and no weights."""
+    body = b"GGUF" + struct.pack("<IQQ", 3, 0, len(told))
+    for key, value in told.items():
+        body += struct.pack("<Q", len(key)) + key.encode()
+        text = str(value).encode()
+        body += struct.pack("<IQ", 8, len(text)) + text if isinstance(value, str) else struct.pack("<II", 4, value)
+    path.write_bytes(body)
+    return path
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"general.architecture": "nomic-bert"},
+        {"general.architecture": "qwen3", "qwen3.pooling_type": 3},
+        {"general.architecture": "t5encoder"},
+    ],
+)
+async def test_a_file_of_a_model_that_only_embeds_is_not_served(tmp_path: Path, told: dict[str, str | int]) -> None:
+    file = gguf(tmp_path / "m.gguf", told)
+    backend = made(models=(ModelConfig(name="m", options={"path": str(file)}),))
+    with pytest.raises(BullpenError, match="cannot chat"):
+        await backend.start(lambda _: None)
+    await backend.close()
 
 
 async def test_it_is_not_well_when_nothing_moves() -> None:

@@ -36,7 +36,8 @@ class Scripted(OllamaProvider):
         self.steps: list[Json] = []
 
     async def tags(self, request: web.Request) -> web.Response:
-        return web.json_response({"models": [{"model": name} for name in self.installed]})
+        told = [{"model": name, "digest": shown.get("digest", "")} for name, shown in self.installed.items()]
+        return web.json_response({"models": told})
 
     async def show(self, request: web.Request) -> web.Response:
         name = (await request.json())["model"]
@@ -46,7 +47,8 @@ class Scripted(OllamaProvider):
         return web.json_response({"model_info": {}, **told})
 
     async def pull(self, request: web.Request) -> web.Response:
-        self.installed[(await request.json())["model"]] = {}
+        if not any("error" in step for step in self.steps):
+            self.installed[(await request.json())["model"]] = {}
         return web.Response(text="\n".join(json.dumps(step) for step in self.steps))
 
     def pieces(self, body: Json) -> list[str]:
@@ -112,7 +114,10 @@ async def test_it_serves_every_chat_model_that_is_installed(provider: Scripted, 
         "broken": {"error": "the file is damaged"},
         "from-an-old-server": {},
     }
-    cards = {card.model_id: card for card in (await start()).models()}
+    backend = await start()
+    await eventually(lambda: len(backend.models()) == 3)
+    assert [body["model"] for body in provider.received] == ["from-an-old-server"], "only where nothing is told"
+    cards = {card.model_id: card for card in backend.models()}
     assert list(cards) == ["llama3.2:latest", "llava:7b", "from-an-old-server"]
     assert cards["llama3.2:latest"].aliases == ("llama3.2",)
     assert "tools" in cards["llama3.2:latest"].capabilities
@@ -193,6 +198,69 @@ async def test_a_pull_that_fails_is_told(provider: Scripted, start: Start) -> No
         await start(models=[{"name": "nonsense"}], pull_missing=True)
 
 
+async def test_a_model_that_is_not_there_takes_no_other_along(provider: Scripted, start: Start) -> None:
+    provider.installed = {"m:latest": {}, "embedder": {"capabilities": ["embedding"]}, "broken": {"error": "damaged"}}
+    names = ("other", "m", "embedder", "broken")
+    cards = {card.model_id: card for card in (await start(models=[{"name": name} for name in names])).models()}
+    assert tuple(cards) == names
+    assert [name for name, card in cards.items() if card.capabilities] == ["m"]
+    assert "ollama pull other" in cards["other"].trouble
+    assert "cannot chat, only embedding" in cards["embedder"].trouble
+    assert "500" in cards["broken"].trouble
+    assert not cards["m"].trouble
+
+
+async def test_a_model_that_cannot_be_pulled_takes_no_other_along(provider: Scripted, start: Start) -> None:
+    provider.steps = [{"error": "file does not exist"}]
+    backend = await start(models=[{"name": "m"}, {"name": "nonsense"}], pull_missing=True)
+    there, missing = backend.models()
+    assert there.capabilities
+    assert (missing.capabilities, "file does not exist" in missing.trouble) == ((), True)
+
+
+async def test_what_is_pulled_or_removed_meanwhile_is_noticed(provider: Scripted, start: Start) -> None:
+    provider.installed = {"a": {"capabilities": ["completion"]}, "b": {"capabilities": ["completion"]}}
+    backend, named = await start(), await start(models=[{"name": "a"}, {"name": "b"}])
+    provider.installed = {
+        "b": {"capabilities": ["completion"]},
+        "c": {"capabilities": ["completion", "vision"]},
+        "d": {"capabilities": ["embedding"]},
+    }
+    for one in (backend, named):
+        await one.health()
+    assert [card.model_id for card in backend.models()] == ["b", "c"]
+    assert [(card.model_id, bool(card.capabilities)) for card in named.models()] == [("a", False), ("b", True)]
+    provider.installed["a"] = {}
+    await named.health()
+    assert all(card.capabilities for card in named.models())
+
+
+async def test_another_model_of_the_same_name_is_described_anew(provider: Scripted, start: Start) -> None:
+    provider.installed = {"m:latest": {"digest": "1", "capabilities": ["completion"]}}
+    backend = await start()
+    assert "tools" not in backend.models()[0].capabilities
+    provider.installed = {"m:latest": {"digest": "2", "capabilities": ["completion", "tools"]}}
+    await backend.health()
+    assert "tools" in backend.models()[0].capabilities
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        {"details": {"family": "bert"}},
+        {"details": {"family": "nomic-bert"}},
+        {"model_info": {"general.architecture": "xlmroberta", "xlmroberta.pooling_type": 1}},
+        {"capabilities": ["image"]},
+    ],
+)
+async def test_older_servers_tell_by_the_architecture_what_only_embeds(
+    provider: Scripted, start: Start, shown: Json
+) -> None:
+    provider.installed = {"mystery": shown, "mxbai-embed-large": {}, "riddle": {"details": {"family": "llama"}}}
+    assert [card.model_id for card in (await start()).models()] == ["riddle"]
+    assert not provider.received
+
+
 @pytest.mark.parametrize("installed", [{}, {"embedder": {"capabilities": ["embedding"]}}])
 async def test_nothing_to_serve_is_told(provider: Scripted, start: Start, installed: dict[str, Json]) -> None:
     provider.installed = installed
@@ -264,6 +332,19 @@ async def test_json(provider: Scripted, start: Start, wanted: Json | None, forma
     backend = await start()
     await backend.infer(job(backend, response_format=wanted))
     assert provider.received[-1].get("format") == format
+
+
+async def test_an_image_is_never_the_name_of_a_file(
+    provider: Scripted, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SDK would read it and send what stands in it."""
+    (tmp_path / "abcd").write_text("a secret")
+    monkeypatch.chdir(tmp_path)
+    content = '[{"type": "image_url", "image_url": {"url": "data:image/png;base64,abcd"}}]'
+    message = ChatMessage.model_validate_json(f'{{"role": "user", "content": {content}}}')
+    backend = await start()
+    await backend.infer(job(backend, message))
+    assert provider.received[-1]["messages"][0]["images"] == ["abcd"]
 
 
 async def test_thoughts_are_not_shown(provider: Scripted, start: Start) -> None:

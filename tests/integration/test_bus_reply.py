@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bus import Bus, BusSettings, Message, Reply
+from bus import Bus, BusSettings, InboxReply, Message
 from bus import publish_with_retry as insist
 from contracts import BullpenError, ErrorCode
 from tests.support import eventually
@@ -30,8 +30,8 @@ async def connected(url: str) -> AsyncIterator[Bus]:
         await bus.close()
 
 
-def stream(bus: Bus, subject: str) -> Reply:
-    return Reply(bus, subject, "t1", "r1", streaming=True)
+def stream(bus: Bus, subject: str) -> InboxReply:
+    return InboxReply(bus, subject, "t1", "r1", streaming=True)
 
 
 async def test_a_reader_who_left_is_noticed_while_pieces_are_sent(bus: Bus, nats_server: str) -> None:
@@ -39,7 +39,7 @@ async def test_a_reader_who_left_is_noticed_while_pieces_are_sent(bus: Bus, nats
     async with connected(nats_server) as reader:
         read: list[Message] = []
         inbox = reader.listen(read.append)
-        reply = Reply(bus, inbox.subject, "t1", "r1", streaming=True, on_abandoned=lambda: left.append("left"))
+        reply = InboxReply(bus, inbox.subject, "t1", "r1", streaming=True, on_abandoned=lambda: left.append("left"))
         await reply.chunk("Par")
         await eventually(lambda: read)
         await bus.flush()
@@ -51,7 +51,7 @@ async def test_a_reader_who_left_is_noticed_while_pieces_are_sent(bus: Bus, nats
     assert len(bus._inbox) == 0  # nothing is waited for any more
 
 
-async def _noticed(reply: Reply) -> bool:
+async def _noticed(reply: InboxReply) -> bool:
     await reply.chunk("is")
     return reply.abandoned.is_set()
 
@@ -109,7 +109,7 @@ async def test_pieces_carry_their_number_and_the_tokens_so_far(bus: Bus) -> None
 
 async def test_a_caller_who_wants_one_answer_gets_one_message(bus: Bus) -> None:
     read: list[Message] = []
-    reply = Reply(bus, bus.listen(read.append).subject, "t1", "r1", streaming=False)
+    reply = InboxReply(bus, bus.listen(read.append).subject, "t1", "r1", streaming=False)
     await reply.chunk("Par")
     await reply.error(BullpenError(ErrorCode.CANCELLED, "enough"))
     await eventually(lambda: read)
@@ -120,7 +120,7 @@ async def test_a_caller_who_wants_one_answer_gets_one_message(bus: Bus) -> None:
 
 async def test_an_answer_finds_a_caller_who_is_back_a_moment_later(bus: Bus, nats_server: str) -> None:
     """Its connection broke, and with it the inbox that the answer was sent to."""
-    reply = Reply(bus, "_INBOX.away.1", "t1", "r1", streaming=False)
+    reply = InboxReply(bus, "_INBOX.away.1", "t1", "r1", streaming=False)
     await reply.error(BullpenError(ErrorCode.CANCELLED, "enough"))
     await bus.flush()
     read: list[Message] = []
@@ -139,7 +139,7 @@ async def test_an_answer_that_nobody_waits_for_is_given_up(bus: Bus, monkeypatch
         said += 1
 
     before = len(bus._inbox)
-    await Reply(bus, "_INBOX.gone.1", "t1", "r1", streaming=False).error(BullpenError(ErrorCode.CANCELLED, "no"))
+    await InboxReply(bus, "_INBOX.gone.1", "t1", "r1", streaming=False).error(BullpenError(ErrorCode.CANCELLED, "no"))
     await eventually(lambda: len(bus._inbox) == before)
     await bus.subscribe_inline("_INBOX.gone.1", heard)
     await asyncio.sleep(2 * insist.AGAIN_AFTER)

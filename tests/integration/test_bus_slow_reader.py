@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import psutil
 import pytest
 
-from bus import Bus, BusSettings, Message, Reply
+from bus import Bus, BusSettings, InboxReply, Message
 from bus import connected_clients as census
 from tests.servers import NatsServer
 from tests.support import eventually
@@ -48,7 +48,7 @@ async def test_who_does_not_read_holds_up_nobody_and_is_cut(nats: NatsServer, de
         assert nats.process is not None
         server = psutil.Process(nats.process.pid)
         before = server.memory_info().rss
-        slow = Reply(manager, SLOW, "t-slow", "r-slow", streaming=True)
+        slow = InboxReply(manager, SLOW, "t-slow", "r-slow", streaming=True)
         async with Heartbeat(manager, other) as heartbeat:
             for number in range(MOST):
                 await slow.chunk(PIECE)
@@ -86,7 +86,7 @@ class Heartbeat:
         await asyncio.wait([self._beating])
 
     async def _beat(self) -> None:
-        stream = Reply(self._sender, self._inbox.subject, "t-other", "r-other", streaming=True)
+        stream = InboxReply(self._sender, self._inbox.subject, "t-other", "r-other", streaming=True)
         for _ in range(5_000):
             await stream.chunk(str(self._clock()))
             await asyncio.sleep(0.005)

@@ -197,7 +197,7 @@ async def test_a_signal_stops_the_work_at_the_worker_and_is_booked(nats_server: 
         await eventually(lambda: [(a["task_id"], a["outcome"]) for a in booked] == [("mine", "cancelled")])
 
 
-# Who is here
+# The workers of the mesh
 
 
 class Workers:
@@ -313,7 +313,7 @@ async def test_drain_and_resume(workers: Workers, nats_server: str) -> None:
         await bullpen("drain", "a b", env={"NATS_URL": nats_server}),
     )
     assert (nobody.code, wrong.code) == (1, 1)
-    assert "no worker and no Manager nobody is here; here is fake, local-1" in nobody.err
+    assert "no worker and no Manager nobody is running; running are: fake, local-1" in nobody.err
 
 
 async def test_budgets_are_listed(manager: FakeManager, nats_server: str) -> None:
@@ -340,7 +340,7 @@ async def test_budgets_are_listed(manager: FakeManager, nats_server: str) -> Non
 async def test_budgets_need_a_manager(nats_server: str) -> None:
     told = await bullpen("budgets", env={"NATS_URL": nats_server})
     assert told.code == 1
-    assert "no Manager is here" in told.err
+    assert "no Manager is running" in told.err
 
 
 async def test_a_manager_is_drained_and_resumed_like_a_worker(manager: FakeManager, nats_server: str) -> None:

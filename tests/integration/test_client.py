@@ -357,7 +357,7 @@ async def test_a_question_that_loses_every_manager_is_given_up(
 ) -> None:
     monkeypatch.setattr(watch, "MOST_SENDS", 3)
     Lossy(manager, forgets=100)
-    with pytest.raises(RequestFailed, match="3 times a Manager took the question and fell silent"):
+    with pytest.raises(RequestFailed, match="3 times a Manager took the request and fell silent"):
         await bp.ask("hi")
     assert len(manager.requests) == 3
 

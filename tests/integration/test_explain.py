@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from contracts import Candidate, RouteDecision, Terms, Wishes, new_id
 from contracts import subjects as s
@@ -111,13 +111,45 @@ async def test_a_failover_reads_as_two_choices_and_what_came_between(books: Book
     assert "w-bad with m-free: tried already" in told
 
 
+async def test_a_stand_in_that_steps_back_is_told_with_the_reason(books: Books, mesh: SmallMesh) -> None:
+    toy: Json = {"models": [{**FREE["models"][0], "name": "toy", "stand_in": True}]}
+    await mesh.worker("w-toy", **toy)
+    await mesh.manager()
+    assert (await mesh.ask(task_id="alone", policy="cheapest"))["model_id"] == "toy"
+    await mesh.worker("w-dear", latency_ms=300, **DEAR)
+    answers = [await mesh.ask(task_id=f"beside-{policy}", policy=policy) for policy in ("cheapest", "fastest", "best")]
+    assert {answer["model_id"] for answer in answers} == {"m-dear"}
+    assert (await mesh.ask(model="toy"))["model_id"] == "toy"
+    await known(books, "beside-best")
+    told = (await run(books, "explain", "beside-best")).out
+    assert "w-toy with toy: stands in only until another model is ready" in told
+    await mesh.stop("w-dear")
+    assert (await mesh.ask(task_id="again"))["model_id"] == "toy"
+
+
+async def test_an_older_decision_is_shown_without_the_terms_that_it_lacks(books: Books) -> None:
+    """Its load may be more than 1: lateness was in it."""
+    late = Terms(cost=0.0, confidence=0.2, load=13.4, resources=0.0)
+    full = Candidate(worker_id="w", backend="b", model_id="m", terms=late, score=13.6, passed_over="full (4 of 4)")
+    even = Terms(cost=1, confidence=1, load=1, resources=0.3)
+    one = decision(task_id="old", candidates=(full,), winner=None, model_id=None, weights=even)
+    older = from_json(one.to_bytes())
+    for terms in (older["weights"], older["candidates"][0]["terms"]):
+        del terms["lateness"]
+    await books.bus.publish(s.METRICS_ROUTE, to_json(older))
+    told = await eventually(lambda: run_ok(books, "old"), timeout=10)
+    [heading] = [line for line in told.splitlines() if "WORKER" in line]
+    assert heading.split() == ["WORKER", "MODEL", "CONFIDENCE", "×1", "LOAD", "×1", "SCORE"]
+    assert "w with m: full (4 of 4)" in told
+
+
 async def test_a_direct_request_has_no_route_decision(books: Books, mesh: SmallMesh) -> None:
     await mesh.worker("w-1")
     await mesh.ask("infer.simulated", task_id="direct")
     await eventually(books.booked(1), timeout=10)
     told = await run(books, "explain", "direct")
     assert told.code == 0
-    assert "Nobody had to choose: the worker was asked directly." in told.out
+    assert "There was no choice: the worker was asked directly." in told.out
 
 
 async def test_a_request_without_a_worker_is_explained_too(books: Books, mesh: SmallMesh) -> None:
@@ -142,7 +174,7 @@ async def test_json_has_all_of_it(books: Books, mesh: SmallMesh) -> None:
     told = (await run(books, "explain", answer["request_id"], "--json")).json()
     assert told["task_id"] == "as-json"
     [first] = told["decisions"]
-    assert first["candidates"][0]["terms"].keys() == {"cost", "confidence", "load", "resources"}
+    assert first["candidates"][0]["terms"].keys() == Terms.model_fields.keys()
     assert told["attempts"][0]["worker_id"] == told["response"]["worker_id"] == "w-1"
 
 

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from contracts import ErrorCode, OpenModel, Outcome, new_id
+from telemetry.columns import WORDS
 from telemetry.reading import export
-from telemetry.reading.export import KEYS, WORDS, Csv, Table, Wish
+from telemetry.reading.export import KEYS, Csv, ExportQuery, Table
 from telemetry.reading.parquet import Parquet
 from telemetry.store import Connection, Store
 from telemetry.upkeep.migrate import migrate
@@ -51,12 +52,12 @@ def files(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
-def wish(table: Table = "responses", **more: Any) -> Wish:
+def wish(table: Table = "responses", **more: Any) -> ExportQuery:
     whole = {"since": NOW - timedelta(days=1), "until": NOW + timedelta(days=1)}
-    return Wish(**{"table": table, **whole, **more})
+    return ExportQuery(**{"table": table, **whole, **more})
 
 
-async def rows(store: Store, asked: Wish) -> list[dict[str, str]]:
+async def rows(store: Store, asked: ExportQuery) -> list[dict[str, str]]:
     """As somebody reads them who opens the CSV."""
     file = StringIO()
     assert await export.export(store, asked, Csv(file, await export.columns(store, asked))) >= 0

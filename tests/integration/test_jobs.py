@@ -9,7 +9,7 @@ import pytest
 
 from bus import BusError, NoResponders
 from bus.jetstream import api
-from bus.queue import Kept, Receipt, read_after, store
+from bus.queue import ArchivedMessage, Receipt, read_after, store
 from client import Bullpen, RequestFailed
 from contracts import subjects as s
 from tests.mesh import SmallMesh
@@ -42,18 +42,18 @@ async def submit(mesh: SmallMesh, body: bytes | Json, **headers: str) -> Receipt
     return await store(mesh.bus, s.JOBS_STREAM, s.JOBS_SUBMIT, data, named, within=5)
 
 
-async def results(mesh: SmallMesh, task_id: str = "", count: int = 1) -> list[Kept]:
+async def results(mesh: SmallMesh, task_id: str = "", count: int = 1) -> list[ArchivedMessage]:
     """Waits until there are so many and no job is left, and returns all there are."""
     subject = s.result(task_id) if task_id else s.RESULT_ANY
 
-    async def enough() -> list[Kept]:
+    async def enough() -> list[ArchivedMessage]:
         try:
             found = await read_after(mesh.bus, s.RESULTS_STREAM, subject, 0)
         except NoResponders:
             return []
         return found if len(found) >= count and await open_jobs(mesh) == 0 else []
 
-    found: list[Kept] = await eventually(enough, timeout=12)
+    found: list[ArchivedMessage] = await eventually(enough, timeout=12)
     return found
 
 
@@ -249,7 +249,7 @@ async def test_a_job_that_takes_longer_than_a_manager_may_be_silent_runs_once(me
         await mesh.manager(name, jobs={"at_once": 1, "silent_after": 0.6})
     await streams_are_there(mesh)
     ran: list[str] = []
-    await mesh.bus.subscribe_inline(s.INFER_ANY_WORKER, lambda message: ran.append(message.headers["Bullpen-Request"]))
+    await mesh.bus.subscribe_inline("infer.*.w.*", lambda message: ran.append(message.headers["Bullpen-Request"]))
     await submit(mesh, {"prompt": "hello", "task_id": "t1"})
     assert len(await results(mesh, "t1")) == 1
     assert len(ran) == 1
@@ -273,7 +273,7 @@ async def test_a_job_is_batch_work_whose_time_begins_when_it_runs(mesh: SmallMes
     await mesh.manager()
     await streams_are_there(mesh)
     asked: list[Json] = []
-    await mesh.bus.subscribe_inline(s.INFER_ANY_WORKER, lambda message: asked.append(json.loads(message.data)))
+    await mesh.bus.subscribe_inline("infer.*.w.*", lambda message: asked.append(json.loads(message.data)))
     await submit(mesh, {"prompt": "hello", "task_id": "t1", "stream": True}, Bullpen_Deadline="1000")
     await submit(mesh, {"prompt": "hello", "task_id": "t2", "priority": "interactive"})
     assert all("output" in json.loads(kept.data) for kept in await results(mesh, count=2))
@@ -290,7 +290,7 @@ async def test_a_job_that_two_managers_do_at_once_has_one_result(
         await mesh.manager(name, jobs={"at_once": 1, "silent_after": 0.5})
     await streams_are_there(mesh)
     ran: set[str] = set()
-    await mesh.bus.subscribe_inline(s.INFER_ANY_WORKER, lambda message: ran.add(message.headers["Bullpen-Request"]))
+    await mesh.bus.subscribe_inline("infer.*.w.*", lambda message: ran.add(message.headers["Bullpen-Request"]))
     await submit(mesh, {"prompt": "hello", "task_id": "t1"})
     await eventually(lambda: len(ran) == 2)
     await eventually(lambda: mesh.beats["w-1"].inflight == 2)

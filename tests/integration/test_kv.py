@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from nats.js.api import StreamConfig
 
-from bus import Bus, BusError, BusSettings
+from bus import Bus, BusError, BusSettings, kv
 from bus.kv import Bucket
 from tests.servers import NatsServer, PlainNats, nats_cluster
 from tests.support import eventually
@@ -48,6 +48,34 @@ async def test_of_many_who_make_a_key_at_once_one_succeeds(bus: Bus) -> None:
     bucket = await make(bus)
     made = await asyncio.gather(*(bucket.put("a", b"x", after=0, within=5) for _ in range(50)))
     assert sum(revision is not None for revision in made) == 1
+
+
+async def test_updates_made_at_the_same_time_all_count(bus: Bus) -> None:
+    bucket = await make(bus)
+
+    def counted(value: bytes) -> tuple[bytes, int]:
+        number = int(value or b"0") + 1
+        return str(number).encode(), number
+
+    made = await asyncio.gather(*(bucket.update("a", counted, within=5) for _ in range(20)))
+    assert sorted(made) == list(range(1, 21)), "each update saw the one before it"
+    kept = await bucket.get("a", within=1)
+    assert kept
+    assert kept.value == b"20"
+
+
+async def test_an_update_that_others_are_always_faster_than_is_an_error(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = await make(bus)
+
+    async def too_late(key: str, value: bytes, *, after: int, within: float) -> None:
+        return None
+
+    monkeypatch.setattr(bucket, "put", too_late)
+    monkeypatch.setattr(kv, "UPDATE_TRIES", 3)
+    with pytest.raises(BusError, match="at the same time"):
+        await bucket.update("a", lambda value: (b"x", None), within=1)
 
 
 async def test_a_change_is_heard_by_who_follows_the_key(bus: Bus) -> None:

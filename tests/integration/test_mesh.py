@@ -11,7 +11,7 @@ from pydantic_core import from_json
 
 from bus import Message
 from bus.jetstream import PullConsumer
-from contracts import InferenceResponse
+from contracts import InferenceResponse, Terms
 from contracts import subjects as s
 from tests.fake_worker import Asked, FakeWorker, acting
 from tests.mesh import Json, SmallMesh
@@ -480,7 +480,7 @@ async def test_a_prompt_larger_than_every_context_window_is_not_tried_again(mesh
     await mesh.worker("w-1")
     await mesh.manager()
     error = (await mesh.ask(prompt="word " * 20_000))["error"]
-    assert (error["code"], error["field"], error["retryable"]) == ("invalid_request", "prompt", False)
+    assert (error["code"], error["field"], error["retryable"]) == ("context_length_exceeded", "prompt", False)
 
 
 async def test_the_route_is_explained(mesh: SmallMesh) -> None:
@@ -494,7 +494,7 @@ async def test_the_route_is_explained(mesh: SmallMesh) -> None:
     decision = from_json(routes[0].data)
     assert decision["winner"] == answer["worker_id"]
     assert {c["worker_id"] for c in decision["candidates"]} == {"w-1", "w-2"}
-    assert all(set(c["terms"]) == {"cost", "confidence", "load", "resources"} for c in decision["candidates"])
+    assert all(c["terms"].keys() == Terms.model_fields.keys() for c in decision["candidates"])
 
 
 async def test_every_request_and_every_attempt_is_booked_once(mesh: SmallMesh) -> None:

@@ -86,7 +86,7 @@ MATRIX: dict[str, tuple[Who, Who]] = {
     s.METRICS_BUDGET: (("manager",), LOOKING_ON),
     s.metrics_model("m"): (("manager",), LOOKING_ON),
     s.metrics_worker("w1"): (("manager",), LOOKING_ON),
-    s.METRICS_ANY: (NOBODY, LOOKING_ON),
+    "metrics.>": (NOBODY, LOOKING_ON),
     s.SYS_CONNECT: (NOBODY, ("manager", "observer")),
     s.SYS_DISCONNECT: (NOBODY, ("manager", "observer")),
     "$SRV.PING": (RPC, ROLES_OF_OURS),
@@ -273,7 +273,7 @@ async def test_jobs_are_done_with_these_permissions(server: BusSettings) -> None
         mine = Jobs(manager, JobsConfig(), _no_work)
         mine.take_part()
         taking = asyncio.create_task(mine.run())
-        asking = client_jobs.Jobs(client)
+        asking = client_jobs.JobQueue(client)
         await asking.ready()
         ticket = await asking.submit(Question(b'{"promt": "x", "task_id": "t1"}', "t1", 1000, stream=False), "job-a")
         with pytest.raises(RequestFailed, match="promt"):

@@ -130,7 +130,7 @@ async def test_a_month_goes_when_it_ended_longer_ago_than_retention(store: Store
 async def test_dropping_waits_for_readers_and_nobody_waits_for_it(
     store: Store, empty_database_url: str, reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(partitions, "PATIENCE", "15s")
+    monkeypatch.setattr(partitions, "LOCK_TIMEOUT", "15s")
     await save(store, datetime(2025, 1, 15, tzinfo=UTC))
     apart = Store(empty_database_url, 10)
     reading = reader.transaction(isolation="repeatable_read")
@@ -155,7 +155,7 @@ async def test_dropping_waits_for_readers_and_nobody_waits_for_it(
 async def test_what_is_read_for_long_is_dropped_another_time(
     store: Store, empty_database_url: str, reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(partitions, "PATIENCE", "100ms")
+    monkeypatch.setattr(partitions, "LOCK_TIMEOUT", "100ms")
     await save(store, datetime(2025, 1, 15, tzinfo=UTC))
     apart = Store(empty_database_url, 10)
     async with reader.transaction(isolation="repeatable_read"):

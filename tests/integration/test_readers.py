@@ -81,7 +81,7 @@ async def test_a_dashboard_shows_what_is_in_the_books(store: Store, reader: Read
     }
     assert await store.save(told) == 3
     assert await reader.fetch(_as_grafana_asks(PANELS[title])) or title in (
-        "What befell the workers",
+        "Worker events",
         "Promoted and demoted",
     )
 

@@ -171,7 +171,7 @@ async def test_many_tenants_are_added_up_beyond_the_dearest(store: Store, monkey
 async def test_the_page_says_what_is_unknown_and_what_is_made_up(store: Store) -> None:
     page = Page(render(await filled(store)))
     assert "1 attempts have no known price" in page.text
-    assert "1 answers came from simulated workers" in page.text
+    assert "1 answer came from simulated workers" in page.text
     assert "$0.5000 of the cost is theirs" in page.text
     assert "$2.53" in page.text
     assert "No model was promoted or demoted" in page.text
@@ -181,7 +181,7 @@ async def test_the_page_says_what_is_unknown_and_what_is_made_up(store: Store) -
 async def test_empty_books_make_a_page_that_says_so(store: Store) -> None:
     text = Page(render(await figures(store, PERIOD))).text
     for said in (
-        "Nobody asked anything",
+        "There were no requests",
         "No model was tried",
         "No request ended in an error",
         "no answer to wait for",

@@ -149,7 +149,7 @@ async def test_the_old_model_gets_no_more_time_than_a_drain(mesh: SmallMesh, pic
     await eventually(lambda: mesh.beats["w-1"].inflight == 1)
     (picky / "config.yaml").write_text(config.replace("one", "two"))
     refused = (await asking)["error"]
-    assert (refused["code"], refused["retryable"]) == ("no_worker", True)
+    assert (refused["code"], refused["retryable"]) == ("draining", True)
     await eventually(lambda: mesh.beats["w-1"].capacity == 64)
     assert (await mesh.ask(s.infer_backend("picky")))["model_id"] == "two"
 

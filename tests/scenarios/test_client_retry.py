@@ -14,7 +14,7 @@ from bus import Message
 from client import Bullpen
 from contracts import Chunk, FinalResponse, Resumed
 from contracts.headers import TASK
-from contracts.subjects import INFER_ANY_WORKER, INFER_AUTO
+from contracts.subjects import INFER_AUTO
 
 pytestmark = [pytest.mark.scenario, pytest.mark.timeout(120)]
 
@@ -41,7 +41,7 @@ class Callers:
 
     async def listen(self) -> None:
         await self._bullpen.bus.subscribe_inline(INFER_AUTO, self.sent.append)
-        await self._bullpen.bus.subscribe_inline(INFER_ANY_WORKER, self._begins)
+        await self._bullpen.bus.subscribe_inline("infer.*.w.*", self._begins)
 
     def all(self) -> list[asyncio.Task[None]]:
         """Their questions, all at once."""

@@ -1,30 +1,27 @@
-"""How long a dead process is left alone."""
+"""How long to wait before another try."""
 
 import pytest
 
-from bullpen.supervision.supervisor import FIRST_DELAY, HEALTHY_AFTER, LONGEST_DELAY, Backoff, Death
+from bus.backoff import Backoff
+
+BACKOFF = Backoff(0.1, 2.0)
 
 
-def test_the_first_death_is_mended_at_once() -> None:
-    assert Backoff().after(lived=0.1) == FIRST_DELAY
+def test_nothing_failed_means_no_wait() -> None:
+    assert BACKOFF.wait(0) == 0.0
 
 
-def test_each_further_death_doubles_the_wait_up_to_the_longest() -> None:
-    backoff = Backoff()
-    waits = [backoff.after(lived=0.1) for _ in range(10)]
-    assert waits[:4] == [0.2, 0.4, 0.8, 1.6]
-    assert waits[-1] == LONGEST_DELAY
+def test_the_ceiling_doubles_with_each_failure_up_to_the_cap() -> None:
+    assert [BACKOFF.ceiling(failures) for failures in range(1, 7)] == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0]
 
 
-def test_a_process_that_lived_well_starts_from_the_beginning() -> None:
-    backoff = Backoff()
-    for _ in range(5):
-        backoff.after(lived=0.1)
-    assert backoff.after(lived=HEALTHY_AFTER) == FIRST_DELAY
+def test_any_number_of_failures_is_within_the_cap() -> None:
+    assert BACKOFF.ceiling(10**6) == 2.0
 
 
-@pytest.mark.parametrize(
-    ("code", "told"), [(3, "exited with 3"), (0, "exited with 0"), (-9, "was killed by SIGKILL"), (-77, "signal 77")]
-)
-def test_a_death_is_told_in_words(code: int, told: str) -> None:
-    assert told in Death("nats", 1, code, 0.2).how
+@pytest.mark.parametrize("failures", [1, 3, 50])
+def test_waits_are_spread_from_zero_to_the_ceiling(failures: int) -> None:
+    ceiling = BACKOFF.ceiling(failures)
+    waits = [BACKOFF.wait(failures) for _ in range(500)]
+    assert 0.0 <= min(waits) < 0.2 * ceiling
+    assert 0.8 * ceiling < max(waits) <= ceiling

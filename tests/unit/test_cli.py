@@ -6,7 +6,7 @@ import json
 import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import typer
@@ -14,11 +14,13 @@ from typer.testing import CliRunner
 
 from bullpen.cli import COMMANDS, LateCommand, app, show
 from bullpen.cli.ask import ask
+from bullpen.cli.look import workers_table
 from bullpen.cli.models import served_models
 from bullpen.cli.reading import moment
 from bullpen.cli.running import CURES
+from bullpen.doctor import findings_of
 from client import Options, Roster
-from contracts import ErrorCode, InferenceRequest
+from contracts import ErrorCode, Heartbeat, InferenceRequest
 from tests.fake_manager import heartbeat
 
 LISTINGS = ("workers", "models", "responses", "cost", "report", "doctor")
@@ -179,7 +181,7 @@ def test_since_a_time() -> None:
             moment(wrong)
 
 
-# Who is here
+# The workers of the mesh
 
 
 def test_the_roster_keeps_the_newest_heartbeat_of_each() -> None:
@@ -216,6 +218,27 @@ def test_models_are_listed_with_their_workers() -> None:
         ("m", "b", ("a", "b"), 1),
         ("m", "other", ("c",), 1),
     ]
+
+
+def troubled(worker_id: str, **changes: Any) -> Heartbeat:
+    """The heartbeat of a worker whose model is in trouble."""
+    beat = heartbeat(worker_id)
+    return beat.model_copy(update={"models": (beat.models[0].model_copy(update={"trouble": "gone", **changes}),)})
+
+
+def test_a_model_in_trouble_is_shown_with_its_reason_at_the_worker_that_has_it() -> None:
+    beats = [heartbeat("a"), troubled("b"), troubled("c", capabilities=())]
+    [served] = served_models(beats)
+    assert (served.ready, served.trouble) == (2, {"b": "gone", "c": "gone"})
+    assert "chat" in served.capabilities, "as where it can"
+    shown = [str(cell) for cell in workers_table([(beat, None) for beat in beats]).columns[2].cells]
+    assert shown == ["m", "m (gone)", "m (gone)"]
+
+
+def test_doctor_warns_of_a_model_in_trouble_and_calls_its_worker_ready() -> None:
+    found = list(findings_of([heartbeat("a"), troubled("b")]))
+    assert [(finding.part, finding.state) for finding in found] == [("workers", "ok"), ("model m at b", "warn")]
+    assert found[1].detail == "gone"
 
 
 def test_policies_are_spelled_as_in_the_contract() -> None:

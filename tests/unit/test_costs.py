@@ -28,9 +28,13 @@ from contracts import (
     Progress,
     utc_now,
 )
-from manager.request.attempt import FREE, Attempt, Ending, read_event, used
+from manager.request.attempt import FREE, Attempt, used
+from manager.request.events import CalledOff, Gone, Overdue, read_event
+from manager.request.recording import attempt_record
+from manager.request.retry_policy import Ask
 from manager.request.state import RequestState
-from manager.routing.ranking import Choice, RejectReason, RoutingQuery
+from manager.routing.filters import RejectReason
+from manager.routing.query import Choice, RoutingQuery
 from tests.unit.test_ranking import CHEAP, choose, worker
 from workers.base import Delta, Done, Job, Usage
 from workers.base.provider.chat import plausible
@@ -221,41 +225,42 @@ def test_no_digit_is_lost_between_worker_and_books(
     heard = read_event(answer(prompt, completion, cost, cached_tokens=cached).to_bytes())
     assert isinstance(heard, FinalResponse)
     tried = attempt(price=price)
-    tried.end(heard, 101.0, said_all=True)
-    record = type(tried.record("r", "t")).model_validate_json(tried.record("r", "t").to_bytes())
+    tried.on(heard, 101.0)
+    record = type(attempt_record(tried, "r", "t")).model_validate_json(attempt_record(tried, "r", "t").to_bytes())
     assert (record.cost_usd, record.price) == (cost, price)
     assert (record.prompt_tokens, record.completion_tokens, record.cached_tokens) == (prompt, completion, cached)
 
 
 def test_a_worker_that_reckons_otherwise_is_believed() -> None:
     one = attempt()
-    one.end(answer(10, 5, Decimal("0.5")), 101.0, said_all=True)
+    one.on(answer(10, 5, Decimal("0.5")), 101.0)
     assert one.cost == Decimal("0.5")
 
 
 def test_what_a_silent_attempt_cost_is_unknown_and_guessed_for_limits_only() -> None:
     one = attempt(price=CHEAP)
-    one.hear(Progress(tokens=50, phase="decode"), 101.0)
-    one.end(one.lost("disconnected", died=True), 102.0, said_all=True)
+    one.on(Progress(tokens=50, phase="decode"), 101.0)
+    one.on(Gone("disconnected"), 102.0)
     assert (one.outcome, one.cost, one.likely_cost) == (Outcome.UNCERTAIN, None, CHEAP.cost(10, 50))
-    assert one.record("r", "t").cost_usd is None
+    assert attempt_record(one, "r", "t").cost_usd is None
 
 
 def test_a_provider_that_was_never_called_costs_nothing() -> None:
     one = attempt(local=False)
-    one.end(one.lost("disconnected", died=True), 102.0, said_all=True)
+    one.on(Gone("disconnected"), 102.0)
     assert one.cost == 0
     allowed = attempt(local=False)
-    allowed.allowed = True
-    allowed.end(allowed.lost("disconnected", died=True), 102.0, said_all=True)
+    allowed.go_given = True
+    allowed.on(Gone("disconnected"), 102.0)
     assert allowed.cost is None
 
 
 def test_a_refusal_is_free_and_one_after_it_had_begun_is_a_failure() -> None:
     left = BullpenError(ErrorCode.NO_WORKER, "w is leaving").detail()
-    unbegun = Ending.told(ErrorReply(error=left))
+    unbegun, begun = attempt(number=1), attempt(number=2)
+    unbegun.on(ErrorReply(error=left), 101.0)
     assert (unbegun.outcome, unbegun.usage) == (Outcome.REFUSED, FREE)
-    begun = Ending.told(ErrorReply(error=left, usage=PartialUsage(completion_tokens=7)))
+    begun.on(ErrorReply(error=left, usage=PartialUsage(completion_tokens=7)), 101.0)
     assert (begun.outcome, begun.usage.cost_usd) == (Outcome.FAILED, None)
 
 
@@ -305,30 +310,30 @@ def end(one: Attempt, how: str, told: PartialUsage, code: ErrorCode) -> None:
     told = told.model_copy(update={"cost_usd": cost if told.prompt_tokens else None})
     given = answer(told.prompt_tokens, told.completion_tokens or 0, told.cost_usd)
     stopped = BullpenError(ErrorCode.CANCELLED, "stopped")
-    one.allowed = how not in ("never claimed", "refused")
+    one.go_given = how not in ("never claimed", "refused")
     if how not in ("never claimed", "refused", "died"):
-        one.hear(Progress(tokens=told.completion_tokens or 0, phase="decode"), 100.5)
+        one.on(Progress(tokens=told.completion_tokens or 0, phase="decode"), 100.5)
     match how:
         case "answered":
-            one.end(given, 101.0, said_all=True)
+            one.on(given, 101.0)
         case "unpriced answer":
-            one.end(answer(None, 5, None), 101.0, said_all=True)
+            one.on(answer(None, 5, None), 101.0)
         case "told":
-            one.end(Ending.told(reply_of(code, told)), 101.0, said_all=True)
+            one.on(reply_of(code, told), 101.0)
         case "refused":
-            one.end(Ending.told(reply_of(ErrorCode.OVERLOADED, None)), 101.0, said_all=True)
+            one.on(reply_of(ErrorCode.OVERLOADED, None), 101.0)
         case "stalled" | "never claimed":
-            one.end(one.overdue(), 101.0, said_all=False)
+            one.on(Overdue(), 101.0)
         case "died":
-            one.end(one.lost("gone", died=True), 101.0, said_all=True)
+            one.on(Gone("gone"), 101.0)
         case "cancelled":
-            one.end(Ending(Outcome.CANCELLED, stopped, one.seen), 101.0, said_all=False)
-            one.hear_afterwards(reply_of(ErrorCode.CANCELLED, told))
+            one.on(CalledOff(stopped), 101.0)
+            one.on(reply_of(ErrorCode.CANCELLED, told), 102.0)
         case "hedged":
-            one.end(Ending(Outcome.HEDGED_LOSER, stopped, one.seen), 101.0, said_all=False)
+            one.on(CalledOff(stopped, beaten=True), 101.0)
         case "late answer" | "late error":
-            one.end(one.overdue(), 101.0, said_all=False)
-            one.hear_afterwards(given if how == "late answer" else reply_of(code, told))
+            one.on(Overdue(), 101.0)
+            one.on(given if how == "late answer" else reply_of(code, told), 102.0)
 
 
 @given(st.lists(st.tuples(ENDINGS, told_usage, st.sampled_from(ErrorCode), st.booleans()), max_size=6))
@@ -340,7 +345,7 @@ def test_however_its_attempts_end_a_request_costs_their_sum_or_an_unknown_amount
         attempts.append(one := attempt(number=number, local=local))
         end(one, how, told, code)
     asked = inflight(*attempts)
-    costs = [one.record("r", "t").cost_usd for one in attempts]
+    costs = [attempt_record(one, "r", "t").cost_usd for one in attempts]
     known = [cost for cost in costs if cost is not None]
     assert asked.cost == (sum(known, Decimal(0)) if len(known) == len(costs) else None)
     for one, cost in zip(attempts, costs, strict=True):
@@ -358,29 +363,29 @@ def test_a_cost_that_was_known_stays_whatever_is_said_afterwards(
         end(one, how, used_before, ErrorCode.UPSTREAM_ERROR)
         before = one.cost
         late = answer(told.prompt_tokens, told.completion_tokens or 0, None)
-        if one.allowed or how == "refused":  # who was not allowed to begin has nothing to tell
-            one.hear_afterwards(late)
+        if one.go_given or how == "refused":  # who was not allowed to begin has nothing to tell
+            one.on(late, 102.0)
             assert before is None or one.cost == before
 
 
 def test_what_was_spent_on_earlier_attempts_counts_against_the_ceiling() -> None:
     one = attempt(price=CHEAP)
-    one.end(answer(1000, 1000, CHEAP.cost(1000, 1000)), 101.0, said_all=True)
-    assert inflight(one).question(0.0, 101.0).spent == Decimal("0.00006")
+    one.on(answer(1000, 1000, CHEAP.cost(1000, 1000)), 101.0)
+    assert inflight(one).query(Ask(), 101.0, ahead=0, has_queued=False).spent == Decimal("0.00006")
 
 
 def test_a_price_that_is_the_ceiling_itself_is_not_above_it() -> None:
     """0.3 is less than three tenths as a binary fraction."""
     flat = Price(input_per_mtok=Decimal(150_000), output_per_mtok=Decimal(0))
     assert choose(worker("w", price=flat), max_tokens=1, max_cost_usd=0.3).winner is not None  # two tokens in
-    assert choose(worker("w", price=flat), max_tokens=1, max_cost_usd=0.29).obstacle is RejectReason.BUDGET
+    assert choose(worker("w", price=flat), max_tokens=1, max_cost_usd=0.29).reason is RejectReason.BUDGET
 
 
 def test_the_answer_names_the_cost_of_all_attempts() -> None:
     first, second = attempt(number=1), attempt(number=2)
     told = PartialUsage(prompt_tokens=10, completion_tokens=1, cost_usd=PRICE.cost(10, 1))
-    first.end(Ending.told(reply_of(ErrorCode.UPSTREAM_ERROR, told)), 101.0, said_all=True)
+    first.on(reply_of(ErrorCode.UPSTREAM_ERROR, told), 101.0)
     last = answer(10, 5, PRICE.cost(10, 5))
-    second.end(last, 102.0, said_all=True)
+    second.on(last, 102.0)
     response: InferenceResponse = inflight(first, second).finished(last, second, 102.0)
     assert response.cost_usd == PRICE.cost(20, 6)

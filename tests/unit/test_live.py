@@ -27,7 +27,7 @@ def test_how_many_a_manager_does_in_a_second_is_seen_from_two_tellings() -> None
     live.hear_mesh(mesh("m-2", 0, 500), 0.1)
     assert [one.per_second for one in live.managers] == [0.0, 0.0]
     live.hear_mesh(mesh("m-1", 2, 28, failed=2), 2.0)
-    assert [(one.told.source, one.per_second) for one in live.managers] == [("m-1", 10.0), ("m-2", 0.0)]
+    assert [(one.metrics.source, one.per_second) for one in live.managers] == [("m-1", 10.0), ("m-2", 0.0)]
     live.hear_mesh(mesh("m-1", 4, 3), 4.0)  # it was restarted: its count began anew
     assert live.managers[0].per_second == 0.0
 

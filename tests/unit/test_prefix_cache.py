@@ -5,13 +5,18 @@ from dataclasses import replace
 
 import pytest
 
-from contracts import InferenceRequest
+from contracts import InferenceRequest, ModelCard
+from contracts.tokens import prompt_tokens
 from manager.config import DEFAULT_POLICIES
 from manager.routing.estimates import Estimates
-from manager.routing.prefix_cache import FORGOTTEN, HALF_GONE, PrefixCache, openings
-from manager.routing.ranking import RoutingQuery, rank
+from manager.routing.prefix_cache import FORGOTTEN, HALF_GONE, SHORTEST, PrefixCache, openings
+from manager.routing.query import RoutingQuery
+from manager.routing.ranking import rank
 from manager.routing.registry import WorkerView
 from tests.unit.test_ranking import winner, worker
+from workers.base.interface.backend import Job
+from workers.base.interface.config import BackendConfig
+from workers.base.rate_limits.limits import Limits
 
 LONG = "a long story that goes on and on " * 60
 """About 500 tokens."""
@@ -31,6 +36,24 @@ def test_who_has_answered_holds_the_conversation_and_its_own_answer() -> None:
     said_otherwise = openings(conversation(LONG, "Another answer." * 20, "And then?"))
     assert affinity.cached(said_otherwise, 100.0) == {"w": said_otherwise[0].tokens}
     assert affinity.cached(openings(conversation("x" + LONG, "An answer.", "And then?")), 100.0) == {}
+
+
+@pytest.mark.parametrize("text", ["物語はまだ続きます。" * 60, "🦆🧑\u200d🚀" * 100, "Ääkköset " * 80, LONG, "x"])
+def test_a_whole_conversation_is_worth_its_prompt_s_tokens_in_any_script(text: str) -> None:
+    """One estimate for the prompt, the cache and the limits: the bytes of all of it."""
+    asked = conversation(text, "はい", text, system=text)
+    whole, prompt = openings(asked)[-1].tokens, prompt_tokens(asked)
+    assert whole == prompt == RoutingQuery.of(asked).tokens_in
+    card = ModelCard(model_id="m", context_window=8192, local=True)
+    assert Limits(BackendConfig()).need(Job(asked, card, 10)).estimate == prompt
+    cache = PrefixCache()
+    cache.answered("w", openings(asked), "", 0.0)
+    assert cache.cached(openings(asked), 0.0) == ({"w": prompt} if prompt >= SHORTEST else {})
+
+
+def test_a_japanese_conversation_has_about_a_token_for_each_character() -> None:
+    text = "吾輩は猫である。名前はまだ無い。" * 20
+    assert 0.6 * len(text) < openings(conversation(text))[-1].tokens < 1.2 * len(text)
 
 
 def test_a_common_system_text_is_held_by_everybody_who_read_it() -> None:

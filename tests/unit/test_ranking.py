@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import replace
 from decimal import Decimal
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from config.loader import load_config
 from contracts import (
     Candidate,
+    Gpu,
     Heartbeat,
     InferenceRequest,
     InferenceResponse,
@@ -25,12 +28,20 @@ from contracts import (
     Terms,
     utc_now,
 )
-from manager.config import DEFAULT_POLICIES
+from manager.config import DEFAULT_POLICIES, Weights
+from manager.routing import scorers
 from manager.routing.estimates import Estimates
+from manager.routing.filters import RejectReason
+from manager.routing.forecast import Prospect
 from manager.routing.grades import Grades
-from manager.routing.ranking import Ranking, RejectReason, RoutingQuery, rank, score
+from manager.routing.query import RoutingQuery
+from manager.routing.ranking import Ranking, rank
 from manager.routing.registry import WorkerView
+from manager.routing.scorers import TermValues, score
 from tests.unit.test_registry import beat
+from workers.local.backend import LocalConfig
+
+ROOT = Path(__file__).resolve().parents[2]
 
 CHEAP = Price(input_per_mtok=Decimal("0.01"), output_per_mtok=Decimal("0.05"))
 DEAR = Price(input_per_mtok=Decimal(5), output_per_mtok=Decimal(25))
@@ -46,6 +57,7 @@ def worker(
         capabilities=changes.pop("capabilities", ("chat", "stream")),
         price=price,
         local=local,
+        stand_in=changes.pop("stand_in", False),
     )
     heartbeat: Heartbeat = beat(name).model_copy(update={"models": (card,), **changes})
     return WorkerView(heartbeat, 0.0)
@@ -66,7 +78,7 @@ def test_who_has_no_places_at_all_is_passed_over_and_disturbs_nobody() -> None:
     closed = worker("closed", capacity=0)
     assert winner(choose(closed, worker("open"))) == "open"
     alone = choose(closed)
-    assert (alone.winner, alone.obstacle) == (None, RejectReason.UNABLE)
+    assert (alone.winner, alone.reason) == (None, RejectReason.UNABLE)
     assert alone.reasons == ("closed: takes nothing now (capacity 0)",)
 
 
@@ -78,6 +90,46 @@ def test_a_heartbeat_that_cannot_be_is_none(field: dict[str, float]) -> None:
     told = beat("w").model_dump(mode="json")
     with pytest.raises(ValidationError, match=next(iter(field))):
         Heartbeat.model_validate({**told, **field})
+
+
+def test_an_older_config_means_what_it_meant_lateness_counts_by_the_weight_of_load() -> None:
+    four = {"cost": 10.0, "confidence": 0.3, "load": 2.0, "resources": 0.1}
+    assert Weights.model_validate(four).lateness == 50.0
+    assert Weights.model_validate({**four, "load": 0}).lateness == 0.0
+    assert Weights.model_validate({**four, "lateness": 7}).lateness == 7.0
+    for wrong in ({"lateness": -1}, {"cost": -0.1}, {"speed": 1}, {"load": "much"}, {"cost": None}):
+        with pytest.raises(ValidationError, match=next(iter(wrong))):
+            Weights.model_validate({**four, **wrong})
+
+
+def test_the_score_of_an_older_event_can_still_be_worked_out() -> None:
+    """Lateness was a part of load then, and had neither a term nor a weight of its own."""
+    terms = Terms.model_validate_json('{"cost": 0.5, "confidence": 0.2, "load": 13.4, "resources": 0.0}')
+    weights = Terms.model_validate_json('{"cost": 1.0, "confidence": 1.0, "load": 1.0, "resources": 0.3}')
+    assert score(TermValues.of(terms), TermValues.of(weights)) == 14.1
+
+
+def test_the_terms_are_named_alike_on_the_wire_and_in_the_code() -> None:
+    assert TermValues._fields == tuple(Terms.model_fields) == tuple(Weights.model_fields)
+    assert all(callable(getattr(scorers, name)) for name in TermValues._fields)
+
+
+@given(
+    usd=st.none() | st.floats(0, 1e6),
+    good=st.floats(0.01, 1),
+    seconds=st.floats(0, 1e6),
+    left_s=st.floats(-10, 1e6) | st.just(inf),
+    percent=st.floats(0, 10_000),
+    used=st.integers(0, 2**50),
+)
+def test_every_term_lies_between_0_and_1(
+    usd: float | None, good: float, seconds: float, left_s: float, percent: float, used: int
+) -> None:
+    gpus = tuple(Gpu(name="g", memory_used=used, memory_total=total, utilization=0.0) for total in (0, 2**40))
+    resources = Resources(cpu_percent=percent, memory_used=used, memory_limit=2**40, gpus=gpus)
+    heartbeat = beat("w").model_copy(update={"resources": resources})
+    terms = scorers.terms(Prospect(usd, good, seconds, left_s, heartbeat))
+    assert all(0 <= term <= 1 for term in terms)
 
 
 def test_cheapest_takes_the_cheap_one_and_best_the_proven_one() -> None:
@@ -162,8 +214,31 @@ def test_the_less_loaded_of_equals_wins() -> None:
     assert winner(choose(worker("busy", inflight=3), worker("idle"))) == "idle"
 
 
-def test_an_unknown_price_counts_as_dear() -> None:
-    assert winner(choose(worker("unknown", price=None), worker("known"), policy="cheapest")) == "known"
+def test_an_unknown_price_counts_as_dear_where_a_bill_may_come() -> None:
+    unknown = worker("unknown", price=None, local=False)
+    assert winner(choose(unknown, worker("known", price=DEAR, local=False), policy="cheapest")) == "known"
+
+
+def test_a_local_model_without_a_price_is_cheap() -> None:
+    unpriced = worker("unpriced", model="unpriced", price=None)
+    assert winner(choose(unpriced, worker("dear", price=DEAR, local=False), policy="cheapest")) == "unpriced"
+    assert winner(choose(unpriced, max_cost_usd=0.01)) == "unpriced"
+    assert choose(worker("remote", price=None, local=False), max_cost_usd=0.01).reason is RejectReason.BUDGET
+
+
+@pytest.mark.parametrize("policy", ["cheapest", "best", "balanced"])
+def test_a_price_never_decides_between_the_bundled_model_and_a_local_one_without(policy: Policy) -> None:
+    card = load_config(LocalConfig, "local", ROOT / "workers" / "local" / "config.yaml", {}).models[0].card(local=True)
+    ranking = choose(worker("unpriced", price=None), worker("bundled", model="toy", price=card.price), policy=policy)
+    costs = {candidate.worker_id: candidate.terms and candidate.terms.cost for candidate in ranking.candidates}
+    assert costs["unpriced"] == costs["bundled"] and costs["bundled"] != 0
+
+
+def test_a_price_of_nothing_costs_nothing() -> None:
+    free = Price(input_per_mtok=Decimal(0), output_per_mtok=Decimal(0))
+    ranking = choose(worker("free", price=free, local=False), max_cost_usd=0.0)
+    assert winner(ranking) == "free"
+    assert [candidate.terms and candidate.terms.cost for candidate in ranking.candidates] == [0.0]
 
 
 def test_a_worker_short_of_memory_is_passed_over() -> None:
@@ -179,36 +254,40 @@ def test_a_worker_short_of_memory_is_passed_over() -> None:
         ((), {}, RejectReason.NOBODY),
         (("m",), {"model": "other"}, RejectReason.NO_SUCH_MODEL),
         (("m",), {"backend": "other"}, RejectReason.NO_SUCH_MODEL),
-        (("m",), {"tools": ({"type": "function"},)}, RejectReason.UNABLE),
+        (("m",), {"tools": ({"type": "function", "function": {"name": "look"}},)}, RejectReason.UNABLE),
         (("m",), {"prompt": "x" * 8000}, RejectReason.TOO_LONG),
-        (("m",), {"prompt": "x" * 8000, "tools": ({"type": "function"},)}, RejectReason.TOO_LONG),
+        (
+            ("m",),
+            {"prompt": "x" * 8000, "tools": ({"type": "function", "function": {"name": "look"}},)},
+            RejectReason.TOO_LONG,
+        ),
         (("m",), {"max_cost_usd": 1e-9}, RejectReason.BUDGET),
     ],
 )
 def test_why_nobody_can_be_asked(workers: tuple[str, ...], asked: dict[str, Any], obstacle: RejectReason) -> None:
     ranking = choose(*(worker("w", model=name) for name in workers), **asked)
-    assert (ranking.winner, ranking.obstacle) == (None, obstacle)
+    assert (ranking.winner, ranking.reason) == (None, obstacle)
 
 
 def test_a_full_worker_is_worth_waiting_for_even_beside_unable_ones() -> None:
     ranking = choose(worker("full", inflight=4), worker("leaving", state="draining"))
-    assert ranking.obstacle is RejectReason.FULL
+    assert ranking.reason is RejectReason.FULL
 
 
 def test_a_long_prompt_may_fit_where_nobody_can_be_asked_now() -> None:
     larger = worker("larger", window=100_000, state="draining")
-    assert choose(worker("small"), larger, prompt="x" * 8000).obstacle is RejectReason.UNABLE
+    assert choose(worker("small"), larger, prompt="x" * 8000).reason is RejectReason.UNABLE
 
 
 def test_a_paused_worker_comes_back_by_itself() -> None:
     paused = worker("p")
-    paused.paused_until = 5.0
-    assert choose(paused, now=4.0).obstacle is RejectReason.PAUSED
+    paused.leave_alone(None, 5.0)
+    assert choose(paused, now=4.0).reason is RejectReason.PAUSED
     assert winner(choose(paused, now=5.1)) == "p"
 
 
 def test_local_only_never_leaves_the_machine() -> None:
-    assert choose(worker("cloud", local=False), policy="local_only").obstacle is RejectReason.UNABLE
+    assert choose(worker("cloud", local=False), policy="local_only").reason is RejectReason.UNABLE
 
 
 def test_an_alias_is_the_model() -> None:
@@ -233,14 +312,16 @@ def test_from_what_is_told_anybody_can_work_out_the_same_winner(
     told = [Candidate.model_validate_json(candidate.to_bytes()) for candidate in ranking.candidates]
     assert {candidate.worker_id for candidate in told} == {m.worker_id for m in workers}
     for candidate in told:
-        assert candidate.terms is not None and candidate.score == pytest.approx(score(candidate.terms, weights))
-        assert all(term >= 0 for term in candidate.terms.model_dump().values())
+        assert candidate.terms is not None and candidate.score == pytest.approx(
+            score(TermValues.of(candidate.terms), TermValues.of(weights))
+        )
+        assert all(0 <= term <= 1 for term in candidate.terms.model_dump().values())
     free = [c for c in told if c.passed_over is None]
     if ranking.winner is not None:
-        best = min(free, key=lambda c: score(c.terms, weights) if c.terms else inf)
+        best = min(free, key=lambda c: score(TermValues.of(c.terms), TermValues.of(weights)) if c.terms else inf)
         assert best.worker_id == ranking.winner.worker.worker_id
     else:
-        assert min(told, key=lambda c: c.score or inf).passed_over or ranking.obstacle is RejectReason.LATE
+        assert min(told, key=lambda c: c.score or inf).passed_over or ranking.reason is RejectReason.LATE
 
 
 def test_a_model_that_nobody_knows_yet_may_answer_best_now_and_then() -> None:
@@ -263,7 +344,7 @@ def test_a_model_that_nobody_knows_yet_may_answer_best_now_and_then() -> None:
 
 def test_a_quick_worker_that_is_full_is_better_than_a_slow_one_that_is_free() -> None:
     quick, slow = worker("quick", ewma_ms=500, inflight=4), worker("slow", ewma_ms=20_000)
-    assert choose(quick, slow, policy="fastest").obstacle is RejectReason.FULL
+    assert choose(quick, slow, policy="fastest").reason is RejectReason.FULL
     assert winner(choose(quick, worker("slower", ewma_ms=600), policy="fastest")) == "slower"
 
 
@@ -274,14 +355,33 @@ def test_who_would_come_too_late_is_not_asked_however_cheap() -> None:
     assert winner(ranking) == "quick"
 
 
+def test_lateness_is_a_term_of_its_own_and_load_stays_below_one() -> None:
+    question = replace(RoutingQuery.of(InferenceRequest(prompt="hello")), left_s=1.0)
+    balanced = DEFAULT_POLICIES["balanced"]
+    workers = [worker("late", ewma_ms=9000), worker("close", model="c", ewma_ms=1100), worker("quick", ewma_ms=100)]
+    ranking = rank(question, workers, Estimates(), balanced, now=0.0, rng=random.Random(1))
+    terms = {candidate.worker_id: candidate.terms for candidate in ranking.candidates}
+    assert all(one is not None and one.load < 1 for one in terms.values())
+    late, close, quick = (one.lateness for name in ("late", "close", "quick") if (one := terms[name]))
+    assert late == 1.0 and 0.4 < close < 0.6 and quick == 0.0
+
+
+def test_a_ranking_says_whether_its_winner_would_answer_in_time() -> None:
+    for seconds, expected in ((0.9, True), (1.2, False)):
+        question = replace(RoutingQuery.of(InferenceRequest(prompt="hello")), left_s=1.0)
+        workers = [worker("w", ewma_ms=seconds * 1000 * 0.95)]
+        ranking = rank(question, workers, Estimates(), DEFAULT_POLICIES["balanced"], now=0.0, rng=random.Random(1))
+        assert ranking.in_time is expected
+
+
 def test_when_too_many_wait_already_that_is_said_at_once() -> None:
     full = [worker(f"w{i}", ewma_ms=1000, inflight=4) for i in range(2)]
     question = replace(RoutingQuery.of(InferenceRequest(prompt="hello")), left_s=10.0, waiting=200)
     ranking = rank(question, full, Estimates(), DEFAULT_POLICIES["balanced"], now=0.0, rng=random.Random(1))
-    assert (ranking.obstacle, round(ranking.wait_s)) == (RejectReason.LATE, 25)
+    assert (ranking.reason, round(ranking.wait_s)) == (RejectReason.LATE, 25)
     patient = replace(question, left_s=120.0)
     ranking = rank(patient, full, Estimates(), DEFAULT_POLICIES["balanced"], now=0.0, rng=random.Random(1))
-    assert ranking.obstacle is RejectReason.FULL
+    assert ranking.reason is RejectReason.FULL
 
 
 def test_who_fails_fast_is_not_taken_for_quick() -> None:

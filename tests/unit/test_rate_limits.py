@@ -168,9 +168,9 @@ OPENAI = {
 
 def test_what_a_provider_says_is_left_counts_until_it_has_more() -> None:
     ours = limits()
-    ours.provider.hear({**OPENAI, "x-ratelimit-reset-requests": "20s"}, 0.0)
+    ours.of("m").hear({**OPENAI, "x-ratelimit-reset-requests": "20s"}, 0.0)
     assert refusal(ours, job(), 1.0).retry_after_ms == 19_000
-    rate = ours.rate(1.0)
+    rate = ours.rate(1.0, ["m"])
     assert rate is not None
     assert (rate.rpm_left, rate.rpm_limit) == (0, None)
     begun(ours, job(), 20.1)
@@ -207,12 +207,36 @@ def test_headers_of_providers(headers: dict[str, str], seconds: float) -> None:
 
 def test_a_provider_that_wants_to_be_left_alone_is() -> None:
     ours = limits()
-    ours.refused(5000, 0.0)
-    assert refusal(ours, job(), 1.0).retry_after_ms == 4000
-    rate = ours.rate(1.0)
+    ours.refused("m", 5000, 0.0)
+    told = refusal(ours, job(), 1.0)
+    assert (told.retry_after_ms, told.fault) == (4000, "model")
+    rate = ours.rate(1.0, ["m"])
     assert rate is not None
     assert (rate.rpm_left, rate.resets_in_ms) == (0, 4000)
     begun(ours, job(), 5.1)
+
+
+def test_a_provider_s_limit_of_one_model_leaves_the_others_alone() -> None:
+    ours = limits()
+    assert ours.refused("other", 45_000, 0.0) == 45_000
+    assert ours.rate(1.0, ["other", "m"]) is None, "a Manager would pass over the whole worker"
+    begun(ours, job(), 1.0)
+
+
+def test_an_account_without_money_rests_as_a_whole() -> None:
+    ours = limits()
+    ours.refused("other", 45_000, 0.0, whole_account=True)
+    told = refusal(ours, job(), 1.0)
+    assert (told.retry_after_ms, told.fault) == (44_000, "account")
+    rate = ours.rate(1.0, ["other", "m"])
+    assert rate is not None
+    assert rate.rpm_left == 0
+
+
+def test_a_provider_s_headers_say_how_long_when_its_refusal_does_not() -> None:
+    ours = limits()
+    ours.of("m").hear({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "45s"}, 0.0)
+    assert ours.refused("m", 1000, 0.0) == 45_000
 
 
 # Shared accounts

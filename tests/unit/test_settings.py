@@ -47,7 +47,7 @@ def test_the_file_is_read_and_the_environment_overrides_it(tmp_path: Path) -> No
         ("names: [a]\nseed: 2026-99-01\n", r"config.yaml:2: not valid YAML: month must be"),
         (f"names: [a]\nseed: {'1' * 5000}\n", r"config.yaml:2: not valid YAML: Exceeds the limit"),
         ("names: [a]\nseed: \0\n", r"config.yaml:2: not valid YAML: the character U[+]0000"),
-        (f"names: {'[' * 1500}\n", r"config.yaml: is nested without end"),
+        (f"names: {'[' * 1500}\n", r"config.yaml:1: not valid YAML: is nested deeper than 50 levels"),
     ],
 )
 def test_a_mistake_is_told_with_file_line_and_field(tmp_path: Path, text: str, told: str) -> None:

@@ -1,20 +1,24 @@
 """What becomes of an event before any database sees it."""
 
+import inspect
 import re
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import from_json
 
-from contracts import OpenModel
+from contracts import AttemptRecord, OpenModel, Outcome, PartialUsage, ResponseRecord, utc_now
 from contracts import subjects as s
-from telemetry.recording.entries import TABLES, Entry, Unbookable, parts, read
+from telemetry.recording.entries import TABLES, Booking, Unbookable, parts, read
 from telemetry.store import sql
 from telemetry.upkeep.migrate import available
 from tests.books import attempt, feedback, response, worker_event
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass
@@ -24,7 +28,7 @@ class Told:
     stream_seq: int = 7
 
 
-def row_of(data: bytes, subject: str = s.TELEMETRY_RESPONSE) -> Entry:
+def row_of(data: bytes, subject: str = s.TELEMETRY_RESPONSE) -> Booking:
     [entry], unbookable = read([Told(data, subject)])
     assert not unbookable
     return entry
@@ -88,7 +92,7 @@ def test_a_reason_does_not_tell_what_people_asked() -> None:
 
 @given(st.lists(st.integers(0, 50), max_size=30), st.integers(1, 100))
 def test_parts_are_small_and_keep_order(sizes: list[int], limit: int) -> None:
-    entries = [Entry(Told(b"", stream_seq=n), "responses", b"x" * size) for n, size in enumerate(sizes)]
+    entries = [Booking(Told(b"", stream_seq=n), "responses", b"x" * size) for n, size in enumerate(sizes)]
     found = list(parts(entries, limit))
     assert list(chain.from_iterable(found)) == entries
     assert all(sum(len(entry.row) for entry in part) <= limit or len(part) == 1 for part in found)
@@ -100,6 +104,46 @@ def test_the_insert_names_every_field_of_the_record(table: str, record: type[Ope
     inserted, selected = re.findall(r"(?<=[(T])\s([a-z_,\s]+?)(?=\)|FROM)", sql(f"insert_{table}"))
     assert [name.strip() for name in inserted.split(",")] == list(record.model_fields)
     assert inserted.split() == selected.split()
+
+
+@pytest.mark.parametrize(("table", "record"), [("responses", ResponseRecord), ("attempts", AttemptRecord)])
+def test_the_export_names_every_field_of_the_record(table: str, record: type[OpenModel]) -> None:
+    selected = sql(f"export_{table}").split("FROM")[0]
+    assert [name for name in record.model_fields if not re.search(rf"\b{name}\b", selected)] == []
+
+
+def test_a_late_answer_changes_its_figures_and_leaves_who_was_asked_and_why_it_failed() -> None:
+    updated = set(re.findall(r"(\w+) = excluded", sql("insert_attempts").split("WHERE")[0]))
+    assert {"outcome", "completion_tokens", "cost_usd", "confidence"} < updated
+    assert not updated & {"request_id", "attempt", "worker_id", "model_id", "epoch", "error_code", "price"}
+
+
+def test_whoever_books_an_attempt_sets_every_field() -> None:
+    """`AttemptRecord.of` asks for all of them and is the only way that the Manager and the workers make one."""
+    asked = inspect.signature(AttemptRecord.of).parameters.values()
+    assert [one.name for one in asked if one.default is not inspect.Parameter.empty] == []
+    record = AttemptRecord.of(
+        request_id="r-1",
+        attempt=1,
+        task_id="t-1",
+        created_at=utc_now(),
+        worker_id="w-1",
+        backend="simulated",
+        model_id="m",
+        epoch=None,
+        outcome=Outcome.OK,
+        error=None,
+        answer=None,
+        duration_ms=1.0,
+        ttft_ms=None,
+        queue_ms=None,
+        usage=PartialUsage(),
+        cost_usd=None,
+        price=None,
+    )
+    assert record.model_fields_set == AttemptRecord.model_fields.keys()
+    sources = [file for role in ("manager", "workers") for file in (ROOT / role).rglob("*.py")]
+    assert [file.name for file in sources if "AttemptRecord(" in file.read_text(encoding="utf-8")] == []
 
 
 def test_migrations_are_numbered_without_gaps() -> None:

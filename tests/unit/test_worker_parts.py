@@ -9,7 +9,7 @@ import pytest
 from contracts import BullpenError, ErrorCode
 from tests.support import eventually
 from workers.base.engines.admission import Admission
-from workers.base.provider.errors import first_line, from_status, retry_after_ms
+from workers.base.provider.errors import blamed, first_line, from_status, retry_after_ms
 from workers.base.runtime.confidence import UNKNOWN, Confidence
 from workers.base.runtime.final_event_cache import FinalEventCache
 
@@ -179,8 +179,34 @@ def test_a_prompt_that_is_too_long_for_a_model_is_told_with_its_tokens(
     error = from_status(status, text)
     assert error.prompt_tokens == tokens
     if tokens is not None:
-        assert (error.code, error.field, error.retryable) == (ErrorCode.INVALID_REQUEST, "prompt", False)
+        assert (error.code, error.field) == (ErrorCode.CONTEXT_LENGTH_EXCEEDED, "prompt")
+        assert (error.fault, error.status, error.retryable) == ("model", 400, False)
         assert BullpenError.from_detail(error.detail()).prompt_tokens == tokens
+
+
+@pytest.mark.parametrize(
+    ("code", "asked", "fault"),
+    [
+        (ErrorCode.INVALID_REQUEST, False, "request"),
+        (ErrorCode.INVALID_REQUEST, True, "model"),
+        (ErrorCode.NO_SUCH_MODEL, False, "model"),
+        (ErrorCode.CONTEXT_LENGTH_EXCEEDED, True, "model"),
+        (ErrorCode.RATE_LIMITED, False, "account"),
+        (ErrorCode.RATE_LIMITED, True, "model"),
+        (ErrorCode.UPSTREAM_AUTH, True, "model"),
+        (ErrorCode.UPSTREAM_ERROR, True, "model"),
+        (ErrorCode.OVERLOADED, False, "worker"),
+        (ErrorCode.NO_WORKER, False, "worker"),
+        (ErrorCode.NO_WORKER, True, "worker"),
+        (ErrorCode.DRAINING, False, "worker"),
+        (ErrorCode.CANCELLED, True, "request"),
+        (ErrorCode.DEADLINE_EXCEEDED, True, "request"),
+        (ErrorCode.INTERNAL, True, "ours"),
+    ],
+)
+def test_every_failure_says_whose_fault_it_is(code: ErrorCode, asked: bool, fault: str) -> None:
+    assert blamed(BullpenError(code, "no"), asked=asked).fault == fault
+    assert blamed(BullpenError(code, "no", fault="account"), asked=asked).fault == "account", "who knows it says so"
 
 
 def test_the_last_words_of_the_last_seconds_can_be_said_again() -> None:

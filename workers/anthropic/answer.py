@@ -79,7 +79,9 @@ class Answer:
                 # Pieces are longer than a token here; how many it really were is told at the end.
                 return Delta(self._seam.take(text), max(1, -(-len(text) // CHARACTERS_PER_TOKEN)), usage=self._used())
             case "input_json_delta" if index in self._calls:
-                self._calls[index]["function"]["arguments"] += self._size.take(delta.partial_json)
+                part = self._size.take(delta.partial_json)
+                self._calls[index]["function"]["arguments"] += part
+                return Delta("", -(-len(part) // CHARACTERS_PER_TOKEN), usage=self._used())
         return Delta("", 0, usage=self._used())  # not shown, but something moves
 
     def _begin_call(self, index: int, block: Any) -> None:

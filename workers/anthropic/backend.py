@@ -1,7 +1,7 @@
 """The official anthropic SDK. Always streamed, never retried here: asking again is the Manager's decision."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Annotated, Any
 
@@ -14,7 +14,7 @@ from config.loader import ConfigError
 from contracts import BullpenError, ErrorCode, JsonObject, ModelCard
 from workers.anthropic.answer import Answer
 from workers.anthropic.question import question_of
-from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, Report
+from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, Report, out_of_service
 from workers.base.provider.connection import (
     CONNECT_TIMEOUT,
     QUICK,
@@ -27,10 +27,13 @@ from workers.base.provider.connection import (
     without,
 )
 from workers.base.provider.errors import from_status, garbage, unreachable
+from workers.base.provider.question import asked, built
 from workers.base.provider.streaming import patiently
 
 KEY, URL = "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"
 OWN_API = "https://api.anthropic.com"
+MOST_LISTED = 1000
+GONE = "the API does not list it any more"
 BY_TYPE = {
     "invalid_request_error": 400,
     "authentication_error": 401,
@@ -58,13 +61,14 @@ class AnthropicBackend(Backend[AnthropicConfig]):
         super().__init__(config)
         self._key = api_key(KEY)
         self._url = address(URL, config.base_url)
-        silence = max(config.first_token_timeout, config.next_token_timeout)
+        self._seen: set[str] = set()
+        self._missing: frozenset[str] = frozenset()
         once = {"Connection": "close"} if is_plain(self._url) else {}
         self._client = anthropic.AsyncAnthropic(
             api_key=self._key or "none-needed",
             base_url=self._url or OWN_API,
             max_retries=0,
-            timeout=httpx2.Timeout(silence + 1, connect=CONNECT_TIMEOUT),
+            timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT),  # `patiently` ends a silence
             default_headers=once,
             http_client=anthropic.DefaultAsyncHttpxClient(event_hooks={"response": [bounded]}),
         )
@@ -101,19 +105,19 @@ class AnthropicBackend(Backend[AnthropicConfig]):
 
     def models(self) -> tuple[ModelCard, ...]:
         provider = self.pays(own=self._url is None)
-        return tuple(model.card(local=False, provider=provider) for model in self.config.models)
+        cards = (model.card(local=False, provider=provider) for model in self.config.models)
+        return tuple(out_of_service(card, GONE) if card.model_id in self._missing else card for card in cards)
 
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
-        answer, body = Answer(job), question_of(job, self._options(job.model.model_id))
+        answer, body = Answer(job), built(self._question, job)
 
         async def ask() -> AsyncIterator[RawMessageStreamEvent]:
-            return await self._client.messages.create(**body, stream=True)
+            return await asked(self._client.messages.create(**body, stream=True), job)
 
         try:
-            async with aclosing(patiently(ask, self.config)) as events:
-                async for event in events:
-                    if (delta := answer.take(event)) is not None:
-                        yield delta
+            async with aclosing(patiently(ask, answer.take, self.patience(job))) as deltas:
+                async for delta in deltas:
+                    yield delta
             if (rest := answer.rest()) is not None:
                 yield rest
             if (done := answer.done()) is not None:
@@ -123,17 +127,29 @@ class AnthropicBackend(Backend[AnthropicConfig]):
 
     async def health(self) -> None:
         try:
-            await self._client.with_options(timeout=CONNECT_TIMEOUT).models.list(limit=1)
+            listed = await self._client.with_options(timeout=CONNECT_TIMEOUT).models.list(limit=MOST_LISTED)
+            self._take([model.id for model in listed.data])
         except anthropic.NotFoundError:
             return  # it answers; it just has no list of models
         except (anthropic.AnthropicError, *UNUSABLE) as error:
             raise self._told(error) from error
 
+    def _take(self, listed: Sequence[str]) -> None:
+        """What the API lists now. It answers to names that it does not list, so only what it listed before is missed.
+
+        Raises `BullpenError` when nothing is left to serve.
+        """
+        named = {model.name for model in self.config.models}
+        self._missing = frozenset((named & self._seen).difference(listed))
+        self._seen.update(listed)
+        if named and self._missing == named:
+            raise BullpenError(ErrorCode.NO_SUCH_MODEL, "the API lists none of its models any more")
+
     async def close(self) -> None:
         await self._client.close()
 
-    def _options(self, name: str) -> JsonObject:
-        return next((model.options for model in self.config.models if model.name == name), {})
+    def _question(self, job: Job) -> JsonObject:
+        return question_of(job, self.configured(job.model.model_id).options)
 
     def _told(self, error: Exception) -> BullpenError:
         """What a failure means to the mesh."""

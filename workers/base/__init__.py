@@ -1,6 +1,17 @@
 """The model abstraction layer: what a backend offers, and the runtime that puts it on the mesh."""
 
-from workers.base.interface.backend import Availability, Backend, Completion, Delta, Done, Job, Report, Usage, truncated
+from workers.base.interface.backend import (
+    Availability,
+    Backend,
+    Completion,
+    Delta,
+    Done,
+    Job,
+    Report,
+    Usage,
+    out_of_service,
+    truncated,
+)
 from workers.base.interface.config import BackendConfig, ModelConfig
 
 __all__ = [
@@ -14,5 +25,6 @@ __all__ = [
     "ModelConfig",
     "Report",
     "Usage",
+    "out_of_service",
     "truncated",
 ]

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from config.loader import ConfigError
 from contracts import BullpenError, ErrorCode, FinishReason, JsonObject, ModelCard
-from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, Report, Usage
+from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, Report, Usage, out_of_service
 from workers.base.provider.chat import CHARACTERS_PER_TOKEN, SizeGuard, counted, logprobs, plausible
 from workers.base.provider.connection import (
     CONNECT_TIMEOUT,
@@ -29,11 +29,16 @@ from workers.base.provider.connection import (
 )
 from workers.base.provider.errors import from_status, garbage, unreachable
 from workers.base.provider.overlap_trimmer import OverlapTrimmer
+from workers.base.provider.question import asked, built
 from workers.base.provider.streaming import patiently
 from workers.gemini.question import contents_of, generation_of
 
 KEY, URL = "GEMINI_API_KEY", "GEMINI_BASE_URL"
+DESCRIBED_WITHIN = 60.0
+"""Seconds in which the API describes a model."""
 FINISH: dict[str, FinishReason] = {"STOP": "stop", "MAX_TOKENS": "length"}
+CHATS = "generateContent"
+UNKNOWN = "the API does not know it"
 FILTERED = {
     "SAFETY",
     "RECITATION",
@@ -63,9 +68,14 @@ class GeminiBackend(Backend[GeminiConfig]):
         super().__init__(config)
         self._key = api_key(KEY)
         self._url = address(URL, config.base_url)
-        hooks: dict[str, list[Callable[..., Any]]] = {"request": [self._limit_silence], "response": [bounded]}
+        hooks: dict[str, list[Callable[..., Any]]] = {
+            "request": [self._limit_silence],
+            "response": [bounded, _without_comments],
+        }
         limits = httpx2.Limits(max_keepalive_connections=0 if is_plain(self._url) else None)
         self._http = httpx2.AsyncClient(event_hooks=hooks, limits=limits, follow_redirects=True)
+        self._out: dict[str, str] = {}
+        """Why a model is out of service, by name."""
         self._client = genai.Client(
             api_key=self._key or "none-needed",
             vertexai=False,
@@ -78,8 +88,8 @@ class GeminiBackend(Backend[GeminiConfig]):
         )
 
     async def _limit_silence(self, request: httpx2.Request) -> None:
-        """The SDK has one time-out, for the whole answer; these are for silence only."""
-        silence = max(self.config.first_token_timeout, self.config.next_token_timeout) + 1
+        """The SDK has one time-out, for the whole answer. Of an answer, `patiently` ends a silence."""
+        silence = None if request.method == "POST" else DESCRIBED_WITHIN
         request.extensions["timeout"] = httpx2.Timeout(silence, connect=CONNECT_TIMEOUT).as_dict()
 
     @classmethod
@@ -110,22 +120,24 @@ class GeminiBackend(Backend[GeminiConfig]):
 
     def models(self) -> tuple[ModelCard, ...]:
         provider = self.pays(own=self._url is None)
-        return tuple(model.card(local=False, provider=provider) for model in self.config.models)
+        cards = (model.card(local=False, provider=provider) for model in self.config.models)
+        return tuple(
+            out_of_service(card, self._out[card.model_id]) if card.model_id in self._out else card for card in cards
+        )
 
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
-        answer, contents = _Answer(job), contents_of(job)
-        generation = generation_of(job, self._options(job.model.model_id))
+        answer = _Answer(job)
+        contents, generation = built(self._question, job)
 
         async def ask() -> AsyncIterator[types.GenerateContentResponse]:
-            return await self._client.aio.models.generate_content_stream(
-                model=job.model.model_id, contents=contents, config=generation
-            )
+            models = self._client.aio.models
+            sending = models.generate_content_stream(model=job.model.model_id, contents=contents, config=generation)
+            return await asked(sending, job)
 
         try:
-            async with aclosing(patiently(ask, self.config)) as chunks:
-                async for chunk in chunks:
-                    if (delta := answer.take(chunk)) is not None:
-                        yield delta
+            async with aclosing(patiently(ask, answer.take, self.patience(job))) as deltas:
+                async for delta in deltas:
+                    yield delta
         except (errors.APIError, httpx2.HTTPError, *UNUSABLE) as error:
             raise self._told(error) from error
         if (rest := answer.rest()) is not None:
@@ -134,18 +146,31 @@ class GeminiBackend(Backend[GeminiConfig]):
             yield done
 
     async def health(self) -> None:
+        names = [model.name for model in self.config.models]
+        told = dict(zip(names, await asyncio.gather(*map(self._trouble_with, names)), strict=True))
+        if self._url is not None and all(trouble == UNKNOWN for trouble in told.values()):
+            told = {}  # a stand-in server may not describe its models
+        self._out = {name: trouble for name, trouble in told.items() if trouble}
+        if told and len(self._out) == len(told):
+            raise BullpenError(ErrorCode.NO_SUCH_MODEL, f"{names[0]} is out of service: {self._out[names[0]]}")
+
+    async def _trouble_with(self, name: str) -> str:
+        """Why a model cannot be served; empty when it can. Raises `BullpenError` when the API cannot answer."""
         try:
-            await self._client.aio.models.get(model=self.config.models[0].name)
+            described = await self._client.aio.models.get(model=name)
         except (errors.APIError, httpx2.HTTPError, *UNUSABLE) as error:
-            if not isinstance(error, errors.APIError) or error.code not in (404, 405, 501):
-                raise self._told(error) from error  # but a stand-in server may not describe its models
+            if isinstance(error, errors.APIError) and error.code in (404, 405, 501):
+                return UNKNOWN
+            raise self._told(error) from error
+        methods = described.supported_actions or [CHATS]
+        return "" if CHATS in methods else f"it cannot chat, only {', '.join(methods)}"
 
     async def close(self) -> None:
         await self._http.aclose()
         self._client.close()
 
-    def _options(self, name: str) -> JsonObject:
-        return next((model.options for model in self.config.models if model.name == name), {})
+    def _question(self, job: Job) -> tuple[list[types.Content], types.GenerateContentConfig]:
+        return contents_of(job), generation_of(job, self.configured(job.model.model_id).options)
 
     def _told(self, error: Exception) -> BullpenError:
         """What a failure means to the mesh."""
@@ -154,6 +179,24 @@ class GeminiBackend(Backend[GeminiConfig]):
         if isinstance(error, errors.APIError) and isinstance(error.code, int):
             return from_status(error.code, without(self._key, str(error.message or error)), _wait(error))
         return garbage(without(self._key, str(error)))
+
+
+async def _without_comments(response: Any) -> None:
+    """Proxies send them to keep a connection alive; the SDK takes every line for a part of an answer."""
+    read = response.aiter_bytes
+
+    async def said(*how: Any) -> AsyncIterator[bytes]:
+        begins, comment = True, False
+        async for piece in read(*how):
+            kept = b""
+            for line in piece.splitlines(keepends=True):
+                comment = line.startswith(b":") if begins else comment
+                begins = line.endswith((b"\n", b"\r"))
+                kept += b"" if comment else line
+            if kept:
+                yield kept
+
+    response.aiter_bytes = said
 
 
 class _Answer:
@@ -178,12 +221,13 @@ class _Answer:
             name = candidate.finish_reason.name
             self._finish = "content_filter" if name in FILTERED else FINISH.get(name)
         parts = (candidate.content.parts or []) if candidate.content else []
-        self._calls += [self._call(part) for part in parts if part.function_call]
+        calls = [self._call(part) for part in parts if part.function_call]
+        self._calls += calls
         text = self._size.take("".join(part.text for part in parts if part.text and not part.thought))
         chances = _logprobs(candidate)
         if not text and not chances:
-            thinks = any(part.thought for part in parts)
-            return Delta("", 0, usage=self._used()) if thinks else None  # not shown, but something moves
+            thinks = any(part.thought for part in parts)  # not shown, but something moves
+            return Delta("", len(calls), usage=self._used()) if calls or thinks else None
         self._said = True
         # Pieces are longer than a token here; how many it really were is told beside them.
         count = len(chances) if len(chances) > 1 else max(1, -(-len(text) // CHARACTERS_PER_TOKEN))

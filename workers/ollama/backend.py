@@ -4,9 +4,10 @@ Closing the stream closes the connection, which is what makes Ollama stop comput
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
 from contextlib import aclosing
-from typing import Annotated, cast
+from dataclasses import replace
+from typing import Annotated, Any, cast
 
 import httpx
 import ollama
@@ -14,28 +15,28 @@ import structlog
 from pydantic import Field
 
 from config.loader import ConfigError, secret
-from contracts import BullpenError, Capability, ErrorCode, FinishReason, JsonObject, ModelCard
-from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, ModelConfig, Report, Usage
-from workers.base.provider.chat import SizeGuard, counted, logprobs, plausible, tokens
-from workers.base.provider.connection import CONNECT_TIMEOUT, QUICK, UNUSABLE, bounded, without
+from contracts import BullpenError, ErrorCode, FinishReason, JsonObject, ModelCard
+from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, Report, Usage
+from workers.base.provider.chat import SizeGuard, counted, logprobs, plausible
+from workers.base.provider.chat_models import Prober
+from workers.base.provider.connection import CONNECT_TIMEOUT, QUICK, UNUSABLE, bounded, headers_seen, without
 from workers.base.provider.errors import from_status, garbage, unreachable
 from workers.base.provider.overlap_trimmer import OverlapTrimmer
+from workers.base.provider.question import asked, built
 from workers.base.provider.streaming import patiently
-from workers.ollama.question import body_of, goes_on
+from workers.ollama.catalogue import Catalogue
+from workers.ollama.question import body_of
 
 log = structlog.get_logger(__name__)
 
 KEY = "OLLAMA_API_KEY"
 """Read by the client itself; servers behind a proxy want one."""
 DEFAULT_HOST = "http://127.0.0.1:11434"
-DEFAULT_WINDOW = 4096
-"""What Ollama gives a conversation when nobody sets `num_ctx`."""
 PULL_SILENCE = 600.0
 """Seconds: checking a large model that was just fetched takes long, and nothing is told meanwhile."""
+DESCRIBED_WITHIN = 60.0
+"""Seconds in which Ollama says what it has."""
 FINISH: dict[str, FinishReason] = {"length": "length"}
-UNTOLD: tuple[Capability, ...] = ("logprobs", "prefill")
-"""What a model may have without Ollama telling so: the config's word counts."""
-CAPABILITIES: dict[str, Capability] = {"tools": "tools", "vision": "vision"}
 FAILURES = (ollama.ResponseError, ConnectionError, httpx.HTTPError, *UNUSABLE)
 
 
@@ -57,8 +58,12 @@ class OllamaBackend(Backend[OllamaConfig]):
 
     def __init__(self, config: OllamaConfig) -> None:
         super().__init__(config)
-        self._client = _client(config, max(config.first_token_timeout, config.next_token_timeout) + 1)
-        self._models: tuple[ModelCard, ...] = ()
+        self._client = _client(config, DESCRIBED_WITHIN)
+        self._asking = _client(config, None)  # `patiently` ends a silence
+        self._loaded: set[str] | None = None
+        """The models in Ollama's memory when it was last asked. None: it did not say."""
+        self._prober = Prober(self.infer, lambda: None)
+        self._catalogue = Catalogue(config, self._prober.chats)
 
     @classmethod
     async def available(cls, config: OllamaConfig) -> Availability:
@@ -80,61 +85,111 @@ class OllamaBackend(Backend[OllamaConfig]):
 
     async def start(self, report: Report) -> None:
         installed = await self._installed()
-        for model in self.config.models:
-            if not _has(installed, model.name):
-                await self._pull(model.name, report)
-        cards = [await self._card(model) for model in self.config.models]
-        if not self.config.models:
-            cards = [await self._found(name) for name in installed]
-        self._models = tuple(card for card in cards if card is not None)
-        if not self._models:
-            raise BullpenError(ErrorCode.UPSTREAM_ERROR, "Ollama has no chat model installed: ollama pull llama3.2")
+        if self.config.pull_missing:
+            for model in self.config.models:
+                if not _has(installed, model.name):
+                    await self._pull(model.name, report)
+            installed = await self._installed()
+        await self._look(installed)
+        unknown = self._unknown()
+        if unknown and not self._catalogue.cards:
+            report("asking the installed models whether they can chat")
+            await self._prober.ask(unknown)
+        self._check_service()
+        await self._look_what_is_loaded()
 
     def models(self) -> tuple[ModelCard, ...]:
-        return self._models
+        return self._catalogue.cards
+
+    async def _look(self, installed: Mapping[str, str]) -> None:
+        """Has what is installed described. A broken model must not keep the others from serving."""
+        self._catalogue.take(installed)
+        for name in self._catalogue.undescribed:
+            try:
+                self._catalogue.describe(name, await self._client.show(name))
+            except FAILURES as error:
+                failure = self._told(error)
+                if failure.fault == "worker":
+                    raise failure from error
+                self._catalogue.failures[name] = failure.message
+                log.warning("model_left_out", model=name, reason=failure.message)
+        self._prober.ask(self._unknown())
+
+    def _unknown(self) -> list[ModelCard]:
+        """Those that may be asked, because it costs nothing."""
+        return self._catalogue.unknown if self.config.local else []
+
+    def _check_service(self) -> None:
+        """Raises `BullpenError` when there is nothing to serve."""
+        cards = self._catalogue.cards
+        if not cards:
+            raise BullpenError(ErrorCode.UPSTREAM_ERROR, "Ollama has no chat model installed: ollama pull llama3.2")
+        if not any(card.capabilities for card in cards):
+            raise BullpenError(ErrorCode.NO_SUCH_MODEL, cards[0].trouble)
 
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
         answer = _Answer(job)
-        body = body_of(job, self._options(job.model.model_id), self.config.keep_alive)
+        body = built(self._question, job)
 
         async def ask() -> AsyncIterator[ollama.ChatResponse]:
-            return cast("AsyncIterator[ollama.ChatResponse]", await self._client.chat(**body))
+            pieces = cast("AsyncGenerator[ollama.ChatResponse]", await asked(self._asking.chat(**body), job))
+            return self._read(pieces)
 
         try:
-            async with aclosing(patiently(ask, self.config)) as chunks:
-                async for chunk in chunks:
-                    if (delta := answer.take(chunk)) is not None:
+            async with aclosing(patiently(ask, answer.take, self.patience(job))) as deltas:
+                async for delta in deltas:
+                    if answer.end is None or delta.text:
                         yield delta
-                    if chunk.done:
-                        if (rest := answer.rest()) is not None:
-                            yield rest
-                        yield answer.done(chunk)
-                        return
+                    if answer.end is not None:
+                        break
         except FAILURES as error:
             raise self._told(error) from error
+        if (done := answer.done()) is not None:
+            yield done
+
+    def has_to_load(self, model: str) -> bool:
+        return self._loaded is not None and not _has(self._loaded, model)
+
+    async def _read(self, pieces: AsyncGenerator[ollama.ChatResponse]) -> AsyncGenerator[ollama.ChatResponse]:
+        """The same pieces; the SDK's errors do not show the headers, which say how long a limit lasts."""
+        try:
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    yield piece
+        except ollama.ResponseError as error:
+            raise self._told(error, headers_seen()) from error
 
     async def health(self) -> None:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                await self._installed()
+                await self._look(await self._installed())
         except TimeoutError as error:
             raise unreachable(_where(self.config), error) from error
+        self._check_service()
+        await self._look_what_is_loaded()
 
     async def close(self) -> None:
+        await self._prober.close()
         await self._client.close()
+        await self._asking.close()
 
-    async def _installed(self) -> list[str]:
+    async def _look_what_is_loaded(self) -> None:
+        """Ollama lets go of a model that is not used, or when another one needs its room. Older servers don't tell."""
         try:
-            return [str(model.model) for model in (await self._client.list()).models]
+            async with asyncio.timeout(QUICK):
+                self._loaded = {str(model.model) for model in (await self._client.ps()).models}
+        except (*FAILURES, TimeoutError):
+            self._loaded = None
+
+    async def _installed(self) -> dict[str, str]:
+        """The digests of the models, by name."""
+        try:
+            return {str(model.model): str(model.digest) for model in (await self._client.list()).models}
         except FAILURES as error:
             raise self._told(error) from error
 
     async def _pull(self, name: str, report: Report) -> None:
-        """Fetches a model, telling how far it is. Raises `BullpenError` when the config does not allow it."""
-        if not self.config.pull_missing:
-            raise BullpenError(
-                ErrorCode.NO_SUCH_MODEL, f"{name} is not installed there: ollama pull {name}, or set pull_missing: true"
-            )
+        """Fetches a model, telling how far it is. One that cannot be fetched is out of service, the others are not."""
         report(f"pulling {name}")
         client = _client(self.config, PULL_SILENCE)
         try:
@@ -142,62 +197,23 @@ class OllamaBackend(Backend[OllamaConfig]):
                 if step.total:
                     report(f"pulling {name}: {100 * (step.completed or 0) // step.total} %")
         except FAILURES as error:
-            raise self._told(error) from error
+            self._catalogue.failures[name] = self._told(error).message
         finally:
             await client.close()
 
-    async def _found(self, name: str) -> ModelCard | None:
-        """One of the models that just happen to be there: a broken one must not keep the others from serving."""
-        try:
-            return await self._card(ModelConfig(name=name))
-        except BullpenError as error:
-            log.warning("model_left_out", model=name, reason=error.message)
-            return None
-
-    async def _card(self, model: ModelConfig) -> ModelCard | None:
-        """The model as Ollama describes it: what it can do, and how long a conversation may be. None: it can't chat."""
-        try:
-            shown = await self._client.show(model.name)
-        except FAILURES as error:
-            raise self._told(error) from error
-        described = shown.capabilities or ["completion"]
-        if "completion" not in described:
-            return None
-        known = {"chat", "stream", "json", *(CAPABILITIES[name] for name in described if name in CAPABILITIES)}
-        known.update(capability for capability in model.capabilities if capability in UNTOLD)
-        if goes_on(shown):
-            known.add("prefill")
-        alias = (model.name.removesuffix(":latest"),) if model.name.endswith(":latest") else ()
-        changed = {
-            "context_window": self._window(model, shown),
-            "capabilities": tuple(sorted(known)),
-            "aliases": model.aliases or alias,
-        }
-        return model.card(local=self.config.local).model_copy(update=changed)
-
-    def _window(self, model: ModelConfig, shown: ollama.ShowResponse) -> int:
-        """Tokens of one conversation: what is asked for, else the Modelfile's; never more than it was trained for."""
-        told = dict(line.split(None, 1) for line in (shown.parameters or "").splitlines() if " " in line.strip())
-        own = str(told.get("num_ctx", ""))
-        wanted = self._num_ctx(model) or (int(own) if own.isdecimal() else DEFAULT_WINDOW)
-        info = (shown.modelinfo or {}).items()
-        trained = [tokens(value, 0) for name, value in info if name.endswith(".context_length")]
-        return min([wanted, *(window for window in trained if window)])
-
-    def _num_ctx(self, model: ModelConfig | None) -> int | None:
-        own = tokens(model.options.get("num_ctx"), 0) if model else 0
-        return own or self.config.num_ctx
+    def _question(self, job: Job) -> JsonObject:
+        return body_of(job, self._options(job.model.model_id), self.config.keep_alive)
 
     def _options(self, name: str) -> JsonObject:
-        model = next((model for model in self.config.models if model.name == name), None)
-        return {**(model.options if model else {}), "num_ctx": self._num_ctx(model)}
+        model = self.configured(name)
+        return {**model.options, "num_ctx": self._catalogue.num_ctx(model)}
 
-    def _told(self, error: Exception) -> BullpenError:
+    def _told(self, error: Exception, headers: Mapping[str, str] | None = None) -> BullpenError:
         """What a failure means to the mesh."""
         said = error.error if isinstance(error, ollama.ResponseError) else error
         text = without((secret(KEY) or "").strip(), str(said)) or type(error).__name__
         if isinstance(error, ollama.ResponseError):
-            return from_status(error.status_code if error.status_code > 0 else 500, text)
+            return from_status(error.status_code if error.status_code > 0 else 500, text, headers)
         if isinstance(error, ConnectionError | httpx.HTTPError):
             return unreachable(_where(self.config), ConnectionError(text))
         return garbage(f"{type(error).__name__}: {text}")
@@ -211,23 +227,35 @@ class _Answer:
         self._seam = OverlapTrimmer(job.prefix)
         self._calls: list[JsonObject] = []
         self._said = False
+        self.end: ollama.ChatResponse | None = None
+        """The piece that says why the answer ends."""
 
     def take(self, chunk: ollama.ChatResponse) -> Delta | None:
-        for call in chunk.message.tool_calls or ():
+        delta = self._delta(chunk)
+        if not chunk.done:
+            return delta
+        self.end = chunk
+        delta = delta or Delta("", 0)
+        return replace(delta, text=delta.text + self._seam.end())  # what might have been the answer's start once more
+
+    def _delta(self, chunk: ollama.ChatResponse) -> Delta | None:
+        calls = chunk.message.tool_calls or ()
+        for call in calls:
             self._calls.append(self._size.call(call.function.name, call.function.arguments))
         if not chunk.message.content:
-            return Delta("", 0) if chunk.message.thinking else None  # it is not shown, but something moves
+            # A call is a part of the answer; a thought is not shown, but something moves.
+            return Delta("", len(calls)) if calls or chunk.message.thinking else None
         chances = logprobs(token.logprob for token in chunk.logprobs or ())
         self._said = True
         return Delta(self._seam.take(self._size.take(chunk.message.content)), max(1, len(chances)), chances)
 
-    def rest(self) -> Delta | None:
-        """What was held back because it might have been the start of the answer once more."""
-        text = self._seam.end()
-        return Delta(text, 0) if text else None
+    def done(self) -> Done | None:
+        """The end; None when there was none.
 
-    def done(self, chunk: ollama.ChatResponse) -> Done:
-        """The end. Older servers leave out the count of a prompt that they had read before: then it is unknown."""
+        Older servers leave out the count of a prompt that they had read before: then it is unknown.
+        """
+        if (chunk := self.end) is None:
+            return None
         finish: FinishReason = "tool_calls" if self._calls else FINISH.get(chunk.done_reason or "", "stop")
         answered = self._said or bool(self._calls)
         used = plausible(Usage(counted(chunk.prompt_eval_count), counted(chunk.eval_count)), answered=answered)
@@ -243,14 +271,28 @@ def _where(config: OllamaConfig) -> str:
     return _host(config).rpartition("@")[2]
 
 
-def _client(config: OllamaConfig, silence: float) -> ollama.AsyncClient:
+def _client(config: OllamaConfig, silence: float | None) -> ollama.AsyncClient:
     """The client takes `host`, `host:port` and addresses alike. Raises `ConfigError`."""
     timeout = httpx.Timeout(silence, connect=CONNECT_TIMEOUT)
     try:
-        return ollama.AsyncClient(host=_host(config), timeout=timeout, event_hooks={"response": [bounded]})
+        return ollama.AsyncClient(
+            host=_host(config), timeout=timeout, event_hooks={"response": [bounded, _without_blank_lines]}
+        )
     except (ValueError, httpx.InvalidURL):
         raise ConfigError(f"{_where(config)!r} is not where an Ollama could be: write host:port") from None
 
 
-def _has(installed: list[str], name: str) -> bool:
+async def _without_blank_lines(response: Any) -> None:
+    """Servers and proxies send them to keep a connection alive; the client takes every line for an object."""
+    read = response.aiter_lines
+
+    async def lines() -> AsyncIterator[str]:
+        async for line in read():
+            if line.strip():
+                yield line
+
+    response.aiter_lines = lines
+
+
+def _has(installed: Collection[str], name: str) -> bool:
     return name in installed or f"{name}:latest" in installed

@@ -1,10 +1,11 @@
 """A question in the words of Ollama's chat API."""
 
+from base64 import b64decode
 from collections.abc import Sequence
 
 import ollama
 
-from contracts import ChatMessage, JsonObject
+from contracts import BullpenError, ChatMessage, ErrorCode, JsonObject
 from workers.base import Job
 from workers.base.provider.chat import calls_made, conversation, function_answered, json_wanted, split_data_url
 
@@ -52,10 +53,18 @@ def body_of(job: Job, options: JsonObject, keep_alive: str | None) -> JsonObject
     }
 
 
+def _image(url: str) -> bytes:
+    """Decoded, because the SDK takes a text for the path of a file, which it would read and send, if there is one."""
+    try:
+        return b64decode(split_data_url(url)[1], validate=True)
+    except ValueError:
+        raise BullpenError(ErrorCode.INVALID_REQUEST, "an image is not valid base64", field="messages") from None
+
+
 def _message(message: ChatMessage, messages: Sequence[ChatMessage]) -> JsonObject:
     told: JsonObject = {"role": "system" if message.role == "developer" else message.role, "content": message.text}
     if message.images:
-        told["images"] = [split_data_url(url)[1] for url in message.images]
+        told["images"] = [_image(url) for url in message.images]
     if message.tool_calls:
         made = calls_made(message)
         told["tool_calls"] = [{"function": {"name": name, "arguments": arguments}} for name, arguments in made]

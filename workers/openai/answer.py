@@ -50,11 +50,17 @@ class Answer:
         self._refused = self._refused or bool(choice.delta.refusal)
         text = choice.delta.content or choice.delta.refusal
         if not text:
-            return Delta("", 0, usage=self._used(chunk.usage)) if _thinks(choice.delta) else None
+            return self._untold(choice.delta, self._used(chunk.usage))
         self._answered = True
         told = choice.logprobs.content if choice.logprobs else None
         chances = logprobs(token.logprob for token in told or ())
         return Delta(self._seam.take(self._size.take(text)), max(1, len(chances)), chances, self._used(chunk.usage))
+
+    def _untold(self, delta: ChoiceDelta, used: Usage | None) -> Delta | None:
+        """A part of a tool call is a token of the answer, a thought only a sign of progress. A mere role is neither."""
+        if delta.tool_calls:
+            return Delta("", 1, usage=used)
+        return Delta("", 0, usage=used) if _thinks(delta) else None
 
     def rest(self) -> Delta | None:
         """What was held back because it might have been the start of the answer once more."""

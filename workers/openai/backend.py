@@ -4,20 +4,20 @@ The SDK's own retries are off, because asking again is the Manager's decision an
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, suppress
 from typing import Annotated, Literal, Self, cast
 
 import openai
-import structlog
 from openai.types import Model
 from openai.types.chat import ChatCompletionChunk
 from pydantic import Field, model_validator
 
 from config.loader import ConfigError
 from contracts import BullpenError, ErrorCode, JsonObject, ModelCard
-from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, ModelConfig, Report
-from workers.base.provider.chat import openai_messages, tokens
+from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, ModelConfig, Report, out_of_service
+from workers.base.provider.chat import openai_messages
+from workers.base.provider.chat_models import Prober, sends_no_bill
 from workers.base.provider.connection import (
     CONNECT_TIMEOUT,
     QUICK,
@@ -30,16 +30,20 @@ from workers.base.provider.connection import (
     without,
 )
 from workers.base.provider.errors import from_status, garbage, unreachable
+from workers.base.provider.question import asked, built
 from workers.base.provider.streaming import patiently
 from workers.openai.answer import Answer
-
-log = structlog.get_logger(__name__)
+from workers.openai.catalogue import GONE, Catalogue, is_named
+from workers.openai.listing import chats, with_kinds
 
 KEY, URL = "OPENAI_API_KEY", "OPENAI_BASE_URL"
 OWN_API = "api.openai.com"
-MOST_MODELS = 50
-WINDOWS = ("max_model_len", "context_length", "context_window", "n_ctx")
-"""What servers call the context window in their list of models (vLLM; OpenRouter; Groq; llama.cpp)."""
+LISTED_WITHIN = 60.0
+"""Seconds in which a server says which models it has."""
+NO_LIST = (404, 405, 501)
+"""What a server answers that has no list of models; it may chat all the same."""
+NO_MONEY = "insufficient_quota"
+"""The code of a 429 that no waiting ends, for whichever model."""
 GO_ON: JsonObject = {"continue_final_message": True, "add_generation_prompt": False}
 
 
@@ -75,18 +79,21 @@ class OpenAIBackend(Backend[OpenAIConfig]):
         super().__init__(config)
         self._key = api_key(config.key_variable)
         self._url = address(URL, config.base_url)
-        silence = max(config.first_token_timeout, config.next_token_timeout)
-        timeout = openai.Timeout(silence + 1, connect=CONNECT_TIMEOUT)
         once = {"Connection": "close"} if is_plain(self._url) else {}
         self._client = openai.AsyncOpenAI(
             api_key=self._key or "none-needed",
             base_url=self._url or f"https://{OWN_API}/v1",
             max_retries=0,
-            timeout=timeout,
+            timeout=openai.Timeout(LISTED_WITHIN, connect=CONNECT_TIMEOUT),
             default_headers=once,
             http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [bounded]}),
         )
-        self._models: tuple[ModelConfig, ...] = config.models
+        self._prober = Prober(self.infer, self._learned)
+        named = config.models or (config.default_models if self._asks_openai else ())
+        self._free = config.local or sends_no_bill(str(self._client.base_url))
+        self._catalogue = Catalogue(named, self._prober if self._free else None)
+        self._all = not named
+        """Whether all is served that the server lists and that can chat."""
 
     @classmethod
     async def available(cls, config: OpenAIConfig) -> Availability:
@@ -105,10 +112,10 @@ class OpenAIBackend(Backend[OpenAIConfig]):
             if self._key is None:
                 return Availability.no("no key and no server", f"set {key}, or {URL} for a server of your own")
             return Availability.yes(f"{key} is set")
-        where = place(str(self._client.base_url))
+        where = self._where
         try:
             async with asyncio.timeout(QUICK):
-                await self.health()
+                await self._listed()
         except BullpenError as error:
             return Availability.no(error.message, f"start the server at {where}, or correct {URL} or {key}")
         except TimeoutError:
@@ -122,29 +129,60 @@ class OpenAIBackend(Backend[OpenAIConfig]):
         return host == OWN_API or host.endswith(f".{OWN_API}")
 
     async def start(self, report: Report) -> None:
-        if not self._models and self._asks_openai:
-            self._models = self.config.default_models
-        if not self._models:
+        if self._all:
             report("asking the server which models it has")
-            self._models = await self._listed()
-        await self.health()
+        listed = await self._listed()
+        if listed is None and self._all:
+            raise BullpenError(ErrorCode.UPSTREAM_ERROR, f"{self._where} has no list of models: name them in `models`")
+        self._catalogue.take(listed or ())
+        if listed and not self._catalogue.models and self._catalogue.to_ask:
+            report("asking the server's models whether they can chat")
+            await self._ask_unknown()
+        self._check_service()
+        self._ask_unknown()
 
     def models(self) -> tuple[ModelCard, ...]:
-        provider = self.pays(own=self._asks_openai)
-        cards = (model.card(local=self.config.local, provider=provider) for model in self._models)
-        return tuple(cards) if self.config.prefill == "none" else tuple(map(_going_on, cards))
+        missing = self._catalogue.missing
+        cards = ((model, self._card(model)) for model in self._catalogue.models)
+        return tuple(out_of_service(card, GONE) if model.name in missing else card for model, card in cards)
+
+    def _card(self, model: ModelConfig) -> ModelCard:
+        card = model.card(local=self.config.local, provider=self.pays(own=self._asks_openai))
+        return card if self.config.prefill == "none" else _going_on(card)
+
+    def _ask_unknown(self) -> "asyncio.Task[None]":
+        """Where it costs nothing."""
+        return self._prober.ask([self._card(model) for model in self._catalogue.to_ask])
+
+    def _learned(self) -> None:
+        self._catalogue.again()
+
+    def _check_service(self) -> None:
+        """Raises `BullpenError` when there is nothing to serve."""
+        if self._catalogue.in_service:
+            return
+        if self._catalogue.missing:
+            raise BullpenError(ErrorCode.NO_SUCH_MODEL, f"{self._where} lists none of its models any more")
+        if self._catalogue.unknown:
+            cure = "name those that can in `models`"
+            raise BullpenError(ErrorCode.UPSTREAM_ERROR, f"{self._where} does not say which models can chat: {cure}")
+        raise BullpenError(ErrorCode.UPSTREAM_ERROR, f"{self._where} lists no models that can chat")
+
+    @property
+    def _where(self) -> str:
+        return place(str(self._client.base_url))
 
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
-        answer, body = Answer(job), self._body(job)
+        answer, body = Answer(job), built(self._body, job)
 
         async def ask() -> AsyncIterator[ChatCompletionChunk]:
-            return cast("openai.AsyncStream[ChatCompletionChunk]", await self._client.chat.completions.create(**body))
+            sending = self._client.chat.completions.create(**body)
+            return cast("openai.AsyncStream[ChatCompletionChunk]", await asked(sending, job))
 
         try:
-            async with aclosing(patiently(ask, self.config)) as chunks:
-                async for chunk in chunks:
-                    if (delta := answer.take(chunk)) is not None:
-                        yield delta
+            async with aclosing(patiently(ask, answer.take, self.patience(job))) as deltas:
+                async for delta in deltas:
+                    yield delta
             if (rest := answer.rest()) is not None:
                 yield rest
             if (done := answer.done()) is not None:
@@ -153,30 +191,42 @@ class OpenAIBackend(Backend[OpenAIConfig]):
             raise self._told(error) from error
 
     async def health(self) -> None:
-        try:
-            await self._client.with_options(timeout=CONNECT_TIMEOUT).models.list()
-        except openai.NotFoundError:
-            return  # it answers; it just has no list of models
-        except (openai.OpenAIError, *UNUSABLE) as error:
-            raise self._told(error) from error
+        listed = await self._listed()
+        if listed is not None:
+            self._catalogue.take(listed)
+            self._ask_unknown()
+        self._check_service()
 
     async def close(self) -> None:
+        await self._prober.close()
         await self._client.close()
 
-    async def _listed(self) -> tuple[ModelConfig, ...]:
+    async def _listed(self) -> Sequence[Model] | None:
+        """The server's models; None: it has no list. Raises `BullpenError` when it cannot answer."""
+        quick = self._client.with_options(timeout=CONNECT_TIMEOUT)
         try:
-            found = {model.id: _described(model) for model in (await self._client.models.list()).data}
+            listed = [model for model in (await quick.models.list()).data if is_named(model)]
+            return await self._with_kinds(listed) if self._all else listed
         except (openai.OpenAIError, *UNUSABLE) as error:
+            if isinstance(error, openai.APIStatusError) and error.status_code in NO_LIST:
+                return None
             raise self._told(error) from error
-        if not found:
-            raise BullpenError(ErrorCode.UPSTREAM_ERROR, f"{place(str(self._client.base_url))} lists no models")
-        if len(found) > MOST_MODELS:
-            log.warning("models_left_out", listed=len(found), served=MOST_MODELS, cure="name the models in config.yaml")
-        return tuple(found.values())[:MOST_MODELS]
+
+    async def _with_kinds(self, listed: Sequence[Model]) -> Sequence[Model]:
+        """With what LM Studio tells of its models in a list of its own, where something is not known otherwise."""
+        if self._free and any(chats(model) is None for model in listed):
+            with suppress(openai.OpenAIError, *UNUSABLE):
+                url = self._client.base_url.copy_with(path="/api/v0/models")
+                own = await self._client.with_options(timeout=CONNECT_TIMEOUT).get(str(url), cast_to=object)
+                return with_kinds(listed, own)
+        return listed
+
+    def configured(self, model: str) -> ModelConfig:
+        return next((one for one in self._catalogue.models if one.name == model), ModelConfig(name=model))
 
     def _body(self, job: Job) -> JsonObject:
         request = job.request
-        options = next((model.options for model in self._models if model.name == job.model.model_id), {})
+        options = self.configured(job.model.model_id).options
         wanted: JsonObject = {
             "temperature": request.temperature,
             "top_p": request.top_p,
@@ -195,6 +245,7 @@ class OpenAIBackend(Backend[OpenAIConfig]):
             "model": job.model.model_id,
             "messages": openai_messages(job),
             "stream": True,
+            "timeout": openai.Timeout(None, connect=CONNECT_TIMEOUT),  # `patiently` ends a silence
             "extra_body": {key: value for key, value in extra.items() if value is not None},
         }
 
@@ -202,9 +253,12 @@ class OpenAIBackend(Backend[OpenAIConfig]):
         """What a failure means to the mesh."""
         text = without(self._key, _text(error))
         if isinstance(error, openai.APIStatusError):
-            return from_status(error.status_code, text, dict(error.response.headers))
+            refused = from_status(error.status_code, text, dict(error.response.headers))
+            if error.code == NO_MONEY:
+                refused.fault = "account"
+            return refused
         if isinstance(error, openai.APIConnectionError):
-            return unreachable(place(str(self._client.base_url)), error.__cause__ or error)
+            return unreachable(self._where, error.__cause__ or error)
         if isinstance(error, openai.APIError) and (status := _status(error.body)) is not None:
             return from_status(status, text)
         return garbage(text)
@@ -213,14 +267,6 @@ class OpenAIBackend(Backend[OpenAIConfig]):
 def _going_on(card: ModelCard) -> ModelCard:
     able = dict.fromkeys((*card.capabilities, "prefill"))
     return card.model_copy(update={"capabilities": tuple(able)})
-
-
-def _described(model: Model) -> ModelConfig:
-    """The model as its server lists it; llama.cpp has a drawer of its own for what is not OpenAI's."""
-    more = model.model_extra or {}
-    said = {**more, **(more.get("meta") or {})}
-    window = max(tokens(said.get(name), 0) for name in WINDOWS)
-    return ModelConfig.model_validate({"name": model.id, **({"context_window": window} if window else {})})
 
 
 def _text(error: Exception) -> str:

@@ -8,7 +8,8 @@ confidence) comes from the seed and a counter, so a run can be repeated.
 import asyncio
 import random
 import re
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -17,6 +18,7 @@ from config.loader import ConfigModel
 from contracts import Capability, ErrorCode, FinishReason, ModelCard, Price
 from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, ModelConfig, Report, Usage
 from workers.base.provider.errors import ProviderRefused
+from workers.base.provider.streaming import patiently
 
 WORDS = tuple(
     "the answer to this question is found where a careful reader looks twice and then once more because every "  # noqa: SIM905 — a sentence is easier to read than a list of its words
@@ -135,20 +137,34 @@ class SimulatedBackend(Backend[SimulatedConfig]):
             raise ProviderRefused(ErrorCode.UPSTREAM_ERROR, "simulated failure")
         words, reason = self._words(job)
         asked, told = sum(_count(message.text) for message in job.request.conversation), 0
-        hangs = self.config.hang_after_tokens is not None and self.config.hang_after_tokens <= len(words)
-        for pause, piece in self._paced(words[: self.config.hang_after_tokens] if hangs else words, chance):
-            await asyncio.sleep(pause)
-            if piece:
-                told += len(piece)
-                yield Delta(text="".join(piece), tokens=len(piece), usage=Usage(asked, told))
-        if hangs:
-            await asyncio.Event().wait()
+
+        async def ask() -> AsyncIterator[list[str]]:
+            return self._spoken(words, chance)
+
+        def take(piece: list[str]) -> Delta:
+            nonlocal told
+            told += len(piece)
+            return Delta(text="".join(piece), tokens=len(piece), usage=Usage(asked, told))
+
+        async with aclosing(patiently(ask, take, self.patience(job))) as deltas:
+            async for delta in deltas:
+                yield delta
         yield Done(
             finish_reason=reason,
             prompt_tokens=asked,
             completion_tokens=len(words),
             confidence=self.config.confidence.draw(chance),
         )
+
+    async def _spoken(self, words: list[str], chance: random.Random) -> AsyncIterator[list[str]]:
+        """The words in pieces, each at its time; where it is told to hang, nothing more and no end."""
+        hangs = self.config.hang_after_tokens is not None and self.config.hang_after_tokens <= len(words)
+        for pause, piece in self._paced(words[: self.config.hang_after_tokens] if hangs else words, chance):
+            await asyncio.sleep(pause)
+            if piece:
+                yield piece
+        if hangs:
+            await asyncio.Event().wait()
 
     def _paced(self, words: list[str], chance: random.Random) -> Iterator[tuple[float, list[str]]]:
         """The words in pieces, each with the seconds to wait before it."""

@@ -2,7 +2,7 @@
 
 What must stay true: every answer ends in one `Done` with honest token counts, None for what the provider did not
 tell; closing the generator ends the provider's call; a failure is a `BullpenError` whose code says what can be done
-about it (`workers/base/provider/errors.py` reads the usual ones). The provider's own retries are off: asking somebody
+about it (`workers/base/provider/errors.py` reads the usual ones). The provider's own retries are off: asking another
 else is the Manager's business.
 """
 
@@ -35,13 +35,13 @@ class NewWorkerBackend(Backend[NewWorkerConfig]):
 
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
         words = job.request.question.split()
-        told = words[: job.max_tokens]
-        for word in told:
+        answer = words[: job.max_tokens]
+        for word in answer:
             yield Delta(f"{word} ")
         yield Done(
-            finish_reason="stop" if told == words else "length",
+            finish_reason="stop" if answer == words else "length",
             prompt_tokens=sum(len(message.text.split()) for message in job.request.conversation),
-            completion_tokens=len(told),
+            completion_tokens=len(answer),
         )
 
     async def health(self) -> None:

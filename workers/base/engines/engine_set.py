@@ -14,6 +14,7 @@ import structlog
 
 from contracts import BullpenError, ErrorCode, ModelCard
 from workers.base.engines.admission import Admission
+from workers.base.engines.trouble import Troubles
 from workers.base.interface.config import BackendConfig
 from workers.base.interface.discovery import AnyBackend
 from workers.base.rate_limits.limits import Limits
@@ -46,10 +47,8 @@ class Engine:
     def __post_init__(self) -> None:
         self.places = Admission(self.config.max_concurrency, self.config.queue_limit)
 
-    def card(self, name: str | None) -> ModelCard | None:
-        """The model of that name; None: the first one."""
-        if name is None:
-            return self.models[0] if self.models else None
+    def card(self, name: str) -> ModelCard | None:
+        """The model of that name."""
         return next((card for card in self.models if card.answers_to(name)), None)
 
     @contextmanager
@@ -72,6 +71,7 @@ class EngineSet:
     def __init__(self, first: Engine) -> None:
         self.current = first
         self.limits = Limits(first.config)
+        self.troubles = Troubles()
         self._draining: list[Engine] = []
 
     @property
@@ -90,14 +90,24 @@ class EngineSet:
 
     @property
     def served(self) -> str:
-        return ", ".join(card.model_id for card in self.current.models) or "nothing"
+        return ", ".join(card.model_id for card in self.current.models if card.capabilities) or "nothing"
 
     def find(self, name: str | None) -> tuple[Engine, ModelCard] | None:
-        """Who answers for that model: the engine that serves, else one that is about to go."""
+        """The engine that answers for a model: the one that serves, else one about to go. None: the first that can."""
+        if name is None:
+            cards = sorted(self.current.models, key=self._hindrance)
+            return (self.current, cards[0]) if cards else None
         for engine in self._all():
             if (card := engine.card(name)) is not None:
                 return engine, card
         return None
+
+    def _hindrance(self, card: ModelCard) -> int:
+        """How much speaks against a model, for a request that names none."""
+        now = asyncio.get_running_loop().time()
+        if not card.capabilities:
+            return 2
+        return int(bool(self.troubles.of(card.model_id, now) or self.limits.rest(card.model_id, now)))
 
     def activate(self, engine: Engine) -> Engine:
         """From now on it serves. Returns the one that did, which has to `drain`."""
@@ -119,7 +129,7 @@ class EngineSet:
                 await _idle(engine)
         engine.models = ()
         for execution in list(engine.running):
-            execution.stop(BullpenError(ErrorCode.NO_WORKER, "its model was swapped for another"))
+            execution.stop(BullpenError(ErrorCode.DRAINING, "its model was swapped for another"))
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_WITHIN):
                 await _idle(engine)

@@ -13,8 +13,19 @@ from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import ClassVar, Generic, TypeVar
 
-from contracts import BullpenError, ErrorCode, FinishReason, InferenceRequest, JsonObject, ModelCard, Price
-from workers.base.interface.config import BackendConfig
+from contracts import (
+    BullpenError,
+    ErrorCode,
+    FinishReason,
+    InferenceRequest,
+    JsonObject,
+    ModelCard,
+    Outcome,
+    Price,
+    SilenceOk,
+)
+from workers.base.interface.config import BackendConfig, ModelConfig
+from workers.base.interface.silence import NOTHING_LEARNED, Silence, silence_ok
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +41,8 @@ class Job:
 
     Only models with the capability `prefill` are given one; `max_tokens` is then what is left.
     """
+    silence_ok: SilenceOk | None = None
+    """How long the provider may be silent, as the claim tells the Manager. None: as the backend's config says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +75,7 @@ COUNTS = tuple(field.name for field in fields(Usage))
 class Delta:
     """A piece of the answer, as the model produced it.
 
-    One without text and tokens says that the prompt is still being read, or thought about: something moves.
+    One without text and tokens says that something moves: the prompt is read, or the model thinks. It is no token.
     """
 
     text: str
@@ -153,7 +166,10 @@ class Backend(ABC, Generic[C]):
 
     @abstractmethod
     def models(self) -> tuple[ModelCard, ...]:
-        """The models served, known after `start`."""
+        """The models served, known after `start`; what `health` finds out may change them.
+
+        One that should be served and cannot be is told with `out_of_service`: the others are served all the same.
+        """
 
     @abstractmethod
     def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
@@ -162,6 +178,22 @@ class Backend(ABC, Generic[C]):
         Closing the generator (or cancelling the task that iterates) aborts the provider's call at once.
         Raises `BullpenError`.
         """
+
+    def configured(self, model: str) -> ModelConfig:
+        """What the config says of a model; of one that it does not name, nothing."""
+        return next((one for one in self.config.models if one.name == model), ModelConfig(name=model))
+
+    def has_to_load(self, model: str) -> bool:
+        """Whether the server has to load this model before it can answer, as far as is known now. Quick."""
+        return False
+
+    def silence_ok(self, model: str, usual: Silence = NOTHING_LEARNED) -> SilenceOk:
+        """How long an answer of this model may be silent; `usual`: what was learned of it."""
+        return silence_ok(self.config, self.configured(model), loads=self.has_to_load(model), usual=usual)
+
+    def patience(self, job: Job) -> SilenceOk:
+        """How long this answer may be silent."""
+        return job.silence_ok or self.silence_ok(job.model.model_id)
 
     async def infer(self, job: Job) -> Completion:
         """The whole answer. Raises `BullpenError`; one that ends without `Done` was cut off."""
@@ -194,6 +226,12 @@ class Backend(ABC, Generic[C]):
         """Lets go of everything. Called once, after the last `stream` ended."""
 
 
+def out_of_service(card: ModelCard, why: str) -> ModelCard:
+    """A model that is configured and not there: told with the reason, and offered for nothing until it is back."""
+    return card.model_copy(update={"capabilities": (), "trouble": why})
+
+
 def truncated() -> BullpenError:
     """The error of a stream that ended without saying why: half an answer is not an answer."""
-    return BullpenError(ErrorCode.UPSTREAM_ERROR, "the provider's stream ended without a finish reason (truncated)")
+    why = "the provider's stream ended without a finish reason"
+    return BullpenError(ErrorCode.UPSTREAM_ERROR, why, fault="model", outcome=Outcome.TRUNCATED)

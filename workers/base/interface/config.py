@@ -25,6 +25,14 @@ class ModelConfig(ConfigModel):
     """US dollars per million tokens. Left out: the provider's public one, if the table has it; null: unknown."""
     max_tokens: Positive | None = None
     """The most tokens one answer may have; a request may ask for fewer."""
+    reasons: bool = False
+    """It thinks before it answers, and may be silent for minutes meanwhile: five times the backend's time-outs."""
+    first_token_timeout: Annotated[float, Field(gt=0)] | None = None
+    """Seconds of silence before its first token, instead of the backend's; exactly these, whether it reasons or not."""
+    next_token_timeout: Annotated[float, Field(gt=0)] | None = None
+    """The same between tokens."""
+    stand_in: bool = False
+    """Answers only while no other chat model is ready, unless a request names this model or its backend."""
     options: JsonObject = Field(default_factory=dict)
     """Passed to the provider as they are."""
 
@@ -37,6 +45,7 @@ class ModelConfig(ConfigModel):
             capabilities=self.capabilities,
             price=self.price,
             local=local,
+            stand_in=self.stand_in,
         )
         return priced(card, provider, told="price" in self.model_fields_set)
 
@@ -65,9 +74,9 @@ class BackendConfig(ConfigModel):
     """How often the backend itself is asked whether it is well."""
     drain_timeout: Annotated[float, Field(ge=0)] = 30.0
     """How long running requests may finish after SIGTERM."""
-    first_token_timeout: Annotated[float, Field(gt=0)] = 60.0
-    """How long the provider may stay silent before its first token."""
-    next_token_timeout: Annotated[float, Field(gt=0)] = 15.0
+    first_token_timeout: Annotated[float, Field(gt=0)] = 120.0
+    """How long the provider may stay silent before its first token. Whatever it sends ends a silence."""
+    next_token_timeout: Annotated[float, Field(gt=0)] = 60.0
     """How long the provider may stay silent between tokens."""
     replicas: Positive = 1
     """How many of it `bullpen up` starts when nobody says."""

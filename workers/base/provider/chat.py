@@ -35,9 +35,9 @@ def openai_messages(job: Job) -> list[JsonObject]:
 
 
 def split_data_url(url: str) -> tuple[str, str]:
-    """The media type and the base64 data of an image given as a data URL."""
+    """The media type, without its parameters, and the base64 data of an image given as a data URL."""
     head, _, data = url.partition(",")
-    return head.removeprefix("data:").removesuffix(";base64"), data
+    return head.removeprefix("data:").partition(";")[0], data
 
 
 def json_wanted(response_format: JsonObject | None) -> tuple[bool, JsonObject | None]:

@@ -24,6 +24,15 @@ listening: ContextVar[Callable[[Mapping[str, str]], None]] = ContextVar("listeni
 """Whoever wants to know what the headers of a provider's answers say; set where a request begins."""
 opened: ContextVar[list[Any]] = ContextVar("opened")
 """The responses that a task opened, so that it can close them whatever an SDK does with them."""
+arrived: ContextVar[Callable[[], None]] = ContextVar("arrived")
+"""Called for the headers of an answer and for each piece of it, also for those that an SDK shows nothing of: comments,
+pings, blank lines. Set where a request begins."""
+
+
+def headers_seen() -> Mapping[str, str]:
+    """Those of the last response that this task opened, for an SDK whose errors do not show them."""
+    responses = opened.get([])
+    return dict(responses[-1].headers) if responses else {}
 
 
 def address(variable: str, configured: str | None) -> str | None:
@@ -77,7 +86,7 @@ def without(key: str | None, text: str) -> str:
 async def bounded(response: Any) -> None:
     """For an HTTP client's `event_hooks`: an answer that never ends a line, or never ends, does not fill the memory.
 
-    Its headers are shown to whoever is `listening`.
+    Its headers are shown to whoever is `listening`; that something `arrived` is told, unless it is a refusal.
 
     It counts what arrives after decompression. Works for httpx and for its successor httpx2, which the SDKs
     are about to change to.
@@ -86,11 +95,13 @@ async def bounded(response: Any) -> None:
         opened.get().append(response)
     with suppress(LookupError):
         listening.get()(response.headers)
-    read = response.aiter_bytes
+    read, hear = response.aiter_bytes, arrived.get(_ignore) if response.is_success else _ignore
+    hear()
 
     async def limited(*how: Any) -> Any:
         line = body = 0
         async for piece in read(*how):
+            hear()
             body += len(piece)
             line = line + len(piece) if b"\n" not in piece else len(piece) - piece.rfind(b"\n")
             if line > MAX_LINE or body > MAX_BODY:
@@ -98,3 +109,7 @@ async def bounded(response: Any) -> None:
             yield piece
 
     response.aiter_bytes = limited
+
+
+def _ignore() -> None:
+    """No request waits for this answer."""

@@ -1,8 +1,11 @@
-"""Provider failures, turned into what the mesh can do about them.
+"""Provider failures: what the mesh can do about them, and whose fault they are.
 
 Another worker (`upstream_error`), fix the key (`upstream_auth`), fix the request
-(`invalid_request`, `no_such_model`), or wait (`rate_limited`). A provider's own text is shown to
-nobody beyond its first line, and never more than 200 characters of it.
+(`invalid_request`, `no_such_model`), or wait (`rate_limited`). Of a provider's own text only the first
+line is shown, and never more than 200 characters of it.
+
+A refusal is the model's fault at this worker, because another provider may take the same request. The request
+is at fault only when no question could be made of it (`workers/base/provider/question.py`).
 """
 
 import re
@@ -10,24 +13,53 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from math import isnan
+from typing import NamedTuple
 
-from contracts import BullpenError, ErrorCode
+from contracts import BullpenError, ErrorCode, Fault
 
 MAX_RETRY_AFTER_MS = 60_000
+"""A provider that asks for more is asked again after a minute all the same: what it tells may be a day's limit that
+was raised meanwhile, and one request a minute does no harm."""
+UNTOLD_RETRY_AFTER_MS = 1000
 MAX_TEXT = 200
 
 _KEY = re.compile(r"\b(?:sk|pk|rk|gsk|xai|key)[-_][-\w*.]{4,}|\bAIza[-\w*]{6,}|(?<=Bearer )[-\w*.]{6,}")
 
-_BY_STATUS = {
-    400: ErrorCode.INVALID_REQUEST,
-    401: ErrorCode.UPSTREAM_AUTH,
-    402: ErrorCode.UPSTREAM_AUTH,
-    403: ErrorCode.UPSTREAM_AUTH,
-    404: ErrorCode.NO_SUCH_MODEL,
-    413: ErrorCode.PAYLOAD_TOO_LARGE,
-    422: ErrorCode.INVALID_REQUEST,
-    429: ErrorCode.RATE_LIMITED,
+
+class Meaning(NamedTuple):
+    """What a provider's status means to the mesh."""
+
+    code: ErrorCode
+    fault: Fault
+
+
+BY_STATUS: dict[int, Meaning] = {
+    400: Meaning(ErrorCode.INVALID_REQUEST, "model"),
+    401: Meaning(ErrorCode.UPSTREAM_AUTH, "account"),
+    402: Meaning(ErrorCode.UPSTREAM_AUTH, "model"),
+    403: Meaning(ErrorCode.UPSTREAM_AUTH, "model"),
+    404: Meaning(ErrorCode.NO_SUCH_MODEL, "model"),
+    413: Meaning(ErrorCode.PAYLOAD_TOO_LARGE, "model"),
+    422: Meaning(ErrorCode.INVALID_REQUEST, "model"),
+    429: Meaning(ErrorCode.RATE_LIMITED, "model"),
 }
+"""402 and 403 may be about one request (its size, a flagged prompt): only a health check that is refused too makes
+them the account's. Providers limit each model by itself, so 429 is the model's unless the provider says otherwise."""
+OTHERWISE = Meaning(ErrorCode.UPSTREAM_ERROR, "model")
+
+BY_CODE: dict[ErrorCode, Fault] = {
+    ErrorCode.INVALID_REQUEST: "request",
+    ErrorCode.DEADLINE_EXCEEDED: "request",
+    ErrorCode.CANCELLED: "request",
+    ErrorCode.PAYLOAD_TOO_LARGE: "request",
+    ErrorCode.NO_WORKER: "worker",
+    ErrorCode.DRAINING: "worker",
+    ErrorCode.OVERLOADED: "worker",
+    ErrorCode.RATE_LIMITED: "account",
+    ErrorCode.INTERNAL: "ours",
+}
+"""Of failures that say nothing of it: they come from the worker's own checks. Any other code: the model's."""
+REFUSALS = frozenset(meaning.code for meaning in BY_STATUS.values())
 
 
 _TOO_LONG = re.compile(
@@ -43,32 +75,41 @@ class ProviderRefused(BullpenError):
     """The provider answered with an error. When nothing came before it, it sends no bill."""
 
 
+def blamed(error: BullpenError, *, asked: bool) -> BullpenError:
+    """The same error, which now says whose fault it is. `asked`: the backend was asked, so the request was in order."""
+    its_own = asked and error.code in REFUSALS
+    error.fault = error.fault or ("model" if its_own else BY_CODE.get(error.code, "model"))
+    return error
+
+
 def from_status(status: int, text: str, headers: Mapping[str, str] | None = None) -> ProviderRefused:
     """The error for a provider's HTTP status (anything not listed is `upstream_error`)."""
     if status in (400, 413) and _TOO_LONG.search(text):
         count = _COUNT.search(text)
         return too_long(text, int(count[1]) if count else None)
-    code = _BY_STATUS.get(status, ErrorCode.UPSTREAM_ERROR)
+    code, fault = BY_STATUS.get(status, OTHERWISE)
     wait = retry_after_ms(headers or {}) if status in (429, 503) else None
-    return ProviderRefused(code, f"the provider answered {status}: {first_line(text)}", retry_after_ms=wait)
+    told = f"the provider answered {status}: {first_line(text)}"
+    return ProviderRefused(code, told, retry_after_ms=wait, fault=fault)
 
 
 def too_long(text: str, prompt_tokens: int | None = None) -> ProviderRefused:
     """The prompt does not fit into the model's context window; `prompt_tokens`, when the model's tokenizer told it."""
     message = f"the conversation is too long for this model: {first_line(text)}"
-    return ProviderRefused(ErrorCode.INVALID_REQUEST, message, field="prompt", prompt_tokens=prompt_tokens or 0)
+    code = ErrorCode.CONTEXT_LENGTH_EXCEEDED
+    return ProviderRefused(code, message, field="prompt", prompt_tokens=prompt_tokens or 0, fault="model")
 
 
 def unreachable(where: str, error: BaseException) -> BullpenError:
     """The provider did not answer at all."""
-    return BullpenError(
-        ErrorCode.UPSTREAM_ERROR, f"{where} is not reachable: {first_line(str(error)) or type(error).__name__}"
-    )
+    why = first_line(str(error)) or type(error).__name__
+    return BullpenError(ErrorCode.UPSTREAM_ERROR, f"{where} is not reachable: {why}", fault="worker")
 
 
 def garbage(what: str) -> BullpenError:
     """The provider answered something that is not an answer."""
-    return BullpenError(ErrorCode.UPSTREAM_ERROR, f"the provider sent something unusable: {first_line(what)}")
+    told = f"the provider sent something unusable: {first_line(what)}"
+    return BullpenError(ErrorCode.UPSTREAM_ERROR, told, fault="model")
 
 
 def retry_after_ms(headers: Mapping[str, str]) -> int:
@@ -83,7 +124,7 @@ def retry_after_ms(headers: Mapping[str, str]) -> int:
     try:
         when = parsedate_to_datetime(value)
     except (TypeError, ValueError):
-        return 1000
+        return UNTOLD_RETRY_AFTER_MS
     return _bounded((when.astimezone(UTC) - datetime.now(UTC)).total_seconds() * 1000)
 
 
@@ -102,4 +143,4 @@ def _number(text: str) -> float | None:
 
 
 def _bounded(milliseconds: float) -> int:
-    return 1000 if isnan(milliseconds) else round(min(max(milliseconds, 0), MAX_RETRY_AFTER_MS))
+    return UNTOLD_RETRY_AFTER_MS if isnan(milliseconds) else round(min(max(milliseconds, 0), MAX_RETRY_AFTER_MS))

@@ -1,8 +1,11 @@
 """Reading a provider's stream: how long it may stay silent, and how to leave it so that it really stops.
 
-Never a cap on the whole answer, only on the silence before the first token and between tokens. The stream is
-read by a task of its own, because cancelling a task that waits for the network closes the connection at once,
-whereas closing an SDK's generator may leave the provider writing (and billing) into a forgotten socket. The same
+Never a cap on the whole answer, only on the silence before the first token and between tokens. Whatever arrives ends a
+silence: a piece of the answer, a thought, a ping, a comment or a blank line, of which an SDK shows nothing. Only a
+token ends the time before the first one; a piece with nothing but a role is none.
+
+The stream is read by a task of its own, because cancelling a task that waits for the network closes the connection at
+once, whereas closing an SDK's generator may leave the provider writing (and billing) into a forgotten socket. The same
 task asks the question, so that a provider that takes a question and never answers is silence too.
 """
 
@@ -11,16 +14,20 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from contracts import BullpenError, ErrorCode
-from workers.base.interface.config import BackendConfig
-from workers.base.provider.connection import opened
+from contracts import BullpenError, ErrorCode, SilenceOk
+from workers.base.interface.backend import Delta
+from workers.base.provider.connection import arrived, opened
 
 T = TypeVar("T")
 Ask = Callable[[], Awaitable[AsyncIterator[T]]]
 """Asks the provider; what it returns is the stream of the answer."""
+Take = Callable[[T], Delta | None]
+"""What a piece of the stream brings; None: nothing to show."""
 
 AHEAD = 1000
 """Pieces that may wait for us; a provider that sends faster than that is made to wait."""
+TELL_EVERY = 1.0
+"""Seconds in which signs of life without a piece of the answer are told once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +35,58 @@ class _End:
     error: Exception | None
 
 
-async def patiently(ask: Ask[T], config: BackendConfig) -> AsyncGenerator[T, None]:
-    """The pieces of the answer as they come; closing this generator closes the provider's connection.
+class _Patience:
+    """The clock of one answer's silence."""
 
-    Raises `BullpenError(upstream_error)` when the provider falls silent, and whatever asking or the stream raises.
+    def __init__(self, silence_ok: SilenceOk) -> None:
+        self._ok = silence_ok
+        self._clock = asyncio.get_running_loop().time
+        self._answering = False
+        self.heard = self._clock()
+        """When anything came last."""
+
+    def hear(self) -> None:
+        self.heard = self._clock()
+
+    def see(self, delta: Delta | None) -> None:
+        self._answering = self._answering or (delta is not None and bool(delta.text or delta.tokens))
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return self.heard + self._allowed - self._clock()
+
+    @property
+    def _allowed(self) -> float:
+        return (self._ok.next_token if self._answering else self._ok.first_token) / 1000
+
+    def ended(self) -> BullpenError:
+        stage = "between tokens" if self._answering else "before its first token"
+        return BullpenError(ErrorCode.UPSTREAM_ERROR, f"the provider was silent for {self._allowed:g} s {stage}")
+
+
+async def patiently(ask: Ask[T], take: Take[T], silence_ok: SilenceOk) -> AsyncGenerator[Delta, None]:
+    """What the pieces of the answer bring, as they come; closing this generator closes the provider's connection.
+
+    A `Delta` without text and tokens once a second while other signs of life come. Raises
+    `BullpenError(upstream_error)` when the provider is silent for longer than `silence_ok`, and whatever asking, the
+    stream or `take` raises.
     """
     read: asyncio.Queue[T | _End] = asyncio.Queue(AHEAD)
-    reading = asyncio.get_running_loop().create_task(_read(ask, read))
-    seconds, stage = config.first_token_timeout, "before its first token"
+    patience = _Patience(silence_ok)
+    reading = asyncio.get_running_loop().create_task(_read(ask, read, patience))
+    told = patience.heard
     try:
-        while not isinstance(piece := await _next(read, seconds, stage), _End):
-            yield piece
-            seconds, stage = config.next_token_timeout, "between tokens"
+        while True:
+            if (piece := await _next(read, patience)) is None:
+                delta = Delta("", 0) if patience.heard > told else None
+            elif isinstance(piece, _End):
+                break
+            else:
+                patience.see(delta := take(piece))
+            if delta is not None:
+                told = patience.heard
+                yield delta
         if piece.error is not None:
             raise piece.error
     finally:
@@ -47,12 +94,13 @@ async def patiently(ask: Ask[T], config: BackendConfig) -> AsyncGenerator[T, Non
         await asyncio.wait({reading})
 
 
-async def _read(ask: Ask[T], read: "asyncio.Queue[T | _End]") -> None:
+async def _read(ask: Ask[T], read: "asyncio.Queue[T | _End]", patience: _Patience) -> None:
     error: Exception | None = None
     responses: list[Any] = []
     opened.set(responses)
+    arrived.set(patience.hear)
     try:
-        await _pour(ask, read)
+        await _pour(ask, read, patience)
     except Exception as raised:
         error = raised
     finally:
@@ -61,10 +109,11 @@ async def _read(ask: Ask[T], read: "asyncio.Queue[T | _End]") -> None:
     await read.put(_End(error))
 
 
-async def _pour(ask: Ask[T], read: "asyncio.Queue[T | _End]") -> None:
+async def _pour(ask: Ask[T], read: "asyncio.Queue[T | _End]", patience: _Patience) -> None:
     pieces = await ask()
     try:
         async for piece in pieces:
+            patience.hear()
             await read.put(piece)
     finally:
         close = getattr(pieces, "aclose", None)
@@ -72,9 +121,14 @@ async def _pour(ask: Ask[T], read: "asyncio.Queue[T | _End]") -> None:
             await close()
 
 
-async def _next(read: "asyncio.Queue[T]", seconds: float, stage: str) -> T:
+async def _next(read: "asyncio.Queue[T]", patience: _Patience) -> T | None:
+    """The next piece. None: there is none yet, after a second or at the end of a silence that is allowed."""
+    if not read.empty():
+        return read.get_nowait()
+    if (left := patience.left) <= 0:
+        raise patience.ended()
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(min(left, TELL_EVERY)):
             return await read.get()
     except TimeoutError:
-        raise BullpenError(ErrorCode.UPSTREAM_ERROR, f"the provider was silent for {seconds:g} s {stage}") from None
+        return None

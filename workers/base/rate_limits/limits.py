@@ -3,16 +3,18 @@
 A request counts for a minute from when it begins, its tokens from when it ends; until then, what it may use at most is
 held. So no sliding minute ever has more than the limit, as long as no answer is longer than was held for it:
 `max_tokens` of the request or the config says how long that is; without one, answers twice as long as the last ones are
-expected. What a provider says of its own limits, and when it wants to be left alone, counts too.
+expected. What a provider says of its own limits, and when it wants to be left alone, counts too: for the model that was
+asked, because providers limit each by itself, and for every model only when the account as a whole was meant.
 
 Pure bookkeeping on times that are handed in; `workers/base/rate_limits/account.py` shares an account among workers.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil
 
-from contracts import BullpenError, ErrorCode, Rate
+from contracts import BullpenError, ErrorCode, Fault, Rate
 from contracts.tokens import prompt_tokens
 from workers.base.interface.backend import Job, Usage
 from workers.base.interface.config import BackendConfig
@@ -77,6 +79,7 @@ class Hold:
     tokens: int
     estimate: int
     """Of its prompt, by its length."""
+    model: str
     begun: bool = False
 
 
@@ -86,7 +89,9 @@ class Limits:
     def __init__(self, config: BackendConfig) -> None:
         self.requests = Window(config.requests_per_minute)
         self.tokens = Window(config.tokens_per_minute)
-        self.provider = ProviderLimits()
+        self._whole = ProviderLimits()
+        """Of the account, whichever model is asked."""
+        self._models: dict[str, ProviderLimits] = {}
         self.requests_elsewhere = 0
         """By other workers of the same account, in the last minute."""
         self.tokens_elsewhere = 0
@@ -101,7 +106,7 @@ class Limits:
         """What this request may use at most, as far as anybody knows."""
         estimate = prompt_tokens(job.request)
         out = job.max_tokens if job.max_tokens is not None else ceil(self._output * LONGER)
-        return Hold(ceil(estimate * self._density * DENSER) + out, estimate)
+        return Hold(ceil(estimate * self._density * DENSER) + out, estimate, job.model.model_id)
 
     def hold(self, need: Hold, now: float) -> None:
         """Sets it aside. Raises `BullpenError(rate_limited)` saying when there will be enough."""
@@ -125,7 +130,7 @@ class Limits:
                 retryable=False,
             )
         waits = {
-            "it is to be left alone for a while": self.provider.rest(need.tokens, now),
+            f"{need.model} is to be left alone for a while": self.rest(need.model, now, need.tokens),
             f"its {self.requests.limit} requests a minute are used up": self.requests.seconds_until(
                 1, now, self.requests_elsewhere
             ),
@@ -135,7 +140,9 @@ class Limits:
         }
         why, wait = max(waits.items(), key=lambda item: item[1])
         if wait > 0:
-            raise BullpenError(ErrorCode.RATE_LIMITED, f"this worker: {why}", retry_after_ms=ceil(wait * 1000))
+            fault: Fault = "model" if wait == self.of(need.model).rest(need.tokens, now) else "account"
+            told = f"this worker: {why}"
+            raise BullpenError(ErrorCode.RATE_LIMITED, told, retry_after_ms=ceil(wait * 1000), fault=fault)
 
     def begin(self, hold: Hold, now: float) -> None:
         """The request goes to the model."""
@@ -156,15 +163,28 @@ class Limits:
         if out:
             self._output = max(out, self._output * FORGETS)
 
-    def refused(self, retry_after_ms: int, now: float) -> None:
-        """The provider wants to be left alone."""
-        self.provider.leave_alone(retry_after_ms / 1000, now)
+    def of(self, model: str) -> ProviderLimits:
+        """What the provider says of that model."""
+        return self._models.setdefault(model, ProviderLimits())
 
-    def rate(self, now: float) -> Rate | None:
-        """As the heartbeat tells it; None: nothing limits this worker."""
+    def rest(self, model: str, now: float, tokens: int = 1) -> float:
+        """Seconds until the provider takes a request of so many tokens for that model."""
+        return max(self._whole.rest(tokens, now), self.of(model).rest(tokens, now))
+
+    def refused(self, model: str, retry_after_ms: int, now: float, *, whole_account: bool = False) -> int:
+        """The provider wants to be left alone. Returns for how many milliseconds, by all that it has told."""
+        limited = self._whole if whole_account else self.of(model)
+        limited.leave_alone(retry_after_ms / 1000, now)
+        return max(retry_after_ms, ceil(1000 * self.rest(model, now)))
+
+    def rate(self, now: float, models: Sequence[str] = ()) -> Rate | None:
+        """As the heartbeat tells it of a worker that serves these models; None: nothing limits it.
+
+        What is left is what the model has that has most: the others' limits are no reason to pass the worker over.
+        """
         own = self.requests.left(now, self.requests_elsewhere), self.tokens.left(now, self.tokens_elsewhere)
-        told = self.provider.left(now)
-        requests, tokens = (_least(pair) for pair in zip(own, told, strict=True))
+        told = [self._whole.left(now), _most([self.of(model).left(now) for model in models])]
+        requests, tokens = (_least(kind) for kind in zip(own, *told, strict=True))
         if requests is None and tokens is None:
             return None
         waits = (
@@ -176,10 +196,23 @@ class Limits:
             rpm_left=requests,
             tpm_limit=self.tokens.limit,
             tpm_left=tokens,
-            resets_in_ms=ceil(1000 * max(*waits, self.provider.rest(1, now))),
+            resets_in_ms=ceil(1000 * max(*waits, min((self.rest(model, now) for model in models), default=0.0))),
         )
 
 
-def _least(lefts: tuple[int | None, int | None]) -> int | None:
+Left = tuple[int | None, int | None]
+"""Requests and tokens; None: not known, or without limit."""
+
+
+def _least(lefts: Sequence[int | None]) -> int | None:
+    return min((left for left in lefts if left is not None), default=None)
+
+
+def _most(lefts: Sequence[Left]) -> Left:
+    requests, tokens = ([left[kind] for left in lefts] for kind in (0, 1))
+    return _greatest(requests), _greatest(tokens)
+
+
+def _greatest(lefts: Sequence[int | None]) -> int | None:
     known = [left for left in lefts if left is not None]
-    return min(known) if known else None
+    return max(known, default=None) if len(known) == len(lefts) else None

@@ -5,16 +5,20 @@ Nothing here knows subjects or heartbeats; the runtime hands in the backend, the
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import replace
 from decimal import Decimal
 
-from contracts import NOT_STARTED, BullpenError, ErrorCode, PartialUsage, Phase
+from contracts import NOT_STARTED, BullpenError, ErrorCode, PartialUsage, Phase, SilenceOk
 from workers.base.interface.backend import Delta, Done, Job, Usage, truncated
 from workers.base.interface.discovery import AnyBackend
+from workers.base.interface.silence import Silence
 from workers.base.provider.errors import ProviderRefused
 from workers.base.runtime.call import Call
 from workers.base.runtime.reply_channel import Chunker, ReplyChannel
 
 PROGRESS_EVERY = 2.0
+"""Seconds; sooner where less silence is allowed, so that a Manager never misses that something moved."""
+OFTEN_ENOUGH = 0.05
 CLAIM_AFTER = 0.1
 """Seconds: an answer that comes sooner needs no claim."""
 
@@ -32,7 +36,10 @@ class Execution:
         self.logprobs: list[float] = []
         self.tokens = 0
         self.moves = 0
-        """Signs of progress; they come also while the prompt is read."""
+        """Signs of progress; they come also while the prompt is read, the model thinks or the provider keeps alive."""
+        self.silence = Silence()
+        """The longest until now."""
+        self._moved: float | None = None
         self.told = Usage()
         """What the provider has told by now."""
         self.done: Done | None = None
@@ -126,7 +133,7 @@ class Execution:
         chunker = Chunker(channel)
         async with aclosing(backend.stream(job)) as pieces:
             async for piece in pieces:
-                self.moves += 1
+                self._move(clock())
                 self.told = piece.usage or self.told
                 if isinstance(piece, Delta) and not piece.text and not piece.tokens:
                     continue  # the prompt is being read
@@ -142,12 +149,33 @@ class Execution:
         if self.done is None:
             raise truncated()
 
+    def _move(self, now: float) -> None:
+        self.moves += 1
+        silent = now - (self._moved or self.started or now)
+        self._moved = now
+        if self.first_token is None:
+            self.silence = replace(self.silence, first_token=max(silent, self.silence.first_token))
+        else:
+            self.silence = replace(self.silence, next_token=max(silent, self.silence.next_token))
+
     async def keep_told(self, channel: ReplyChannel) -> None:
         """Claims the attempt, then tells its progress, until cancelled."""
-        await channel.claim()
+        await channel.claim(self.silence_ok)
         while True:
             await channel.progress(self.tokens, self.phase, self.moves)
-            await asyncio.sleep(PROGRESS_EVERY)
+            await asyncio.sleep(self._progress_every)
+
+    @property
+    def silence_ok(self) -> SilenceOk | None:
+        """How long it may be silent. None: it is not yet known for which model it is."""
+        return self.job.silence_ok if self.job is not None else None
+
+    @property
+    def _progress_every(self) -> float:
+        if (allowed := self.silence_ok) is None:
+            return PROGRESS_EVERY
+        shortest = min(allowed.first_token, allowed.next_token) / 1000
+        return min(PROGRESS_EVERY, max(OFTEN_ENOUGH, shortest / 3))
 
     def _take(self, piece: Delta) -> None:
         self.text.append(piece.text)

@@ -1,16 +1,25 @@
-"""Whether a worker's backend is well: it is started, then asked now and then. It never gives up."""
+"""Whether a worker's backend is well: it is started, then asked now and then. It never gives up.
+
+What requests meet counts as well. A key that is refused (401) takes the worker out at once. 402 and 403 may be about
+one request alone, a flagged prompt or one that is too dear: they lead to a health check at once, and only that takes
+the worker out. So does a model that the provider does not know any more: the check reads again what there is.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import structlog
 
-from contracts import BullpenError, WorkerState
+from contracts import BullpenError, ErrorCode, WorkerState
 from workers.base.engines.engine_set import Engine
+from workers.base.provider.errors import ProviderRefused, blamed
 from workers.base.runtime.presence import Presence
 
 log = structlog.get_logger(__name__)
 
+APART = 1.0
+"""Seconds between two checks, however many failures ask for one."""
 Become = Callable[[WorkerState, str], Awaitable[None]]
 
 
@@ -21,6 +30,12 @@ class Health:
         self._backend = engine.backend
         self._presence = presence
         self._become = become
+        self._wanted = asyncio.Event()
+        """A check before its time."""
+        self._looked = float("-inf")
+        """When the last one began, by the loop's clock."""
+        self._refused = False
+        """The last one was refused: what requests meet now is the account's fault."""
 
     async def keep(self) -> None:
         """Starts the backend, then looks after it, until cancelled."""
@@ -31,8 +46,34 @@ class Health:
     async def watch(self) -> None:
         """Looks after a backend that is started, until cancelled."""
         while True:
-            await asyncio.sleep(self._engine.config.health_interval)
+            await self._due()
             await self._check()
+
+    # What requests met
+
+    def blame(self, failure: BullpenError, *, asked: bool) -> BullpenError:
+        """The same failure, which now says whose fault it is. `asked`: the backend was."""
+        if self._refused and failure.code is ErrorCode.UPSTREAM_AUTH:
+            failure.fault = "account"
+        return blamed(failure, asked=asked)
+
+    async def heed(self, failure: BullpenError) -> None:
+        """Takes the worker out, or looks at the backend soon, if a request's failure is a reason for it."""
+        if failure.code is ErrorCode.UPSTREAM_AUTH and failure.fault == "account":
+            told = failure.message.partition(":")[0]  # the rest is the provider's, who may quote the question
+            await self._become("degraded", told)
+        elif failure.code is ErrorCode.UPSTREAM_AUTH or _is_unknown_there(failure):
+            self._wanted.set()
+
+    # Looking
+
+    async def _due(self) -> None:
+        """Returns when it is time for a check, or when one is wanted and the last is not too near."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._engine.config.health_interval):
+                await self._wanted.wait()
+                await asyncio.sleep(self._looked + APART - asyncio.get_running_loop().time())
+        self._wanted.clear()
 
     async def _started(self) -> bool:
         try:
@@ -44,20 +85,42 @@ class Health:
             log.exception("backend_start_failed", backend=self._backend.name)
             await self._become("degraded", f"the backend could not start: {type(error).__name__}")
             return False
-        self._engine.models = self._presence.models = self._backend.models()
+        await self._serve_what_is_there()
         await self._become("ready", "")
         return True
 
     async def _check(self) -> None:
+        self._looked = asyncio.get_running_loop().time()
+        reason = await self._unwell()
+        await self._serve_what_is_there()
+        await self._become("degraded" if reason else "ready", reason)
+
+    async def _unwell(self) -> str:
+        """Why the backend cannot answer now; empty when it can."""
+        self._refused = False
         try:
             async with asyncio.timeout(max(5.0, self._engine.config.health_interval)):
                 await self._backend.health()
         except BullpenError as error:
-            await self._become("degraded", error.message)
+            self._refused = error.code is ErrorCode.UPSTREAM_AUTH
+            return error.message
         except TimeoutError:
-            await self._become("degraded", "the backend does not answer its health check")
+            return "the backend does not answer its health check"
         except Exception as error:
             log.exception("health_check_failed", backend=self._backend.name)
-            await self._become("degraded", f"the health check failed: {type(error).__name__}")
-        else:
-            await self._become("ready", "")
+            return f"the health check failed: {type(error).__name__}"
+        return ""
+
+    async def _serve_what_is_there(self) -> None:
+        """Tells at once when models came or went."""
+        before, now = self._engine.models, self._backend.models()
+        if now == before:
+            return
+        self._engine.models = self._presence.models = now
+        if before:
+            log.info("models_changed", models=[card.model_id for card in now if card.capabilities])
+            await self._presence.say()
+
+
+def _is_unknown_there(failure: BullpenError) -> bool:
+    return failure.code is ErrorCode.NO_SUCH_MODEL and isinstance(failure, ProviderRefused)

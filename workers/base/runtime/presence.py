@@ -10,7 +10,7 @@ import structlog
 
 from bus import Bus, BusError
 from config.watched_file import config_digest
-from contracts import Heartbeat, JsonObject, ModelCard, WorkerEventRecord, WorkerState, new_id, utc_now
+from contracts import BullpenError, Heartbeat, JsonObject, ModelCard, WorkerEventRecord, WorkerState, new_id, utc_now
 from contracts.subjects import TELEMETRY_WORKER, WORKER_HEARTBEAT
 from outbox.outbox import Outbox
 from workers.base.engines.engine_set import EngineSet
@@ -106,27 +106,32 @@ class Presence:
             await self.say()
             await asyncio.sleep(self._config.heartbeat_interval)
 
-    def learn(self, execution: Execution) -> None:
-        """Takes a finished request into the moving averages."""
-        if execution.started is None or execution.done is None:
+    async def learn(self, execution: Execution, failure: BullpenError | None) -> None:
+        """Takes a finished request into the moving averages, and into what is told of its model."""
+        if execution.started is None or execution.job is None:
             return
         now = asyncio.get_running_loop().time()
+        if self._engines.troubles.ended(execution.job.model.model_id, failure, now):
+            await self.say()
+        if execution.done is None:
+            return
         self._service_ms = _moved(self._service_ms, (now - execution.started) * 1000)
         if now > execution.started and execution.completion_tokens:
             rate = execution.completion_tokens / (now - execution.started)
             self._tokens_per_second = _moved(self._tokens_per_second, rate)
 
     def heartbeat(self) -> Heartbeat:
+        now = asyncio.get_running_loop().time()
         return Heartbeat(
             worker_id=self._id,
             backend=self._backend,
-            models=self.models,
+            models=tuple(self._as_told(card, now) for card in self.models),
             state=self.state,
             reason=self.reason,
             inflight=self._engines.inflight,
             queued=self._engines.queued,
             capacity=self._engines.capacity,
-            rate=self._engines.limits.rate(asyncio.get_running_loop().time()),
+            rate=self._engines.limits.rate(now, [card.model_id for card in self.models if card.capabilities]),
             resources=self.meter.read(),
             tokens_per_second=self._tokens_per_second,
             ewma_ms=self._service_ms,
@@ -140,6 +145,11 @@ class Presence:
             host=socket.gethostname(),
             config_digest=self._digest,
         )
+
+    def _as_told(self, card: ModelCard, now: float) -> ModelCard:
+        """With what its last requests have met."""
+        trouble = card.trouble or self._engines.troubles.of(card.model_id, now)
+        return card if trouble == card.trouble else card.model_copy(update={"trouble": trouble})
 
     async def say(self, *, surely: bool = False) -> None:
         """One heartbeat, now. `surely`: the server has it when this returns, if there is one."""

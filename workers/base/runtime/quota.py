@@ -32,12 +32,13 @@ class Quota:
         limits, now = self._engines.limits, asyncio.get_running_loop().time
         hold = limits.need(job)
         await self._hold(hold)
-        listening.set(lambda headers: limits.provider.hear(headers, now()))
+        listening.set(lambda headers: limits.of(hold.model).hear(headers, now()))
         try:
             yield lambda: limits.begin(hold, now())
         except ProviderRefused as error:
             if error.code is ErrorCode.RATE_LIMITED:
-                limits.refused(error.retry_after_ms or 0, now())
+                told, whole = error.retry_after_ms or 0, error.fault == "account"
+                error.retry_after_ms = limits.refused(hold.model, told, now(), whole_account=whole)
             raise
         finally:
             limits.settle(hold, execution.told_or_seen, now())

@@ -18,10 +18,11 @@ from workers.base.runtime.execution import Execution
 class DirectBooks:
     """One row for the request and one for its only attempt."""
 
-    def __init__(self, outbox: Outbox, backend: str, worker_id: str) -> None:
+    def __init__(self, outbox: Outbox, backend: str, worker_id: str, epoch: str) -> None:
         self._outbox = outbox
         self._backend = backend
         self._id = worker_id
+        self._epoch = epoch
         self._discretion = PrivacyFilter(outbox.settings.content, outbox.settings.content_key)
 
     @property
@@ -47,7 +48,7 @@ class DirectBooks:
     ) -> AttemptRecord:
         call, job, usage = execution.call, execution.job, execution.usage
         assert job is not None
-        return AttemptRecord(
+        return AttemptRecord.of(
             request_id=call.request_id,
             attempt=call.attempt,
             task_id=call.task_id,
@@ -55,21 +56,16 @@ class DirectBooks:
             worker_id=self._id,
             backend=self._backend,
             model_id=job.model.model_id,
+            epoch=self._epoch,
             outcome=_outcome(execution, failure),
-            error_code=failure.code if failure else None,
-            error_message=failure.message if failure else None,
+            error=failure,
+            answer=response,
             duration_ms=call.elapsed_ms,
             ttft_ms=execution.ttft_ms,
             queue_ms=execution.queue_ms,
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            cached_tokens=usage.cached_tokens,
-            cache_write_tokens=usage.cache_write_tokens,
-            reasoning_tokens=usage.reasoning_tokens,
+            usage=usage,
             cost_usd=usage.cost_usd,
             price=job.model.price,
-            confidence=response.confidence if response else None,
-            simulated=response.simulated if response else False,
         )
 
 
@@ -99,4 +95,4 @@ def _outcome(execution: Execution, failure: BullpenError | None) -> Outcome:
         return Outcome.CANCELLED
     if (failure.code in NOT_STARTED or failure.prompt_tokens is not None) and not execution.begun:
         return Outcome.REFUSED
-    return Outcome.TRUNCATED if "(truncated)" in failure.message else Outcome.FAILED
+    return failure.outcome or Outcome.FAILED

@@ -11,6 +11,7 @@ from bus.reply import accepts
 from contracts import (
     BullpenError,
     CancelRequest,
+    Claim,
     ControlReply,
     ControlRequest,
     ErrorCode,
@@ -122,6 +123,10 @@ class RemoteControl:
             return
         execution, said = self._running.get(_key(request)), self._final_events.of(_key(request))
         if execution is not None:
+            claim = Claim(
+                attempt=execution.call.attempt, epoch=self._presence.epoch, silence_ok_ms=execution.silence_ok
+            )
+            await self._bus.publish(request.inbox, claim.to_bytes())  # it may have missed the first one
             body = Progress(tokens=execution.tokens, phase=execution.phase, moved=execution.moves).to_bytes()
         elif said is not None:
             body = said.body

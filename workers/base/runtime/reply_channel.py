@@ -21,6 +21,7 @@ from contracts import (
     PartialUsage,
     Phase,
     Progress,
+    SilenceOk,
 )
 from workers.base.runtime.final_event_cache import FinalEventCache
 
@@ -34,11 +35,11 @@ class ReplyChannel(Protocol):
     @property
     def wants_chunks(self) -> bool: ...
 
-    async def claim(self) -> None:
-        """This attempt is mine."""
+    async def claim(self, silence_ok: SilenceOk | None) -> None:
+        """This attempt is mine, and may be silent for so long."""
 
-    async def permission(self) -> float | None:
-        """Asks whether to spend. The seconds left for it, or None when there is no such limit.
+    async def permission(self, silence_ok: SilenceOk | None = None) -> float | None:
+        """Claims, and asks whether to spend. The seconds left for it, or None when there is no such limit.
 
         Raises `BullpenError(no_worker)` when nobody wants the answer any more.
         """
@@ -64,10 +65,10 @@ class CallerChannel:
     def wants_chunks(self) -> bool:
         return self._reply.streaming
 
-    async def claim(self) -> None:
+    async def claim(self, silence_ok: SilenceOk | None) -> None:
         """Nobody waits for a claim."""
 
-    async def permission(self) -> float | None:
+    async def permission(self, silence_ok: SilenceOk | None = None) -> float | None:
         return None
 
     async def progress(self, tokens: int, phase: Phase, moves: int) -> None:
@@ -104,7 +105,7 @@ class ManagerChannel:
         self._inbox = inbox
         self._task_id = task_id
         self._request_id = request_id
-        self._claim = Claim(attempt=attempt, epoch=epoch).to_bytes()
+        self._claim = Claim(attempt=attempt, epoch=epoch)
         self._streaming = streaming
         self._seq = 0
 
@@ -112,13 +113,16 @@ class ManagerChannel:
     def wants_chunks(self) -> bool:
         return self._streaming
 
-    async def claim(self) -> None:
-        await self._bus.publish(self._inbox, self._claim)
+    async def claim(self, silence_ok: SilenceOk | None) -> None:
+        await self._bus.publish(self._inbox, self._claimed(silence_ok))
 
-    async def permission(self) -> float | None:
+    def _claimed(self, silence_ok: SilenceOk | None) -> bytes:
+        return self._claim.model_copy(update={"silence_ok_ms": silence_ok}).to_bytes()
+
+    async def permission(self, silence_ok: SilenceOk | None = None) -> float | None:
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         with self._bus.listen(lambda message: None if answer.done() else answer.set_result(message)) as listener:
-            await self._bus.publish(self._inbox, self._claim, reply=listener.subject)
+            await self._bus.publish(self._inbox, self._claimed(silence_ok), reply=listener.subject)
             try:
                 async with asyncio.timeout(GO_WITHIN):
                     message = await answer
@@ -146,7 +150,13 @@ class ManagerChannel:
         return None
 
     async def error(self, error: BullpenError, usage: PartialUsage) -> None:
-        reply = ErrorReply(task_id=self._task_id, request_id=self._request_id, error=error.detail(), usage=usage)
+        reply = ErrorReply(
+            task_id=self._task_id,
+            request_id=self._request_id,
+            error=error.detail(),
+            usage=usage,
+            outcome=error.outcome,
+        )
         await self._last_word(reply.to_bytes())
 
     async def _last_word(self, body: bytes) -> None:

@@ -167,6 +167,8 @@ class Swapper:
         engine.models = engine.backend.models()
         if not engine.models:
             raise BullpenError(ErrorCode.NO_SUCH_MODEL, "there is no model to serve", field="models")
+        if out := next((card for card in engine.models if not card.capabilities), None):
+            raise BullpenError(ErrorCode.NO_SUCH_MODEL, f"{out.model_id}: {out.trouble}", field="models")
         await engine.backend.health()
         for card in engine.models:
             if card.local and "chat" in card.capabilities:

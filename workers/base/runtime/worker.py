@@ -6,8 +6,6 @@ directly. What a Manager asked is booked by the Manager, which alone knows what 
 """
 
 import asyncio
-import os
-import socket
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
@@ -15,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from bus import Bus, BusError, BusSettings, Message, Reply, Subscription, Tasks
+from bus import Bus, BusError, BusSettings, InboxReply, Message, Subscription, Tasks
 from bus.reply import accepts, internal_error
 from bus.service import EndpointStats, Service, package_version, serve_info
 from bus.tasks import first_of
@@ -40,6 +38,7 @@ from workers.base.engines.engine_set import Engine, EngineSet
 from workers.base.interface.backend import Done, Job
 from workers.base.interface.config import BackendConfig
 from workers.base.interface.discovery import BackendFolder
+from workers.base.interface.silence import SilenceHistory
 from workers.base.runtime.call import Call
 from workers.base.runtime.confidence import Confidence
 from workers.base.runtime.execution import CLAIM_AFTER, Execution, out_of_time
@@ -68,13 +67,14 @@ class Worker:
         self._engines = engines
         backend = self._backend = engines.current.backend
         self._id = worker_id
-        self._books = DirectBooks(outbox, backend.name, worker_id)
         self._presence = Presence(bus, outbox, backend.name, worker_id, engines=engines)
+        self._books = DirectBooks(outbox, backend.name, worker_id, self._presence.epoch)
         self._memory_guard = MemoryGuard(worker_id, self._presence.meter, engines, self._settle)
         self._backend_is: tuple[WorkerState, str] = "starting", ""
         self._swapper = Swapper(engines, self._presence, config_file, self._activate)
         self._quota = Quota(bus, engines, backend.name, worker_id)
         self._confidence: dict[str, Confidence] = {}
+        self._silences = SilenceHistory()
         self._running: dict[tuple[str, int], Execution] = {}
         self._final_events = FinalEventCache()
         self._shared: Subscription | None = None
@@ -90,14 +90,15 @@ class Worker:
         )
         self._leaving = False
         self._tasks = Tasks(worker_id)
-        self._health: asyncio.Task[None] | None = None
+        self._health = Health(engines.current, self._presence, self._become)
+        self._looking: asyncio.Task[None] | None = None
         self._stats = EndpointStats("infer", s.infer_backend(backend.name), s.INFER_QUEUE)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Starts, serves until `stop` is set or the bus is lost, drains, leaves."""
         self._tasks.start(self._presence.beat(), "heartbeat")
         await self._listen()
-        self._look_after(Health(self._engines.current, self._presence, self._become).keep())
+        self._look_after(self._health.keep())
         self._tasks.start(self._swapper.follow(), "config")
         self._tasks.start(self._memory_guard.keep(), "memory")
         self._tasks.start(self._quota.keep(), "account")
@@ -159,14 +160,15 @@ class Worker:
 
     def _look_after(self, looking: Coroutine[Any, Any, None]) -> None:
         """Instead of what was looked after until now."""
-        if self._health is not None:
-            self._health.cancel()
-        self._health = self._tasks.start(looking, "health")
+        if self._looking is not None:
+            self._looking.cancel()
+        self._looking = self._tasks.start(looking, "health")
 
     async def _activate(self, engine: Engine) -> None:
         """From now on this one serves; the one before finishes what it began."""
         before = self._engines.activate(engine)
-        self._look_after(Health(engine, self._presence, self._become).watch())
+        self._health = Health(engine, self._presence, self._become)
+        self._look_after(self._health.watch())
         self._presence.serve(engine.config, engine.models)
         await self._become("ready")
         await self._presence.say()
@@ -202,7 +204,7 @@ class Worker:
             await self._before_reply(execution, response, None)
             failure = await channel.response(response)
         except BullpenError as error:
-            failure = error
+            failure = self._health.blame(error, asked=execution.started is not None)
             await self._before_reply(execution, None, error)
             await self._tell(channel, error, execution)
         except BusError as error:
@@ -210,7 +212,7 @@ class Worker:
             log.warning("answer_not_sent", task_id=execution.call.task_id, error=str(error))
         except Exception:
             log.exception("request_failed", task_id=execution.call.task_id)
-            failure = internal_error()
+            failure = self._health.blame(internal_error(), asked=True)
             await self._tell(channel, failure, execution)
         await self._close(execution, response, failure)
 
@@ -255,7 +257,7 @@ class Worker:
             execution.done = Done("length", prompt_tokens=0, completion_tokens=0)  # others said it all already
             return
         async with self._quota.place(execution, job) as begin, engine.places.place(execution.call.request.priority):
-            budget = None if job.model.local else await channel.permission()
+            budget = None if job.model.local else await channel.permission(job.silence_ok)
             begin()
             async with asyncio.timeout(budget):
                 await execution.compute(engine.backend, job, channel)
@@ -265,7 +267,8 @@ class Worker:
             raise out_of_time()
         if self._presence.state != "ready":
             reason = f"{self._id} is {self._presence.state}"
-            raise BullpenError(ErrorCode.NO_WORKER, f"{reason}: {self._presence.reason}".rstrip(": "))
+            code = ErrorCode.DRAINING if self._presence.state == "draining" else ErrorCode.NO_WORKER
+            raise BullpenError(code, f"{reason}: {self._presence.reason}".rstrip(": "))
 
     def _job(self, call: Call, engine: Engine, card: ModelCard) -> Job:
         needs = call.request.needs | {"prefill"} if call.prefix else call.request.needs
@@ -281,13 +284,17 @@ class Worker:
         wanted = call.request.max_tokens or limit
         most = min(wanted, limit) if wanted and limit else wanted
         left = None if most is None else max(0, most - call.prefix_tokens)
-        return Job(call.request, card, left, call.prefix)
+        silence_ok = engine.backend.silence_ok(card.model_id, self._silences.usual(card.model_id))
+        return Job(call.request, card, left, call.prefix, silence_ok)
 
     def _engine(self, model: str | None) -> tuple[Engine, ModelCard]:
         found = self._engines.find(model)
         if found is None:
             served = f"{self._id} does not serve {model}; it serves {self._engines.served}"
             raise BullpenError(ErrorCode.NO_SUCH_MODEL, served, field="model")
+        if not found[1].capabilities:
+            out = f"{found[1].model_id} is out of service: {found[1].trouble}"
+            raise BullpenError(ErrorCode.NO_SUCH_MODEL, out, field="model")
         return found
 
     def _response(self, job: Job, execution: Execution) -> InferenceResponse:
@@ -333,7 +340,7 @@ class Worker:
                 streaming=call.request.stream,
                 final_events=self._final_events,
             )
-        reply = Reply(self._bus, call.reply, call.task_id, call.request_id, streaming=call.request.stream)
+        reply = InboxReply(self._bus, call.reply, call.task_id, call.request_id, streaming=call.request.stream)
         gone = BullpenError(ErrorCode.CANCELLED, "nobody reads the stream any more")
         reply.on_abandoned = lambda: execution.stop(gone)
         return CallerChannel(reply)
@@ -348,13 +355,14 @@ class Worker:
         """Tells what is wrong with a request that could not even be read."""
         task_id = salvage_task_id(message.data) or message.headers.get(h.TASK) or new_id()
         request_id = message.headers.get(h.REQUEST) or new_id()
+        error = self._health.blame(error, asked=False)
         self._stats.count(0.0, str(error))
         if message.headers.get(h.EVENTS) == "1" and message.reply:
             body = ErrorReply(task_id=task_id, request_id=request_id, error=error.detail())
             await self._bus.publish(message.reply, body.to_bytes())
         else:
             streaming = salvage_stream(message.data)
-            await Reply(self._bus, message.reply, task_id, request_id, streaming=streaming).error(error)
+            await InboxReply(self._bus, message.reply, task_id, request_id, streaming=streaming).error(error)
 
     async def _before_reply(
         self, execution: Execution, response: InferenceResponse | None, failure: BullpenError | None
@@ -369,10 +377,11 @@ class Worker:
         """After the answer: figures, books, and what the failure says about this worker."""
         call = execution.call
         self._stats.count(call.elapsed_ms / 1000, failure.code if failure else None)
-        self._presence.learn(execution)
-        if failure is not None and failure.code is ErrorCode.UPSTREAM_AUTH:
-            told = failure.message.partition(":")[0]  # the rest is the provider's, who may quote the question
-            self._tasks.start(self._become("degraded", told), "degrade")
+        await self._presence.learn(execution, failure)
+        if execution.job is not None and execution.done is not None:
+            self._silences.learn(execution.job.model.model_id, execution.silence)
+        if failure is not None:
+            self._tasks.start(self._health.heed(failure), "heed")
         if not call.routed and not execution.booked:
             await self._books.book(execution, response, failure)
 
@@ -388,7 +397,7 @@ class Worker:
             async with asyncio.timeout(self._engines.current.config.drain_timeout):
                 await self._idle()
         for execution in list(self._running.values()):
-            execution.stop(BullpenError(ErrorCode.NO_WORKER, f"{self._id} is leaving"))
+            execution.stop(BullpenError(ErrorCode.DRAINING, f"{self._id} is leaving"))
         with suppress(TimeoutError):
             async with asyncio.timeout(2.0):
                 await self._idle()
@@ -429,8 +438,3 @@ async def run_worker(
         await engines.close()
         await outbox.close()
         await bus.close()
-
-
-def default_worker_id(backend: str) -> str:
-    """An id nobody else has: the backend's name, this host and this process."""
-    return s.token(f"{backend}-{socket.gethostname()}-{os.getpid()}")[:64]

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from bullpen import roster as roster_module
-from bullpen.roster import Off, asked_for, everybody
+from bullpen import start_plan
+from bullpen.start_plan import NotStarted, every_backend, named_backends
 from config.loader import ConfigError
 from workers.base import Availability, BackendConfig
 
@@ -45,21 +45,21 @@ def folders(monkeypatch: pytest.MonkeyPatch) -> None:
             raise ConfigError(f"there is no backend {name!r}")
         return FOLDERS[name]
 
-    monkeypatch.setattr(roster_module, "discover", lambda: FOLDERS)
-    monkeypatch.setattr(roster_module, "find", find)
+    monkeypatch.setattr(start_plan, "discover", lambda: FOLDERS)
+    monkeypatch.setattr(start_plan, "find", find)
 
 
 async def test_by_default_whoever_can_run_and_asks_a_model() -> None:
-    roster = await everybody()
-    assert roster.workers == [("big", 2)]
-    assert roster.off == (
-        Off("dark", "no key", "set BIG_KEY"),
-        Off("pretender", "asks no model", "for a trial: --workers pretender:2"),
+    plan = await every_backend()
+    assert plan.workers == [("big", 2)]
+    assert plan.not_started == (
+        NotStarted("dark", "no key", "set BIG_KEY"),
+        NotStarted("pretender", "asks no model", "for a trial: --workers pretender:2"),
     )
 
 
 async def test_asked_for_by_name_and_number() -> None:
-    assert (await asked_for("pretender:3, big")).workers == [("pretender", 3), ("big", 1)]
+    assert (await named_backends("pretender:3, big")).workers == [("pretender", 3), ("big", 1)]
 
 
 @pytest.mark.parametrize(
@@ -75,4 +75,4 @@ async def test_asked_for_by_name_and_number() -> None:
 )
 async def test_what_cannot_be_is_told(text: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told.replace("(", r"\(")):
-        await asked_for(text)
+        await named_backends(text)

@@ -12,19 +12,19 @@ from workers.base.interface.discovery import BackendFolder, discover, find
 
 
 @dataclass(frozen=True, slots=True)
-class Squad:
+class WorkerGroup:
     """So many workers of one backend."""
 
     folder: BackendFolder
     argument: str
-    """What `bullpen worker` is told: a name or a path."""
+    """The argument of `bullpen worker`: a name or a path."""
     count: int
     reason: str
     """Why it can run here, in the backend's words."""
 
 
 @dataclass(frozen=True, slots=True)
-class Off:
+class NotStarted:
     """A backend that is not started, why, and how to turn it on."""
 
     name: str
@@ -33,39 +33,40 @@ class Off:
 
 
 @dataclass(frozen=True, slots=True)
-class Roster:
-    squads: tuple[Squad, ...]
-    off: tuple[Off, ...] = ()
+class StartPlan:
+    groups: tuple[WorkerGroup, ...]
+    not_started: tuple[NotStarted, ...] = ()
 
     @property
     def workers(self) -> list[tuple[str, int]]:
-        return [(squad.argument, squad.count) for squad in self.squads]
+        return [(group.argument, group.count) for group in self.groups]
 
 
-async def everybody() -> Roster:
+async def every_backend() -> StartPlan:
     """Every backend that can run here and asks a real model, as often as its config's `replicas` says."""
     folders = list(discover().values())
     said = await asyncio.gather(*(folder.available() for folder in folders))
     judged = [_judged(folder, availability) for folder, availability in zip(folders, said, strict=True)]
-    return Roster(
-        tuple(one for one in judged if isinstance(one, Squad)), tuple(one for one in judged if isinstance(one, Off))
+    return StartPlan(
+        tuple(one for one in judged if isinstance(one, WorkerGroup)),
+        tuple(one for one in judged if isinstance(one, NotStarted)),
     )
 
 
-async def asked_for(text: str) -> Roster:
+async def named_backends(text: str) -> StartPlan:
     """The workers of `local,simulated:2,./my-backend`. Raises `ConfigError` when one is unknown or cannot run here."""
-    squads = [_parsed(part.strip()) for part in text.split(",") if part.strip()]
-    names = [folder.name for folder, _, _ in squads]
+    groups = [_parsed(part.strip()) for part in text.split(",") if part.strip()]
+    names = [folder.name for folder, _, _ in groups]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"--workers: {', '.join(twice)} stands twice; write name:count for several")
-    said = await asyncio.gather(*(folder.available() for folder, _, _ in squads))
+    said = await asyncio.gather(*(folder.available() for folder, _, _ in groups))
     for name, availability in zip(names, said, strict=True):
         if not availability.available:
             raise ConfigError(f"{name} cannot run here: {availability.reason}. {availability.cure}".strip())
-    return Roster(
+    return StartPlan(
         tuple(
-            Squad(folder, argument, count, availability.reason)
-            for (folder, argument, count), availability in zip(squads, said, strict=True)
+            WorkerGroup(folder, argument, count, availability.reason)
+            for (folder, argument, count), availability in zip(groups, said, strict=True)
         )
     )
 
@@ -79,9 +80,9 @@ def _parsed(part: str) -> tuple[BackendFolder, str, int]:
     return find(argument), argument, int(count)
 
 
-def _judged(folder: BackendFolder, availability: Availability) -> Squad | Off:
+def _judged(folder: BackendFolder, availability: Availability) -> WorkerGroup | NotStarted:
     if not availability.available:
-        return Off(folder.name, availability.reason, availability.cure)
+        return NotStarted(folder.name, availability.reason, availability.cure)
     if folder.load().simulated:
-        return Off(folder.name, "asks no model", f"for a trial: --workers {folder.name}:2")
-    return Squad(folder, folder.name, folder.config().replicas, availability.reason)
+        return NotStarted(folder.name, "asks no model", f"for a trial: --workers {folder.name}:2")
+    return WorkerGroup(folder, folder.name, folder.config().replicas, availability.reason)

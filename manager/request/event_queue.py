@@ -1,0 +1,61 @@
+"""What was heard about a request's attempts and not looked at yet, in order.
+
+When pieces of a stream come quicker than they are passed on, those that wait are joined: a busy Manager sends
+fewer, larger pieces, and what waits stays small.
+"""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, replace
+
+from manager.request.attempt import Attempt
+from manager.request.events import AttemptEvent, Piece
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """Something about an attempt. `sender` is where the worker waits for our `go`, if it does."""
+
+    attempt: Attempt
+    event: AttemptEvent
+    sender: str = ""
+
+    def joined(self, later: "Heard") -> "Heard | None":
+        """Two pieces of one stream as one; None when they are not that."""
+        if self.attempt is not later.attempt or not (isinstance(self.event, Piece) and isinstance(later.event, Piece)):
+            return None
+        piece = self.event.joined(later.event)
+        return None if piece is None else replace(self, event=piece)
+
+
+class EventQueue:
+    """A queue for one listener."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Heard] = deque()
+        self._listener: asyncio.Future[None] | None = None
+
+    def put(self, heard: Heard) -> None:
+        joined = self._waiting[-1].joined(heard) if self._waiting else None
+        if joined is not None:
+            self._waiting[-1] = joined
+        else:
+            self._waiting.append(heard)
+        if self._listener is not None and not self._listener.done():
+            self._listener.set_result(None)
+
+    def take(self) -> Heard | None:
+        """The oldest; None when there is none now."""
+        return self._waiting.popleft() if self._waiting else None
+
+    async def next(self, until: float) -> Heard | None:
+        """The oldest, or None when the loop's clock reaches `until`."""
+        loop = asyncio.get_running_loop()
+        while not self._waiting:
+            self._listener = loop.create_future()
+            try:
+                async with asyncio.timeout_at(until):
+                    await self._listener
+            except TimeoutError:
+                return None
+        return self._waiting.popleft()

@@ -1,0 +1,45 @@
+"""Whose fault a failed attempt is: the model's at this worker, the worker's, neither, or not to be said yet. Pure."""
+
+from enum import Enum
+
+from contracts import ErrorCode, Outcome
+from manager.request.attempt import Attempt, State
+
+CONCERNS_WORKER = frozenset({"worker", "account"})
+SAYS_NOTHING = frozenset({ErrorCode.NO_WORKER, ErrorCode.DRAINING, ErrorCode.OVERLOADED, ErrorCode.RATE_LIMITED})
+"""Codes with which a worker that is well declines: it is full, limited, or leaving."""
+
+
+class Fault(Enum):
+    NONE = "none"
+    """The request's own, the caller's wish, or something that is known already: the worker is gone, or full."""
+    MODEL = "model"
+    """This model at this worker."""
+    WORKER = "worker"
+    """All of the worker: it does not claim, its provider is away, its key is refused."""
+    OPEN = "open"
+    """The provider declined the request. Its fault if another worker answers the same; else the request's."""
+
+
+def fault_of(attempt: Attempt) -> Fault:
+    """Of an attempt that is over."""
+    error = attempt.error
+    if error is None or attempt.choice.worker.gone or attempt.worker_died or attempt.state is State.CANCELLED:
+        return Fault.NONE
+    if attempt.outcome is Outcome.HEDGED_LOSER or error.code in (ErrorCode.CANCELLED, ErrorCode.DEADLINE_EXCEEDED):
+        return Fault.NONE
+    if attempt.state is State.REFUSED and attempt.final is None:
+        return Fault.WORKER  # it did not claim
+    if error.fault in CONCERNS_WORKER and error.code is not ErrorCode.RATE_LIMITED:
+        return Fault.WORKER
+    if attempt.state is State.REFUSED:
+        return _of_refusal(attempt)
+    return Fault.NONE if error.fault == "request" else Fault.MODEL
+
+
+def _of_refusal(attempt: Attempt) -> Fault:
+    error = attempt.error
+    assert error is not None
+    if error.fault == "request" or error.code in SAYS_NOTHING or attempt.prompt_is:
+        return Fault.NONE
+    return Fault.MODEL if error.code is ErrorCode.NO_SUCH_MODEL else Fault.OPEN

@@ -1,0 +1,248 @@
+"""Who can be asked: a chain of small filters, the most final reason first. Pure.
+
+A filter says in words why a candidate cannot be asked, or nothing. The first one that speaks decides. What breakers and
+pauses say of a model at a worker is read in `_failing` and `_paused_s`, nowhere else.
+
+Stand-ins step back last, when it is known of every other candidate whether it can be asked. A stand-in answers only
+while no other model is ready, so that a mesh answers from its first minute. Another model is ready when it is free or
+full and would answer before the deadline: a moment in the queue is better than the answer of a toy. One that rests for
+longer than a moment, fails, or cannot do what is asked is not ready, and the stand-in answers in its place.
+"""
+
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from enum import Enum
+from typing import NamedTuple
+
+from manager.routing.costs import expected_cost, limit_tokens
+from manager.routing.estimates import Estimates
+from manager.routing.forecast import DOUBT
+from manager.routing.query import Choice, RoutingQuery
+from manager.routing.scorers import memory_share
+
+MEMORY_LIMIT = 0.95
+"""A worker that uses more of its memory than this is passed over before it is killed."""
+MOMENT = 5.0
+"""Seconds that a model may ask to be left alone for, and is ready all the same: its stand-in does not answer."""
+
+
+class RejectReason(Enum):
+    """Why a candidate cannot be asked; of a ranking, why no candidate can be."""
+
+    NONE = "none"
+    LATE = "late"
+    """So many requests wait already that none of the candidates would answer before the deadline."""
+    FULL = "full"
+    """It fits but has no free place now: wait."""
+    PAUSED = "paused"
+    """It fits but asked to be left alone for a while."""
+    RESERVE = "reserve"
+    """One of a better grade can be asked."""
+    STAND_IN = "stand_in"
+    """It is a stand-in, and another model is ready."""
+    EXHAUSTED = "exhausted"
+    """It was tried already."""
+    FAILING = "failing"
+    """It has failed so often that it is left alone for a while (its breaker is open)."""
+    BUDGET = "budget"
+    UNABLE = "unable"
+    """It serves what is asked for, but is not ready or cannot do what is asked."""
+    TOO_LONG = "too_long"
+    """The prompt fits into no context window."""
+    NO_SUCH_MODEL = "no_such_model"
+    NOBODY = "nobody"
+    """There are no candidates."""
+
+
+class Situation(NamedTuple):
+    """What filters look at beside the candidate."""
+
+    query: RoutingQuery
+    estimates: Estimates
+    now: float
+    """The loop's clock, seconds."""
+
+
+class Verdict(NamedTuple):
+    """Whether a candidate can be asked, and in words why not."""
+
+    reason: RejectReason
+    why: str = ""
+
+
+CAN_BE_ASKED = FREE, FULL = RejectReason.NONE, RejectReason.FULL
+"""Now, or as soon as it has a free place."""
+ADMITTED = Verdict(RejectReason.NONE)
+STEPS_BACK = Verdict(RejectReason.STAND_IN, "stands in only until another model is ready")
+
+
+def verdict(at: Situation, choice: Choice) -> Verdict:
+    """What the first filter says that speaks against this candidate."""
+    for reason, objection in CHAIN:
+        if why := objection(at, choice):
+            return Verdict(reason, why)
+    return ADMITTED
+
+
+def step_back(
+    at: Situation, verdicts: Mapping[Choice, Verdict], in_time: Callable[[Choice], bool]
+) -> Mapping[Choice, Verdict]:
+    """The verdicts, with those of stand-ins that step back. `in_time`: whether one would answer before the deadline."""
+    stand_ins = [choice for choice in verdicts if choice.card.stand_in and verdicts[choice].reason in CAN_BE_ASKED]
+    if not stand_ins or at.query.names_its_model:
+        return verdicts
+    others = ((choice, one) for choice, one in verdicts.items() if not choice.card.stand_in)
+    if at.query.other_model_at_it or any(_is_ready(at, choice, one, in_time) for choice, one in others):
+        return {**verdicts, **dict.fromkeys(stand_ins, STEPS_BACK)}
+    return verdicts
+
+
+def is_stand_in(query: RoutingQuery, choice: Choice) -> bool:
+    """Whether it only stands in: not when the caller asked for its model or backend by name."""
+    return choice.card.stand_in and not query.names_its_model
+
+
+def _is_ready(at: Situation, choice: Choice, told: Verdict, in_time: Callable[[Choice], bool]) -> bool:
+    """Whether this model is to answer rather than a stand-in."""
+    match told.reason:
+        case RejectReason.NONE | RejectReason.FULL:
+            return in_time(choice)
+        case RejectReason.PAUSED:
+            return _rest_s(at, choice) <= MOMENT
+        case RejectReason.EXHAUSTED:
+            return not at.query.include_full  # it may only have been full: the second look says so
+        case _:
+            return False
+
+
+# How long a model at a worker is left alone
+
+
+def _paused_s(at: Situation, choice: Choice) -> float:
+    """Seconds that it asked to be left alone for; 0 when it did not."""
+    return max(0.0, choice.worker.pause_left(choice.card.model_id, at.now))
+
+
+def _rest_s(at: Situation, choice: Choice) -> float:
+    """Seconds until it can be asked again: it asked for a pause, or one of its limits is used up."""
+    paused_s = _paused_s(at, choice)
+    return max(paused_s, choice.worker.rested_at() - at.now) if _short_of(at, choice) else paused_s
+
+
+# The filters, in the order of the chain
+
+
+def _another_backend(at: Situation, choice: Choice) -> str:
+    asked = at.query.request.backend
+    return "" if asked is None or asked == choice.worker.heartbeat.backend else "another backend was asked for"
+
+
+def _another_model(at: Situation, choice: Choice) -> str:
+    asked = at.query.request.model
+    return "" if asked is None or choice.card.answers_to(asked) else "another model was asked for"
+
+
+def _not_ready(_at: Situation, choice: Choice) -> str:
+    return choice.worker.obstacle
+
+
+def _not_local(at: Situation, choice: Choice) -> str:
+    return "not local" if at.query.request.policy == "local_only" and not choice.card.local else ""
+
+
+def _incapable(at: Situation, choice: Choice) -> str:
+    missing = at.query.needs.difference(choice.card.capabilities)
+    return f"cannot do {', '.join(sorted(missing))}" if missing else ""
+
+
+def _prompt_too_long(at: Situation, choice: Choice) -> str:
+    query, window = at.query, choice.card.context_window
+    if max(query.tokens_in, query.at_least) <= window:
+        return ""
+    about = f"about {query.tokens_in}" if query.tokens_in > query.at_least else str(query.at_least)
+    return f"{about} tokens do not fit into {window}"
+
+
+def _beyond_its_limit(at: Situation, choice: Choice) -> str:
+    rate = choice.worker.heartbeat.rate
+    if rate is None or rate.tpm_limit is None:
+        return ""
+    needed = round(limit_tokens(at.query, choice.card, at.estimates))
+    return f"may need {needed} tokens, of {rate.tpm_limit} a minute" if needed > rate.tpm_limit else ""
+
+
+def _short_of_memory(_at: Situation, choice: Choice) -> str:
+    return "near its memory limit" if memory_share(choice.worker.heartbeat) > MEMORY_LIMIT else ""
+
+
+def _tried(at: Situation, choice: Choice) -> str:
+    apart = at.query.excluded.has(choice.worker.worker_id, choice.card.model_id)
+    return "tried already" if apart else ""
+
+
+def _no_surer(at: Situation, choice: Choice) -> str:
+    query, model = at.query, choice.card.model_id
+    if not query.unsure:
+        return ""
+    if model in query.unsure:
+        return f"{model} has answered, and was not sure enough"
+    hoped = at.estimates.of(model).confidence.hoped(DOUBT)
+    return f"hardly surer than {query.confidence:.2f}" if hoped <= query.confidence else ""
+
+
+def _budget_spent(at: Situation, choice: Choice) -> str:
+    return "its budget is spent" if choice.card.model_id in at.query.unaffordable else ""
+
+
+def _too_dear(at: Situation, choice: Choice) -> str:
+    ceiling = at.query.request.max_cost_usd
+    if ceiling is None:
+        return ""
+    cost = expected_cost(at.query, choice.card, at.estimates)
+    if cost is None:
+        return "price unknown"
+    return f"would cost about {cost:.6f} USD" if cost > Decimal(str(ceiling)) - at.query.spent else ""
+
+
+def _failing(at: Situation, choice: Choice) -> str:
+    return choice.worker.failing(choice.card.model_id, at.now, include_unclaimed=at.query.include_unclaimed)
+
+
+def _resting(at: Situation, choice: Choice) -> str:
+    if paused_s := _paused_s(at, choice):
+        return f"asked to wait {paused_s:.1f} s"
+    short = _short_of(at, choice)
+    return short and f"its {short} per minute are used up"
+
+
+def _short_of(at: Situation, choice: Choice) -> str:
+    """Which of its limits would not allow the request now; empty: none."""
+    if choice.worker.heartbeat.rate is None:
+        return ""
+    return choice.worker.short_of(limit_tokens(at.query, choice.card, at.estimates))
+
+
+def _full(at: Situation, choice: Choice) -> str:
+    worker = choice.worker
+    if worker.free and not (at.query.include_full and worker.said_full):
+        return ""
+    return f"full ({worker.load} of {worker.heartbeat.capacity})"
+
+
+CHAIN: tuple[tuple[RejectReason, Callable[[Situation, Choice], str]], ...] = (
+    (RejectReason.NO_SUCH_MODEL, _another_backend),
+    (RejectReason.NO_SUCH_MODEL, _another_model),
+    (RejectReason.UNABLE, _not_ready),
+    (RejectReason.UNABLE, _not_local),
+    (RejectReason.UNABLE, _incapable),
+    (RejectReason.UNABLE, _prompt_too_long),
+    (RejectReason.UNABLE, _beyond_its_limit),
+    (RejectReason.UNABLE, _short_of_memory),
+    (RejectReason.EXHAUSTED, _tried),
+    (RejectReason.EXHAUSTED, _no_surer),
+    (RejectReason.BUDGET, _budget_spent),
+    (RejectReason.BUDGET, _too_dear),
+    (RejectReason.FAILING, _failing),
+    (RejectReason.PAUSED, _resting),
+    (RejectReason.FULL, _full),
+)

@@ -1,0 +1,92 @@
+"""What is asked of routing, and what may answer it. Pure."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from math import inf
+
+from contracts import Capability, InferenceRequest, ModelCard
+from contracts.tokens import prompt_tokens
+from manager.routing.prefix_cache import Opening, openings
+from manager.routing.registry import WorkerView
+
+NO_MODEL = ModelCard(model_id="", context_window=0, capabilities=(), local=True)
+"""Stands for the models of a worker that has not said yet what it serves."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """One model at one worker."""
+
+    worker: WorkerView
+    card: ModelCard
+
+
+def choices(workers: Iterable[WorkerView]) -> list[Choice]:
+    """Every model of every worker."""
+    return [Choice(worker, card) for worker in workers for card in worker.heartbeat.models or (NO_MODEL,)]
+
+
+@dataclass(frozen=True, slots=True)
+class Excluded:
+    """What is not asked: whole workers, and single models at a worker."""
+
+    workers: frozenset[str] = frozenset()
+    """By id."""
+    models: frozenset[tuple[str, str]] = frozenset()
+    """By the worker's id and the model's."""
+
+    def has(self, worker_id: str, model_id: str) -> bool:
+        return worker_id in self.workers or (worker_id, model_id) in self.models
+
+
+NONE_EXCLUDED = Excluded()
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingQuery:
+    """What routing needs to know of a request."""
+
+    request: InferenceRequest
+    tokens_in: int
+    """Of the prompt, as estimated here."""
+    needs: frozenset[Capability]
+    excluded: Excluded = NONE_EXCLUDED
+    """The workers, and the models at a worker, that have had their chance."""
+    left_s: float = inf
+    """Seconds until its deadline."""
+    waiting: int = 0
+    """Requests that wait for a place before it."""
+    has_queued: bool = False
+    """It has waited in the queue already."""
+    spent: Decimal = Decimal(0)
+    """US dollars that its earlier attempts have probably cost."""
+    unaffordable: frozenset[str] = frozenset()
+    """Models for which a budget has not enough left."""
+    openings: tuple[Opening, ...] = ()
+    """The conversation, by which a worker that knows it is found."""
+    cached: Mapping[str, float] = field(default_factory=dict)
+    """By worker, tokens of the prompt that it has probably still in its cache."""
+    at_least: int = 0
+    """Tokens of the prompt, as told by a worker whose model they did not fit."""
+    include_full: bool = False
+    """Nothing else was found: a worker that was full before is waited for."""
+    include_unclaimed: bool = False
+    """Nothing at all was found: a worker that was only slow to claim, or only declines, is better than an error."""
+    unsure: frozenset[str] = frozenset()
+    """Models that have answered it, and were not sure enough."""
+    confidence: float = 0.0
+    """Of the surest of those answers."""
+    other_model_at_it: bool = False
+    """A model that is no stand-in is at it, or has answered it."""
+
+    @classmethod
+    def of(cls, request: InferenceRequest, excluded: Iterable[str] = ()) -> "RoutingQuery":
+        """The query of a request that was not tried yet. `excluded`: workers, by id."""
+        apart = Excluded(workers=frozenset(excluded))
+        return cls(request, prompt_tokens(request), request.needs, apart, openings=openings(request))
+
+    @property
+    def names_its_model(self) -> bool:
+        """Whether the caller says which model or backend is to answer."""
+        return self.request.model is not None or self.request.backend is not None

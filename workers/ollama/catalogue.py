@@ -1,0 +1,142 @@
+"""Which models an Ollama's worker serves, and what each can do, as `/api/tags` and `/api/show` tell it.
+
+Looked at again with every health check. A named model that is not installed, cannot chat or is broken is out of
+service and says why; the others are served. Without names, all that can chat is served.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import ollama
+
+from contracts import Capability, ModelCard
+from workers.base import ModelConfig, out_of_service
+from workers.base.provider.chat import tokens
+from workers.base.provider.chat_models import chats_by_name
+from workers.ollama.question import goes_on
+
+DEFAULT_WINDOW = 4096
+"""What Ollama gives a conversation when nobody sets `num_ctx`."""
+UNTOLD: tuple[Capability, ...] = ("logprobs", "prefill")
+"""What a model may have without Ollama telling so: the config's word counts."""
+CAPABILITIES: dict[str, Capability] = {"tools": "tools", "vision": "vision"}
+EMBEDDERS = ("bert", "t5encoder", "jina", "nomic")
+"""Beginnings and ends of the architectures that only embed; older servers tell no capabilities."""
+
+
+class Wanted(Protocol):
+    """What the config says of the models."""
+
+    @property
+    def models(self) -> tuple[ModelConfig, ...]: ...
+
+    @property
+    def num_ctx(self) -> int | None: ...
+
+    @property
+    def local(self) -> bool: ...
+
+
+class Catalogue:
+    def __init__(self, config: Wanted, probed: Callable[[str], bool | None]) -> None:
+        """`probed`: what a question to a model of which nothing is told has found out."""
+        self._config = config
+        self._probed = probed
+        self._installed: dict[str, str] = {}
+        """Their digests, by name: another digest is another model of the same name."""
+        self._shown: dict[str, ollama.ShowResponse] = {}
+        self.failures: dict[str, str] = {}
+        """Why a model could not be pulled or described, by name."""
+
+    def take(self, installed: Mapping[str, str]) -> None:
+        """What is installed there now."""
+        for name in [name for name in self._shown if installed.get(name) != self._installed.get(name)]:
+            del self._shown[name]
+        self._installed = dict(installed)
+
+    @property
+    def undescribed(self) -> list[str]:
+        """Installed models that are, or may be, served, and have not been described yet."""
+        wanted = [self._there(model.name) for model in self._config.models] or self._installed
+        return [name for name in wanted if name and name not in self._shown]
+
+    def describe(self, name: str, shown: ollama.ShowResponse) -> None:
+        self._shown[name] = shown
+        self.failures.pop(name, None)
+
+    @property
+    def cards(self) -> tuple[ModelCard, ...]:
+        """The models, in the config's order or the server's."""
+        if self._config.models:
+            return tuple(self._named(model) for model in self._config.models)
+        return tuple(self._card(ModelConfig(name=name), shown) for name, shown in self._listed() if self._chats(name))
+
+    @property
+    def unknown(self) -> list[ModelCard]:
+        """Those of which nothing tells whether they can chat."""
+        if self._config.models:
+            return []
+        untold = [(name, shown) for name, shown in self._listed() if self._chats(name) is None]
+        return [self._card(ModelConfig(name=name), shown) for name, shown in untold]
+
+    def num_ctx(self, model: ModelConfig | None) -> int | None:
+        own = tokens(model.options.get("num_ctx"), 0) if model else 0
+        return own or self._config.num_ctx
+
+    def _listed(self) -> list[tuple[str, ollama.ShowResponse]]:
+        return [(name, self._shown[name]) for name in self._installed if name in self._shown]
+
+    def _there(self, name: str) -> str | None:
+        """What a model is called there; None: it is not installed."""
+        return next((one for one in (name, f"{name}:latest") if one in self._installed), None)
+
+    def _named(self, model: ModelConfig) -> ModelCard:
+        there = self._there(model.name)
+        shown = self._shown.get(there) if there else None
+        if there is None or shown is None:
+            missing = f"{model.name} is not installed there: ollama pull {model.name}, or set pull_missing: true"
+            why = self.failures.get(there or model.name, missing)
+            return out_of_service(model.card(local=self._config.local), why)
+        card = self._card(model, shown)
+        able = shown.capabilities
+        return out_of_service(card, f"it cannot chat, only {', '.join(able)}") if able and not _chats(shown) else card
+
+    def _chats(self, name: str) -> bool | None:
+        told = _chats(self._shown[name])
+        told = chats_by_name(name) if told is None else told
+        return self._probed(name) if told is None else told
+
+    def _card(self, model: ModelConfig, shown: ollama.ShowResponse) -> ModelCard:
+        """The model as Ollama describes it: what it can do, and how long a conversation may be."""
+        told = shown.capabilities or ()
+        known = {"chat", "stream", "json", *(CAPABILITIES[name] for name in told if name in CAPABILITIES)}
+        known.update(capability for capability in model.capabilities if capability in UNTOLD)
+        if goes_on(shown):
+            known.add("prefill")
+        alias = (model.name.removesuffix(":latest"),) if model.name.endswith(":latest") else ()
+        changed = {
+            "context_window": self._window(model, shown),
+            "capabilities": tuple(sorted(known)),
+            "aliases": model.aliases or alias,
+        }
+        return model.card(local=self._config.local).model_copy(update=changed)
+
+    def _window(self, model: ModelConfig, shown: ollama.ShowResponse) -> int:
+        """Tokens of one conversation: what is asked for, else the Modelfile's; never more than it was trained for."""
+        told = dict(line.split(None, 1) for line in (shown.parameters or "").splitlines() if " " in line.strip())
+        own = str(told.get("num_ctx", ""))
+        wanted = self.num_ctx(model) or (int(own) if own.isdecimal() else DEFAULT_WINDOW)
+        info = (shown.modelinfo or {}).items()
+        trained = [tokens(value, 0) for name, value in info if name.endswith(".context_length")]
+        return min([wanted, *(window for window in trained if window)])
+
+
+def _chats(shown: ollama.ShowResponse) -> bool | None:
+    """Whether a model can chat, as far as the server tells."""
+    if shown.capabilities:
+        return "completion" in shown.capabilities
+    info = shown.modelinfo or {}
+    family = str((shown.details.family if shown.details else None) or info.get("general.architecture") or "").lower()
+    if any(key.endswith(".pooling_type") for key in info) or family.startswith(EMBEDDERS) or family.endswith("bert"):
+        return False
+    return True if family else None

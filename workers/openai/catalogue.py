@@ -1,0 +1,80 @@
+"""Which models a server's worker serves: those named in its config, or all that the server lists and that can chat.
+
+Read again with every health check, so a model that is added is served, and one that is removed is not offered any
+more. A server may answer to names that it does not list, so a named model is only missed when it was listed before.
+"""
+
+from collections.abc import Sequence
+
+import structlog
+from openai.types import Model
+
+from workers.base import ModelConfig
+from workers.base.provider.chat_models import Prober
+from workers.openai.listing import chats, described
+
+log = structlog.get_logger(__name__)
+
+MOST_MODELS = 50
+LONGEST_NAME = 256
+GONE = "its server does not list it any more"
+
+
+class Catalogue:
+    def __init__(self, named: Sequence[ModelConfig], prober: Prober | None) -> None:
+        """`named`: empty, when all that can chat is served. `prober` None: asking costs money, so only the named."""
+        self._named = tuple(named)
+        self._prober = prober
+        self._seen: set[str] = set()
+        self._left_out: set[str] = set()
+        self._listed: Sequence[Model] = ()
+        self.models: tuple[ModelConfig, ...] = self._named
+        self.missing: frozenset[str] = frozenset()
+        """Names of models that are out of service."""
+        self.unknown: tuple[ModelConfig, ...] = ()
+        """Nobody knows yet whether these can chat."""
+
+    @property
+    def to_ask(self) -> tuple[ModelConfig, ...]:
+        """Those that a question may be put to, to find it out."""
+        return self.unknown if self._prober is not None else ()
+
+    @property
+    def in_service(self) -> bool:
+        return any(model.name not in self.missing for model in self.models)
+
+    def take(self, listed: Sequence[Model]) -> None:
+        """What the server lists now."""
+        self._listed = listed
+        usable = {model.id: model for model in listed}
+        if self._named:
+            self.missing = frozenset(m.name for m in self._named if m.name in self._seen and m.name not in usable)
+            self._seen.update(usable)
+            return
+        known = {name: self._chats(model) for name, model in usable.items()}
+        chatting = [name for name, can in known.items() if can]
+        before = [model.name for model in self.models if model.name in chatting]
+        served = list(dict.fromkeys([*before, *chatting]))[:MOST_MODELS]
+        self.models = tuple(described(usable[name]) for name in served)
+        self.unknown = tuple(described(usable[name]) for name, can in known.items() if can is None)[:MOST_MODELS]
+        self._tell_left_out(set(usable).difference(served))
+
+    def again(self) -> None:
+        """More is known now of what the server lists."""
+        self.take(self._listed)
+
+    def _chats(self, model: Model) -> bool | None:
+        told = chats(model)
+        return self._prober.chats(model.id) if told is None and self._prober is not None else told
+
+    def _tell_left_out(self, names: set[str]) -> None:
+        """Once of each."""
+        if new := names - self._left_out:
+            log.warning("models_left_out", models=sorted(new)[:20], count=len(new), cure="name those that can chat")
+        self._left_out = names
+
+
+def is_named(model: object) -> bool:
+    """Whether an entry of a list can be served: a broken one keeps no other from it."""
+    name = getattr(model, "id", None)
+    return isinstance(name, str) and 0 < len(name) <= LONGEST_NAME
