@@ -598,6 +598,15 @@ async def test_books_that_are_off_or_away_exit_3_with_what_to_do() -> None:
     assert "Traceback" not in away.err
 
 
+# prices
+
+
+def test_our_own_configs_agree_with_the_table() -> None:
+    told = invoke("prices", "--check", "--json")
+    assert told.code == 0, told.err
+    assert {row["origin"] for row in told.json()["prices"] if row["where"] != "simulated"} == {"config"}
+
+
 # doctor
 
 

@@ -66,8 +66,17 @@ ON_DEMAND = {"pyarrow"}
 """Imported when a command needs it, which says what to install: no role does."""
 
 
+@pytest.fixture(scope="module")
+def distributions() -> dict[str, set[str]]:
+    """By package, what may be installed to have it."""
+    return {
+        package: {name.lower().replace("-", "_") for name in names}
+        for package, names in packages_distributions().items()
+    }
+
+
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.parent.name)
-def test_an_image_installs_whatever_its_code_imports(dockerfile: Path) -> None:
+def test_an_image_installs_whatever_its_code_imports(dockerfile: Path, distributions: dict[str, set[str]]) -> None:
     """Also what comes along only by chance where every backend is installed."""
     lock = next(
         line.split()[1] for line in dockerfile.read_text().splitlines() if line.startswith("COPY requirements/")
@@ -82,7 +91,7 @@ def test_an_image_installs_whatever_its_code_imports(dockerfile: Path) -> None:
         dockerfile.parent,
     ]
     needed = {module for folder in folders for module in _foreign_imports(folder)} - ON_DEMAND
-    assert [module for module in needed if not _distributions().get(module, set()) & installed] == []
+    assert [module for module in needed if not distributions.get(module, set()) & installed] == []
 
 
 @cache
@@ -93,15 +102,6 @@ def _foreign_imports(folder: Path) -> set[str]:
     modules |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
     ours = {path.parent.name for path in ROOT.glob("*/__init__.py")} | {"workers"}
     return {module.partition(".")[0] for module in modules} - ours - set(sys.stdlib_module_names)
-
-
-@cache
-def _distributions() -> dict[str, set[str]]:
-    """By package, what may be installed to have it."""
-    return {
-        package: {name.lower().replace("-", "_") for name in names}
-        for package, names in packages_distributions().items()
-    }
 
 
 def _pins(lock: Path) -> set[str]:
