@@ -1,7 +1,7 @@
 """A unit test starts no process and waits for no clock; what takes longer than two seconds is ended."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from time import monotonic
 
@@ -23,8 +23,8 @@ def _kept_waiting() -> float:
         return 0.0
 
 
-@pytest.fixture(autouse=True)
-def ends_soon() -> Iterator[None]:
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_call() -> Generator[None, object, object]:
     """Ends a unit test that takes too long, however busy the machine is with something else."""
     began, waited = monotonic(), _kept_waiting()
 
@@ -35,9 +35,9 @@ def ends_soon() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, left)
 
     previous = signal.signal(signal.SIGALRM, ring)
-    left, _ = signal.setitimer(signal.ITIMER_REAL, UNIT_TEST_ENDS)
+    signal.setitimer(signal.ITIMER_REAL, UNIT_TEST_ENDS)
     try:
-        yield
+        return (yield)
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
-        signal.setitimer(signal.ITIMER_REAL, left)
