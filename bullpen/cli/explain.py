@@ -50,7 +50,7 @@ def explain_task(
     *,
     json: Json = False,
 ) -> None:
-    """Why a question went where it went: who was considered, who was asked, how it ended.
+    """Why a request went to its worker: the candidates, the attempts, the result.
 
     Of every candidate the four terms are shown, each 0 at best; times the weights of the policy they add up to the
     score, and the lowest score wins.

@@ -44,7 +44,7 @@ def register(app: typer.Typer) -> None:
 
 
 def models(*, json: Json = False) -> None:
-    """What is served, by whom, at what price, and how well it does.
+    """Every served model, its workers, its price and how well it does.
 
     The second part comes from the books: answers given, tries that failed, how sure the answers were and how they were
     judged, what one cost in all, and the grade at each worker.
