@@ -7,7 +7,7 @@ from contracts.base import OpenModel
 
 
 class Terms(OpenModel):
-    """The four things a worker is weighed by; each 0 (best) or more."""
+    """The terms of a candidate's score; each 0 (best) or more."""
 
     cost: float
     confidence: float

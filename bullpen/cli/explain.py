@@ -1,4 +1,4 @@
-"""`explain`: why a request went to its worker, parts as a story."""
+"""`explain`: why a request went to its worker, step by step."""
 
 from collections.abc import Iterator
 from typing import Annotated
@@ -103,7 +103,7 @@ def _title(found: Explained) -> RenderableType:
 
 
 def _wished(wishes: Wishes) -> str:
-    """What it asked for, in words."""
+    """The request's wishes, in words."""
     parts = [f"policy {wishes.policy}", f"priority {wishes.priority}", f"about {wishes.prompt_tokens} tokens"]
     parts += [f"{name} {value}" for name, value in (("model", wishes.model), ("backend", wishes.backend)) if value]
     if wishes.left_ms is not None:
@@ -145,7 +145,7 @@ def _weighed(one: Candidate, decision: BookedDecision) -> list[RenderableType]:
 
 
 def _tried(tried: BookedAttempt) -> RenderableType:
-    """How one try went."""
+    """One attempt and its result."""
     parts = [f"{tried.worker_id}: {tried.outcome} after {duration(tried.duration_ms)}"]
     if tried.completion_tokens is not None:
         read = UNKNOWN if tried.prompt_tokens is None else tried.prompt_tokens

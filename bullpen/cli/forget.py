@@ -1,4 +1,4 @@
-"""`forget`: what was asked and answered under a name is gone, wherever we can reach it."""
+"""`forget`: deletes the requests and answers of a task or a tenant wherever they can be reached."""
 
 import sys
 from collections.abc import Callable, Coroutine

@@ -21,7 +21,7 @@ BOOKS_WITHIN = 3.0
 
 
 class ServedModel(OpenModel):
-    """A model, who serves it, and how well it does."""
+    """A model, its workers, and how well it does."""
 
     model_id: str
     backend: str

@@ -1,4 +1,4 @@
-"""`top`: what the mesh is doing now, kept up to date."""
+"""`top`: live figures of the mesh, kept up to date."""
 
 import asyncio
 from typing import Annotated

@@ -264,7 +264,7 @@ async def test_top_shows_what_the_mesh_is_doing_until_ctrl_c(nats_server: str) -
         assert "output" in await mesh.ask()
         once = await bullpen("top", "--json", env={"NATS_URL": nats_server})
         told = once.json()
-        assert [(one["metrics"]["source"], one["told"]["answered"]) for one in told["managers"]] == [("m-1", 1)]
+        assert [(one["metrics"]["source"], one["metrics"]["answered"]) for one in told["managers"]] == [("m-1", 1)]
         assert [(one["model_id"], one["answered"]) for one in told["models"]] == [("simulated", 1)]
         assert [beat["worker_id"] for beat in told["workers"]] == ["w-1"]
         async with Terminal.run("top", NATS_URL=nats_server) as terminal:
