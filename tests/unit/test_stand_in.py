@@ -12,11 +12,12 @@ from contracts import Capability, InferenceRequest, ModelGrades, Policy
 from manager.config import DEFAULT_POLICIES
 from manager.request.attempt import Attempt
 from manager.routing.estimates import Estimates
-from manager.routing.filters import MOMENT, RejectReason
+from manager.routing.filters import RejectReason
 from manager.routing.grades import Grades
 from manager.routing.query import Choice, RoutingQuery
 from manager.routing.ranking import Ranking, rank
 from manager.routing.registry import WorkerView
+from manager.routing.stand_ins import MOMENT
 from tests.unit.test_costs import NOW, answer, inflight
 from tests.unit.test_ranking import DEAR, ROOT, choose, winner, worker
 from workers.base import ModelConfig
