@@ -14,11 +14,12 @@ from manager.request.attempt import Attempt
 from manager.request.events import Gone
 from manager.request.retry_policy import Ask
 from manager.routing.estimates import Estimates
-from manager.routing.filters import MOMENT, RejectReason
+from manager.routing.filters import RejectReason
 from manager.routing.grades import Grades
 from manager.routing.query import Choice, Excluded, RoutingQuery
 from manager.routing.ranking import Ranking, rank
 from manager.routing.registry import WorkerView
+from manager.routing.stand_ins import MOMENT
 from tests.unit.test_costs import NOW, answer, inflight
 from tests.unit.test_ranking import DEAR, ROOT, choose, winner, worker
 from workers.base import ModelConfig
