@@ -181,6 +181,7 @@ async def test_a_manager_that_starts_knows_from_the_books_how_workers_did(books:
     assert known.success.sum == before, "what we have seen ourselves counts more"
 
 
+@pytest.mark.timeout(60)  # a grade has to be earned, twice
 async def test_a_worker_that_starts_to_fail_is_benched_and_trusted_again_when_it_is_well(
     nats: NatsServer, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
