@@ -1,7 +1,7 @@
 """A file of jobs: one to a line, a JSON request or a plain prompt. Checked as a whole before anything is submitted.
 
-A job is named after what the file says and the line it stands in. So the same file is the same batch, whoever submits
-it and how often: what is done is not done again, and a file that was changed is another batch.
+A job is named after the file's content and its line. So the same file is the same batch, however often it is
+submitted: finished jobs are not done again, and a changed file is another batch.
 """
 
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ class BadLines(Exception):
 
 
 def read_batch(data: bytes, priority: Priority) -> Batch:
-    """The jobs in a file. Raises `BadLines` that names every line that is none."""
+    """The jobs in a file. Raises `BadLines`, which names every wrong line."""
     name = sha256(priority.encode() + b"\n" + data).hexdigest()[:DIGEST]
     lines, problems = [], []
     for number, text in _texts(data):

@@ -169,7 +169,7 @@ async def _managers(bullpen: Bullpen) -> list[Finding]:
 
 
 async def _word(asking: Awaitable[Reply]) -> Reply | None:
-    """What it says of itself. None: an older one, or we may not ask."""
+    """The role's status reply; None from an older version, or without the permission to ask."""
     try:
         return await asking
     except (BullpenError, Denied):

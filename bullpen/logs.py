@@ -61,7 +61,7 @@ def _one_of(allowed: tuple[str, ...], name: str, environ: Mapping[str, str], def
 
 
 class _Unbreakable:
-    """A stream that cannot fail: a full disk must not stop who only wants to say something."""
+    """A stream that cannot fail: a full disk must not stop a process that logs."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

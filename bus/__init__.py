@@ -1,4 +1,4 @@
-"""HOW messages travel: connection, calls, service discovery, JetStream. The only importer of nats-py."""
+"""How messages travel: connection, calls, service discovery, JetStream. The only importer of nats-py."""
 
 from bus.connection import Bus, Headers, Message, Subscription
 from bus.errors import BusError, BusUnreachable, Denied, NoResponders, RequestTimeout

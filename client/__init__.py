@@ -1,4 +1,4 @@
-"""WHO asks: a small Python client over `infer.auto`.
+"""A small Python client over `infer.auto`.
 
     async with Bullpen.connect() as bp:
         answer = await bp.ask("What is the capital of France?")

@@ -47,14 +47,14 @@ _STATUS = 0
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message, and to which sending of the question (1, 2 …) it belongs; `_STATUS`: to a question who has it."""
+    """A message, and which sending of the request (1, 2 …) it belongs to; `_STATUS`: to a status request."""
 
     sending: int
     message: Message
 
 
 class Exchange:
-    """From the question's departure to its final message. Left before that, it tells the mesh to stop."""
+    """A request from its sending to its final message. Left before that, it cancels the work."""
 
     def __init__(self, bus: Bus, question: Question) -> None:
         self._bus = bus
@@ -67,12 +67,12 @@ class Exchange:
         self._denied = bus.when_denied(INFER_AUTO, self.fail)
         self._inboxes: list[Listener[Message]] = []
         self._sending = 0
-        """The last one; -1: it was given up on."""
+        """The last sending; -1: it was given up."""
         self._status: Listener[Message] | None = None
         self._reconnects = bus.reconnects
         self._pieces = Pieces(question.task_id)
         self._reading = 1
-        """The sending whose pieces the asker gets."""
+        """The sending whose chunks the caller gets."""
         self._held_back: Received | None = None
         self._settled = False
         self._left = False

@@ -1,4 +1,4 @@
-"""What the mesh is doing now, as Managers and accountants tell every two seconds. Pure; the clock is passed in.
+"""Live figures, as Managers and accountants publish them every two seconds. Pure; the clock is passed in.
 
 Each Manager tells of what went through it. So counts add up over Managers, and what only one of them can know, who
 waits in it or how sure a model was, is that one's.
@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from contracts import MeshMetrics, ModelMetrics, TelemetryMetrics
 
 SILENT_AFTER = 6.0
-"""Seconds after which figures are no longer those of now: three tellings were missed."""
+"""Seconds after which figures are no longer those of now: three messages were missed."""
 
 _SOURCES: TypeAdapter[MeshMetrics | TelemetryMetrics] = TypeAdapter(MeshMetrics | TelemetryMetrics)
 
@@ -24,7 +24,7 @@ class ManagerFigures:
     metrics: MeshMetrics
     heard: float
     per_second: float = 0.0
-    """Requests answered or failed in a second, between the last two tellings."""
+    """Requests answered or failed in a second, between the last two messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class LiveFigures:
         self._models[metrics.source, metrics.model_id] = metrics, now
 
     def forget(self, heard_before: float) -> None:
-        """Drops those of whom nothing was heard since then."""
+        """Drops the roles without a message since then."""
         self._managers = {name: one for name, one in self._managers.items() if one.heard >= heard_before}
         self._accountants = {name: one for name, one in self._accountants.items() if one[1] >= heard_before}
         self._models = {name: one for name, one in self._models.items() if one[1] >= heard_before}
@@ -110,7 +110,7 @@ def _together(model_id: str, metrics: Iterable[ModelMetrics]) -> LiveModel:
 
 
 def _mean(figures: Iterable[tuple[float | None, int]]) -> float | None:
-    """Of those who have one, each counting as often as it answered."""
+    """The mean of the known values, each weighted by its answers."""
     known = [(figure, weight) for figure, weight in figures if figure is not None and weight]
     total = sum(weight for _, weight in known)
     return sum(figure * weight for figure, weight in known) / total if total else None

@@ -1,23 +1,23 @@
-"""A stream as its asker gets it: numbered without a gap, however often the question went out. Pure."""
+"""A stream as its caller gets it: numbered without a gap, however often the request was sent. Pure."""
 
 from contracts import Chunk, FinalResponse, Resumed
 
 LOST_MANAGER, OTHER_MANAGER = "a Manager", "another Manager"
-"""Who a stream goes on from and to, when it is we who sent the question again."""
+"""`from` and `to` of a `Resumed` event when the client itself sent the request again."""
 
 
 class Pieces:
     def __init__(self, task_id: str) -> None:
         self._task_id = task_id
         self._given = 0
-        """Pieces that the asker has, void ones included."""
+        """Pieces that the caller has, void ones included."""
         self._base = 0
         """How many of them are not from the Manager that answers now."""
         self._characters = 0
-        """Text that the asker has and that is not void."""
+        """Text that the caller has and that is not void."""
 
     def start_over(self) -> Resumed | None:
-        """Another Manager begins from the start: the news for an asker who has something already."""
+        """Another Manager begins from the start: the news for a caller that has something already."""
         self._base = self._given
         if not self._given:
             return None
@@ -37,7 +37,7 @@ class Pieces:
         return None if event.seq == due else f"{due} is due, {event.seq} came"
 
     def given(self, event: Chunk | Resumed) -> Chunk | Resumed:
-        """The event with the number that it has for the asker."""
+        """The event with the number that it has for the caller."""
         numbered = event if not self._base else event.model_copy(update={"seq": self._given})
         self._take(numbered)
         return numbered

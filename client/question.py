@@ -1,4 +1,4 @@
-"""A question on its way out: checked here with the Manager's own eyes, so that a typo costs no journey."""
+"""A request before it is sent: checked by the Manager's own rules, so that a typo costs no round trip."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from contracts import BullpenError, ContentMode, ErrorCode, JsonObject, Policy, 
 
 
 class Options(TypedDict, total=False):
-    """What may be said beside the prompt, by the names of the wire. None means: not said."""
+    """The request's fields beside the prompt, by their names on the wire. None: left out."""
 
     messages: Sequence[Mapping[str, Any]] | None
     task_id: str | None

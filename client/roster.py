@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from contracts import Heartbeat
 
 SILENT_AFTER = 2.5
-"""Heartbeat intervals without a word after which a worker counts as silent."""
+"""Heartbeat intervals without a heartbeat after which a worker counts as silent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Sighting:
     heard: float
 
     def silent_for(self, now: float) -> float | None:
-        """Seconds without a word, once that is too long; None while all is well, or when it said goodbye."""
+        """Seconds of silence, once that is too long; None while all is well, or after the worker has stopped."""
         age = now - self.heard
         overdue = age > SILENT_AFTER * self.beat.interval_ms / 1000
         return age if overdue and self.beat.state != "stopped" else None
@@ -34,7 +34,7 @@ class Roster:
             self._seen[beat.worker_id] = Sighting(beat, now)
 
     def forget(self, heard_before: float) -> None:
-        """Drops those of whom nothing was heard since then."""
+        """Drops the workers without a heartbeat since then."""
         self._seen = {name: seen for name, seen in self._seen.items() if seen.heard >= heard_before}
 
     def __iter__(self) -> Iterator[Sighting]:

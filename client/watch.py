@@ -12,7 +12,7 @@ from math import inf
 from bus.backoff import Backoff
 
 QUIET = 1.0
-"""How long an answer may be silent before we wonder."""
+"""How long an answer may be silent before the client asks."""
 QUIET_AGAIN = 0.3
 """The same, right after the question went out again: it may have met the lost Manager a second time."""
 HELD = 2.0
@@ -38,7 +38,7 @@ class Step(Enum):
 
 
 class ManagerWatch:
-    """Do `step` when it is `due`, and tell what came of it."""
+    """Its owner does `step` when it is `due`, and reports the result."""
 
     def __init__(self, now: float) -> None:
         self.step = Step.SEND

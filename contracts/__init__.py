@@ -1,7 +1,7 @@
-"""WHAT is said on the wire: messages, subjects, errors. Imports nothing of ours.
+"""The messages of the wire, subjects and errors. Imports nothing of ours.
 
-The public contract of the mesh. Field names of the two seed messages never change; anything else
-may be added.
+The public contract of the mesh, described in docs/wire.md. Field names of the two seed messages never change;
+anything else may be added.
 """
 
 from contracts.base import JsonObject, Money, OpenModel, StrictModel, new_id, utc_now

@@ -37,13 +37,13 @@ class Claim(OpenModel):
 
 
 class Progress(OpenModel):
-    """Worker to Manager, every 2 s: still at it."""
+    """Worker to Manager, every 2 s: still working."""
 
     type: Literal["progress"] = "progress"
     tokens: int
     phase: Phase
     moved: int | None = None
-    """Grows with every sign of progress, also while the prompt is read. None: only `tokens` and `phase` tell."""
+    """Grows with every sign of progress, also while the prompt is read. None: unknown."""
 
 
 class Go(OpenModel):

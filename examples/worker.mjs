@@ -1,4 +1,4 @@
-// A worker in JavaScript with nothing but the npm package "nats": Managers choose it for infer.auto, anybody may ask it on
+// A worker in JavaScript with nothing but the npm package "nats": Managers choose it for infer.auto, callers may ask it on
 // infer.mjs. What it has to say is in docs/a-worker-in-any-language.md.   NATS_URL=… node examples/worker.mjs
 import { connect, headers, JSONCodec } from "nats";
 import { hostname } from "node:os";
@@ -27,7 +27,7 @@ function read(message) { // a body that is no JSON object is a bare prompt
 
 async function answer(message) {
   const began = Date.now(), asked = read(message);
-  const say = (told, extra) => message.respond(json.encode({ task_id: asked.task_id, ...told }), extra);
+  const say = (fields, extra) => message.respond(json.encode({ task_id: asked.task_id, ...fields }), extra);
   inflight++;
   try {
     const words = (asked.prompt ?? asked.messages.at(-1).content).split(" ");
@@ -38,10 +38,10 @@ async function answer(message) {
     });
     if (asked.stream) message.respond();
   } catch (error) {
-    const told = headers();
-    told.set("Nats-Service-Error", error.message);
-    told.set("Nats-Service-Error-Code", "502");
-    say({ error: { code: "upstream_error", status: 502, message: error.message, retryable: true } }, { headers: told });
+    const failure = headers();
+    failure.set("Nats-Service-Error", error.message);
+    failure.set("Nats-Service-Error-Code", "502");
+    say({ error: { code: "upstream_error", status: 502, message: error.message, retryable: true } }, { headers: failure });
   } finally {
     inflight--;
   }

@@ -1,1 +1,1 @@
-"""WHO remembers: books every answer, every attempt and every worker's changes in Postgres."""
+"""Books every answer, every attempt and every worker's changes in Postgres."""

@@ -1,7 +1,7 @@
 """The columns of `responses` and `attempts` in the SQL: the fields of their records, so that a new one stands once.
 
 `sql/<verb>_<table>.sql` has `{columns}` where all of them belong, `{figures}` for an export's, and `{known_later}` for
-those that a late word about an attempt may change.
+those that a late report about an attempt may change.
 """
 
 from collections.abc import Iterable, Mapping

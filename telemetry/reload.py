@@ -1,7 +1,7 @@
-"""The accountant's config while he runs: what is saved counts from the next batch or round on.
+"""The accountant's config while it runs: a saved file counts from the next batch or round on.
 
-The rest is read once, at the start: what the stream and the connections were made with, and what those who tell the
-books something do, who read the same file. That is said when it changes.
+The rest is read once, at the start: what the stream and the connections were made with, and the settings that Managers
+and workers read from the same file. A warning names such a change.
 """
 
 from collections.abc import Callable

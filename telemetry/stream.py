@@ -1,4 +1,4 @@
-"""The stream between those who tell and the books.
+"""The stream between the roles that book and the accountants.
 
 A role keeps an event until the stream has it, so the stream is made at once, also while the database is
 away. It is limited in size, and a full one refuses what is new, so that nothing disappears from it unbooked.

@@ -27,9 +27,6 @@ settings.register_profile("same", NO_CLOCK, derandomize=True, max_examples=25)
 settings.register_profile("deep", NO_CLOCK, max_examples=2000)
 settings.load_profile("same")  # what is found anew is found by `--hypothesis-profile deep`, not by who merges
 
-UNIT_TESTS = Path(__file__).with_name("unit")
-UNIT_TEST_ENDS = 2.0
-"""Seconds after which a unit test is ended. None needs more than a sixth of them, so a busy processor ends none."""
 STUCK = 120.0
 """Seconds that a failed test may take to be taken down."""
 OURS_TO_SET = ("NATS_", "DATABASE_URL", "BULLPEN_")
@@ -55,10 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Gives unit tests their time-out, and each xdist worker scenarios first, so that none is left over at the end."""
-    for item in items:
-        if item.path.is_relative_to(UNIT_TESTS):
-            item.add_marker(pytest.mark.timeout(UNIT_TEST_ENDS), append=False)
+    """Gives each xdist worker scenarios first, so that none is left over at the end."""
     long = [item for item in items if item.get_closest_marker("scenario")]
     short = [item for item in items if not item.get_closest_marker("scenario")]
     workers = int(getattr(config, "workerinput", {}).get("workercount", 1))

@@ -146,7 +146,7 @@ async def _order(bullpen: Bullpen, role: ServiceInfo, op: Order) -> Reply:
 
 
 async def _idle(bullpen: Bullpen, role: ServiceInfo, reply: Reply) -> Reply | None:
-    """Its word when nothing is left to do there. None: it left before it could say that."""
+    """The role's reply when nothing is left to do there; None when it left before it could answer."""
     if left := _left(reply):
         note(f"waiting for {left} under way …")
     while _left(reply):

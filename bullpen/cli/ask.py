@@ -150,6 +150,8 @@ def _footer(response: InferenceResponse) -> str:
     ]
     if len(response.attempts) > 1:
         facts.append(f"{len(response.attempts)} attempts")
-    if response.finish_reason != "stop":
-        facts.append(f"ended by {response.finish_reason}")
+    if response.finish_reason == "length":
+        facts.append("stopped at its token limit (--max-tokens allows more)")
+    elif response.finish_reason != "stop":
+        facts.append(f"finish reason {response.finish_reason}")
     return " · ".join(facts)

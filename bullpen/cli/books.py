@@ -126,7 +126,7 @@ def _cost_row(row: CostRow) -> list[RenderableType]:
 
 
 def _total(rows: Sequence[CostRow], by: CostKey) -> list[RenderableType]:
-    """Of models no number of requests: one that several tried is in several rows."""
+    """For models the number of requests is left out: a request that several models tried is in several rows."""
     known = [row.cost_usd for row in rows if row.cost_usd is not None]
     unpriced = sum(row.unpriced for row in rows)
     return [

@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
 
 
 def budgets(*, json: Json = False) -> None:
-    """How much of each budget is spent in the window of time that runs.
+    """How much of each budget is spent in its current window of time.
 
     They are in `manager/config.yaml`. Of `tenant: "*"` those tenants are shown that have asked since a Manager started.
 

@@ -1,4 +1,4 @@
-"""`explain`: why a request went to its worker, parts as a story."""
+"""`explain`: why a request went to its worker, step by step."""
 
 from collections.abc import Iterator, Sequence
 from typing import Annotated
@@ -49,7 +49,7 @@ def explain_task(
     *,
     json: Json = False,
 ) -> None:
-    """Why a question went where it went: who was considered, who was asked, how it ended.
+    """Why a request went to its worker: the candidates, the attempts, the result.
 
     Of every candidate the terms are shown, from 0 (best) to 1 (worst); times the weights of the policy they add up to
     the score, and the lowest score wins. A term that is 0 for all of them is left out.
@@ -102,7 +102,7 @@ def _title(found: Explained) -> RenderableType:
 
 
 def _wished(wishes: Wishes) -> str:
-    """What it asked for, in words."""
+    """The request's wishes, in words."""
     parts = [f"policy {wishes.policy}", f"priority {wishes.priority}", f"about {wishes.prompt_tokens} tokens"]
     parts += [f"{name} {value}" for name, value in (("model", wishes.model), ("backend", wishes.backend)) if value]
     if wishes.left_ms is not None:
@@ -149,7 +149,7 @@ def _weighed(one: Candidate, decision: BookedDecision, shown: Sequence[str]) -> 
 
 
 def _tried(tried: BookedAttempt) -> RenderableType:
-    """How one try went."""
+    """One attempt and its result."""
     parts = [f"{tried.worker_id}: {tried.outcome} after {duration(tried.duration_ms)}"]
     if tried.completion_tokens is not None:
         read = UNKNOWN if tried.prompt_tokens is None else tried.prompt_tokens

@@ -1,4 +1,4 @@
-"""`forget`: what was asked and answered under a name is gone, wherever we can reach it."""
+"""`forget`: deletes the requests and answers of a task or a tenant wherever they can be reached."""
 
 import sys
 from collections.abc import Callable, Coroutine
@@ -49,7 +49,7 @@ def forget(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
 ) -> None:
-    """Delete what was asked and answered under a task's or a tenant's name.
+    """Delete the requests and answers of a task or a tenant.
 
     From the books, from the stream before them, and from the answers that are kept for jobs and for idempotency keys.
     It cannot be undone. It lists what it could not reach; running it again does no harm.

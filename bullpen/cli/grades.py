@@ -56,7 +56,7 @@ def promote(model: Model, *, worker: Worker = None, auto: Auto = False, json: Js
 
 
 def bench(model: Model, *, worker: Worker = None, auto: Auto = False, json: Json = False) -> None:
-    """Let a model answer nothing but a question now and then, whatever the books say.
+    """Give a model only a question now and then, whatever the books say.
 
     Examples:
 

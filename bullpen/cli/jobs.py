@@ -86,7 +86,7 @@ def results(
     json: Annotated[bool, typer.Option("--json", help="Whole results, one JSON line each")] = False,
     out: Out = None,
 ) -> None:
-    """What became of submitted jobs.
+    """Results of submitted jobs.
 
     Of a batch, of a job, of a task, of all: results are kept for a week. Exit code 1: there is none of that name.
 

@@ -19,7 +19,7 @@ from contracts import Heartbeat
 STATE_STYLES = {"ready": "green", "starting": "cyan", "degraded": "red", "draining": "yellow", "stopped": "dim"}
 REDRAW_EVERY = 0.5
 FORGET_AFTER = 30.0
-"""Seconds after which a worker that says nothing leaves the live table."""
+"""Seconds after which a silent worker leaves the live table."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON")]
 

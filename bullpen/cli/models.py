@@ -22,7 +22,7 @@ BOOKS_WITHIN = 3.0
 
 
 class ServedModel(OpenModel):
-    """A model, who serves it, and how well it does."""
+    """A model, its workers, and how well it does."""
 
     model_id: str
     backend: str
@@ -47,7 +47,7 @@ def register(app: typer.Typer) -> None:
 
 
 def models(*, json: Json = False) -> None:
-    """What is served, by whom, at what price, and how well it does.
+    """Every served model, its workers, its price and how well it does.
 
     The second part comes from the books: answers given, tries that failed, how sure the answers were and how they were
     judged, what one cost in all, and the grade at each worker.

@@ -49,7 +49,7 @@ def prices(
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 where a config and the table differ")] = False,
     json: Json = False,
 ) -> None:
-    """What models cost in public, and whether the configs agree.
+    """Public prices of models, and whether the configs agree.
 
     Prices are US dollars per million tokens. A config's own price wins; without one, a provider that is asked itself
     has its price from the table that comes with this version. What neither knows is unknown, and never guessed.

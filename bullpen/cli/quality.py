@@ -1,4 +1,4 @@
-"""`calibration` and `compare`: are models as right as they are sure, and would another one do better?"""
+"""`calibration` and `compare`: whether models are as right as they are sure, and whether another one does better."""
 
 from collections.abc import Callable
 from typing import TypeVar

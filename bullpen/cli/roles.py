@@ -46,7 +46,7 @@ def register(app: typer.Typer) -> None:
 def manager(id_: Id = None, config: Config = None) -> None:
     """Run one Manager.
 
-    It takes questions from infer.auto and picks who answers. Start several: they share the work. At a SIGTERM it
+    It takes requests from infer.auto and picks a worker for each. Start several: they share the work. At a SIGTERM it
     finishes what it has and leaves; a second one breaks that off.
 
     Examples:
@@ -205,7 +205,7 @@ async def _serves(bullpen: Bullpen, service: ServiceInfo) -> bool:
 
 
 def _books() -> OutboxSettings:
-    """How those who tell the books something do it. Raises `ConfigError`."""
+    """The settings of roles that book. Raises `ConfigError`."""
     from telemetry.config import TelemetryConfig
 
     read = load_config(TelemetryConfig, "telemetry", _own_config("telemetry"))

@@ -75,7 +75,7 @@ def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 async def _interruptible(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Ends at a SIGTERM as it does at Ctrl-C: what was asked of the mesh is called off before we leave."""
+    """Ends at a SIGTERM as it does at Ctrl-C: open requests are cancelled first."""
     this = asyncio.current_task()
     assert this is not None
     with suppress(NotImplementedError, RuntimeError):  # Windows has no such signals, and only a main thread gets them

@@ -88,7 +88,7 @@ def init() -> None:
 def _workers_of_checkout() -> Path:
     here = Path.cwd()
     for folder in (here, *here.parents):
-        if (folder / "workers" / "base" / "backend.py").is_file():
+        if (folder / "workers" / "base" / "interface" / "backend.py").is_file():
             return folder / "workers"
     raise usage("this is not a checkout of bullpen", "change into one, or say where with --path DIR")
 

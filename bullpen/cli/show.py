@@ -119,7 +119,7 @@ def _tell(line: Text) -> None:
 def money(usd: Decimal | None) -> str:
     """US dollars; None is shown as unknown, never as 0."""
     if usd is None:
-        return "price unknown"
+        return "cost unknown"
     if usd == 0:
         return "$0"
     digits = 2 if usd >= 1 else 1 - usd.adjusted()  # two that count

@@ -1,4 +1,4 @@
-"""`top`: what the mesh is doing now, kept up to date."""
+"""`top`: live figures of the mesh, kept up to date."""
 
 import asyncio
 from typing import Annotated
@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
 def top(
     *, json: Annotated[bool, typer.Option("--json", help="Look once, for two seconds, and print JSON")] = False
 ) -> None:
-    """What the mesh is doing now: Managers, accountants, models and workers, kept up to date.
+    """Live figures of Managers, accountants, models and workers.
 
     Examples:
 

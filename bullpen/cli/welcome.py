@@ -1,4 +1,4 @@
-"""What `bullpen up` says when everything runs: where it is, who answers, who could, and what to type next."""
+"""What `bullpen up` prints when everything runs: addresses, workers, other backends, and what to type next."""
 
 import os
 import shutil

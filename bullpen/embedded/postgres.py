@@ -34,7 +34,7 @@ SETTINGS = {
     "unix_socket_directories": "",
     "max_connections": "50",
     "log_timezone": "UTC",
-    "log_error_verbosity": "terse",  # its details quote rows, and what people ask is not for the log
+    "log_error_verbosity": "terse",  # its details quote rows, and prompts do not belong in logs
 }
 
 
@@ -46,7 +46,7 @@ class Postgres:
         self.data = self.directory / "data"
         self.programs = _programs()
         self.account = _account(self.directory)
-        """Who the server runs as; None: as we do."""
+        """The user that the server runs as; None: the one of this process."""
 
     @property
     def password(self) -> str:

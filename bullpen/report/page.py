@@ -34,7 +34,7 @@ class LegendLine(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A drawing, what its colours mean, and its figures for those who want to read or cannot see it."""
+    """A drawing, what its colours mean, and its figures as text."""
 
     drawing: Markup
     legend: Sequence[LegendLine]

@@ -72,7 +72,7 @@ def _ends(process: psutil.Process, within: float) -> bool:
 
 
 def _relay(said: IO[str], wait: IO[bytes], tell: Callable[[str], None]) -> bool:
-    """Passes on what is said until it is ready (True) or has died (False)."""
+    """Passes on the output until the mesh is ready (True) or has died (False)."""
     while True:
         over = select.select([wait], [], [], LOOK_EVERY)[0]
         if text := said.read():

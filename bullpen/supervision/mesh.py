@@ -180,7 +180,7 @@ class Mesh:
         services = sorted(name for name in self._supervisor.pids if name.startswith(("manager-", "telemetry-")))
         while silent := [name for name in services if not await watch.answers(name)]:
             await self._wait_for(silent, began)
-        watch.listen_anew()  # the Managers hear heartbeats by now, so what we hear from here on, they know too
+        watch.listen_anew()  # the Managers hear heartbeats by now, so every later heartbeat reaches them too
         while watch.unheard() or self._is_worth_waiting(watch, began):
             await self._wait_for(watch.unheard(), began, watch.loading())
         for worker in watch.loading():

@@ -1,4 +1,4 @@
-"""What the roles say of themselves on the wire, as `bullpen up` hears it."""
+"""The roles' heartbeats and pings, as `bullpen up` follows them."""
 
 from collections.abc import Callable
 
@@ -60,7 +60,7 @@ class MeshWatch:
         self._heard.clear()
 
     def unheard(self) -> list[str]:
-        """The workers' processes that have said nothing yet."""
+        """The workers' processes without a heartbeat so far."""
         return [f"worker-{worker_id}" for worker_id in sorted(self.worker_ids - self._heard)]
 
     def loading(self) -> list[str]:

@@ -2,23 +2,19 @@
 
 Of a model: how well its answers turn out (a Beta posterior that forgets, so that a new model is neither banned nor
 trusted), and how long they are, by the size of the prompt. Of a worker: how long it needs for a token in and a token
-out, and how often it fails. Sums that decay, no windows: what is old counts ever less.
+out, and how often it fails. What is old counts ever less.
 """
 
 from collections import deque
 from dataclasses import dataclass, field
-from math import sqrt
 
 from contracts import InferenceResponse, WorkRecord
+from manager.routing.averages import MEMORY, Mean, Share
 
 DEFAULT_OUTPUT_TOKENS = 128.0
-PRIOR_WEIGHT = 4.0
-"""As if so many answers of the prior quality had been seen before the first."""
 PRIOR_QUALITY = 0.6
 PRIOR_SUCCESS = 0.95
 PRIOR_KEPT = 0.5
-MEMORY = 0.98
-"""What an old answer still counts after each new one: the last fifty count most."""
 PACE_MEMORY = 0.9
 """The same for how quick a worker is, which changes from one minute to the next: the last ten."""
 RECENT = 200
@@ -27,57 +23,13 @@ SLOW = 0.95
 SIZES = 12
 """Prompts of 1, 2, 4, 8 … tokens are told apart: what is long is often answered at length."""
 BORROWED = 3.0
-"""A size of prompt that was never seen is answered as all are; after so many answers half by its own."""
+"""A prompt of a size never seen is taken to be answered as all are; after so many answers its own count half."""
 WARM = 10.0
-"""What the books say of somebody whom this Manager has never asked counts as so many tries at most."""
+"""What telemetry says of a worker that this Manager has never asked counts as so many tries at most."""
 CROWDED = 1.0
 """How much longer a full worker takes than an empty one."""
 BEFORE_ANY = 200
 """What there is to do before the first token, beside the prompt, counts as so many tokens of it."""
-
-
-@dataclass(slots=True)
-class Mean:
-    """A mean that forgets."""
-
-    total: float = 0.0
-    weight: float = 0.0
-
-    def learn(self, value: float, memory: float, weight: float = 1.0) -> None:
-        self.total = self.total * memory + value
-        self.weight = self.weight * memory + weight
-
-    @property
-    def value(self) -> float:
-        return self.total / self.weight
-
-
-@dataclass(slots=True)
-class Share:
-    """How often something goes well, 0..1, and how sure that is: a Beta posterior that forgets."""
-
-    prior: float
-    sum: float = 0.0
-    weight: float = 0.0
-
-    def learn(self, good: float) -> None:
-        self.sum = self.sum * MEMORY + good
-        self.weight = self.weight * MEMORY + 1.0
-
-    @property
-    def mean(self) -> float:
-        return self._mean(1.0)
-
-    def hoped(self, deviations: float, kept: float = 1.0) -> float:
-        """So many standard deviations of the posterior better than its mean, 1 at most.
-
-        `kept`: what is left of the record, 0..1, when nothing was added to it for long.
-        """
-        mean = self._mean(kept)
-        return min(1.0, mean + deviations * sqrt(mean * (1 - mean) / (self.weight * kept + PRIOR_WEIGHT + 1)))
-
-    def _mean(self, kept: float) -> float:
-        return (self.sum * kept + self.prior * PRIOR_WEIGHT) / (self.weight * kept + PRIOR_WEIGHT)
 
 
 @dataclass(slots=True)
@@ -113,7 +65,7 @@ class ModelRecord:
             return self.tokens.value
         return (own.total + BORROWED * self.tokens.value) / (own.weight + BORROWED)
 
-    def told(self, tokens_in: int, tokens_out: int) -> None:
+    def learn_length(self, tokens_in: int, tokens_out: int) -> None:
         self.tokens.learn(tokens_out, MEMORY)
         self.by_size.setdefault(_size(tokens_in), Mean()).learn(tokens_out, MEMORY)
 
@@ -124,7 +76,7 @@ class WorkerRecord:
 
     success: Share = field(default_factory=lambda: Share(PRIOR_SUCCESS))
     kept: Share = field(default_factory=lambda: Share(PRIOR_KEPT))
-    """How much of a conversation that it has answered before it need not read again, as far as it tells."""
+    """How much of a conversation that it has answered before it need not read again, as it reports."""
     first: Mean = field(default_factory=Mean)
     """Seconds to the first token, per token of the prompt."""
     each: Mean = field(default_factory=Mean)
@@ -182,14 +134,14 @@ class Estimates:
         record.answered += 1
         record.recent_ms.append(service_ms)
         record.learn(response.confidence)
-        record.told(tokens_in, response.completion_tokens)
+        record.learn_length(tokens_in, response.completion_tokens)
         record.mean_ms = service_ms if record.mean_ms is None else record.mean_ms + 0.1 * (service_ms - record.mean_ms)
         worker = self.at(response.worker_id, response.model_id)
         first_s = None if response.ttft_ms is None else (response.ttft_ms - response.queue_ms) / 1000
         if cached and response.cached_tokens is not None:
             worker.kept.learn(min(1.0, response.cached_tokens / cached))
         read = tokens_in - min(tokens_in, cached * worker.kept.mean)
-        alone = 1.0 / crowded(others)  # who has much to do is not slower than who has not, only busier
+        alone = 1.0 / crowded(others)  # a worker with much to do is not slower than another, only busier
         worker.took(
             read,
             response.completion_tokens,
@@ -199,23 +151,23 @@ class Estimates:
         worker.success.learn(1.0)
         worker.at = now
 
-    def warm(self, model_id: str, worker_id: str, told: WorkRecord, now: float) -> None:
-        """What the books say of a worker, unless we know better ourselves."""
-        worker, tries = self.at(worker_id, model_id), told.answers + told.failures
+    def warm(self, model_id: str, worker_id: str, reported: WorkRecord, now: float) -> None:
+        """Takes what telemetry says of a worker, unless this Manager knows better."""
+        worker, tries = self.at(worker_id, model_id), reported.answers + reported.failures
         if worker.at or not tries:
             return
         counts = min(1.0, WARM / tries)
-        worker.success.sum, worker.success.weight = told.answers * counts, tries * counts
+        worker.success.sum, worker.success.weight = reported.answers * counts, tries * counts
         worker.at = now
-        if told.service_ms is None or told.completion_tokens is None:
+        if reported.service_ms is None or reported.completion_tokens is None:
             return
-        prompt, first_s = told.prompt_tokens or 0.0, None if told.first_ms is None else told.first_ms / 1000
-        worker.took(prompt, round(told.completion_tokens), told.service_ms / 1000, first_s)
+        prompt, first_s = reported.prompt_tokens or 0.0, None if reported.first_ms is None else reported.first_ms / 1000
+        worker.took(prompt, round(reported.completion_tokens), reported.service_ms / 1000, first_s)
         record = self.of(model_id)
         if not record.answered:
-            record.told(round(prompt), round(told.completion_tokens))
-            if told.confidence is not None:
-                record.learn(told.confidence)
+            record.learn_length(round(prompt), round(reported.completion_tokens))
+            if reported.confidence is not None:
+                record.learn(reported.confidence)
 
     def failed(self, worker_id: str, model_id: str, now: float) -> None:
         record = self.of(model_id)

@@ -2,14 +2,9 @@
 
 A filter says in words why a candidate cannot be asked, or nothing. The first one that speaks decides. What breakers and
 pauses say of a model at a worker is read in `_failing` and `_paused_s`, nowhere else.
-
-Stand-ins step back last, when it is known of every other candidate whether it can be asked. A stand-in answers only
-while no other model is ready, so that a mesh answers from its first minute. Another model is ready when it is free or
-full and would answer before the deadline: a moment in the queue is better than the answer of a toy. One that rests for
-longer than a moment, fails, or cannot do what is asked is not ready, and the stand-in answers in its place.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from decimal import Decimal
 from enum import Enum
 from typing import NamedTuple
@@ -22,8 +17,6 @@ from manager.routing.scorers import memory_share
 
 MEMORY_LIMIT = 0.95
 """A worker that uses more of its memory than this is passed over before it is killed."""
-MOMENT = 5.0
-"""Seconds that a model may ask to be left alone for, and is ready all the same: its stand-in does not answer."""
 
 
 class RejectReason(Enum):
@@ -73,7 +66,6 @@ class Verdict(NamedTuple):
 CAN_BE_ASKED = FREE, FULL = RejectReason.NONE, RejectReason.FULL
 """Now, or as soon as it has a free place."""
 ADMITTED = Verdict(RejectReason.NONE)
-STEPS_BACK = Verdict(RejectReason.STAND_IN, "stands in only until another model is ready")
 
 
 def verdict(at: Situation, choice: Choice) -> Verdict:
@@ -84,37 +76,6 @@ def verdict(at: Situation, choice: Choice) -> Verdict:
     return ADMITTED
 
 
-def step_back(
-    at: Situation, verdicts: Mapping[Choice, Verdict], in_time: Callable[[Choice], bool]
-) -> Mapping[Choice, Verdict]:
-    """The verdicts, with those of stand-ins that step back. `in_time`: whether one would answer before the deadline."""
-    stand_ins = [choice for choice in verdicts if choice.card.stand_in and verdicts[choice].reason in CAN_BE_ASKED]
-    if not stand_ins or at.query.names_its_model:
-        return verdicts
-    others = ((choice, one) for choice, one in verdicts.items() if not choice.card.stand_in)
-    if at.query.other_model_at_it or any(_is_ready(at, choice, one, in_time) for choice, one in others):
-        return {**verdicts, **dict.fromkeys(stand_ins, STEPS_BACK)}
-    return verdicts
-
-
-def is_stand_in(query: RoutingQuery, choice: Choice) -> bool:
-    """Whether it only stands in: not when the caller asked for its model or backend by name."""
-    return choice.card.stand_in and not query.names_its_model
-
-
-def _is_ready(at: Situation, choice: Choice, told: Verdict, in_time: Callable[[Choice], bool]) -> bool:
-    """Whether this model is to answer rather than a stand-in."""
-    match told.reason:
-        case RejectReason.NONE | RejectReason.FULL:
-            return in_time(choice)
-        case RejectReason.PAUSED:
-            return _rest_s(at, choice) <= MOMENT
-        case RejectReason.EXHAUSTED:
-            return not at.query.include_full  # it may only have been full: the second look says so
-        case _:
-            return False
-
-
 # How long a model at a worker is left alone
 
 
@@ -123,7 +84,7 @@ def _paused_s(at: Situation, choice: Choice) -> float:
     return max(0.0, choice.worker.pause_left(choice.card.model_id, at.now))
 
 
-def _rest_s(at: Situation, choice: Choice) -> float:
+def rest_s(at: Situation, choice: Choice) -> float:
     """Seconds until it can be asked again: it asked for a pause, or one of its limits is used up."""
     paused_s = _paused_s(at, choice)
     return max(paused_s, choice.worker.rested_at() - at.now) if _short_of(at, choice) else paused_s

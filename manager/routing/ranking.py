@@ -1,9 +1,10 @@
 """Who should answer: filter, grade, score, then pick the best or wait. Pure.
 
-`filters` say who can be asked, `grades` whose turn it is, `scorers` how good each would be; the lowest score wins. A
-candidate that is full is scored too, with the wait for a place: sometimes it is better to wait for a quick worker than
-to have a slow one now. Every candidate is in the decision, with terms or with the reason for being passed over, so that
-"why did this go to the expensive one?" has an answer, and anybody can work it out again.
+`filters` say which candidates can be asked, `stand_ins` which of them step back, `grades` whose turn it is, `scorers`
+how good each would be; the lowest score wins. A candidate that is full is scored too, with the wait for a place:
+sometimes it is better to wait for a quick worker than to have a slow one now. Every candidate is in the decision, with
+terms or with the reason for being passed over, so that "why did this go to the expensive one?" has an answer, and
+anybody can work it out again.
 """
 
 import random
@@ -23,8 +24,6 @@ from manager.routing.filters import (
     RejectReason,
     Situation,
     Verdict,
-    is_stand_in,
-    step_back,
     verdict,
 )
 from manager.routing.forecast import Forecast
@@ -32,6 +31,7 @@ from manager.routing.grades import Grades
 from manager.routing.query import NO_MODEL, Choice, RoutingQuery, choices
 from manager.routing.registry import WorkerView
 from manager.routing.scorers import HOPELESS, IN_VAIN, TermValues
+from manager.routing.stand_ins import is_stand_in, step_back
 
 PRECEDENCE = (
     RejectReason.FULL,

@@ -21,8 +21,8 @@ IN_TIME, TOO_LATE = 0.6, 1.6
 """Shares of the time left: an answer expected within the first is not feared to be late, after the second it is."""
 IN_VAIN = (1.0 - IN_TIME) / (TOO_LATE - IN_TIME)
 """The lateness of an answer that is expected when the time is over."""
-HOPELESS = 1.0
-"""The lateness of an answer for which waiting is no use."""
+HOPELESS = 0.8
+"""The lateness of an answer that is not worth waiting for: requests that can still be in time get its place."""
 DIGITS = 2
 """Scores are compared to so many: what differs by less is equal, and equals share the work."""
 

@@ -1,8 +1,8 @@
 """Promotion and demotion: the books of the last minutes in, a grade with its reasons out. Pure.
 
-New ones are on probation. Who did well often enough is regular, who did better than its peers is senior, who fails is
-benched: it is tried now and then, and comes back when that goes well. It is slow to trust and quick to bench, and who
-was benched is not trusted again at once, so grades do not go up and down all the time.
+New ones are on probation. One that did well often enough is regular, one that did better than its peers is senior, one
+that fails is benched: it is tried now and then, and comes back when that goes well. It is slow to
+trust and quick to bench, and a benched one is not trusted again at once, so grades do not go up and down all the time.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ SLOW, TOO_SLOW = 1.5, 2.5
 BENCHED_FOR = 30.0
 """Seconds at least …"""
 BENCHED_AGAIN_FOR = 600.0
-"""… and who is benched twice within twice this time, or was benched in this time, has to wait so long for more."""
+"""… and one that is benched twice within twice this time, or was benched in this time, has to wait so long for more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Standing:
 
     grade: Grade
     seconds: float
-    """For so long."""
+    """Seconds that it has had this grade."""
     benched_ago: float | None = None
     """Seconds since it was last benched; None: never."""
     benched_before_ago: float | None = None

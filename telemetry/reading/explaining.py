@@ -1,4 +1,4 @@
-"""All that is known of how one request was answered: the decisions, the tries, the end."""
+"""The life of one request from the books: decisions, attempts, result."""
 
 from datetime import datetime
 from uuid import UUID
@@ -11,7 +11,7 @@ from telemetry.store import Row, Store
 
 
 class BookedDecision(OpenModel):
-    """Who was considered at one point of a request's life."""
+    """The candidates at one point of a request's life."""
 
     attempt: int
     """The attempt that it led to; one more than there are when no worker could be asked."""

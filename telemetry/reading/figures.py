@@ -131,7 +131,7 @@ class GradeChange(OpenModel):
 
 
 class Figures(OpenModel):
-    """Everything the report tells."""
+    """All figures of a report."""
 
     period: Period
     tenant: str | None

@@ -38,7 +38,7 @@ class BookedResponse(OpenModel):
 
 
 class BookedAttempt(OpenModel):
-    """One try at a request."""
+    """One attempt of a request."""
 
     attempt: int
     created_at: datetime
@@ -58,7 +58,7 @@ class BookedAttempt(OpenModel):
 
 
 class BookedRequest(OpenModel):
-    """One request with all its tries, the first one first."""
+    """One request with all its attempts, in order."""
 
     response: BookedResponse
     attempts: tuple[BookedAttempt, ...]
@@ -89,7 +89,7 @@ class Scorecard(OpenModel):
     p50_ms: float | None
     p95_ms: float | None
     cost_usd: Decimal | None
-    """Of all tries with a known price; `unpriced` tells how many are not in it."""
+    """Of all tries with a known price; `unpriced` is how many are not in it."""
     unpriced: int
     cost_per_answer: Decimal | None
     last_answer: datetime | None
@@ -207,7 +207,7 @@ def as_uuid(text: str) -> UUID | None:
 
 
 class Graded(OpenModel):
-    """What one model at one worker is held to be."""
+    """One model's grade at one worker."""
 
     model_id: str
     worker_id: str
@@ -225,7 +225,7 @@ async def grades_now(store: Store) -> list[Graded]:
 
 
 async def set_grade(store: Store, model_id: str, worker_id: str | None, grade: str | None) -> list[Graded]:
-    """Overrules the books (`grade` None: not any more); returns whom it concerns. Raises `DatabaseAway`."""
+    """Overrules the books (`grade` None: not any more); returns the grades that changed. Raises `DatabaseAway`."""
     by_hand = grade is not None
     reason = "decided by hand" if by_hand else "given back to the books"
     rows = await store.fetch("set_grade", model_id, worker_id, grade, reason, by_hand)

@@ -1,4 +1,4 @@
-"""`metrics.route` in the books: who was considered for each request and why the winner won, kept for some days.
+"""`metrics.route` in the books: the candidates for each request and why the winner won, kept for some days.
 
 No request waits for this, and nothing is kept for it: Managers publish every decision once. One that is made while
 no accountant runs is lost, and so is what no longer fits into memory while the database is away. Answers, attempts and

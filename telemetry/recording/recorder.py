@@ -25,8 +25,8 @@ from telemetry.stream import ACK_WAIT, CONSUMER
 log = structlog.get_logger(__name__)
 
 MAX_BYTES = 8 << 20
-"""Of one transaction and of one fetch: NATS cuts off who cannot read fast enough what it asked for, and Postgres wants
-several times as much memory to take rows apart."""
+"""Of one transaction and one fetch: NATS disconnects a client that reads too slowly, and Postgres needs several times
+as much memory to take rows apart."""
 PROTOCOL_BYTES = 64 << 10
 """What stands around a message's content at most."""
 LANES = 3

@@ -1,4 +1,4 @@
-"""What the books keep and for how long: figures for months, what people said and why who was asked for days.
+"""What the books keep and for how long: figures for months, prompts, answers and routing decisions for days.
 
 An hourly round of the accountant: months are made ahead, those beyond `retention` are taken away, and of what is older
 than `content_retention` the words are emptied, a batch per transaction, so that no query waits. Several may run;

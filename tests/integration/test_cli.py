@@ -292,7 +292,7 @@ async def test_top_shows_what_the_mesh_is_doing_until_ctrl_c(nats_server: str) -
         assert "output" in await mesh.ask()
         once = await bullpen("top", "--json", env={"NATS_URL": nats_server})
         told = once.json()
-        assert [(one["told"]["source"], one["told"]["answered"]) for one in told["managers"]] == [("m-1", 1)]
+        assert [(one["metrics"]["source"], one["metrics"]["answered"]) for one in told["managers"]] == [("m-1", 1)]
         assert [(one["model_id"], one["answered"]) for one in told["models"]] == [("simulated", 1)]
         assert [beat["worker_id"] for beat in told["workers"]] == ["w-1"]
         async with Terminal.run("top", NATS_URL=nats_server) as terminal:
@@ -640,7 +640,7 @@ async def test_doctor_where_only_nats_runs(nats_server: str) -> None:
     }
     assert found["Managers"] == ("fail", "start the mesh with `bullpen up`, or one with `bullpen manager`")
     assert found["workers"] == ("fail", "start one: `bullpen worker NAME`, or `bullpen up`")
-    assert found["telemetry"] == ("fail", "start it: `bullpen telemetry`")
+    assert found["telemetry"] == ("fail", "start one: `bullpen telemetry`")
     assert found["books"][0] == "warn"
     assert found["Postgres"][0] == "fail"
 

@@ -569,7 +569,7 @@ async def test_workers_are_those_that_beat_and_those_that_answer_a_ping(manager:
 
 
 async def test_control_of_a_worker_that_is_not_there(bp: Bullpen) -> None:
-    with pytest.raises(BullpenError, match="no worker nobody is here"):
+    with pytest.raises(BullpenError, match="no worker nobody is running"):
         await bp.control("nobody", "drain")
     with pytest.raises(BullpenError, match="not a worker's id"):
         await bp.control("w.>", "drain")

@@ -170,7 +170,7 @@ async def test_many_tenants_are_added_up_beyond_the_dearest(store: Store, monkey
 
 async def test_the_page_says_what_is_unknown_and_what_is_made_up(store: Store) -> None:
     page = Page(render(await filled(store)))
-    assert "1 attempts have no known price" in page.text
+    assert "1 attempt has no known price" in page.text
     assert "1 answer came from simulated workers" in page.text
     assert "$0.5000 of the cost is theirs" in page.text
     assert "$2.53" in page.text

@@ -130,7 +130,7 @@ def test_one_line_is_one_line() -> None:
 @pytest.mark.parametrize(
     ("usd", "shown"),
     [
-        (None, "price unknown"),
+        (None, "cost unknown"),
         ("0", "$0"),
         ("0.00000049", "$0.00000049"),
         ("0.0123456", "$0.012"),

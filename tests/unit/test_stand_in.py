@@ -14,11 +14,12 @@ from manager.request.attempt import Attempt
 from manager.request.events import Gone
 from manager.request.retry_policy import Ask
 from manager.routing.estimates import Estimates
-from manager.routing.filters import MOMENT, RejectReason
+from manager.routing.filters import RejectReason
 from manager.routing.grades import Grades
-from manager.routing.query import Choice, RoutingQuery
+from manager.routing.query import Choice, Excluded, RoutingQuery
 from manager.routing.ranking import Ranking, rank
 from manager.routing.registry import WorkerView
+from manager.routing.stand_ins import MOMENT
 from tests.unit.test_costs import NOW, answer, inflight
 from tests.unit.test_ranking import DEAR, ROOT, choose, winner, worker
 from workers.base import ModelConfig
@@ -120,7 +121,7 @@ def test_a_short_pause_is_waited_for_a_long_one_is_not() -> None:
 
 
 def test_one_that_was_tried_may_only_have_been_full_the_second_look_says_so() -> None:
-    tried = frozenset({"other"})
+    tried = Excluded(workers=frozenset({"other"}))
     assert asked(toy(), other(), excluded=tried).reason is RejectReason.EXHAUSTED
     assert winner(asked(toy(), other(), excluded=tried, include_full=True)) == "toy", "it has failed this request"
     was_full = other()

@@ -31,7 +31,7 @@ _OTHER_KINDS = re.compile(
     re.IGNORECASE,
 )
 _CHATS = re.compile(
-    r"instruct|chat|(?:^|[^a-z])(?:gpt|claude|gemini|gemma|llama|mi[sx]tral|qwen|deepseek|grok|kimi|glm|command|phi|"
+    r"instruct|chat|(?:^|[^a-z])(?:gpt|claude|gemma|llama|mi[sx]tral|qwen|deepseek|grok|kimi|glm|command|phi|"
     r"sonar|nova|minimax|smollm|granite|hermes)(?:[^a-z]|$)",
     re.IGNORECASE,
 )

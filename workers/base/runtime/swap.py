@@ -191,7 +191,7 @@ class Swapper:
         self.refused = self.refused if cause == "swap" else ""
         models = [card.model_id for card in self._engines.current.models]
         event = "config_changed" if self._engines.current is before else "swapped"
-        message = f"serves {', '.join(models)} since {took_ms} ms after it was told; changed: {', '.join(changes)}"
+        message = f"now serves {', '.join(models)} (ready after {took_ms} ms); changed: {', '.join(changes)}"
         log.info(event, cause=cause, models=models, changed=changes, took_ms=took_ms)
         digest = config_digest(self._engines.current.config)
         detail = {"cause": cause, "changed": changes, "took_ms": took_ms, "models": models, "config_digest": digest}
