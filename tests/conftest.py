@@ -72,6 +72,12 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         shutil.rmtree(own_temp, ignore_errors=True)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
+    own_temp = config.stash.get(_own_temp, None)
+    if own_temp is not None and exitstatus == pytest.ExitCode.TESTS_FAILED:
+        terminalreporter.write_line(f"What the failed tests' processes wrote is kept: {own_temp}")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def standard_ports() -> Iterator[None]:
     """Ours alone: those of this machine belong to whoever works on it."""
