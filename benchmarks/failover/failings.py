@@ -64,12 +64,15 @@ async def hung(stage: Stage, rounds: int, count: int, *, after: int, stream: boo
     stage.worker(PAIR[0], latency_ms=USUAL_MS, max_concurrency=256, price=DEAR)
     await stage.ready()
     took = await usual(stage, count, stream=stream)
-    stalls: dict[str, object] = {
-        "first_token_timeout": STALL_S,
-        "next_token_timeout": STALL_S,
-        "hang_after_tokens": after,
-    }
-    stage.worker(PAIR[1], latency_ms=USUAL_MS, max_concurrency=256, price=CHEAP, **stalls)
+    stage.worker(
+        PAIR[1],
+        latency_ms=USUAL_MS,
+        max_concurrency=256,
+        price=CHEAP,
+        hang_after_tokens=after,
+        first_token_timeout=STALL_S,
+        next_token_timeout=STALL_S,
+    )
     for number in range(rounds):
         if number:
             stage.send(PAIR[1], signal.SIGKILL)  # who starts anew is trusted anew
