@@ -12,6 +12,7 @@ from pydantic_core import from_json, to_json
 
 from contracts import headers as h
 from tests.backends.providers import PROVIDERS, Failure, OllamaProvider, OpenAIProvider, Provider
+from tests.integration.test_jobs import results, streams_are_there, submit
 from tests.mesh import Json, SmallMesh
 from tests.servers import NatsServer
 from tests.support import eventually
@@ -181,3 +182,39 @@ async def test_a_draining_worker_says_so(mesh: SmallMesh) -> None:
     await mesh.worker("w-1")
     await mesh.bus.request("worker.control.w-1", b'{"op": "drain"}', timeout=5)
     assert (await Attempt(mesh).ask()).final["error"]["code"] == "draining"
+
+
+# Through a Manager
+
+
+IMPATIENT: dict[str, Any] = {"first_token_timeout": 0.3, "next_token_timeout": 0.3}
+"""Seconds that the Manager would wait, if the workers did not say how long their silence is normal."""
+SILENCE = 1.0
+
+
+@pytest.mark.parametrize("kind", [OpenAIProvider, OllamaProvider])
+async def test_a_slow_model_is_asked_once_and_answers(mesh: SmallMesh, kind: type[Provider]) -> None:
+    """Silent before its first token and between tokens, while another worker could be asked instead."""
+    async with kind() as slow, kind() as other:
+        paced(slow, (SILENCE, ""), between=SILENCE)
+        await mesh.worker("w-slow", slow.backend, **slow.config())
+        await mesh.manager(**IMPATIENT, hedging={"share": 0.0})
+        asking = asyncio.create_task(mesh.ask(timeout=20))
+        await eventually(lambda: slow.received)
+        await mesh.worker("w-other", other.backend, **other.config())
+        answer = await asking
+        assert (answer["output"], answer["worker_id"]) == (ANSWER, "w-slow")
+        assert (len(slow.received), len(other.received)) == (1, 0)
+        assert [attempt["outcome"] for attempt in answer["attempts"]] == ["ok"]
+
+
+async def test_a_job_of_a_slow_model_is_done_once(mesh: SmallMesh) -> None:
+    async with OpenAIProvider() as slow:
+        paced(slow, (SILENCE, ""), between=SILENCE)
+        await mesh.worker("w-slow", slow.backend, **slow.config())
+        await mesh.manager(**IMPATIENT)
+        await streams_are_there(mesh)
+        await submit(mesh, {"prompt": "hello", "task_id": "t-1"})
+        kept = await results(mesh, "t-1")
+        assert from_json(kept[0].data)["output"] == ANSWER
+        assert len(slow.received) == 1
