@@ -1,4 +1,4 @@
-"""Who should answer: the four terms, the obstacles, and that the explanation adds up."""
+"""Who should answer: the terms, the obstacles, and that the explanation adds up."""
 
 import random
 from collections import Counter
