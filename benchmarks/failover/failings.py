@@ -60,11 +60,16 @@ async def garbage(stage: Stage, rounds: int, count: int) -> Rounds:
 
 
 async def hung(stage: Stage, rounds: int, count: int, *, after: int, stream: bool = False) -> Rounds:
-    stage.manager(first_token_timeout=STALL_S, next_token_timeout=STALL_S)
+    stage.manager()
     stage.worker(PAIR[0], latency_ms=USUAL_MS, max_concurrency=256, price=DEAR)
     await stage.ready()
     took = await usual(stage, count, stream=stream)
-    stage.worker(PAIR[1], latency_ms=USUAL_MS, max_concurrency=256, hang_after_tokens=after, price=CHEAP)
+    stalls: dict[str, object] = {
+        "first_token_timeout": STALL_S,
+        "next_token_timeout": STALL_S,
+        "hang_after_tokens": after,
+    }
+    stage.worker(PAIR[1], latency_ms=USUAL_MS, max_concurrency=256, price=CHEAP, **stalls)
     for number in range(rounds):
         if number:
             stage.send(PAIR[1], signal.SIGKILL)  # who starts anew is trusted anew

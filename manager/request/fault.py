@@ -30,7 +30,9 @@ def fault_of(attempt: Attempt) -> Fault:
         return Fault.NONE
     if attempt.state is State.REFUSED and attempt.final is None:
         return Fault.WORKER  # it did not claim
-    if error.fault in CONCERNS_WORKER and error.code is not ErrorCode.RATE_LIMITED:
+    if error.code in SAYS_NOTHING and attempt.state is State.REFUSED:
+        return Fault.NONE
+    if error.fault in CONCERNS_WORKER:
         return Fault.WORKER
     if attempt.state is State.REFUSED:
         return _of_refusal(attempt)
@@ -40,6 +42,6 @@ def fault_of(attempt: Attempt) -> Fault:
 def _of_refusal(attempt: Attempt) -> Fault:
     error = attempt.error
     assert error is not None
-    if error.fault == "request" or error.code in SAYS_NOTHING or attempt.prompt_is:
+    if error.fault == "request" or attempt.prompt_is:
         return Fault.NONE
     return Fault.MODEL if error.code is ErrorCode.NO_SUCH_MODEL else Fault.OPEN

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from manager.routing import circuit_breaker
+from manager.routing import circuit_breaker, forecast
 from tests.backends.providers import Failure, Json, OpenAIProvider
 from tests.mesh import SmallMesh
 from tests.servers import NatsServer
@@ -74,6 +74,7 @@ async def test_a_worker_whose_provider_refuses_everything_takes_no_answers_and_c
     mesh: SmallMesh, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(circuit_breaker, "FIRST_REST", 1.0)
+    monkeypatch.setattr(forecast, "FADES", 0.5)  # seconds, instead of half a minute until a failure is half forgiven
     async with Refusing() as bad, Refusing() as good:
         bad.failure = Failure(status=status)
         await mesh.worker("bad", bad.backend, **bad.config())

@@ -31,8 +31,8 @@ async def test_prompts_that_take_long_to_read_are_waited_for(mesh: SmallMesh) ->
 
 
 async def test_it_goes_on_where_a_simulated_worker_stopped(mesh: SmallMesh) -> None:
-    await mesh.worker("w-1", tokens_per_second=100.0, output_tokens=40, hang_after_tokens=8)
-    await mesh.manager(next_token_timeout=1.5)
+    await mesh.worker("w-1", tokens_per_second=100.0, output_tokens=40, hang_after_tokens=8, next_token_timeout=1.5)
+    await mesh.manager()
     asking = asyncio.create_task(mesh.stream(prompt="Say something.", max_tokens=24))
     await mesh.worker("w-2", "local", **READ_SLOWLY)
     heard = [piece for piece in await asking if piece]
@@ -60,7 +60,7 @@ async def test_a_prompt_that_turns_out_too_long_for_one_model_goes_to_a_larger_o
     await mesh.worker("w-medium", models=[medium])
     await mesh.manager()
     answer = await mesh.ask(prompt=DIGITS, policy="cheapest", backend="local", timeout=60)
-    assert (answer["error"]["code"], answer["error"]["field"]) == ("invalid_request", "prompt")
+    assert (answer["error"]["code"], answer["error"]["field"]) == ("context_length_exceeded", "prompt")
     assert answer["error"]["prompt_tokens"] > 6000
     assert not answer["error"]["retryable"]
     answer = await mesh.ask(prompt=DIGITS, policy="cheapest", timeout=60)

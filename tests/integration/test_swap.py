@@ -304,5 +304,5 @@ async def test_the_reply_can_be_read_by_anybody(mesh: SmallMesh, picky: Path) ->
     reply = await mesh.bus.request(s.worker_control("w-1"), b'{"op":"swap","model":"two"}', timeout=10)
     told = from_json(reply.data)
     assert told["ok"]
-    assert told["message"].startswith("serves two ")
+    assert told["message"].startswith("now serves two ")
     assert [card["model_id"] for card in told["heartbeat"]["models"]] == ["two"]

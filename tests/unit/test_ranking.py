@@ -107,6 +107,8 @@ def test_the_score_of_an_older_event_can_still_be_worked_out() -> None:
     terms = Terms.model_validate_json('{"cost": 0.5, "confidence": 0.2, "load": 13.4, "resources": 0.0}')
     weights = Terms.model_validate_json('{"cost": 1.0, "confidence": 1.0, "load": 1.0, "resources": 0.3}')
     assert score(TermValues.of(terms), TermValues.of(weights)) == 14.1
+    today = Terms(cost=0.5, confidence=0.2, load=0.9, resources=0.0, lateness=0.5)
+    assert score(TermValues.of(today), TermValues.of(DEFAULT_POLICIES["balanced"])) == 14.1
 
 
 def test_the_terms_are_named_alike_on_the_wire_and_in_the_code() -> None:

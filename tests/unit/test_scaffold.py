@@ -79,8 +79,8 @@ def test_a_folder_that_exists_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_in_a_checkout_it_goes_to_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "workers" / "base").mkdir(parents=True)
-    (tmp_path / "workers" / "base" / "backend.py").touch()
+    (tmp_path / "workers" / "base" / "interface").mkdir(parents=True)
+    (tmp_path / "workers" / "base" / "interface" / "backend.py").touch()
     (tmp_path / "docs").mkdir()
     monkeypatch.chdir(tmp_path / "docs")
     code, out = run("new-worker", "mine")

@@ -3,6 +3,7 @@
 import random
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -13,6 +14,7 @@ from manager.config import DEFAULT_POLICIES
 from manager.request.attempt import Attempt
 from manager.request.events import Gone
 from manager.request.retry_policy import Ask
+from manager.request.selection import WorkerSelector
 from manager.routing.estimates import Estimates
 from manager.routing.filters import RejectReason
 from manager.routing.grades import Grades
@@ -162,6 +164,17 @@ def test_among_many_workers_none_is_overlooked_for_a_stand_in() -> None:
     assert winner(shared.rank(query, "balanced")).startswith("toy")
     shared.registry.hear(other().heartbeat, 0.0, wall=0.0)
     assert {winner(shared.rank(query, "balanced")) for _ in range(30)} == {"other"}
+
+
+def test_it_does_not_go_on_with_another_model_s_stream_that_could_start_anew() -> None:
+    """Only the stand-in can go on after a begun answer; the other model's answer from the start is better."""
+    shared, request = Clocked(random.Random(1)), inflight()
+    request.reply = Mock(delivered="Once upon", streaming=True)
+    shared.registry.hear(toy(capabilities=("chat", "stream", "prefill")).heartbeat, 0.0, wall=0.0)
+    selector = WorkerSelector(shared, request)
+    assert request.continuable and winner(selector.rank(Ask())) == "toy"
+    shared.registry.hear(other().heartbeat, 0.0, wall=0.0)
+    assert winner(selector.rank(Ask())) == "other"
 
 
 @pytest.mark.parametrize(
