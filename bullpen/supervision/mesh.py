@@ -215,7 +215,7 @@ class Mesh:
             raise MeshError(f"no word from {', '.join(silent)} within {ROLES_WITHIN:g} s:\n{words}")
 
     def _last_words(self, name: str) -> str:
-        return f"{self._supervisor.last_words(name)}\nThe whole log: {self._log(name)}"
+        return f"{self._supervisor.dying_words(name)}\nThe whole log: {self._log(name)}"
 
     # What happens while it runs
 

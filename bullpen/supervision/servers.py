@@ -112,7 +112,7 @@ class Servers:
             if await self._came_up(kind, port):
                 self._ports.remember(kind.name, port)
                 return port
-            words = self._supervisor.last_words(kind.name)
+            words = self._supervisor.dying_words(kind.name)
             await self._supervisor.stop([kind.name], within=1)
             if kind.address_taken not in words:
                 break

@@ -104,6 +104,10 @@ class Supervisor:
         """The end of what the process logged since it was last started."""
         return self._keepers[name].last_words()
 
+    def dying_words(self, name: str) -> str:
+        """The end of what the process logged before its last death, also when the next one runs already."""
+        return self._keepers[name].dying_words or self.last_words(name)
+
     async def start(self, program: Program) -> None:
         """Starts a program and keeps it running. Returns when the process exists."""
         keeper = self._keepers[program.name] = _Keeper(program, self._started, self._died)
@@ -143,6 +147,7 @@ class _Keeper:
         self._log_from = 0
         self.alive = asyncio.Event()
         self.deaths = 0
+        self.dying_words = ""
 
     @property
     def pid(self) -> int | None:
@@ -238,6 +243,7 @@ class _Keeper:
 
     async def _wait_after(self, code: int, lived: float) -> None:
         self.deaths += 1
+        self.dying_words = self.last_words()
         delay = self._restart_delay.after(lived)
         self._hurry.clear()
         self._died(Death(self._program.name, self.pid or 0, code, delay))

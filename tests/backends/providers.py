@@ -11,6 +11,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from workers.base import Backend, BackendConfig
+from workers.base.interface.discovery import discover
 
 Json = dict[str, Any]
 WORDS = ["The ", "capital ", "is ", "Paris."]
@@ -383,6 +384,10 @@ class AnthropicProvider(Provider):
 PROVIDERS: dict[str, type[Provider]] = {
     provider.backend: provider for provider in (OpenAIProvider, GeminiProvider, OllamaProvider, AnthropicProvider)
 }
+
+
+for _name in PROVIDERS:
+    discover()[_name].load()  # imports the SDKs now, when no test's time runs
 
 
 def configured(config_class: type[BackendConfig], told: Json) -> BackendConfig:

@@ -16,6 +16,7 @@ import pytest
 from bullpen.supervision import supervisor as supervisor_module
 from bullpen.supervision.leash import leashed
 from bullpen.supervision.supervisor import Death, Program, Supervisor
+from bus.backoff import Backoff
 from tests.support import eventually
 
 STAYS = "import time; print('here', flush=True); time.sleep(60)"
@@ -81,7 +82,7 @@ async def test_one_that_leaves_in_order_is_back_at_once_and_has_not_died(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor_module, "SHORTEST_LIFE", 0.0)
-    monkeypatch.setattr(supervisor_module, "FIRST_DELAY", 60.0)
+    monkeypatch.setattr(supervisor_module, "RESTART", Backoff(60.0, 60.0))
     before = await watched.start("a", LEAVES)
     for lives in (1, 2):
         await eventually(partial(watched.has_lived, "a", lives))
@@ -95,6 +96,16 @@ async def test_one_that_leaves_as_soon_as_it_came_is_not_hurried(watched: Watche
     await watched.start("a", "pass")
     await eventually(lambda: len(watched.deaths) >= 2)
     assert [death.again_in for death in watched.deaths[:2]] == [0.2, 0.4]
+
+
+async def test_dying_words_are_kept_when_the_next_process_runs(watched: Watched, tmp_path: Path) -> None:
+    """That one may not have said yet that its port is taken."""
+    lived = tmp_path / "lived"
+    stays = f"import pathlib, time; lived = pathlib.Path({str(lived)!r}); lived.exists() and time.sleep(60)"
+    await watched.start("a", f"{stays}; lived.touch(); {DIES}")
+    await eventually(lambda: len(watched.started) == 2)
+    assert watched.supervisor.last_words("a") == ""
+    assert watched.supervisor.dying_words("a") == "my last words"
 
 
 async def test_last_words_are_those_of_the_last_life(watched: Watched) -> None:

@@ -57,7 +57,7 @@ def models(tmp_path: Path) -> LocalModels:
 @pytest.fixture
 async def roles(nats: NatsServer, tmp_path: Path, models: LocalModels) -> AsyncIterator[Roles]:
     async with Roles(tmp_path, nats.url) as roles:
-        roles.manager()
+        roles.manager(BULLPEN_MANAGER__SILENT_AFTER_BEATS="30")  # a real model that is loaded on a busy machine
         roles.worker("w-1", "local", "--config", str(models.config))
         await roles.ready(within=60)
         yield roles
