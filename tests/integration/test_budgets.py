@@ -90,8 +90,8 @@ async def test_an_answer_that_came_late_is_paid_as_any_other(mesh: SmallMesh) ->
 
     price = Price(input_per_mtok=Decimal(0), output_per_mtok=Decimal(1000))
     async with FakeWorker(mesh.bus, "f-1", acting(slow), price=price):
-        await mesh.manager(budgets=[ALL], first_token_timeout=0.6)
-        await mesh.worker("w-1", latency_ms=5000, max_concurrency=1)
+        await mesh.manager(budgets=[ALL], first_token_timeout=0.6, claim_timeout=5.0)
+        await mesh.worker("w-1", latency_ms=15_000, max_concurrency=1)
         assert (await mesh.ask())["output"] == "after all"
     bullpen = Bullpen(mesh.bus)
 

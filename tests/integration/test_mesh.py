@@ -142,7 +142,7 @@ async def test_a_worker_that_never_claims_loses_the_request(mesh: SmallMesh) -> 
     await mesh.worker("w-1", **SLOW)
     asked: list[Message] = []
     await mesh.mute_worker("mute", asked.append)
-    await mesh.manager()
+    await mesh.manager(claim_timeout=1.0)
     answers = await asyncio.gather(*(mesh.ask() for _ in range(20)))  # equals are picked by lot
     assert {answer["worker_id"] for answer in answers} == {"w-1"}
     assert asked

@@ -18,6 +18,7 @@ from manager.config import ManagerConfig
 from telemetry.config import TelemetryConfig
 from telemetry.reload import follow
 from tests.cli import bullpen
+from tests.fake_worker import Asked, FakeWorker, acting
 from tests.mesh import SmallMesh
 from tests.servers import NatsServer
 from tests.support import eventually
@@ -82,13 +83,21 @@ async def test_new_weights_decide_the_next_request(mesh: SmallMesh, file: Path) 
 
 async def test_a_request_under_way_keeps_its_patience(mesh: SmallMesh, file: Path) -> None:
     """The new patience would have sent it elsewhere long before it is answered."""
-    await mesh.worker("w-1", latency_ms=1500)
-    await mesh.manager(file=file)
-    asking = asyncio.create_task(mesh.ask())
-    await eventually(lambda: mesh.beats["w-1"].inflight == 1)
-    await change(mesh, file, "first_token_timeout: 0.01\nnext_token_timeout: 0.01\n")
-    assert [attempt["outcome"] for attempt in (await asking)["attempts"]] == ["ok"]
-    assert "error" in await mesh.ask()
+
+    async def slow(asked: Asked) -> None:
+        """Says nothing about how long its silence is normal."""
+        await asked.claim()
+        await asked.progress()
+        await asyncio.sleep(1.0)
+        await asked.answer("at last")
+
+    async with FakeWorker(mesh.bus, "f-1", acting(slow)) as fake:
+        await mesh.manager(file=file)
+        asking = asyncio.create_task(mesh.ask())
+        await eventually(lambda: fake.asked)
+        await change(mesh, file, "first_token_timeout: 0.01\nnext_token_timeout: 0.01\n")
+        assert [attempt["outcome"] for attempt in (await asking)["attempts"]] == ["ok"]
+        assert "error" in await mesh.ask()
 
 
 async def test_new_budgets_and_limits_count_at_once(mesh: SmallMesh, file: Path) -> None:

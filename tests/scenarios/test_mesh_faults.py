@@ -475,7 +475,7 @@ async def test_a_manager_killed_takes_only_its_own_questions_along(roles: Roles)
 
 async def test_a_manager_that_slept_declares_no_worker_dead_and_answers_once(roles: Roles) -> None:
     """Between rows 5 and 51. For longer than the server's own patience of three seconds."""
-    roles.manager()
+    roles.manager("m-1", BULLPEN_MANAGER__CLAIM_TIMEOUT="3")
     roles.worker("w-1", **SECOND)
     roles.worker("w-2", **SECOND)
     await roles.ready()

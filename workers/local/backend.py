@@ -145,9 +145,13 @@ class LocalBackend(Backend[LocalConfig]):
         async def ask() -> AsyncIterator[JsonObject]:
             return pieces
 
-        async with aclosing(patiently(ask, answer.take, self.patience(job))) as deltas:
-            async for delta in deltas:
-                yield delta
+        try:
+            async with aclosing(patiently(ask, answer.take, self.patience(job))) as deltas:
+                async for delta in deltas:
+                    yield delta
+        except BullpenError as error:
+            error.fault = error.fault or fault_before_asking(job)
+            raise
         if (done := answer.done()) is not None:
             yield done
 
@@ -171,9 +175,6 @@ class LocalBackend(Backend[LocalConfig]):
             while (piece := await self._next(pieces)) is not None:
                 yield piece
             await computing
-        except BullpenError as error:
-            error.fault = error.fault or fault_before_asking(job)
-            raise
         finally:
             self._running -= 1
             left.set()

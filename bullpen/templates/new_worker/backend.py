@@ -3,13 +3,15 @@
 What must stay true: every answer ends in one `Done` with honest token counts, None for what the provider did not
 tell; closing the generator ends the provider's call; a failure is a `BullpenError` whose code says what can be done
 about it (`workers/base/provider/errors.py` reads the usual ones). The provider's own retries are off: asking another
-else is the Manager's business.
+worker is the Manager's decision.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 
 from contracts import ModelCard
 from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, Report
+from workers.base.provider.streaming import patiently
 
 
 class NewWorkerConfig(BackendConfig):
@@ -36,8 +38,14 @@ class NewWorkerBackend(Backend[NewWorkerConfig]):
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
         words = job.request.question.split()
         answer = words[: job.max_tokens]
-        for word in answer:
-            yield Delta(f"{word} ")
+
+        async def ask() -> AsyncIterator[str]:
+            """Calls the model; returns the pieces of its answer as they come."""
+            return _said(answer)
+
+        async with aclosing(patiently(ask, _delta, self.patience(job))) as deltas:
+            async for delta in deltas:
+                yield delta
         yield Done(
             finish_reason="stop" if answer == words else "length",
             prompt_tokens=sum(len(message.text.split()) for message in job.request.conversation),
@@ -49,3 +57,13 @@ class NewWorkerBackend(Backend[NewWorkerConfig]):
 
     async def close(self) -> None:
         """Close the client."""
+
+
+async def _said(words: list[str]) -> AsyncIterator[str]:
+    """Stands in for the stream of a provider."""
+    for word in words:
+        yield word
+
+
+def _delta(word: str) -> Delta:
+    return Delta(f"{word} ")
