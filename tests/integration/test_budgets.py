@@ -89,10 +89,12 @@ async def test_an_answer_that_came_late_is_paid_as_any_other(mesh: SmallMesh) ->
         await asked.answer("after all", tokens=7, cost_usd=Decimal("0.007"))
 
     price = Price(input_per_mtok=Decimal(0), output_per_mtok=Decimal(1000))
-    async with FakeWorker(mesh.bus, "f-1", acting(slow), price=price):
-        await mesh.manager(budgets=[ALL], first_token_timeout=0.6, claim_timeout=5.0)
+    async with FakeWorker(mesh.bus, "f-1", acting(slow), price=price) as fake:
+        await mesh.manager(budgets=[ALL], first_token_timeout=0.6)
+        asking = asyncio.create_task(mesh.ask())
+        await eventually(lambda: fake.asked)
         await mesh.worker("w-1", latency_ms=15_000, max_concurrency=1)
-        assert (await mesh.ask())["output"] == "after all"
+        assert (await asking)["output"] == "after all"
     bullpen = Bullpen(mesh.bus)
 
     async def paid() -> bool:
