@@ -9,6 +9,7 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import structlog
@@ -91,6 +92,8 @@ class Bus:
         self.lost = asyncio.Event()
         """Set when the connection is closed for good: the process must exit, its supervisor starts it again."""
         self.reconnects = 0
+        self.reconnected_at = -inf
+        """When the connection was last made anew (loop's clock); -inf: never."""
         self.on_reconnect: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._client = PatchedClient(tls_only=settings.tls_only)
         self._inbox: Inbox[Message] = Inbox(f"{settings.inbox_prefix}.{new_id().replace('-', '')}")
@@ -342,6 +345,7 @@ class Bus:
 
     async def _on_reconnect(self) -> None:
         self.reconnects += 1
+        self.reconnected_at = asyncio.get_running_loop().time()
         log.info("bus_reconnected", name=self.name, reconnects=self.reconnects)
         for callback in self.on_reconnect:
             self._tasks.start(callback(), "on_reconnect")

@@ -13,7 +13,7 @@ import structlog
 
 from bus.connection import Bus, Headers, Message
 from bus.inbox import Listener
-from bus.publish_with_retry import publish_with_retry
+from bus.publish_with_retry import BACK_WITHIN, publish_with_retry
 from bus.reply import FinalMessage, FinalMessages
 from contracts import AttemptSummary, BullpenError, Chunk, InferenceResponse, Resumed
 from contracts.subjects import result
@@ -105,6 +105,8 @@ class InboxReply:
     def _heard(self, message: Message) -> None:
         if not message.no_responders:
             return  # a reader that answers to chunks: nothing is expected from it
+        if asyncio.get_running_loop().time() < self._bus.reconnected_at + BACK_WITHIN:
+            return  # the reader lost the server as we did, and may not have found it yet; the answer has the whole text
         self._close_echo()
         log.info("reader_gone", task_id=self._final.task_id, request_id=self._final.request_id, chunks=self._seq)
         self.abandoned.set()
