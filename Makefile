@@ -11,7 +11,7 @@ ARGS ?=
 
 help:
 	@echo "make up      the whole mesh on this machine (Ctrl-C stops it); ARGS=\"--workers simulated:2\""
-	@echo "make test    every test, three at a time; ARGS=\"-n 0 tests/unit\" for some of them, one at a time"
+	@echo "make test    every test; ARGS=\"-n 0 tests/unit\" for some of them, one at a time"
 	@echo "make check   ruff, mypy strict, import-linter"
 	@echo "make bench   what the mesh adds to a request, measured"
 	@echo "make setup   only .venv, which all of them need first"
@@ -25,7 +25,12 @@ up: setup
 	@.venv/bin/bullpen up $(ARGS)
 
 test: setup
-	@.venv/bin/python -m pytest -q -n 3 --dist worksteal $(ARGS)
+ifeq ($(strip $(ARGS)),)
+	@.venv/bin/python -m pytest -q -n 3 --dist worksteal tests/unit tests/backends
+	@.venv/bin/python -m pytest -q -n 0 tests/integration tests/scenarios # real clocks: nothing else runs beside them
+else
+	@.venv/bin/python -m pytest -q $(ARGS)
+endif
 
 check: setup
 	.venv/bin/ruff check .

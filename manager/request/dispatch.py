@@ -331,10 +331,13 @@ class Dispatcher:
                 continue
             if not self._shared.bus.is_connected:
                 attempt.wait_again(now)  # we could not hear it if it spoke
-            elif not attempt.claimed and not self._selector.has_another():
+            elif not attempt.claimed and self._is_first_at_its_worker(attempt) and not self._selector.has_another():
                 attempt.wait_again(now)  # slow to claim, but there is no other worker
             else:
                 await self._give_up(attempt, Overdue())
+
+    def _is_first_at_its_worker(self, attempt: Attempt) -> bool:
+        return not any(a.worker_id == attempt.worker_id for a in self._state.attempts if a is not attempt)
 
     def _hedging_from(self) -> float:
         """When a second worker is asked as well: later than nearly all of this model's answers come."""

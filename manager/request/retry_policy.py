@@ -173,15 +173,15 @@ def excluded(attempts: Sequence[Attempt], reconnected_at: float, *, include_full
     often = {worker_id for worker_id, times in full.items() if times >= TIMES_FULL or not include_full}
     unheard = Counter(a.worker_id for a in attempts if not a.found_no_place)
     often |= {worker_id for worker_id, times in unheard.items() if times >= TIMES_UNHEARD}
-    had_it = [a for a in attempts if not _may_be_sent_again(a, reconnected_at)]
+    had_it = [a for a in attempts if not _may_be_sent_again(a, reconnected_at, unclaimed=include_full)]
     models = frozenset((a.worker_id, a.model_id) for a in had_it)
     whole = {a.worker_id for a in had_it if not _concerns_model(a) or not (include_full or _cost_nothing(a))}
     return Excluded(workers=frozenset(whole | often), models=models)
 
 
-def _may_be_sent_again(attempt: Attempt, reconnected_at: float) -> bool:
-    """Whether its worker never got the request, or had no place for it."""
-    if attempt.found_no_place:
+def _may_be_sent_again(attempt: Attempt, reconnected_at: float, *, unclaimed: bool) -> bool:
+    """Whether its worker never got the request, had no place for it, or (`unclaimed`) was only slow to claim it."""
+    if attempt.found_no_place or (unclaimed and attempt.state is State.REFUSED and not attempt.claimed):
         return True
     if attempt.state is not State.REFUSED:
         return False

@@ -162,6 +162,13 @@ def cases() -> list[Case]:
             look(exhausted, stretched=False),
         ),
         Case("the worker did not claim it", "ask, not w1", [tried(Overdue())]),
+        Case(
+            "the same, another one failed, and no third is left",
+            "ask, not w2 (include full)",
+            [tried(Overdue()), failed(2)],
+            look(exhausted, stretched=False),
+            limits(retries_paid=1),
+        ),
         Case("the worker is draining", "ask", [tried(error(ErrorCode.DRAINING))]),
         Case("the worker's rate limit is used up", "ask, not w1", [tried(error(ErrorCode.RATE_LIMITED))]),
         Case("the model's context window is too small", "ask, not m at w1", [tried(too_long)]),
