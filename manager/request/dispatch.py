@@ -298,7 +298,7 @@ class Dispatcher:
     def _take_late(self, attempt: Attempt, event: AttemptEvent) -> bool:
         """The answer of a worker that was given up counts, as long as no other has answered. True: it does."""
         attempt.on(event, self._shared.now())
-        if attempt.state is not State.LATE or self._state.reply.streaming:
+        if attempt.state is not State.LATE or self._state.reply.streaming or self._state.best is not None:
             return False
         attempt.on(Accepted(), self._shared.now())
         self._shared.learn_late(attempt)
