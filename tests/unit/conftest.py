@@ -2,40 +2,38 @@
 
 import signal
 from collections.abc import Generator
-from pathlib import Path
-from time import monotonic
+from time import monotonic, process_time
 
 import pytest
+from hypothesis import is_hypothesis_test
 
 UNIT_TEST_ENDS = 2.0
-"""Seconds after which a unit test is ended, not counting those in which a busy machine did not let it run."""
-RUN_QUEUE = Path("/proc/self/schedstat")
-"""Where Linux says how long this process waited for a processor: the second number, in nanoseconds."""
-SHORT = 0.05
-"""Seconds that are not worth waiting for."""
+"""Seconds of processor time after which a unit test is ended: a busy machine makes it no longer."""
+HUNG = 10.0
+"""Seconds after which it is ended although it computes nothing: it waits for something."""
+MANY_CASES = 10
+"""A property test tries a hundred cases: so many times as long."""
 
 
-def _kept_waiting() -> float:
-    """Seconds that this process wanted to run and could not; 0 where the system does not say."""
-    try:
-        return int(RUN_QUEUE.read_text().split()[1]) / 1e9
-    except (OSError, ValueError, IndexError):
-        return 0.0
+def _item_ends(item: pytest.Item) -> float:
+    many = isinstance(item, pytest.Function) and is_hypothesis_test(item.obj)
+    return UNIT_TEST_ENDS * (MANY_CASES if many else 1)
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)
-def pytest_runtest_call() -> Generator[None, object, object]:
-    """Ends a unit test that takes too long, however busy the machine is with something else."""
-    began, waited = monotonic(), _kept_waiting()
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Ends a unit test that computes or waits too long."""
+    ends, hung = _item_ends(item), max(HUNG, 3 * _item_ends(item))
+    began, computed = monotonic(), process_time()
 
     def ring(*_: object) -> None:
-        left = UNIT_TEST_ENDS - (monotonic() - began) + (_kept_waiting() - waited)
-        if left <= SHORT:
-            pytest.fail(f"a unit test ends after {UNIT_TEST_ENDS:g} s")
-        signal.setitimer(signal.ITIMER_REAL, left)
+        if process_time() - computed >= ends:
+            pytest.fail(f"a unit test ends after {ends:g} s of processor time")
+        if monotonic() - began >= hung:
+            pytest.fail(f"a unit test that waits ends after {hung:g} s")
 
     previous = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, UNIT_TEST_ENDS)
+    signal.setitimer(signal.ITIMER_REAL, UNIT_TEST_ENDS, 0.5)
     try:
         return (yield)
     finally:
