@@ -25,12 +25,7 @@ up: setup
 	@.venv/bin/bullpen up $(ARGS)
 
 test: setup
-ifeq ($(strip $(ARGS)),)
-	@.venv/bin/python -m pytest -q -n 3 --dist worksteal tests/unit tests/backends
-	@.venv/bin/python -m pytest -q -n 0 tests/integration tests/scenarios # real clocks: nothing else runs beside them
-else
-	@.venv/bin/python -m pytest -q $(ARGS)
-endif
+	@.venv/bin/python -m pytest -q $(or $(ARGS),-n 3 --dist worksteal)
 
 check: setup
 	.venv/bin/ruff check .

@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, TextIO, cast
 
-import structlog
-from structlog.typing import Processor
-
+from config.absent import absent
 from config.loader import ConfigError
+
+with absent("rich"):  # we show plain tracebacks, and its import takes as long as that of all of structlog
+    import structlog
+    from structlog.typing import Processor
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 FORMATS = ("text", "json")

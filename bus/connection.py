@@ -21,6 +21,7 @@ from nats.aio.subscription import Subscription as NatsSubscription
 from bus.backoff import Backoff
 from bus.errors import BusError, BusUnreachable, NoResponders, RequestTimeout
 from bus.inbox import Inbox, Listener
+from bus.lean_nats import allow_web_sockets
 from bus.patched_client import PatchedClient
 from bus.permission_errors import OnDenied, PermissionErrors
 from bus.settings import BusSettings
@@ -286,6 +287,8 @@ class Bus:
 
     async def _connect_to(self, server: str) -> None:
         settings = self.settings
+        if server.startswith("ws"):
+            allow_web_sockets()
         options: dict[str, Any] = {
             "user": settings.user,
             "password": settings.password,
@@ -305,7 +308,7 @@ class Bus:
             max_outstanding_pings=2,
             pending_size=PENDING_BYTES,
             flush_timeout=2,
-            reconnect_to_server_handler=_with_jitter,
+            reconnect_to_server_handler=next_server,
             error_cb=self._on_error,
             disconnected_cb=self._on_disconnect,
             reconnected_cb=self._on_reconnect,
@@ -360,7 +363,7 @@ def _message(msg: Msg) -> Message:
     return Message(msg.subject, msg.data, msg.reply, msg.headers or {})
 
 
-def _with_jitter(servers: list[Server], info: dict[str, Any]) -> tuple[Server, float]:
+def next_server(servers: list[Server], info: dict[str, Any]) -> tuple[Server, float]:
     """Which server to try next, and after how many seconds.
 
     It is one of those that failed least: a frozen server takes seconds to fail, and its peer may be well.

@@ -8,7 +8,6 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -20,13 +19,13 @@ from typing import Any, Self
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from bullpen.supervision.leash import leashed
 from bus import Bus, BusSettings, Listener, Message
 from contracts import Heartbeat
 from contracts import subjects as s
-from tests.cli import ROOT, command, environment
+from tests.cli import environment
 from tests.servers import PlainNats
 from tests.support import eventually
+from tests.warm_roles import WarmRole
 
 Json = dict[str, Any]
 
@@ -67,7 +66,7 @@ class Roles:
         self._directory = directory
         self._url = url
         self._callers_url = callers_url or url
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._processes: dict[str, WarmRole] = {}
         self._inboxes: list[Listener[Message]] = []
         self.bus: Bus
         self.all_logs: Path | None = None
@@ -85,10 +84,10 @@ class Roles:
         await self.bus.close()
 
     def manager(self, name: str = "m-1", **env: str) -> None:
-        self._start(name, command("manager", "--id", name), env)
+        self._start(name, ["manager", "--id", name], env)
 
     def worker(self, name: str = "w-1", backend: str = "simulated", *options: str, **env: str) -> None:
-        self._start(name, command("worker", backend, "--id", name, *options), env)
+        self._start(name, ["worker", backend, "--id", name, *options], env)
 
     async def ready(self, *, within: float = 20.0) -> None:
         """Waits until every process serves, and the Managers know every worker."""
@@ -160,16 +159,9 @@ class Roles:
 
         await eventually(once, timeout=within)
 
-    def _start(self, name: str, program: list[str], env: dict[str, str]) -> None:
+    def _start(self, name: str, arguments: list[str], env: dict[str, str]) -> None:
         with (self.all_logs or self._directory / f"{name}.log").open("ab") as log:
-            self._processes[name] = subprocess.Popen(
-                leashed(program),
-                env=environment(**{"NATS_URL": self._url, **env}),
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+            self._processes[name] = WarmRole(arguments, environment(**{"NATS_URL": self._url, **env}), log)
 
     def _is_ready(self, name: str, known: int) -> bool:
         """Whether a worker has said so, in a heartbeat later than that. Raises `RuntimeError` when it is gone."""

@@ -21,7 +21,11 @@ class AlreadyRunning(Exception):
 
 
 class Lock:
-    """The right to run a mesh on a data directory, held from `Lock(...)` to `release()`."""
+    """The right to run a mesh on a data directory, held from `Lock(...)` to `release()`.
+
+    Its holder first removes what the last mesh left, and then signs: who reads meanwhile sees no mesh yet, never the
+    last one's addresses.
+    """
 
     def __init__(self, data_dir: Path) -> None:
         """Raises `AlreadyRunning`, and `OSError` when the directory cannot be written."""
@@ -32,6 +36,9 @@ class Lock:
             self._file.close()
             raise
         self._file.truncate(0)
+
+    def sign(self) -> None:
+        """Tells others who holds it."""
         self._file.write(str(os.getpid()))
         self._file.flush()
 
@@ -40,13 +47,13 @@ class Lock:
 
 
 def holder(data_dir: Path) -> int | None:
-    """The process id of the mesh that runs on this data directory; None when none does."""
+    """The process id of the mesh that runs on this data directory; None when none does, or has not signed yet."""
     try:
         file = (data_dir / NAME).open(encoding="utf-8")
     except OSError:
         return None
     with file:
-        return None if _take(file, fcntl.LOCK_SH) else _pid(file)
+        return None if _take(file, fcntl.LOCK_SH) else _pid(file) or None
 
 
 def _acquire(file: IO[str], data_dir: Path) -> None:
@@ -66,6 +73,17 @@ def _take(file: IO[str], kind: int) -> bool:
 
 
 def _pid(file: IO[str]) -> int:
+    """Who signed; 0 while nobody has: one that is dead is the last holder."""
     file.seek(0)
     text = file.read()
-    return int(text) if text.isdecimal() else 0
+    return int(text) if text.isdecimal() and _lives(int(text)) else 0
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # it is another user's
+    return True

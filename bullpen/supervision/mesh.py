@@ -112,6 +112,7 @@ class Mesh:
         make_data_dir(self.data_dir)
         self._lock = Lock(self.data_dir)
         endpoints_file.forget(self.data_dir)
+        self._lock.sign()
         try:
             await _all_of(self._start_serving(), self._find_books())
             if self._database_url is not None:

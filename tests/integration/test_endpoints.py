@@ -13,6 +13,8 @@ from bullpen.supervision.endpoints import Endpoints
 from bullpen.supervision.lock import AlreadyRunning, Lock, holder
 from bullpen.supervision.ports import Ports, any_free, is_free
 
+NO_PROCESS = 1 << 30
+"""A process id that no system gives."""
 HERE = Endpoints(nats_url="nats://127.0.0.1:7", database_url="postgresql://here", pids={"nats": 1})
 
 
@@ -51,6 +53,7 @@ def test_broken_memory_is_no_obstacle(tmp_path: Path, taken: int) -> None:
 def test_a_data_directory_has_one_mesh(tmp_path: Path) -> None:
     assert holder(tmp_path) is None
     lock = Lock(tmp_path)
+    lock.sign()
     assert holder(tmp_path) == os.getpid()
     with pytest.raises(AlreadyRunning, match=f"process {os.getpid()}"):
         Lock(tmp_path)
@@ -66,8 +69,20 @@ def test_reading_the_lock_does_not_take_it(tmp_path: Path) -> None:
         assert holder(tmp_path) is None
 
 
+@pytest.mark.parametrize("signed", ["", str(NO_PROCESS), "rubbish"])
+def test_what_the_last_mesh_left_is_not_the_one_that_begins(tmp_path: Path, signed: str) -> None:
+    endpoints.write(HERE, tmp_path)  # as after a kill -9
+    (tmp_path / "up.lock").write_text(signed)
+    with (tmp_path / "up.lock").open() as begins:
+        fcntl.flock(begins, fcntl.LOCK_EX)
+        assert holder(tmp_path) is None
+        assert endpoints.running(tmp_path) is None
+    Lock(tmp_path).release()
+
+
 def test_a_running_mesh_is_found_by_its_data_directory(tmp_path: Path) -> None:
     lock = Lock(tmp_path)
+    lock.sign()
     endpoints.write(HERE, tmp_path)
     assert endpoints.running(tmp_path) == HERE
     assert endpoints.resolve_nats_url(tmp_path) == HERE.nats_url
@@ -80,6 +95,7 @@ def test_a_running_mesh_is_found_by_its_data_directory(tmp_path: Path) -> None:
 
 def test_the_environment_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lock = Lock(tmp_path)
+    lock.sign()
     endpoints.write(HERE, tmp_path)
     monkeypatch.setenv("NATS_URL", "nats://elsewhere:1")
     monkeypatch.setenv("DATABASE_URL", "postgresql://elsewhere")

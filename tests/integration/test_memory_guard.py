@@ -96,7 +96,7 @@ async def test_near_its_limit_a_worker_finishes_what_runs_and_takes_nothing_new(
     nats_server: str, meters: Meters
 ) -> None:
     async with SmallMesh(nats_server) as mesh:
-        await mesh.worker("w-1", max_concurrency=1, latency_ms={"fixed": 1000}, health_interval=0.1)
+        await mesh.worker("w-1", max_concurrency=1, latency_ms={"fixed": 2500}, health_interval=0.1)
         running = asyncio.create_task(mesh.ask("infer.simulated"))
         await eventually(lambda: mesh.beats["w-1"].inflight == 1)
         waiting = asyncio.create_task(mesh.ask("infer.simulated"))

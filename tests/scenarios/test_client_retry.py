@@ -15,13 +15,14 @@ from client import Bullpen
 from contracts import Chunk, FinalResponse, Resumed
 from contracts.headers import TASK
 from contracts.subjects import INFER_AUTO
+from tests.support import eventually
 
 pytestmark = [pytest.mark.scenario, pytest.mark.timeout(120)]
 
 QUESTIONS, STREAMS = 200, 30
 UNHURRIED = {
     "BULLPEN_SIMULATED__LATENCY_MS": '{"fixed": 500}',
-    "BULLPEN_SIMULATED__TOKENS_PER_SECOND": "20",
+    "BULLPEN_SIMULATED__TOKENS_PER_SECOND": "10",
     "BULLPEN_SIMULATED__OUTPUT_TOKENS": "30",
     "BULLPEN_SIMULATED__MAX_CONCURRENCY": "150",
 }
@@ -36,6 +37,8 @@ class Callers:
         self.begun: list[tuple[str, float]] = []
         """Each attempt of a task, and when a worker was given it."""
         self.answered: dict[str, float] = {}
+        self.reading: set[str] = set()
+        """Streams that have begun."""
         self.restarted = 0
         """Streams that began anew."""
 
@@ -66,6 +69,7 @@ class Callers:
             due += 1
             match event:
                 case Chunk(delta=delta):
+                    self.reading.add(task_id)
                     text += delta
                 case Resumed(mode="restarted"):
                     text = ""
@@ -82,7 +86,7 @@ class Callers:
 
 @pytest.fixture
 async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
-    """Three Managers, two workers that take two seconds, no books."""
+    """Three Managers, two workers that take three and a half seconds, no books."""
     async with Mesh(tmp_path / "mesh", workers=[("simulated", 2)], managers=3, postgres=False, env=UNHURRIED) as mesh:
         yield mesh
 
@@ -93,7 +97,7 @@ async def test_one_manager_of_three_lost_under_load_costs_no_answer(mesh: Mesh, 
         callers = Callers(bullpen)
         await callers.listen()
         asking = callers.all()
-        await asyncio.sleep(1.2)
+        await eventually(lambda: len(callers.reading) == STREAMS)
         assert (await bullpen.control_manager("manager-1", "status")).inflight
         lost = mesh.pid("manager-1")
         os.kill(lost, sign)
