@@ -23,14 +23,17 @@ def test_a_role_starts_without_what_it_does_not_use(module: str) -> None:
     assert told.stdout == "[]\n"
 
 
+@pytest.mark.filterwarnings("ignore:parameter 'timeout':DeprecationWarning", "ignore:Unclosed")  # nats-py's own
 async def test_web_sockets_work_all_the_same(tmp_path: Path) -> None:
     port = free_port()
     server = PlainNats(tmp_path, f"websocket {{ host: 127.0.0.1, port: {port}, no_tls: true }}")
     await server.start()
-    bus = await Bus.connect("test", BusSettings(servers=(f"ws://127.0.0.1:{port}",)))
-    heard: asyncio.Queue[Message] = asyncio.Queue()
-    await bus.subscribe_inline("hello", heard.put_nowait)
-    await bus.publish("hello", b"there")
-    await eventually(lambda: not heard.empty())
-    await bus.close()
-    server.kill()
+    try:
+        bus = await Bus.connect("test", BusSettings(servers=(f"ws://127.0.0.1:{port}",)))
+        heard: asyncio.Queue[Message] = asyncio.Queue()
+        await bus.subscribe_inline("hello", heard.put_nowait)
+        await bus.publish("hello", b"there")
+        await eventually(lambda: not heard.empty())
+        await bus.close()
+    finally:
+        server.kill()

@@ -52,12 +52,12 @@ class Stage:
                 doing.append(beat["inflight"])
 
         def has_some() -> bool:
-            if len(asking) < 2 * count:
+            if sum(not asked.done() for asked in asking) < 2 * count:
                 asking.extend(self.ask_many(1))  # who gets a question is decided by more than how many he has
             return bool(doing) and doing[-1] >= SEVERAL
 
         heard = await self.bus.subscribe_inline("worker.heartbeat", hear)
-        await eventually(has_some)
+        await eventually(has_some, timeout=20)
         await heard.stop()
         return asking
 
