@@ -69,7 +69,7 @@ class Dispatcher:
         self._config = shared.config
         """As it was when the request came."""
         self._selector = WorkerSelector(shared, state)
-        self._retries_paid = 0
+        self._retries_allowed = 0
         """Failed attempts that the retry budget has paid for."""
         self._reservation: Reservation | None = None
         """For the worker that is chosen, until the request is sent there."""
@@ -116,7 +116,7 @@ class Dispatcher:
             left_s=self._state.remaining(self._shared.now()),
             min_confidence=self._state.request.min_confidence or 0.0,
             reconnected_at=self._shared.reconnected_at,
-            retries_paid=self._retries_paid,
+            retries_allowed=self._retries_allowed,
         )
 
     async def _show(self, answer: FinalResponse) -> InferenceResponse:
@@ -142,7 +142,7 @@ class Dispatcher:
         """
         if ask.is_retry:
             self._shared.retries.take(self._shared.now())
-            self._retries_paid = len(started(self._state.attempts))
+            self._retries_allowed = len(started(self._state.attempts))
         ranking = self._selector.rank(ask)
         if ranking.winner is None:
             return await self._selector.look(ask, ranking)
@@ -311,7 +311,7 @@ class Dispatcher:
                 return
 
     async def _listen_for(self, seconds: float) -> None:
-        """Waits for a last word of a worker that was told to stop."""
+        """Waits that long for an event, such as the last word of a worker that was told to stop; takes a late answer."""
         heard = await self._state.events.next(self._shared.now() + seconds)
         if heard is not None and heard.attempt.is_over:
             self._take_late(heard.attempt, heard.event)

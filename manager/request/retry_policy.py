@@ -118,8 +118,8 @@ class Limits:
     min_confidence: float = 0.0
     reconnected_at: float = 0.0
     """When our connection was last made anew: what was sent before and not claimed never arrived."""
-    retries_paid: int = 0
-    """Attempts that failed and are paid for already from the retry budget."""
+    retries_allowed: int = 0
+    """Attempts without an answer whose repetition the retry budget has let through already."""
 
 
 class Budgets(Protocol):
@@ -151,7 +151,7 @@ def decide(attempts: Sequence[Attempt], look: Look | None, limits: Limits, budge
         return Ask(
             exclude=excluded(attempts, limits.reconnected_at),
             in_time_only=best is not None,
-            is_retry=len(started(attempts)) > limits.retries_paid,
+            is_retry=len(started(attempts)) > limits.retries_allowed,
         )
     return _when_none_fits(attempts, look, limits, best)
 
@@ -219,7 +219,7 @@ def _after_failure(
     paid = any(a.paid for a in begun)
     if len(begun) >= (limits.max_attempts_paid if paid else limits.max_attempts_local):
         return exhausted(attempts)
-    if len(begun) <= limits.retries_paid:
+    if len(begun) <= limits.retries_allowed:
         return None
     if (running := _may_still_run(begun)) is not None:
         left = running.ended_at + PROOF_WITHIN - now

@@ -167,7 +167,7 @@ def cases() -> list[Case]:
             "ask, not w2 (include full)",
             [tried(Overdue()), failed(2)],
             look(exhausted, stretched=False),
-            limits(retries_paid=1),
+            limits(retries_allowed=1),
         ),
         Case("the worker is draining", "ask", [tried(error(ErrorCode.DRAINING))]),
         Case("the worker's rate limit is used up", "ask, not w1", [tried(error(ErrorCode.RATE_LIMITED))]),
@@ -204,7 +204,7 @@ def cases() -> list[Case]:
             "the same, and it is paid from the retry budget already",
             "ask, not w1",
             [failed(1)],
-            limits=limits(retries_paid=1),
+            limits=limits(retries_allowed=1),
         ),
         Case(
             "the worker went away", "ask, not w1 (is retry)", [tried(READS, Gone("disconnected"), gone="disconnected")]
@@ -214,7 +214,7 @@ def cases() -> list[Case]:
             "ask, not m at w1 (include full)",
             [tried(READS, error(ErrorCode.UPSTREAM_ERROR, fault="model"))],
             look(exhausted, stretched=False),
-            limits(retries_paid=1),
+            limits(retries_allowed=1),
         ),
         Case("three attempts failed", "fail: upstream_error", [failed(1), failed(2), failed(3)]),
         Case("two paid attempts failed", "fail: upstream_error", [failed(1, local=False), failed(2, local=False)]),
@@ -260,7 +260,7 @@ def cases() -> list[Case]:
             "fail: upstream_error",
             [failed(1)],
             look(exhausted),
-            limits(retries_paid=1),
+            limits(retries_allowed=1),
         ),
     ]
 
