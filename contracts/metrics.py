@@ -12,7 +12,9 @@ class Terms(OpenModel):
 
     cost: float
     confidence: float
+    """How little the model may be relied on: 0 is the surest."""
     load: float
+    """How long the answer is expected to take."""
     resources: float
     lateness: float = 0.0
     """How much the answer is feared to come after the deadline."""

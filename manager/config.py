@@ -19,7 +19,7 @@ LATE = 25.0
 """A second too late is worse than any answer in time: so many times the weight of `load`, where none is told."""
 
 
-def _lateness(weights: dict[str, Any]) -> float:
+def _lateness_weight(weights: dict[str, Any]) -> float:
     return LATE * float(weights.get("load", 0.0))
 
 
@@ -27,7 +27,7 @@ class Weights(Terms):
     """How much each term counts, 0 or more."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-    lateness: float = Field(default_factory=_lateness)
+    lateness: float = Field(default_factory=_lateness_weight)
     """Of an answer that is sure to come after the deadline. Left out: so much that no other term makes up for it."""
 
     @field_validator("*")

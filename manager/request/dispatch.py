@@ -311,7 +311,7 @@ class Dispatcher:
                 return
 
     async def _listen_for(self, seconds: float) -> None:
-        """Waits that long for an event, such as the last word of a worker that was told to stop; takes a late answer."""
+        """Waits that long for an event, such as a last word of a worker that was told to stop. Takes a late answer."""
         heard = await self._state.events.next(self._shared.now() + seconds)
         if heard is not None and heard.attempt.is_over:
             self._take_late(heard.attempt, heard.event)
