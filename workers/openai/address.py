@@ -15,7 +15,7 @@ def other_addresses(base: str) -> tuple[str, ...]:
     base = base.rstrip("/")
     bare = next((base.removesuffix(end) for end in ENDPOINTS if base.endswith(end)), base)
     above = VERSION.sub("", bare)
-    found = [bare, *([above] if VERSION.search(above) else []), *(above + usual for usual in USUAL)]
+    found = [bare, *(above + usual for usual in USUAL), above]
     if urlsplit(above).path in ("/api", "/openai"):
         found.append(above.rpartition("/")[0] + "/v1")
     return tuple(other for other in dict.fromkeys(found) if other != base)

@@ -24,7 +24,7 @@ class TooLong(NamedTuple):
     def with_more(
         self, *, codes: tuple[str, ...] = (), wordings: tuple[str, ...] = (), counts: tuple[str, ...] = ()
     ) -> "TooLong":
-        return TooLong(self.codes | set(codes), (*self.wordings, *wordings), (*self.counts, *counts))
+        return TooLong(self.codes | set(codes), (*self.wordings, *wordings), (*counts, *self.counts))
 
     def is_told(self, status: int | None, error: ErrorBody) -> bool:
         if status not in STATUSES:

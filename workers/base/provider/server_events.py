@@ -28,9 +28,6 @@ class EventReader:
 
     def feed(self, chunk: bytes) -> Iterator[str]:
         """The data of the events that are complete now. Raises `BullpenError(upstream_error)` for one without end."""
-        if not self._began and chunk:
-            self._began = True
-            chunk = chunk.removeprefix(MARK)
         *lines, self._rest = _lines(self._rest + chunk)
         for line in lines:
             yield from self._take(line)
@@ -48,12 +45,13 @@ class EventReader:
         self._size += len(line)
         if self._size > LONGEST_EVENT:
             raise garbage("an event without end")
-        text = line.decode(errors="replace")
+        text = (line if self._began else line.removeprefix(MARK)).decode(errors="replace")
+        self._began = True
         name, colon, value = text.partition(":")
         if not text.strip():
             yield from self._told()
         elif name == "data":
-            if self._data and _is_whole("\n".join(self._data)):
+            if len(self._data) == 1 and _is_whole(self._data[0]):
                 yield from self._told()
             self._data.append(value.removeprefix(" "))
         elif not name or (colon and name in FIELDS):
