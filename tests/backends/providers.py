@@ -408,6 +408,31 @@ class AnthropicProvider(Provider):
         return f"event: {told['type']}\ndata: {json.dumps(told)}\n\n"
 
 
+class Elsewhere:
+    """A server that sends every caller on to another one."""
+
+    def __init__(self, to: str, status: int) -> None:
+        self._to, self._status = to, status
+        self._server: TestServer
+
+    async def __aenter__(self) -> Self:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._send_on)
+        self._server = TestServer(app, host="127.0.0.1")
+        await self._server.start_server()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._server.close()
+
+    @property
+    def url(self) -> str:
+        return str(self._server.make_url("")).rstrip("/")
+
+    async def _send_on(self, request: web.Request) -> web.Response:
+        return web.Response(status=self._status, headers={"Location": self._to + request.path_qs})
+
+
 PROVIDERS: dict[str, type[Provider]] = {
     provider.backend: provider for provider in (OpenAIProvider, GeminiProvider, OllamaProvider, AnthropicProvider)
 }

@@ -57,7 +57,7 @@ def whole(pieces: list[str], **more: object) -> list[str]:
     return [json.dumps({"object": "chat.completion", "choices": [choice], "usage": usage, **more}, indent=1)]
 
 
-def call(name: str | None, arguments: str | None, **more: object) -> Json:
+def piece_of_call(name: str | None, arguments: str | None, **more: object) -> Json:
     function = {key: value for key, value in (("name", name), ("arguments", arguments)) if value is not None}
     return delta({"tool_calls": [{"type": "function", "function": function, **more}]})
 
@@ -149,18 +149,26 @@ STREAMS: dict[str, Quirk] = {
 }
 
 CALLS: dict[str, Quirk] = {
-    "calls with one index": calls(call("time", "{}", index=0, id="a"), call("sum", '{"a": 1}', index=0, id="b")),
-    "calls with one index and no id": calls(call("time", "{}", index=0), call("sum", '{"a": 1}', index=0)),
-    "calls without an index": calls(
-        call("time", "{}", id="a"), call("sum", '{"a"', id="b"), call(None, ": 1}", id="b")
+    "calls with one index": calls(
+        piece_of_call("time", "{}", index=0, id="a"), piece_of_call("sum", '{"a": 1}', index=0, id="b")
     ),
-    "calls without index and id": calls(call("time", ""), call("sum", '{"a"'), call(None, ": 1}")),
-    "calls with one id": calls(call("time", "{}", index=0, id="x"), call("sum", '{"a": 1}', index=1, id="x")),
+    "calls with one index and no id": calls(
+        piece_of_call("time", "{}", index=0), piece_of_call("sum", '{"a": 1}', index=0)
+    ),
+    "calls without an index": calls(
+        piece_of_call("time", "{}", id="a"), piece_of_call("sum", '{"a"', id="b"), piece_of_call(None, ": 1}", id="b")
+    ),
+    "calls without index and id": calls(
+        piece_of_call("time", ""), piece_of_call("sum", '{"a"'), piece_of_call(None, ": 1}")
+    ),
+    "calls with one id": calls(
+        piece_of_call("time", "{}", index=0, id="x"), piece_of_call("sum", '{"a": 1}', index=1, id="x")
+    ),
     "calls that repeat id and name": calls(
-        call("time", "{}", index=0, id="a"),
-        call("sum", '{"a"', index=1, id="b"),
-        call("sum", ": 1}", index=1, id="b"),
-        call("sum", "", index=1, id="b"),
+        piece_of_call("time", "{}", index=0, id="a"),
+        piece_of_call("sum", '{"a"', index=1, id="b"),
+        piece_of_call("sum", ": 1}", index=1, id="b"),
+        piece_of_call("sum", "", index=1, id="b"),
     ),
     "all calls in one piece": calls(BOTH_CALLS),
 }
