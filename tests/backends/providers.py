@@ -166,7 +166,7 @@ class Provider:
         text = body if isinstance(body, str) else json.dumps(body)
         return web.Response(status=status, headers=headers, text=text)
 
-    def listed(self) -> web.Response | None:
+    def listed_otherwise(self) -> web.Response | None:
         """What the quirk answers when the models are asked for; None: it does not mind."""
         lists = self._quirk.lists if self._quirk is not None else None
         return None if lists is None else self._answered(*lists)
@@ -209,7 +209,7 @@ class OpenAIProvider(Provider):
     async def models(self, request: web.Request) -> web.Response:
         if self.failure.status:
             return web.Response(status=self.failure.status, text=self.error(self.failure.status))
-        if (listed := self.listed()) is not None:
+        if (listed := self.listed_otherwise()) is not None:
             return listed
         model = {"id": "m", "object": "model", "created": 0, "owned_by": "us"}
         return web.json_response({"object": "list", "data": [model]})
