@@ -105,9 +105,8 @@ async def test_neither_prompt_nor_key_follows_a_provider_that_leads_elsewhere(pr
     await backend.start(lambda _: None)
     asked = job(backend)
     async with Elsewhere(provider.url, status) as elsewhere:
-        told = {name: str(value).replace(provider.url, elsewhere.url) for name, value in provider.config().items()}
-        address = {name: told[name] for name in ("base_url", "host") if name in told}
-        moved = made(provider.backend, {**provider.config(), **address})
+        told = json.dumps(provider.config()).replace(provider.url, elsewhere.url)
+        moved = made(provider.backend, json.loads(told))
         with pytest.raises(BullpenError, match="neither prompt nor key is sent on") as caught:
             await moved.infer(asked)
         await moved.close()

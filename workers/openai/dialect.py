@@ -30,8 +30,8 @@ TOO_LONG = COMMON.with_more(
         r"prompt contains .* tokens.* too large for model",  # Mistral
         r"(?:input|prompt|request|message)s? (?:is|are) too (?:long|large) for",  # Bedrock and others behind a proxy
         r"tokens to keep from the initial prompt",  # LM Studio
-        r"exceeds? (?:the )?(?:available|model's|maximum) (?:context|number of tokens)",  # llama.cpp, Gemini
-        r"input length (?:and|exceeds)",  # Anthropic, DashScope
+        r"exceeds? (?:the )?(?:available|model's|maximum) (?:context|number of tokens)",  # llama.cpp, Google
+        r"input length (?:and|exceeds)",  # DashScope and others
         r"range of input length should be",  # DashScope
     ),
     counts=(
