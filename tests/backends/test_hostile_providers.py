@@ -14,7 +14,7 @@ import pytest
 
 from config.loader import ConfigError
 from contracts import BullpenError, ErrorCode, InferenceRequest, Price, SilenceOk
-from tests.backends.providers import PROVIDERS, Failure, Json, Provider, configured, make_impatient
+from tests.backends.providers import PROVIDERS, Elsewhere, Failure, Json, Provider, configured, make_impatient
 from tests.support import eventually
 from workers.base import Backend, Delta, Done, Job, Usage
 from workers.base.interface.discovery import discover
@@ -96,6 +96,23 @@ async def test_a_provider_that_never_answers_is_silent(provider: Provider, backe
         with pytest.raises(BullpenError, match=r"silent for 0\.5 s before its first token"):
             await backend.infer(job(backend))
         await provider.closed.wait()
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_neither_prompt_nor_key_follows_a_provider_that_leads_elsewhere(provider: Provider, status: int) -> None:
+    """Also when it does so only later, and to a server that would answer."""
+    backend = made(provider.backend, provider.config())
+    await backend.start(lambda _: None)
+    asked = job(backend)
+    async with Elsewhere(provider.url, status) as elsewhere:
+        told = json.dumps(provider.config()).replace(provider.url, elsewhere.url)
+        moved = made(provider.backend, json.loads(told))
+        with pytest.raises(BullpenError, match="neither prompt nor key is sent on") as caught:
+            await moved.infer(asked)
+        await moved.close()
+    assert (caught.value.code, caught.value.fault) == (ErrorCode.UPSTREAM_ERROR, "worker")
+    assert not provider.received
+    await backend.close()
 
 
 async def test_a_line_without_end_is_left(provider: Provider, backend: Backend[Any]) -> None:
