@@ -205,9 +205,12 @@ class Bus:
             raise NoResponders(f"no subscriber on {subject}")
         return message
 
-    def listen(self, callback: Callable[[Message], None]) -> "Listener[Message]":
-        """A private inbox: `callback` is called with each message, in order, at once. Close it after use."""
-        return self._inbox.open(callback)
+    def listen(self, callback: Callable[[Message], None], of: str = "") -> "Listener[Message]":
+        """A private inbox: `callback` is called with each message, in order, at once. Close it after use.
+
+        `of`: for answers of one kind of sender (a backend), which the server may allow to write there and nowhere else.
+        """
+        return self._inbox.open(callback, of)
 
     def when_denied(self, subject: str, on_denied: OnDenied) -> AbstractContextManager[None]:
         """While it is open, `on_denied` is called when the server refuses what we publish there. Raises `Denied`."""

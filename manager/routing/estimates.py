@@ -5,8 +5,10 @@ trusted), and how long they are, by the size of the prompt. Of a worker: how lon
 out, and how often it fails. What is old counts ever less.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from contracts import InferenceResponse, WorkRecord
 from manager.routing.averages import MEMORY, Mean, Share
@@ -28,8 +30,12 @@ WARM = 10.0
 """What telemetry says of a worker that this Manager has never asked counts as so many tries at most."""
 CROWDED = 1.0
 """How much longer a full worker takes than an empty one."""
+MOST_MODELS, MOST_PAIRS = 5000, 20_000
+"""Records that are kept of models, and of models at workers."""
 BEFORE_ANY = 200
 """What there is to do before the first token, beside the prompt, counts as so many tokens of it."""
+K = TypeVar("K")
+R = TypeVar("R")
 
 
 @dataclass(slots=True)
@@ -97,21 +103,27 @@ class WorkerRecord:
 
 
 class Estimates:
+    """Of what was answered or has failed, the latest: what a worker only tells of itself takes no room here."""
+
     def __init__(self) -> None:
-        self._models: dict[str, ModelRecord] = {}
-        self._workers: dict[tuple[str, str], WorkerRecord] = {}
+        self._models: OrderedDict[str, ModelRecord] = OrderedDict()
+        self._workers: OrderedDict[tuple[str, str], WorkerRecord] = OrderedDict()
+
+    def look(self, model_id: str) -> ModelRecord:
+        """The record of a model, to read: one that is not known is not kept."""
+        return self._models.get(model_id) or ModelRecord()
+
+    def look_at(self, worker_id: str, model_id: str) -> WorkerRecord:
+        """The same of a model at a worker."""
+        return self._workers.get((worker_id, model_id)) or WorkerRecord()
 
     def of(self, model_id: str) -> ModelRecord:
-        record = self._models.get(model_id)
-        if record is None:
-            record = self._models[model_id] = ModelRecord()
-        return record
+        """The record of a model, to learn."""
+        return _kept(self._models, model_id, ModelRecord, MOST_MODELS)
 
     def at(self, worker_id: str, model_id: str) -> WorkerRecord:
-        record = self._workers.get((worker_id, model_id))
-        if record is None:
-            record = self._workers[worker_id, model_id] = WorkerRecord()
-        return record
+        """The same of a model at a worker."""
+        return _kept(self._workers, (worker_id, model_id), WorkerRecord, MOST_PAIRS)
 
     def items(self) -> list[tuple[str, ModelRecord]]:
         return list(self._models.items())
@@ -175,6 +187,17 @@ class Estimates:
         worker = self.at(worker_id, model_id)
         worker.success.learn(0.0)
         worker.at = now
+
+
+def _kept(records: OrderedDict[K, R], key: K, make: Callable[[], R], most: int) -> R:
+    """The record of that key, a new one if there is none; the one that learned longest ago makes room."""
+    record = records.get(key)
+    if record is None:
+        record = records[key] = make()
+    records.move_to_end(key)
+    if len(records) > most:
+        records.popitem(last=False)
+    return record
 
 
 def crowded(others: float) -> float:

@@ -89,7 +89,7 @@ def _best(graded: Mapping[Choice, Grade], estimates: Estimates, rng: random.Rand
     seniors = {choice for choice, grade in graded.items() if grade == "senior"}
     known = {choice.card.model_id for choice in seniors}
     others = (choice for choice, grade in graded.items() if grade != "benched" and choice.card.model_id not in known)
-    unknown = [choice for choice in others if estimates.of(choice.card.model_id).answered < WELL_KNOWN]
+    unknown = [choice for choice in others if estimates.look(choice.card.model_id).answered < WELL_KNOWN]
     return seniors.union(choice for choice in unknown if rng.random() < PROBATION_SHARE)
 
 

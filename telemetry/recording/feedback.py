@@ -40,7 +40,7 @@ async def serve_feedback(bus: Bus, stats: EndpointStats, privacy_filter: Privacy
             failure = error
             if not message.reply:
                 log.warning("feedback_lost", reason=str(error))
-        stats.count(asyncio.get_running_loop().time() - started, str(failure) if failure else None)
+        stats.count(asyncio.get_running_loop().time() - started, failure.code if failure else None)
         if message.reply:
             await _answer(bus, message.reply, failure)
 
