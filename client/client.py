@@ -119,9 +119,14 @@ class Bullpen:
         """
         return await self.jobs.wait(wanted, timeout)
 
-    async def cancel(self, task_id: str) -> None:
-        """Stops a task at every role that has it."""
-        await self.bus.publish(s.INFER_CANCEL, cancel_body(task_id))
+    async def cancel(self, task_id: str, token: str | None = None) -> None:
+        """Stops a task of this client at every role that has it.
+
+        A task of another client is stopped only with the `cancel_token` that it was asked with, if it has one.
+        """
+        own = [exchange.cancel for exchange in self._open if exchange.task_id == task_id]
+        for body in own or [cancel_body(task_id, token)]:
+            await self.bus.publish(s.INFER_CANCEL, body)
 
     async def feedback(
         self, task_id: str, score: float, *, source: str | None = None, comment: str | None = None

@@ -51,7 +51,7 @@ from manager.request.settlement import Settlement, has_late
 from manager.request.shared_state import SharedState
 from manager.request.state import RequestState, cancelled, hops
 from manager.routing.query import RoutingQuery
-from manager.shadow import ShadowReply, ShadowTraffic
+from manager.shadow import OURS, ShadowReply, ShadowTraffic
 from outbox.outbox import Outbox, OutboxSettings
 
 log = structlog.get_logger(__name__)
@@ -284,6 +284,8 @@ class Manager:
         """Reads the request. Raises `BullpenError(invalid_request)`."""
         now = self._shared.now()
         request = heeding(parse_request(message.data), message.headers)
+        if message.subject == s.INFER_AUTO and message.reply and (request.task_id or "").startswith(OURS):
+            raise BullpenError(ErrorCode.INVALID_REQUEST, "task_id begins as the Manager's own do", field="task_id")
         passed_on = hops(message.headers)
         if passed_on >= MAX_HOPS:
             raise BullpenError(ErrorCode.INVALID_REQUEST, "this message went round already", field=h.HOPS)
