@@ -21,6 +21,7 @@ from nats.aio.subscription import Subscription as NatsSubscription
 from bus.backoff import Backoff
 from bus.errors import BusError, BusUnreachable, NoResponders, RequestTimeout
 from bus.inbox import Inbox, Listener
+from bus.once import Once
 from bus.patched_client import PatchedClient
 from bus.permission_errors import OnDenied, PermissionErrors
 from bus.settings import BusSettings
@@ -102,6 +103,7 @@ class Bus:
         self._established = False
         self._closing = False
         self._slow = 0
+        self._told = Once()
 
     @classmethod
     async def connect(
@@ -333,7 +335,8 @@ class Bus:
             if self._slow.bit_count() == 1:  # at 1, 2, 4, 8 …: one per message would drown the log
                 log.warning("slow_consumer", name=self.name, subject=error.subject, dropped=self._slow)
         elif "permissions violation" in str(error).lower():
-            log.error("bus_denied", name=self.name, error=str(error), cure="check the role's permissions in the server")
+            if self._told.first(str(error)):
+                log.error("bus_denied", name=self.name, error=str(error), cure="check the role's permissions")
             self._permission_errors.heard(str(error))
         elif self._established and not self.lost.is_set() and (refusal := explain(error, self.settings)).hopeless:
             log.error("bus_refused", name=self.name, error=str(refusal), cure="exiting to be restarted")

@@ -39,8 +39,6 @@ class Options(TypedDict, total=False):
     tool_choice: str | Mapping[str, Any] | None
     metadata: Mapping[str, str] | None
     content: ContentMode | None
-    cancel_token: str | None
-    """No field of the request: what a cancel of it has to know. None: only the client that asks can cancel it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +58,16 @@ class Question:
         return {CANCEL_TOKEN: self.cancel_token} if self.cancel_token else {}
 
     @classmethod
-    def of(cls, prompt: str | None, options: Options, *, stream: bool, once: bool = True) -> "Question":
-        """Raises `BullpenError(invalid_request)` naming the field that is wrong. `once`: it gets an idempotency key."""
+    def of(
+        cls, prompt: str | None, options: Options, *, stream: bool, once: bool = True, cancel_token: str | None = None
+    ) -> "Question":
+        """Raises `BullpenError(invalid_request)` naming the field that is wrong. `once`: it gets an idempotency key.
+
+        `cancel_token`: what a cancel has to know. None: a secret of this client, if the question is asked `once`.
+        """
         task_id = options.get("task_id") or new_id()
         said: JsonObject = {"prompt": prompt, **options, "task_id": task_id, "stream": stream or None}
-        token = said.pop("cancel_token", None) or (secrets.token_urlsafe(TOKEN_BYTES) if once else "")
+        token = cancel_token or (secrets.token_urlsafe(TOKEN_BYTES) if once else "")
         if once:
             said["idempotency_key"] = said.get("idempotency_key") or new_id()
         body = _json({name: value for name, value in said.items() if value is not None})

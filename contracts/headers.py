@@ -20,7 +20,7 @@ CONTINUE_TOKENS = "Bullpen-Continue-Tokens"
 """How many tokens that start has, so that `max_tokens` holds for the whole answer."""
 NO_STORE = "Bullpen-No-Store"
 """`1`: the books keep none of this request's words, as with `"content": "none"`."""
-CANCEL_TOKEN = "Bullpen-Cancel-Token"
+CANCEL_TOKEN = "Bullpen-Cancel-Token"  # noqa: S105 — a header's name
 """A secret of the caller: only an `infer.cancel` that knows it stops the request."""
 TASK = "Bullpen-Task"
 JOB = "Bullpen-Job"

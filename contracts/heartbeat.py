@@ -15,6 +15,7 @@ from contracts.subjects import WORKER_HEARTBEAT, worker_of_heartbeat
 Capability = Literal["chat", "stream", "tools", "vision", "json", "logprobs", "embed", "prefill"]
 """`prefill`: can go on after a given start of the answer, so that another worker's stream goes on unbroken."""
 WorkerState = Literal["starting", "ready", "degraded", "draining", "stopped"]
+NO_NAME = "should be 1 to 64 characters of A-Z a-z 0-9 _ -"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 MOST_BYTES = 1 << 20
@@ -188,7 +189,8 @@ def read_heartbeat(data: bytes, subject: str = WORKER_HEARTBEAT) -> Heartbeat:
         beat = Heartbeat.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        raise _refused(".".join(map(str, first["loc"])) or "heartbeat", first["msg"].lower()) from None
+        why = NO_NAME if first["type"] == "string_pattern_mismatch" else first["msg"].lower()
+        raise _refused(".".join(map(str, first["loc"])) or "heartbeat", why) from None
     speaker = worker_of_heartbeat(subject)
     if subject != WORKER_HEARTBEAT and speaker != (beat.backend, beat.worker_id):
         raise _refused("worker_id", "is not the one in the subject")

@@ -34,7 +34,7 @@ LONGER = 4
 """It may have so many times the `max_tokens` that were asked: some providers do not count what is thought."""
 MARGIN_TOKENS = 4096
 DEARER = 2
-"""So many times what tokens and price make: some providers bill what is written to a cache for long at double the price."""
+"""So many times what tokens and price make: some providers bill at double what is written to a cache for long."""
 MARGIN_USD = Decimal("0.01")
 HIGHEST_PRICE = Price.model_validate({"input_per_mtok": 2000, "output_per_mtok": 2000})
 """Where none is announced: more than any model costs."""
@@ -117,16 +117,16 @@ def _answer(answer: FinalResponse, given: Given, elapsed_ms: float) -> Believed:
     if answer.completion_tokens > given.most_out:
         return Believed(_no_answer("completion_tokens", answer.completion_tokens), ("completion_tokens",))
     figures, refused = _figures(answer, given)
-    changes: dict[str, Any] = {**given.known, "model_id": _model(answer, given.card)}
+    unknown: dict[str, Any] = {
+        "queue_ms": 0.0,
+        "ttft_ms": None,
+        "tokens_used": (figures.prompt_tokens or 0) + answer.completion_tokens,
+    }
     latest = elapsed_ms + LATER_MS
-    for name, unknown in (("queue_ms", 0.0), ("ttft_ms", None)):
-        told = getattr(figures, name)
-        if told is not None and told > latest:
-            changes[name], refused = unknown, (*refused, name)
-    if answer.tokens_used > given.most_in + given.most_out:
-        changes["tokens_used"] = (figures.prompt_tokens or 0) + answer.completion_tokens
-        refused = (*refused, "tokens_used")
-    return Believed(figures.model_copy(update=_differing(figures, changes)), refused)
+    most = {"queue_ms": latest, "ttft_ms": latest, "tokens_used": given.most_in + given.most_out}
+    wrong = tuple(name for name, limit in most.items() if (getattr(figures, name) or 0) > limit)
+    known = {**given.known, "model_id": _model(answer, given.card), **{name: unknown[name] for name in wrong}}
+    return Believed(figures.model_copy(update=_differing(figures, known)), (*refused, *wrong))
 
 
 def _differing(answer: FinalResponse, changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ TIMES_FULL = 8
 STRANGERS_TRIED = 3
 """Workers that no one knows and that did not take the request; then only workers that are known are asked."""
 FREE_REFUSALS = 40
-"""Workers that may refuse one request before they began: asking the next one is free, but only so often."""
+"""Times that workers may refuse a request for other reasons than that they are full: it is free, but only so often."""
 NAMES = 8
 """Workers that an error names, the last ones."""
 REFUSALS_ALLOWED = 8
@@ -229,8 +229,8 @@ def _after_failure(
         return BullpenError(ErrorCode.POISON_REQUEST, f"{DEATHS_ALLOWED} workers died on this request")
     if (wrong := _proved_wrong(attempts)) is not None:
         return wrong
-    if sum(a.state is State.REFUSED for a in attempts) >= FREE_REFUSALS:
-        return exhausted(attempts, "as many refusals as are free")
+    if sum(a.state is State.REFUSED and not a.found_no_place for a in attempts) >= FREE_REFUSALS:
+        return exhausted(attempts, "so many refusals are enough")
     begun = started(attempts)
     paid = any(a.paid for a in begun)
     if len(begun) >= (limits.max_attempts_paid if paid else limits.max_attempts_local):

@@ -5,11 +5,10 @@ trusted), and how long they are, by the size of the prompt. Of a worker: how lon
 out, and how often it fails. What is old counts ever less.
 """
 
-from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections import deque
 from dataclasses import dataclass, field
-from typing import TypeVar
 
+from config.bounded import Latest
 from contracts import InferenceResponse, WorkRecord
 from manager.routing.averages import MEMORY, Mean, Share
 
@@ -34,8 +33,6 @@ MOST_MODELS, MOST_PAIRS = 5000, 20_000
 """Records that are kept of models, and of models at workers."""
 BEFORE_ANY = 200
 """What there is to do before the first token, beside the prompt, counts as so many tokens of it."""
-K = TypeVar("K")
-R = TypeVar("R")
 
 
 @dataclass(slots=True)
@@ -106,8 +103,8 @@ class Estimates:
     """Of what was answered or has failed, the latest: what a worker only tells of itself takes no room here."""
 
     def __init__(self) -> None:
-        self._models: OrderedDict[str, ModelRecord] = OrderedDict()
-        self._workers: OrderedDict[tuple[str, str], WorkerRecord] = OrderedDict()
+        self._models: Latest[str, ModelRecord] = Latest(MOST_MODELS)
+        self._workers: Latest[tuple[str, str], WorkerRecord] = Latest(MOST_PAIRS)
 
     def look(self, model_id: str) -> ModelRecord:
         """The record of a model, to read: one that is not known is not kept."""
@@ -119,11 +116,13 @@ class Estimates:
 
     def of(self, model_id: str) -> ModelRecord:
         """The record of a model, to learn."""
-        return _kept(self._models, model_id, ModelRecord, MOST_MODELS)
+        record = self._models[model_id] = self.look(model_id)
+        return record
 
     def at(self, worker_id: str, model_id: str) -> WorkerRecord:
         """The same of a model at a worker."""
-        return _kept(self._workers, (worker_id, model_id), WorkerRecord, MOST_PAIRS)
+        record = self._workers[worker_id, model_id] = self.look_at(worker_id, model_id)
+        return record
 
     def items(self) -> list[tuple[str, ModelRecord]]:
         return list(self._models.items())
@@ -187,17 +186,6 @@ class Estimates:
         worker = self.at(worker_id, model_id)
         worker.success.learn(0.0)
         worker.at = now
-
-
-def _kept(records: OrderedDict[K, R], key: K, make: Callable[[], R], most: int) -> R:
-    """The record of that key, a new one if there is none; the one that learned longest ago makes room."""
-    record = records.get(key)
-    if record is None:
-        record = records[key] = make()
-    records.move_to_end(key)
-    if len(records) > most:
-        records.popitem(last=False)
-    return record
 
 
 def crowded(others: float) -> float:

@@ -305,15 +305,9 @@ class Registry:
         worker = self._workers.get(beat.worker_id)
         if worker is None:
             return self._take_in(beat, now, wall=wall, named=named, connected=connected)
-        known, claimed = worker.heartbeat, named and not worker.named
-        if not worker.gone and worker.named and not named:
-            return News.NONE  # the open subject tells nothing of a worker that has its own
-        if not worker.gone and beat.backend != known.backend and not claimed:
-            return News.REFUSED
-        if not claimed and beat.epoch < known.epoch and not worker.gone:
-            return News.SUPERSEDED
-        if not claimed and beat.epoch == known.epoch and beat.seq <= known.seq:
-            return News.NONE
+        if (news := _not_taken(worker, beat, named=named)) is not None:
+            return news
+        known = worker.heartbeat
         worker.named = named
         if connected:
             self._vouch_for(worker)
@@ -422,3 +416,20 @@ class Registry:
 
 def _other_models(before: Heartbeat, now: Heartbeat) -> bool:
     return bool(before.models) and {c.model_id for c in before.models} != {c.model_id for c in now.models}
+
+
+def _not_taken(worker: WorkerView, beat: Heartbeat, *, named: bool) -> News | None:
+    """What a heartbeat tells that changes nothing of the worker; None: it does.
+
+    The first on a worker's own subject counts, whatever was said in its name on the open one before.
+    """
+    known = worker.heartbeat
+    if named and not worker.named:
+        return None
+    if not worker.gone and worker.named and not named:
+        return News.NONE  # the open subject tells nothing of a worker that has its own
+    if not worker.gone and beat.backend != known.backend:
+        return News.REFUSED
+    if not worker.gone and beat.epoch < known.epoch:
+        return News.SUPERSEDED
+    return News.NONE if beat.epoch == known.epoch and beat.seq <= known.seq else None

@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil
 
+from config.bounded import Latest
 from contracts import BullpenError, ErrorCode, Fault, Rate
+from contracts.heartbeat import MOST_MODELS
 from contracts.tokens import prompt_tokens
 from workers.base.interface.backend import Job, Usage
 from workers.base.interface.config import BackendConfig
@@ -102,7 +104,7 @@ class Limits:
         self.tokens = Window(config.tokens_per_minute)
         self._whole = ProviderLimits()
         """Of the account, whichever model is asked."""
-        self._models: dict[str, ProviderLimits] = {}
+        self._models: Latest[str, ProviderLimits] = Latest(MOST_MODELS)
         self.requests_elsewhere = 0
         """By other workers of the same account, in the last minute."""
         self.tokens_elsewhere = 0

@@ -153,7 +153,10 @@ class Presence:
         return card if trouble == card.trouble else card.model_copy(update={"trouble": trouble})
 
     async def say(self, *, surely: bool = False) -> None:
-        """One heartbeat, now: on its own subject for Managers, on the open one for whoever looks on. `surely`: the server has it when this returns, if there is one."""
+        """One heartbeat, now: on the worker's own subject for Managers, on the open one for whoever looks on.
+
+        `surely`: the server has it when this returns, if there is one.
+        """
         self._seq += 1
         try:
             told = self.heartbeat().to_bytes()

@@ -18,6 +18,7 @@ from bus.loop_lag import LoopLag
 from bus.reply import accepts, internal_error
 from bus.service import EndpointStats, Service, package_version, serve_info
 from bus.tasks import first_of
+from config.bounded import Latest
 from config.loader import ConfigError
 from config.watched_file import ConfigFile
 from contracts import (
@@ -34,6 +35,7 @@ from contracts import (
 )
 from contracts import headers as h
 from contracts import subjects as s
+from contracts.heartbeat import MOST_MODELS
 from outbox.outbox import Outbox, OutboxSettings
 from workers.base.engines.engine_set import Engine, EngineSet
 from workers.base.interface.backend import Done, Job
@@ -74,7 +76,7 @@ class Worker:
         self._backend_is: tuple[WorkerState, str] = "starting", ""
         self._swapper = Swapper(engines, self._presence, config_file, self._activate)
         self._quota = Quota(bus, engines, backend.name, worker_id)
-        self._confidence: dict[str, Confidence] = {}
+        self._confidence: Latest[str, Confidence] = Latest(MOST_MODELS)
         self._silences = SilenceHistory()
         self._running: dict[tuple[str, int], Execution] = {}
         self._final_events = FinalEventCache()
