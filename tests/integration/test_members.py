@@ -1,6 +1,7 @@
 """Members of the mesh that do not mean well: what they say of others, and too much of themselves, changes nothing."""
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -35,7 +36,9 @@ async def made_up(mesh: SmallMesh, count: int, **changes: Any) -> None:
     for number in range(count):
         own = {"worker_id": f"fake-{number}", "epoch": "zzz", "capacity": 64, "connection": None, "ewma_ms": 0.1}
         await mesh.bus.publish(s.WORKER_HEARTBEAT, json.dumps({**like, **own, **changes}).encode())
-    await mesh.bus.flush()
+        if number % 500 == 0:
+            await mesh.bus.flush(10.0)
+    await mesh.bus.flush(10.0)
 
 
 async def test_ten_thousand_workers_that_do_not_exist_keep_no_request_waiting(mesh: SmallMesh) -> None:
@@ -51,7 +54,7 @@ async def test_a_heartbeat_of_20_000_models_or_with_a_name_of_4_kb_is_nothing(me
     await mesh.worker("real", **QUICK)
     await mesh.manager()
     card = {"context_window": 100_000, "local": True, "model_id": "m"}
-    await made_up(mesh, 3, models=[{**card, "model_id": f"m-{n}"} for n in range(20_000)])
+    await made_up(mesh, 1, models=[{**card, "model_id": f"m-{n}"} for n in range(20_000)])
     await made_up(mesh, 3, models=[{**card, "model_id": "m" * 4096}])
     await made_up(mesh, 3, models=[{**card, "aliases": ["m" * 4096]}])
     assert (await mesh.ask())["worker_id"] == "real"
@@ -226,3 +229,35 @@ async def test_a_worker_that_knows_only_the_open_subject_is_asked_as_ever(mesh: 
     async with FakeWorker(stranger, "old-1", acting(lambda asked: asked.answer("here"))):
         assert (await mesh.ask())["worker_id"] == "old-1"
     await stranger.close()
+
+
+# What requests leave behind
+
+
+async def test_requests_leave_no_task_inbox_or_subscription_behind(mesh: SmallMesh) -> None:
+    await mesh.worker("real", **QUICK)
+    await mesh.manager()
+
+    async def asked(count: int) -> tuple[int, int, int]:
+        """Tasks, listeners and subscriptions in this process, once all is quiet after so many requests."""
+        for _ in range(count):
+            await asyncio.gather(*(mesh.ask(metadata={"tenant": new_id()}) for _ in range(10)), mesh.stream())
+        held = (0, 0, 0)
+
+        async def is_quiet() -> bool:
+            nonlocal held
+            before, held = held, _held()
+            return held == before
+
+        await eventually(is_quiet)
+        return held
+
+    warm = await asked(3)
+    later = await asked(12)
+    assert all(after <= before + 2 for before, after in zip(warm, later, strict=True))
+
+
+def _held() -> tuple[int, int, int]:
+    buses = [one for one in gc.get_objects() if type(one) is Bus]
+    listeners = sum(len(bus._inbox) for bus in buses)
+    return len(asyncio.all_tasks()), listeners, sum(len(bus.nats._subs) for bus in buses)
