@@ -1,6 +1,7 @@
 """What a peer says has bounds: nothing out of them is believed, and what is remembered of peers stays small."""
 
 import json
+import random
 from decimal import Decimal
 from math import inf
 from typing import Any
@@ -29,9 +30,13 @@ from contracts import (
 )
 from contracts import subjects as s
 from contracts.privacy import veiled
+from manager.request.event_queue import MOST_WAITING, EventQueue, Heard
 from manager.request.events import Piece, Unreadable, read_event
 from manager.request.plausible import Given, believed
+from manager.request.retry_budget import DUPLICATES_WITHIN, DuplicateSpendCap
 from manager.routing.estimates import MOST_PAIRS, Estimates
+from manager.routing.grades import Grades
+from tests.unit.test_attempt import attempt
 from tests.unit.test_registry import beat
 from workers.base.rate_limits.limits import Window
 from workers.base.runtime.final_event_cache import FinalEventCache
@@ -339,3 +344,27 @@ def test_a_role_that_stood_still_says_so() -> None:
     assert [(one["event"], one["seconds"]) for one in logs] == [("loop_stood_still", 2.5)]
     assert (lag.take(), lag.take()) == (2.5, 0.0)
     assert inf > lag.take()
+
+
+def test_spending_of_long_ago_is_forgotten_although_nothing_fails() -> None:
+    cap = DuplicateSpendCap(0.05, 0.1)
+    for second in range(5000):
+        cap.record(float(second), Decimal("0.01"), Decimal(0))
+    assert len(cap._entries) <= DUPLICATES_WITHIN + 1
+
+
+def test_a_worker_that_talks_without_end_fills_no_request() -> None:
+    one, events = attempt(), EventQueue()
+    for number in range(5 * MOST_WAITING):
+        events.put(Heard(one, Progress(tokens=number, phase="decode")))
+    events.put(Heard(one, answer()))
+    heard = list(iter(events.take, None))
+    assert len(heard) == MOST_WAITING + 1
+    assert isinstance(heard[-1].event, FinalResponse)
+
+
+def test_grades_of_workers_that_come_and_go_are_kept_of_the_latest_only() -> None:
+    grades, rng = Grades(), random.Random(1)
+    for number in range(MOST_PAIRS + 50):
+        grades.is_canary("m", f"w{number}", 0.0, rng)
+    assert len(grades._tried) <= MOST_PAIRS
