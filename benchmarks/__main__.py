@@ -13,6 +13,7 @@ from benchmarks import (
     cancel,
     chaos,
     failover,
+    fuzz,
     growth,
     ingest,
     jobs,
@@ -39,6 +40,12 @@ COMMANDS: dict[str, tuple[str, str | None, Command, dict[str, dict[str, Any]]]] 
             "requests": {"type": int, "default": 300, "help": "one after the other, per path and round"},
             "burst": {"type": int, "default": 2000, "help": "64 at a time, per path and round"},
         },
+    ),
+    "fuzz": (
+        "100,000 messages that are wrong in some way: none ends a role",
+        fuzz.__doc__,
+        lambda _: fuzz.main(),
+        {},
     ),
     "growth": (
         "whether a Manager and a worker hold more with every request",

@@ -151,7 +151,7 @@ def _figures(word: Word, given: Given) -> tuple[Word, tuple[str, ...]]:
         "cache_write_tokens": given.most_in,
         "reasoning_tokens": given.most_out,
     }
-    refused = tuple(name for name, limit in most.items() if (getattr(word, name) or 0) > limit)
+    refused: tuple[str, ...] = tuple(name for name, limit in most.items() if (getattr(word, name) or 0) > limit)
     left = word.model_copy(update=dict.fromkeys(refused)) if refused else word
     if left.cost_usd is not None and left.cost_usd > _most_usd(left, given):
         refused = (*refused, "cost_usd")

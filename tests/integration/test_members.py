@@ -68,7 +68,8 @@ async def test_a_worker_s_own_word_stands_whatever_others_say_in_its_name(mesh: 
     await mesh.worker("real", **QUICK)
     await mesh.manager()
     real = json.loads(mesh.beats["real"].to_bytes())
-    for changes in ({"state": "stopped"}, {"backend": "other"}, {"capacity": 0}, {"models": []}):
+    lies: tuple[Json, ...] = ({"state": "stopped"}, {"backend": "other"}, {"capacity": 0}, {"models": []})
+    for changes in lies:
         lie = {**real, "epoch": "zzzz", "seq": 10**12, **changes}
         await mesh.bus.publish(s.WORKER_HEARTBEAT, json.dumps(lie).encode())
         if lie["backend"] != real["backend"]:

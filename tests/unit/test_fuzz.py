@@ -1,6 +1,6 @@
 """Whatever comes over the wire is read, or refused with a typed error: never another exception, and no member lost.
 
-Some hundred cases each time, the same ones; 100,000 others with `--hypothesis-profile fuzz --timeout 0`.
+Some hundred cases each time, the same ones; 100,000 others with `python -m benchmarks fuzz`.
 """
 
 import json

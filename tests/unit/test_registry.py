@@ -292,4 +292,4 @@ def test_what_is_known_of_a_model_goes_with_it() -> None:
         found = registry.get("w")
         assert found is not None
         found.model(f"m{seq}")
-    assert len(found.models) <= 2
+        assert len(found.models) <= 2
