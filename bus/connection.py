@@ -36,6 +36,8 @@ PING_INTERVAL = 5
 CONNECT_TIMEOUT = 2
 PENDING_BYTES = 8 << 20
 """Bytes that may wait while the server is away; beyond that publishing fails instead of filling memory."""
+LONGEST_SUBJECT = 2048
+"""Characters, with the reply subject: a server ends the connection of a client that says a longer line (4 KB)."""
 HEADER_FRAME = len(b"NATS/1.0\r\n\r\n")
 FIRST_CONNECT = Backoff(0.5, 0.5)
 RECONNECT = Backoff(0.8, 3.0)
@@ -181,6 +183,10 @@ class Bus:
     async def publish(self, subject: str, data: bytes, *, reply: str = "", headers: Headers | None = None) -> None:
         """Publishes. Raises `BullpenError(payload_too_large)`, `BusError` when it cannot be sent."""
         self.check_size(data, headers)
+        if len(subject) + len(reply) > LONGEST_SUBJECT:
+            raise BusError(
+                f"cannot publish on {subject[:64]}…: the server takes no subject of {len(subject)} characters"
+            )
         try:
             await self._client.publish(subject, data, reply=reply, headers=headers)
         except nats_errors.OutboundBufferLimitError as error:

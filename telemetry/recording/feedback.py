@@ -24,6 +24,8 @@ ACK_WITHIN = 2.0
 TRIES = 2
 """With the same message id, so that the stream keeps one of them."""
 FIELD_CHARACTERS = 100
+OURS = "verifier:"
+"""How the sources of judgements begin that a Manager's verifier makes; no caller's may."""
 
 
 async def serve_feedback(bus: Bus, stats: EndpointStats, privacy_filter: PrivacyFilter) -> Subscription:
@@ -56,6 +58,10 @@ def _read(data: bytes) -> FeedbackRecord:
         field = ".".join(str(step) for step in first["loc"])[:FIELD_CHARACTERS] or None
         message = "unknown field" if first["type"] == "extra_forbidden" else first["msg"]
         raise BullpenError(ErrorCode.INVALID_REQUEST, f"{field or 'the feedback'}: {message}", field=field) from None
+    if (feedback.source or "").startswith(OURS):
+        raise BullpenError(
+            ErrorCode.INVALID_REQUEST, "source: that is a verifier's, which only Managers are", field="source"
+        )
     return FeedbackRecord(**feedback.model_dump(), feedback_id=new_id(), created_at=utc_now())
 
 

@@ -597,3 +597,11 @@ async def test_a_connection_that_closed_with_bytes_to_send_can_be_aborted_still(
         assert len(await received) == 20_000_000
         await writer.wait_closed()
         patched_client._abort(writer)
+
+
+@pytest.mark.parametrize("length", [2049, 5000, 1 << 20])
+async def test_a_subject_that_is_too_long_for_the_server_costs_no_connection(bus: Bus, length: int) -> None:
+    with pytest.raises(BusError, match="no subject of"):
+        await bus.publish("x" * length, b"")
+    await bus.flush()
+    assert bus.reconnects == 0
