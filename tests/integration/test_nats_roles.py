@@ -98,7 +98,7 @@ MATRIX: dict[str, tuple[Who, Who]] = {
     # Inboxes: each hears its own, and those who answer may write there.
     "_INBOX.a.1": (RPC, ("client", "telemetry", "observer")),
     "_INBOX.>": (NOBODY, ("client", "telemetry", "observer")),
-    "_INBOX_manager.a.1": (("manager",), ("manager",)),
+    "_INBOX_manager.a.1": ((*WORKERS, "manager"), ("manager",)),
     **{f"_INBOX_manager.a.{name}.1": ((f"worker_{name}", "manager"), ("manager",)) for name in BACKENDS},
     "_INBOX_manager.a.mine.1": (("worker", "manager"), ("manager",)),
     "_INBOX_manager.>": (NOBODY, ("manager",)),
