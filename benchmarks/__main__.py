@@ -13,6 +13,8 @@ from benchmarks import (
     cancel,
     chaos,
     failover,
+    fuzz,
+    growth,
     ingest,
     jobs,
     overhead,
@@ -37,6 +39,21 @@ COMMANDS: dict[str, tuple[str, str | None, Command, dict[str, dict[str, Any]]]] 
             "rounds": {"type": int, "default": 5, "help": "how often every path is measured, in turn"},
             "requests": {"type": int, "default": 300, "help": "one after the other, per path and round"},
             "burst": {"type": int, "default": 2000, "help": "64 at a time, per path and round"},
+        },
+    ),
+    "fuzz": (
+        "100,000 messages that are wrong in some way: none ends a role",
+        fuzz.__doc__,
+        lambda _: fuzz.main(),
+        {},
+    ),
+    "growth": (
+        "whether a Manager and a worker hold more with every request",
+        growth.__doc__,
+        lambda asked: growth.main(asked.rounds, asked.requests),
+        {
+            "rounds": {"type": int, "default": 12, "help": "that are counted"},
+            "requests": {"type": int, "default": 4000, "help": "per round"},
         },
     ),
     "streams": (

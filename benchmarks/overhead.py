@@ -41,11 +41,11 @@ SIMULATED = {"LATENCY_MS": '{"fixed": 0}', "OUTPUT_TOKENS": "8", "MAX_CONCURRENC
 async def run(rounds: int, requests: int, burst: int) -> None:
     """Measures, prints a table, writes `benchmarks/results/overhead.json`."""
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
-        url = stack.enter_context(_server(Path(directory)))
+        url = stack.enter_context(serve_nats(Path(directory)))
         for words in (["manager", "--id", "bench"], ["worker", "simulated", "--id", "bench-1"]):
-            stack.enter_context(_process([sys.executable, "-m", "bullpen", *words], url))
+            stack.enter_context(started([sys.executable, "-m", "bullpen", *words], url))
         for role in ("echo", "relay"):
-            stack.enter_context(_process([sys.executable, "-m", "benchmarks.bare", role], url))
+            stack.enter_context(started([sys.executable, "-m", "benchmarks.bare", role], url))
         await asyncio.to_thread(lambda: uvloop.run(_measure_all(url, rounds, requests, burst)))
 
 
@@ -136,7 +136,7 @@ def _report(medians: dict[str, list[float]], rates: dict[str, list[float]], *, r
 
 
 @contextmanager
-def _server(directory: Path) -> Iterator[str]:
+def serve_nats(directory: Path) -> Iterator[str]:
     port = _free_port()
     command = leashed(nats_server.command(port, directory / "jetstream", "benchmark"))
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -148,12 +148,12 @@ def _server(directory: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _process(command: list[str], url: str) -> Iterator[None]:
+def started(command: list[str], url: str) -> Iterator["subprocess.Popen[bytes]"]:
     environment = {f"BULLPEN_SIMULATED__{key}": value for key, value in SIMULATED.items()}
     environment |= {"NATS_URL": url, "BULLPEN_LOG_LEVEL": "error"}
     process = subprocess.Popen(leashed(command), env={**os.environ, **environment})
     try:
-        yield
+        yield process
     finally:
         process.terminate()
         process.wait()

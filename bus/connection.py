@@ -22,6 +22,7 @@ from bus.backoff import Backoff
 from bus.errors import BusError, BusUnreachable, NoResponders, RequestTimeout
 from bus.inbox import Inbox, Listener
 from bus.lean_nats import allow_web_sockets
+from bus.once import Once
 from bus.patched_client import PatchedClient
 from bus.permission_errors import OnDenied, PermissionErrors
 from bus.settings import BusSettings
@@ -36,6 +37,8 @@ PING_INTERVAL = 5
 CONNECT_TIMEOUT = 2
 PENDING_BYTES = 8 << 20
 """Bytes that may wait while the server is away; beyond that publishing fails instead of filling memory."""
+LONGEST_SUBJECT = 2048
+"""Characters, with the reply subject: a server ends the connection of a client that says a longer line (4 KB)."""
 HEADER_FRAME = len(b"NATS/1.0\r\n\r\n")
 FIRST_CONNECT = Backoff(0.5, 0.5)
 RECONNECT = Backoff(0.8, 3.0)
@@ -103,6 +106,7 @@ class Bus:
         self._established = False
         self._closing = False
         self._slow = 0
+        self._told = Once()
 
     @classmethod
     async def connect(
@@ -180,6 +184,10 @@ class Bus:
     async def publish(self, subject: str, data: bytes, *, reply: str = "", headers: Headers | None = None) -> None:
         """Publishes. Raises `BullpenError(payload_too_large)`, `BusError` when it cannot be sent."""
         self.check_size(data, headers)
+        if len(subject) + len(reply) > LONGEST_SUBJECT:
+            raise BusError(
+                f"cannot publish on {subject[:64]}…: the server takes no subject of {len(subject)} characters"
+            )
         try:
             await self._client.publish(subject, data, reply=reply, headers=headers)
         except nats_errors.OutboundBufferLimitError as error:
@@ -206,9 +214,12 @@ class Bus:
             raise NoResponders(f"no subscriber on {subject}")
         return message
 
-    def listen(self, callback: Callable[[Message], None]) -> "Listener[Message]":
-        """A private inbox: `callback` is called with each message, in order, at once. Close it after use."""
-        return self._inbox.open(callback)
+    def listen(self, callback: Callable[[Message], None], of: str = "") -> "Listener[Message]":
+        """A private inbox: `callback` is called with each message, in order, at once. Close it after use.
+
+        `of`: for answers of one kind of sender (a backend), which the server may allow to write there and nowhere else.
+        """
+        return self._inbox.open(callback, of)
 
     def when_denied(self, subject: str, on_denied: OnDenied) -> AbstractContextManager[None]:
         """While it is open, `on_denied` is called when the server refuses what we publish there. Raises `Denied`."""
@@ -333,7 +344,8 @@ class Bus:
             if self._slow.bit_count() == 1:  # at 1, 2, 4, 8 …: one per message would drown the log
                 log.warning("slow_consumer", name=self.name, subject=error.subject, dropped=self._slow)
         elif "permissions violation" in str(error).lower():
-            log.error("bus_denied", name=self.name, error=str(error), cure="check the role's permissions in the server")
+            if self._told.first(str(error)):
+                log.error("bus_denied", name=self.name, error=str(error), cure="check the role's permissions")
             self._permission_errors.heard(str(error))
         elif self._established and not self.lost.is_set() and (refusal := explain(error, self.settings)).hopeless:
             log.error("bus_refused", name=self.name, error=str(refusal), cure="exiting to be restarted")

@@ -1,9 +1,11 @@
 """One subscription for all the answers a connection waits for.
 
-Each request gets a token under the connection's own inbox. Answers go straight to the waiting callback, in the order of
-arrival, without a task in between.
+Each request gets a token under the connection's own inbox: 128 random bits, so that a client which was not asked cannot
+find out where an answer is awaited. Under a part that is named (`of`) the server can be told who may write there.
+Answers go straight to the waiting callback, in the order of arrival, without a task in between.
 """
 
+import secrets
 from collections.abc import Callable
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
@@ -20,23 +22,25 @@ class HasSubject(Protocol):
 
 M = TypeVar("M", bound=HasSubject)
 
+TOKEN_BYTES = 16
+
 
 class Inbox(Generic[M]):
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
         self._waiting: dict[str, Callable[[M], None]] = {}
-        self._count = 0
 
     @property
     def wildcard(self) -> str:
-        return f"{self._prefix}.*"
+        return f"{self._prefix}.>"
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def open(self, callback: Callable[[M], None]) -> "Listener[M]":
-        self._count += 1
-        subject = f"{self._prefix}.{self._count:x}"
+    def open(self, callback: Callable[[M], None], of: str = "") -> "Listener[M]":
+        """`of`: a part of the inbox, one subject token, for answers of one kind of sender."""
+        part = f"{of}." if of else ""
+        subject = f"{self._prefix}.{part}{secrets.token_hex(TOKEN_BYTES)}"
         self._waiting[subject] = callback
         return Listener(self, subject)
 

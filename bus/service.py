@@ -14,6 +14,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from bus.connection import Bus, Message, Subscription
+from contracts import ErrorCode
 from contracts.subjects import may_receive_reply
 
 
@@ -29,7 +30,8 @@ class EndpointStats:
     last_error: str = ""
     processing_time: float = 0.0
 
-    def count(self, seconds: float, error: str | None = None) -> None:
+    def count(self, seconds: float, error: ErrorCode | None = None) -> None:
+        """A request took so long. Only the code of its error is told: the words may be a caller's."""
         self.num_requests += 1
         self.processing_time += seconds
         if error:

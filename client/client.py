@@ -31,6 +31,7 @@ from contracts import (
     OpenModel,
     Resumed,
     new_id,
+    read_heartbeat,
 )
 from contracts import subjects as s
 
@@ -83,19 +84,26 @@ class Bullpen:
                 await exchange.abandon()
             await bus.close()
 
-    async def ask(self, prompt: str | None = None, **options: Unpack[Options]) -> InferenceResponse:
-        """The whole answer. Raises `BullpenError` (a `RequestFailed`, when the question was sent)."""
-        async with self._exchange(Question.of(prompt, options, stream=False)) as exchange:
+    async def ask(
+        self, prompt: str | None = None, *, cancel_token: str | None = None, **options: Unpack[Options]
+    ) -> InferenceResponse:
+        """The whole answer. Raises `BullpenError` (a `RequestFailed`, when the question was sent).
+
+        `cancel_token`: what another client has to know to cancel it. None: none can.
+        """
+        question = Question.of(prompt, options, stream=False, cancel_token=cancel_token)
+        async with self._exchange(question) as exchange:
             return await exchange.response()
 
     async def stream(
-        self, prompt: str | None = None, **options: Unpack[Options]
+        self, prompt: str | None = None, *, cancel_token: str | None = None, **options: Unpack[Options]
     ) -> AsyncGenerator[Chunk | Resumed | FinalResponse, None]:
         """The answer as it is made; the last event is the `FinalResponse`. Raises as `ask`.
 
         After a `Resumed` with mode `restarted` the text so far is void. Leaving early stops the work.
         """
-        async with self._exchange(Question.of(prompt, options, stream=True)) as exchange:
+        question = Question.of(prompt, options, stream=True, cancel_token=cancel_token)
+        async with self._exchange(question) as exchange:
             while True:
                 event = await exchange.event()
                 yield event
@@ -119,9 +127,14 @@ class Bullpen:
         """
         return await self.jobs.wait(wanted, timeout)
 
-    async def cancel(self, task_id: str) -> None:
-        """Stops a task at every role that has it."""
-        await self.bus.publish(s.INFER_CANCEL, cancel_body(task_id))
+    async def cancel(self, task_id: str, token: str | None = None) -> None:
+        """Stops a task of this client at every role that has it.
+
+        A task of another client is stopped only with the `cancel_token` that it was asked with, if it has one.
+        """
+        own = [exchange.cancel for exchange in self._open if exchange.task_id == task_id]
+        for body in own or [cancel_body(task_id, token)]:
+            await self.bus.publish(s.INFER_CANCEL, body)
 
     async def feedback(
         self, task_id: str, score: float, *, source: str | None = None, comment: str | None = None
@@ -153,8 +166,8 @@ class Bullpen:
 
         def heard(message: Message) -> None:
             try:
-                roster.hear(Heartbeat.model_validate_json(message.data), now())
-            except ValidationError:
+                roster.hear(read_heartbeat(message.data), now())
+            except BullpenError:
                 return
 
         subscription = await self.bus.subscribe_inline(s.WORKER_HEARTBEAT, heard)

@@ -89,6 +89,15 @@ class Exchange:
             listener.close()
         await self.abandon()
 
+    @property
+    def task_id(self) -> str:
+        return self._question.task_id
+
+    @property
+    def cancel(self) -> bytes:
+        """The message that stops its work."""
+        return cancel_body(self._question.task_id, self._question.cancel_token)
+
     async def abandon(self) -> None:
         """Stops the work: all of it, or, when the answer has come, what a Manager that was given up on may still do."""
         if self._left:
@@ -96,7 +105,7 @@ class Exchange:
         self._left = True
         if self._watch.sends > (1 if self._settled else 0):
             with suppress(BusError):
-                await self._bus.publish(INFER_CANCEL, cancel_body(self._question.task_id))
+                await self._bus.publish(INFER_CANCEL, self.cancel)
 
     def fail(self, error: BusError) -> None:
         """Nothing will come any more, and why."""
@@ -250,7 +259,7 @@ class Exchange:
         inbox = self._bus.listen(partial(self._put, self._sending))
         self._inboxes.append(inbox)
         self._reconnects = self._bus.reconnects
-        headers = {DEADLINE: header(self._deadline - self._now())}
+        headers = {**self._question.headers, DEADLINE: header(self._deadline - self._now())}
         await self._bus.publish(INFER_AUTO, self._question.body, reply=inbox.subject, headers=headers)
         self._watch.sent(self._now())
 
@@ -289,5 +298,5 @@ class Exchange:
         return RequestFailed.here(code, message, self._question.task_id)
 
 
-def cancel_body(task_id: str) -> bytes:
-    return CancelRequest(task_id=task_id).model_dump_json().encode()
+def cancel_body(task_id: str, token: str | None = None) -> bytes:
+    return CancelRequest(task_id=task_id, token=token or None).to_bytes()

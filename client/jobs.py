@@ -92,7 +92,7 @@ class JobQueue:
     async def submit(self, question: Question, job_id: str) -> JobTicket:
         """Returns when the stream has it, tries again for a minute. Raises `BullpenError`, `BusError`."""
         until = time.monotonic() + SUBMIT_WITHIN
-        headers = {h.MESSAGE_ID: job_id}
+        headers = {**question.headers, h.MESSAGE_ID: job_id}
         while True:
             try:
                 receipt = await store(

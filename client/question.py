@@ -1,12 +1,17 @@
 """A request before it is sent: checked by the Manager's own rules, so that a typo costs no round trip."""
 
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from pydantic_core import PydanticSerializationError, to_json
 
+from bus import Headers
 from contracts import BullpenError, ContentMode, ErrorCode, JsonObject, Policy, Priority, new_id, parse_request
+from contracts.headers import CANCEL_TOKEN
+
+TOKEN_BYTES = 16
 
 
 class Options(TypedDict, total=False):
@@ -44,16 +49,29 @@ class Question:
     task_id: str
     deadline_ms: int
     stream: bool
+    cancel_token: str = ""
+    """What a cancel has to know; empty: nothing."""
+
+    @property
+    def headers(self) -> Headers:
+        """What is told beside the body."""
+        return {CANCEL_TOKEN: self.cancel_token} if self.cancel_token else {}
 
     @classmethod
-    def of(cls, prompt: str | None, options: Options, *, stream: bool, once: bool = True) -> "Question":
-        """Raises `BullpenError(invalid_request)` naming the field that is wrong. `once`: it gets an idempotency key."""
+    def of(
+        cls, prompt: str | None, options: Options, *, stream: bool, once: bool = True, cancel_token: str | None = None
+    ) -> "Question":
+        """Raises `BullpenError(invalid_request)` naming the field that is wrong. `once`: it gets an idempotency key.
+
+        `cancel_token`: what a cancel has to know. None: a secret of this client, if the question is asked `once`.
+        """
         task_id = options.get("task_id") or new_id()
         said: JsonObject = {"prompt": prompt, **options, "task_id": task_id, "stream": stream or None}
+        token = cancel_token or (secrets.token_urlsafe(TOKEN_BYTES) if once else "")
         if once:
             said["idempotency_key"] = said.get("idempotency_key") or new_id()
         body = _json({name: value for name, value in said.items() if value is not None})
-        return cls(body, task_id, parse_request(body).deadline_ms, stream)
+        return cls(body, task_id, parse_request(body).deadline_ms, stream, token)
 
 
 def _json(said: JsonObject) -> bytes:

@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from config.bounded import Latest
 from contracts import Heartbeat
 
+MOST_WORKERS = 5000
 SILENT_AFTER = 2.5
 """Heartbeat intervals without a heartbeat after which a worker counts as silent."""
 
@@ -25,7 +27,7 @@ class Sighting:
 
 class Roster:
     def __init__(self) -> None:
-        self._seen: dict[str, Sighting] = {}
+        self._seen: Latest[str, Sighting] = Latest(MOST_WORKERS)
 
     def hear(self, beat: Heartbeat, now: float) -> None:
         """Takes a heartbeat in; one that is older than what is known changes nothing."""
@@ -35,7 +37,8 @@ class Roster:
 
     def forget(self, heard_before: float) -> None:
         """Drops the workers without a heartbeat since then."""
-        self._seen = {name: seen for name, seen in self._seen.items() if seen.heard >= heard_before}
+        for name in [name for name, seen in self._seen.items() if seen.heard < heard_before]:
+            del self._seen[name]
 
     def __iter__(self) -> Iterator[Sighting]:
         """By worker id."""

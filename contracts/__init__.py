@@ -42,6 +42,7 @@ from contracts.heartbeat import (
     Rate,
     Resources,
     WorkerState,
+    read_heartbeat,
 )
 from contracts.metrics import (
     BudgetMetrics,
@@ -153,6 +154,7 @@ __all__ = [
     "WorkerState",
     "new_id",
     "parse_request",
+    "read_heartbeat",
     "salvage_stream",
     "salvage_task_id",
     "utc_now",

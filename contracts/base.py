@@ -5,12 +5,13 @@ passes silently costs its caller an afternoon. Messages between roles ignore unk
 during an upgrade.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any
 
 import uuid_utils
-from pydantic import BaseModel, ConfigDict, PlainSerializer
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
 
 
 class StrictModel(BaseModel):
@@ -55,6 +56,42 @@ Money = Annotated[Decimal, PlainSerializer(_as_number, return_type=float, when_u
 """US dollars. Exact in Python and in Postgres; a JSON number on the wire."""
 
 JsonObject = dict[str, Any]
+
+
+# Bounds of what peers say: far more than any honest one needs. What is beyond them is no message of the wire.
+
+MOST_TOKENS = 1_000_000_000_000
+MOST_MS = 100_000_000_000
+"""Three years."""
+MOST_WHOLE = 2**53 - 1
+"""The largest whole number that every JSON reader keeps exact."""
+MOST_USD = 1_000_000_000_000
+
+Tokens = Annotated[int, Field(ge=0, le=MOST_TOKENS)]
+Milliseconds = Annotated[float, Field(ge=0, le=MOST_MS)]
+WholeMilliseconds = Annotated[int, Field(ge=0, le=MOST_MS)]
+Whole = Annotated[int, Field(ge=0, le=MOST_WHOLE)]
+Cost = Annotated[Money, Field(ge=0, le=MOST_USD)]
+Epoch = Annotated[str, Field(coerce_numbers_to_str=True, min_length=1, max_length=128)]
+ModelName = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+def _cut_to(most: int) -> Callable[[str], str]:
+    return lambda text: text if len(text) <= most else f"{text[:most]}…"
+
+
+Words = Annotated[str, AfterValidator(_cut_to(2000))]
+"""For people: what is longer is cut."""
+Label = Annotated[str, AfterValidator(_cut_to(256))]
+"""For people as well: a host, a version."""
+
+
+def _in_utc(at: datetime) -> datetime:
+    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+
+
+Time = Annotated[datetime, AfterValidator(_in_utc)]
+"""A time without a zone is taken for UTC: one with a zone cannot be compared with one without."""
 
 
 def new_id() -> str:

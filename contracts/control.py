@@ -1,11 +1,12 @@
 """The small messages around a request: claim, progress, go, cancel, and a worker's remote control."""
 
 from datetime import datetime
+from hmac import compare_digest
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from contracts.base import JsonObject, Money, OpenModel
+from contracts.base import Epoch, JsonObject, Money, OpenModel, Tokens, Whole, WholeMilliseconds
 from contracts.errors import ErrorReply
 from contracts.heartbeat import Heartbeat
 from contracts.response import Chunk, FinalResponse
@@ -20,9 +21,9 @@ class SilenceOk(OpenModel):
     how long its answers took before.
     """
 
-    first_token: Annotated[int, Field(ge=0)]
+    first_token: WholeMilliseconds
     """Before the first token."""
-    next_token: Annotated[int, Field(ge=0)]
+    next_token: WholeMilliseconds
     """Between tokens."""
 
 
@@ -30,8 +31,8 @@ class Claim(OpenModel):
     """Worker to Manager: this attempt is mine. A paid worker waits for `Go` before it spends."""
 
     type: Literal["claim"] = "claim"
-    attempt: int
-    epoch: Annotated[str, Field(coerce_numbers_to_str=True)]
+    attempt: Whole
+    epoch: Epoch
     silence_ok_ms: SilenceOk | None = None
     """None: the worker does not know; the Manager's own time-outs count."""
 
@@ -40,9 +41,9 @@ class Progress(OpenModel):
     """Worker to Manager, every 2 s: still working."""
 
     type: Literal["progress"] = "progress"
-    tokens: int
+    tokens: Tokens
     phase: Phase
-    moved: int | None = None
+    moved: Whole | None = None
     """Grows with every sign of progress, also while the prompt is read. None: unknown."""
 
 
@@ -50,7 +51,7 @@ class Go(OpenModel):
     """Manager to a paid worker: spend. `budget_ms` is the remaining time, so clocks need not agree."""
 
     type: Literal["go"] = "go"
-    budget_ms: int
+    budget_ms: WholeMilliseconds
 
 
 WorkerEvent = Annotated[Claim | Progress | Chunk | FinalResponse, Field(discriminator="type")]
@@ -63,6 +64,13 @@ class CancelRequest(OpenModel):
     """`infer.cancel`: stop this task. A role that does not have it ignores the message, as it does unknown fields."""
 
     task_id: Annotated[str, Field(min_length=1, max_length=128)]
+    token: Annotated[str, Field(max_length=256)] | None = None
+    """What the request's header `Bullpen-Cancel-Token` said: whoever does not know it cannot stop that request."""
+
+    def stops(self, task_id: str, token: str) -> bool:
+        """Whether it may stop a request of that name, which came with `token` (empty: with none)."""
+        proved = not token or compare_digest((self.token or "").encode(), token.encode())
+        return self.task_id == task_id and proved
 
 
 class StatusRequest(OpenModel):
@@ -124,6 +132,7 @@ class BudgetState(OpenModel):
     """How much of a budget is spent in its current window of time. US dollars."""
 
     tenant: str | None
+    """None: of all tenants together. Empty: of requests that name no tenant."""
     model_id: str | None
     per: str
     window: str

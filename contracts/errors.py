@@ -6,12 +6,12 @@ worker, fix the key, fix the request, or wait.
 """
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from contracts.base import Money, OpenModel
-from contracts.response import AttemptSummary, Outcome
+from contracts.base import Cost, Epoch, OpenModel, Tokens, Whole, WholeMilliseconds, Words
+from contracts.response import MOST_ATTEMPTS, AttemptSummary, Outcome
 
 
 class ErrorCode(StrEnum):
@@ -118,13 +118,13 @@ limits. `ours`: a bug.
 
 class ErrorDetail(OpenModel):
     code: ErrorCode
-    status: int
-    message: str
+    status: Annotated[int, Field(ge=0, le=999)]
+    message: Words
     retryable: bool
-    retry_after_ms: int | None = None
-    field: str | None = None
+    retry_after_ms: WholeMilliseconds | None = None
+    field: Words | None = None
     """The request's field that is wrong, as a dotted path (`messages.0.role`)."""
-    prompt_tokens: int | None = None
+    prompt_tokens: Tokens | None = None
     """Only when the prompt is too long for the model: its tokens by the worker's count; 0: unknown."""
     fault: Fault | None = None
     """Worker to Manager: whose fault it is. None: the worker does not say."""
@@ -133,14 +133,14 @@ class ErrorDetail(OpenModel):
 class PartialUsage(OpenModel):
     """What a failed or cancelled attempt had used before it ended. None: unknown."""
 
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    cached_tokens: int | None = None
+    prompt_tokens: Tokens | None = None
+    completion_tokens: Tokens | None = None
+    cached_tokens: Tokens | None = None
     """Among the prompt's, as are `cache_write_tokens`."""
-    cache_write_tokens: int | None = None
-    reasoning_tokens: int | None = None
+    cache_write_tokens: Tokens | None = None
+    reasoning_tokens: Tokens | None = None
     """Among the completion's."""
-    cost_usd: Money | None = None
+    cost_usd: Cost | None = None
 
 
 class ErrorReply(OpenModel):
@@ -150,10 +150,14 @@ class ErrorReply(OpenModel):
     task_id: str | None = None
     request_id: str | None = None
     error: ErrorDetail
-    attempts: tuple[AttemptSummary, ...] = ()
+    attempts: Annotated[tuple[AttemptSummary, ...], Field(max_length=MOST_ATTEMPTS)] = ()
     usage: PartialUsage | None = None
     outcome: Outcome | None = None
     """Worker to Manager: how the attempt ended, where the error code does not say it: `truncated`."""
+    attempt: Whole | None = None
+    """Worker to Manager: which attempt has failed. One that names another attempt, or epoch, is ignored."""
+    epoch: Epoch | None = None
+    """Worker to Manager: the worker's."""
 
 
 class BullpenError(Exception):

@@ -1,5 +1,7 @@
 """Header names. NATS compares them byte for byte, so they are spelled once, here."""
 
+from collections.abc import Mapping
+
 DEADLINE = "Bullpen-Deadline"
 """Unix milliseconds, absolute: work that arrives later is dropped before it is computed."""
 ATTEMPT = "Bullpen-Attempt"
@@ -18,6 +20,8 @@ CONTINUE_TOKENS = "Bullpen-Continue-Tokens"
 """How many tokens that start has, so that `max_tokens` holds for the whole answer."""
 NO_STORE = "Bullpen-No-Store"
 """`1`: the books keep none of this request's words, as with `"content": "none"`."""
+CANCEL_TOKEN = "Bullpen-Cancel-Token"  # noqa: S105 — a header's name
+"""A secret of the caller: only an `infer.cancel` that knows it stops the request."""
 TASK = "Bullpen-Task"
 JOB = "Bullpen-Job"
 """The job that a result belongs to: the `Nats-Msg-Id` it was submitted with, or a generated one."""
@@ -35,7 +39,15 @@ SERVICE_ERROR_CODE = "Nats-Service-Error-Code"
 JSON = "application/json"
 BEST_EFFORT = "best-effort"
 
+ROLE_ONLY = frozenset({ATTEMPT, REQUEST, MODEL, EVENTS, HOPS, CONTINUE, CONTINUE_TOKENS, TASK, JOB})
+"""Headers that only roles set. On a subject that callers may publish to they are not believed."""
+
 _MOST_DIGITS = 15
+
+
+def of_caller(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers without those that only roles set."""
+    return {name: value for name, value in headers.items() if name not in ROLE_ONLY}
 
 
 def number(text: str | None, default: int) -> int:

@@ -3,25 +3,34 @@
 Sent on the connection that serves requests: alive means able to serve.
 """
 
-from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, ValidationError
 
-from contracts.base import Money, OpenModel
+from contracts.base import Epoch, Label, ModelName, Money, OpenModel, Time, Tokens, Whole, WholeMilliseconds, Words
+from contracts.errors import BullpenError, ErrorCode
+from contracts.subjects import WORKER_HEARTBEAT, worker_of_heartbeat
 
 Capability = Literal["chat", "stream", "tools", "vision", "json", "logprobs", "embed", "prefill"]
 """`prefill`: can go on after a given start of the answer, so that another worker's stream goes on unbroken."""
 WorkerState = Literal["starting", "ready", "degraded", "draining", "stopped"]
+NO_NAME = "should be 1 to 64 characters of A-Z a-z 0-9 _ -"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
-Count = Annotated[int, Field(ge=0)]
+MOST_BYTES = 1 << 20
+"""Of one heartbeat: a thousand models that are described at length."""
+MOST_MODELS = 1000
+MOST_ALIASES = 64
+MOST_GPUS = 64
+Count = Annotated[int, Field(ge=0, le=1_000_000)]
+LONGEST_INTERVAL_MS = 600_000
+LONGEST_PAUSE_MS = 86_400_000
 
 MILLION = Decimal(1_000_000)
 
 
-PerMillion = Annotated[Money, Field(ge=0, max_digits=15)]
+PerMillion = Annotated[Money, Field(ge=0, le=1_000_000, max_digits=15)]
 """No more digits than a JSON number carries unchanged: a price is the same at both ends of the wire."""
 
 
@@ -39,7 +48,7 @@ class Rates(OpenModel):
 class LongPromptRates(Rates):
     """Of a whole request whose prompt is longer than the provider's usual price is for."""
 
-    above_prompt_tokens: int
+    above_prompt_tokens: Tokens
 
 
 class Price(Rates):
@@ -86,9 +95,9 @@ def _known(capabilities: Any) -> Any:
 class ModelCard(OpenModel):
     """One model that a worker serves."""
 
-    model_id: str
-    aliases: tuple[str, ...] = ()
-    context_window: int
+    model_id: Annotated[str, Field(max_length=256)]
+    aliases: Annotated[tuple[ModelName, ...], Field(max_length=MOST_ALIASES)] = ()
+    context_window: Tokens
     """Tokens, prompt and answer together."""
     capabilities: Annotated[tuple[Capability, ...], BeforeValidator(_known)] = ("chat", "stream")
     price: Price | None = None
@@ -97,7 +106,7 @@ class ModelCard(OpenModel):
     """True when nothing leaves the machine and no bill comes."""
     stand_in: bool = False
     """True when it only answers as long as no other chat model is ready."""
-    trouble: str = ""
+    trouble: Words = ""
     """Why this model hardly answers at present; empty when it does. The worker's other models are not concerned."""
     unsupported: tuple[str, ...] = ()
     """Parameters that its provider refuses (`temperature`, `seed`): it answers without them."""
@@ -107,38 +116,42 @@ class ModelCard(OpenModel):
 
 
 class Rate(OpenModel):
-    rpm_limit: int | None = None
-    rpm_left: int | None = None
-    tpm_limit: int | None = None
-    tpm_left: int | None = None
-    resets_in_ms: int | None = None
+    rpm_limit: Whole | None = None
+    rpm_left: Whole | None = None
+    tpm_limit: Whole | None = None
+    tpm_left: Whole | None = None
+    resets_in_ms: WholeMilliseconds | None = None
+
+
+Percent = Annotated[float, Field(ge=0, le=1_000_000)]
+"""Of one core, so more than 100 where there are several."""
 
 
 class Gpu(OpenModel):
-    name: str
-    memory_used: int
-    memory_total: int
-    utilization: float
+    name: Label
+    memory_used: Whole
+    memory_total: Whole
+    utilization: Percent
 
 
 class Resources(OpenModel):
     """Bytes, and percent of one core. Read from the cgroup where there is one."""
 
-    cpu_percent: float = 0.0
-    cpu_limit: float | None = None
+    cpu_percent: Percent = 0.0
+    cpu_limit: Annotated[float, Field(ge=0, le=1_000_000)] | None = None
     """Cores this worker may use."""
-    memory_used: int = 0
-    memory_limit: int | None = None
-    gpus: tuple[Gpu, ...] = ()
+    memory_used: Whole = 0
+    memory_limit: Whole | None = None
+    gpus: Annotated[tuple[Gpu, ...], Field(max_length=MOST_GPUS)] = ()
 
 
 class Heartbeat(OpenModel):
     schema_: Literal["bullpen.heartbeat.v1"] = Field(default="bullpen.heartbeat.v1", alias="schema")
     worker_id: Name
     backend: Name
-    models: tuple[ModelCard, ...]
+    models: Annotated[tuple[ModelCard, ...], Field(max_length=MOST_MODELS)]
     state: WorkerState
-    reason: str = ""
+    reason: Words = ""
     """Why the state is not `ready`, in words and with the cure; progress while starting."""
     inflight: Count = 0
     queued: Count = 0
@@ -146,22 +159,45 @@ class Heartbeat(OpenModel):
     """Requests computed at once. 0: it takes nothing now."""
     rate: Rate | None = None
     resources: Resources = Resources()
-    tokens_per_second: float | None = None
+    tokens_per_second: Annotated[float, Field(ge=0, le=1_000_000_000)] | None = None
     """Of the last requests, per request, while generating."""
-    ewma_ms: Annotated[float, Field(ge=0)] | None = None
+    ewma_ms: Annotated[float, Field(ge=0, le=86_400_000)] | None = None
     """Moving average of the service time of one request."""
-    epoch: Annotated[str, Field(coerce_numbers_to_str=True)]
+    epoch: Epoch
     """Changes with every start: a restarted worker never owns its predecessor's tasks. Sorts by time."""
-    seq: int
-    interval_ms: Annotated[int, Field(gt=0)] = 1000
-    pause_ms: Count = 0
+    seq: Whole
+    interval_ms: Annotated[int, Field(gt=0, le=LONGEST_INTERVAL_MS)] = 1000
+    pause_ms: Annotated[int, Field(ge=0, le=LONGEST_PAUSE_MS)] = 0
     """For so long no heartbeat may come although the worker is well: some libraries stop it while they load a model."""
-    started_at: datetime
-    sent_at: int | None = None
+    started_at: Time
+    sent_at: Whole | None = None
     """Unix milliseconds on the worker's own clock, from which a Manager learns how far the clocks differ."""
-    connection: str | None = None
+    connection: Annotated[str, Field(max_length=256)] | None = None
     """The connection it was sent on, `<server id>:<client number>`, as the server's connect and disconnect events name
     it. A predecessor of the same name had another one."""
-    host: str = ""
-    version: Annotated[str, Field(coerce_numbers_to_str=True)] = ""
-    config_digest: str = ""
+    host: Label = ""
+    version: Annotated[Label, Field(coerce_numbers_to_str=True)] = ""
+    config_digest: Label = ""
+
+
+def read_heartbeat(data: bytes, subject: str = WORKER_HEARTBEAT) -> Heartbeat:
+    """What a worker said of itself there. Raises `BullpenError(invalid_request)` that names the field.
+
+    On a subject of its own a worker speaks for itself only.
+    """
+    if len(data) > MOST_BYTES:
+        raise _refused("heartbeat", f"has {len(data)} bytes, more than {MOST_BYTES}")
+    try:
+        beat = Heartbeat.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        why = NO_NAME if first["type"] == "string_pattern_mismatch" else first["msg"].lower()
+        raise _refused(".".join(map(str, first["loc"])) or "heartbeat", why) from None
+    speaker = worker_of_heartbeat(subject)
+    if subject != WORKER_HEARTBEAT and speaker != (beat.backend, beat.worker_id):
+        raise _refused("worker_id", "is not the one in the subject")
+    return beat
+
+
+def _refused(field: str, why: str) -> BullpenError:
+    return BullpenError(ErrorCode.INVALID_REQUEST, f"{field} {why}", field=field)

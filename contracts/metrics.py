@@ -55,6 +55,7 @@ class RouteDecision(OpenModel):
     manager_id: str
     request_id: str
     task_id: str
+    """Its digest (`veiled`): a task's own name is for its caller."""
     attempt: int
     policy: str
     weights: Terms
@@ -85,6 +86,8 @@ class MeshMetrics(OpenModel):
     """Telemetry events that JetStream has not acknowledged yet."""
     jobs_running: int = 0
     """Durable jobs that this Manager has begun; they count among `inflight` too."""
+    loop_lag_ms: float = 0.0
+    """The longest time since the last figures in which the Manager did not run; milliseconds."""
     jobs_waiting: int | None = None
     """Durable jobs of the whole mesh that no Manager has begun; None: unknown."""
 

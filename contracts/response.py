@@ -6,10 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from contracts.base import JsonObject, Money, OpenModel
+from contracts.base import Cost, Epoch, JsonObject, Milliseconds, OpenModel, Tokens, Whole, Words
 
 ConfidenceSource = Literal["logprobs", "verifier", "prior"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+
+
+MOST_ATTEMPTS = 1000
 
 
 class Outcome(StrEnum):
@@ -29,8 +32,8 @@ class AttemptSummary(OpenModel):
     worker_id: str
     model_id: str
     outcome: Outcome
-    duration_ms: float
-    error: str | None = None
+    duration_ms: Milliseconds
+    error: Words | None = None
 
 
 class InferenceResponse(OpenModel):
@@ -39,9 +42,9 @@ class InferenceResponse(OpenModel):
     task_id: str
     model_id: str
     output: str
-    tokens_used: int
+    tokens_used: Tokens
     """Prompt and completion together."""
-    duration_ms: float
+    duration_ms: Milliseconds
     """From the request's arrival at the role that answers, to the last token."""
     confidence: Annotated[float, Field(ge=0, le=1)]
 
@@ -49,25 +52,25 @@ class InferenceResponse(OpenModel):
     request_id: str
     backend: str
     worker_id: str
-    prompt_tokens: int | None
+    prompt_tokens: Tokens | None
     """As the provider counts, cached ones included. None: it did not say, and `tokens_used` lacks them."""
-    completion_tokens: int
+    completion_tokens: Tokens
     """As the provider counts, reasoning included; where it did not say: the pieces that came."""
-    cached_tokens: int | None = None
+    cached_tokens: Tokens | None = None
     """Prompt tokens that the provider had in its cache. None: unknown."""
-    cache_write_tokens: int | None = None
+    cache_write_tokens: Tokens | None = None
     """Prompt tokens that it wrote to its cache, where it bills them apart. None: unknown."""
-    reasoning_tokens: int | None = None
+    reasoning_tokens: Tokens | None = None
     """Completion tokens of hidden reasoning. None: unknown."""
-    cost_usd: Money | None = None
+    cost_usd: Cost | None = None
     """None: the price is unknown. Never silently zero."""
     finish_reason: FinishReason
     confidence_source: ConfidenceSource
-    ttft_ms: float | None = None
+    ttft_ms: Milliseconds | None = None
     """Time to the first token."""
-    queue_ms: float = 0.0
+    queue_ms: Milliseconds = 0.0
     """Time spent waiting for a free place, at the Manager and at the worker."""
-    attempts: tuple[AttemptSummary, ...] = ()
+    attempts: Annotated[tuple[AttemptSummary, ...], Field(max_length=MOST_ATTEMPTS)] = ()
     tool_calls: tuple[JsonObject, ...] | None = None
     unsupported: tuple[str, ...] = ()
     """Parameters that the request set and the model does not take: it answered without them."""
@@ -83,10 +86,10 @@ class Chunk(OpenModel):
 
     type: Literal["chunk"] = "chunk"
     task_id: str
-    seq: int
+    seq: Whole
     """0, 1, 2 … over the whole stream: never repeated, never skipped."""
     delta: str
-    tokens: int | None = None
+    tokens: Tokens | None = None
     """Worker to Manager: the tokens of the answer so far."""
 
 
@@ -95,7 +98,7 @@ class Resumed(OpenModel):
 
     type: Literal["resumed"] = "resumed"
     task_id: str
-    seq: int
+    seq: Whole
     from_: str = Field(alias="from")
     to: str
     mode: Literal["continued", "restarted"]
@@ -105,6 +108,10 @@ class FinalResponse(InferenceResponse):
     """The last message with content of a stream."""
 
     type: Literal["response"] = "response"
+    attempt: Whole | None = None
+    """Worker to Manager: of which attempt it is the answer. One that names another attempt, or epoch, is ignored."""
+    epoch: Epoch | None = None
+    """Worker to Manager: the worker's."""
 
 
 StreamEvent = Annotated[Chunk | Resumed | FinalResponse, Field(discriminator="type")]

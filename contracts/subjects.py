@@ -19,6 +19,9 @@ JOBS_CONSUMER = "managers"
 """The durable consumer of stream `JOBS` that all Managers share."""
 
 WORKER_HEARTBEAT = "worker.heartbeat"
+"""For whoever looks on."""
+WORKER_HEARTBEATS = "worker.heartbeat.*.*"
+"""For Managers: each worker on a subject of its own, so that the server can see to it that it speaks for no other."""
 
 TELEMETRY_STREAM = "TELEMETRY"
 TELEMETRY_ANY = "telemetry.>"
@@ -60,6 +63,16 @@ def infer_backend(backend: str) -> str:
 
 def infer_worker(backend: str, worker_id: str) -> str:
     return f"infer.{_checked(backend)}.w.{_checked(worker_id)}"
+
+
+def worker_heartbeat(backend: str, worker_id: str) -> str:
+    return f"worker.heartbeat.{_checked(backend)}.{_checked(worker_id)}"
+
+
+def worker_of_heartbeat(subject: str) -> tuple[str, str] | None:
+    """The backend and the worker id in a heartbeat's subject; None on the open subject, where any worker speaks."""
+    backend, _, worker_id = subject.removeprefix(f"{WORKER_HEARTBEAT}.").partition(".")
+    return (backend, worker_id) if subject != WORKER_HEARTBEAT and is_name(backend) and is_name(worker_id) else None
 
 
 def worker_control(worker_id: str) -> str:

@@ -13,11 +13,13 @@ const started = new Date(), epoch = String(started.getTime());
 let inflight = 0, seq = 0, state = "ready";
 
 function beat() {
-  client.publish("worker.heartbeat", json.encode({
+  const told = json.encode({
     worker_id: id, backend, state, inflight, queued: 0, capacity: 4, epoch, seq: seq++, interval_ms: 1000,
     models: [{ model_id: model, aliases: [], context_window: 8192, capabilities: ["chat", "stream"], price: null, local: true }],
     started_at: started.toISOString(), host: hostname(),
-  }));
+  });
+  client.publish(`worker.heartbeat.${backend}.${id}`, told); // for Managers: nobody else may speak there
+  client.publish("worker.heartbeat", told); // for whoever looks on
 }
 
 function read(message) { // a body that is no JSON object is a bare prompt

@@ -17,6 +17,7 @@ log = structlog.get_logger(__name__)
 
 MAX_BYTES = 64 << 20
 READ_WITHIN = 1.0
+READ_AT_ONCE = 500
 LOOK_AGAIN = 2.0
 """Seconds between two looks for models that were never seen before, and for the bucket while it is away."""
 
@@ -48,7 +49,9 @@ class GradeKeeper:
             await asyncio.sleep(LOOK_AGAIN)
 
     async def _read_new(self, bucket: Bucket, models: Iterable[str]) -> None:
-        for model_id in set(models) - self._asked:
+        served = set(models)
+        self._asked &= served
+        for model_id in sorted(served - self._asked)[:READ_AT_ONCE]:
             entry = await bucket.get(s.grades_key(model_id), within=READ_WITHIN)
             if entry is not None and entry.value:
                 self._hear(entry.value)

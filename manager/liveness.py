@@ -11,12 +11,12 @@ from contextlib import suppress
 from time import time
 
 import structlog
-from pydantic import ValidationError
 from pydantic_core import from_json
 
 from bus import Bus, BusError, Message
 from bus.connected_clients import connected
-from contracts import ControlRequest, Heartbeat
+from bus.once import Once
+from contracts import BullpenError, ControlRequest, Heartbeat, read_heartbeat
 from contracts import subjects as s
 from manager.request.shared_state import SharedState
 from manager.request.state import RequestState
@@ -32,6 +32,8 @@ RETURN_WITHIN = 4.25
 """Seconds in which workers that lost the server with us are back: the longest pause between tries, and a heartbeat."""
 CUT_BY_SERVER = ("Stale", "Slow Consumer")
 """How the reasons begin for which the server itself ends a connection: its worker was frozen, not dead."""
+ACQUAINT_EVERY = 1.0
+"""Seconds between two looks whether the server knows workers that were not heard of before."""
 REPORTS = (0.0, 0.3, 0.7, 1.0, 1.5)
 """Seconds between the questions, after a reconnect, how that stands which workers had to do."""
 
@@ -43,10 +45,16 @@ class LivenessMonitor:
         self._shared = shared
         self._registry = shared.registry
         self._running = state
+        self._names: frozenset[str] = frozenset()
+        """Of all connections, as the server had them when it was asked last."""
+        self._strangers = asyncio.Event()
+        """Workers were heard of that the server was not asked about yet."""
+        self._told = Once()
 
     async def listen(self) -> None:
         self._shared.warm_at = self._shared.now() + WARM_UP
         self._bus.on_reconnect.append(self.reconnected)
+        await self._bus.subscribe_inline(s.WORKER_HEARTBEATS, self._on_heartbeat)
         await self._bus.subscribe_inline(s.WORKER_HEARTBEAT, self._on_heartbeat)
         await self._bus.subscribe_inline(s.SYS_DISCONNECT, self._on_disconnect)
 
@@ -59,6 +67,17 @@ class LivenessMonitor:
                     log.warning("worker_silent", worker_id=worker_id)
                 for worker in [m for m in self._registry if m.silent and m.assigned]:
                     self._give_up_on(worker)
+
+    async def acquaint(self) -> None:
+        """Asks the server who is connected when workers are new: a made-up id has no connection. Until cancelled."""
+        while True:
+            await self._strangers.wait()
+            self._strangers.clear()
+            names = await self._connected() if self._bus.is_connected else None
+            if names is not None:
+                self._names = names
+                self._registry.vouch(names)
+            await asyncio.sleep(ACQUAINT_EVERY)
 
     async def reconcile(self) -> None:
         """Once every worker had time to say something, asks the server which clients are connected; until cancelled."""
@@ -104,17 +123,26 @@ class LivenessMonitor:
 
     def _on_heartbeat(self, message: Message) -> None:
         try:
-            beat = Heartbeat.model_validate_json(message.data)
-        except ValidationError as error:
-            log.warning("heartbeat_unreadable", error=str(error)[:200])
+            beat = read_heartbeat(message.data, message.subject)
+        except BullpenError as error:
+            if self._told.first(message.subject, error.field):
+                log.warning("heartbeat_refused", subject=message.subject, field=error.field, error=error.message)
             return
-        match self._registry.hear(beat, self._shared.now(), wall=time()):
+        connected = s.worker_connection_name(beat.backend, beat.worker_id) in self._names
+        named = message.subject != s.WORKER_HEARTBEAT
+        is_new = self._registry.get(beat.worker_id) is None
+        news = self._registry.hear(beat, self._shared.now(), wall=time(), named=named, connected=connected)
+        if is_new and not connected:
+            self._strangers.set()
+        match news:
             case News.VOID:
                 self._lost(beat.worker_id, "it restarted or stopped", died=True)
             case News.BACK:
                 self._call_off(beat)
             case News.SUPERSEDED:
                 self._supersede(beat)
+            case News.REFUSED:
+                self._refuse(beat)
             case _:
                 pass
         worker = self._registry.get(beat.worker_id)
@@ -134,6 +162,13 @@ class LivenessMonitor:
         log.warning("worker_superseded", worker_id=beat.worker_id, epoch=beat.epoch)
         told = ControlRequest(op="superseded", epoch=newest.heartbeat.epoch)
         self._shared.metrics.tell(s.worker_control(beat.worker_id), told)
+
+    def _refuse(self, beat: Heartbeat) -> None:
+        """Its id is another worker's, or it is one of too many that no one knows; told once."""
+        known = self._registry.get(beat.worker_id)
+        why = "too many workers are here that no one knows" if known is None else "the id is another worker's"
+        if self._told.first(why):
+            log.warning("worker_refused", worker_id=beat.worker_id, backend=beat.backend, field="worker_id", why=why)
 
     def _on_disconnect(self, message: Message) -> None:
         """The server's own word that a connection ended: the quickest way to learn of a death."""

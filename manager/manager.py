@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from bus import Bus, BusError, BusSettings, InboxReply, Message, Subscription, Tasks
 from bus.deadline import seconds_left
+from bus.loop_lag import LoopLag
 from bus.reply import accepts, internal_error
 from bus.service import EndpointStats, Service, package_version, serve_info
 from bus.tasks import first_of
@@ -50,7 +51,7 @@ from manager.request.settlement import Settlement, has_late
 from manager.request.shared_state import SharedState
 from manager.request.state import RequestState, cancelled, hops
 from manager.routing.query import RoutingQuery
-from manager.shadow import ShadowReply, ShadowTraffic
+from manager.shadow import OURS, ShadowReply, ShadowTraffic
 from outbox.outbox import Outbox, OutboxSettings
 
 log = structlog.get_logger(__name__)
@@ -82,6 +83,7 @@ class Manager:
         self._shadow = ShadowTraffic(self._shared, outbox, self._answer_aside, self._tasks.start)
         self._jobs = Jobs(bus, config.jobs, self._perform)
         self._settings = Settings(config, config_file, self._shared, self._jobs)
+        self._lag = LoopLag(manager_id)
         self._leaving = False
         self._running: set[RequestState] = set()
         self._lingering: set[RequestState] = set()
@@ -105,6 +107,8 @@ class Manager:
         self._tasks.start(self._settings.follow(), "config")
         self._tasks.start(self._liveness.sweep(), "sweep")
         self._tasks.start(self._liveness.reconcile(), "reconcile")
+        self._tasks.start(self._liveness.acquaint(), "acquaint")
+        self._tasks.start(self._lag.watch(), "lag")
         self._tasks.start(self._tell_metrics(), "metrics")
         self._tasks.start(
             GradeKeeper(self._bus, self._shared.grades, self._shared.estimates).keep(self._shared.served), "grades"
@@ -280,7 +284,10 @@ class Manager:
         """Reads the request. Raises `BullpenError(invalid_request)`."""
         now = self._shared.now()
         request = heeding(parse_request(message.data), message.headers)
-        if hops(message.headers) >= MAX_HOPS:
+        if message.subject == s.INFER_AUTO and message.reply and (request.task_id or "").startswith(OURS):
+            raise BullpenError(ErrorCode.INVALID_REQUEST, "task_id begins as the Manager's own do", field="task_id")
+        passed_on = hops(message.headers)
+        if passed_on >= MAX_HOPS:
             raise BullpenError(ErrorCode.INVALID_REQUEST, "this message went round already", field=h.HOPS)
         assert request.task_id is not None
         request_id = new_id()
@@ -289,19 +296,20 @@ class Manager:
             request=request,
             key=key_of(request, message.headers),
             body=message.data,
-            headers=message.headers,
+            headers=h.of_caller(message.headers),
             task_id=request.task_id,
             request_id=request_id,
             reply=InboxReply(self._bus, message.reply, request.task_id, request_id, streaming=request.stream),
             asked=RoutingQuery.of(request),
             arrived=now,
             deadline=now + seconds_left(message.headers, request),
+            hops=passed_on,
         )
 
     async def _refuse(self, message: Message, error: BullpenError) -> None:
         """Tells what is wrong with a request that could not even be read."""
         task_id = salvage_task_id(message.data) or new_id()
-        self._stats.count(0.0, str(error))
+        self._stats.count(0.0, error.code)
         streaming = salvage_stream(message.data)
         await InboxReply(self._bus, message.reply, task_id, new_id(), streaming=streaming).error(error)
 
@@ -318,10 +326,10 @@ class Manager:
 
     async def _on_cancel(self, message: Message) -> None:
         try:
-            task_id = CancelRequest.model_validate_json(message.data).task_id
+            asked = CancelRequest.model_validate_json(message.data)
         except ValidationError:
             return
-        for state in [i for i in self._running if i.task_id == task_id]:
+        for state in [i for i in self._running if i.is_stopped_by(asked)]:
             self._stop(state, cancelled("cancelled by the caller"))
 
     def _stop(self, state: RequestState, why: BullpenError) -> None:
@@ -392,6 +400,7 @@ class Manager:
                 waiting=len(self._shared.queue),
                 outbox=self._outbox.pending,
                 jobs=(self._jobs.running, self._jobs.waiting),
+                lag_s=self._lag.take(),
             )
 
 

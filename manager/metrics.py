@@ -1,6 +1,7 @@
 """Live figures for every listener: published, never waited for."""
 
 import asyncio
+from collections import Counter
 
 import structlog
 
@@ -42,8 +43,12 @@ class Metrics:
         waiting: int,
         outbox: int,
         jobs: tuple[int, int | None],
+        lag_s: float = 0.0,
     ) -> None:
-        """The figures of the mesh, of each model and of each worker. `jobs`: in hand here, and waiting in all."""
+        """The figures of the mesh, of each model and of each worker. `jobs`: in hand here, and waiting in all.
+
+        `lag_s`: the longest standstill of this process of late.
+        """
         now = utc_now()
         mesh = MeshMetrics(
             source=self._source,
@@ -58,6 +63,7 @@ class Metrics:
             outbox_pending=outbox,
             jobs_running=jobs[0],
             jobs_waiting=jobs[1],
+            loop_lag_ms=round(lag_s * 1000, 1),
         )
         self.tell(METRICS_MESH, mesh)
         for worker in registry:
@@ -76,13 +82,13 @@ class Metrics:
                 ewma_ms=beat.ewma_ms,
             )
             self.tell(metrics_worker(beat.worker_id), figures)
+        serving = Counter(card.model_id for m in registry if not m.gone for card in m.heartbeat.models)
         for model_id, record in estimates.items():
-            serving = sum(1 for m in registry if not m.gone for card in m.heartbeat.models if card.model_id == model_id)
             model = ModelMetrics(
                 source=self._source,
                 created_at=now,
                 model_id=model_id,
-                workers=serving,
+                workers=serving[model_id],
                 answered=record.answered,
                 failed=record.failed,
                 confidence=record.quality if record.answered else None,

@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 TENANT = "bullpen"
 MIRROR, VERIFY = "mirror:", "verify:"
 """What the task ids of asides begin with; the rest is the request id of what they are about."""
+OURS = (MIRROR, VERIFY)
+"""No caller's task may begin so: the books would take it for an aside."""
 ASKED_FOR = (
     "You judge answers of others. Reply with one whole number from 0 (wrong or useless) to 10 (right), nothing else."
 )
@@ -59,9 +61,10 @@ class ShadowTraffic:
 
     def consider(self, inflight: RequestState, response: InferenceResponse) -> None:
         """A request was answered: should somebody look at it as well?"""
-        if response.replayed or inflight.task_id.startswith(VERIFY):
+        is_aside = isinstance(inflight.reply, ShadowReply)
+        if response.replayed or (is_aside and inflight.task_id.startswith(VERIFY)):
             return
-        if not isinstance(inflight.reply, ShadowReply):
+        if not is_aside:
             for mirror in self._shared.config.mirrors:
                 if response.model_id == mirror.model and self._drawn(mirror.share) and self._has_time(mirror.to):
                     self._start(self._mirror(inflight, mirror.to), "mirror")

@@ -25,6 +25,7 @@ NO_CLOCK = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow],
 """A busy machine is slow: no example is timed."""
 settings.register_profile("same", NO_CLOCK, derandomize=True, max_examples=25)
 settings.register_profile("deep", NO_CLOCK, max_examples=2000)
+settings.register_profile("fuzz", NO_CLOCK, max_examples=35_000)  # of three kinds of peers: 100,000 in all
 settings.load_profile("same")  # what is found anew is found by `--hypothesis-profile deep`, not by who merges
 
 STUCK = 120.0

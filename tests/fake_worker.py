@@ -45,8 +45,9 @@ def acting(script: "Callable[[Asked], Coroutine[Any, Any, None]]") -> "Callable[
 class Asked:
     """A request that reached the fake worker."""
 
-    def __init__(self, bus: Bus, worker_id: str, message: Message) -> None:
+    def __init__(self, bus: Bus, worker_id: str, epoch: str, message: Message) -> None:
         self._bus = bus
+        self._epoch = epoch
         self._worker_id = worker_id
         self.headers = message.headers
         self.body = from_json(message.data)
@@ -59,7 +60,7 @@ class Asked:
         await self._bus.publish(self._inbox, message.to_bytes())
 
     async def claim(self) -> None:
-        await self.say(Claim(attempt=int(self.headers[h.ATTEMPT]), epoch="1"))
+        await self.say(Claim(attempt=int(self.headers[h.ATTEMPT]), epoch=self._epoch))
 
     async def progress(self, tokens: int = 0, moved: int | None = None) -> None:
         await self.say(Progress(tokens=tokens, phase="decode" if tokens else "prefill", moved=moved))
@@ -180,7 +181,7 @@ class FakeWorker:
             await asyncio.sleep(0.2)
 
     def _on_message(self, message: Message) -> None:
-        asked = Asked(self._bus, self._id, message)
+        asked = Asked(self._bus, self._id, self._epoch, message)
         self.asked.append(asked)
         self._on_request(asked)
 

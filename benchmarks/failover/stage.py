@@ -26,6 +26,7 @@ from bus import Bus, BusError, BusSettings, Message
 from bus.jetstream import StreamSpec, ensure_stream
 from contracts import Heartbeat, RouteDecision, new_id
 from contracts import subjects as s
+from contracts.privacy import veiled
 from tests.servers import NatsServer
 from tests.support import eventually
 
@@ -95,6 +96,9 @@ class Stage:
         self.bus = bus
         self.beats: dict[str, Heartbeat] = {}
         self.routes: dict[str, list[RouteDecision]] = {}
+        """By task."""
+        self._names: dict[str, str] = {}
+        """Of tasks, by what `metrics.route` tells of them."""
         """By task, the decisions in the order of their attempts."""
         self.epochs: dict[str, float] = {}
         """When each incarnation of a worker was first heard."""
@@ -163,7 +167,9 @@ class Stage:
 
     def call(self) -> Call:
         """A question that somebody else will ask."""
-        return Call(new_id(), self.now())
+        call = Call(new_id(), self.now())
+        self._names[veiled(call.task_id)] = call.task_id
+        return call
 
     def now(self) -> float:
         return time.time()
@@ -209,7 +215,7 @@ class Stage:
     def _on_route(self, message: Message) -> None:
         decision = RouteDecision.model_validate_json(message.data)
         if decision.winner is not None:
-            self.routes.setdefault(decision.task_id, []).append(decision)
+            self.routes.setdefault(self._names.get(decision.task_id, ""), []).append(decision)
 
     async def _manager_answers(self, name: str) -> None:
         async def answers() -> bool:

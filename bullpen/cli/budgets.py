@@ -47,7 +47,7 @@ def _row(one: BudgetState) -> list[Any]:
     share = None if one.spent_usd is None else float(one.spent_usd / one.limit_usd)
     style = "" if share is None or share < HARDLY_ANY_LEFT else "red" if share >= 1 else "yellow"
     return [
-        text(one.tenant or "all together"),
+        text("all together" if one.tenant is None else one.tenant or "(none named)"),
         text(one.model_id or "any"),
         text(one.per),
         text(UNKNOWN if one.spent_usd is None else money(one.spent_usd), style),

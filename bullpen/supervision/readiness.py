@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pydantic import ValidationError
 
 from bus import Bus, BusError, BusSettings, Message
-from contracts import ControlReply, ControlRequest, Heartbeat, WorkerState
+from contracts import BullpenError, ControlReply, ControlRequest, Heartbeat, WorkerState, read_heartbeat
 from contracts import subjects as s
 
 PING_WAIT = 0.5
@@ -74,8 +74,8 @@ class MeshWatch:
 
     def _on_heartbeat(self, message: Message) -> None:
         try:
-            beat = Heartbeat.model_validate_json(message.data)
-        except ValidationError:
+            beat = read_heartbeat(message.data)
+        except BullpenError:
             return
         if beat.worker_id in self.worker_ids:
             self._heard.add(beat.worker_id)

@@ -22,6 +22,8 @@ from manager.config import Budget
 NOTHING = Decimal(0)
 LEASED_FOR = 30.0
 """Seconds after which the lease of a Manager that renews it no more counts as spent: it may have been."""
+LINGERS = 60.0
+"""Seconds after its end in which a window may still be told of."""
 SHARE = Decimal("0.2")
 """Of what is left, that one Manager holds at most, beyond what it needs now: the others want some too."""
 
@@ -42,8 +44,13 @@ class Account:
         told = f"{self.budget.tenant}/{self.tenant}/{self.budget.model}/{self.budget.per}/{self.window}"
         return sha256(told.encode()).hexdigest()[:32]
 
+    @property
+    def told_tenant(self) -> str | None:
+        """None: the budget is of all tenants together; empty: of requests that name none."""
+        return self.tenant if self.budget.tenant else None
+
     def __str__(self) -> str:
-        of = [f"tenant {self.tenant!r}"] if self.budget.tenant else []
+        of = [f"tenant {self.tenant!r}" if self.tenant else "requests without a tenant"] if self.budget.tenant else []
         of += [f"model {self.budget.model!r}"] if self.budget.model else []
         per = "" if self.budget.per == "total" else f" per {self.budget.per}"
         return f"the budget of {' and '.join(of) or 'the mesh'}, {self.budget.limit_usd} USD{per}"
@@ -165,11 +172,22 @@ class LocalBudget:
         self.known = ledger
 
     @property
+    def rests(self) -> bool:
+        """Whether it is one tenant's of many, and nothing is reserved, to be told, or held on lease."""
+        busy = self.reserved or self.used or self.lease
+        return self.account.budget.tenant == "*" and self.known is not None and not busy
+
+    def is_over(self, now: float) -> bool:
+        """Whether its window has ended, and with it all that was paid from it. `now`: unix seconds."""
+        ends = self.account.ends
+        return ends is not None and now > ends + LINGERS and not self.reserved
+
+    @property
     def state(self) -> BudgetState:
         """For people."""
         account = self.account
         return BudgetState(
-            tenant=account.tenant or None,
+            tenant=account.told_tenant,
             model_id=account.budget.model,
             per=account.budget.per,
             window=account.window,

@@ -33,6 +33,9 @@ WITHIN = 0.5
 LEFT_ALONE = 5.0
 """… once; then none waits for so many seconds."""
 BACKGROUND_WITHIN = 2.0
+RENEWED_AT_ONCE = 32
+MOST_AT_REST = 1000
+"""Tenants that are remembered, for `bullpen budgets`, although they spend nothing."""
 
 
 class BudgetLedger:
@@ -81,7 +84,7 @@ class BudgetLedger:
         now = self._clock()
         for account in named(self._budgets, now):
             self._local_budgets.setdefault(account.key, LocalBudget(account))
-        unknown = [local for local in self._local_budgets.values() if local.known is None]
+        unknown = [local for local in self._local_budgets.values() if local.known is None or local.rests]
         await asyncio.gather(*(self._renew_quietly(local, local.reserved, WITHIN) for local in unknown))
         lasting = [p for p in self._local_budgets.values() if p.account.ends is None or p.account.ends > now]
         return [local.state for local in lasting if local.account.budget in self._budgets]
@@ -97,10 +100,27 @@ class BudgetLedger:
         """Renews leases before they are needed, and gives back what is not; until cancelled."""
         while True:
             await asyncio.sleep(RENEW_EVERY)
-            for key, local in list(self._local_budgets.items()):
+            await self._renew_all()
+
+    async def _renew_all(self) -> None:
+        """Several at a time. A tenant that spends nothing any more makes no work: its lease is given back."""
+        turns = asyncio.Semaphore(RENEWED_AT_ONCE)
+
+        async def renew(local: LocalBudget) -> None:
+            async with turns:
                 await self._renew_quietly(local, local.reserved + local.used)
-                if local.account.ends is not None and self._clock() > local.account.ends + 60 and not local.reserved:
-                    del self._local_budgets[key]
+
+        await asyncio.gather(*(renew(local) for local in self._local_budgets.values() if not local.rests))
+        self._forget(self._clock())
+
+    def _forget(self, now: float) -> None:
+        """What is over, and of tenants that rest those that asked first, when they are very many."""
+        over = [key for key, local in self._local_budgets.items() if local.is_over(now)]
+        rest = [key for key, local in self._local_budgets.items() if local.rests]
+        for key in (*over, *rest[: max(0, len(rest) - MOST_AT_REST)]):
+            if key not in self._renewing or not self._renewing[key].locked():
+                self._local_budgets.pop(key, None)
+                self._renewing.pop(key, None)
 
     async def close(self) -> None:
         """Says what was spent, and gives all leases back."""
@@ -152,7 +172,7 @@ class BudgetLedger:
         told = BudgetMetrics(
             source=self._id,
             created_at=utc_now(),
-            tenant=account.tenant or None,
+            tenant=account.told_tenant,
             model_id=account.budget.model,
             window=account.window,
             limit_usd=account.budget.limit_usd,

@@ -181,7 +181,7 @@ class Dispatcher:
         )
         attempt.reservation, self._reservation = self._reservation, None
         state.attempts.append(attempt)
-        listener = shared.bus.listen(lambda message: self._hear(attempt, message))
+        listener = shared.bus.listen(lambda message: self._hear(attempt, message), of=attempt.backend)
         state.listeners.append(listener)
         attempt.inbox = listener.subject
         subject = s.infer_worker(attempt.backend, attempt.worker_id)
@@ -206,7 +206,9 @@ class Dispatcher:
 
     def _hear(self, attempt: Attempt, message: Message) -> None:
         """Called for each message to the attempt's inbox; `_follow` reads it in its turn."""
-        self._state.hear(attempt, message)
+        for field in self._state.hear(attempt, message, self._shared.now()):
+            if self._shared.told.first(attempt.worker_id, field):
+                log.warning("worker_not_believed", worker_id=attempt.worker_id, field=field)
         attempt.uncounted.known = True
         if message.no_responders:
             self._shared.registry.leave(attempt.worker_id, "nothing listens on its subject")
@@ -347,7 +349,7 @@ class Dispatcher:
             return inf
         if not request.hedge and (attempt.paid or "hedge" in request.model_fields_set):
             return inf
-        record = self._shared.estimates.of(attempt.model_id)
+        record = self._shared.estimates.look(attempt.model_id)
         return attempt.sent_at + record.slow_ms / 1000 if len(record.recent_ms) >= hedging.at_least else inf
 
     async def _hedge(self) -> None:

@@ -8,8 +8,12 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass, replace
 
+from contracts import Claim, Progress
 from manager.request.attempt import Attempt
 from manager.request.events import AttemptEvent, Piece
+
+MOST_WAITING = 1000
+"""Events of one request; a worker that talks without end says nothing new with more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,8 @@ class EventQueue:
         self._listener: asyncio.Future[None] | None = None
 
     def put(self, heard: Heard) -> None:
+        if len(self._waiting) >= MOST_WAITING and isinstance(heard.event, Claim | Progress):
+            return  # the next one says the same
         joined = self._waiting[-1].joined(heard) if self._waiting else None
         if joined is not None:
             self._waiting[-1] = joined

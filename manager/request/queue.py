@@ -1,7 +1,8 @@
 """Requests that find every fitting worker full: they wait here, in order.
 
 Interactive before batch; within them the tenants take turns, so that no tenant waits behind another one's flood; within
-a tenant the oldest first. Never more than so many: when the queue is full, batch work has to go. A request that is
+a tenant the oldest first. Never more than so many: when the queue is full, batch work has to go, and then what came
+last of the tenant that has most in it, if another one has less: a burst takes no place from others. A request that is
 called and does not want the place that has become free (it waits for a better one) hands the call on. Pure
 bookkeeping on futures.
 """
@@ -55,7 +56,7 @@ class RequestQueue:
         A request that was called and found nothing comes again with its `last` turn, to the front of its tenant's line.
         Raises `BullpenError(overloaded)` at once when the room is full.
         """
-        if len(self) >= self.limit and not last and not (priority == "interactive" and self._send_away()):
+        if len(self) >= self.limit and not last and not self._make_room(priority, tenant):
             raise self._full()
         line = self._lines[priority]
         turn = Turn(tenant) if last is None else Turn(tenant, round=last.round, declined=last.declined)
@@ -97,13 +98,20 @@ class RequestQueue:
                     turn.called.set_result(None)
                     return
 
-    def _send_away(self) -> bool:
-        """Makes room for an interactive request at the cost of the batch work that came last, if there is any."""
-        lines = [[turn for turn in turns if turn.waits] for turns in self._lines["batch"].values()]
-        longest = max(lines, key=len, default=[])
-        if not longest:
+    def _make_room(self, priority: Priority, tenant: str) -> bool:
+        """Whether another request had to go for one of this tenant: batch work for interactive, else out of a burst."""
+        if priority == "interactive" and self._send_away("batch", longer_than=0):
+            return True
+        mine = len(self._lines[priority].get(tenant, ()))
+        return self._send_away(priority, longer_than=mine + 1)
+
+    def _send_away(self, priority: Priority, *, longer_than: int) -> bool:
+        """Sends away what came last of the tenant that has most there, if that is more than so many."""
+        line = self._lines[priority]
+        longest = max(line.values(), key=len, default=deque[Turn]())
+        turn = next((turn for turn in reversed(longest) if turn.waits), None)
+        if len(longest) <= longer_than or turn is None:
             return False
-        turn, line = longest[-1], self._lines["batch"]
         self._forget(line, turn)
         turn.called.set_exception(self._full())
         return True

@@ -60,6 +60,7 @@ class DuplicateSpendCap:
 
     def record(self, now: float, spent: Decimal, duplicate: Decimal) -> None:
         """A request is over: what it cost in all, and how much of that others' answers made useless."""
+        self._forget(now)
         if not spent:
             return
         self._entries.append((now, spent, duplicate))

@@ -25,6 +25,12 @@ TIMES_UNHEARD = 3
 """How often a worker that never got the request is sent it."""
 TIMES_FULL = 8
 """How often one that has no place for it is asked; between two times its heart beats, or it has done something else."""
+STRANGERS_TRIED = 3
+"""Workers that no one knows and that did not take the request; then only workers that are known are asked."""
+FREE_REFUSALS = 40
+"""Times that workers may refuse a request for other reasons than that they are full: it is free, but only so often."""
+NAMES = 8
+"""Workers that an error names, the last ones."""
 REFUSALS_ALLOWED = 8
 """Providers that may decline one request before that is its answer."""
 PROOF_WITHIN = 2.0
@@ -55,6 +61,8 @@ class Ask:
     """No other worker is left: one that had no place before may be waited for, and another model of a worker asked."""
     include_unclaimed: bool = False
     """Nor such a one: a worker that is left alone because it was slow to claim, or refused, is better than an error."""
+    known_only: bool = False
+    """Enough workers that no one knows have not taken it."""
     in_time_only: bool = False
     """There is an answer already, only not a sure one: one that comes too late is of no use."""
     is_retry: bool = False
@@ -150,6 +158,7 @@ def decide(attempts: Sequence[Attempt], look: Look | None, limits: Limits, budge
     if look is None:
         return Ask(
             exclude=excluded(attempts, limits.reconnected_at),
+            known_only=_strangers(attempts) >= STRANGERS_TRIED,
             in_time_only=best is not None,
             is_retry=len(started(attempts)) > limits.retries_allowed,
         )
@@ -198,6 +207,11 @@ def _concerns_model(attempt: Attempt) -> bool:
     return error is not None and (error.fault == "model" or error.code is ErrorCode.NO_SUCH_MODEL)
 
 
+def _strangers(attempts: Sequence[Attempt]) -> int:
+    """How many workers that have never taken a request were asked in vain."""
+    return sum(a.choice.worker.stranger for a in attempts)
+
+
 def _cost_nothing(attempt: Attempt) -> bool:
     return attempt.state in (State.REFUSED, State.ANSWERED)
 
@@ -215,6 +229,8 @@ def _after_failure(
         return BullpenError(ErrorCode.POISON_REQUEST, f"{DEATHS_ALLOWED} workers died on this request")
     if (wrong := _proved_wrong(attempts)) is not None:
         return wrong
+    if sum(a.state is State.REFUSED and not a.found_no_place for a in attempts) >= FREE_REFUSALS:
+        return exhausted(attempts, "so many refusals are enough")
     begun = started(attempts)
     paid = any(a.paid for a in begun)
     if len(begun) >= (limits.max_attempts_paid if paid else limits.max_attempts_local):
@@ -306,7 +322,7 @@ def exhausted(attempts: Sequence[Attempt], because: str = "") -> BullpenError:
     error = next((a.error for a in reversed(attempts) if a.error is not None), None)
     if error is None:
         return BullpenError(ErrorCode.NO_WORKER, "no other worker can take this request")
-    names = ", ".join(a.worker_id for a in attempts)
+    names = ", ".join(dict.fromkeys(a.worker_id for a in attempts[-NAMES:]))
     soon = SOON_MS if error.code is ErrorCode.OVERLOADED else None
     return BullpenError(
         error.code,

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from contracts import Policy, RouteDecision, Wishes, utc_now
+from contracts.privacy import veiled
 from contracts.subjects import METRICS_ROUTE
 from manager.request.queue import Turn
 from manager.request.retry_policy import Ask, Look, excluded
@@ -90,7 +91,7 @@ class WorkerSelector:
         decision = RouteDecision(
             manager_id=shared.manager_id,
             request_id=state.request_id,
-            task_id=state.task_id,
+            task_id=veiled(state.task_id),
             attempt=len(state.attempts) + 1,
             policy=self._policy,
             weights=shared.config.policies[self._policy],

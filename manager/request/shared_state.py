@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import assert_never
 
 from bus import Bus, BusError
+from bus.once import Once
 from contracts import ErrorCode, Outcome, Policy
 from manager.budgets.ledger import BudgetLedger
 from manager.config import ManagerConfig
@@ -58,6 +59,8 @@ class SharedState:
         """Until then (loop's clock) an empty registry means "not heard yet", not "no worker"."""
         self.reconnected_at = 0.0
         """When our connection was last made anew (loop's clock): what was under way then may be lost."""
+        self.told = Once()
+        """What was said of workers whose words cannot be true."""
         self._rng = random.Random()  # noqa: S311 — breaks ties, guards no secret
 
     def reconfigure(self, config: ManagerConfig) -> None:
@@ -95,13 +98,20 @@ class SharedState:
         are looked at before a stand-in is asked: another model may be ready that was not drawn.
         """
         question = self.remember(question)
-        if among is None and len(self.registry) > LOOKED_AT:
+        if among is not None:
+            return self._rank(question, policy, among)
+        pool = self.registry.pool(self._rng)
+        if len(pool) > LOOKED_AT:
             holders = [worker for name in question.cached if (worker := self.registry.get(name)) is not None]
+            few = [worker for worker in pool if worker.stranger] if self.registry.is_crowded else []
             for draw in (self._drawn, self._drawn_of_the_free):
-                ranking = self._rank(question, policy, {*draw(), *holders})
+                ranking = self._rank(question, policy, {*draw(pool), *few, *holders})
                 if ranking.winner is not None and not ranking.stands_in:
                     return ranking
-        return self._rank(question, policy, self.registry if among is None else among)
+        ranking = self._rank(question, policy, pool)
+        if ranking.winner is None and ranking.reason is not RejectReason.FULL and len(pool) < len(self.registry):
+            return self._rank(question, policy, self.registry)
+        return ranking
 
     def remember(self, question: RoutingQuery) -> RoutingQuery:
         """With what workers have of it in their caches."""
@@ -113,11 +123,11 @@ class SharedState:
         weights = self.config.policies[policy]
         return rank(question, workers, self.estimates, weights, now=self.now(), rng=self._rng, grades=self.grades)
 
-    def _drawn(self) -> list[WorkerView]:
+    def _drawn(self, _pool: Sequence[WorkerView]) -> list[WorkerView]:
         return self.registry.drawn(LOOKED_AT, self._rng)
 
-    def _drawn_of_the_free(self) -> list[WorkerView]:
-        free = [worker for worker in self.registry if worker.free and not worker.obstacle]
+    def _drawn_of_the_free(self, pool: Sequence[WorkerView]) -> list[WorkerView]:
+        free = [worker for worker in pool if worker.free and not worker.obstacle]
         return self._rng.sample(free, min(LOOKED_AT, len(free)))
 
     def served(self) -> list[str]:
@@ -152,6 +162,8 @@ class SharedState:
         """An attempt has ended: what that says of its worker and model, and a place for the next in line."""
         worker = attempt.choice.worker
         worker.assigned -= 1
+        if attempt.claimed or attempt.state is State.ANSWERED:
+            self.registry.took_request(worker)
         attempt.uncounted.known = True
         worker.said_full = attempt.found_no_place
         if attempt.state is State.ANSWERED:

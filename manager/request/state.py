@@ -13,6 +13,7 @@ from bus.reply import task_header
 from contracts import (
     AttemptSummary,
     BullpenError,
+    CancelRequest,
     Capability,
     ControlRequest,
     ErrorCode,
@@ -28,10 +29,13 @@ from manager.idempotency import Mine
 from manager.request.attempt import Attempt, State
 from manager.request.event_queue import EventQueue, Heard
 from manager.request.events import NO_RESPONDERS, CalledOff, Gone, read_event
+from manager.request.plausible import Given, believed
 from manager.request.retry_policy import Ask, best_of
 from manager.routing.query import RoutingQuery
 
 T = TypeVar("T")
+PASSED_ON = (h.TRACEPARENT, h.TRACESTATE, h.CANCEL_TOKEN)
+"""Headers of the caller that the worker gets as they are."""
 PREFILL: frozenset[Capability] = frozenset({"prefill"})
 
 
@@ -50,6 +54,8 @@ class RequestState:
     arrived: float
     """The loop's clock, as is `deadline`."""
     deadline: float
+    hops: int = 0
+    """How often a Manager has passed it on already."""
     created_at: datetime = field(default_factory=utc_now)
     attempts: list[Attempt] = field(default_factory=list)
     listeners: list[Listener[Message]] = field(default_factory=list)
@@ -127,6 +133,7 @@ class RequestState:
             excluded=ask.exclude,
             include_full=ask.include_full,
             include_unclaimed=ask.include_unclaimed,
+            known_only=ask.known_only,
             left_s=self.remaining(now),
             waiting=ahead,
             has_queued=has_queued,
@@ -143,7 +150,7 @@ class RequestState:
 
     def headers_for(self, attempt: Attempt, now: float) -> dict[str, str]:
         """What the worker must know beside the caller's own words."""
-        told = {name: self.headers[name] for name in (h.TRACEPARENT, h.TRACESTATE) if name in self.headers}
+        told = {name: self.headers[name] for name in PASSED_ON if name in self.headers}
         if attempt.start.text:
             told[h.CONTINUE] = b64encode(attempt.start.text.encode()).decode()
             told[h.CONTINUE_TOKENS] = str(attempt.start.tokens)
@@ -155,21 +162,32 @@ class RequestState:
             h.TASK: task_header(self.task_id),
             h.MODEL: attempt.model_id,
             h.EVENTS: "1",
-            h.HOPS: str(hops(self.headers) + 1),
+            h.HOPS: str(self.hops + 1),
         }
 
-    def hear(self, attempt: Attempt, message: Message) -> None:
-        """Something came from the worker of an attempt."""
-        event = NO_RESPONDERS if message.no_responders else read_event(message.data, self._known(attempt))
-        self.events.put(Heard(attempt, event, message.reply))
+    def hear(self, attempt: Attempt, message: Message, now: float) -> tuple[str, ...]:
+        """Something came from the worker of an attempt. Returns the fields of it that cannot be true."""
+        if message.no_responders:
+            self.events.put(Heard(attempt, NO_RESPONDERS))
+            return ()
+        given = self._given(attempt)
+        word, refused = believed(read_event(message.data, given.known), given, (now - attempt.sent_at) * 1000)
+        if word is not None:
+            self.events.put(Heard(attempt, word, message.reply))
+        return refused
 
-    def _known(self, attempt: Attempt) -> dict[str, str]:
-        return {
-            "task_id": self.task_id,
-            "request_id": self.request_id,
-            "backend": attempt.backend,
-            "worker_id": attempt.worker_id,
-        }
+    def _given(self, attempt: Attempt) -> Given:
+        return Given(
+            request_id=self.request_id,
+            task_id=self.task_id,
+            number=attempt.number,
+            epoch=attempt.epoch,
+            backend=attempt.backend,
+            worker_id=attempt.worker_id,
+            card=attempt.choice.card,
+            bytes_in=len(self.body) + 4 * len(attempt.start.text),
+            max_tokens=self.request.max_tokens,
+        )
 
     def comes_again(self, failure: BullpenError | None) -> bool:
         """Whether nothing was done for it yet: a job that waits a day for a worker is not booked every minute."""
@@ -182,6 +200,10 @@ class RequestState:
     def cancel(self, attempt: Attempt) -> ControlRequest:
         """Tells the worker of an attempt to stop."""
         return ControlRequest(op="cancel", request_id=self.request_id, attempt=attempt.number)
+
+    def is_stopped_by(self, asked: CancelRequest) -> bool:
+        """Whether a cancel means this request, and comes from whoever asked it."""
+        return asked.stops(self.task_id, self.headers.get(h.CANCEL_TOKEN, ""))
 
     def lost(self, worker_id: str, why: str, *, died: bool) -> None:
         """A worker is gone, and with it whatever it did for this request."""

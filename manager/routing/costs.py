@@ -17,7 +17,7 @@ def usual_price(card: ModelCard) -> Price | None:
 
 def output_tokens(query: RoutingQuery, model_id: str, estimates: Estimates) -> float:
     """How long this model's answer will be."""
-    tokens = estimates.of(model_id).output_tokens(query.tokens_in)
+    tokens = estimates.look(model_id).output_tokens(query.tokens_in)
     most = query.request.max_tokens
     return tokens if most is None else min(tokens, most)
 

@@ -8,6 +8,7 @@ out, and how often it fails. What is old counts ever less.
 from collections import deque
 from dataclasses import dataclass, field
 
+from config.bounded import Latest
 from contracts import InferenceResponse, WorkRecord
 from manager.routing.averages import MEMORY, Mean, Share
 
@@ -28,6 +29,8 @@ WARM = 10.0
 """What telemetry says of a worker that this Manager has never asked counts as so many tries at most."""
 CROWDED = 1.0
 """How much longer a full worker takes than an empty one."""
+MOST_MODELS, MOST_PAIRS = 5000, 20_000
+"""Records that are kept of models, and of models at workers."""
 BEFORE_ANY = 200
 """What there is to do before the first token, beside the prompt, counts as so many tokens of it."""
 
@@ -97,20 +100,28 @@ class WorkerRecord:
 
 
 class Estimates:
+    """Of what was answered or has failed, the latest: what a worker only tells of itself takes no room here."""
+
     def __init__(self) -> None:
-        self._models: dict[str, ModelRecord] = {}
-        self._workers: dict[tuple[str, str], WorkerRecord] = {}
+        self._models: Latest[str, ModelRecord] = Latest(MOST_MODELS)
+        self._workers: Latest[tuple[str, str], WorkerRecord] = Latest(MOST_PAIRS)
+
+    def look(self, model_id: str) -> ModelRecord:
+        """The record of a model, to read: one that is not known is not kept."""
+        return self._models.get(model_id) or ModelRecord()
+
+    def look_at(self, worker_id: str, model_id: str) -> WorkerRecord:
+        """The same of a model at a worker."""
+        return self._workers.get((worker_id, model_id)) or WorkerRecord()
 
     def of(self, model_id: str) -> ModelRecord:
-        record = self._models.get(model_id)
-        if record is None:
-            record = self._models[model_id] = ModelRecord()
+        """The record of a model, to learn."""
+        record = self._models[model_id] = self.look(model_id)
         return record
 
     def at(self, worker_id: str, model_id: str) -> WorkerRecord:
-        record = self._workers.get((worker_id, model_id))
-        if record is None:
-            record = self._workers[worker_id, model_id] = WorkerRecord()
+        """The same of a model at a worker."""
+        record = self._workers[worker_id, model_id] = self.look_at(worker_id, model_id)
         return record
 
     def items(self) -> list[tuple[str, ModelRecord]]:

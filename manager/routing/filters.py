@@ -147,7 +147,7 @@ def _no_surer(at: Situation, choice: Choice) -> str:
         return ""
     if model in query.unsure:
         return f"{model} has answered, and was not sure enough"
-    hoped = at.estimates.of(model).confidence.hoped(DOUBT)
+    hoped = at.estimates.look(model).confidence.hoped(DOUBT)
     return f"hardly surer than {query.confidence:.2f}" if hoped <= query.confidence else ""
 
 
@@ -163,6 +163,10 @@ def _too_dear(at: Situation, choice: Choice) -> str:
     if cost is None:
         return "price unknown"
     return f"would cost about {cost:.6f} USD" if cost > Decimal(str(ceiling)) - at.query.spent else ""
+
+
+def _stranger(at: Situation, choice: Choice) -> str:
+    return "has never taken a request" if at.query.known_only and choice.worker.stranger else ""
 
 
 def _failing(at: Situation, choice: Choice) -> str:
@@ -203,6 +207,7 @@ CHAIN: tuple[tuple[RejectReason, Callable[[Situation, Choice], str]], ...] = (
     (RejectReason.EXHAUSTED, _no_surer),
     (RejectReason.BUDGET, _budget_spent),
     (RejectReason.BUDGET, _too_dear),
+    (RejectReason.FAILING, _stranger),
     (RejectReason.FAILING, _failing),
     (RejectReason.PAUSED, _resting),
     (RejectReason.FULL, _full),

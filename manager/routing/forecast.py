@@ -84,8 +84,8 @@ class Forecast:
         model, worker = choice.card.model_id, choice.worker
         if model not in self._output:
             self._output[model] = output_tokens(self._query, model, self._estimates)
-            self._confidence[model] = self._estimates.of(model).confidence.hoped(HOPE)
-        record = self._records[choice] = self._estimates.at(worker.worker_id, model)
+            self._confidence[model] = self._estimates.look(model).confidence.hoped(HOPE)
+        record = self._records[choice] = self._estimates.look_at(worker.worker_id, model)
         seen = self._seen[choice] = record.seconds(self._query.tokens_in, self._output[model])
         says = self._says[choice] = _reported_s(worker.heartbeat) if seen is None else None
         if seen is not None:

@@ -9,6 +9,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
+from config.bounded import Latest
 from contracts import Grade, ModelGrades, Policy
 from manager.routing.estimates import Estimates
 from manager.routing.query import Choice
@@ -17,16 +18,18 @@ PROBATION_SHARE = 0.10
 CANARY_SHARE = 0.01
 CANARY_AFTER = 30.0
 """Seconds after which a benched worker is tried again, however few requests come in that time."""
+MOST_MODELS, MOST_PAIRS = 5000, 20_000
+"""Grades that are kept, of models and of models at workers: the latest."""
 WELL_KNOWN = 40
 """Answers after which a model that is not senior is left out of `best`: its grade says enough."""
 
 
 class Grades:
     def __init__(self) -> None:
-        self._of: dict[str, dict[str, Grade]] = {}
-        self._new: dict[str, tuple[str, ...]] = {}
+        self._of: Latest[str, dict[str, Grade]] = Latest(MOST_MODELS)
+        self._new: Latest[str, tuple[str, ...]] = Latest(MOST_MODELS)
         self._proven_since: datetime | None = None
-        self._tried: dict[tuple[str, str], float] = {}
+        self._tried: Latest[tuple[str, str], float] = Latest(MOST_PAIRS)
 
     def of(self, model_id: str, worker_id: str, serves_since: datetime | None = None) -> Grade:
         """A worker without a grade is new, if any has one. `serves_since`: None if that cannot be said."""
@@ -89,7 +92,7 @@ def _best(graded: Mapping[Choice, Grade], estimates: Estimates, rng: random.Rand
     seniors = {choice for choice, grade in graded.items() if grade == "senior"}
     known = {choice.card.model_id for choice in seniors}
     others = (choice for choice, grade in graded.items() if grade != "benched" and choice.card.model_id not in known)
-    unknown = [choice for choice in others if estimates.of(choice.card.model_id).answered < WELL_KNOWN]
+    unknown = [choice for choice in others if estimates.look(choice.card.model_id).answered < WELL_KNOWN]
     return seniors.union(choice for choice in unknown if rng.random() < PROBATION_SHARE)
 
 

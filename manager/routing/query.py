@@ -73,6 +73,8 @@ class RoutingQuery:
     """Nothing else was found: a worker that was full before is waited for."""
     include_unclaimed: bool = False
     """Nothing at all was found: a worker that was only slow to claim, or only declines, is better than an error."""
+    known_only: bool = False
+    """Workers that no one knows were asked in vain: only those that have taken a request, or have a name, are."""
     unsure: frozenset[str] = frozenset()
     """Models that have answered it, and were not sure enough."""
     confidence: float = 0.0

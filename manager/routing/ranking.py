@@ -33,6 +33,9 @@ from manager.routing.registry import WorkerView
 from manager.routing.scorers import HOPELESS, IN_VAIN, TermValues
 from manager.routing.stand_ins import is_stand_in, step_back
 
+MOST_CANDIDATES = 500
+"""Models at workers that one decision looks at: a worker may tell of a thousand models."""
+
 PRECEDENCE = (
     RejectReason.FULL,
     RejectReason.PAUSED,
@@ -104,7 +107,7 @@ def rank(
     grades: Grades = UNGRADED,
 ) -> Ranking:
     """The best candidate for `query` among the models of `workers`, and how every candidate was judged."""
-    candidates = choices(workers)
+    candidates = _looked_at(query, choices(workers), rng)
     rng.shuffle(candidates)  # of equals the first wins
     at = Situation(query, estimates, now)
     forecast = Forecast(query, candidates, estimates, now)
@@ -115,6 +118,16 @@ def rank(
     )
     verdicts = _graded(at, verdicts, grades, rng)
     return _picked(query, _scored(verdicts, forecast, TermValues.of(weights)), forecast.line_s)
+
+
+def _looked_at(query: RoutingQuery, candidates: list[Choice], rng: random.Random) -> list[Choice]:
+    """All of them; of very many those that are asked for by name, and of more than a decision can look at some."""
+    if len(candidates) <= MOST_CANDIDATES:
+        return candidates
+    asked = query.request.model
+    named = [choice for choice in candidates if choice.card.answers_to(asked)] if asked is not None else []
+    few = named or candidates
+    return few if len(few) <= MOST_CANDIDATES else rng.sample(few, MOST_CANDIDATES)
 
 
 def _graded(

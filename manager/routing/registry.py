@@ -4,16 +4,23 @@ Pure: no clock of its own, no network. `now` is the loop's monotonic time in sec
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from typing import NamedTuple
 
 from contracts import Heartbeat
+from contracts.subjects import worker_connection_name
 from manager.routing.circuit_breaker import CircuitBreaker
 from manager.routing.clock_offset import ClockOffset
 
+STRANGERS_BELIEVED = 16
+"""So many workers without a name at the server are taken at their word. When there are more, most are made up."""
+MOST_STRANGERS = 200
+"""That are known at once: what makes up ten thousand ids costs no more than that."""
+STRANGERS_SHARE = 0.1
+"""Of the decisions, in which some of a crowd of strangers take part beside workers that are known."""
 FORGET_AFTER = 60.0
 """Seconds after which a silent worker is no longer even listed."""
 SUSPECT = 1.2
@@ -32,6 +39,8 @@ class News(Enum):
     """It was taken for gone, and is the same as before: what it still does may be another worker's by now."""
     SUPERSEDED = "superseded"
     """An older worker of this id is still beating its heart."""
+    REFUSED = "refused"
+    """It is not taken in: it speaks for a worker that is another one, or too many strangers are here."""
 
 
 @dataclass(slots=True, eq=False)
@@ -88,6 +97,10 @@ class WorkerView:
     """It refused a request because it is full, and has said nothing else since: others may send there too."""
     silent: bool = False
     """Gone because its heart was not heard: it may be deaf, frozen, cut off, or all of these but alive."""
+    named: bool = False
+    """It speaks on a subject of its own, where the server lets no other backend's worker speak."""
+    stranger: bool = False
+    """The server knows no connection of its name, and it has never taken a request: it may be no worker at all."""
     swapped: bool = False
     """It serves another model than at first."""
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
@@ -242,12 +255,28 @@ class Registry:
         self._groups: list[list[WorkerView]] = []
         self._changed = True
         """Whether a worker serves other models than when the groups were made."""
+        self._strangers: set[str] = set()
 
     def __iter__(self) -> Iterator[WorkerView]:
         return iter(self._workers.values())
 
     def __len__(self) -> int:
         return len(self._workers)
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether more strangers are here than can be believed."""
+        return len(self._strangers) > STRANGERS_BELIEVED
+
+    def pool(self, rng: random.Random) -> list[WorkerView]:
+        """The workers that a decision looks at: all of them; of a crowd of strangers now and then a few, by lot."""
+        if not self.is_crowded:
+            return list(self)
+        known = [worker for worker in self if not worker.stranger]
+        if any(not worker.obstacle for worker in known) and rng.random() >= STRANGERS_SHARE:
+            return known
+        few = rng.sample(sorted(self._strangers), STRANGERS_BELIEVED)
+        return [*known, *(self._workers[name] for name in few)]
 
     def drawn(self, count: int, rng: random.Random) -> list[WorkerView]:
         """So many by lot, from each set of models alike: thousands are too many to look at each time."""
@@ -258,26 +287,30 @@ class Registry:
 
     def _group(self) -> None:
         groups: dict[tuple[str, ...], list[WorkerView]] = {}
+        crowded = self.is_crowded
         for worker in self:
+            if crowded and worker.stranger:
+                continue
             groups.setdefault(tuple(card.model_id for card in worker.heartbeat.models), []).append(worker)
         self._groups, self._changed = list(groups.values()), False
 
     def get(self, worker_id: str) -> WorkerView | None:
         return self._workers.get(worker_id)
 
-    def hear(self, beat: Heartbeat, now: float, *, wall: float) -> News:
-        """Takes a heartbeat in, received at `now` (loop's clock) and `wall` (unix seconds)."""
+    def hear(self, beat: Heartbeat, now: float, *, wall: float, named: bool = False, connected: bool = True) -> News:
+        """Takes a heartbeat in, received at `now` (loop's clock) and `wall` (unix seconds).
+
+        `named`: it came on the worker's own subject. `connected`: the server knows a connection of its name.
+        """
         worker = self._workers.get(beat.worker_id)
         if worker is None:
-            worker = self._workers[beat.worker_id] = WorkerView(beat, now)
-            self._changed = True
-            worker.clock.hear(beat.sent_at, wall)
-            return News.NONE
+            return self._take_in(beat, now, wall=wall, named=named, connected=connected)
+        if (news := _not_taken(worker, beat, named=named)) is not None:
+            return news
         known = worker.heartbeat
-        if beat.epoch < known.epoch and not worker.gone:
-            return News.SUPERSEDED
-        if beat.epoch == known.epoch and beat.seq <= known.seq:
-            return News.NONE
+        worker.named = named
+        if connected:
+            self._vouch_for(worker)
         worker.clock.hear(beat.sent_at, wall)
         restarted = beat.epoch != known.epoch
         changed = beat.config_digest != known.config_digest
@@ -287,6 +320,9 @@ class Registry:
         # A heartbeat that crossed a request on its way does not count it; one that follows a word about it does.
         worker.uncounted = [] if restarted else [uncounted for uncounted in worker.uncounted if not uncounted.known]
         worker.said_full = False
+        if beat.models != known.models:
+            served = {card.model_id for card in beat.models}
+            worker.models = {name: view for name, view in worker.models.items() if name in served}
         was_gone = bool(worker.gone)
         worker.gone, worker.silent = "stopped" if beat.state == "stopped" else "", False
         if restarted or changed:
@@ -294,6 +330,34 @@ class Registry:
         if restarted or worker.gone:
             return News.VOID
         return News.BACK if was_gone else News.NONE
+
+    def _take_in(self, beat: Heartbeat, now: float, *, wall: float, named: bool, connected: bool) -> News:
+        """A worker that was not known."""
+        if not connected and len(self._strangers) >= MOST_STRANGERS:
+            return News.REFUSED
+        worker = self._workers[beat.worker_id] = WorkerView(beat, now, named=named, stranger=not connected)
+        if worker.stranger:
+            self._strangers.add(beat.worker_id)
+        self._changed = True
+        worker.clock.hear(beat.sent_at, wall)
+        return News.NONE
+
+    def vouch(self, names: Collection[str]) -> None:
+        """The server knows connections of these names (`worker_connection_name`)."""
+        for worker_id in list(self._strangers):
+            worker = self._workers[worker_id]
+            if worker_connection_name(worker.heartbeat.backend, worker_id) in names:
+                self._vouch_for(worker)
+
+    def took_request(self, worker: WorkerView) -> None:
+        """It has claimed a request, or answered it: it is a worker."""
+        self._vouch_for(worker)
+
+    def _vouch_for(self, worker: WorkerView) -> None:
+        if worker.stranger:
+            worker.stranger = False
+            self._strangers.discard(worker.worker_id)
+            self._changed = True
 
     def leave(self, worker_id: str, why: str, *, back_by: float = 0.0) -> bool:
         """A worker's connection is gone. Returns whether that is news; its next heartbeat brings it back."""
@@ -346,8 +410,26 @@ class Registry:
     def _forget(self, now: float) -> None:
         for worker in [m for m in self._workers.values() if m.gone and now - m.heard > FORGET_AFTER and not m.assigned]:
             del self._workers[worker.worker_id]
+            self._strangers.discard(worker.worker_id)
             self._changed = True
 
 
 def _other_models(before: Heartbeat, now: Heartbeat) -> bool:
     return bool(before.models) and {c.model_id for c in before.models} != {c.model_id for c in now.models}
+
+
+def _not_taken(worker: WorkerView, beat: Heartbeat, *, named: bool) -> News | None:
+    """What a heartbeat tells that changes nothing of the worker; None: it does.
+
+    The first on a worker's own subject counts, whatever was said in its name on the open one before.
+    """
+    known = worker.heartbeat
+    if named and not worker.named:
+        return None
+    if not worker.gone and worker.named and not named:
+        return News.NONE  # the open subject tells nothing of a worker that has its own
+    if not worker.gone and beat.backend != known.backend:
+        return News.REFUSED
+    if not worker.gone and beat.epoch < known.epoch:
+        return News.SUPERSEDED
+    return News.NONE if beat.epoch == known.epoch and beat.seq <= known.seq else None

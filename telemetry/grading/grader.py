@@ -14,6 +14,7 @@ from pydantic_core import to_json
 
 from bus import Bus, BusError
 from bus.kv import Bucket
+from config.bounded import Latest
 from contracts import Grade, GradeRecord, ModelGrades, WorkRecord, utc_now
 from contracts import subjects as s
 from telemetry.grading.grades import SAMPLE, Record, Standing, judge
@@ -25,6 +26,8 @@ LOCK = 0x67726164
 WRITE_WITHIN = 2.0
 MAX_BYTES = 64 << 20
 USUAL_MEMORY = 0.9
+MOST_PAIRS = 20_000
+"""Models at workers of which is remembered how sure they usually are."""
 RECORDS_EVERY = 60.0
 """Seconds after which Managers get every worker's record, also when no grade has changed."""
 
@@ -40,7 +43,7 @@ class Grading:
         self._records: dict[str, dict[str, WorkRecord]] = {}
         """By model and worker, as last seen; and when they were last published (loop's clock)."""
         self._records_told = float("-inf")
-        self._usual: dict[tuple[str, str], float] = {}
+        self._usual: Latest[tuple[str, str], float] = Latest(MOST_PAIRS)
         self._reconnects = 0
 
     async def run(self) -> None:

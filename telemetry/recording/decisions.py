@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 EVERY = 0.5
 """Seconds between two looks whether there is something to keep."""
 BATCH = 500
+MOST_DAYS = 10
 MAX_BYTES = 16 << 20
 """Of decisions that wait here for the database."""
 BEST = 20
@@ -90,7 +91,7 @@ class Decisions:
             self._lose("no decision, or not of today", len(batch) - len(read))
         if days := {day for day, _ in read} - self._days:
             await self._store.fetch("make_decision_days", sorted(days))
-            self._days |= days
+            self._days = {*self._days, *days} if len(self._days) < MOST_DAYS else days
         await self._insert([row for _, row in read])
 
     async def _insert(self, rows: list[bytes]) -> None:

@@ -24,6 +24,8 @@ ACK_WITHIN = 2.0
 TRIES = 2
 """With the same message id, so that the stream keeps one of them."""
 FIELD_CHARACTERS = 100
+OURS = "verifier:"
+"""How the sources of judgements begin that a Manager's verifier makes; no caller's may."""
 
 
 async def serve_feedback(bus: Bus, stats: EndpointStats, privacy_filter: PrivacyFilter) -> Subscription:
@@ -40,7 +42,7 @@ async def serve_feedback(bus: Bus, stats: EndpointStats, privacy_filter: Privacy
             failure = error
             if not message.reply:
                 log.warning("feedback_lost", reason=str(error))
-        stats.count(asyncio.get_running_loop().time() - started, str(failure) if failure else None)
+        stats.count(asyncio.get_running_loop().time() - started, failure.code if failure else None)
         if message.reply:
             await _answer(bus, message.reply, failure)
 
@@ -56,6 +58,10 @@ def _read(data: bytes) -> FeedbackRecord:
         field = ".".join(str(step) for step in first["loc"])[:FIELD_CHARACTERS] or None
         message = "unknown field" if first["type"] == "extra_forbidden" else first["msg"]
         raise BullpenError(ErrorCode.INVALID_REQUEST, f"{field or 'the feedback'}: {message}", field=field) from None
+    if (feedback.source or "").startswith(OURS):
+        raise BullpenError(
+            ErrorCode.INVALID_REQUEST, "source: that is a verifier's, which only Managers are", field="source"
+        )
     return FeedbackRecord(**feedback.model_dump(), feedback_id=new_id(), created_at=utc_now())
 
 

@@ -12,7 +12,8 @@ from bus import Bus, BusSettings, Message
 from client import Bullpen
 from contracts import Price
 from contracts import subjects as s
-from manager.budgets.ledger import BudgetLedger
+from manager.budgets.accounts import Account, Ledger, LocalBudget
+from manager.budgets.ledger import MOST_AT_REST, BudgetLedger
 from manager.config import Budget
 from manager.metrics import Metrics
 from tests.fake_worker import Asked, FakeWorker, acting
@@ -179,3 +180,39 @@ async def test_no_request_waits_for_a_missing_budget(mesh: SmallMesh) -> None:
     assert "output" in await mesh.ask()
     streams = await mesh.bus.nats.jetstream().streams_info()
     assert "KV_bullpen_budgets" not in {info.config.name for info in streams}
+
+
+async def test_tenants_that_spend_nothing_any_more_make_no_work(nats: NatsServer) -> None:
+    bus = await Bus.connect("manager:m-1", BusSettings(servers=(nats.url,)))
+    each = Budget.model_validate({"tenant": "*", "limit_usd": 1})
+    ledger = BudgetLedger(bus, (each,), "m-1", Metrics(bus, "m-1"))
+    written: list[Message] = []
+    await bus.subscribe_inline("$KV.bullpen_budgets.>", written.append)
+    for number in range(40):
+        reserved = await ledger.reserve(f"tenant-{number}", "m", EACH)
+        assert reserved is not None
+        reserved.settle(EACH)
+    for _ in range(2):
+        await ledger._renew_all()
+    await bus.flush()
+    before = len(written)
+    await ledger._renew_all()
+    await bus.flush()
+    assert len(written) == before, "their leases are given back, and that is all"
+    assert len(await ledger.states()) == 40
+    assert {state.spent_usd for state in await ledger.states()} == {EACH}
+    await bus.close()
+
+
+async def test_so_many_tenants_at_rest_are_remembered_and_no_more(nats: NatsServer) -> None:
+    bus = await Bus.connect("manager:m-1", BusSettings(servers=(nats.url,)))
+    ledger = BudgetLedger(bus, (Budget.model_validate({"tenant": "*", "limit_usd": 1}),), "m-1", Metrics(bus, "m-1"))
+    reserved = await ledger.reserve("busy", "m", EACH)
+    for number in range(MOST_AT_REST + 50):
+        local = LocalBudget(Account(ledger._budgets[0], f"t-{number}", "w", None), known=Ledger())
+        ledger._local_budgets[local.account.key] = local
+    await ledger._renew_all()
+    assert len(ledger._local_budgets) == MOST_AT_REST + 1
+    assert len(ledger._renewing) == 1
+    assert reserved is not None
+    await bus.close()

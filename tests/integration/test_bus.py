@@ -568,7 +568,7 @@ async def test_draining_a_subscription_keeps_the_answers_of_work_in_flight(bus: 
 async def test_service_discovery_answers_all_three_ways(bus: Bus) -> None:
     stats = EndpointStats("auto", "infer.auto", "q")
     stats.count(0.5)
-    stats.count(0.1, "boom")
+    stats.count(0.1, ErrorCode.UPSTREAM_ERROR)
     await serve_info(bus, Service("bullpen-test", "t-1", "1.0.0", "a test", {"k": "v"}, (stats,)))
     for suffix in ("", ".bullpen-test", ".bullpen-test.t-1"):
         reply = await bus.request(f"$SRV.PING{suffix}", b"", timeout=2)
@@ -576,7 +576,7 @@ async def test_service_discovery_answers_all_three_ways(bus: Bus) -> None:
     info = await bus.request("$SRV.INFO.bullpen-test", b"", timeout=2)
     assert b'"subject":"infer.auto"' in info.data
     told = await bus.request("$SRV.STATS.bullpen-test", b"", timeout=2)
-    assert b'"num_requests":2,"num_errors":1,"last_error":"boom"' in told.data
+    assert b'"num_requests":2,"num_errors":1,"last_error":"upstream_error"' in told.data
 
 
 async def test_a_connection_that_closed_with_bytes_to_send_can_be_aborted_still() -> None:
@@ -597,3 +597,11 @@ async def test_a_connection_that_closed_with_bytes_to_send_can_be_aborted_still(
         assert len(await received) == 20_000_000
         await writer.wait_closed()
         patched_client._abort(writer)
+
+
+@pytest.mark.parametrize("length", [2049, 5000, 1 << 20])
+async def test_a_subject_that_is_too_long_for_the_server_costs_no_connection(bus: Bus, length: int) -> None:
+    with pytest.raises(BusError, match="no subject of"):
+        await bus.publish("x" * length, b"")
+    await bus.flush()
+    assert bus.reconnects == 0

@@ -50,6 +50,7 @@ async def test_a_reply_elsewhere_than_an_inbox_is_not_served(books: Books) -> No
 
 
 BAD: list[tuple[bytes, str | None]] = [
+    (b'{"task_id":"t","score":1,"source":"verifier:judge"}', "source"),
     (b"", None),
     (b"rubbish", None),
     (b"[]", None),

@@ -5,19 +5,19 @@ from collections.abc import Generator
 from time import monotonic, process_time
 
 import pytest
-from hypothesis import is_hypothesis_test
+from hypothesis import is_hypothesis_test, settings
 
 UNIT_TEST_ENDS = 2.0
 """Seconds of processor time after which a unit test is ended: a busy machine makes it no longer."""
 HUNG = 10.0
 """Seconds after which it is ended although it computes nothing: it waits for something."""
 MANY_CASES = 10
-"""A property test tries a hundred cases: so many times as long."""
+"""A property test tries a hundred cases: so many times as long; and a fuzzer as long as it takes."""
 
 
 def _item_ends(item: pytest.Item) -> float:
     many = isinstance(item, pytest.Function) and is_hypothesis_test(item.obj)
-    return UNIT_TEST_ENDS * (MANY_CASES if many else 1)
+    return UNIT_TEST_ENDS * (max(MANY_CASES, settings().max_examples / 10) if many else 1)
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)

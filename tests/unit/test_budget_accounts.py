@@ -180,3 +180,29 @@ def state(spent: str | None, limit: str = "1", tenant: str | None = None) -> Bud
 def test_of_what_managers_say_of_a_budget_the_most_counts() -> None:
     told = [state(None, tenant="a"), state("0.2"), state("0.4"), state(None), state("0.3"), state("3", "10", "b")]
     assert merged(told) == [state("0.4"), state("3", "10", "b"), state(None, tenant="a")]
+
+
+# Whose budget it is
+
+
+def test_a_budget_of_all_is_told_from_that_of_requests_without_a_tenant() -> None:
+    budgets = [Budget.model_validate({"limit_usd": 1, **one}) for one in ({}, {"tenant": "*"}, {"tenant": "acme"})]
+    told = {one.told_tenant for one in accounts(budgets, "", "m", NOON)}
+    assert told == {None, ""}
+    assert {one.told_tenant for one in accounts(budgets, "acme", "m", NOON)} == {None, "acme"}
+    without = next(one for one in accounts(budgets, "", "m", NOON) if one.told_tenant == "")
+    assert "requests without a tenant" in str(without)
+
+
+def test_a_tenant_that_spends_nothing_any_more_rests() -> None:
+    purse = LocalBudget(account(tenant="*"))
+    assert not purse.rests, "it was never asked what is left"
+    ledger = renew(purse, Ledger(), CENT)
+    assert not purse.rests, "it holds a lease"
+    purse.reserve(CENT)
+    purse.settle(CENT, CENT)
+    ledger = renew(purse, ledger, Decimal(0))
+    assert purse.rests
+    named = LocalBudget(account(tenant="acme"))
+    renew(named, ledger, Decimal(0))
+    assert not named.rests, "there are few of those in the config"

@@ -1,9 +1,10 @@
 """Who is here: heartbeats and departures in, workers out."""
 
+import random
 from datetime import UTC, datetime
 
 from contracts import Heartbeat, ModelCard, Rate, WorkerState
-from manager.routing.registry import News, Registry
+from manager.routing.registry import MOST_STRANGERS, STRANGERS_BELIEVED, News, Registry
 
 
 def beat(
@@ -186,3 +187,109 @@ def test_a_restarted_worker_knows_nothing_of_what_was_sent_to_its_predecessor() 
     assert worker.short_of(1.0) == "requests"
     registry.hear(rated(2, left=1).model_copy(update={"epoch": "e2"}), 1.0, wall=1.0)
     assert worker.short_of(1.0) == ""
+
+
+# Whose id it is
+
+
+def test_a_worker_with_a_subject_of_its_own_is_heard_there_only() -> None:
+    registry = Registry(2.5)
+    registry.hear(beat(), 0.0, wall=0.0, named=True)
+    assert registry.hear(beat(epoch="zzz", seq=10**9, state="stopped"), 0.5, wall=0.0) is News.NONE
+    assert obstacle(registry) == ""
+    assert registry.hear(beat(seq=2), 1.0, wall=0.0, named=True) is News.NONE
+    assert registry.get("w") is not None
+
+
+def test_what_was_said_in_a_worker_s_name_before_it_spoke_itself_counts_for_nothing() -> None:
+    registry = Registry(2.5)
+    registry.hear(beat(epoch="zzz", seq=10**9, capacity=0), 0.0, wall=0.0)
+    registry.hear(beat(epoch="e1", seq=1), 0.1, wall=0.0, named=True)
+    assert obstacle(registry) == ""
+    assert registry.hear(beat(epoch="zzzz", seq=10**9 + 1), 0.2, wall=0.0) is News.NONE
+    found = registry.get("w")
+    assert found is not None
+    assert found.heartbeat.epoch == "e1"
+
+
+def test_an_older_worker_that_speaks_on_the_open_subject_only_is_heard_after_the_one_with_its_id_has_left() -> None:
+    registry = Registry(2.5)
+    registry.hear(beat(), 0.0, wall=0.0, named=True)
+    registry.leave("w", "disconnected")
+    registry.hear(beat(epoch="e2", seq=1), 1.0, wall=0.0)
+    assert obstacle(registry) == ""
+
+
+def test_an_id_belongs_to_one_backend_as_long_as_its_worker_lives() -> None:
+    registry = Registry(2.5)
+    registry.hear(beat(), 0.0, wall=0.0, named=True)
+    rival = beat(epoch="zzz").model_copy(update={"backend": "rival"})
+    assert registry.hear(rival, 0.5, wall=0.0, named=True) is News.REFUSED
+    assert obstacle(registry) == ""
+    registry.leave("w", "disconnected")
+    assert registry.hear(rival, 1.0, wall=0.0, named=True) is News.VOID
+
+
+# Workers that no one knows
+
+
+def crowd(registry: Registry, count: int) -> list[News]:
+    return [registry.hear(beat(f"fake-{n}"), 0.0, wall=0.0, connected=False) for n in range(count)]
+
+
+def test_ten_thousand_made_up_ids_take_little_room_and_no_worker_s_place() -> None:
+    registry, rng = Registry(2.5), random.Random(1)
+    registry.hear(beat("real"), 0.0, wall=0.0)
+    heard = crowd(registry, 10_000)
+    assert heard.count(News.REFUSED) == 10_000 - MOST_STRANGERS
+    assert len(registry) == MOST_STRANGERS + 1
+    pools = [registry.pool(rng) for _ in range(1000)]
+    alone = sum([worker.worker_id for worker in pool] == ["real"] for pool in pools)
+    assert 850 < alone < 950
+    assert max(map(len, pools)) == STRANGERS_BELIEVED + 1
+    assert [worker.worker_id for worker in registry.drawn(12, rng)] == ["real"]
+
+
+def test_a_few_workers_without_a_name_at_the_server_are_taken_at_their_word() -> None:
+    registry = Registry(2.5)
+    registry.hear(beat("real"), 0.0, wall=0.0)
+    crowd(registry, STRANGERS_BELIEVED)
+    assert len(registry.pool(random.Random(1))) == STRANGERS_BELIEVED + 1
+
+
+def test_a_crowd_is_asked_when_no_worker_is_known() -> None:
+    registry = Registry(2.5)
+    crowd(registry, 100)
+    assert len(registry.pool(random.Random(1))) == STRANGERS_BELIEVED
+
+
+def test_a_stranger_becomes_known_by_its_connection_or_by_a_request_that_it_takes() -> None:
+    registry = Registry(2.5)
+    crowd(registry, 100)
+    registry.vouch({"worker:b:fake-1", "worker:other:fake-2", "client"})
+    third = registry.get("fake-3")
+    assert third is not None
+    registry.took_request(third)
+    registry.hear(beat("fake-4", seq=2), 1.0, wall=0.0, connected=True)
+    known = {worker.worker_id for worker in registry if not worker.stranger}
+    assert known == {"fake-1", "fake-3", "fake-4"}
+
+
+def test_strangers_that_are_silent_make_room_for_others() -> None:
+    registry = Registry(2.5)
+    crowd(registry, MOST_STRANGERS)
+    for at in (10.0, 80.0):
+        registry.sweep(at, every=70.0)
+    assert len(registry) == 0
+    assert registry.hear(beat("late"), 81.0, wall=0.0, connected=False) is News.NONE
+
+
+def test_what_is_known_of_a_model_goes_with_it() -> None:
+    registry = Registry(2.5)
+    for seq in range(1, 200):
+        card = ModelCard(model_id=f"m{seq}", context_window=100, local=True)
+        registry.hear(beat(seq=seq).model_copy(update={"models": (card,)}), 0.0, wall=0.0)
+        found = registry.get("w")
+        assert found is not None
+        found.model(f"m{seq}")
+        assert len(found.models) <= 2

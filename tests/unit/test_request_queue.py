@@ -92,3 +92,31 @@ async def test_who_left_in_the_same_moment_is_not_called_but_the_next_one() -> N
     waiters.tasks["left"].cancel()
     waiters.room.call(1)
     await waiters.are_called("next")
+
+
+async def test_a_tenant_s_burst_takes_no_place_in_the_queue_from_others() -> None:
+    waiters = Waiters(limit=4)
+    for number in range(4):
+        await waiters.come(f"flood-{number}", "flood")
+    await waiters.come("other", "other")
+    with pytest.raises(BullpenError, match="overloaded"):
+        await waiters.tasks["flood-3"]
+    await waiters.come("flood-4", "flood")
+    with pytest.raises(BullpenError, match="overloaded"):
+        await waiters.tasks["flood-4"]
+    waiters.room.call(4)
+    await waiters.are_called("flood-0", "other", "flood-1", "flood-2")
+
+
+async def test_a_burst_of_batch_work_takes_no_place_from_another_tenant_s() -> None:
+    waiters = Waiters(limit=3)
+    for number in range(3):
+        await waiters.come(f"flood-{number}", "flood", priority="batch")
+    await waiters.come("other", "other", priority="batch")
+    with pytest.raises(BullpenError, match="overloaded"):
+        await waiters.tasks["flood-2"]
+    await waiters.come("more", "other", priority="batch")
+    with pytest.raises(BullpenError, match="overloaded"):
+        await waiters.tasks["more"]
+    waiters.room.call(3)
+    await waiters.are_called("flood-0", "other", "flood-1")

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from contracts import BullpenError, ErrorCode, Fault, Outcome
 from manager.request.attempt import Attempt, State
-from manager.request.events import AttemptEvent, CalledOff, Gone, Overdue
+from manager.request.events import NO_RESPONDERS, AttemptEvent, CalledOff, Gone, Overdue
 from manager.request.retry_policy import (
+    FREE_REFUSALS,
     REFUSALS_ALLOWED,
+    STRANGERS_TRIED,
     TIMES_FULL,
     TIMES_UNHEARD,
     Answered,
@@ -387,3 +389,28 @@ def test_fault_is_a_word_of_the_wire() -> None:
 def test_a_beaten_attempt_is_not_asked_again() -> None:
     beaten = tried(READS, CalledOff(BullpenError(ErrorCode.CANCELLED, "another was quicker"), beaten=True))
     assert excluded([beaten], 0.0).has("w1", "m")
+
+
+def test_refusals_are_free_only_so_often() -> None:
+    """Ten thousand made-up workers are not asked one after the other."""
+    not_there = [tried(NO_RESPONDERS, number=number) for number in range(1, FREE_REFUSALS)]
+    assert isinstance(decide(not_there, None, limits(), Purse(), NOW), Ask)
+    ended = decide([*not_there, tried(NO_RESPONDERS, number=FREE_REFUSALS)], None, limits(), Purse(), NOW)
+    assert isinstance(ended, Fail)
+    assert ended.error.code is ErrorCode.NO_WORKER
+    assert ended.error.message.count("w") < 40
+
+
+def test_workers_that_no_one_knows_are_asked_only_so_often_as_long_as_others_are_known() -> None:
+    in_vain = [tried(NO_RESPONDERS, number=number) for number in range(1, STRANGERS_TRIED + 1)]
+    for one in in_vain:
+        one.choice.worker.stranger = True
+    first = decide(in_vain[:-1], None, limits(), Purse(), NOW)
+    then = decide(in_vain, None, limits(), Purse(), NOW)
+    assert isinstance(first, Ask)
+    assert isinstance(then, Ask)
+    assert (first.known_only, then.known_only) == (False, True)
+    in_vain[0].choice.worker.stranger = False
+    again = decide(in_vain, None, limits(), Purse(), NOW)
+    assert isinstance(again, Ask)
+    assert not again.known_only

@@ -19,6 +19,7 @@ SECTIONS = PAGE.split("\n## ")
 ADDRESSED = {
     subjects.infer_backend: "infer.<backend>",
     subjects.infer_worker: "infer.<backend>.w.<worker_id>",
+    subjects.worker_heartbeat: "worker.heartbeat.<backend>.<worker_id>",
     subjects.worker_control: "worker.control.<worker_id>",
     subjects.manager_control: "manager.control.<manager_id>",
     subjects.result: "result.<task_id>",
@@ -28,7 +29,7 @@ ADDRESSED = {
 }
 """The subjects that are made of names, as the page writes them."""
 NO_SUBJECTS = {subjects.is_name, subjects.token, subjects.grades_key, subjects.worker_of_connection}
-NO_SUBJECTS |= {subjects.may_receive_reply}
+NO_SUBJECTS |= {subjects.may_receive_reply, subjects.worker_of_heartbeat}
 
 
 def constants(module: Any) -> list[str]:

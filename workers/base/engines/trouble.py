@@ -7,7 +7,9 @@ Pure: the time is handed in, in seconds of the loop's clock.
 
 from collections import Counter, deque
 
+from config.bounded import Latest
 from contracts import BullpenError, ErrorCode
+from contracts.heartbeat import MOST_MODELS
 
 KEPT, LEAST = 20, 10
 """Outcomes of a model that are remembered, and how many there must be to say anything of it."""
@@ -50,7 +52,7 @@ class Troubles:
     """Of all models of a worker."""
 
     def __init__(self) -> None:
-        self._records: dict[str, ModelRecord] = {}
+        self._records: Latest[str, ModelRecord] = Latest(MOST_MODELS)
 
     def ended(self, model: str, failure: BullpenError | None, now: float) -> bool:
         """A request has ended. True: what is told of its model has begun or ended."""

@@ -11,6 +11,7 @@ from collections import Counter
 from math import ceil
 from random import random
 from time import time
+from typing import Annotated
 
 import structlog
 from pydantic import Field, ValidationError
@@ -18,6 +19,7 @@ from pydantic import Field, ValidationError
 from bus import Bus, BusError
 from bus.kv import Bucket
 from contracts import OpenModel
+from contracts.base import MOST_WHOLE
 from workers.base.rate_limits.limits import SPAN, Hold, Limits, Window
 
 log = structlog.get_logger(__name__)
@@ -36,7 +38,9 @@ TELL_AGAIN = 30.0
 BELIEVED = 120.0
 """… because after so many it is not believed any more: its holder is dead, and what it began is over."""
 
-Moments = tuple[tuple[int, int], ...]
+Amount = Annotated[int, Field(ge=0, le=MOST_WHOLE)]
+Moments = Annotated[tuple[tuple[int, Amount], ...], Field(max_length=200)]
+MOST_HOLDERS = 1000
 
 
 class Used(OpenModel):
@@ -45,12 +49,12 @@ class Used(OpenModel):
     at: float
     requests: Moments = ()
     tokens: Moments = ()
-    requests_held: int = 0
-    tokens_held: int = 0
+    requests_held: Amount = 0
+    tokens_held: Amount = 0
 
 
 class Ledger(OpenModel):
-    holders: dict[str, Used] = Field(default_factory=dict)
+    holders: Annotated[dict[str, Used], Field(max_length=MOST_HOLDERS)] = Field(default_factory=dict)
 
     def elsewhere(self, holder: str, now: float) -> tuple[int, int]:
         """Requests and tokens of all others, at `now` (unix seconds)."""

@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil
 
+from config.bounded import Latest
 from contracts import BullpenError, ErrorCode, Fault, Rate
+from contracts.heartbeat import MOST_MODELS
 from contracts.tokens import prompt_tokens
 from workers.base.interface.backend import Job, Usage
 from workers.base.interface.config import BackendConfig
@@ -24,6 +26,8 @@ MINUTE = 60.0
 MARGIN = 0.5
 """Seconds more, because a request does not arrive there the moment it is counted here."""
 SPAN = MINUTE + MARGIN
+GRAIN = 1.0
+"""Seconds: without a limit nothing depends on the moment, and a minute is kept in so large pieces."""
 UNTOLD_OUTPUT = 512.0
 """Tokens that an answer is thought to have before there was one, when nobody says how many it may have."""
 LONGER = 2.0
@@ -43,15 +47,24 @@ class Window:
 
     def count(self, amount: int, now: float) -> None:
         """Used just now."""
-        if amount:
+        if not amount:
+            return
+        self._forget(now)
+        self.spent += amount
+        if self.limit is None and self._past and now < self._past[-1][0] + GRAIN:
+            at, before = self._past.pop()
+            self._past.append((at, before + amount))
+        else:
             self._past.append((now, amount))
-            self.spent += amount
 
     def used(self, now: float) -> int:
         """Held, and used within the last minute."""
+        self._forget(now)
+        return self.held + self.spent
+
+    def _forget(self, now: float) -> None:
         while self._past and self._past[0][0] <= now - SPAN:
             self.spent -= self._past.popleft()[1]
-        return self.held + self.spent
 
     def left(self, now: float, elsewhere: int = 0) -> int | None:
         """None: there is no limit. `elsewhere`: what others of the same account use."""
@@ -91,7 +104,7 @@ class Limits:
         self.tokens = Window(config.tokens_per_minute)
         self._whole = ProviderLimits()
         """Of the account, whichever model is asked."""
-        self._models: dict[str, ProviderLimits] = {}
+        self._models: Latest[str, ProviderLimits] = Latest(MOST_MODELS)
         self.requests_elsewhere = 0
         """By other workers of the same account, in the last minute."""
         self.tokens_elsewhere = 0

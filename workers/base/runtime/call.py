@@ -30,11 +30,17 @@ class Call:
     prefix: str = ""
     """The start of the answer, which the caller has from another worker already."""
     prefix_tokens: int = 0
+    cancel_token: str = ""
+    """What a cancel has to know; empty: nothing."""
 
     @classmethod
-    def read(cls, message: Message) -> "Call":
-        """Raises `BullpenError(invalid_request)`."""
-        headers, arrived = message.headers, asyncio.get_running_loop().time()
+    def read(cls, message: Message, *, routed_here: bool = True) -> "Call":
+        """Raises `BullpenError(invalid_request)`.
+
+        `routed_here`: it came on a subject on which only Managers may send. Else their headers are not believed.
+        """
+        headers = message.headers if routed_here else h.of_caller(message.headers)
+        arrived = asyncio.get_running_loop().time()
         request = heeding(parse_request(message.data, task_id=headers.get(h.TASK)), headers)
         routed = headers.get(h.EVENTS) == "1" and bool(message.reply)
         return cls(
@@ -50,6 +56,7 @@ class Call:
             reply=message.reply,
             prefix=_prefix(headers.get(h.CONTINUE, "")),
             prefix_tokens=h.number(headers.get(h.CONTINUE_TOKENS), 0),
+            cancel_token=headers.get(h.CANCEL_TOKEN, ""),
         )
 
     @property

@@ -29,6 +29,8 @@ class FinalEventCache:
         self._bytes = 0
 
     def keep(self, key: Key, inbox: str, body: bytes, now: float) -> None:
+        if (before := self._words.pop(key, None)) is not None:
+            self._bytes -= len(before.body)
         self._words[key] = Word(inbox, body, now)
         self._bytes += len(body)
         while self._words and (self._bytes > MOST_BYTES or next(iter(self._words.values())).said_at < now - KEPT):

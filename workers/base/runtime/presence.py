@@ -11,7 +11,8 @@ import structlog
 from bus import Bus, BusError
 from config.watched_file import config_digest
 from contracts import BullpenError, Heartbeat, JsonObject, ModelCard, WorkerEventRecord, WorkerState, new_id, utc_now
-from contracts.subjects import TELEMETRY_WORKER, WORKER_HEARTBEAT
+from contracts.heartbeat import MOST_MODELS
+from contracts.subjects import TELEMETRY_WORKER, WORKER_HEARTBEAT, worker_heartbeat
 from outbox.outbox import Outbox
 from workers.base.engines.engine_set import EngineSet
 from workers.base.host.resources import ResourceMeter
@@ -125,7 +126,7 @@ class Presence:
         return Heartbeat(
             worker_id=self._id,
             backend=self._backend,
-            models=tuple(self._as_told(card, now) for card in self.models),
+            models=tuple(self._as_told(card, now) for card in self.models[:MOST_MODELS]),
             state=self.state,
             reason=self.reason,
             inflight=self._engines.inflight,
@@ -152,10 +153,15 @@ class Presence:
         return card if trouble == card.trouble else card.model_copy(update={"trouble": trouble})
 
     async def say(self, *, surely: bool = False) -> None:
-        """One heartbeat, now. `surely`: the server has it when this returns, if there is one."""
+        """One heartbeat, now: on the worker's own subject for Managers, on the open one for whoever looks on.
+
+        `surely`: the server has it when this returns, if there is one.
+        """
         self._seq += 1
         try:
-            await self._bus.publish(WORKER_HEARTBEAT, self.heartbeat().to_bytes())
+            told = self.heartbeat().to_bytes()
+            await self._bus.publish(worker_heartbeat(self._backend, self._id), told)
+            await self._bus.publish(WORKER_HEARTBEAT, told)
             if surely:
                 await self._bus.flush()
         except BusError as error:

@@ -63,10 +63,10 @@ class RemoteControl:
 
     async def _on_cancel(self, message: Message) -> None:
         try:
-            task_id = CancelRequest.model_validate_json(message.data).task_id
+            asked = CancelRequest.model_validate_json(message.data)
         except ValueError:
             return
-        for execution in [e for e in self._running.values() if e.call.task_id == task_id]:
+        for execution in [e for e in self._running.values() if asked.stops(e.call.task_id, e.call.cancel_token)]:
             execution.stop(BullpenError(ErrorCode.CANCELLED, "cancelled by the caller"))
 
     async def _on_control(self, message: Message) -> None:

@@ -142,7 +142,9 @@ class ManagerChannel:
 
     async def response(self, response: InferenceResponse) -> BullpenError | None:
         try:
-            await self._last_word(FinalResponse(**dict(response)).to_bytes())
+            await self._last_word(
+                FinalResponse(**dict(response), attempt=self._claim.attempt, epoch=self._claim.epoch).to_bytes()
+            )
         except BullpenError as error:
             usage = {name: getattr(response, name) for name in PartialUsage.model_fields}
             await self.error(error, PartialUsage.model_construct(**usage))
@@ -156,6 +158,8 @@ class ManagerChannel:
             error=error.detail(),
             usage=usage,
             outcome=error.outcome,
+            attempt=self._claim.attempt,
+            epoch=self._claim.epoch,
         )
         await self._last_word(reply.to_bytes())
 

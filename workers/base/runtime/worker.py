@@ -14,9 +14,11 @@ from typing import Any
 import structlog
 
 from bus import Bus, BusError, BusSettings, InboxReply, Message, Subscription, Tasks
+from bus.loop_lag import LoopLag
 from bus.reply import accepts, internal_error
 from bus.service import EndpointStats, Service, package_version, serve_info
 from bus.tasks import first_of
+from config.bounded import Latest
 from config.loader import ConfigError
 from config.watched_file import ConfigFile
 from contracts import (
@@ -33,6 +35,7 @@ from contracts import (
 )
 from contracts import headers as h
 from contracts import subjects as s
+from contracts.heartbeat import MOST_MODELS
 from outbox.outbox import Outbox, OutboxSettings
 from workers.base.engines.engine_set import Engine, EngineSet
 from workers.base.interface.backend import Done, Job
@@ -73,7 +76,7 @@ class Worker:
         self._backend_is: tuple[WorkerState, str] = "starting", ""
         self._swapper = Swapper(engines, self._presence, config_file, self._activate)
         self._quota = Quota(bus, engines, backend.name, worker_id)
-        self._confidence: dict[str, Confidence] = {}
+        self._confidence: Latest[str, Confidence] = Latest(MOST_MODELS)
         self._silences = SilenceHistory()
         self._running: dict[tuple[str, int], Execution] = {}
         self._final_events = FinalEventCache()
@@ -97,6 +100,7 @@ class Worker:
     async def run(self, stop: asyncio.Event) -> None:
         """Starts, serves until `stop` is set or the bus is lost, drains, leaves."""
         self._tasks.start(self._presence.beat(), "heartbeat")
+        self._tasks.start(LoopLag(self._id).watch(), "lag")
         await self._listen()
         self._look_after(self._health.keep())
         self._tasks.start(self._swapper.follow(), "config")
@@ -182,7 +186,7 @@ class Worker:
             log.warning("reply_refused", reply=message.reply[:64])
             return
         try:
-            execution = Execution(Call.read(message))
+            execution = Execution(Call.read(message, routed_here=message.subject != self._stats.subject))
         except BullpenError as error:
             await self._refuse(message, error)
             return
@@ -354,11 +358,12 @@ class Worker:
 
     async def _refuse(self, message: Message, error: BullpenError) -> None:
         """Tells what is wrong with a request that could not even be read."""
-        task_id = salvage_task_id(message.data) or message.headers.get(h.TASK) or new_id()
-        request_id = message.headers.get(h.REQUEST) or new_id()
+        headers = message.headers if message.subject != self._stats.subject else h.of_caller(message.headers)
+        task_id = salvage_task_id(message.data) or headers.get(h.TASK) or new_id()
+        request_id = headers.get(h.REQUEST) or new_id()
         error = self._health.blame(error, asked=False)
-        self._stats.count(0.0, str(error))
-        if message.headers.get(h.EVENTS) == "1" and message.reply:
+        self._stats.count(0.0, error.code)
+        if headers.get(h.EVENTS) == "1" and message.reply:
             body = ErrorReply(task_id=task_id, request_id=request_id, error=error.detail())
             await self._bus.publish(message.reply, body.to_bytes())
         else:
