@@ -30,6 +30,7 @@ class ErrorCode(StrEnum):
     CANCELLED = "cancelled"
     UPSTREAM_AUTH = "upstream_auth"
     UPSTREAM_ERROR = "upstream_error"
+    EMPTY_ANSWER = "empty_answer"
     INTERNAL = "internal"
 
 
@@ -49,6 +50,7 @@ STATUS: dict[ErrorCode, int] = {
     ErrorCode.CANCELLED: 499,
     ErrorCode.UPSTREAM_AUTH: 502,
     ErrorCode.UPSTREAM_ERROR: 502,
+    ErrorCode.EMPTY_ANSWER: 502,
     ErrorCode.INTERNAL: 500,
 }
 """HTTP status numbers, as in docs/wire.md."""
@@ -61,6 +63,7 @@ WORTH_RETRYING = frozenset(
         ErrorCode.RATE_LIMITED,
         ErrorCode.DEADLINE_EXCEEDED,
         ErrorCode.UPSTREAM_ERROR,
+        ErrorCode.EMPTY_ANSWER,
         ErrorCode.INTERNAL,
     }
 )
@@ -76,6 +79,7 @@ ANOTHER_WORKER_MAY_HELP = frozenset(
         ErrorCode.RATE_LIMITED,
         ErrorCode.UPSTREAM_AUTH,
         ErrorCode.UPSTREAM_ERROR,
+        ErrorCode.EMPTY_ANSWER,
         ErrorCode.INTERNAL,
     }
 )

@@ -25,6 +25,7 @@ from contracts import (
     SilenceOk,
 )
 from workers.base.interface.config import BackendConfig, ModelConfig
+from workers.base.interface.empty_answer import why_empty
 from workers.base.interface.silence import NOTHING_LEARNED, Silence, silence_ok
 
 
@@ -43,6 +44,14 @@ class Job:
     """
     silence_ok: SilenceOk | None = None
     """How long the provider may be silent, as the claim tells the Manager. None: as the backend's config says."""
+
+    def check(self, text: str, done: "Done") -> None:
+        """Raises `BullpenError(empty_answer)` when the text and the end of an answer bring nothing to the caller."""
+        if done.tool_calls or self.prefix.strip():
+            return
+        wanted = self.max_tokens if self.max_tokens == self.request.max_tokens else None
+        if (error := why_empty(text, done.finish_reason, wanted=wanted, written=done.completion_tokens)) is not None:
+            raise error
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,13 +205,14 @@ class Backend(ABC, Generic[C]):
         return job.silence_ok or self.silence_ok(job.model.model_id)
 
     async def infer(self, job: Job) -> Completion:
-        """The whole answer. Raises `BullpenError`; one that ends without `Done` was cut off."""
+        """The whole answer. Raises `BullpenError`; one that ends without `Done` was cut off, an empty one has failed."""
         text: list[str] = []
         logprobs: list[float] = []
         async with aclosing(self.stream(job)) as pieces:
             async for piece in pieces:
                 if isinstance(piece, Done):
-                    return Completion("".join(text), piece, tuple(logprobs))
+                    job.check(whole := "".join(text), piece)
+                    return Completion(whole, piece, tuple(logprobs))
                 text.append(piece.text)
                 logprobs.extend(piece.logprobs)
         raise truncated()

@@ -148,6 +148,7 @@ class Execution:
         await chunker.flush()
         if self.done is None:
             raise truncated()
+        job.check("".join(self.text), self.done)
 
     def _move(self, now: float) -> None:
         self.moves += 1
