@@ -13,7 +13,7 @@ from pydantic import Field
 from config.loader import ConfigError
 from contracts import BullpenError, ErrorCode, JsonObject, ModelCard
 from workers.anthropic.answer import Answer
-from workers.anthropic.question import question_of
+from workers.anthropic.question import CALLS, question_of
 from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, Report, out_of_service
 from workers.base.provider.connection import (
     CONNECT_TIMEOUT,
@@ -29,6 +29,7 @@ from workers.base.provider.connection import (
 from workers.base.provider.errors import from_status, garbage, unreachable
 from workers.base.provider.question import asked, built
 from workers.base.provider.streaming import patiently
+from workers.base.provider.tool_calls import translated
 
 KEY, URL = "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"
 OWN_API = "https://api.anthropic.com"
@@ -109,7 +110,8 @@ class AnthropicBackend(Backend[AnthropicConfig]):
         return tuple(out_of_service(card, GONE) if card.model_id in self._missing else card for card in cards)
 
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
-        answer, body = Answer(job), built(self._question, job)
+        calls = translated(job, CALLS)
+        answer, body = Answer(job), built(self._question, calls.job)
 
         async def ask() -> AsyncIterator[RawMessageStreamEvent]:
             return await asked(self._client.messages.create(**body, stream=True), job)
@@ -121,7 +123,7 @@ class AnthropicBackend(Backend[AnthropicConfig]):
             if (rest := answer.rest()) is not None:
                 yield rest
             if (done := answer.done()) is not None:
-                yield done
+                yield calls.restored(done)
         except (anthropic.AnthropicError, *UNUSABLE) as error:
             raise self._told(error) from error
 

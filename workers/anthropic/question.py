@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 from contracts import ChatMessage, InferenceRequest, JsonObject
 from workers.base import Job
-from workers.base.provider.chat import calls_made, conversation, json_wanted, split_data_url
+from workers.base.provider.chat import BEGIN, calls_made, conversation, json_wanted, split_data_url
+from workers.base.provider.tool_calls import CallRule
 
+CALLS = CallRule(ids="[A-Za-z0-9_-]{1,64}")
 UNTOLD_MAX_TOKENS = 8192
 """The API wants to be told how long an answer may be, also when nobody else said."""
 WARMEST = 1.0
@@ -20,6 +22,7 @@ def question_of(job: Job, options: JsonObject) -> JsonObject:
     request = job.request
     is_json, schema = json_wanted(request.response_format)
     system = [message.text for message in request.conversation if message.role in SYSTEM]
+    tools = [_tool(tool) for tool in request.tools or ()] or _tools_called(request.conversation)
     wanted: JsonObject = {
         "max_tokens": job.max_tokens or UNTOLD_MAX_TOKENS,
         "system": "\n\n".join([*system, *([ONLY_JSON] if is_json and schema is None else [])]),
@@ -27,8 +30,8 @@ def question_of(job: Job, options: JsonObject) -> JsonObject:
         "top_p": request.top_p,
         "stop_sequences": [stop for stop in request.stops if stop.strip()],
         "output_config": {"format": {"type": "json_schema", "schema": schema}} if schema is not None else None,
-        "tools": [_tool(tool) for tool in request.tools or ()],
-        "tool_choice": _tool_choice(request.tool_choice) if request.tools else None,
+        "tools": tools,
+        "tool_choice": _tool_choice(request.tool_choice if request.tools else "none") if tools else None,
     }
     told = {**{key: value for key, value in wanted.items() if value not in (None, "", [])}, **options}
     extra = {key: value for key, value in told.items() if value is not None and key != "max_tokens"}
@@ -47,7 +50,7 @@ def _temperature(request: InferenceRequest) -> float | None:
 
 
 def _turns(messages: Sequence[ChatMessage]) -> list[JsonObject]:
-    """What follows on each other from the same side is one turn."""
+    """What follows on each other from the same side is one turn, and the first one is the user's."""
     turns: list[JsonObject] = []
     for message in messages:
         blocks = [] if message.role in SYSTEM else _blocks(message)
@@ -56,6 +59,8 @@ def _turns(messages: Sequence[ChatMessage]) -> list[JsonObject]:
             turns[-1]["content"] += blocks
         elif blocks:
             turns.append({"role": role, "content": blocks})
+    if turns and turns[0]["role"] == "assistant":
+        turns.insert(0, {"role": "user", "content": [{"type": "text", "text": BEGIN}]})
     return turns
 
 
@@ -63,8 +68,9 @@ def _blocks(message: ChatMessage) -> list[JsonObject]:
     if message.role == "tool":
         return [{"type": "tool_result", "tool_use_id": message.tool_call_id or "", "content": message.text}]
     blocks: list[JsonObject] = [_image(url) for url in message.images]
-    if message.text:
-        blocks.append({"type": "text", "text": message.text})
+    if message.text.strip():
+        text = message.text.rstrip() if message.role == "assistant" else message.text
+        blocks.append({"type": "text", "text": text})
     for (name, arguments), call in zip(calls_made(message), message.tool_calls or (), strict=True):
         blocks.append({"type": "tool_use", "id": str(call.get("id") or name), "name": name, "input": arguments})
     return blocks
@@ -73,6 +79,12 @@ def _blocks(message: ChatMessage) -> list[JsonObject]:
 def _image(url: str) -> JsonObject:
     media_type, data = split_data_url(url)
     return {"type": "image", "source": {"type": "base64", "media_type": media_type, "data": data}}
+
+
+def _tools_called(messages: Sequence[ChatMessage]) -> list[JsonObject]:
+    """The functions that earlier answers called: the API takes no calls of functions that it is not told of."""
+    names = {call["function"]["name"]: None for message in messages for call in message.tool_calls or ()}
+    return [_tool({"function": {"name": name}}) for name in names]
 
 
 def _tool(tool: JsonObject) -> JsonObject:

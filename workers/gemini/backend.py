@@ -31,7 +31,8 @@ from workers.base.provider.errors import from_status, garbage, unreachable
 from workers.base.provider.overlap_trimmer import OverlapTrimmer
 from workers.base.provider.question import asked, built
 from workers.base.provider.streaming import patiently
-from workers.gemini.question import contents_of, generation_of
+from workers.base.provider.tool_calls import translated
+from workers.gemini.question import CALLS, contents_of, generation_of
 
 KEY, URL = "GEMINI_API_KEY", "GEMINI_BASE_URL"
 DESCRIBED_WITHIN = 60.0
@@ -127,7 +128,8 @@ class GeminiBackend(Backend[GeminiConfig]):
 
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
         answer = _Answer(job)
-        contents, generation = built(self._question, job)
+        calls = translated(job, CALLS)
+        contents, generation = built(self._question, calls.job)
 
         async def ask() -> AsyncIterator[types.GenerateContentResponse]:
             models = self._client.aio.models
@@ -143,7 +145,7 @@ class GeminiBackend(Backend[GeminiConfig]):
         if (rest := answer.rest()) is not None:
             yield rest
         if (done := answer.done()) is not None:
-            yield done
+            yield calls.restored(done)
 
     async def health(self) -> None:
         names = [model.name for model in self.config.models]

@@ -24,8 +24,9 @@ from workers.base.provider.errors import from_status, garbage, unreachable
 from workers.base.provider.overlap_trimmer import OverlapTrimmer
 from workers.base.provider.question import asked, built
 from workers.base.provider.streaming import patiently
+from workers.base.provider.tool_calls import translated
 from workers.ollama.catalogue import Catalogue
-from workers.ollama.question import body_of
+from workers.ollama.question import CALLS, body_of
 
 log = structlog.get_logger(__name__)
 
@@ -129,7 +130,8 @@ class OllamaBackend(Backend[OllamaConfig]):
 
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
         answer = _Answer(job)
-        body = built(self._question, job)
+        calls = translated(job, CALLS)
+        body = built(self._question, calls.job)
 
         async def ask() -> AsyncIterator[ollama.ChatResponse]:
             pieces = cast("AsyncGenerator[ollama.ChatResponse]", await asked(self._asking.chat(**body), job))
@@ -145,7 +147,7 @@ class OllamaBackend(Backend[OllamaConfig]):
         except FAILURES as error:
             raise self._told(error) from error
         if (done := answer.done()) is not None:
-            yield done
+            yield calls.restored(done)
 
     def has_to_load(self, model: str) -> bool:
         return self._loaded is not None and not _has(self._loaded, model)

@@ -8,7 +8,10 @@ import ollama
 from contracts import BullpenError, ChatMessage, ErrorCode, JsonObject
 from workers.base import Job
 from workers.base.provider.chat import calls_made, conversation, function_answered, json_wanted, split_data_url
+from workers.base.provider.tool_calls import CallRule
 
+CALLS = CallRule(ids=".*", names=".*")
+"""It takes any name, and knows calls by it."""
 RENDERER = "\nRENDERER "
 """Before the name of a renderer of the server's own, in a Modelfile; the template is then for show."""
 OPEN_END = "not $last"

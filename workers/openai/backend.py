@@ -32,7 +32,9 @@ from workers.base.provider.connection import (
 from workers.base.provider.errors import from_status, garbage, unreachable
 from workers.base.provider.question import asked, built
 from workers.base.provider.streaming import patiently
+from workers.base.provider.tool_calls import translated
 from workers.openai.answer import Answer
+from workers.openai.call_rules import rule_of
 from workers.openai.catalogue import GONE, Catalogue, is_named
 from workers.openai.listing import chats, with_kinds
 
@@ -173,7 +175,8 @@ class OpenAIBackend(Backend[OpenAIConfig]):
         return place(str(self._client.base_url))
 
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
-        answer, body = Answer(job), built(self._body, job)
+        calls = translated(job, rule_of(self._where, job.model.model_id))
+        answer, body = Answer(job), built(self._body, calls.job)
 
         async def ask() -> AsyncIterator[ChatCompletionChunk]:
             sending = self._client.chat.completions.create(**body)
@@ -186,7 +189,7 @@ class OpenAIBackend(Backend[OpenAIConfig]):
             if (rest := answer.rest()) is not None:
                 yield rest
             if (done := answer.done()) is not None:
-                yield done
+                yield calls.restored(done)
         except (openai.OpenAIError, *UNUSABLE) as error:
             raise self._told(error) from error
 

@@ -205,7 +205,7 @@ class Backend(ABC, Generic[C]):
         return job.silence_ok or self.silence_ok(job.model.model_id)
 
     async def infer(self, job: Job) -> Completion:
-        """The whole answer. Raises `BullpenError`; one that ends without `Done` was cut off, an empty one has failed."""
+        """The whole answer. Raises `BullpenError`, also for one that is empty, or was cut off: it has no `Done`."""
         text: list[str] = []
         logprobs: list[float] = []
         async with aclosing(self.stream(job)) as pieces:

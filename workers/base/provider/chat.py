@@ -14,6 +14,8 @@ from workers.base.provider.overlap_trimmer import begun
 BYTES_PER_TOKEN = 16
 CHARACTERS_PER_TOKEN = 4
 MAX_ANSWER_BYTES = 32 << 20
+BEGIN = "(The conversation begins with your words.)"
+"""What the user says before an answer that stands first, for providers that want a user's turn there."""
 
 
 # What is asked
@@ -31,7 +33,13 @@ def conversation(job: Job) -> tuple[ChatMessage, ...]:
 
 
 def openai_messages(job: Job) -> list[JsonObject]:
-    return [message.model_dump(mode="json", exclude_none=True) for message in conversation(job)]
+    return [_openai_message(message) for message in conversation(job)]
+
+
+def _openai_message(message: ChatMessage) -> JsonObject:
+    """Always with a content: many servers refuse null, or none, beside tool calls."""
+    told = message.model_dump(mode="json", exclude_none=True, exclude=None if message.tool_calls else {"tool_calls"})
+    return {"role": message.role, "content": "", **told}
 
 
 def split_data_url(url: str) -> tuple[str, str]:
