@@ -3,8 +3,16 @@
 from collections.abc import Sequence
 
 from contracts import ChatMessage, InferenceRequest, JsonObject
+from workers.anthropic.limits import accepted
 from workers.base import Job
-from workers.base.provider.chat import BEGIN, calls_made, conversation, json_wanted, split_data_url
+from workers.base.provider.chat import (
+    BEGIN,
+    calls_made,
+    conversation,
+    json_wanted,
+    split_data_url,
+    temperature_wanted,
+)
 from workers.base.provider.tool_calls import CallRule
 
 CALLS = CallRule(ids="[A-Za-z0-9_-]{1,64}")
@@ -33,19 +41,21 @@ def question_of(job: Job, options: JsonObject) -> JsonObject:
         "tools": tools,
         "tool_choice": _tool_choice(request.tool_choice if request.tools else "none") if tools else None,
     }
+    turns = _turns(conversation(job))
     told = {**{key: value for key, value in wanted.items() if value not in (None, "", [])}, **options}
-    extra = {key: value for key, value in told.items() if value is not None and key != "max_tokens"}
+    told = {key: value for key, value in told.items() if value is not None}
+    own_limit = job.max_tokens is None and "max_tokens" not in options
+    told = accepted(told, job.model.model_id, turns, own_limit=own_limit)
     return {
         "model": job.model.model_id,
-        "messages": _turns(conversation(job)),
-        "max_tokens": told["max_tokens"],
-        "extra_body": extra,  # the SDK's own arguments change with the newest models, the API takes the older ones' too
+        "messages": turns,
+        "max_tokens": told.pop("max_tokens"),
+        "extra_body": told,  # the SDK's own arguments change with the newest models, the API takes the older ones' too
     }
 
 
 def _temperature(request: InferenceRequest) -> float | None:
-    """Only a caller's own: the newest models refuse any."""
-    told = request.temperature if "temperature" in request.model_fields_set else None
+    told = temperature_wanted(request)
     return None if told is None else min(WARMEST, told)
 
 

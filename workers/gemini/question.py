@@ -8,9 +8,18 @@ from google.genai import types
 
 from contracts import BullpenError, ChatMessage, ErrorCode, JsonObject
 from workers.base import Job
-from workers.base.provider.chat import BEGIN, calls_made, conversation, function_answered, json_wanted, split_data_url
+from workers.base.provider.chat import (
+    BEGIN,
+    calls_made,
+    conversation,
+    function_answered,
+    json_wanted,
+    split_data_url,
+    temperature_wanted,
+)
 from workers.base.provider.connection import UNUSABLE
 from workers.base.provider.tool_calls import CallRule
+from workers.gemini.schema import plain
 
 CALLS = CallRule(ids=".*", names="[A-Za-z_][A-Za-z0-9_.:-]{0,63}", keeps=frozenset({"extra_content"}))
 """It knows calls by their names and places, and wants its own signed thoughts back."""
@@ -30,13 +39,13 @@ def generation_of(job: Job, options: JsonObject) -> types.GenerateContentConfig:
     is_json, schema = json_wanted(request.response_format)
     wanted: JsonObject = {
         "system_instruction": system or None,
-        "temperature": request.temperature,
+        "temperature": temperature_wanted(request),
         "top_p": request.top_p,
         "max_output_tokens": job.max_tokens,
         "stop_sequences": [stop for stop in request.stops if stop] or None,
         "seed": None if request.seed is None else request.seed % SEEDS,
         "response_mime_type": "application/json" if is_json else None,
-        "response_json_schema": schema,
+        "response_json_schema": None if schema is None else plain(schema),
         "response_logprobs": True if "logprobs" in job.model.capabilities else None,
         "tools": [_tool(tool) for tool in request.tools or ()] or None,
         "tool_config": _tool_config(request.tool_choice) if request.tools else None,
@@ -104,7 +113,7 @@ def _tool(tool: JsonObject) -> JsonObject:
     declaration = {
         "name": function.get("name"),
         "description": function.get("description"),
-        "parameters_json_schema": function.get("parameters"),
+        "parameters_json_schema": plain(function["parameters"]) if function.get("parameters") else None,
     }
     return {"function_declarations": [declaration]}
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import isfinite
 from typing import Any
 
-from contracts import BullpenError, ChatMessage, ErrorCode, JsonObject, new_id
+from contracts import BullpenError, ChatMessage, ErrorCode, InferenceRequest, JsonObject, new_id
 from workers.base.interface.backend import Job, Usage
 from workers.base.provider.errors import garbage
 from workers.base.provider.overlap_trimmer import begun
@@ -46,6 +46,11 @@ def split_data_url(url: str) -> tuple[str, str]:
     """The media type, without its parameters, and the base64 data of an image given as a data URL."""
     head, _, data = url.partition(",")
     return head.removeprefix("data:").partition(";")[0], data
+
+
+def temperature_wanted(request: InferenceRequest) -> float | None:
+    """Only a caller's own: a default would hide the model's, and some models refuse any."""
+    return request.temperature if "temperature" in request.model_fields_set else None
 
 
 def json_wanted(response_format: JsonObject | None) -> tuple[bool, JsonObject | None]:
