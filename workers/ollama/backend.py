@@ -12,12 +12,12 @@ from typing import Annotated, Any, cast
 import httpx
 import ollama
 import structlog
-from pydantic import Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from config.loader import ConfigError, secret
 from contracts import BullpenError, ErrorCode, FinishReason, JsonObject, ModelCard
-from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, Report, Usage
-from workers.base.provider.chat import SizeGuard, counted, logprobs, plausible
+from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, ModelConfig, Report, Usage
+from workers.base.provider.chat import SizeGuard, counted, logprobs, plausible, tokens
 from workers.base.provider.chat_models import Prober
 from workers.base.provider.connection import CONNECT_TIMEOUT, QUICK, UNUSABLE, bounded, headers_seen, without
 from workers.base.provider.errors import from_status, garbage, unreachable
@@ -25,6 +25,7 @@ from workers.base.provider.overlap_trimmer import OverlapTrimmer
 from workers.base.provider.question import asked, built
 from workers.base.provider.streaming import patiently
 from workers.base.provider.tool_calls import translated
+from workers.ollama import settings
 from workers.ollama.catalogue import Catalogue
 from workers.ollama.question import CALLS, body_of
 
@@ -32,6 +33,8 @@ log = structlog.get_logger(__name__)
 
 KEY = "OLLAMA_API_KEY"
 """Read by the client itself; servers behind a proxy want one."""
+WINDOW = "OLLAMA_CONTEXT_LENGTH"
+"""What the server gives a conversation when nobody says, as far as it does not show it itself."""
 DEFAULT_HOST = "http://127.0.0.1:11434"
 PULL_SILENCE = 600.0
 """Seconds: checking a large model that was just fetched takes long, and nothing is told meanwhile."""
@@ -46,11 +49,16 @@ class OllamaConfig(BackendConfig):
     """Where Ollama runs; else OLLAMA_HOST, else this machine."""
     pull_missing: bool = False
     """Fetch configured models that are not installed there."""
-    keep_alive: str | None = None
-    """How long Ollama keeps a model loaded after use, for example `10m`."""
+    keep_alive: Annotated[float | str | None, BeforeValidator(settings.keep_alive)] = None
+    """How long Ollama keeps a model loaded after use: seconds, below 0 for ever, or a duration such as `10m`."""
     local: bool = True
     num_ctx: Annotated[int, Field(ge=256)] | None = None
     """Tokens of one conversation; the model's or Ollama's own default when left out."""
+
+    @field_validator("models")
+    @classmethod
+    def _taken(cls, models: tuple[ModelConfig, ...]) -> tuple[ModelConfig, ...]:
+        return tuple(model.model_copy(update={"options": settings.checked(model.options)}) for model in models)
 
 
 class OllamaBackend(Backend[OllamaConfig]):
@@ -64,7 +72,7 @@ class OllamaBackend(Backend[OllamaConfig]):
         self._loaded: set[str] | None = None
         """The models in Ollama's memory when it was last asked. None: it did not say."""
         self._prober = Prober(self.infer, lambda: None)
-        self._catalogue = Catalogue(config, self._prober.chats)
+        self._catalogue = Catalogue(config, self._prober.chats, tokens(_number(secret(WINDOW)), 0))
 
     @classmethod
     async def available(cls, config: OllamaConfig) -> Availability:
@@ -146,6 +154,8 @@ class OllamaBackend(Backend[OllamaConfig]):
                         break
         except FAILURES as error:
             raise self._told(error) from error
+        if answer.has_logprobs:
+            self._catalogue.with_logprobs.add(job.model.model_id)
         if (done := answer.done()) is not None:
             yield calls.restored(done)
 
@@ -179,7 +189,9 @@ class OllamaBackend(Backend[OllamaConfig]):
         """Ollama lets go of a model that is not used, or when another one needs its room. Older servers don't tell."""
         try:
             async with asyncio.timeout(QUICK):
-                self._loaded = {str(model.model) for model in (await self._client.ps()).models}
+                loaded = {str(model.model): model.context_length for model in (await self._client.ps()).models}
+            self._loaded = set(loaded)
+            self._catalogue.loaded(loaded)
         except (*FAILURES, TimeoutError):
             self._loaded = None
 
@@ -229,6 +241,7 @@ class _Answer:
         self._seam = OverlapTrimmer(job.prefix)
         self._calls: list[JsonObject] = []
         self._said = False
+        self.has_logprobs = False
         self.end: ollama.ChatResponse | None = None
         """The piece that says why the answer ends."""
 
@@ -249,6 +262,7 @@ class _Answer:
             return Delta("", len(calls)) if calls or chunk.message.thinking else None
         chances = logprobs(token.logprob for token in chunk.logprobs or ())
         self._said = True
+        self.has_logprobs = self.has_logprobs or bool(chances)
         return Delta(self._seam.take(self._size.take(chunk.message.content)), max(1, len(chances)), chances)
 
     def done(self) -> Done | None:
@@ -262,6 +276,10 @@ class _Answer:
         answered = self._said or bool(self._calls)
         used = plausible(Usage(counted(chunk.prompt_eval_count), counted(chunk.eval_count)), answered=answered)
         return Done(finish, used.prompt_tokens, used.completion_tokens, tuple(self._calls))
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and text.strip().isdecimal() else None
 
 
 def _host(config: OllamaConfig) -> str:
