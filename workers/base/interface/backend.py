@@ -24,6 +24,7 @@ from contracts import (
     Price,
     SilenceOk,
 )
+from contracts.tokens import prompt_tokens
 from workers.base.interface.config import BackendConfig, ModelConfig
 from workers.base.interface.empty_answer import why_empty
 from workers.base.interface.silence import NOTHING_LEARNED, Silence, silence_ok
@@ -196,13 +197,14 @@ class Backend(ABC, Generic[C]):
         """Whether the server has to load this model before it can answer, as far as is known now. Quick."""
         return False
 
-    def silence_ok(self, model: str, usual: Silence = NOTHING_LEARNED) -> SilenceOk:
-        """How long an answer of this model may be silent; `usual`: what was learned of it."""
-        return silence_ok(self.config, self.configured(model), loads=self.has_to_load(model), usual=usual)
+    def silence_ok(self, model: str, usual: Silence = NOTHING_LEARNED, prompt_tokens: int = 0) -> SilenceOk:
+        """How long an answer of this model may be silent; `usual`: what was learned of it; the prompt's tokens."""
+        loads = self.has_to_load(model)
+        return silence_ok(self.config, self.configured(model), loads=loads, usual=usual, prompt_tokens=prompt_tokens)
 
     def patience(self, job: Job) -> SilenceOk:
         """How long this answer may be silent."""
-        return job.silence_ok or self.silence_ok(job.model.model_id)
+        return job.silence_ok or self.silence_ok(job.model.model_id, prompt_tokens=prompt_tokens(job.request))
 
     async def infer(self, job: Job) -> Completion:
         """The whole answer. Raises `BullpenError`, also for one that is empty, or was cut off: it has no `Done`."""
