@@ -89,7 +89,7 @@ def user(text: str = "How warm is it?") -> ChatMessage:
     return ChatMessage(role="user", content=text)
 
 
-SIGNED = {"extra_content": {"google": {"thought_signature": "dGhvdWdodHM="}}, "index": 0}
+SIGNED: JsonObject = {"extra_content": {"google": {"thought_signature": "dGhvdWdodHM="}}, "index": 0}
 TOOL = {"type": "function", "function": {"name": "weather.get", "parameters": {"type": "object"}}}
 CONVERSATIONS: dict[str, tuple[ChatMessage, ...]] = {
     "from openai": (

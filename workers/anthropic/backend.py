@@ -1,8 +1,7 @@
 """The official anthropic SDK. Always streamed, never retried here: asking again is the Manager's decision."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
 
 import anthropic
@@ -10,11 +9,10 @@ import httpx2
 from anthropic.types import RawMessageStreamEvent
 from pydantic import Field
 
-from config.loader import ConfigError
 from contracts import BullpenError, ErrorCode, JsonObject, ModelCard
 from workers.anthropic.answer import Answer
 from workers.anthropic.question import CALLS, question_of
-from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, Report, out_of_service
+from workers.base import Availability, BackendConfig, Job, Report, out_of_service
 from workers.base.provider.connection import (
     CONNECT_TIMEOUT,
     QUICK,
@@ -27,9 +25,7 @@ from workers.base.provider.connection import (
     without,
 )
 from workers.base.provider.errors import from_status, garbage, unreachable
-from workers.base.provider.question import asked, built
-from workers.base.provider.streaming import patiently
-from workers.base.provider.tool_calls import translated
+from workers.base.provider.remote_backend import RemoteBackend
 
 KEY, URL = "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"
 OWN_API = "https://api.anthropic.com"
@@ -53,10 +49,14 @@ class AnthropicConfig(BackendConfig):
     """Another server that speaks this API; else ANTHROPIC_BASE_URL, else Anthropic itself."""
 
 
-class AnthropicBackend(Backend[AnthropicConfig]):
+class AnthropicBackend(RemoteBackend[AnthropicConfig]):
     name = "anthropic"
     price_list = "anthropic"
     config_class = AnthropicConfig
+    calls = CALLS
+    answer = Answer
+    failures = (anthropic.AnthropicError, *UNUSABLE)
+    config_cure = f"correct {URL} or {KEY}"
 
     def __init__(self, config: AnthropicConfig) -> None:
         super().__init__(config)
@@ -73,17 +73,6 @@ class AnthropicBackend(Backend[AnthropicConfig]):
             default_headers=once,
             http_client=anthropic.DefaultAsyncHttpxClient(event_hooks={"response": [bounded]}),
         )
-
-    @classmethod
-    async def available(cls, config: AnthropicConfig) -> Availability:
-        try:
-            backend = cls(config)
-        except ConfigError as error:
-            return Availability.no(str(error), f"correct {URL} or {KEY}")
-        try:
-            return await backend._available()
-        finally:
-            await backend.close()
 
     async def _available(self) -> Availability:
         if self._url is None:
@@ -109,23 +98,8 @@ class AnthropicBackend(Backend[AnthropicConfig]):
         cards = (model.card(local=False, provider=provider) for model in self.config.models)
         return tuple(out_of_service(card, GONE) if card.model_id in self._missing else card for card in cards)
 
-    async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
-        calls = translated(job, CALLS)
-        answer, body = Answer(job), built(self._question, calls.job)
-
-        async def ask() -> AsyncIterator[RawMessageStreamEvent]:
-            return await asked(self._client.messages.create(**body, stream=True), job)
-
-        try:
-            async with aclosing(patiently(ask, answer.take, self.patience(job))) as deltas:
-                async for delta in deltas:
-                    yield delta
-            if (rest := answer.rest()) is not None:
-                yield rest
-            if (done := answer.done()) is not None:
-                yield calls.restored(done)
-        except (anthropic.AnthropicError, *UNUSABLE) as error:
-            raise self._told(error) from error
+    async def _ask(self, question: JsonObject, job: Job) -> AsyncIterator[RawMessageStreamEvent]:
+        return await self._client.messages.create(**question, stream=True)
 
     async def health(self) -> None:
         try:
@@ -133,7 +107,7 @@ class AnthropicBackend(Backend[AnthropicConfig]):
             self._take([model.id for model in listed.data])
         except anthropic.NotFoundError:
             return  # it answers; it just has no list of models
-        except (anthropic.AnthropicError, *UNUSABLE) as error:
+        except self.failures as error:
             raise self._told(error) from error
 
     def _take(self, listed: Sequence[str]) -> None:

@@ -80,7 +80,7 @@ def _thinking(told: JsonObject, version: tuple[int, int] | None) -> JsonObject:
 
 
 def _may_not_think(kind: str, told: JsonObject, turns: Sequence[JsonObject]) -> bool:
-    last = turns[-1] if turns else {"role": "user", "content": []}
+    last: JsonObject = turns[-1] if turns else {"role": "user", "content": []}
     results = kind == "enabled" and any(block["type"] == "tool_result" for block in last["content"])
     return last["role"] == "assistant" or results or (told.get("tool_choice") or {}).get("type") in FORCED
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contracts import ChatMessage, InferenceRequest, JsonObject
 from workers.anthropic.limits import accepted
 from workers.base import Job
+from workers.base.provider.call_forms import CallRule
 from workers.base.provider.chat import (
     BEGIN,
     calls_made,
@@ -13,7 +14,6 @@ from workers.base.provider.chat import (
     split_data_url,
     temperature_wanted,
 )
-from workers.base.provider.tool_calls import CallRule
 
 CALLS = CallRule(ids="[A-Za-z0-9_-]{1,64}")
 UNTOLD_MAX_TOKENS = 8192

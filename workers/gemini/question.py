@@ -8,6 +8,7 @@ from google.genai import types
 
 from contracts import BullpenError, ChatMessage, ErrorCode, JsonObject
 from workers.base import Job
+from workers.base.provider.call_forms import CallRule
 from workers.base.provider.chat import (
     BEGIN,
     calls_made,
@@ -18,7 +19,6 @@ from workers.base.provider.chat import (
     temperature_wanted,
 )
 from workers.base.provider.connection import UNUSABLE
-from workers.base.provider.tool_calls import CallRule
 from workers.gemini.schema import plain
 
 CALLS = CallRule(ids=".*", names="[A-Za-z_][A-Za-z0-9_.:-]{0,63}", keeps=frozenset({"extra_content"}))

@@ -65,7 +65,7 @@ class Catalogue:
 
     def loaded(self, windows: Mapping[str, int | None]) -> None:
         """The models in the server's memory, each with the window it has there; older servers do not tell it."""
-        self._given.update({name: window for name, window in windows.items() if tokens(window, 0)})
+        self._given.update({name: tokens(window, 0) for name, window in windows.items() if tokens(window, 0)})
 
     @property
     def undescribed(self) -> list[str]:

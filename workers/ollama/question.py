@@ -7,6 +7,7 @@ import ollama
 
 from contracts import BullpenError, ChatMessage, ErrorCode, JsonObject
 from workers.base import Job
+from workers.base.provider.call_forms import CallRule
 from workers.base.provider.chat import (
     calls_made,
     conversation,
@@ -15,7 +16,6 @@ from workers.base.provider.chat import (
     split_data_url,
     temperature_wanted,
 )
-from workers.base.provider.tool_calls import CallRule
 from workers.ollama.settings import TOP_LEVEL
 
 CALLS = CallRule(ids=".*", names=".*")

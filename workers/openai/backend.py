@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from config.loader import ConfigError
 from contracts import BullpenError, ErrorCode, JsonObject, ModelCard
 from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, ModelConfig, Report, out_of_service
+from workers.base.provider.call_forms import translated
 from workers.base.provider.chat import openai_messages
 from workers.base.provider.chat_models import Prober, sends_no_bill
 from workers.base.provider.connection import (
@@ -32,7 +33,6 @@ from workers.base.provider.connection import (
 from workers.base.provider.errors import from_status, garbage, unreachable
 from workers.base.provider.question import asked, built
 from workers.base.provider.streaming import patiently
-from workers.base.provider.tool_calls import translated
 from workers.openai.answer import Answer
 from workers.openai.call_rules import rule_of
 from workers.openai.catalogue import GONE, Catalogue, is_named

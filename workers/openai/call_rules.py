@@ -2,7 +2,7 @@
 
 import re
 
-from workers.base.provider.tool_calls import CallRule
+from workers.base.provider.call_forms import CallRule
 
 OPENAI = CallRule()
 MISTRAL = CallRule(ids="[A-Za-z0-9]{9}")

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from contracts import ChatMessage
 from contracts.request import SYSTEM_ROLES
+from workers.base.provider.call_forms import function_of, in_words
 from workers.base.provider.chat import BEGIN
-from workers.base.provider.tool_calls import function_of, in_words
 
 BETWEEN = "\n\n"
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from contracts import BullpenError, ChatMessage, ErrorCode, InferenceRequest, JsonObject, ModelCard
 from workers.base import Done, Job
+from workers.base.provider.call_forms import NO_RESULT, CallRule, translated
 from workers.base.provider.chat import BEGIN, openai_messages
 from workers.base.provider.plain_turns import plain_turns
-from workers.base.provider.tool_calls import NO_RESULT, CallRule, translated
 from workers.openai.call_rules import GOOGLE, MISTRAL, OPENAI, rule_of
 
 CARD = ModelCard(model_id="m", context_window=8192, local=True)
@@ -180,7 +180,7 @@ def test_a_result_without_a_call_is_told_in_words(rule: CallRule) -> None:
 
 
 def test_no_provider_sees_another_one_s_fields() -> None:
-    signed = {"extra_content": {"google": {"thought_signature": "abc"}}}
+    signed: JsonObject = {"extra_content": {"google": {"thought_signature": "abc"}}}
     odd = call("a", index=0, extra={"x": 1}, **signed)
     odd["function"]["parsed_arguments"] = {"in": "Rome"}
     plain = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": "{}"}}

@@ -36,7 +36,7 @@ class CallRule:
     """The provider's own fields of a call, besides `id`, `type` and `function`."""
 
 
-class ToolCalls:
+class CallForms:
     """The tools, calls and results of one request in a provider's form."""
 
     def __init__(self, job: Job, rule: CallRule) -> None:
@@ -101,9 +101,9 @@ class ToolCalls:
         return {"id": self._ids.once(_id_of(call)), "type": "function", "function": function, **own}
 
 
-def translated(job: Job, rule: CallRule) -> ToolCalls:
+def translated(job: Job, rule: CallRule) -> CallForms:
     """The job in the provider's form. Raises `BullpenError(invalid_request)`, which is the request's fault."""
-    return built(partial(ToolCalls, rule=rule), job)
+    return built(partial(CallForms, rule=rule), job)
 
 
 # Which result belongs to which call
