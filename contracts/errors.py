@@ -31,6 +31,7 @@ class ErrorCode(StrEnum):
     UPSTREAM_AUTH = "upstream_auth"
     UPSTREAM_ERROR = "upstream_error"
     EMPTY_ANSWER = "empty_answer"
+    MALFORMED_TOOL_CALL = "malformed_tool_call"
     INTERNAL = "internal"
 
 
@@ -51,6 +52,7 @@ STATUS: dict[ErrorCode, int] = {
     ErrorCode.UPSTREAM_AUTH: 502,
     ErrorCode.UPSTREAM_ERROR: 502,
     ErrorCode.EMPTY_ANSWER: 502,
+    ErrorCode.MALFORMED_TOOL_CALL: 502,
     ErrorCode.INTERNAL: 500,
 }
 """HTTP status numbers, as in docs/wire.md."""
@@ -64,6 +66,7 @@ WORTH_RETRYING = frozenset(
         ErrorCode.DEADLINE_EXCEEDED,
         ErrorCode.UPSTREAM_ERROR,
         ErrorCode.EMPTY_ANSWER,
+        ErrorCode.MALFORMED_TOOL_CALL,
         ErrorCode.INTERNAL,
     }
 )
@@ -80,6 +83,7 @@ ANOTHER_WORKER_MAY_HELP = frozenset(
         ErrorCode.UPSTREAM_AUTH,
         ErrorCode.UPSTREAM_ERROR,
         ErrorCode.EMPTY_ANSWER,
+        ErrorCode.MALFORMED_TOOL_CALL,
         ErrorCode.INTERNAL,
     }
 )

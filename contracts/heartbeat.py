@@ -99,6 +99,8 @@ class ModelCard(OpenModel):
     """True when it only answers as long as no other chat model is ready."""
     trouble: str = ""
     """Why this model hardly answers at present; empty when it does. The worker's other models are not concerned."""
+    unsupported: tuple[str, ...] = ()
+    """Parameters that its provider refuses (`temperature`, `seed`): it answers without them."""
 
     def answers_to(self, name: str) -> bool:
         return name == self.model_id or name in self.aliases

@@ -69,6 +69,8 @@ class InferenceResponse(OpenModel):
     """Time spent waiting for a free place, at the Manager and at the worker."""
     attempts: tuple[AttemptSummary, ...] = ()
     tool_calls: tuple[JsonObject, ...] | None = None
+    unsupported: tuple[str, ...] = ()
+    """Parameters that the request set and the model does not take: it answered without them."""
     resumed: bool = False
     replayed: bool = False
     simulated: bool = False

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from tests.backends.quirks import Quirk
 from workers.base import Backend, BackendConfig
 from workers.base.interface.discovery import discover
 
@@ -59,6 +60,7 @@ class Provider:
         self.thoughts = 0
         self.paced: list[tuple[float, str]] = []
         """Said instead of an answer's usual messages: each with the seconds of silence before it."""
+        self._quirk: Quirk | None = None
         self._server: TestServer
 
     async def __aenter__(self) -> Self:
@@ -70,6 +72,10 @@ class Provider:
 
     async def __aexit__(self, *_: object) -> None:
         await self._server.close()
+
+    def play(self, quirk: Quirk) -> None:
+        """From now on it takes this liberty."""
+        self._quirk = quirk
 
     @property
     def url(self) -> str:
@@ -126,13 +132,17 @@ class Provider:
             return web.Response(
                 status=failure.status, headers=failure.headers, text=failure.body or self.error(failure.status)
             )
+        if self._quirk is not None and (refusal := self._quirk.refuses and self._quirk.refuses(body)):
+            return self._answered(*refusal)
         if failure.mute:
             await self._hang()
         await asyncio.sleep(failure.slow_headers)
-        response = web.StreamResponse(headers={"Content-Type": self.content_type})
+        headers = self._quirk.headers if self._quirk is not None else {}
+        content_type = self._quirk.content_type if self._quirk is not None else None
+        response = web.StreamResponse(headers={**headers, "Content-Type": content_type or self.content_type})
         await response.prepare(request)
         try:
-            async for piece in self._paced() if self.paced else self._told(self.pieces(body), failure):
+            async for piece in self._paced() if self.paced else self._told(self._played(body), failure):
                 await response.write(piece.encode())
                 self.sent += len(piece)
             await response.write_eof()
@@ -145,6 +155,21 @@ class Provider:
 
     def error(self, status: int) -> str:
         return json.dumps({"error": {"message": f"no ({status})", "code": status, "status": "FAILED"}})
+
+    def _played(self, body: Json) -> list[str]:
+        pieces = self.pieces(body)
+        return self._quirk.pieces(pieces) if self._quirk is not None and self._quirk.pieces else pieces
+
+    def _answered(self, status: int, body: object) -> web.Response:
+        """With the quirk's headers; a body that is no text travels as JSON."""
+        headers = self._quirk.headers if self._quirk is not None else {}
+        text = body if isinstance(body, str) else json.dumps(body)
+        return web.Response(status=status, headers=headers, text=text)
+
+    def listed(self) -> web.Response | None:
+        """What the quirk answers when the models are asked for; None: it does not mind."""
+        lists = self._quirk.lists if self._quirk is not None else None
+        return None if lists is None else self._answered(*lists)
 
     async def _told(self, pieces: list[str], failure: Failure) -> AsyncIterator[str]:
         if failure.garbage:
@@ -184,6 +209,8 @@ class OpenAIProvider(Provider):
     async def models(self, request: web.Request) -> web.Response:
         if self.failure.status:
             return web.Response(status=self.failure.status, text=self.error(self.failure.status))
+        if (listed := self.listed()) is not None:
+            return listed
         model = {"id": "m", "object": "model", "created": 0, "owned_by": "us"}
         return web.json_response({"object": "list", "data": [model]})
 

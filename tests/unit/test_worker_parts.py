@@ -9,7 +9,8 @@ import pytest
 from contracts import BullpenError, ErrorCode
 from tests.support import eventually
 from workers.base.engines.admission import Admission
-from workers.base.provider.errors import blamed, first_line, from_status, retry_after_ms
+from workers.base.provider.errors import blamed, first_line, from_status
+from workers.base.provider.retry_after import retry_after_ms
 from workers.base.runtime.confidence import UNKNOWN, Confidence
 from workers.base.runtime.final_event_cache import FinalEventCache
 

@@ -1,115 +1,235 @@
-"""An answer, gathered from its chunks.
+"""An answer, gathered from the pieces that servers of this API send, whatever liberties they take with it. Pure.
 
-The SDK reads them trustingly: whatever a server puts in a field is in the field. So everything is checked here.
+The rule: null is absent, an unknown field is none of ours, and what can be read is read: content as a list of parts, a
+piece without choices or delta, a whole completion instead of a stream. What has the wrong type is unusable. An answer
+that was complete stays one, whatever comes behind it.
 """
 
 import dataclasses
 from typing import Any
 
-from openai.types import CompletionUsage
-from openai.types.chat import ChatCompletionChunk
-from openai.types.chat.chat_completion_chunk import ChoiceDelta
-
 from contracts import FinishReason, JsonObject
 from workers.base import Delta, Done, Job, Usage
 from workers.base.provider.chat import SizeGuard, counted, logprobs, plausible
+from workers.base.provider.error_body import is_error
+from workers.base.provider.errors import garbage
 from workers.base.provider.overlap_trimmer import OverlapTrimmer
+from workers.base.provider.tool_calls import ToolCalls
 
 FINISH: dict[str, FinishReason] = {
     "length": "length",
+    "max_tokens": "length",
+    "model_length": "length",
     "tool_calls": "tool_calls",
     "function_call": "tool_calls",
+    "tool_use": "tool_calls",
     "content_filter": "content_filter",
+    "safety": "content_filter",
 }
-THOUGHTS = ("reasoning_content", "reasoning")
+THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
 """What servers call them (llama.cpp, DeepSeek; vLLM, OpenRouter); OpenAI itself tells none."""
 PARTS = ("prompt", "completion", "total")
-CUT = {"error", "abort"}
-"""Endings that are failures, not answers (OpenRouter; vLLM and SGLang)."""
+CUT = {"error", "abort", "insufficient_system_resource", "cancelled"}
+"""Endings that are failures, not answers (OpenRouter; vLLM and SGLang; DeepSeek)."""
+THOUGHTS_LEAST = 1 << 20
+"""Bytes: not every server counts thoughts in `max_tokens`, so they have room of their own."""
+
+
+class ErrorInAnswer(Exception):
+    """The provider sent an error where a piece of the answer should be."""
+
+    def __init__(self, told: JsonObject) -> None:
+        super().__init__("an error in an answer")
+        self.told = told
 
 
 class Answer:
     def __init__(self, job: Job) -> None:
         self._size = SizeGuard(job.max_tokens)
+        self._thoughts = SizeGuard(job.max_tokens, least=THOUGHTS_LEAST)
         self._seam = OverlapTrimmer(job.prefix)
         self._finish: FinishReason | None = None
-        self._usage: CompletionUsage | None = None
-        self._calls: dict[int, JsonObject] = {}
+        self._usage: JsonObject | None = None
+        self._calls = ToolCalls(self._size, _offered(job))
         self._refused = False
-        self._answered = False
+        self._answered = self._thought = False
 
-    def take(self, chunk: ChatCompletionChunk) -> Delta | None:
-        self._usage = chunk.usage or self._usage
-        if not chunk.choices:
-            return None
-        choice = chunk.choices[0]
-        if choice.finish_reason and choice.finish_reason not in CUT:
-            self._finish = FINISH.get(choice.finish_reason, "stop")
-        for call in choice.delta.tool_calls or []:
-            self._add_call(call)
-        self._refused = self._refused or bool(choice.delta.refusal)
-        text = choice.delta.content or choice.delta.refusal
-        if not text:
-            return self._untold(choice.delta, self._used(chunk.usage))
-        self._answered = True
-        told = choice.logprobs.content if choice.logprobs else None
-        chances = logprobs(token.logprob for token in told or ())
-        return Delta(self._seam.take(self._size.take(text)), max(1, len(chances)), chances, self._used(chunk.usage))
-
-    def _untold(self, delta: ChoiceDelta, used: Usage | None) -> Delta | None:
-        """A part of a tool call is a token of the answer, a thought only a sign of progress. A mere role is neither."""
-        if delta.tool_calls:
-            return Delta("", 1, usage=used)
-        return Delta("", 0, usage=used) if _thinks(delta) else None
+    def take(self, piece: JsonObject) -> Delta | None:
+        """What a piece brings. Raises `ErrorInAnswer`, or `BullpenError` for one that is unusable."""
+        choice = _choice(piece)
+        if is_error(piece) or choice.get("error"):
+            raise ErrorInAnswer(piece if is_error(piece) else choice)
+        told = _usage(piece, choice)
+        self._usage = told or self._usage
+        whole, delta = self._said(choice)
+        self._end(choice.get("finish_reason"), whole=whole)
+        text, thinks = self._take(delta, repeats=whole and self._answered)
+        self._thought = self._thought or thinks
+        if text:
+            self._answered = True
+            chances = logprobs(_chances(choice.get("logprobs")))
+            return Delta(self._seam.take(self._size.take(text)), max(1, len(chances)), chances, self._used(told))
+        if _calls(delta):
+            return Delta("", 1, usage=self._used(told))
+        return Delta("", 0, usage=self._used(told)) if thinks else None
 
     def rest(self) -> Delta | None:
         """What was held back because it might have been the start of the answer once more."""
         text = self._seam.end()
         return Delta(text, 0) if text else None
 
-    def _add_call(self, call: Any) -> None:
-        """Tool calls come in pieces: the name first, then its arguments bit by bit."""
-        known = self._calls.setdefault(
-            call.index, {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
-        )
-        if call.id and call.id != known["id"]:
-            known["id"] = self._size.take(call.id)
-        self._answered = True
-        if call.function is not None:
-            known["function"]["name"] += self._size.take(call.function.name or "")
-            known["function"]["arguments"] += self._size.take(call.function.arguments or "")
-
     def done(self) -> Done | None:
         """The end; None when the provider never said why it stopped."""
         if self._finish is None:
             return None
-        calls = tuple(self._calls[index] for index in sorted(self._calls))
+        calls = self._calls.finished()
         finish: FinishReason = "content_filter" if self._refused else self._finish
         if calls and finish == "stop":
             finish = "tool_calls"
         used = self._used(self._usage) or Usage()
         return Done(finish, tool_calls=calls, **dataclasses.asdict(used))
 
-    def _used(self, told: CompletionUsage | None) -> Usage | None:
+    @property
+    def has_begun(self) -> bool:
+        """Whether the model has said or thought anything."""
+        return self._answered or self._thought
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the provider said why it stopped: nothing of the answer is missing any more."""
+        return self._finish is not None
+
+    def _said(self, choice: JsonObject) -> tuple[bool, JsonObject]:
+        """Whether it is the whole message instead of a piece of it, and what is said."""
+        for name in ("delta", "message"):
+            if (said := choice.get(name)) is not None:
+                if not isinstance(said, dict):
+                    raise garbage(f"a {name} that is no object")
+                if said or name == "message":
+                    return name == "message", said
+        return False, {"content": choice.get("text")}
+
+    def _end(self, reason: object, *, whole: bool) -> None:
+        word = reason.lower() if isinstance(reason, str) else ""
+        if word and word not in CUT:
+            self._finish = FINISH.get(word, "stop")
+        elif whole and not word:
+            self._finish = self._finish or "stop"
+
+    def _take(self, said: JsonObject, *, repeats: bool) -> tuple[str, bool]:
+        """The text, and whether something was thought. `repeats`: all that was said comes once more."""
+        if repeats:
+            return "", False
+        for call in _calls(said):
+            self._add_call(call)
+        text, thought = _text(said.get("content"))
+        refusal = said.get("refusal")
+        self._refused = self._refused or bool(refusal)
+        thoughts = [thought, *(said.get(name) for name in THOUGHTS)]
+        for told in thoughts:
+            self._thoughts.take(told if isinstance(told, str) else "")
+        return text or _text(refusal)[0], any(thoughts)
+
+    def _add_call(self, call: JsonObject) -> None:
+        function = call.get("function")
+        if function is not None and not isinstance(function, dict):
+            raise garbage("a tool call whose function is no object")
+        function = function or {}
+        self._answered = True
+        self._calls.add(call.get("index"), call.get("id"), function.get("name"), function.get("arguments"))
+
+    def _used(self, told: JsonObject | None) -> Usage | None:
         """What the server tells of it: at the end; with every piece, where it was asked to (vLLM).
 
         Thoughts belong to the completion. Some leave them out there and count them in the total only (xAI, Google).
         """
         if told is None:
             return None
-        prompt, completion, total = (counted(getattr(told, f"{part}_tokens", None)) for part in PARTS)
-        cached = counted(getattr(getattr(told, "prompt_tokens_details", None), "cached_tokens", None))
+        asked, answered = _drawer(told, "prompt_tokens_details"), _drawer(told, "completion_tokens_details")
+        prompt, completion, total = (counted(told.get(f"{part}_tokens")) for part in PARTS)
+        cached = counted(asked.get("cached_tokens"))
         if cached is None:
-            cached = counted(getattr(told, "prompt_cache_hit_tokens", None))  # DeepSeek
-        reasoning = counted(getattr(getattr(told, "completion_tokens_details", None), "reasoning_tokens", None))
+            cached = counted(told.get("prompt_cache_hit_tokens"))  # DeepSeek
+        reasoning = counted(answered.get("reasoning_tokens"))
         if prompt is not None and completion is not None and total is not None and total > prompt + completion:
             left_out = total - prompt - completion
             completion = completion + left_out if reasoning in (None, left_out) else None
-        written = counted(getattr(getattr(told, "prompt_tokens_details", None), "cache_write_tokens", None))
+        written = counted(asked.get("cache_write_tokens"))
         return plausible(Usage(prompt, completion, cached, reasoning, written), answered=self._answered)
 
 
-def _thinks(delta: ChoiceDelta) -> bool:
-    """Whether a chunk brings thoughts. They are not shown, but they are a sign of progress."""
-    more = delta.model_extra or {}
-    return any(more.get(name) for name in THOUGHTS)
+def _offered(job: Job) -> list[str]:
+    """The names of the functions that the request brings along."""
+    functions = [tool.get("function") for tool in job.request.tools or () if isinstance(tool, dict)]
+    return [str(function.get("name")) for function in functions if isinstance(function, dict)]
+
+
+def _choice(piece: JsonObject) -> JsonObject:
+    """The first answer of a piece; empty when it has none."""
+    choices = piece.get("choices")
+    if choices is not None and not isinstance(choices, list):
+        raise garbage("choices that are no list")
+    choice = choices[0] if choices else None
+    if choice is not None and not isinstance(choice, dict):
+        raise garbage("a choice that is no object")
+    return choice or {}
+
+
+def _usage(piece: JsonObject, choice: JsonObject) -> JsonObject | None:
+    """Moonshot has it in the choice, Groq in a drawer of its own."""
+    for told in (piece.get("usage"), choice.get("usage"), _drawer(piece, "x_groq").get("usage")):
+        if isinstance(told, dict) and told:
+            return told
+    return None
+
+
+def _drawer(told: JsonObject, name: str) -> JsonObject:
+    inside = told.get(name)
+    return inside if isinstance(inside, dict) else {}
+
+
+def _calls(said: JsonObject) -> list[JsonObject]:
+    """The pieces of tool calls; one that is not in a list, or in the older form, counts too."""
+    told = said.get("tool_calls")
+    if told is None and isinstance(said.get("function_call"), dict):
+        told = [{"index": 0, "function": said["function_call"]}]
+    told = [told] if isinstance(told, dict) else [] if told is None else told
+    if not isinstance(told, list) or not all(call is None or isinstance(call, dict) for call in told):
+        raise garbage("tool calls that are no objects")
+    return [call for call in told if call]
+
+
+def _text(content: Any) -> tuple[str, str]:
+    """The words of a content, and the thoughts among them: Mistral sends a list of parts."""
+    if content is None or isinstance(content, str):
+        return content or "", ""
+    if isinstance(content, dict):
+        content = [content]
+    if not isinstance(content, list):
+        raise garbage("an answer that is not text")
+    words: list[str] = []
+    thoughts: list[str] = []
+    for part in content:
+        told = {"type": "text", "text": part} if isinstance(part, str) else part
+        if not isinstance(told, dict):
+            raise garbage("an answer that is not text")
+        thinks = any(name in told for name in ("thinking", "reasoning")) or told.get("type") in (
+            "thinking",
+            "reasoning",
+        )
+        text = told.get("text")
+        if isinstance(text, str):
+            (thoughts if thinks else words).append(text)
+        elif thinks:
+            thoughts.append(str(told.get("thinking") or told.get("reasoning") or ""))
+    return "".join(words), "".join(thoughts)
+
+
+def _chances(told: object) -> list[object]:
+    """The log-probabilities of a piece's tokens, as far as they are told in one of the two usual forms."""
+    if not isinstance(told, dict):
+        return []
+    content, plain = told.get("content"), told.get("token_logprobs")
+    if isinstance(content, list):
+        return [token.get("logprob") for token in content if isinstance(token, dict)]
+    return plain if isinstance(plain, list) else []

@@ -4,20 +4,22 @@ The SDK's own retries are off, because asking again is the Manager's decision an
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, suppress
-from typing import Annotated, Literal, Self, cast
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Annotated, Literal, Self
 
 import openai
+import structlog
 from openai.types import Model
-from openai.types.chat import ChatCompletionChunk
 from pydantic import Field, model_validator
 
 from config.loader import ConfigError
 from contracts import BullpenError, ErrorCode, JsonObject, ModelCard
 from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, ModelConfig, Report, out_of_service
+from workers.base.interface.config import Parameter
 from workers.base.provider.call_forms import translated
-from workers.base.provider.chat import openai_messages
 from workers.base.provider.chat_models import Prober, sends_no_bill
 from workers.base.provider.connection import (
     CONNECT_TIMEOUT,
@@ -30,22 +32,35 @@ from workers.base.provider.connection import (
     place,
     without,
 )
-from workers.base.provider.errors import from_status, garbage, unreachable
+from workers.base.provider.error_body import ErrorBody, read_error
+from workers.base.provider.errors import first_line, garbage, refusal, unreachable
+from workers.base.provider.parameters import (
+    Refusals,
+    asked_in_vain,
+    cannot_take,
+    check_takes,
+    limited,
+    may_learn,
+    refused,
+    switched_off,
+    wants,
+)
 from workers.base.provider.question import asked, built
 from workers.base.provider.streaming import patiently
-from workers.openai.answer import Answer
+from workers.openai.answer import Answer, ErrorInAnswer
 from workers.openai.call_rules import rule_of
-from workers.openai.catalogue import GONE, Catalogue, is_named
-from workers.openai.listing import chats, with_kinds
+from workers.openai.catalogue import GONE, Catalogue
+from workers.openai.dialect import TOO_LONG, refused_by_name
+from workers.openai.question import question, sent
+from workers.openai.reading import pieces
+from workers.openai.server import Elsewhere, Server, status_of
+
+log = structlog.get_logger(__name__)
 
 KEY, URL = "OPENAI_API_KEY", "OPENAI_BASE_URL"
 OWN_API = "api.openai.com"
 LISTED_WITHIN = 60.0
 """Seconds in which a server says which models it has."""
-NO_LIST = (404, 405, 501)
-"""What a server answers that has no list of models; it may chat all the same."""
-NO_MONEY = "insufficient_quota"
-"""The code of a 429 that no waiting ends, for whichever model."""
 GO_ON: JsonObject = {"continue_final_message": True, "add_generation_prompt": False}
 
 
@@ -90,10 +105,12 @@ class OpenAIBackend(Backend[OpenAIConfig]):
             default_headers=once,
             http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [bounded]}),
         )
+        self._server = Server(self._client, self._told)
         self._prober = Prober(self.infer, self._learned)
         named = config.models or (config.default_models if self._asks_openai else ())
         self._free = config.local or sends_no_bill(str(self._client.base_url))
         self._catalogue = Catalogue(named, self._prober if self._free else None)
+        self._refusals = Refusals()
         self._all = not named
         """Whether all is served that the server lists and that can chat."""
 
@@ -117,7 +134,9 @@ class OpenAIBackend(Backend[OpenAIConfig]):
         where = self._where
         try:
             async with asyncio.timeout(QUICK):
-                await self._listed()
+                await self._server.listed(look_around=True)
+        except Elsewhere as error:
+            return Availability.no(error.what, error.cure)
         except BullpenError as error:
             return Availability.no(error.message, f"start the server at {where}, or correct {URL} or {key}")
         except TimeoutError:
@@ -133,7 +152,7 @@ class OpenAIBackend(Backend[OpenAIConfig]):
     async def start(self, report: Report) -> None:
         if self._all:
             report("asking the server which models it has")
-        listed = await self._listed()
+        listed = await self._listed(look_around=True)
         if listed is None and self._all:
             raise BullpenError(ErrorCode.UPSTREAM_ERROR, f"{self._where} has no list of models: name them in `models`")
         self._catalogue.take(listed or ())
@@ -149,7 +168,8 @@ class OpenAIBackend(Backend[OpenAIConfig]):
         return tuple(out_of_service(card, GONE) if model.name in missing else card for model, card in cards)
 
     def _card(self, model: ModelConfig) -> ModelCard:
-        card = model.card(local=self.config.local, provider=self.pays(own=self._asks_openai))
+        plain = model.card(local=self.config.local, provider=self.pays(own=self._asks_openai))
+        card = limited(plain, self._unsupported(model.name))
         return card if self.config.prefill == "none" else _going_on(card)
 
     def _ask_unknown(self) -> "asyncio.Task[None]":
@@ -175,23 +195,77 @@ class OpenAIBackend(Backend[OpenAIConfig]):
         return place(str(self._client.base_url))
 
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
+        """Asked once more, without it, when the server refuses a parameter before it answers."""
         calls = translated(job, rule_of(self._where, job.model.model_id))
-        answer, body = Answer(job), built(self._body, calls.job)
+        job, model = calls.job, job.model.model_id
+        left_out = self._unsupported(model)
+        check_takes(job.request, model, left_out)
+        while True:
+            answer, headers = Answer(job), dict[str, str]()
+            failure: Exception | None = None
+            try:
+                async with aclosing(self._ask(job, answer, left_out, headers)) as deltas:
+                    async for delta in deltas:
+                        yield delta
+            except (openai.OpenAIError, ErrorInAnswer, BullpenError, *UNUSABLE) as error:
+                failure = error
+            if failure is None or answer.is_complete:
+                break
+            more = self._refused(job, failure, left_out) if not answer.has_begun else None
+            if not more:
+                raise self._told(failure, headers) from failure
+            left_out |= more
+        self._learn(model, left_out)
+        if (rest := answer.rest()) is not None:
+            yield rest
+        if (done := answer.done()) is not None:
+            yield replace(calls.restored(done), unsupported=asked_in_vain(job.request, left_out))
 
-        async def ask() -> AsyncIterator[ChatCompletionChunk]:
-            sending = self._client.chat.completions.create(**body)
-            return cast("openai.AsyncStream[ChatCompletionChunk]", await asked(sending, job))
+    def _ask(
+        self, job: Job, answer: Answer, left_out: frozenset[Parameter], headers: dict[str, str]
+    ) -> AsyncGenerator[Delta, None]:
+        """`headers` takes those of what comes back."""
+        body = built(lambda job: self._body(job, left_out), job)
 
-        try:
-            async with aclosing(patiently(ask, answer.take, self.patience(job))) as deltas:
-                async for delta in deltas:
-                    yield delta
-            if (rest := answer.rest()) is not None:
-                yield rest
-            if (done := answer.done()) is not None:
-                yield calls.restored(done)
-        except (openai.OpenAIError, *UNUSABLE) as error:
-            raise self._told(error) from error
+        async def ask() -> AsyncIterator[JsonObject]:
+            sending = self._client.chat.completions.with_raw_response.create(**body)
+            response = (await asked(sending, job)).http_response
+            headers.update(response.headers)
+            return pieces(response)
+
+        return patiently(ask, answer.take, self.patience(job))
+
+    # What its models do not take
+
+    def _unsupported(self, model: str) -> frozenset[Parameter]:
+        """What the config, the model's name and its server's refusals say."""
+        configured = self.configured(model)
+        known = refused_by_name(model) | self._refusals.of(model)
+        return known.union(configured.unsupported, switched_off(configured.options))
+
+    def _refused(self, job: Job, failure: Exception, left_out: frozenset[Parameter]) -> frozenset[Parameter]:
+        """What to leave out when asking once more. Raises `BullpenError` when the request needs what is refused."""
+        if isinstance(failure, BullpenError):
+            return frozenset()
+        error = self._said(failure)
+        body = question(job, self.config.max_tokens_field, left_out)
+        named = refused(status_of(failure) or error.status, error, sent(body, left_out), wants(job.request))
+        if named.needed:
+            if may_learn(named.needed, error):
+                self._learn(job.model.model_id, left_out | named.needed)
+            raise cannot_take(job.model.model_id, named.needed, first_line(error.message)) from failure
+        return named.can_go
+
+    def _learn(self, model: str, left_out: frozenset[Parameter]) -> None:
+        if new := self._refusals.learn(model, left_out - self._unsupported(model)):
+            self.changed = True
+            cure = "list them under the model's `unsupported` to spare the first refusal after a start"
+            log.warning("parameters_refused", model=model, parameters=sorted(new), cure=cure)
+
+    async def _listed(self, *, look_around: bool = False) -> Sequence[Model] | None:
+        """The server's models, with their kinds where all that can chat are served. None: it has no list."""
+        listed = await self._server.listed(look_around=look_around)
+        return await self._server.with_kinds(listed) if listed and self._all and self._free else listed
 
     async def health(self) -> None:
         listed = await self._listed()
@@ -204,82 +278,40 @@ class OpenAIBackend(Backend[OpenAIConfig]):
         await self._prober.close()
         await self._client.close()
 
-    async def _listed(self) -> Sequence[Model] | None:
-        """The server's models; None: it has no list. Raises `BullpenError` when it cannot answer."""
-        quick = self._client.with_options(timeout=CONNECT_TIMEOUT)
-        try:
-            listed = [model for model in (await quick.models.list()).data if is_named(model)]
-            return await self._with_kinds(listed) if self._all else listed
-        except (openai.OpenAIError, *UNUSABLE) as error:
-            if isinstance(error, openai.APIStatusError) and error.status_code in NO_LIST:
-                return None
-            raise self._told(error) from error
-
-    async def _with_kinds(self, listed: Sequence[Model]) -> Sequence[Model]:
-        """With what LM Studio tells of its models in a list of its own, where something is not known otherwise."""
-        if self._free and any(chats(model) is None for model in listed):
-            with suppress(openai.OpenAIError, *UNUSABLE):
-                url = self._client.base_url.copy_with(path="/api/v0/models")
-                own = await self._client.with_options(timeout=CONNECT_TIMEOUT).get(str(url), cast_to=object)
-                return with_kinds(listed, own)
-        return listed
-
     def configured(self, model: str) -> ModelConfig:
         return next((one for one in self._catalogue.models if one.name == model), ModelConfig(name=model))
 
-    def _body(self, job: Job) -> JsonObject:
-        request = job.request
+    def _body(self, job: Job, left_out: frozenset[Parameter]) -> JsonObject:
         options = self.configured(job.model.model_id).options
-        wanted: JsonObject = {
-            "temperature": request.temperature,
-            "top_p": request.top_p,
-            "stop": [stop for stop in request.stops if stop] or None,
-            "seed": request.seed,
-            "response_format": request.response_format,
-            "tools": list(request.tools) if request.tools else None,
-            "tool_choice": request.tool_choice,
-            "logprobs": True if "logprobs" in job.model.capabilities else None,
-            "stream_options": {"include_usage": True},
-            self.config.max_tokens_field: job.max_tokens,
-        }
+        wanted = question(job, self.config.max_tokens_field, left_out)
         extra = {**options, **(GO_ON if job.prefix and self.config.prefill == "vllm" else {})}
         return {
-            **{key: value for key, value in wanted.items() if value is not None and key not in options},
-            "model": job.model.model_id,
-            "messages": openai_messages(job),
-            "stream": True,
+            **{key: value for key, value in wanted.items() if key not in options},
             "timeout": openai.Timeout(None, connect=CONNECT_TIMEOUT),  # `patiently` ends a silence
             "extra_body": {key: value for key, value in extra.items() if value is not None},
         }
 
-    def _told(self, error: Exception) -> BullpenError:
-        """What a failure means to the mesh."""
-        text = without(self._key, _text(error))
-        if isinstance(error, openai.APIStatusError):
-            refused = from_status(error.status_code, text, dict(error.response.headers))
-            if error.code == NO_MONEY:
-                refused.fault = "account"
-            return refused
+    def _told(self, error: Exception, headers: Mapping[str, str] | None = None) -> BullpenError:
+        """What a failure means to the mesh. `headers`: of an answer with an error in it."""
+        if isinstance(error, BullpenError):
+            return error
         if isinstance(error, openai.APIConnectionError):
             return unreachable(self._where, error.__cause__ or error)
-        if isinstance(error, openai.APIError) and (status := _status(error.body)) is not None:
-            return from_status(status, text)
-        return garbage(text)
+        if isinstance(error, openai.APIStatusError):
+            headers = dict(error.response.headers)
+            return refusal(error.status_code, self._said(error), headers, TOO_LONG)
+        if isinstance(error, ErrorInAnswer):
+            return refusal(None, self._said(error), headers, TOO_LONG)
+        return garbage(without(self._key, str(error)))
+
+    def _said(self, error: Exception) -> ErrorBody:
+        """What the provider says, without our key, which some repeat."""
+        if isinstance(error, ErrorInAnswer):
+            return read_error(without(self._key, json.dumps(error.told)))
+        text = error.response.text if isinstance(error, openai.APIStatusError) else str(error)
+        return read_error(without(self._key, text) or str(error))
 
 
 def _going_on(card: ModelCard) -> ModelCard:
     able = dict.fromkeys((*card.capabilities, "prefill"))
     return card.model_copy(update={"capabilities": tuple(able)})
-
-
-def _text(error: Exception) -> str:
-    """What the provider says, without the SDK's frame around it."""
-    body = error.body if isinstance(error, openai.APIError) else None
-    said = body.get("message") if isinstance(body, dict) else None
-    return said if isinstance(said, str) and said else str(error)
-
-
-def _status(body: object) -> int | None:
-    """The status in an error that came when the answer had begun."""
-    code = body.get("code") if isinstance(body, dict) else None
-    return code if isinstance(code, int) and 400 <= code < 600 else None

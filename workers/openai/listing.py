@@ -70,6 +70,20 @@ def chats(model: Model) -> bool | None:
     return chats_by_name(model.id) if told is None else told
 
 
+def entries_of(told: object) -> list[Model] | None:
+    """The models of a list, as most servers send it, or as Together (without a frame) and others do. None: no list."""
+    frames = [told.get("data"), told.get("models")] if isinstance(told, dict) else [told]
+    listed = next((frame for frame in frames if isinstance(frame, list)), None)
+    if listed is None:
+        return None
+    return [Model.model_construct(**_entry(one)) for one in listed if isinstance(one, dict)]
+
+
+def _entry(told: JsonObject) -> JsonObject:
+    named = {"id": told.get("id") or told.get("name") or told.get("model")}
+    return {**{name: value for name, value in told.items() if name != "cls" and not name.startswith("_")}, **named}
+
+
 def with_kinds(listed: Sequence[Model], own: object) -> list[Model]:
     """The models with what LM Studio's own list tells of each beside OpenAI's words."""
     data = own.get("data") if isinstance(own, dict) else None

@@ -14,6 +14,7 @@ KEPT, LEAST = 20, 10
 NEARLY_ALL = 0.9
 OF_LATE = 300.0
 """Seconds."""
+FAILURES = frozenset({ErrorCode.UPSTREAM_ERROR.value, ErrorCode.MALFORMED_TOOL_CALL.value})
 NO_TROUBLE = frozenset({ErrorCode.RATE_LIMITED, ErrorCode.CONTEXT_LENGTH_EXCEEDED})
 """The model is well; it has to be left alone for a while, or the prompt was too long for it."""
 
@@ -40,7 +41,7 @@ class ModelRecord:
         failed = codes.total()
         if len(late) < LEAST or failed < NEARLY_ALL * len(late):
             return ""
-        verb = "failed" if ErrorCode.UPSTREAM_ERROR.value in codes else "refused"
+        verb = "failed" if FAILURES & codes.keys() else "refused"
         told = ", ".join(code for code, _ in codes.most_common())
         return f"{verb} {failed} of its last {len(late)} requests ({told})"
 

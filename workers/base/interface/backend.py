@@ -109,6 +109,8 @@ class Done:
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
     cache_write_tokens: int | None = None
+    unsupported: tuple[str, ...] = ()
+    """Parameters that the request set and that had to be left out for this model."""
 
     @property
     def usage(self) -> Usage:
@@ -157,6 +159,9 @@ class Backend(ABC, Generic[C]):
 
     price_list: ClassVar[str | None] = None
     """The provider in the table of public prices whose prices are this one's, when it is asked itself."""
+
+    changed = False
+    """True when `models` tells something new because of what a request met; the runtime tells it at once."""
 
     def __init__(self, config: C) -> None:
         self.config = config

@@ -1,6 +1,6 @@
 """What every backend's `config.yaml` may say; a backend adds its own keys in a subclass."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -9,6 +9,22 @@ from contracts import Capability, JsonObject, ModelCard, Price
 from workers.base.prices import NONE, priced, table
 
 Positive = Annotated[int, Field(ge=1)]
+Parameter = Literal[
+    "temperature",
+    "top_p",
+    "seed",
+    "stop",
+    "stream",
+    "stream_options",
+    "logprobs",
+    "max_tokens",
+    "max_completion_tokens",
+    "developer_role",
+    "tools",
+    "tool_choice",
+    "response_format",
+]
+"""What a question to a provider may have that its model refuses."""
 
 
 class ModelConfig(ConfigModel):
@@ -35,6 +51,9 @@ class ModelConfig(ConfigModel):
     """Answers only while no other chat model is ready, unless a request names this model or its backend."""
     options: JsonObject = Field(default_factory=dict)
     """Passed to the provider as they are."""
+    unsupported: tuple[Parameter, ...] = ()
+    """Parameters that the provider refuses for it: `temperature`, `seed` and the like are left out, and the answer says
+    so; a request that needs one of the others goes to another model."""
 
     def card(self, *, local: bool, provider: str | None = None) -> ModelCard:
         """`provider`: whose public price it has when none is told here."""

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from math import isfinite
 from typing import Any
 
 from contracts import BullpenError, ChatMessage, ErrorCode, InferenceRequest, JsonObject, new_id
@@ -16,6 +15,8 @@ CHARACTERS_PER_TOKEN = 4
 MAX_ANSWER_BYTES = 32 << 20
 BEGIN = "(The conversation begins with your words.)"
 """What the user says before an answer that stands first, for providers that want a user's turn there."""
+LEAST_LIKELY = 1e6
+"""A log-probability beyond this is none."""
 
 
 # What is asked
@@ -111,14 +112,15 @@ def plausible(told: Usage, *, answered: bool) -> Usage:
 
 def logprobs(told: Iterable[object]) -> tuple[float, ...]:
     """The log-probabilities of tokens, as far as they are any."""
-    return tuple(min(0.0, value) for value in told if isinstance(value, int | float) and isfinite(value))
+    return tuple(min(0.0, value) for value in told if isinstance(value, int | float) and abs(value) < LEAST_LIKELY)
 
 
 class SizeGuard:
     """Ends an answer that no honest provider would send, before it fills the memory."""
 
-    def __init__(self, max_tokens: int | None) -> None:
-        self._left = min(MAX_ANSWER_BYTES, max_tokens * BYTES_PER_TOKEN + 4096) if max_tokens else MAX_ANSWER_BYTES
+    def __init__(self, max_tokens: int | None, *, least: int = 4096) -> None:
+        """`least`: bytes that there is room for besides those of `max_tokens`."""
+        self._left = min(MAX_ANSWER_BYTES, max_tokens * BYTES_PER_TOKEN + least) if max_tokens else MAX_ANSWER_BYTES
 
     def take(self, text: object) -> str:
         """The text, unless it is none or too much; half a character is a `?`. Raises `BullpenError(upstream_error)`."""

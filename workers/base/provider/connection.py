@@ -3,15 +3,19 @@
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
+from itertools import takewhile
 from typing import Any
 from urllib.parse import urlsplit
 
 from config.loader import ConfigError, secret
-from workers.base.provider.errors import garbage
+from contracts import BullpenError, ErrorCode
+from workers.base.provider.errors import first_line, garbage
 
 CONNECT_TIMEOUT = 5.0
 QUICK = 1.5
 """Seconds within which a backend says whether it can run here."""
+KEEPS_METHOD = (307, 308)
+"""Redirects after which a client asks the same question again; after others it asks without the question."""
 MAX_LINE = 8 << 20
 MAX_BODY = 128 << 20
 """Bytes of one answer as it travels. Its text is bounded by `SizeGuard`; this is about all that surrounds it."""
@@ -78,6 +82,39 @@ def api_key(variable: str) -> str | None:
     return key or None
 
 
+class Redirected(BullpenError):
+    """The provider's address leads elsewhere; no prompt and no key was sent on."""
+
+    def __init__(self, asked: str, location: str) -> None:
+        self.asked, self.location = asked.partition("?")[0], location.partition("?")[0]
+        where = f"{place(asked)} sends its callers on to {first_line(_shown(self.location))}"
+        told = f"{where}, and neither prompt nor key is sent on: correct the address"
+        super().__init__(ErrorCode.UPSTREAM_ERROR, told, fault="worker")
+
+    def right_address(self, base: str) -> str:
+        """What `base`, the address in the config, should be."""
+        asked, location, base = (url.rstrip("/") for url in (self.asked, self.location, base))
+        same = sum(
+            1 for _ in takewhile(lambda ends: ends[0] == ends[1], zip(asked[::-1], location[::-1], strict=False))
+        )
+        before, after = asked[: len(asked) - same], location[: len(location) - same]
+        return after + base.removeprefix(before) if base.startswith(before) else location
+
+
+def redirected(response: Any) -> Redirected | None:
+    """The error for a redirect that may not be followed: to another origin, or with the question left behind."""
+    if not response.has_redirect_location:
+        return None
+    asked, told = response.request.url, response.headers["location"]
+    try:
+        location = asked.join(told)
+    except Exception:  # httpx has its own kinds of error, which differ between its versions
+        return Redirected(str(asked), "an address that cannot be read")
+    same_place = (asked.scheme, asked.host, asked.port) == (location.scheme, location.host, location.port)
+    keeps_question = response.status_code in KEEPS_METHOD or response.request.method in ("GET", "HEAD")
+    return None if same_place and keeps_question else Redirected(str(asked), str(location))
+
+
 def without(key: str | None, text: str) -> str:
     """Some providers repeat the key in what they say about it."""
     return text.replace(key, "***") if key else text
@@ -86,6 +123,8 @@ def without(key: str | None, text: str) -> str:
 async def bounded(response: Any) -> None:
     """For an HTTP client's `event_hooks`: an answer that never ends a line, or never ends, does not fill the memory.
 
+    A redirect to another place is an error (`Redirected`) before anything goes there: prompts and keys stay at home.
+
     Its headers are shown to whoever is `listening`; that something `arrived` is told, unless it is a refusal.
 
     It counts what arrives after decompression. Works for httpx and for its successor httpx2, which the SDKs
@@ -93,6 +132,8 @@ async def bounded(response: Any) -> None:
     """
     with suppress(LookupError):
         opened.get().append(response)
+    if (error := redirected(response)) is not None:
+        raise error
     with suppress(LookupError):
         listening.get()(response.headers)
     read, hear = response.aiter_bytes, arrived.get(_ignore) if response.is_success else _ignore

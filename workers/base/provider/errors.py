@@ -10,17 +10,13 @@ is at fault only when no question could be made of it (`workers/base/provider/qu
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from math import isnan
 from typing import NamedTuple
 
 from contracts import BullpenError, ErrorCode, Fault
+from workers.base.provider.context_length import COMMON, TooLong
+from workers.base.provider.error_body import ErrorBody, read_error
+from workers.base.provider.retry_after import retry_after_ms, told_retry_after_ms
 
-MAX_RETRY_AFTER_MS = 60_000
-"""A provider that asks for more is asked again after a minute all the same: what it tells may be a day's limit that
-was raised meanwhile, and one request a minute does no harm."""
-UNTOLD_RETRY_AFTER_MS = 1000
 MAX_TEXT = 200
 
 _KEY = re.compile(r"\b(?:sk|pk|rk|gsk|xai|key)[-_][-\w*.]{4,}|\bAIza[-\w*]{6,}|(?<=Bearer )[-\w*.]{6,}")
@@ -62,13 +58,49 @@ BY_CODE: dict[ErrorCode, Fault] = {
 REFUSALS = frozenset(meaning.code for meaning in BY_STATUS.values())
 
 
-_TOO_LONG = re.compile(
-    r"maximum context length|context (?:length|size|window|limit)|context_length_exceeded|prompt is too long"
-    r"|input token count.*exceeds",
-    re.IGNORECASE,
-)
-_COUNT = re.compile(r"(?:resulted in|requested|too long:|token count \(|(?:prompt|request) \()\s*(\d+)", re.IGNORECASE)
-"""Where providers say in it how many tokens the prompt has."""
+BY_WORD: dict[str, int] = {
+    "rate_limit_exceeded": 429,
+    "rate_limit_error": 429,
+    "rate_limited": 429,
+    "rate_limit": 429,
+    "too_many_requests": 429,
+    "toomanyrequests": 429,
+    "ratelimiterror": 429,
+    "resource_exhausted": 429,
+    "insufficient_quota": 429,
+    "queue_exceeded": 429,
+    "overloaded_error": 529,
+    "overloaded": 529,
+    "server_overloaded": 529,
+    "engine_overloaded": 529,
+    "unavailable": 503,
+    "service_unavailable": 503,
+    "invalid_api_key": 401,
+    "authentication_error": 401,
+    "unauthenticated": 401,
+    "unauthorized": 401,
+    "permission_denied": 403,
+    "permission_error": 403,
+    "insufficient_credits": 402,
+    "insufficient_balance": 402,
+    "payment_required": 402,
+    "billing_error": 402,
+    "model_not_found": 404,
+    "not_found_error": 404,
+    "notfounderror": 404,
+    "request_too_large": 413,
+    "invalid_request_error": 400,
+    "invalid_argument": 400,
+    "badrequesterror": 400,
+    "validation_error": 422,
+}
+"""The status that a provider's word stands for, where an error comes without one; the first that fits counts."""
+NO_MONEY = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
+"""Codes of a 429 that no waiting ends, for whichever model."""
+WAITS = frozenset({429, 503})
+"""A short wait is told even when the provider names none."""
+BUSY = frozenset({429, 503, 529})
+"""With a wait that the provider names, these are limits: the model is left alone for so long."""
 
 
 class ProviderRefused(BullpenError):
@@ -83,14 +115,29 @@ def blamed(error: BullpenError, *, asked: bool) -> BullpenError:
 
 
 def from_status(status: int, text: str, headers: Mapping[str, str] | None = None) -> ProviderRefused:
-    """The error for a provider's HTTP status (anything not listed is `upstream_error`)."""
-    if status in (400, 413) and _TOO_LONG.search(text):
-        count = _COUNT.search(text)
-        return too_long(text, int(count[1]) if count else None)
-    code, fault = BY_STATUS.get(status, OTHERWISE)
-    wait = retry_after_ms(headers or {}) if status in (429, 503) else None
-    told = f"the provider answered {status}: {first_line(text)}"
+    """The error for a provider's HTTP status (anything not listed is `upstream_error`), and what it says."""
+    return refusal(status, read_error(text), headers)
+
+
+def refusal(
+    status: int | None, error: ErrorBody, headers: Mapping[str, str] | None = None, words: TooLong = COMMON
+) -> ProviderRefused:
+    """What a provider's error means. `status` None: it came with a 200, so that its own words say what it is."""
+    status = status or error.status or _by_word(error)
+    if words.is_told(status, error):
+        return too_long(error.message, words.prompt_tokens(error))
+    code, fault = BY_STATUS.get(status or 0, OTHERWISE)
+    told_wait = told_retry_after_ms(headers or {}, error.retry_after_ms) if status in BUSY else None
+    code = code if told_wait is None else ErrorCode.RATE_LIMITED
+    wait = retry_after_ms(headers or {}, error.retry_after_ms) if status in WAITS else told_wait
+    if status == BY_WORD["insufficient_quota"] and error.codes & NO_MONEY:
+        fault = "account"
+    told = f"the provider answered {status or 'an error'}: {first_line(error.message)}"
     return ProviderRefused(code, told, retry_after_ms=wait, fault=fault)
+
+
+def _by_word(error: ErrorBody) -> int | None:
+    return next((status for word, status in BY_WORD.items() if word in error.codes), None)
 
 
 def too_long(text: str, prompt_tokens: int | None = None) -> ProviderRefused:
@@ -101,7 +148,9 @@ def too_long(text: str, prompt_tokens: int | None = None) -> ProviderRefused:
 
 
 def unreachable(where: str, error: BaseException) -> BullpenError:
-    """The provider did not answer at all."""
+    """The provider did not answer at all; an error of ours inside the SDK's stays what it is."""
+    if isinstance(error, BullpenError):
+        return error
     why = first_line(str(error)) or type(error).__name__
     return BullpenError(ErrorCode.UPSTREAM_ERROR, f"{where} is not reachable: {why}", fault="worker")
 
@@ -112,35 +161,8 @@ def garbage(what: str) -> BullpenError:
     return BullpenError(ErrorCode.UPSTREAM_ERROR, told, fault="model")
 
 
-def retry_after_ms(headers: Mapping[str, str]) -> int:
-    """How long a provider asks us to wait, in milliseconds: 0 to 60 000; 1 000 when it does not say."""
-    lower = {key.lower(): value for key, value in headers.items()}
-    value = lower.get("retry-after-ms")
-    if value is not None and (number := _number(value)) is not None:
-        return _bounded(number)
-    value = lower.get("retry-after", "").strip()
-    if (number := _number(value)) is not None:
-        return _bounded(number * 1000)
-    try:
-        when = parsedate_to_datetime(value)
-    except (TypeError, ValueError):
-        return UNTOLD_RETRY_AFTER_MS
-    return _bounded((when.astimezone(UTC) - datetime.now(UTC)).total_seconds() * 1000)
-
-
 def first_line(text: str) -> str:
     """The first line, cut, and without what looks like a key: some providers quote it in what they say of it."""
     line = text.strip().splitlines()[0].rstrip() if text.strip() else ""
     line = _KEY.sub("(a key)", line)
     return line if len(line) <= MAX_TEXT else f"{line[:MAX_TEXT]}…"
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def _bounded(milliseconds: float) -> int:
-    return UNTOLD_RETRY_AFTER_MS if isnan(milliseconds) else round(min(max(milliseconds, 0), MAX_RETRY_AFTER_MS))

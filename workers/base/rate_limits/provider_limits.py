@@ -4,15 +4,13 @@ Most: `x-ratelimit-remaining-requests` and `-tokens`, with `x-ratelimit-reset-�
 their name and the kind in front, `…-ratelimit-requests-remaining`, with `…-reset` as an RFC 3339 time.
 """
 
-import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+
+from workers.base.provider.retry_after import duration
 
 KINDS = ("requests", "tokens")
 LONGEST = 60.0
 """Seconds: what a provider says of later than that is asked again sooner."""
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0, None: 1.0}
 
 
 class ProviderLimits:
@@ -61,16 +59,5 @@ def _told(headers: Mapping[str, str], kind: str) -> tuple[int | None, float]:
     ):
         told = headers.get(left, "").strip()
         if told.isdigit():
-            return int(told), _seconds(headers.get(reset, "").strip())
+            return int(told), duration(headers.get(reset, "")) or 0.0
     return None, 0.0
-
-
-def _seconds(told: str) -> float:
-    """0: not understood."""
-    parts = _PART.findall(told)
-    if parts and "".join(number + unit for number, unit in parts) == told:
-        return sum(float(number) * _SECONDS[unit] for number, unit in parts)
-    try:
-        return (datetime.fromisoformat(told).astimezone(UTC) - datetime.now(UTC)).total_seconds()
-    except ValueError:
-        return 0.0

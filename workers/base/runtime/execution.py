@@ -13,12 +13,15 @@ from workers.base.interface.backend import Delta, Done, Job, Usage, truncated
 from workers.base.interface.discovery import AnyBackend
 from workers.base.interface.silence import Silence
 from workers.base.provider.errors import ProviderRefused
+from workers.base.provider.tool_calls import checked
 from workers.base.runtime.call import Call
 from workers.base.runtime.reply_channel import Chunker, ReplyChannel
 
 PROGRESS_EVERY = 2.0
 """Seconds; sooner where less silence is allowed, so that a Manager never misses that something moved."""
 OFTEN_ENOUGH = 0.05
+MOST_BYTES = 8
+"""Of a token, on average over an answer; real ones have four or five."""
 CLAIM_AFTER = 0.1
 """Seconds: an answer that comes sooner needs no claim."""
 
@@ -34,6 +37,8 @@ class Execution:
         self.first_token: float | None = None
         self.text: list[str] = []
         self.logprobs: list[float] = []
+        self._bytes = 0
+        """Of the text."""
         self.tokens = 0
         self.moves = 0
         """Signs of progress; they come also while the prompt is read, the model thinks or the provider keeps alive."""
@@ -145,10 +150,21 @@ class Execution:
                 self._take(piece)
                 if channel.wants_chunks and piece.text:
                     await chunker.add(piece.text, self.tokens)
+                if self._is_endless(job.max_tokens):
+                    self.done = Done("length", None, None)
+                    break
         await chunker.flush()
         if self.done is None:
             raise truncated()
         job.check("".join(self.text), self.done)
+        checked(self.done.tool_calls)
+
+    def _is_endless(self, max_tokens: int | None) -> bool:
+        """Whether the provider goes on after `max_tokens`: both its pieces and its bytes are more than so many tokens.
+
+        A token may come in several pieces, and several tokens in one: neither alone proves it.
+        """
+        return max_tokens is not None and self.tokens > max_tokens and self._bytes > max_tokens * MOST_BYTES
 
     def _move(self, now: float) -> None:
         self.moves += 1
@@ -180,6 +196,7 @@ class Execution:
 
     def _take(self, piece: Delta) -> None:
         self.text.append(piece.text)
+        self._bytes += len(piece.text.encode())
         self.logprobs.extend(piece.logprobs)
         self.tokens += piece.tokens
 

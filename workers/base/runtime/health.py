@@ -65,6 +65,12 @@ class Health:
         elif failure.code is ErrorCode.UPSTREAM_AUTH or _is_unknown_there(failure):
             self._wanted.set()
 
+    async def notice(self) -> None:
+        """Tells at once what a request taught the backend about its models."""
+        if self._backend.changed:
+            self._backend.changed = False
+            await self._serve_what_is_there()
+
     # Looking
 
     async def _due(self) -> None:

@@ -325,6 +325,7 @@ class Worker:
             ttft_ms=execution.ttft_ms,
             queue_ms=execution.queue_ms,
             tool_calls=done.tool_calls or None,
+            unsupported=done.unsupported,
             simulated=self._backend.simulated,
             created_at=utc_now(),
         )
@@ -384,6 +385,7 @@ class Worker:
             self._silences.learn(execution.job.model.model_id, execution.silence)
         if failure is not None:
             self._tasks.start(self._health.heed(failure), "heed")
+        await self._health.notice()
         if not call.routed and not execution.booked:
             await self._books.book(execution, response, failure)
 

@@ -1,0 +1,191 @@
+"""Parameters that a provider refuses: which one an error names, and what is remembered of it for each model. Pure.
+
+A parameter that only steers how an answer is made (`temperature`, `seed`) is left out, and the answer says so. One that
+says what the caller wants (`tools`, `response_format`, `stop`) is never left out: a model that refuses it cannot answer
+such a request. What each provider calls a parameter stands in its backend's folder.
+"""
+
+import re
+from collections.abc import Collection, Iterable
+from typing import NamedTuple, get_args
+
+from contracts import BullpenError, Capability, ErrorCode, InferenceRequest, JsonObject, ModelCard
+from workers.base.interface.config import Parameter
+from workers.base.provider.error_body import ErrorBody
+
+STATUSES = frozenset({400, 404, 422, 500, 501, None})
+"""Those with which servers refuse a parameter; None: in the middle of a 200."""
+STEERS: frozenset[Parameter] = frozenset({"temperature", "top_p", "seed"})
+"""What a caller may have asked for, and can do without when it is told."""
+LACKS: dict[Parameter, Capability] = {
+    "tools": "tools",
+    "response_format": "json",
+    "stream": "stream",
+    "logprobs": "logprobs",
+}
+"""The capability that a model lacks which refuses a parameter."""
+WHOLE = frozenset({"tools", "tool_choice", "response_format", "stop", "stream"})
+"""Of these, an error that names something inside them finds fault with the caller's words, not with the parameter."""
+
+SPELLINGS: dict[Parameter, tuple[str, ...]] = {
+    "tools": ("functions", "tool use", "tool calling", "tool calls", "function calling", '"auto" tool choice'),
+    "tool_choice": ("tool choice",),
+    "response_format": ("json mode", "structured outputs", "structured output"),
+    "stream": ("streaming",),
+    "logprobs": ("log probabilities", "log probs"),
+    "seed": ("random_seed",),
+    "developer_role": ("developer", "role", "roles"),
+}
+"""Other words for a parameter, beside its own name in snake_case, camelCase and kebab-case."""
+
+CODES = frozenset(
+    {
+        "unsupported_parameter",
+        "unsupported_value",
+        "unknown_parameter",
+        "unrecognized_parameter",
+        "unsupported",
+        "extra_forbidden",
+        "value_error.extra",
+        "unexpected_parameter",
+        "literal_error",
+    }
+)
+_REFUSES = re.compile(
+    r"unsupported|unknown|unrecogni[sz]ed|unexpected|deprecated|incompatible|forbidden|extra (?:inputs?|fields?)"
+    r"|\bnot (?:currently |yet |be )?(?:support|permit|allow|accept|available|recogni[sz]ed|implement|enabled|one of)"
+    r"|not a valid (?:parameter|argument|field|property|option|role)"
+    r"|(?:n't|\bnot|\bno endpoints found that) (?:currently )?(?:support|accept|allow|permit|recogni[sz]e|have|take)"
+    r"|only the default|may only be set|must be (?:unset|omitted|removed|left out)|cannot (?:both )?be"
+    r"|cannot find field|no such|requires --|should be removed|please remove",
+    re.IGNORECASE,
+)
+_SENTENCE = re.compile(r"[.;!]\s|\n")
+_BOTH = re.compile(r"\bboth\b", re.IGNORECASE)
+
+
+class Refused(NamedTuple):
+    """What an error finds fault with, of what was sent."""
+
+    can_go: frozenset[Parameter]
+    needed: frozenset[Parameter]
+
+
+NOTHING = Refused(frozenset(), frozenset())
+
+
+def wants(request: InferenceRequest) -> frozenset[Parameter]:
+    """What this request cannot be answered without. `tool_choice: auto` is what every model does."""
+    wanted: dict[Parameter, object] = {
+        "tools": request.tools,
+        "tool_choice": request.tool_choice not in (None, "auto"),
+        "response_format": request.response_format,
+        "stop": request.stops,
+        "stream": request.stream,
+    }
+    return frozenset(name for name, value in wanted.items() if value)
+
+
+def refused(status: int | None, error: ErrorBody, sent: Iterable[Parameter], wanted: Collection[Parameter]) -> Refused:
+    """The parameters that an error refuses as such; a wrong value or a wrong schema is no refusal of the parameter.
+
+    `wanted`: those that the request cannot do without.
+    """
+    if status not in STATUSES:
+        return NOTHING
+    named = [name for name in sent if _is_named(name, error) or _is_in_words(name, error)]
+    if len(named) > 1 and _BOTH.search(error.words):
+        named = named[1:]
+    named = [name for name in named if name != "stream" or len(named) == 1]
+    can_go = frozenset(name for name in named if name not in wanted)
+    if can_go:  # "temperature is not supported with tools" may be about the temperature: that is tried first
+        return Refused(can_go, frozenset())
+    return Refused(can_go, frozenset(named))
+
+
+def _is_named(name: Parameter, error: ErrorBody) -> bool:
+    """Whether it is the field that the error names. Of what is inside `tools`, the tools are not what is refused."""
+    if not error.codes & CODES and not _REFUSES.search(error.words):
+        return False
+    named = {_plain(step) for step in error.parameters} - {"body", "query"}
+    if name == "developer_role":
+        return "role" in named
+    return named == {_plain(name)} if name in WHOLE else _plain(name) in named
+
+
+def _is_in_words(name: Parameter, error: ErrorBody) -> bool:
+    """Whether a sentence that refuses something names it."""
+    sentences = (one for one in _SENTENCE.split(error.words) if _REFUSES.search(one))
+    words = "|".join(re.escape(word) for word in (name, *_spelt(name), *SPELLINGS.get(name, ())))
+    pattern = re.compile(rf"(?<![\w-])(?:{words})(?![\w-]|\[|\.[\w\[])", re.IGNORECASE)
+    return any(pattern.search(one) for one in sentences)
+
+
+def _spelt(name: str) -> tuple[str, str]:
+    first, *others = name.split("_")
+    return first + "".join(word.capitalize() for word in others), name.replace("_", "-")
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def switched_off(options: JsonObject) -> frozenset[Parameter]:
+    """What a model's `options` leave out by null."""
+    return frozenset(name for name in get_args(Parameter) if name in options and options[name] is None)
+
+
+class Refusals:
+    """What is known of each model: what its config says, and what its provider refused since."""
+
+    def __init__(self) -> None:
+        self._learned: dict[str, frozenset[Parameter]] = {}
+
+    def of(self, model: str) -> frozenset[Parameter]:
+        return self._learned.get(model, frozenset())
+
+    def learn(self, model: str, names: Collection[Parameter]) -> frozenset[Parameter]:
+        """Remembers them; the result is what was not known before."""
+        new = frozenset(names) - self.of(model)
+        if new:
+            self._learned[model] = self.of(model) | new
+        return new
+
+
+def limited(card: ModelCard, unsupported: Collection[Parameter]) -> ModelCard:
+    """The model as the heartbeat shows it: what is left out for it, and without what it cannot do."""
+    if not unsupported:
+        return card
+    lacks = {LACKS.get(name) for name in unsupported}
+    able = tuple(one for one in card.capabilities if one not in lacks)
+    return card.model_copy(update={"unsupported": tuple(sorted(unsupported)), "capabilities": able})
+
+
+def asked_in_vain(request: InferenceRequest, unsupported: Collection[Parameter]) -> tuple[Parameter, ...]:
+    """What a caller set and the model does not take, so that the answer is made without it."""
+    return tuple(sorted(n for n in STEERS & set(unsupported) if getattr(request, n) is not None and is_set(request, n)))
+
+
+def is_set(request: InferenceRequest, name: str) -> bool:
+    """Whether the caller said it; a default of ours is no wish of the caller's."""
+    return name in request.model_fields_set
+
+
+def check_takes(request: InferenceRequest, model: str, unsupported: Collection[Parameter]) -> None:
+    """Raises `BullpenError(invalid_request)` for a request that wants what the model does not take."""
+    if missing := wants(request) & set(unsupported):
+        raise cannot_take(model, missing)
+
+
+def cannot_take(model: str, names: Collection[Parameter], why: str = "") -> BullpenError:
+    """The error for a request that wants what the model does not take; another model may."""
+    listed = ", ".join(sorted(names))
+    told_why = f": {why}" if why else ""
+    return BullpenError(
+        ErrorCode.INVALID_REQUEST, f"{model} does not take {listed}{told_why}", field=min(names), fault="model"
+    )
+
+
+def may_learn(names: Collection[Parameter], error: ErrorBody) -> bool:
+    """Whether a model surely refuses them always: one kind of `response_format` is not every kind."""
+    return "response_format" not in names or "json_schema" not in error.words

@@ -1,0 +1,21 @@
+"""Where on a server this API may be, when it is not where the config says. Pure."""
+
+import re
+from urllib.parse import urlsplit
+
+ENDPOINTS = ("/chat/completions", "/completions", "/models", "/responses", "/embeddings", "/chat")
+"""Addresses that people copy from a provider's page; ours is what stands before them."""
+VERSION = re.compile(r"/v\d+(?:beta)?$")
+USUAL = ("/v1", "/api/v1", "/openai/v1", "/compatible-mode/v1")
+"""Most servers; OpenRouter; Groq; DashScope."""
+
+
+def other_addresses(base: str) -> tuple[str, ...]:
+    """The likeliest first. Only what stands below the path in `base`, or beside its last step: no other server's."""
+    base = base.rstrip("/")
+    bare = next((base.removesuffix(end) for end in ENDPOINTS if base.endswith(end)), base)
+    above = VERSION.sub("", bare)
+    found = [bare, *(above + usual for usual in USUAL), above]
+    if urlsplit(above).path in ("/api", "/openai"):
+        found.append(above.rpartition("/")[0] + "/v1")
+    return tuple(other for other in dict.fromkeys(found) if other != base)
