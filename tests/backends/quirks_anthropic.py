@@ -1,12 +1,16 @@
 """What the Messages API is strict about, played by a stand-in: why it would refuse a question, in words of ours."""
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
+from typing import Any
 
 from aiohttp import web
 
+from contracts import ErrorCode
 from tests.backends.providers import AnthropicProvider, Json
+from tests.backends.quirks import Quirk
 
 NAME, CALL_ID = "[A-Za-z0-9_-]{1,64}", "[A-Za-z0-9_-]{1,64}"
 
@@ -86,3 +90,80 @@ class Strict(AnthropicProvider):
                 {"type": "error", "error": {"type": "invalid_request_error", "message": why}}, status=400
             )
         return await super().answer(request)
+
+
+def refused(message: str, status: int = 400, kind: str = "invalid_request_error") -> Quirk:
+    body = {"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_1"}
+    return Quirk("the API", refuses=lambda _: (status, body), error=ErrorCode.CONTEXT_LENGTH_EXCEEDED)
+
+
+def only(*told: Json) -> Callable[[list[str]], list[str]]:
+    """The usual beginning, then these events."""
+    return lambda pieces: [pieces[0], *(f"event: {one['type']}\ndata: {json.dumps(one)}\n\n" for one in told)]
+
+
+def block(kind: str, **delta: Any) -> list[Json]:
+    return [
+        {"type": "content_block_start", "index": 0, "content_block": {"type": kind, kind: ""}},
+        {"type": "content_block_delta", "index": 0, "delta": delta},
+        {"type": "content_block_stop", "index": 0},
+    ]
+
+
+def end(reason: str, tokens: int = 4) -> list[Json]:
+    delta = {"stop_reason": reason, "stop_sequence": None}
+    return [
+        {"type": "message_delta", "delta": delta, "usage": {"output_tokens": tokens}},
+        {"type": "message_stop"},
+    ]
+
+
+def wordless(*told: Json) -> Quirk:
+    return Quirk("the API", pieces=only(*told), error=ErrorCode.EMPTY_ANSWER)
+
+
+THOUGHT = block("thinking", type="thinking_delta", thinking="Hm.")
+QUIRKS: dict[str, Quirk] = {
+    "too long: the prompt": refused("prompt is too long: 208310 tokens > 200000 maximum"),
+    "too long: with the answer": refused(
+        "input length and `max_tokens` exceed context limit: 178959 + 64000 > 200000, decrease one and try again"
+    ),
+    "too long: behind a proxy": refused("Input is too long for requested model.", kind="validation_error"),
+    "too long: with 413": refused("The prompt exceeds the context window of this model", 413),
+    "too long: by its code": refused("no", kind="context_length_exceeded"),
+    "too long: in the middle": Quirk(
+        "the API",
+        pieces=only(
+            {"type": "error", "error": {"type": "invalid_request_error", "message": "prompt is too long: 9 tokens"}}
+        ),
+        error=ErrorCode.CONTEXT_LENGTH_EXCEEDED,
+    ),
+    "nothing": wordless(*end("end_turn")),
+    "blanks": wordless(*block("text", type="text_delta", text=" \n\u200b"), *end("end_turn")),
+    "only thoughts": wordless(*THOUGHT, *end("end_turn")),
+    "a refusal without a word": wordless(*end("refusal", 0)),
+    "no room for a word": wordless(*end("model_context_window_exceeded", 1)),
+    "only thoughts, as the caller's limit has it": Quirk(
+        "the API", pieces=only(*THOUGHT, *end("max_tokens", 50)), asked={"max_tokens": 50}, text="", finish="length"
+    ),
+    "an open connection after the end": Quirk(
+        "a proxy", pieces=lambda pieces: [*pieces, 'event: ping\ndata: {"type": "ping"}\n\n'], questions=1
+    ),
+    "arguments that are no object": Quirk(
+        "a model",
+        pieces=only(
+            {
+                "type": "content_block_start",
+                "index": 0,
+                "content_block": {"type": "tool_use", "id": "c1", "name": "add"},
+            },
+            {
+                "type": "content_block_delta",
+                "index": 0,
+                "delta": {"type": "input_json_delta", "partial_json": '{"a": '},
+            },
+            *end("tool_use"),
+        ),
+        error=ErrorCode.MALFORMED_TOOL_CALL,
+    ),
+}

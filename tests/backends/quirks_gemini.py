@@ -1,12 +1,15 @@
 """What the Gemini API is strict about, played by a stand-in: why it would refuse a question, in words of ours."""
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from aiohttp import web
 
+from contracts import ErrorCode
 from tests.backends.providers import GeminiProvider, Json
+from tests.backends.quirks import Quirk
 
 NAME = "[A-Za-z_][A-Za-z0-9_.:-]{0,63}"
 KEYWORDS = {
@@ -77,3 +80,51 @@ class Strict(GeminiProvider):
         if why := refusal(body, request.match_info.get("model", "m")):
             return web.json_response({"error": {"code": 400, "message": why, "status": "INVALID_ARGUMENT"}}, status=400)
         return await super().answer(request)
+
+
+def refused(message: str, status: int = 400) -> Quirk:
+    body = {"error": {"code": status, "message": message, "status": "INVALID_ARGUMENT"}}
+    return Quirk("the API", refuses=lambda _: (status, body), error=ErrorCode.CONTEXT_LENGTH_EXCEEDED)
+
+
+def only(*told: Json) -> Callable[[list[str]], list[str]]:
+    return lambda _: [f"data: {json.dumps(one)}\n\n" for one in told]
+
+
+def chunk(*parts: Json, finish: str | None = None, tokens: int = 3) -> Json:
+    candidate = {"content": {"role": "model", "parts": list(parts)}, **({"finishReason": finish} if finish else {})}
+    usage = {"promptTokenCount": 7, "thoughtsTokenCount": tokens, "totalTokenCount": 7 + tokens}
+    return {"candidates": [candidate], "usageMetadata": usage}
+
+
+def wordless(*told: Json) -> Quirk:
+    return Quirk("the API", pieces=only(*told), error=ErrorCode.EMPTY_ANSWER)
+
+
+THOUGHT: Json = {"text": "Hm.", "thought": True}
+QUIRKS: dict[str, Quirk] = {
+    "too long": refused("The input token count (1200293) exceeds the maximum number of tokens allowed (1048576)."),
+    "too long, not counted": refused("The input token count exceeds the maximum number of tokens allowed 131072."),
+    "too long: what it supports": refused(
+        "Unable to submit request because the input token count is 2097153 but model only supports up to 1048576."
+    ),
+    "too long: the context": refused("Your input context is too long. Please reduce it or retry.", 413),
+    "stop without a word": wordless(chunk(finish="STOP", tokens=0)),
+    "stop without content": wordless({"candidates": [{"finishReason": "STOP", "index": 0}]}),
+    "blanks": wordless(chunk({"text": " \n"}), chunk(finish="STOP")),
+    "only thoughts": wordless(chunk(THOUGHT), chunk(finish="STOP", tokens=90)),
+    "safety": wordless(chunk(finish="SAFETY")),
+    "recitation": wordless(chunk(finish="RECITATION")),
+    "a blocked prompt": wordless({"promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}}),
+    "safety after some words": Quirk(
+        "the API", pieces=only(chunk({"text": "Well,"}), chunk(finish="SAFETY")), text="Well,", finish="content_filter"
+    ),
+    "only thoughts up to its own limit": wordless(chunk(THOUGHT), chunk(finish="MAX_TOKENS", tokens=900)),
+    "only thoughts, as the caller's limit has it": Quirk(
+        "the API",
+        pieces=only(chunk(THOUGHT), chunk(finish="MAX_TOKENS", tokens=48)),
+        asked={"max_tokens": 50},
+        text="",
+        finish="length",
+    ),
+}

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import Annotated
 
 import anthropic
 import httpx2
@@ -12,6 +13,7 @@ from pydantic import Field
 from contracts import BullpenError, ErrorCode, JsonObject, ModelCard
 from workers.anthropic.answer import Answer
 from workers.anthropic.question import CALLS, question_of
+from workers.anthropic.wordings import TOO_LONG
 from workers.base import Availability, BackendConfig, Job, Report, out_of_service
 from workers.base.provider.connection import (
     CONNECT_TIMEOUT,
@@ -24,23 +26,14 @@ from workers.base.provider.connection import (
     place,
     without,
 )
-from workers.base.provider.errors import from_status, garbage, unreachable
+from workers.base.provider.error_body import read_error
+from workers.base.provider.errors import garbage, refusal, unreachable
 from workers.base.provider.remote_backend import RemoteBackend
 
 KEY, URL = "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"
 OWN_API = "https://api.anthropic.com"
 MOST_LISTED = 1000
 GONE = "the API does not list it any more"
-BY_TYPE = {
-    "invalid_request_error": 400,
-    "authentication_error": 401,
-    "billing_error": 402,
-    "permission_error": 403,
-    "not_found_error": 404,
-    "request_too_large": 413,
-    "rate_limit_error": 429,
-}
-"""What an error means that comes when the answer had begun, and its status was 200 already; any other: 500."""
 
 
 class AnthropicConfig(BackendConfig):
@@ -130,17 +123,10 @@ class AnthropicBackend(RemoteBackend[AnthropicConfig]):
     def _told(self, error: Exception) -> BullpenError:
         """What a failure means to the mesh."""
         if isinstance(error, anthropic.APIStatusError):
-            kind, text = _said(error.body)
-            status = error.status_code if error.status_code >= 400 else BY_TYPE.get(kind, 500)
-            return from_status(status, without(self._key, text or str(error)), dict(error.response.headers))
+            status = error.status_code if error.status_code >= 400 else None  # it came when the answer had begun
+            said = read_error(error.body if error.body is not None else str(error))
+            said = replace(said, message=without(self._key, said.message or str(error)))
+            return refusal(status, said, dict(error.response.headers), TOO_LONG)
         if isinstance(error, anthropic.APIConnectionError):
             return unreachable(place(str(self._client.base_url)), error.__cause__ or error)
         return garbage(without(self._key, str(error)))
-
-
-def _said(body: Any) -> tuple[str, str]:
-    """The type and the words of an error, without the frame around them."""
-    told = body.get("error") if isinstance(body, dict) else None
-    if not isinstance(told, dict):
-        return "", ""
-    return str(told.get("type") or ""), str(told.get("message") or "")

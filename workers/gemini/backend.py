@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Annotated, Any
 
 import httpx2
@@ -22,10 +23,12 @@ from workers.base.provider.connection import (
     place,
     without,
 )
-from workers.base.provider.errors import from_status, garbage, unreachable
+from workers.base.provider.error_body import read_error
+from workers.base.provider.errors import garbage, refusal, unreachable
 from workers.base.provider.remote_backend import RemoteBackend
 from workers.gemini.answer import Answer
 from workers.gemini.question import CALLS, contents_of, generation_of
+from workers.gemini.wordings import TOO_LONG
 
 KEY, URL = "GEMINI_API_KEY", "GEMINI_BASE_URL"
 DESCRIBED_WITHIN = 60.0
@@ -141,7 +144,10 @@ class GeminiBackend(RemoteBackend[GeminiConfig]):
         if isinstance(error, httpx2.HTTPError):
             return unreachable(place(self._url) if self._url else "the Gemini API", error)
         if isinstance(error, errors.APIError) and isinstance(error.code, int):
-            return from_status(error.code, without(self._key, str(error.message or error)), _wait(error))
+            said = read_error(error.details)
+            said = replace(said, message=without(self._key, str(error.message or said.message or error)))
+            headers = dict(getattr(error.response, "headers", None) or {})
+            return refusal(error.code if error.code >= 400 else None, said, headers, TOO_LONG)
         return garbage(without(self._key, str(error)))
 
 
@@ -161,14 +167,3 @@ async def _without_comments(response: Any) -> None:
                 yield kept
 
     response.aiter_bytes = said
-
-
-def _wait(error: errors.APIError) -> dict[str, str]:
-    """The headers of a refusal. Google says how long to wait in the body instead."""
-    headers = dict(getattr(error.response, "headers", None) or {})
-    try:
-        details: list[Any] = error.details["error"]["details"]
-        delays = [str(detail["retryDelay"]) for detail in details if "retryDelay" in detail]
-    except UNUSABLE:
-        delays = []
-    return {"retry-after": delays[0].removesuffix("s"), **headers} if delays else headers

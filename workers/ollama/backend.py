@@ -6,6 +6,7 @@ Closing the stream closes the connection, which is what makes Ollama stop comput
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Annotated, Any, cast
 
 import httpx
@@ -19,12 +20,14 @@ from workers.base import Availability, BackendConfig, Job, ModelConfig, Report
 from workers.base.provider.chat import tokens
 from workers.base.provider.chat_models import Prober
 from workers.base.provider.connection import CONNECT_TIMEOUT, QUICK, UNUSABLE, bounded, headers_seen, without
-from workers.base.provider.errors import from_status, garbage, unreachable
+from workers.base.provider.error_body import read_error
+from workers.base.provider.errors import garbage, refusal, too_long, unreachable
 from workers.base.provider.remote_backend import RemoteBackend
 from workers.ollama import settings
 from workers.ollama.answer import Answer
 from workers.ollama.catalogue import Catalogue
 from workers.ollama.question import CALLS, body_of
+from workers.ollama.wordings import TOO_LONG
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +35,7 @@ KEY = "OLLAMA_API_KEY"
 """Read by the client itself; servers behind a proxy want one."""
 WINDOW = "OLLAMA_CONTEXT_LENGTH"
 """What the server gives a conversation when nobody says, as far as it does not show it itself."""
+LIMITED = 429
 DEFAULT_HOST = "http://127.0.0.1:11434"
 PULL_SILENCE = 600.0
 """Seconds: checking a large model that was just fetched takes long, and nothing is told meanwhile."""
@@ -205,7 +209,10 @@ class OllamaBackend(RemoteBackend[OllamaConfig]):
         said = error.error if isinstance(error, ollama.ResponseError) else error
         text = without((secret(KEY) or "").strip(), str(said)) or type(error).__name__
         if isinstance(error, ollama.ResponseError):
-            return from_status(error.status_code if error.status_code > 0 else 500, text, headers)
+            told = replace(read_error(str(said)), message=text)
+            if error.status_code != LIMITED and TOO_LONG.is_told(None, told):  # its engines say it with a 500
+                return too_long(text, TOO_LONG.prompt_tokens(told))
+            return refusal(error.status_code if error.status_code > 0 else None, told, headers)
         if isinstance(error, ConnectionError | httpx.HTTPError):
             return unreachable(_where(self.config), ConnectionError(text))
         return garbage(f"{type(error).__name__}: {text}")
