@@ -105,7 +105,9 @@ def streams(draw: st.DrawFn, told: list[Json]) -> list[Json]:
             case "twice" if stream:
                 stream.insert(at, copy.deepcopy(stream[at]))
             case "whole" if stream:
-                stream[at] = draw(st.dictionaries(st.sampled_from([*stream[at], "x"]), values, max_size=3))
+                stream[at] = copy.deepcopy(
+                    draw(st.dictionaries(st.sampled_from([*stream[at], "x"]), values, max_size=3))
+                )
     return stream
 
 
