@@ -30,6 +30,7 @@ class ErrorCode(StrEnum):
     CANCELLED = "cancelled"
     UPSTREAM_AUTH = "upstream_auth"
     UPSTREAM_ERROR = "upstream_error"
+    EMPTY_ANSWER = "empty_answer"
     MALFORMED_TOOL_CALL = "malformed_tool_call"
     INTERNAL = "internal"
 
@@ -50,6 +51,7 @@ STATUS: dict[ErrorCode, int] = {
     ErrorCode.CANCELLED: 499,
     ErrorCode.UPSTREAM_AUTH: 502,
     ErrorCode.UPSTREAM_ERROR: 502,
+    ErrorCode.EMPTY_ANSWER: 502,
     ErrorCode.MALFORMED_TOOL_CALL: 502,
     ErrorCode.INTERNAL: 500,
 }
@@ -63,6 +65,7 @@ WORTH_RETRYING = frozenset(
         ErrorCode.RATE_LIMITED,
         ErrorCode.DEADLINE_EXCEEDED,
         ErrorCode.UPSTREAM_ERROR,
+        ErrorCode.EMPTY_ANSWER,
         ErrorCode.MALFORMED_TOOL_CALL,
         ErrorCode.INTERNAL,
     }
@@ -79,6 +82,7 @@ ANOTHER_WORKER_MAY_HELP = frozenset(
         ErrorCode.RATE_LIMITED,
         ErrorCode.UPSTREAM_AUTH,
         ErrorCode.UPSTREAM_ERROR,
+        ErrorCode.EMPTY_ANSWER,
         ErrorCode.MALFORMED_TOOL_CALL,
         ErrorCode.INTERNAL,
     }

@@ -1,14 +1,34 @@
-"""How many tokens a text has, roughly: one rule for prompts, caches and limits, never for bills."""
+"""How many tokens a prompt has, roughly: one rule for prompts, caches, limits and patience, never for bills.
 
-from contracts.request import InferenceRequest
+A prompt is all that a model reads: the texts of its messages, their images, the calls of tools and what those returned,
+and the descriptions of the tools and of the wanted answer.
+"""
+
+import json
+
+from contracts.request import ChatMessage, ImagePart, InferenceRequest
 
 BYTES_PER_TOKEN = 4
 """Of UTF-8. Fits English and most tokenizers; other scripts have more bytes per character, and more tokens."""
+IMAGE_TOKENS, SMALL_IMAGE_TOKENS = 1000, 85
+"""Of an image, and of one with `detail: low`. Providers count by the pixels, which only they look at."""
 
 
 def utf8_bytes(text: str) -> int:
     """The size of a text, from which its tokens are estimated."""
-    return len(text) if text.isascii() else len(text.encode())
+    return len(text) if text.isascii() else len(text.encode(errors="replace"))
+
+
+def message_bytes(message: ChatMessage) -> int:
+    """As many as a text of so many tokens would have: of a message's words, images and calls."""
+    size = utf8_bytes(message.text) + _json_bytes(message.tool_calls)
+    parts = () if message.content is None or isinstance(message.content, str) else message.content
+    return size + BYTES_PER_TOKEN * sum(_image_tokens(part) for part in parts if isinstance(part, ImagePart))
+
+
+def frame_bytes(request: InferenceRequest) -> int:
+    """The same of what a model reads before the first message: its tools, and the form of its answer."""
+    return _json_bytes(request.tools) + _json_bytes(request.response_format)
 
 
 def tokens_of(size: int) -> int:
@@ -18,4 +38,12 @@ def tokens_of(size: int) -> int:
 
 def prompt_tokens(request: InferenceRequest) -> int:
     """About how many tokens the prompt has, earlier turns and the system text included."""
-    return tokens_of(sum(utf8_bytes(message.text) for message in request.conversation))
+    return tokens_of(frame_bytes(request) + sum(message_bytes(message) for message in request.conversation))
+
+
+def _image_tokens(part: ImagePart) -> int:
+    return SMALL_IMAGE_TOKENS if part.image_url.detail == "low" else IMAGE_TOKENS
+
+
+def _json_bytes(told: object) -> int:
+    return utf8_bytes(json.dumps(told, ensure_ascii=False)) if told else 0

@@ -34,6 +34,7 @@ CURES = {
     ErrorCode.DEADLINE_EXCEEDED: "allow more time with --deadline-ms, or look at `bullpen workers`",
     ErrorCode.UPSTREAM_AUTH: "`bullpen doctor` shows which key is wrong",
     ErrorCode.UPSTREAM_ERROR: "`bullpen workers` shows which worker is unwell; ask again",
+    ErrorCode.EMPTY_ANSWER: "ask again with other words, another model, or more max_tokens",
     ErrorCode.MALFORMED_TOOL_CALL: "ask again, or name another model; this one calls functions badly",
     ErrorCode.INTERNAL: "look at the Manager's log, and ask again",
 }

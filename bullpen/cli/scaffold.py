@@ -12,7 +12,9 @@ import typer
 
 from bullpen.cli.running import usage
 
-TEMPLATE = Path(__file__).resolve().parents[1] / "templates" / "new_worker"
+TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
+TEMPLATE, HTTP_TEMPLATE = TEMPLATES / "new_worker", TEMPLATES / "new_http_worker"
+"""The second one has what is different for a server that is asked over HTTP."""
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}[a-z0-9]|[a-z]")
 RESERVED = ("base", "auto", "cancel", "feedback")
 """`workers/base/` is no backend, and the others are subjects already: `infer.cancel`."""
@@ -32,16 +34,20 @@ def new_worker(
     path: Annotated[
         Path | None, typer.Option(help="Make it in this folder [default: workers/ of this checkout]", file_okay=False)
     ] = None,
+    http: Annotated[bool, typer.Option("--http", help="For a server that is asked over HTTP")] = False,
 ) -> None:
     """Make the folder of a new backend.
 
-    It answers at once, by repeating the question: replace that with your model.
+    It answers at once, by repeating the question: replace that with your model. With --http it asks the server at
+    NAME_URL in the words of OpenAI's chat API: replace those with your server's.
 
     Examples:
 
       bullpen new-worker mistral
 
       bullpen new-worker mistral --path ~/backends
+
+      bullpen new-worker mistral --http
     """
     if NAME.fullmatch(name) is None or keyword.iskeyword(name) or name in RESERVED:
         raise usage(f"{name!r} cannot be a backend's name", "use a-z, 0-9 and _, beginning with a letter")
@@ -49,15 +55,21 @@ def new_worker(
     if folder.exists():
         raise usage(f"{folder} exists already", "choose another name, or remove it")
     try:
-        _make(folder, name)
+        _make(folder, name, (TEMPLATE, HTTP_TEMPLATE) if http else (TEMPLATE,))
     except OSError as error:
         raise usage(f"{folder} cannot be made: {error.strerror}") from None
     at_hand = name if path is None else folder
     typer.echo(f"made {folder}\n")
     typer.echo("Next:")
-    typer.echo(f"  bullpen worker {at_hand}            # it answers already, by repeating the question")
+    if http:
+        typer.echo(
+            f"  {name.upper()}_URL=http://127.0.0.1:8000 bullpen worker {at_hand}   # OpenAI's chat API, until now"
+        )
+    else:
+        typer.echo(f"  bullpen worker {at_hand}            # it answers already, by repeating the question")
     typer.echo(f'  bullpen ask --backend {name} "Hello?"')
-    typer.echo(f"  {folder / 'backend.py'}: replace `stream` with a call of your model")
+    what = "`_question` and `Answer` with your server's words" if http else "`stream` with a call of your model"
+    typer.echo(f"  {folder / 'backend.py'}: replace {what}")
 
 
 def init() -> None:
@@ -93,10 +105,11 @@ def _workers_of_checkout() -> Path:
     raise usage("this is not a checkout of bullpen", "change into one, or say where with --path DIR")
 
 
-def _make(folder: Path, name: str) -> None:
+def _make(folder: Path, name: str, templates: tuple[Path, ...]) -> None:
+    """Of each file the last template's counts."""
     folder.mkdir(parents=True)
     camel = "".join(part.capitalize() for part in name.split("_"))
-    for file in sorted(TEMPLATE.iterdir()):
+    for file in (file for template in templates for file in sorted(template.iterdir())):
         if file.is_file():
             text = file.read_text(encoding="utf-8")
             text = text.replace("NewWorker", camel).replace("NEW_WORKER", name.upper()).replace("new_worker", name)

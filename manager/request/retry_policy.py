@@ -38,6 +38,8 @@ PROOF_WITHIN = 2.0
 LOOK_AGAIN = 0.1
 """Seconds between two looks whether our own connection is back."""
 
+ABOUT_MODEL = frozenset({ErrorCode.NO_SUCH_MODEL, ErrorCode.EMPTY_ANSWER})
+"""Codes that say nothing of the worker's other models, whoever is at fault."""
 ITS_OWN_FAULT = frozenset({ErrorCode.INVALID_REQUEST, ErrorCode.PAYLOAD_TOO_LARGE})
 """Codes that say that the request itself is wrong."""
 
@@ -204,7 +206,7 @@ def _concerns_model(attempt: Attempt) -> bool:
     if attempt.state is State.ANSWERED or attempt.declined or attempt.prompt_is:
         return True
     error = attempt.error
-    return error is not None and (error.fault == "model" or error.code is ErrorCode.NO_SUCH_MODEL)
+    return error is not None and (error.fault == "model" or error.code in ABOUT_MODEL)
 
 
 def _strangers(attempts: Sequence[Attempt]) -> int:

@@ -8,8 +8,8 @@ conversations need the room. What a cache saves is judged in `forecast`: it shor
 from collections import OrderedDict
 from typing import NamedTuple
 
-from contracts import InferenceRequest
-from contracts.tokens import tokens_of, utf8_bytes
+from contracts import ChatMessage, InferenceRequest
+from contracts.tokens import frame_bytes, message_bytes, tokens_of
 
 SHORTEST = 32
 """Tokens of an opening that is worth being remembered."""
@@ -37,16 +37,30 @@ class Opening(NamedTuple):
 
 def openings(request: InferenceRequest) -> tuple[Opening, ...]:
     """Every opening of this conversation, the shortest first; the last one is all of it."""
-    known: tuple[Opening, ...] = ()
+    before, known = _frame(request), []
     for message in request.conversation:
-        known = (*known, _longer(known, message.role, message.text))
-    return known
+        before = Opening(hash((before.key, _said(message))), before.size + message_bytes(message))
+        known.append(before)
+    return tuple(known)
 
 
-def _longer(known: tuple[Opening, ...], role: str, text: str) -> Opening:
-    """The opening that goes on with one more message."""
+def _frame(request: InferenceRequest) -> Opening:
+    """What stands before the first message: another set of tools makes another conversation."""
+    size = frame_bytes(request)
+    return Opening(hash(repr((request.tools, request.response_format))) if size else 0, size)
+
+
+def _said(message: ChatMessage) -> tuple[object, ...]:
+    """What makes a message another one."""
+    calls = repr(message.tool_calls) if message.tool_calls else ""
+    return message.role, message.text, message.images, calls
+
+
+def _answered(known: tuple[Opening, ...], output: str) -> Opening:
+    """The opening that goes on with the answer."""
+    message = ChatMessage.model_construct(role="assistant", content=output)
     key, size = known[-1] if known else (0, 0)
-    return Opening(hash((key, role, text)), size + utf8_bytes(text))
+    return Opening(hash((key, _said(message))), size + message_bytes(message))
 
 
 class PrefixCache:
@@ -56,7 +70,7 @@ class PrefixCache:
 
     def answered(self, worker_id: str, known: tuple[Opening, ...], output: str, now: float) -> None:
         """A worker has read all of a conversation and said `output`."""
-        for opening in (*known, _longer(known, "assistant", output)):
+        for opening in (*known, _answered(known, output)):
             if opening.tokens < SHORTEST:
                 continue
             holders = self._held.setdefault(opening.key, {})

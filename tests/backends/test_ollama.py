@@ -15,6 +15,7 @@ import httpx
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from pydantic import ValidationError
 
 from contracts import BullpenError, ChatMessage, ErrorCode, InferenceRequest
 from tests.backends.providers import Json, OllamaProvider, configured
@@ -34,6 +35,12 @@ class Scripted(OllamaProvider):
         self.installed: dict[str, Json] = {"m:latest": {}}
         self.script: list[Json] = []
         self.steps: list[Json] = []
+        self.windows: dict[str, int | None] = {}
+        """Of the models in its memory, as `/api/ps` tells them."""
+
+    async def ps(self, request: web.Request) -> web.Response:
+        told = [{"model": name, "context_length": window} for name, window in self.windows.items()]
+        return web.json_response({"models": told}) if told else await super().ps(request)
 
     async def tags(self, request: web.Request) -> web.Response:
         told = [{"model": name, "digest": shown.get("digest", "")} for name, shown in self.installed.items()]
@@ -60,6 +67,11 @@ def line(done: bool = False, **message: Any) -> Json:
 
 
 Start = Callable[..., Awaitable[OllamaBackend]]
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OLLAMA_CONTEXT_LENGTH", raising=False)
 
 
 @pytest.fixture
@@ -150,6 +162,147 @@ async def test_the_window_is_what_the_server_really_gives(
     assert backend.models()[0].context_window == window
     await backend.infer(job(backend))
     assert provider.received[-1]["options"].get("num_ctx") == (window if told else None)
+
+
+TRAINED = {"model_info": {"llama.context_length": 131072}}
+
+
+@pytest.mark.parametrize(
+    ("installed", "windows", "environment", "told", "expected"),
+    [
+        ({"m:latest": TRAINED}, {"m:latest": 32768}, None, {}, 32768),
+        ({"m:latest": TRAINED}, {"m:latest": None}, None, {}, 4096),
+        ({"m:latest": TRAINED}, {}, "16384", {}, 16384),
+        ({"m:latest": TRAINED}, {}, " 16384 ", {}, 16384),
+        ({"m:latest": TRAINED}, {}, "8k", {}, 4096),
+        ({"m:latest": TRAINED}, {}, "0", {}, 4096),
+        ({"m:latest": TRAINED}, {"m:latest": 32768}, "16384", {}, 32768),
+        ({"m:latest": TRAINED}, {"m:latest": 32768}, "16384", {"num_ctx": 8192}, 8192),
+        ({"m:latest": {**TRAINED, "parameters": "num_ctx 2048"}}, {"m:latest": 32768}, "16384", {}, 2048),
+        ({"m:latest": {"model_info": {"q.context_length": 8192}}}, {}, "65536", {}, 8192),
+        ({"m:latest": TRAINED, "n": TRAINED}, {"n": 32768}, None, {}, 32768),
+        ({"m:latest": TRAINED, "n": {"model_info": {"q.context_length": 8192}}}, {"n": 8192}, None, {}, 4096),
+        ({"m:latest": TRAINED, "n": {**TRAINED, "parameters": "num_ctx 999"}}, {"n": 999}, None, {}, 4096),
+    ],
+)
+async def test_the_window_is_asked_for_where_nobody_names_one(
+    provider: Scripted,
+    start: Start,
+    monkeypatch: pytest.MonkeyPatch,
+    installed: dict[str, Json],
+    windows: dict[str, int | None],
+    environment: str | None,
+    told: Json,
+    expected: int,
+) -> None:
+    if environment is not None:
+        monkeypatch.setenv("OLLAMA_CONTEXT_LENGTH", environment)
+    provider.installed, provider.windows = installed, windows
+    backend = await start(**told)
+    assert backend.models()[0].context_window == expected
+    await backend.infer(job(backend))
+    assert provider.received[-1]["options"].get("num_ctx") == told.get("num_ctx")
+
+
+async def test_the_window_is_known_when_the_model_is_loaded_and_remembered_when_it_is_not(
+    provider: Scripted, start: Start
+) -> None:
+    provider.installed = {"m:latest": {**TRAINED, "digest": "1"}}
+    backend, windows = await start(), []
+    for loaded in ({"m:latest": 32768}, {"other": 1}, {"m:latest": 65536}):
+        provider.windows = dict(loaded)
+        await backend.health()
+        windows.append(backend.models()[0].context_window)
+    assert windows == [32768, 32768, 65536]
+    provider.installed, provider.windows = {"m:latest": {**TRAINED, "digest": "2"}}, {"other": 1}
+    await backend.health()
+    assert backend.models()[0].context_window == 4096, "it is another model now"
+
+
+@pytest.mark.parametrize(
+    ("told", "sent"),
+    [
+        (-1, -1),
+        ("-1", -1),
+        (0, 0),
+        ("0", 0),
+        (300, 300),
+        (1.5, 1.5),
+        ("300", 300),
+        ("10m", "10m"),
+        (" 1H30m ", "1h30m"),
+        ("-1m", "-1m"),
+        ("24h", "24h"),
+        (None, None),
+    ],
+)
+async def test_how_long_a_model_stays_loaded(provider: Scripted, start: Start, told: Any, sent: Any) -> None:
+    backend = await start(keep_alive=told)
+    await backend.infer(job(backend))
+    assert provider.received[-1].get("keep_alive") == sent
+
+
+@pytest.mark.parametrize("told", ["for ever", "10 minutes", "nan", "inf", True, [], {"m": 1}, "m", "1d"])
+def test_a_time_that_is_none_is_told_in_plain_words(told: Any) -> None:
+    with pytest.raises(ValidationError) as caught:
+        OllamaConfig(keep_alive=told)
+    (error,) = caught.value.errors()
+    assert error["loc"][0] == "keep_alive"
+    assert "-1: for ever" in error["msg"]
+    assert "\\" not in error["msg"]
+
+
+@pytest.mark.parametrize(
+    ("options", "beside", "among"),
+    [
+        ({"think": False, "top_k": 40}, {"think": False}, {"top_k": 40}),
+        ({"think": True}, {"think": True}, {}),
+        ({"think": "high"}, {"think": "high"}, {}),
+        ({"think": "False"}, {"think": False}, {}),
+        ({"think": None}, {}, {}),
+        ({"keep_alive": "-1", "num_ctx": 2048}, {"keep_alive": -1}, {"num_ctx": 2048}),
+        ({"logprobs": False}, {"logprobs": False}, {}),
+    ],
+)
+async def test_what_stands_beside_the_options_and_what_among_them(
+    provider: Scripted, start: Start, options: Json, beside: Json, among: Json
+) -> None:
+    backend = await start(models=[{"name": "m", "options": options}])
+    await backend.infer(job(backend, max_tokens=50))
+    body = provider.received[-1]
+    assert {name: body.get(name) for name in ("think", "keep_alive") if name in body} == {
+        name: value for name, value in beside.items() if name != "logprobs"
+    }
+    assert body["logprobs"] is beside.get("logprobs", True)
+    assert body["options"] == {"temperature": 0.0, "num_predict": 50, **among}
+
+
+@pytest.mark.parametrize("options", [{"think": "a lot"}, {"think": 1}, {"keep_alive": "soon"}, {"think": ["low"]}])
+def test_an_option_that_cannot_be_is_named(options: Json) -> None:
+    with pytest.raises(ValidationError, match=f"options.{next(iter(options))} should be"):
+        OllamaConfig(models=(ModelConfig(name="m", options=options),))
+
+
+async def test_a_model_whose_server_tells_probabilities_has_them(provider: Scripted, start: Start) -> None:
+    top = [{"token": "Paris", "logprob": -0.1, "bytes": [80]}]
+    told = [{"token": "Paris", "logprob": -0.1, "bytes": [80], "top_logprobs": top}, {"token": ".", "logprob": -2}]
+    backend = await start(models=[{"name": "m"}])
+    provider.script = [line(content="Paris."), line(done=True)]
+    assert (await backend.infer(job(backend))).logprobs == ()
+    assert "logprobs" not in backend.models()[0].capabilities
+    provider.script = [
+        {**line(thinking="Hm."), "logprobs": told},
+        {**line(content="Paris."), "logprobs": told},
+        line(done=True),
+    ]
+    assert (await backend.infer(job(backend))).logprobs == (-0.1, -2.0)
+    assert "logprobs" in backend.models()[0].capabilities
+
+
+async def test_only_a_caller_s_own_temperature_hides_the_model_s(provider: Scripted, start: Start) -> None:
+    backend = await start()
+    await backend.infer(Job(InferenceRequest(prompt="Who?"), backend.models()[0], 50))
+    assert "temperature" not in provider.received[-1]["options"]
 
 
 @pytest.mark.parametrize(

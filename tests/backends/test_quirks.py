@@ -5,14 +5,19 @@ from typing import Any
 import pytest
 
 from contracts import BullpenError, InferenceRequest
-from tests.backends import quirks_openai
+from tests.backends import quirks_anthropic, quirks_gemini, quirks_ollama, quirks_openai
 from tests.backends.providers import PROVIDERS, WORDS, configured
 from tests.backends.quirks import Quirk
 from workers.base import Backend, Completion, Job
 from workers.base.interface.discovery import discover
 from workers.base.provider.tool_calls import checked
 
-QUIRKS: dict[str, dict[str, Quirk]] = {"openai": quirks_openai.QUIRKS}
+QUIRKS: dict[str, dict[str, Quirk]] = {
+    "anthropic": quirks_anthropic.QUIRKS,
+    "gemini": quirks_gemini.QUIRKS,
+    "ollama": quirks_ollama.QUIRKS,
+    "openai": quirks_openai.QUIRKS,
+}
 """By dialect, which is a backend's name."""
 PLAYED = [pytest.param(name, quirk, id=f"{name}-{of}") for name, found in QUIRKS.items() for of, quirk in found.items()]
 
@@ -44,7 +49,7 @@ async def looked_at(backend: Backend[Any], quirk: Quirk) -> None:
         as_expected(await backend.infer(asked), quirk)
         return
     with pytest.raises(BullpenError) as caught:
-        await backend.infer(asked)
+        checked((await backend.infer(asked)).done.tool_calls)
     assert caught.value.code is quirk.error
     low, high = quirk.retry_after_ms or (0, 60_000)
     assert low <= (caught.value.retry_after_ms or 0) <= high

@@ -129,3 +129,25 @@ async def test_a_question_that_two_different_backends_refuse_is_the_callers_faul
         one.failure = Failure()
         assert (await mesh.ask())["worker_id"] == "w-1"
         assert good.asked == Counter()
+
+
+class Wordless(Refusing):
+    """Ends its answers well, and says nothing in them."""
+
+    def pieces(self, body: Json) -> list[str]:
+        if body["model"] not in self.bad:
+            return super().pieces(body)
+        return [self._chunk({"content": "\n"}), self._chunk({}, "stop"), self._usage(), "data: [DONE]\n\n"]
+
+
+async def test_an_answer_without_a_word_is_asked_for_elsewhere(mesh: SmallMesh) -> None:
+    async with Wordless() as silent, Refusing() as good:
+        good.bad = ()
+        await mesh.worker("w-silent", "openai", **silent.config())
+        await mesh.manager()
+        told = await mesh.ask(prompt="Who?", max_tokens=40)
+        assert told["error"]["code"] == "empty_answer"
+        await mesh.worker("w-good", "openai", **good.config())
+        answers = await ask_many(mesh, 12, prompt="Who?")
+        assert failures(answers) == []
+        assert {answer["output"] for answer in answers} == {"The capital is Paris."}

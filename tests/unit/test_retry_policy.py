@@ -58,6 +58,10 @@ def failed(number: int, *, local: bool = True) -> Attempt:
     return tried(READS, error(ErrorCode.UPSTREAM_ERROR), number=number, local=local)
 
 
+def empty(number: int, fault: Fault = "model") -> Attempt:
+    return tried(READS, error(ErrorCode.EMPTY_ANSWER, fault=fault), number=number)
+
+
 @dataclass
 class Purse:
     """Budgets that allow everything, or nothing."""
@@ -218,6 +222,20 @@ def cases() -> list[Case]:
             look(exhausted, stretched=False),
             limits(retries_allowed=1),
         ),
+        Case("a provider said nothing", "ask, not w1 (is retry)", [empty(1)]),
+        Case(
+            "a provider said nothing, and no other worker is left",
+            "ask, not m at w1 (include full)",
+            [empty(1)],
+            look(RejectReason.EXHAUSTED, stretched=False),
+        ),
+        Case(
+            "a filter held the answer back, and no other worker is left",
+            "ask, not m at w1 (include full)",
+            [empty(1, fault="request")],
+            look(RejectReason.EXHAUSTED, stretched=False),
+        ),
+        Case("three providers said nothing", "fail: empty_answer", [empty(1), empty(2), empty(3)]),
         Case("three attempts failed", "fail: upstream_error", [failed(1), failed(2), failed(3)]),
         Case("two paid attempts failed", "fail: upstream_error", [failed(1, local=False), failed(2, local=False)]),
         Case(

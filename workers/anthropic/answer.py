@@ -1,15 +1,12 @@
-"""An answer, gathered from its events.
-
-The SDK reads them trustingly: whatever a server puts in a field is in the field. So everything is checked here.
-"""
+"""An answer, gathered from its events."""
 
 import dataclasses
 from typing import Any
 
 from contracts import FinishReason, JsonObject
 from workers.base import Delta, Done, Job, Usage
-from workers.base.provider.chat import CHARACTERS_PER_TOKEN, SizeGuard, counted, plausible
-from workers.base.provider.overlap_trimmer import OverlapTrimmer
+from workers.base.provider.answer import Answer as BaseAnswer
+from workers.base.provider.chat import CHARACTERS_PER_TOKEN, counted, plausible
 
 FINISH: dict[str, FinishReason] = {
     "end_turn": "stop",
@@ -24,20 +21,17 @@ PROMPT = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_token
 """Counted apart from each other."""
 
 
-class Answer:
+class Answer(BaseAnswer[Any]):
     def __init__(self, job: Job) -> None:
-        self._size = SizeGuard(job.max_tokens)
-        self._seam = OverlapTrimmer(job.prefix)
+        super().__init__(job)
         self._counts: dict[str, int] = {}
         """What was told last of each kind of token."""
         self._wrote: int | None = None
         self._finish: FinishReason | None = None
         self._ended = False
         self._calls: dict[int, JsonObject] = {}
-        self._said = False
 
     def take(self, event: Any) -> Delta | None:
-        """What an event brings; None: nothing to show. Raises `ValueError` for one that is none."""
         match event.type:
             case "message_start":
                 self._count(event.message.usage)
@@ -57,13 +51,7 @@ class Answer:
                 raise ValueError("an event without a type")
         return None
 
-    def rest(self) -> Delta | None:
-        """What was held back because it might have been the start of the answer once more."""
-        text = self._seam.end()
-        return Delta(text, 0) if text else None
-
     def done(self) -> Done | None:
-        """The end; None when the provider never said why it stopped."""
         if self._finish is None or not self._ended:
             return None
         calls = tuple(self._calls[index] for index in sorted(self._calls))

@@ -1,20 +1,20 @@
 """The official anthropic SDK. Always streamed, never retried here: asking again is the Manager's decision."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing
-from typing import Annotated, Any
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from typing import Annotated
 
 import anthropic
 import httpx2
 from anthropic.types import RawMessageStreamEvent
 from pydantic import Field
 
-from config.loader import ConfigError
 from contracts import BullpenError, ErrorCode, JsonObject, ModelCard
 from workers.anthropic.answer import Answer
-from workers.anthropic.question import question_of
-from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, Report, out_of_service
+from workers.anthropic.question import CALLS, question_of
+from workers.anthropic.wordings import TOO_LONG
+from workers.base import Availability, BackendConfig, Job, Report, out_of_service
 from workers.base.provider.connection import (
     CONNECT_TIMEOUT,
     QUICK,
@@ -26,24 +26,14 @@ from workers.base.provider.connection import (
     place,
     without,
 )
-from workers.base.provider.errors import from_status, garbage, unreachable
-from workers.base.provider.question import asked, built
-from workers.base.provider.streaming import patiently
+from workers.base.provider.error_body import read_error
+from workers.base.provider.errors import garbage, refusal, unreachable
+from workers.base.provider.remote_backend import RemoteBackend
 
 KEY, URL = "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"
 OWN_API = "https://api.anthropic.com"
 MOST_LISTED = 1000
 GONE = "the API does not list it any more"
-BY_TYPE = {
-    "invalid_request_error": 400,
-    "authentication_error": 401,
-    "billing_error": 402,
-    "permission_error": 403,
-    "not_found_error": 404,
-    "request_too_large": 413,
-    "rate_limit_error": 429,
-}
-"""What an error means that comes when the answer had begun, and its status was 200 already; any other: 500."""
 
 
 class AnthropicConfig(BackendConfig):
@@ -52,10 +42,14 @@ class AnthropicConfig(BackendConfig):
     """Another server that speaks this API; else ANTHROPIC_BASE_URL, else Anthropic itself."""
 
 
-class AnthropicBackend(Backend[AnthropicConfig]):
+class AnthropicBackend(RemoteBackend[AnthropicConfig]):
     name = "anthropic"
     price_list = "anthropic"
     config_class = AnthropicConfig
+    calls = CALLS
+    answer = Answer
+    failures = (anthropic.AnthropicError, *UNUSABLE)
+    config_cure = f"correct {URL} or {KEY}"
 
     def __init__(self, config: AnthropicConfig) -> None:
         super().__init__(config)
@@ -72,17 +66,6 @@ class AnthropicBackend(Backend[AnthropicConfig]):
             default_headers=once,
             http_client=anthropic.DefaultAsyncHttpxClient(event_hooks={"response": [bounded]}),
         )
-
-    @classmethod
-    async def available(cls, config: AnthropicConfig) -> Availability:
-        try:
-            backend = cls(config)
-        except ConfigError as error:
-            return Availability.no(str(error), f"correct {URL} or {KEY}")
-        try:
-            return await backend._available()
-        finally:
-            await backend.close()
 
     async def _available(self) -> Availability:
         if self._url is None:
@@ -108,22 +91,8 @@ class AnthropicBackend(Backend[AnthropicConfig]):
         cards = (model.card(local=False, provider=provider) for model in self.config.models)
         return tuple(out_of_service(card, GONE) if card.model_id in self._missing else card for card in cards)
 
-    async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
-        answer, body = Answer(job), built(self._question, job)
-
-        async def ask() -> AsyncIterator[RawMessageStreamEvent]:
-            return await asked(self._client.messages.create(**body, stream=True), job)
-
-        try:
-            async with aclosing(patiently(ask, answer.take, self.patience(job))) as deltas:
-                async for delta in deltas:
-                    yield delta
-            if (rest := answer.rest()) is not None:
-                yield rest
-            if (done := answer.done()) is not None:
-                yield done
-        except (anthropic.AnthropicError, *UNUSABLE) as error:
-            raise self._told(error) from error
+    async def _ask(self, question: JsonObject, job: Job) -> AsyncIterator[RawMessageStreamEvent]:
+        return await self._client.messages.create(**question, stream=True)
 
     async def health(self) -> None:
         try:
@@ -131,7 +100,7 @@ class AnthropicBackend(Backend[AnthropicConfig]):
             self._take([model.id for model in listed.data])
         except anthropic.NotFoundError:
             return  # it answers; it just has no list of models
-        except (anthropic.AnthropicError, *UNUSABLE) as error:
+        except self.failures as error:
             raise self._told(error) from error
 
     def _take(self, listed: Sequence[str]) -> None:
@@ -154,17 +123,10 @@ class AnthropicBackend(Backend[AnthropicConfig]):
     def _told(self, error: Exception) -> BullpenError:
         """What a failure means to the mesh."""
         if isinstance(error, anthropic.APIStatusError):
-            kind, text = _said(error.body)
-            status = error.status_code if error.status_code >= 400 else BY_TYPE.get(kind, 500)
-            return from_status(status, without(self._key, text or str(error)), dict(error.response.headers))
+            status = error.status_code if error.status_code >= 400 else None  # it came when the answer had begun
+            said = read_error(error.body if error.body is not None else str(error))
+            said = replace(said, message=without(self._key, said.message or str(error)))
+            return refusal(status, said, dict(error.response.headers), TOO_LONG)
         if isinstance(error, anthropic.APIConnectionError):
             return unreachable(place(str(self._client.base_url)), error.__cause__ or error)
         return garbage(without(self._key, str(error)))
-
-
-def _said(body: Any) -> tuple[str, str]:
-    """The type and the words of an error, without the frame around them."""
-    told = body.get("error") if isinstance(body, dict) else None
-    if not isinstance(told, dict):
-        return "", ""
-    return str(told.get("type") or ""), str(told.get("message") or "")

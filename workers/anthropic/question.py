@@ -3,9 +3,19 @@
 from collections.abc import Sequence
 
 from contracts import ChatMessage, InferenceRequest, JsonObject
+from workers.anthropic.limits import accepted
 from workers.base import Job
-from workers.base.provider.chat import calls_made, conversation, json_wanted, split_data_url
+from workers.base.provider.call_forms import CallRule
+from workers.base.provider.chat import (
+    BEGIN,
+    calls_made,
+    conversation,
+    json_wanted,
+    split_data_url,
+    temperature_wanted,
+)
 
+CALLS = CallRule(ids="[A-Za-z0-9_-]{1,64}")
 UNTOLD_MAX_TOKENS = 8192
 """The API wants to be told how long an answer may be, also when nobody else said."""
 WARMEST = 1.0
@@ -20,6 +30,7 @@ def question_of(job: Job, options: JsonObject) -> JsonObject:
     request = job.request
     is_json, schema = json_wanted(request.response_format)
     system = [message.text for message in request.conversation if message.role in SYSTEM]
+    tools = [_tool(tool) for tool in request.tools or ()] or _tools_called(request.conversation)
     wanted: JsonObject = {
         "max_tokens": job.max_tokens or UNTOLD_MAX_TOKENS,
         "system": "\n\n".join([*system, *([ONLY_JSON] if is_json and schema is None else [])]),
@@ -27,27 +38,29 @@ def question_of(job: Job, options: JsonObject) -> JsonObject:
         "top_p": request.top_p,
         "stop_sequences": [stop for stop in request.stops if stop.strip()],
         "output_config": {"format": {"type": "json_schema", "schema": schema}} if schema is not None else None,
-        "tools": [_tool(tool) for tool in request.tools or ()],
-        "tool_choice": _tool_choice(request.tool_choice) if request.tools else None,
+        "tools": tools,
+        "tool_choice": _tool_choice(request.tool_choice if request.tools else "none") if tools else None,
     }
+    turns = _turns(conversation(job))
     told = {**{key: value for key, value in wanted.items() if value not in (None, "", [])}, **options}
-    extra = {key: value for key, value in told.items() if value is not None and key != "max_tokens"}
+    told = {key: value for key, value in told.items() if value is not None}
+    own_limit = job.max_tokens is None and "max_tokens" not in options
+    told = accepted(told, job.model.model_id, turns, own_limit=own_limit)
     return {
         "model": job.model.model_id,
-        "messages": _turns(conversation(job)),
-        "max_tokens": told["max_tokens"],
-        "extra_body": extra,  # the SDK's own arguments change with the newest models, the API takes the older ones' too
+        "messages": turns,
+        "max_tokens": told.pop("max_tokens"),
+        "extra_body": told,  # the SDK's own arguments change with the newest models, the API takes the older ones' too
     }
 
 
 def _temperature(request: InferenceRequest) -> float | None:
-    """Only a caller's own: the newest models refuse any."""
-    told = request.temperature if "temperature" in request.model_fields_set else None
+    told = temperature_wanted(request)
     return None if told is None else min(WARMEST, told)
 
 
 def _turns(messages: Sequence[ChatMessage]) -> list[JsonObject]:
-    """What follows on each other from the same side is one turn."""
+    """What follows on each other from the same side is one turn, and the first one is the user's."""
     turns: list[JsonObject] = []
     for message in messages:
         blocks = [] if message.role in SYSTEM else _blocks(message)
@@ -56,6 +69,8 @@ def _turns(messages: Sequence[ChatMessage]) -> list[JsonObject]:
             turns[-1]["content"] += blocks
         elif blocks:
             turns.append({"role": role, "content": blocks})
+    if turns and turns[0]["role"] == "assistant":
+        turns.insert(0, {"role": "user", "content": [{"type": "text", "text": BEGIN}]})
     return turns
 
 
@@ -63,8 +78,9 @@ def _blocks(message: ChatMessage) -> list[JsonObject]:
     if message.role == "tool":
         return [{"type": "tool_result", "tool_use_id": message.tool_call_id or "", "content": message.text}]
     blocks: list[JsonObject] = [_image(url) for url in message.images]
-    if message.text:
-        blocks.append({"type": "text", "text": message.text})
+    if message.text.strip():
+        text = message.text.rstrip() if message.role == "assistant" else message.text
+        blocks.append({"type": "text", "text": text})
     for (name, arguments), call in zip(calls_made(message), message.tool_calls or (), strict=True):
         blocks.append({"type": "tool_use", "id": str(call.get("id") or name), "name": name, "input": arguments})
     return blocks
@@ -73,6 +89,12 @@ def _blocks(message: ChatMessage) -> list[JsonObject]:
 def _image(url: str) -> JsonObject:
     media_type, data = split_data_url(url)
     return {"type": "image", "source": {"type": "base64", "media_type": media_type, "data": data}}
+
+
+def _tools_called(messages: Sequence[ChatMessage]) -> list[JsonObject]:
+    """The functions that earlier answers called: the API takes no calls of functions that it is not told of."""
+    names = {call["function"]["name"]: None for message in messages for call in message.tool_calls or ()}
+    return [_tool({"function": {"name": name}}) for name in names]
 
 
 def _tool(tool: JsonObject) -> JsonObject:

@@ -1,10 +1,8 @@
 """The official google-genai SDK. Always streamed, never retried here: asking again is the Manager's decision."""
 
 import asyncio
-import dataclasses
-from base64 import b64encode
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Annotated, Any
 
 import httpx2
@@ -12,10 +10,8 @@ from google import genai
 from google.genai import errors, types
 from pydantic import Field
 
-from config.loader import ConfigError
-from contracts import BullpenError, ErrorCode, FinishReason, JsonObject, ModelCard
-from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, Report, Usage, out_of_service
-from workers.base.provider.chat import CHARACTERS_PER_TOKEN, SizeGuard, counted, logprobs, plausible
+from contracts import BullpenError, ErrorCode, ModelCard
+from workers.base import Availability, BackendConfig, Job, Report, out_of_service
 from workers.base.provider.connection import (
     CONNECT_TIMEOUT,
     QUICK,
@@ -27,29 +23,20 @@ from workers.base.provider.connection import (
     place,
     without,
 )
-from workers.base.provider.errors import from_status, garbage, unreachable
-from workers.base.provider.overlap_trimmer import OverlapTrimmer
-from workers.base.provider.question import asked, built
-from workers.base.provider.streaming import patiently
-from workers.gemini.question import contents_of, generation_of
+from workers.base.provider.error_body import read_error
+from workers.base.provider.errors import garbage, refusal, unreachable
+from workers.base.provider.remote_backend import RemoteBackend
+from workers.gemini.answer import Answer
+from workers.gemini.question import CALLS, contents_of, generation_of
+from workers.gemini.wordings import TOO_LONG
 
 KEY, URL = "GEMINI_API_KEY", "GEMINI_BASE_URL"
 DESCRIBED_WITHIN = 60.0
 """Seconds in which the API describes a model."""
-FINISH: dict[str, FinishReason] = {"STOP": "stop", "MAX_TOKENS": "length"}
 CHATS = "generateContent"
 UNKNOWN = "the API does not know it"
-FILTERED = {
-    "SAFETY",
-    "RECITATION",
-    "LANGUAGE",
-    "BLOCKLIST",
-    "PROHIBITED_CONTENT",
-    "SPII",
-    "MODEL_ARMOR",
-    "IMAGE_SAFETY",
-}
-"""Any other ending (a malformed call, `OTHER`) is a failure, not an answer."""
+
+Question = tuple[list[types.Content], types.GenerateContentConfig]
 
 
 class GeminiConfig(BackendConfig):
@@ -59,10 +46,14 @@ class GeminiConfig(BackendConfig):
     api_version: str = "v1beta"
 
 
-class GeminiBackend(Backend[GeminiConfig]):
+class GeminiBackend(RemoteBackend[GeminiConfig]):
     name = "gemini"
     price_list = "google"
     config_class = GeminiConfig
+    calls = CALLS
+    answer = Answer
+    failures = (errors.APIError, httpx2.HTTPError, *UNUSABLE)
+    config_cure = f"correct {URL} or {KEY}"
 
     def __init__(self, config: GeminiConfig) -> None:
         super().__init__(config)
@@ -92,15 +83,6 @@ class GeminiBackend(Backend[GeminiConfig]):
         silence = None if request.method == "POST" else DESCRIBED_WITHIN
         request.extensions["timeout"] = httpx2.Timeout(silence, connect=CONNECT_TIMEOUT).as_dict()
 
-    @classmethod
-    async def available(cls, config: GeminiConfig) -> Availability:
-        try:
-            backend = cls(config)
-        except ConfigError as error:
-            return Availability.no(str(error), f"correct {URL} or {KEY}")
-        async with aclosing(backend._http):
-            return await backend._available()
-
     async def _available(self) -> Availability:
         if self._url is None:
             if self._key is None:
@@ -125,25 +107,10 @@ class GeminiBackend(Backend[GeminiConfig]):
             out_of_service(card, self._out[card.model_id]) if card.model_id in self._out else card for card in cards
         )
 
-    async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
-        answer = _Answer(job)
-        contents, generation = built(self._question, job)
-
-        async def ask() -> AsyncIterator[types.GenerateContentResponse]:
-            models = self._client.aio.models
-            sending = models.generate_content_stream(model=job.model.model_id, contents=contents, config=generation)
-            return await asked(sending, job)
-
-        try:
-            async with aclosing(patiently(ask, answer.take, self.patience(job))) as deltas:
-                async for delta in deltas:
-                    yield delta
-        except (errors.APIError, httpx2.HTTPError, *UNUSABLE) as error:
-            raise self._told(error) from error
-        if (rest := answer.rest()) is not None:
-            yield rest
-        if (done := answer.done()) is not None:
-            yield done
+    async def _ask(self, question: Question, job: Job) -> AsyncIterator[types.GenerateContentResponse]:
+        contents, generation = question
+        models = self._client.aio.models
+        return await models.generate_content_stream(model=job.model.model_id, contents=contents, config=generation)
 
     async def health(self) -> None:
         names = [model.name for model in self.config.models]
@@ -158,7 +125,7 @@ class GeminiBackend(Backend[GeminiConfig]):
         """Why a model cannot be served; empty when it can. Raises `BullpenError` when the API cannot answer."""
         try:
             described = await self._client.aio.models.get(model=name)
-        except (errors.APIError, httpx2.HTTPError, *UNUSABLE) as error:
+        except self.failures as error:
             if isinstance(error, errors.APIError) and error.code in (404, 405, 501):
                 return UNKNOWN
             raise self._told(error) from error
@@ -169,7 +136,7 @@ class GeminiBackend(Backend[GeminiConfig]):
         await self._http.aclose()
         self._client.close()
 
-    def _question(self, job: Job) -> tuple[list[types.Content], types.GenerateContentConfig]:
+    def _question(self, job: Job) -> Question:
         return contents_of(job), generation_of(job, self.configured(job.model.model_id).options)
 
     def _told(self, error: Exception) -> BullpenError:
@@ -177,7 +144,10 @@ class GeminiBackend(Backend[GeminiConfig]):
         if isinstance(error, httpx2.HTTPError):
             return unreachable(place(self._url) if self._url else "the Gemini API", error)
         if isinstance(error, errors.APIError) and isinstance(error.code, int):
-            return from_status(error.code, without(self._key, str(error.message or error)), _wait(error))
+            said = read_error(error.details)
+            said = replace(said, message=without(self._key, str(error.message or said.message or error)))
+            headers = dict(getattr(error.response, "headers", None) or {})
+            return refusal(error.code if error.code >= 400 else None, said, headers, TOO_LONG)
         return garbage(without(self._key, str(error)))
 
 
@@ -197,95 +167,3 @@ async def _without_comments(response: Any) -> None:
                 yield kept
 
     response.aiter_bytes = said
-
-
-class _Answer:
-    """Gathers the pieces of one answer."""
-
-    def __init__(self, job: Job) -> None:
-        self._size = SizeGuard(job.max_tokens)
-        self._seam = OverlapTrimmer(job.prefix)
-        self._finish: FinishReason | None = None
-        self._usage: types.GenerateContentResponseUsageMetadata | None = None
-        self._calls: list[JsonObject] = []
-        self._said = False
-
-    def take(self, chunk: types.GenerateContentResponse) -> Delta | None:
-        self._usage = chunk.usage_metadata or self._usage
-        if chunk.prompt_feedback is not None and chunk.prompt_feedback.block_reason is not None:
-            self._finish = "content_filter"
-        if not chunk.candidates:
-            return None
-        candidate = chunk.candidates[0]
-        if candidate.finish_reason is not None:
-            name = candidate.finish_reason.name
-            self._finish = "content_filter" if name in FILTERED else FINISH.get(name)
-        parts = (candidate.content.parts or []) if candidate.content else []
-        calls = [self._call(part) for part in parts if part.function_call]
-        self._calls += calls
-        text = self._size.take("".join(part.text for part in parts if part.text and not part.thought))
-        chances = _logprobs(candidate)
-        if not text and not chances:
-            thinks = any(part.thought for part in parts)  # not shown, but something moves
-            return Delta("", len(calls), usage=self._used()) if calls or thinks else None
-        self._said = True
-        # Pieces are longer than a token here; how many it really were is told beside them.
-        count = len(chances) if len(chances) > 1 else max(1, -(-len(text) // CHARACTERS_PER_TOKEN))
-        return Delta(self._seam.take(text), count, chances, self._used())
-
-    def rest(self) -> Delta | None:
-        """What was held back because it might have been the start of the answer once more."""
-        text = self._seam.end()
-        return Delta(text, 0) if text else None
-
-    def _call(self, part: types.Part) -> JsonObject:
-        """A call as the mesh tells it. The model wants its signed thoughts back with the result, where it gave any."""
-        function = part.function_call or types.FunctionCall()
-        call = self._size.call(function.name or "", function.args or {}, function.id)
-        if part.thought_signature:
-            signature = b64encode(part.thought_signature).decode()
-            call["extra_content"] = {"google": {"thought_signature": signature}}
-        return call
-
-    def done(self) -> Done | None:
-        """The end; None when the provider never said why it stopped."""
-        if self._finish is None:
-            return None
-        used = self._used()
-        finish: FinishReason = "tool_calls" if self._calls and self._finish == "stop" else self._finish
-        return Done(finish, tool_calls=tuple(self._calls), **dataclasses.asdict(used))
-
-    def _used(self) -> Usage:
-        """What the API has told of it by now, with every piece. It leaves out what is zero.
-
-        Thoughts are billed as output and are not among the candidates' tokens; results of tools are input.
-        """
-        told = self._usage
-        if told is None:
-            return Usage()
-        answered = self._said or bool(self._calls)
-        prompt, spoken = counted(told.prompt_token_count), counted(told.candidates_token_count)
-        thought = counted(told.thoughts_token_count)
-        if prompt is not None:
-            prompt += counted(told.tool_use_prompt_token_count) or 0
-        completion = None if answered and not spoken else (spoken or 0) + (thought or 0)
-        cached = counted(told.cached_content_token_count)
-        return plausible(Usage(prompt, completion, cached, thought), answered=answered)
-
-
-def _logprobs(candidate: types.Candidate) -> tuple[float, ...]:
-    """One for each token, or their average as one, which comes to the same confidence."""
-    result = candidate.logprobs_result
-    chosen = [token.log_probability for token in (result.chosen_candidates or [] if result else [])]
-    return logprobs(chosen or [candidate.avg_logprobs])
-
-
-def _wait(error: errors.APIError) -> dict[str, str]:
-    """The headers of a refusal. Google says how long to wait in the body instead."""
-    headers = dict(getattr(error.response, "headers", None) or {})
-    try:
-        details: list[Any] = error.details["error"]["details"]
-        delays = [str(detail["retryDelay"]) for detail in details if "retryDelay" in detail]
-    except UNUSABLE:
-        delays = []
-    return {"retry-after": delays[0].removesuffix("s"), **headers} if delays else headers

@@ -1,5 +1,6 @@
 """A question in the words of the Gemini API: turns, parts, and what the answer should be like."""
 
+import re
 from base64 import b64decode
 from collections.abc import Sequence
 
@@ -7,9 +8,25 @@ from google.genai import types
 
 from contracts import BullpenError, ChatMessage, ErrorCode, JsonObject
 from workers.base import Job
-from workers.base.provider.chat import calls_made, conversation, function_answered, json_wanted, split_data_url
+from workers.base.provider.call_forms import CallRule
+from workers.base.provider.chat import (
+    BEGIN,
+    calls_made,
+    conversation,
+    function_answered,
+    json_wanted,
+    split_data_url,
+    temperature_wanted,
+)
 from workers.base.provider.connection import UNUSABLE
+from workers.gemini.schema import plain
 
+CALLS = CallRule(ids=".*", names="[A-Za-z_][A-Za-z0-9_.:-]{0,63}", keeps=frozenset({"extra_content"}))
+"""It knows calls by their names and places, and wants its own signed thoughts back."""
+SIGNS_ITS_CALLS = re.compile(r"gemini-(?:[3-9]|\d\d)")
+"""Models that refuse a call of theirs without the thoughts that they signed."""
+UNSIGNED = b"skip_thought_signature_validator"
+"""What the API takes instead, for calls that were made elsewhere."""
 CHOICES = {"auto": "AUTO", "none": "NONE", "required": "ANY"}
 SEEDS = 1 << 31
 SYSTEM = ("system", "developer")
@@ -22,13 +39,13 @@ def generation_of(job: Job, options: JsonObject) -> types.GenerateContentConfig:
     is_json, schema = json_wanted(request.response_format)
     wanted: JsonObject = {
         "system_instruction": system or None,
-        "temperature": request.temperature,
+        "temperature": temperature_wanted(request),
         "top_p": request.top_p,
         "max_output_tokens": job.max_tokens,
         "stop_sequences": [stop for stop in request.stops if stop] or None,
         "seed": None if request.seed is None else request.seed % SEEDS,
         "response_mime_type": "application/json" if is_json else None,
-        "response_json_schema": schema,
+        "response_json_schema": None if schema is None else plain(schema),
         "response_logprobs": True if "logprobs" in job.model.capabilities else None,
         "tools": [_tool(tool) for tool in request.tools or ()] or None,
         "tool_config": _tool_config(request.tool_choice) if request.tools else None,
@@ -48,14 +65,26 @@ def contents_of(job: Job) -> list[types.Content]:
             turns[-1].parts = [*(turns[-1].parts or []), *parts]
         elif parts:
             turns.append(types.Content(role=role, parts=parts))
+    if turns and turns[0].role == "model":
+        turns.insert(0, types.Content(role="user", parts=[types.Part(text=BEGIN)]))
+    if SIGNS_ITS_CALLS.search(job.model.model_id):
+        _sign(turns)
     return turns
+
+
+def _sign(turns: Sequence[types.Content]) -> None:
+    """Calls that another provider made have no signed thoughts; the first one of a turn has to have some."""
+    for turn in turns:
+        first = next((part for part in turn.parts or () if part.function_call), None)
+        if first is not None and first.thought_signature is None:
+            first.thought_signature = UNSIGNED
 
 
 def _parts(message: ChatMessage, messages: Sequence[ChatMessage]) -> list[types.Part]:
     if message.role == "tool":
         name = function_answered(message, messages)
         return [types.Part.from_function_response(name=name, response={"result": message.text})]
-    parts = [types.Part(text=message.text)] if message.text else []
+    parts = [types.Part(text=message.text)] if message.text.strip() else []
     parts += [_image(url) for url in message.images]
     for (name, arguments), call in zip(calls_made(message), message.tool_calls or (), strict=True):
         part = types.Part.from_function_call(name=name, args=arguments)
@@ -84,7 +113,7 @@ def _tool(tool: JsonObject) -> JsonObject:
     declaration = {
         "name": function.get("name"),
         "description": function.get("description"),
-        "parameters_json_schema": function.get("parameters"),
+        "parameters_json_schema": plain(function["parameters"]) if function.get("parameters") else None,
     }
     return {"function_declarations": [declaration]}
 

@@ -20,12 +20,13 @@ from typing import Annotated, Any
 import xllamacpp
 from pydantic import Field, field_validator
 
-from contracts import BullpenError, Capability, ChatMessage, ErrorCode, FinishReason, JsonObject, ModelCard
+from contracts import BullpenError, Capability, ErrorCode, FinishReason, JsonObject, ModelCard
 from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, ModelConfig, Report, Usage
 from workers.base.host.resources import ResourceMeter
 from workers.base.provider.chat import conversation
 from workers.base.provider.errors import first_line, garbage, too_long
 from workers.base.provider.overlap_trimmer import OverlapTrimmer
+from workers.base.provider.plain_turns import plain_turns
 from workers.base.provider.question import built, fault_before_asking
 from workers.base.provider.streaming import patiently
 from workers.local.gguf import chats, memory_needed, read_through
@@ -244,7 +245,8 @@ class LocalBackend(Backend[LocalConfig]):
     def _body(self, job: Job) -> JsonObject:
         request = job.request
         model = _only(self.config.models)
-        messages = [_message(message) for message in conversation(job)]
+        turns = plain_turns(conversation(job))
+        messages: list[JsonObject] = [{"role": message.role, "content": message.text} for message in turns]
         if model.options.get("system") and not any(m["role"] == "system" for m in messages):
             messages.insert(0, {"role": "system", "content": str(model.options["system"])})
         wanted: JsonObject = {
@@ -352,11 +354,6 @@ async def _check_chats(path: Path) -> None:
         if not await asyncio.to_thread(chats, path):
             why = f"the model in {path} cannot chat: it embeds or ranks"
             raise BullpenError(ErrorCode.UPSTREAM_ERROR, why, field="models.0.options.path")
-
-
-def _message(message: ChatMessage) -> JsonObject:
-    role = "system" if message.role == "developer" else message.role
-    return {"role": role, "content": message.text}
 
 
 def _refusal(error: JsonObject) -> BullpenError:

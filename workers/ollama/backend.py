@@ -12,31 +12,35 @@ from typing import Annotated, Any, cast
 import httpx
 import ollama
 import structlog
-from pydantic import Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from config.loader import ConfigError, secret
-from contracts import BullpenError, ErrorCode, FinishReason, JsonObject, ModelCard
-from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, Report, Usage
-from workers.base.provider.chat import SizeGuard, counted, logprobs, plausible
+from contracts import BullpenError, ErrorCode, JsonObject, ModelCard
+from workers.base import Availability, BackendConfig, Job, ModelConfig, Report
+from workers.base.provider.chat import tokens
 from workers.base.provider.chat_models import Prober
 from workers.base.provider.connection import CONNECT_TIMEOUT, QUICK, UNUSABLE, bounded, headers_seen, without
-from workers.base.provider.errors import from_status, garbage, unreachable
-from workers.base.provider.overlap_trimmer import OverlapTrimmer
-from workers.base.provider.question import asked, built
-from workers.base.provider.streaming import patiently
+from workers.base.provider.error_body import read_error
+from workers.base.provider.errors import garbage, refusal, too_long, unreachable
+from workers.base.provider.remote_backend import RemoteBackend
+from workers.ollama import settings
+from workers.ollama.answer import Answer
 from workers.ollama.catalogue import Catalogue
-from workers.ollama.question import body_of
+from workers.ollama.question import CALLS, body_of
+from workers.ollama.wordings import TOO_LONG
 
 log = structlog.get_logger(__name__)
 
 KEY = "OLLAMA_API_KEY"
 """Read by the client itself; servers behind a proxy want one."""
+WINDOW = "OLLAMA_CONTEXT_LENGTH"
+"""What the server gives a conversation when nobody says, as far as it does not show it itself."""
+LIMITED = 429
 DEFAULT_HOST = "http://127.0.0.1:11434"
 PULL_SILENCE = 600.0
 """Seconds: checking a large model that was just fetched takes long, and nothing is told meanwhile."""
 DESCRIBED_WITHIN = 60.0
 """Seconds in which Ollama says what it has."""
-FINISH: dict[str, FinishReason] = {"length": "length"}
 FAILURES = (ollama.ResponseError, ConnectionError, httpx.HTTPError, *UNUSABLE)
 
 
@@ -45,16 +49,25 @@ class OllamaConfig(BackendConfig):
     """Where Ollama runs; else OLLAMA_HOST, else this machine."""
     pull_missing: bool = False
     """Fetch configured models that are not installed there."""
-    keep_alive: str | None = None
-    """How long Ollama keeps a model loaded after use, for example `10m`."""
+    keep_alive: Annotated[float | str | None, BeforeValidator(settings.keep_alive)] = None
+    """How long Ollama keeps a model loaded after use: seconds, below 0 for ever, or a duration such as `10m`."""
     local: bool = True
     num_ctx: Annotated[int, Field(ge=256)] | None = None
     """Tokens of one conversation; the model's or Ollama's own default when left out."""
 
+    @field_validator("models")
+    @classmethod
+    def _taken(cls, models: tuple[ModelConfig, ...]) -> tuple[ModelConfig, ...]:
+        return tuple(model.model_copy(update={"options": settings.checked(model.options)}) for model in models)
 
-class OllamaBackend(Backend[OllamaConfig]):
+
+class OllamaBackend(RemoteBackend[OllamaConfig]):
     name = "ollama"
     config_class = OllamaConfig
+    calls = CALLS
+    answer = Answer
+    failures = FAILURES
+    config_cure = "correct OLLAMA_HOST"
 
     def __init__(self, config: OllamaConfig) -> None:
         super().__init__(config)
@@ -63,25 +76,18 @@ class OllamaBackend(Backend[OllamaConfig]):
         self._loaded: set[str] | None = None
         """The models in Ollama's memory when it was last asked. None: it did not say."""
         self._prober = Prober(self.infer, lambda: None)
-        self._catalogue = Catalogue(config, self._prober.chats)
+        self._catalogue = Catalogue(config, self._prober.chats, tokens(_number(secret(WINDOW)), 0))
 
-    @classmethod
-    async def available(cls, config: OllamaConfig) -> Availability:
-        try:
-            backend = cls(config)
-        except ConfigError as error:
-            return Availability.no(str(error), "correct OLLAMA_HOST")
+    async def _available(self) -> Availability:
         try:
             async with asyncio.timeout(QUICK):
-                installed = await backend._installed()
+                installed = await self._installed()
         except (BullpenError, TimeoutError):
             cure = "start it with `ollama serve`, or set OLLAMA_HOST"
-            return Availability.no(f"no Ollama answers at {_where(config)}", cure)
-        finally:
-            await backend.close()
-        if not installed and not (config.models and config.pull_missing):
+            return Availability.no(f"no Ollama answers at {_where(self.config)}", cure)
+        if not installed and not (self.config.models and self.config.pull_missing):
             return Availability.no("Ollama has no model installed", "ollama pull llama3.2")
-        return Availability.yes(f"Ollama at {_where(config)} has {len(installed)} models")
+        return Availability.yes(f"Ollama at {_where(self.config)} has {len(installed)} models")
 
     async def start(self, report: Report) -> None:
         installed = await self._installed()
@@ -127,34 +133,22 @@ class OllamaBackend(Backend[OllamaConfig]):
         if not any(card.capabilities for card in cards):
             raise BullpenError(ErrorCode.NO_SUCH_MODEL, cards[0].trouble)
 
-    async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
-        answer = _Answer(job)
-        body = built(self._question, job)
-
-        async def ask() -> AsyncIterator[ollama.ChatResponse]:
-            pieces = cast("AsyncGenerator[ollama.ChatResponse]", await asked(self._asking.chat(**body), job))
-            return self._read(pieces)
-
-        try:
-            async with aclosing(patiently(ask, answer.take, self.patience(job))) as deltas:
-                async for delta in deltas:
-                    if answer.end is None or delta.text:
-                        yield delta
-                    if answer.end is not None:
-                        break
-        except FAILURES as error:
-            raise self._told(error) from error
-        if (done := answer.done()) is not None:
-            yield done
+    async def _ask(self, question: JsonObject, job: Job) -> AsyncIterator[ollama.ChatResponse]:
+        pieces = cast("AsyncGenerator[ollama.ChatResponse]", await self._asking.chat(**question))
+        return self._read(pieces, job.model.model_id)
 
     def has_to_load(self, model: str) -> bool:
         return self._loaded is not None and not _has(self._loaded, model)
 
-    async def _read(self, pieces: AsyncGenerator[ollama.ChatResponse]) -> AsyncGenerator[ollama.ChatResponse]:
+    async def _read(
+        self, pieces: AsyncGenerator[ollama.ChatResponse], model: str
+    ) -> AsyncGenerator[ollama.ChatResponse]:
         """The same pieces; the SDK's errors do not show the headers, which say how long a limit lasts."""
         try:
             async with aclosing(pieces):
                 async for piece in pieces:
+                    if piece.logprobs:
+                        self._catalogue.with_logprobs.add(model)
                     yield piece
         except ollama.ResponseError as error:
             raise self._told(error, headers_seen()) from error
@@ -177,7 +171,9 @@ class OllamaBackend(Backend[OllamaConfig]):
         """Ollama lets go of a model that is not used, or when another one needs its room. Older servers don't tell."""
         try:
             async with asyncio.timeout(QUICK):
-                self._loaded = {str(model.model) for model in (await self._client.ps()).models}
+                loaded = {str(model.model): model.context_length for model in (await self._client.ps()).models}
+            self._loaded = set(loaded)
+            self._catalogue.loaded(loaded)
         except (*FAILURES, TimeoutError):
             self._loaded = None
 
@@ -213,53 +209,17 @@ class OllamaBackend(Backend[OllamaConfig]):
         said = error.error if isinstance(error, ollama.ResponseError) else error
         text = without((secret(KEY) or "").strip(), str(said)) or type(error).__name__
         if isinstance(error, ollama.ResponseError):
-            return from_status(error.status_code if error.status_code > 0 else 500, text, headers)
+            told = replace(read_error(str(said)), message=text)
+            if error.status_code != LIMITED and TOO_LONG.is_told(None, told):  # its engines say it with a 500
+                return too_long(text, TOO_LONG.prompt_tokens(told))
+            return refusal(error.status_code if error.status_code > 0 else None, told, headers)
         if isinstance(error, ConnectionError | httpx.HTTPError):
             return unreachable(_where(self.config), ConnectionError(text))
         return garbage(f"{type(error).__name__}: {text}")
 
 
-class _Answer:
-    """Gathers the pieces of one answer."""
-
-    def __init__(self, job: Job) -> None:
-        self._size = SizeGuard(job.max_tokens)
-        self._seam = OverlapTrimmer(job.prefix)
-        self._calls: list[JsonObject] = []
-        self._said = False
-        self.end: ollama.ChatResponse | None = None
-        """The piece that says why the answer ends."""
-
-    def take(self, chunk: ollama.ChatResponse) -> Delta | None:
-        delta = self._delta(chunk)
-        if not chunk.done:
-            return delta
-        self.end = chunk
-        delta = delta or Delta("", 0)
-        return replace(delta, text=delta.text + self._seam.end())  # what might have been the answer's start once more
-
-    def _delta(self, chunk: ollama.ChatResponse) -> Delta | None:
-        calls = chunk.message.tool_calls or ()
-        for call in calls:
-            self._calls.append(self._size.call(call.function.name, call.function.arguments))
-        if not chunk.message.content:
-            # A call is a part of the answer; a thought is not shown, but something moves.
-            return Delta("", len(calls)) if calls or chunk.message.thinking else None
-        chances = logprobs(token.logprob for token in chunk.logprobs or ())
-        self._said = True
-        return Delta(self._seam.take(self._size.take(chunk.message.content)), max(1, len(chances)), chances)
-
-    def done(self) -> Done | None:
-        """The end; None when there was none.
-
-        Older servers leave out the count of a prompt that they had read before: then it is unknown.
-        """
-        if (chunk := self.end) is None:
-            return None
-        finish: FinishReason = "tool_calls" if self._calls else FINISH.get(chunk.done_reason or "", "stop")
-        answered = self._said or bool(self._calls)
-        used = plausible(Usage(counted(chunk.prompt_eval_count), counted(chunk.eval_count)), answered=answered)
-        return Done(finish, used.prompt_tokens, used.completion_tokens, tuple(self._calls))
+def _number(text: str | None) -> int | None:
+    return int(text) if text and text.strip().isdecimal() else None
 
 
 def _host(config: OllamaConfig) -> str:

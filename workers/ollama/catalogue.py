@@ -38,13 +38,21 @@ class Wanted(Protocol):
 
 
 class Catalogue:
-    def __init__(self, config: Wanted, probed: Callable[[str], bool | None]) -> None:
-        """`probed`: what a question to a model of which nothing is told has found out."""
+    def __init__(self, config: Wanted, probed: Callable[[str], bool | None], default_window: int = 0) -> None:
+        """`probed`: what a question to a model of which nothing is told has found out.
+
+        `default_window`: the tokens that the server gives a conversation, as far as the environment tells; else 0.
+        """
         self._config = config
         self._probed = probed
         self._installed: dict[str, str] = {}
         """Their digests, by name: another digest is another model of the same name."""
         self._shown: dict[str, ollama.ShowResponse] = {}
+        self._default_window = default_window or DEFAULT_WINDOW
+        self._given: dict[str, int] = {}
+        """The windows with which models were loaded, by name."""
+        self.with_logprobs: set[str] = set()
+        """Models whose answers brought log-probabilities."""
         self.failures: dict[str, str] = {}
         """Why a model could not be pulled or described, by name."""
 
@@ -52,7 +60,12 @@ class Catalogue:
         """What is installed there now."""
         for name in [name for name in self._shown if installed.get(name) != self._installed.get(name)]:
             del self._shown[name]
+            self._given.pop(name, None)
         self._installed = dict(installed)
+
+    def loaded(self, windows: Mapping[str, int | None]) -> None:
+        """The models in the server's memory, each with the window it has there; older servers do not tell it."""
+        self._given.update({name: tokens(window, 0) for name, window in windows.items() if tokens(window, 0)})
 
     @property
     def undescribed(self) -> list[str]:
@@ -113,6 +126,8 @@ class Catalogue:
         known.update(capability for capability in model.capabilities if capability in UNTOLD)
         if goes_on(shown):
             known.add("prefill")
+        if model.name in self.with_logprobs:
+            known.add("logprobs")
         alias = (model.name.removesuffix(":latest"),) if model.name.endswith(":latest") else ()
         changed = {
             "context_window": self._window(model, shown),
@@ -122,13 +137,36 @@ class Catalogue:
         return model.card(local=self._config.local).model_copy(update=changed)
 
     def _window(self, model: ModelConfig, shown: ollama.ShowResponse) -> int:
-        """Tokens of one conversation: what is asked for, else the Modelfile's; never more than it was trained for."""
-        told = dict(line.split(None, 1) for line in (shown.parameters or "").splitlines() if " " in line.strip())
-        own = str(told.get("num_ctx", ""))
-        wanted = self.num_ctx(model) or (int(own) if own.isdecimal() else DEFAULT_WINDOW)
-        info = (shown.modelinfo or {}).items()
-        trained = [tokens(value, 0) for name, value in info if name.endswith(".context_length")]
-        return min([wanted, *(window for window in trained if window)])
+        """Tokens of one conversation; never more than the model was trained for.
+
+        What is asked for counts, else the Modelfile's, else what the server gave the model when it loaded it last,
+        else what it gives when nobody says.
+        """
+        there = self._there(model.name) or model.name
+        window = self.num_ctx(model) or _own_window(shown) or self._given.get(there) or self._usual_window()
+        return min(window, _trained_window(shown) or window)
+
+    def _usual_window(self) -> int:
+        """What the server gives a model of which nobody says, as seen at one that could have had more."""
+        seen = (
+            window
+            for name, window in self._given.items()
+            if (shown := self._shown.get(name)) and not _own_window(shown) and window < _trained_window(shown)
+        )
+        return next(seen, self._default_window)
+
+
+def _own_window(shown: ollama.ShowResponse) -> int:
+    """Tokens, as the Modelfile says; else 0."""
+    told = dict(line.split(None, 1) for line in (shown.parameters or "").splitlines() if len(line.split()) > 1)
+    own = str(told.get("num_ctx", "")).strip()
+    return int(own) if own.isdecimal() else 0
+
+
+def _trained_window(shown: ollama.ShowResponse) -> int:
+    """Tokens that the model was trained for; 0: it is not told."""
+    info = (shown.modelinfo or {}).items()
+    return min((tokens(value, 0) for name, value in info if name.endswith(".context_length")), default=0)
 
 
 def _chats(shown: ollama.ShowResponse) -> bool | None:

@@ -7,8 +7,19 @@ import ollama
 
 from contracts import BullpenError, ChatMessage, ErrorCode, JsonObject
 from workers.base import Job
-from workers.base.provider.chat import calls_made, conversation, function_answered, json_wanted, split_data_url
+from workers.base.provider.call_forms import CallRule
+from workers.base.provider.chat import (
+    calls_made,
+    conversation,
+    function_answered,
+    json_wanted,
+    split_data_url,
+    temperature_wanted,
+)
+from workers.ollama.settings import TOP_LEVEL
 
+CALLS = CallRule(ids=".*", names=".*")
+"""It takes any name, and knows calls by it."""
 RENDERER = "\nRENDERER "
 """Before the name of a renderer of the server's own, in a Modelfile; the template is then for show."""
 OPEN_END = "not $last"
@@ -29,16 +40,19 @@ def goes_on(shown: ollama.ShowResponse) -> bool:
     return ".Messages" not in template or OPEN_END in template
 
 
-def body_of(job: Job, options: JsonObject, keep_alive: str | None) -> JsonObject:
-    """`options` are the operator's and go above the caller's. Raises `BullpenError(invalid_request)`."""
+def body_of(job: Job, options: JsonObject, keep_alive: float | str | None) -> JsonObject:
+    """`options` are the operator's and go above the caller's. Raises `BullpenError(invalid_request)`.
+
+    Log-probabilities are always asked for: servers that have none do not know the field, and pass it over.
+    """
     request, messages = job.request, conversation(job)
     generation: JsonObject = {
-        "temperature": request.temperature,
+        "temperature": temperature_wanted(request),
         "num_predict": job.max_tokens,
         "top_p": request.top_p,
         "stop": [stop for stop in request.stops if stop] or None,
         "seed": request.seed,
-        **options,
+        **{name: value for name, value in options.items() if name not in TOP_LEVEL},
     }
     is_json, schema = json_wanted(request.response_format)
     return {
@@ -48,7 +62,8 @@ def body_of(job: Job, options: JsonObject, keep_alive: str | None) -> JsonObject
         "format": (schema or "json") if is_json else None,
         "options": {key: value for key, value in generation.items() if value is not None},
         "keep_alive": keep_alive,
-        "logprobs": True if "logprobs" in job.model.capabilities else None,
+        "logprobs": True,
+        **{name: value for name, value in options.items() if name in TOP_LEVEL},
         "stream": True,
     }
 

@@ -19,6 +19,7 @@ from config.loader import ConfigError
 from contracts import BullpenError, ErrorCode, JsonObject, ModelCard
 from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, ModelConfig, Report, out_of_service
 from workers.base.interface.config import Parameter
+from workers.base.provider.call_forms import translated
 from workers.base.provider.chat_models import Prober, sends_no_bill
 from workers.base.provider.connection import (
     CONNECT_TIMEOUT,
@@ -47,6 +48,7 @@ from workers.base.provider.parameters import (
 from workers.base.provider.question import asked, built
 from workers.base.provider.streaming import patiently
 from workers.openai.answer import Answer, ErrorInAnswer
+from workers.openai.call_rules import rule_of
 from workers.openai.catalogue import GONE, Catalogue
 from workers.openai.dialect import TOO_LONG, refused_by_name
 from workers.openai.question import question, sent
@@ -194,7 +196,8 @@ class OpenAIBackend(Backend[OpenAIConfig]):
 
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
         """Asked once more, without it, when the server refuses a parameter before it answers."""
-        model = job.model.model_id
+        calls = translated(job, rule_of(self._where, job.model.model_id))
+        job, model = calls.job, job.model.model_id
         left_out = self._unsupported(model)
         check_takes(job.request, model, left_out)
         while True:
@@ -216,7 +219,7 @@ class OpenAIBackend(Backend[OpenAIConfig]):
         if (rest := answer.rest()) is not None:
             yield rest
         if (done := answer.done()) is not None:
-            yield replace(done, unsupported=asked_in_vain(job.request, left_out))
+            yield replace(calls.restored(done), unsupported=asked_in_vain(job.request, left_out))
 
     def _ask(
         self, job: Job, answer: Answer, left_out: frozenset[Parameter], headers: dict[str, str]

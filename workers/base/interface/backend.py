@@ -24,7 +24,9 @@ from contracts import (
     Price,
     SilenceOk,
 )
+from contracts.tokens import prompt_tokens
 from workers.base.interface.config import BackendConfig, ModelConfig
+from workers.base.interface.empty_answer import why_empty
 from workers.base.interface.silence import NOTHING_LEARNED, Silence, silence_ok
 
 
@@ -43,6 +45,14 @@ class Job:
     """
     silence_ok: SilenceOk | None = None
     """How long the provider may be silent, as the claim tells the Manager. None: as the backend's config says."""
+
+    def check(self, text: str, done: "Done") -> None:
+        """Raises `BullpenError(empty_answer)` when the text and the end of an answer bring nothing to the caller."""
+        if done.tool_calls or self.prefix.strip():
+            return
+        wanted = self.max_tokens if self.max_tokens == self.request.max_tokens else None
+        if (error := why_empty(text, done.finish_reason, wanted=wanted, written=done.completion_tokens)) is not None:
+            raise error
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,22 +202,24 @@ class Backend(ABC, Generic[C]):
         """Whether the server has to load this model before it can answer, as far as is known now. Quick."""
         return False
 
-    def silence_ok(self, model: str, usual: Silence = NOTHING_LEARNED) -> SilenceOk:
-        """How long an answer of this model may be silent; `usual`: what was learned of it."""
-        return silence_ok(self.config, self.configured(model), loads=self.has_to_load(model), usual=usual)
+    def silence_ok(self, model: str, usual: Silence = NOTHING_LEARNED, prompt_tokens: int = 0) -> SilenceOk:
+        """How long an answer of this model may be silent; `usual`: what was learned of it; the prompt's tokens."""
+        loads = self.has_to_load(model)
+        return silence_ok(self.config, self.configured(model), loads=loads, usual=usual, prompt_tokens=prompt_tokens)
 
     def patience(self, job: Job) -> SilenceOk:
         """How long this answer may be silent."""
-        return job.silence_ok or self.silence_ok(job.model.model_id)
+        return job.silence_ok or self.silence_ok(job.model.model_id, prompt_tokens=prompt_tokens(job.request))
 
     async def infer(self, job: Job) -> Completion:
-        """The whole answer. Raises `BullpenError`; one that ends without `Done` was cut off."""
+        """The whole answer. Raises `BullpenError`, also for one that is empty, or was cut off: it has no `Done`."""
         text: list[str] = []
         logprobs: list[float] = []
         async with aclosing(self.stream(job)) as pieces:
             async for piece in pieces:
                 if isinstance(piece, Done):
-                    return Completion("".join(text), piece, tuple(logprobs))
+                    job.check(whole := "".join(text), piece)
+                    return Completion(whole, piece, tuple(logprobs))
                 text.append(piece.text)
                 logprobs.extend(piece.logprobs)
         raise truncated()

@@ -94,7 +94,8 @@ class BackendConfig(ConfigModel):
     drain_timeout: Annotated[float, Field(ge=0)] = 30.0
     """How long running requests may finish after SIGTERM."""
     first_token_timeout: Annotated[float, Field(gt=0)] = 120.0
-    """How long the provider may stay silent before its first token. Whatever it sends ends a silence."""
+    """How long the provider may stay silent before its first token. Whatever it sends ends a silence. A prompt of more
+    than 8,192 tokens gets longer: twice as many tokens, twice the time, up to ten times."""
     next_token_timeout: Annotated[float, Field(gt=0)] = 60.0
     """How long the provider may stay silent between tokens."""
     replicas: Positive = 1

@@ -1,8 +1,9 @@
 """How long a provider may be silent about an answer and still be well. Pure: told configs and figures, asks no clock.
 
-The config's time-outs, or the model's own; longer for a model that reasons or that has to be loaded first; longer still
-where its answers were silent for longer of late. What was learned only ever extends it, so that a few quick answers
-never make a slow one look dead. The worker keeps to exactly this, and tells it to the Manager with its claim.
+The config's time-outs, or the model's own; longer for a model that reasons or that has to be loaded first, and for a
+long prompt, which is read before the first token; longer still where its answers were silent for longer of late. What
+was learned only ever extends it, so that a few quick answers never make a slow one look dead. The worker keeps to
+exactly this, and tells it to the Manager with its claim.
 """
 
 from collections import OrderedDict, deque
@@ -14,10 +15,13 @@ from workers.base.interface.config import BackendConfig, ModelConfig
 
 REASONING, LOADING = 5, 5
 """Times the usual, for a model that reasons, and before the first token for one that has to be loaded."""
+LONG_PROMPT = 8192
+"""Tokens. Before the first token, a prompt of twice as many gets twice the usual, and so on."""
 LEARNED = 4.0
 """Times the longest silence that 99 of 100 answers had of late."""
 MOST = 10.0
-"""Times the usual that may be learned: a provider that gets slower and slower is given up in the end."""
+"""Times the usual that may be learned, or that a long prompt gets: a provider that gets slower and slower is given up
+in the end."""
 ANSWERS, MODELS = 200, 64
 """How many answers of how many models are remembered."""
 
@@ -36,14 +40,21 @@ NOTHING_LEARNED = Silence()
 
 
 def silence_ok(
-    config: BackendConfig, model: ModelConfig, *, loads: bool = False, usual: Silence = NOTHING_LEARNED
+    config: BackendConfig,
+    model: ModelConfig,
+    *,
+    loads: bool = False,
+    usual: Silence = NOTHING_LEARNED,
+    prompt_tokens: int = 0,
 ) -> SilenceOk:
-    """`loads`: the model has to be loaded first. `usual`: what was learned of it."""
+    """`loads`: the model has to be loaded first. `usual`: what was learned of it. `prompt_tokens`: to be read."""
     reasoning = REASONING if model.reasons else 1
     first = model.first_token_timeout or config.first_token_timeout * max(reasoning, LOADING if loads else 1)
     following = model.next_token_timeout or config.next_token_timeout * reasoning
+    reading = min(MOST, max(1.0, prompt_tokens / LONG_PROMPT))
     return SilenceOk(
-        first_token=_milliseconds(first, usual.first_token), next_token=_milliseconds(following, usual.next_token)
+        first_token=max(_milliseconds(first, usual.first_token), round(1000 * first * reading)),
+        next_token=_milliseconds(following, usual.next_token),
     )
 
 

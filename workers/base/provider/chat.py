@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from contracts import BullpenError, ChatMessage, ErrorCode, JsonObject, new_id
+from contracts import BullpenError, ChatMessage, ErrorCode, InferenceRequest, JsonObject, new_id
 from workers.base.interface.backend import Job, Usage
 from workers.base.provider.errors import garbage
 from workers.base.provider.overlap_trimmer import begun
@@ -13,6 +13,8 @@ from workers.base.provider.overlap_trimmer import begun
 BYTES_PER_TOKEN = 16
 CHARACTERS_PER_TOKEN = 4
 MAX_ANSWER_BYTES = 32 << 20
+BEGIN = "(The conversation begins with your words.)"
+"""What the user says before an answer that stands first, for providers that want a user's turn there."""
 LEAST_LIKELY = 1e6
 """A log-probability beyond this is none."""
 
@@ -32,13 +34,24 @@ def conversation(job: Job) -> tuple[ChatMessage, ...]:
 
 
 def openai_messages(job: Job) -> list[JsonObject]:
-    return [message.model_dump(mode="json", exclude_none=True) for message in conversation(job)]
+    return [_openai_message(message) for message in conversation(job)]
+
+
+def _openai_message(message: ChatMessage) -> JsonObject:
+    """Always with a content: many servers refuse null, or none, beside tool calls."""
+    told = message.model_dump(mode="json", exclude_none=True, exclude=None if message.tool_calls else {"tool_calls"})
+    return {"role": message.role, "content": "", **told}
 
 
 def split_data_url(url: str) -> tuple[str, str]:
     """The media type, without its parameters, and the base64 data of an image given as a data URL."""
     head, _, data = url.partition(",")
     return head.removeprefix("data:").partition(";")[0], data
+
+
+def temperature_wanted(request: InferenceRequest) -> float | None:
+    """Only a caller's own: a default would hide the model's, and some models refuse any."""
+    return request.temperature if "temperature" in request.model_fields_set else None
 
 
 def json_wanted(response_format: JsonObject | None) -> tuple[bool, JsonObject | None]:

@@ -156,6 +156,7 @@ class Execution:
         await chunker.flush()
         if self.done is None:
             raise truncated()
+        job.check("".join(self.text), self.done)
         checked(self.done.tool_calls)
 
     def _is_endless(self, max_tokens: int | None) -> bool:

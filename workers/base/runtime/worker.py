@@ -36,6 +36,7 @@ from contracts import (
 from contracts import headers as h
 from contracts import subjects as s
 from contracts.heartbeat import MOST_MODELS
+from contracts.tokens import prompt_tokens
 from outbox.outbox import Outbox, OutboxSettings
 from workers.base.engines.engine_set import Engine, EngineSet
 from workers.base.interface.backend import Done, Job
@@ -288,7 +289,8 @@ class Worker:
         wanted = call.request.max_tokens or limit
         most = min(wanted, limit) if wanted and limit else wanted
         left = None if most is None else max(0, most - call.prefix_tokens)
-        silence_ok = engine.backend.silence_ok(card.model_id, self._silences.usual(card.model_id))
+        usual, tokens = self._silences.usual(card.model_id), prompt_tokens(call.request)
+        silence_ok = engine.backend.silence_ok(card.model_id, usual, tokens)
         return Job(call.request, card, left, call.prefix, silence_ok)
 
     def _engine(self, model: str | None) -> tuple[Engine, ModelCard]:

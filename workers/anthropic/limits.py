@@ -1,0 +1,94 @@
+"""What the API refuses, by model and beside thinking. Pure: told what was wanted, it leaves what is taken.
+
+A limit of tokens that is no larger than the budget for thinking is the answer's alone, and the budget comes on top. The
+model does not think where the API allows no thinking: before a function that must be called, after a begun answer, and
+after results of tools, because the thoughts before their calls are no caller's to bring back.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from contracts import JsonObject
+
+SAMPLING = frozenset({"temperature", "top_p", "top_k"})
+HIGH = 0.95
+"""From here on the API takes `top_p` beside thinking."""
+THINKS = ("enabled", "adaptive")
+FORCED = ("any", "tool")
+_VERSION = re.compile(r"claude-(?:[a-z]+-)?(\d{1,2})(?:[-.](\d{1,2}))?(?!\d)")
+
+
+class Since(NamedTuple):
+    """What models refuse from a version on."""
+
+    version: tuple[int, int]
+    refused: frozenset[str]
+    beside: frozenset[str] = frozenset()
+    """Only when one of these is told as well."""
+
+
+REFUSED = (
+    Since((4, 1), frozenset({"top_p"}), beside=frozenset({"temperature"})),
+    Since((4, 7), SAMPLING),
+)
+"""In order; a name without a version refuses nothing."""
+ADAPTIVE_SINCE = (4, 7)
+"""From this version on models set their own budget."""
+
+
+def version_of(model: str) -> tuple[int, int] | None:
+    """The version in a model's name, as in `claude-sonnet-4-5-20250929`; None: it has none."""
+    found = _VERSION.search(model)
+    return (int(found[1]), int(found[2] or 0)) if found else None
+
+
+def accepted(told: JsonObject, model: str, turns: Sequence[JsonObject], *, own_limit: bool) -> JsonObject:
+    """What is told without what the API would refuse.
+
+    `own_limit`: `max_tokens` is a default of ours, and thinking comes on top of it.
+    """
+    version = version_of(model)
+    if version is not None:
+        told = _without(told, _refused_by(version, told))
+    return _beside_thinking(told, version, turns, own_limit=own_limit) if _kind(told) in THINKS else told
+
+
+def _refused_by(version: tuple[int, int], told: JsonObject) -> set[str]:
+    rules = [rule for rule in REFUSED if version >= rule.version and (not rule.beside or rule.beside & told.keys())]
+    return {name for rule in rules for name in rule.refused}
+
+
+def _beside_thinking(
+    told: JsonObject, version: tuple[int, int] | None, turns: Sequence[JsonObject], *, own_limit: bool
+) -> JsonObject:
+    thinking = _thinking(told, version)
+    if _may_not_think(thinking["type"], told, turns):
+        return _without(told, {"thinking"})
+    refused = {"temperature", "top_k", *(["top_p"] if (told.get("top_p") or 1) < HIGH else [])}
+    budget, limit = thinking.get("budget_tokens", 0), told["max_tokens"]
+    more = budget if isinstance(budget, int) and (own_limit or budget >= limit) else 0
+    return {**_without(told, refused), "thinking": thinking, "max_tokens": limit + more}
+
+
+def _thinking(told: JsonObject, version: tuple[int, int] | None) -> JsonObject:
+    """How the model thinks; the newest ones set their own budget, and refuse one."""
+    thinking: JsonObject = told["thinking"]
+    if thinking["type"] == "enabled" and version is not None and version >= ADAPTIVE_SINCE:
+        return {**_without(thinking, {"budget_tokens"}), "type": "adaptive"}
+    return thinking
+
+
+def _may_not_think(kind: str, told: JsonObject, turns: Sequence[JsonObject]) -> bool:
+    last: JsonObject = turns[-1] if turns else {"role": "user", "content": []}
+    results = kind == "enabled" and any(block["type"] == "tool_result" for block in last["content"])
+    return last["role"] == "assistant" or results or (told.get("tool_choice") or {}).get("type") in FORCED
+
+
+def _kind(told: JsonObject) -> object:
+    thinking = told.get("thinking")
+    return thinking.get("type") if isinstance(thinking, dict) else None
+
+
+def _without(told: JsonObject, names: set[str]) -> JsonObject:
+    return {key: value for key, value in told.items() if key not in names}

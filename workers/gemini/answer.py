@@ -1,0 +1,95 @@
+"""An answer, gathered from its chunks."""
+
+import dataclasses
+from base64 import b64encode
+
+from google.genai import types
+
+from contracts import FinishReason, JsonObject
+from workers.base import Delta, Done, Job, Usage
+from workers.base.provider.answer import Answer as BaseAnswer
+from workers.base.provider.chat import CHARACTERS_PER_TOKEN, counted, logprobs, plausible
+
+FINISH: dict[str, FinishReason] = {"STOP": "stop", "MAX_TOKENS": "length"}
+FILTERED = {
+    "SAFETY",
+    "RECITATION",
+    "LANGUAGE",
+    "BLOCKLIST",
+    "PROHIBITED_CONTENT",
+    "SPII",
+    "MODEL_ARMOR",
+    "IMAGE_SAFETY",
+}
+"""Any other ending (a malformed call, `OTHER`) is a failure, not an answer."""
+
+
+class Answer(BaseAnswer[types.GenerateContentResponse]):
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self._finish: FinishReason | None = None
+        self._usage: types.GenerateContentResponseUsageMetadata | None = None
+        self._calls: list[JsonObject] = []
+
+    def take(self, chunk: types.GenerateContentResponse) -> Delta | None:
+        self._usage = chunk.usage_metadata or self._usage
+        if chunk.prompt_feedback is not None and chunk.prompt_feedback.block_reason is not None:
+            self._finish = "content_filter"
+        if not chunk.candidates:
+            return None
+        candidate = chunk.candidates[0]
+        if candidate.finish_reason is not None:
+            name = candidate.finish_reason.name
+            self._finish = "content_filter" if name in FILTERED else FINISH.get(name)
+        parts = (candidate.content.parts or []) if candidate.content else []
+        calls = [self._call(part) for part in parts if part.function_call]
+        self._calls += calls
+        text = self._size.take("".join(part.text for part in parts if part.text and not part.thought))
+        chances = _logprobs(candidate)
+        if not text and not chances:
+            thinks = any(part.thought for part in parts)  # not shown, but something moves
+            return Delta("", len(calls), usage=self._used()) if calls or thinks else None
+        self._said = True
+        # Pieces are longer than a token here; how many it really were is told beside them.
+        count = len(chances) if len(chances) > 1 else max(1, -(-len(text) // CHARACTERS_PER_TOKEN))
+        return Delta(self._seam.take(text), count, chances, self._used())
+
+    def _call(self, part: types.Part) -> JsonObject:
+        """A call as the mesh tells it. The model wants its signed thoughts back with the result, where it gave any."""
+        function = part.function_call or types.FunctionCall()
+        call = self._size.call(function.name or "", function.args or {}, function.id)
+        if part.thought_signature:
+            signature = b64encode(part.thought_signature).decode()
+            call["extra_content"] = {"google": {"thought_signature": signature}}
+        return call
+
+    def done(self) -> Done | None:
+        if self._finish is None:
+            return None
+        used = self._used()
+        finish: FinishReason = "tool_calls" if self._calls and self._finish == "stop" else self._finish
+        return Done(finish, tool_calls=tuple(self._calls), **dataclasses.asdict(used))
+
+    def _used(self) -> Usage:
+        """What the API has told of it by now, with every piece. It leaves out what is zero.
+
+        Thoughts are billed as output and are not among the candidates' tokens; results of tools are input.
+        """
+        told = self._usage
+        if told is None:
+            return Usage()
+        answered = self._said or bool(self._calls)
+        prompt, spoken = counted(told.prompt_token_count), counted(told.candidates_token_count)
+        thought = counted(told.thoughts_token_count)
+        if prompt is not None:
+            prompt += counted(told.tool_use_prompt_token_count) or 0
+        completion = None if answered and not spoken else (spoken or 0) + (thought or 0)
+        cached = counted(told.cached_content_token_count)
+        return plausible(Usage(prompt, completion, cached, thought), answered=answered)
+
+
+def _logprobs(candidate: types.Candidate) -> tuple[float, ...]:
+    """One for each token, or their average as one, which comes to the same confidence."""
+    result = candidate.logprobs_result
+    chosen = [token.log_probability for token in (result.chosen_candidates or [] if result else [])]
+    return logprobs(chosen or [candidate.avg_logprobs])
