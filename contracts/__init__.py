@@ -61,8 +61,10 @@ from contracts.request import (
     Policy,
     Priority,
     parse_request,
+    read_request,
     salvage_stream,
     salvage_task_id,
+    told_task_id,
 )
 from contracts.response import (
     AttemptSummary,
@@ -153,7 +155,9 @@ __all__ = [
     "WorkerState",
     "new_id",
     "parse_request",
+    "read_request",
     "salvage_stream",
     "salvage_task_id",
+    "told_task_id",
     "utc_now",
 ]

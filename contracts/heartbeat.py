@@ -7,14 +7,24 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from contracts.base import Money, OpenModel
+from contracts.subjects import is_name
 
 Capability = Literal["chat", "stream", "tools", "vision", "json", "logprobs", "embed", "prefill"]
 """`prefill`: can go on after a given start of the answer, so that another worker's stream goes on unbroken."""
 WorkerState = Literal["starting", "ready", "degraded", "draining", "stopped"]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+
+def _name(text: str) -> str:
+    if not is_name(text):
+        raise PydanticCustomError("name", "should be 1 to 64 characters of A-Z a-z 0-9 _ -")
+    return text
+
+
+Name = Annotated[str, AfterValidator(_name), Field(json_schema_extra={"pattern": "^[A-Za-z0-9_-]{1,64}$"})]
 
 Count = Annotated[int, Field(ge=0)]
 

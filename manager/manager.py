@@ -28,7 +28,7 @@ from contracts import (
     StatusReply,
     StatusRequest,
     new_id,
-    parse_request,
+    read_request,
     salvage_stream,
     salvage_task_id,
 )
@@ -279,7 +279,8 @@ class Manager:
     def _admit(self, message: Message) -> RequestState:
         """Reads the request. Raises `BullpenError(invalid_request)`."""
         now = self._shared.now()
-        request = heeding(parse_request(message.data), message.headers)
+        request, body = read_request(message.data)
+        request = heeding(request, message.headers)
         if hops(message.headers) >= MAX_HOPS:
             raise BullpenError(ErrorCode.INVALID_REQUEST, "this message went round already", field=h.HOPS)
         assert request.task_id is not None
@@ -288,7 +289,7 @@ class Manager:
         return RequestState(
             request=request,
             key=key_of(request, message.headers),
-            body=message.data,
+            body=body,
             headers=message.headers,
             task_id=request.task_id,
             request_id=request_id,

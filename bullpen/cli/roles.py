@@ -233,7 +233,7 @@ def _own_config(role: str) -> Path | None:
 
 def _id(role: str, wanted: str | None) -> str:
     """Raises `ConfigError` when it cannot stand in a subject."""
-    made = wanted or s.token(f"{role}-{socket.gethostname()}-{os.getpid()}")[:64]
+    made = wanted or s.name_from(f"{role}-{socket.gethostname()}-{os.getpid()}")
     if not s.is_name(made):
         raise ConfigError(f"--id {made!r}: 1 to 64 of A-Z a-z 0-9 _ - are allowed")
     return made

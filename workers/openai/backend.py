@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self, cast
 import openai
 from openai.types import Model
 from openai.types.chat import ChatCompletionChunk
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from config.loader import ConfigError
 from contracts import BullpenError, ErrorCode, JsonObject, ModelCard
@@ -47,11 +47,17 @@ NO_MONEY = "insufficient_quota"
 GO_ON: JsonObject = {"continue_final_message": True, "add_generation_prompt": False}
 
 
+def _variable(name: str) -> str:
+    if not (name.isascii() and name.isidentifier() and name.isupper()):
+        raise ValueError("should be the name of an environment variable: A-Z 0-9 _")
+    return name
+
+
 class OpenAIConfig(BackendConfig):
     max_concurrency: Annotated[int, Field(ge=1)] = 32
     base_url: str | None = None
     """Another server that speaks this API; else OPENAI_BASE_URL, else OpenAI itself."""
-    key_variable: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{0,63}$")] = KEY
+    key_variable: Annotated[str, AfterValidator(_variable)] = KEY
     """The environment variable with the key (with `_FILE` behind it: of the file that holds it)."""
     default_models: tuple[ModelConfig, ...] = ()
     """Served when `models` is empty and OpenAI itself is asked; another server is asked what it has."""
