@@ -23,6 +23,7 @@ from client import Bullpen
 from client.client import MANAGER_SERVICE, TELEMETRY_SERVICE
 from contracts import BullpenError, ControlReply, Heartbeat, ManagerReply
 from contracts import subjects as s
+from telemetry.database_url import read as read_database_url
 from telemetry.store import DatabaseAway, Store
 from telemetry.stream import CONSUMER
 from telemetry.upkeep.migrate import available as migrations
@@ -264,4 +265,5 @@ async def _postgres(url: str | None) -> Finding:
         return Finding(
             "Postgres", "warn", f"schema {schema}, not {newest}", "start `bullpen telemetry` of this version"
         )
-    return Finding("Postgres", "ok", f"schema {schema}")
+    ignored = read_database_url(url).ignored
+    return Finding("Postgres", "ok", f"schema {schema}{'; not used: ' if ignored else ''}{', '.join(ignored)}")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from bullpen.embedded import clean_environment
 from bullpen.supervision import endpoints as endpoints_file
 from bullpen.supervision.endpoints import Endpoints
 from bullpen.supervision.lock import Lock
@@ -160,6 +161,7 @@ class Mesh:
     async def _find_books(self) -> None:
         if self._own_postgres:
             self._database_url = await self._servers.start_postgres()
+            self._environment = clean_environment(self._environment)
 
     async def _find_nats(self) -> None:
         self._nats_url = self._environment.get("NATS_URL") or ""
