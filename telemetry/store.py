@@ -197,7 +197,7 @@ class Store:
 _REFUSED = re.compile(r"unsupported startup parameter(?: in options)?: (\w+)")
 
 
-async def _no_reset(connection: Connection) -> None:
+async def _no_reset(connection: "asyncpg.Connection[Row]") -> None:
     """A connection is given back as it was got: nothing is set, locked or listened to beyond a transaction."""
 
 

@@ -4,12 +4,15 @@
 at once. A module adds its commands with `register(app)`.
 """
 
+import sys
 from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group
+
+from bullpen.cli import streams
 
 START, ASK, LOOK, ACT, ROLES, MAKE = "Start", "Ask", "Look", "Act", "One role (what containers run)", "Make"
 
@@ -111,4 +114,10 @@ def bullpen(
 
 
 def main() -> None:
-    app(prog_name="bullpen")
+    """Runs the command line. What the operating system refuses is an error in one line, never a traceback."""
+    streams.usable()
+    try:
+        with streams.flushed():
+            app(prog_name="bullpen")
+    except OSError as error:
+        sys.exit(streams.refused(error))

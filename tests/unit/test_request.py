@@ -338,7 +338,7 @@ def test_what_providers_take_passes(body: dict[str, Any]) -> None:
     assert InferenceRequest.model_validate_json(request.model_dump_json()) == request
 
 
-DUMPED = {
+DUMPED: dict[str, Any] = {
     "role": "assistant",
     "content": "4",
     "refusal": None,
