@@ -28,6 +28,7 @@ from telemetry.store import DatabaseAway, Store
 from telemetry.stream import CONSUMER
 from telemetry.upkeep.migrate import available as migrations
 from workers.base.interface.discovery import discover
+from workers.base.provider.proxies import faults
 
 OLDEST_PYTHON = (3, 11)
 LOW_DISK, FULL_DISK = 2 << 30, 200 << 20
@@ -55,6 +56,8 @@ async def examine(settings: BusSettings, database_url: str | None) -> AsyncItera
     """Every part, from the ground up."""
     for finding in (_python(), _nats_program(), _postgres_program(), _disk(default_data_dir())):
         yield finding
+    for told in faults():
+        yield Finding("environment", "fail", told, "then restart the workers")
     async for finding in _mesh(settings, books=database_url is not None):
         yield finding
     yield await _postgres(database_url)

@@ -29,6 +29,7 @@ from workers.base.provider.connection import (
 )
 from workers.base.provider.errors import from_status, garbage, unreachable
 from workers.base.provider.overlap_trimmer import OverlapTrimmer
+from workers.base.provider.proxies import client_options, unread
 from workers.base.provider.question import asked, built
 from workers.base.provider.streaming import patiently
 from workers.gemini.question import contents_of, generation_of
@@ -50,6 +51,8 @@ FILTERED = {
     "IMAGE_SAFETY",
 }
 """Any other ending (a malformed call, `OTHER`) is a failure, not an answer."""
+
+OWN_API = "https://generativelanguage.googleapis.com"
 
 
 class GeminiConfig(BackendConfig):
@@ -73,19 +76,22 @@ class GeminiBackend(Backend[GeminiConfig]):
             "response": [bounded, _without_comments],
         }
         limits = httpx2.Limits(max_keepalive_connections=0 if is_plain(self._url) else None)
-        self._http = httpx2.AsyncClient(event_hooks=hooks, limits=limits, follow_redirects=True)
+        self._http = httpx2.AsyncClient(
+            event_hooks=hooks, limits=limits, follow_redirects=True, **client_options(self._url or OWN_API)
+        )
         self._out: dict[str, str] = {}
         """Why a model is out of service, by name."""
-        self._client = genai.Client(
-            api_key=self._key or "none-needed",
-            vertexai=False,
-            http_options=types.HttpOptions(
-                base_url=self._url,
-                api_version=config.api_version,
-                httpx_async_client=self._http,
-                retry_options=types.HttpRetryOptions(attempts=1),
-            ),
-        )
+        with unread():  # the SDK makes other clients too
+            self._client = genai.Client(
+                api_key=self._key or "none-needed",
+                vertexai=False,
+                http_options=types.HttpOptions(
+                    base_url=self._url,
+                    api_version=config.api_version,
+                    httpx_async_client=self._http,
+                    retry_options=types.HttpRetryOptions(attempts=1),
+                ),
+            )
 
     async def _limit_silence(self, request: httpx2.Request) -> None:
         """The SDK has one time-out, for the whole answer. Of an answer, `patiently` ends a silence."""

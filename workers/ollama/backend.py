@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Annotated, Any, cast
 
 import httpx
-import ollama
 import structlog
 from pydantic import Field
 
@@ -22,10 +21,12 @@ from workers.base.provider.chat_models import Prober
 from workers.base.provider.connection import CONNECT_TIMEOUT, QUICK, UNUSABLE, bounded, headers_seen, without
 from workers.base.provider.errors import from_status, garbage, unreachable
 from workers.base.provider.overlap_trimmer import OverlapTrimmer
+from workers.base.provider.proxies import client_options
 from workers.base.provider.question import asked, built
 from workers.base.provider.streaming import patiently
 from workers.ollama.catalogue import Catalogue
 from workers.ollama.question import body_of
+from workers.ollama.sdk import ollama
 
 log = structlog.get_logger(__name__)
 
@@ -276,7 +277,10 @@ def _client(config: OllamaConfig, silence: float | None) -> ollama.AsyncClient:
     timeout = httpx.Timeout(silence, connect=CONNECT_TIMEOUT)
     try:
         return ollama.AsyncClient(
-            host=_host(config), timeout=timeout, event_hooks={"response": [bounded, _without_blank_lines]}
+            host=_host(config),
+            timeout=timeout,
+            event_hooks={"response": [bounded, _without_blank_lines]},
+            **client_options(_host(config)),
         )
     except (ValueError, httpx.InvalidURL):
         raise ConfigError(f"{_where(config)!r} is not where an Ollama could be: write host:port") from None

@@ -3,11 +3,10 @@
 from base64 import b64decode
 from collections.abc import Sequence
 
-import ollama
-
 from contracts import BullpenError, ChatMessage, ErrorCode, JsonObject
 from workers.base import Job
 from workers.base.provider.chat import calls_made, conversation, function_answered, json_wanted, split_data_url
+from workers.ollama.sdk import ollama
 
 RENDERER = "\nRENDERER "
 """Before the name of a renderer of the server's own, in a Modelfile; the template is then for show."""

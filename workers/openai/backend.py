@@ -30,6 +30,7 @@ from workers.base.provider.connection import (
     without,
 )
 from workers.base.provider.errors import from_status, garbage, unreachable
+from workers.base.provider.proxies import client_options
 from workers.base.provider.question import asked, built
 from workers.base.provider.streaming import patiently
 from workers.openai.answer import Answer
@@ -86,13 +87,14 @@ class OpenAIBackend(Backend[OpenAIConfig]):
         self._key = api_key(config.key_variable)
         self._url = address(URL, config.base_url)
         once = {"Connection": "close"} if is_plain(self._url) else {}
+        url = self._url or f"https://{OWN_API}/v1"
         self._client = openai.AsyncOpenAI(
             api_key=self._key or "none-needed",
-            base_url=self._url or f"https://{OWN_API}/v1",
+            base_url=url,
             max_retries=0,
             timeout=openai.Timeout(LISTED_WITHIN, connect=CONNECT_TIMEOUT),
             default_headers=once,
-            http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [bounded]}),
+            http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [bounded]}, **client_options(url)),
         )
         self._prober = Prober(self.infer, self._learned)
         named = config.models or (config.default_models if self._asks_openai else ())

@@ -16,6 +16,7 @@ from math import isnan
 from typing import NamedTuple
 
 from contracts import BullpenError, ErrorCode, Fault
+from workers.base.provider.proxies import on_the_way
 
 MAX_RETRY_AFTER_MS = 60_000
 """A provider that asks for more is asked again after a minute all the same: what it tells may be a day's limit that
@@ -103,7 +104,8 @@ def too_long(text: str, prompt_tokens: int | None = None) -> ProviderRefused:
 def unreachable(where: str, error: BaseException) -> BullpenError:
     """The provider did not answer at all."""
     why = first_line(str(error)) or type(error).__name__
-    return BullpenError(ErrorCode.UPSTREAM_ERROR, f"{where} is not reachable: {why}", fault="worker")
+    hint = on_the_way(where, str(error))
+    return BullpenError(ErrorCode.UPSTREAM_ERROR, f"{where} is not reachable: {why}{hint}", fault="worker")
 
 
 def garbage(what: str) -> BullpenError:
