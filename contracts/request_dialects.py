@@ -1,7 +1,7 @@
 """How callers' libraries write a request, brought to the form that `InferenceRequest` has.
 
-Libraries for the common chat API dump whole objects: fields that nobody set (`null`), a conversation's earlier answers as
-they came, parameters that ask for what happens anyway. Two tables say what is taken; a typo is still an error.
+Libraries for the common chat API dump whole objects: fields that nobody set (`null`), earlier answers as they came,
+parameters that ask for what happens anyway. Two tables say what is taken; a typo is still an error.
 `null` is the same as a field left out. What is free of form (`context`, JSON schemas) stays as the caller wrote it.
 """
 

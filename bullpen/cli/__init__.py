@@ -109,7 +109,8 @@ def bullpen(
 
     Start one with `bullpen up`, then ask: `bullpen ask "What is the capital of France?"`
 
-    Commands find the mesh by NATS_URL, else the one that runs on .bullpen/, else at nats://127.0.0.1:4222.
+    Commands find the mesh by NATS_URL, else the one that runs on .bullpen/ (or BULLPEN_DATA_DIR), else at
+    nats://127.0.0.1:4222; but a mesh that BULLPEN_DATA_DIR names has to run.
     """
 
 
