@@ -204,12 +204,16 @@ class PatchedClient(Client):
             raise
 
     async def _attempt_reconnect(self) -> None:
+        told = False
         while True:
             _abort_later(self._transport)
             try:
                 await super()._attempt_reconnect()
-            except Exception:
-                log.exception("reconnecting_failed", again_in_s=AFTER_A_BUG)
+            except Exception as error:
+                if not told:  # once for each time that the server is away: the same again would drown the log
+                    log.warning("reconnecting_failed", error=repr(error), again_every_s=AFTER_A_BUG)
+                    log.debug("reconnecting_failed", exc_info=error)
+                told = True
                 await asyncio.sleep(AFTER_A_BUG)
                 self._status = Client.RECONNECTING
             else:
