@@ -23,10 +23,12 @@ from client import Bullpen
 from client.client import MANAGER_SERVICE, TELEMETRY_SERVICE
 from contracts import BullpenError, ControlReply, Heartbeat, ManagerReply
 from contracts import subjects as s
+from telemetry.database_url import read as read_database_url
 from telemetry.store import DatabaseAway, Store
 from telemetry.stream import CONSUMER
 from telemetry.upkeep.migrate import available as migrations
 from workers.base.interface.discovery import discover
+from workers.base.provider.proxies import faults
 
 OLDEST_PYTHON = (3, 11)
 LOW_DISK, FULL_DISK = 2 << 30, 200 << 20
@@ -54,6 +56,8 @@ async def examine(settings: BusSettings, database_url: str | None) -> AsyncItera
     """Every part, from the ground up."""
     for finding in (_python(), _nats_program(), _postgres_program(), _disk(default_data_dir())):
         yield finding
+    for told in faults():
+        yield Finding("environment", "fail", told, "then restart the workers")
     async for finding in _mesh(settings, books=database_url is not None):
         yield finding
     yield await _postgres(database_url)
@@ -264,4 +268,5 @@ async def _postgres(url: str | None) -> Finding:
         return Finding(
             "Postgres", "warn", f"schema {schema}, not {newest}", "start `bullpen telemetry` of this version"
         )
-    return Finding("Postgres", "ok", f"schema {schema}")
+    ignored = read_database_url(url).ignored
+    return Finding("Postgres", "ok", f"schema {schema}{'; not used: ' if ignored else ''}{', '.join(ignored)}")

@@ -150,13 +150,14 @@ class Forgetting:
         return [portion[request_id] for request_id in theirs]
 
     async def _results(self, bus: Bus, tasks: Iterable[str]) -> list[int]:
-        """The numbers of these tasks' results. Names that differ only in what no subject can hold share a subject."""
+        """The numbers of these tasks' results, also of those that version 0.1 kept, where tasks may share a subject."""
         if not await erase.last_seq(bus, s.RESULTS_STREAM):
             return []
         return [
             result.seq
             for task in sorted(tasks)
-            async for result in erase.walk(bus, s.RESULTS_STREAM, s.result(task))
+            for subject in sorted({s.result(task), s.result_before(task)})
+            async for result in erase.walk(bus, s.RESULTS_STREAM, subject)
             if _task_of(result.data) == task
         ]
 

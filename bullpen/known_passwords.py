@@ -4,9 +4,10 @@ They come from examples, images and tutorials, and are what a scanner tries firs
 that is not open anyway. Passwords that are merely weak are not recognised.
 """
 
+import re
 from collections.abc import Iterable
 from ipaddress import ip_address
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from config.loader import ConfigError
 
@@ -23,19 +24,27 @@ KNOWN = frozenset(_WORDS.split())
 def refuse_known_password(name: str, urls: Iterable[str], user: str | None = None, password: str | None = None) -> None:
     """`name`: the variable the password is from. Those in the addresses count too. Raises `ConfigError`."""
     for url in urls:
-        parts = urlsplit(url if "://" in url else f"//{url}")
-        theirs = unquote(parts.password) if parts.password is not None else password
-        if theirs is None or _is_loopback(parts.hostname):
+        login, _, hosts = re.split("[/?#]", url.partition("://")[2] or url)[0].rpartition("@")
+        username, colon, written = login.partition(":")
+        theirs = unquote(written) if colon else password
+        away = [host for host in map(_host, hosts.split(",")) if not _is_here(host)]
+        if theirs is None or not away:
             continue
-        if theirs.lower() in KNOWN or theirs in (parts.username, user):
+        if theirs.lower() in KNOWN or theirs in (unquote(username), user):
             raise ConfigError(
-                f"{name}: this password is publicly known, and other machines can reach {parts.hostname}: "
+                f"{name}: this password is publicly known, and other machines can reach {away[0]}: "
                 "`bullpen init` makes a .env with new ones"
             )
 
 
-def _is_loopback(host: str | None) -> bool:
-    if not host or host == "localhost":
+def _host(place: str) -> str:
+    """Without port and brackets."""
+    return place[1:].partition("]")[0] if place.startswith("[") else unquote(place.partition(":")[0])
+
+
+def _is_here(host: str) -> bool:
+    """Whether it is this machine: its loopback, or a socket in its file system."""
+    if not host or host == "localhost" or host.startswith("/"):
         return True
     try:
         return ip_address(host).is_loopback

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from math import inf
 from typing import Any, TextIO, cast
 
 from config.absent import absent
@@ -19,6 +20,9 @@ with absent("rich"):  # we show plain tracebacks, and its import takes as long a
     from structlog.typing import Processor
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
+SAME_AGAIN = 60.0
+"""Seconds before a library's line from the same place, about the same kind of error, is shown again."""
+MOST_KINDS = 1000
 FORMATS = ("text", "json")
 
 
@@ -78,10 +82,20 @@ class _Unbreakable:
 
 
 class _PassOn(logging.Handler):
-    """Hands the standard library's log records to structlog."""
+    """Hands the standard library's log records to structlog. A library that repeats itself is heard once a minute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._heard_at: dict[tuple[str, int, str], float] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
         fields: dict[str, Any] = {"logger": record.name}
         if record.exc_info:
             fields["exc_info"] = record.exc_info
+        kind = (record.pathname, record.lineno, type(record.exc_info[1]).__name__ if record.exc_info else "")
+        if record.created - self._heard_at.get(kind, -inf) < SAME_AGAIN:
+            return
+        if len(self._heard_at) == MOST_KINDS:
+            self._heard_at.clear()
+        self._heard_at[kind] = record.created
         structlog.get_logger().log(record.levelno, record.getMessage(), **fields)

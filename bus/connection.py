@@ -25,6 +25,7 @@ from bus.lean_nats import allow_web_sockets
 from bus.once import Once
 from bus.patched_client import PatchedClient
 from bus.permission_errors import OnDenied, PermissionErrors
+from bus.server_address import read
 from bus.settings import BusSettings
 from bus.tasks import Tasks
 from bus.unreachable import explain
@@ -99,7 +100,7 @@ class Bus:
         self.reconnected_at = -inf
         """When the connection was last made anew (loop's clock); -inf: never."""
         self.on_reconnect: list[Callable[[], Coroutine[Any, Any, None]]] = []
-        self._client = PatchedClient(tls_only=settings.tls_only)
+        self._client = self._new_client()
         self._inbox: Inbox[Message] = Inbox(f"{settings.inbox_prefix}.{new_id().replace('-', '')}")
         self._permission_errors = PermissionErrors(self._inbox.wildcard)
         self._tasks = Tasks(f"bus:{name}")
@@ -276,9 +277,9 @@ class Bus:
         await self._client.close()
 
     async def _connect(self) -> None:
-        self.settings.check()
+        servers = [address.url for address in self.settings.addresses()]
         failure: Exception | None = None
-        for server in random.sample(self.settings.servers, len(self.settings.servers)):
+        for server in random.sample(servers, len(servers)):
             try:
                 await self._connect_to(server)
             except (OSError, nats_errors.Error, TimeoutError, ValueError) as error:
@@ -286,23 +287,28 @@ class Bus:
                 await self._client.close()
                 if explain(failure, self.settings).hopeless:
                     break
-                self._client = PatchedClient(tls_only=self.settings.tls_only)
+                self._client = self._new_client()
             else:
                 # Only now: a first connect that may "reconnect" hides wrong credentials for two minutes.
-                self._client.set_server_pool(list(self.settings.servers))
+                self._client.set_server_pool(servers)
                 self._client.options.update(allow_reconnect=True, max_reconnect_attempts=-1)
                 await self._subscribe(self._inbox.wildcard, "", self._deliver)
                 self._established = True
                 return
         raise explain(failure, self.settings) from failure
 
+    def _new_client(self) -> PatchedClient:
+        return PatchedClient(tls_only=self.settings.tls_only, login_at=self.settings.login_at)
+
     async def _connect_to(self, server: str) -> None:
         settings = self.settings
         if server.startswith("ws"):
             allow_web_sockets()
+        login = settings.login_at(read(server).place)
         options: dict[str, Any] = {
-            "user": settings.user,
-            "password": settings.password,
+            "user": login.user,
+            "password": login.password,
+            "token": login.token,
             "user_credentials": settings.creds_file,
             "nkeys_seed": settings.nkey_seed_file,
             "tls": settings.tls(),

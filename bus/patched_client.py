@@ -7,6 +7,8 @@
   it and ends the read loop in the same silent way.
 * `flush()` writes its PING past what still waits to be written, so its PONG can come before the server has read
   any of that. Here what waits goes first.
+* A login in an address is sent as it stands there, `%40` for `@`, and is not said to other servers of the cluster. Here
+  it is decoded, and said to all of them.
 * `tls://` to a server that offers no TLS, or does not insist on it, sends the password in the clear. Here it is TLS
   or nothing.
 * A task that is cancelled while it publishes to a server that takes nothing goes on as if it had not been cancelled.
@@ -29,6 +31,8 @@ from nats.aio.client import Client, Srv
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.aio.transport import Transport
+
+from bus.server_address import Login
 
 log = structlog.get_logger(__name__)
 
@@ -63,8 +67,10 @@ Tap: TypeAlias = Callable[[bytes, bytes, bytes, bytes | None], None]
 class PatchedClient(Client):
     """A nats-py client whose read loop does not die silently."""
 
-    def __init__(self, *, tls_only: bool = False) -> None:
+    def __init__(self, *, tls_only: bool = False, login_at: Callable[[str], Login] | None = None) -> None:
+        """`login_at`: what to say to the server at `host:port`."""
         super().__init__()
+        self._login_at = login_at
         self.poisoned = 0
         """Messages dropped because they could not be read."""
         self._tls_only = tls_only
@@ -165,6 +171,12 @@ class PatchedClient(Client):
             self._pongs[0] = asyncio.get_running_loop().create_future()
         await super()._process_pong()
 
+    def _connect_command(self) -> bytes:
+        if self._login_at is not None and self._current_server is not None:
+            login = self._login_at(self._current_server.uri.netloc)
+            self.options.update(user=login.user, password=login.password, token=login.token)
+        return super()._connect_command()
+
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         if self._tls_only and initial_connection and not info.get("tls_required"):
             if not info.get("tls_available"):
@@ -192,12 +204,16 @@ class PatchedClient(Client):
             raise
 
     async def _attempt_reconnect(self) -> None:
+        told = False
         while True:
             _abort_later(self._transport)
             try:
                 await super()._attempt_reconnect()
-            except Exception:
-                log.exception("reconnecting_failed", again_in_s=AFTER_A_BUG)
+            except Exception as error:
+                if not told:  # once for each time that the server is away: the same again would drown the log
+                    log.warning("reconnecting_failed", error=repr(error), again_every_s=AFTER_A_BUG)
+                    log.debug("reconnecting_failed", exc_info=error)
+                told = True
                 await asyncio.sleep(AFTER_A_BUG)
                 self._status = Client.RECONNECTING
             else:

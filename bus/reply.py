@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 from bus.connection import Bus, Headers
 from contracts import AttemptSummary, BullpenError, ErrorCode, ErrorReply, FinalResponse, InferenceResponse
 from contracts.headers import CONTENT_TYPE, JSON, SERVICE_ERROR, SERVICE_ERROR_CODE, TASK
-from contracts.subjects import may_receive_reply, token
+from contracts.subjects import header_value, may_receive_reply
 
 MAX_ERROR_HEADER = 500
 """Characters."""
@@ -71,7 +71,7 @@ class FinalMessages:
         self.request_id = request_id
 
     def headers(self, extra: Headers) -> Headers:
-        return {CONTENT_TYPE: JSON, TASK: task_header(self.task_id), **extra}
+        return {CONTENT_TYPE: JSON, TASK: header_value(self.task_id), **extra}
 
     def response(self, response: InferenceResponse, extra: Headers, *, streaming: bool) -> FinalMessage:
         """Raises `BullpenError(payload_too_large)`."""
@@ -85,11 +85,6 @@ class FinalMessages:
         text = " ".join(error.message.split())[:MAX_ERROR_HEADER]
         failure = {SERVICE_ERROR: text, SERVICE_ERROR_CODE: str(error.status)}
         return FinalMessage(reply.to_bytes(), {**self.headers(extra), **failure})
-
-
-def task_header(task_id: str) -> str:
-    """The task id as a header value: headers carry ASCII only."""
-    return task_id if task_id.isascii() else token(task_id)
 
 
 def accepts(reply: str) -> bool:

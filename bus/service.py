@@ -8,12 +8,12 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pydantic_core import to_json
 
 from bus.connection import Bus, Message, Subscription
+from config import VERSION
 from contracts import ErrorCode
 from contracts.subjects import may_receive_reply
 
@@ -89,10 +89,7 @@ class Service:
 
 def package_version() -> str:
     """Our version, as service discovery wants it (a semantic one)."""
-    try:
-        return version("bullpen")
-    except PackageNotFoundError:
-        return "0.0.0"
+    return VERSION
 
 
 async def serve_info(bus: Bus, service: Service) -> list[Subscription]:

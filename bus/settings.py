@@ -4,13 +4,12 @@ import os
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from bus.errors import BusUnreachable
+from bus.server_address import Login, ServerAddress, read_all, split
 from config.loader import secret
 
 DEFAULT_URL = "nats://127.0.0.1:4222"
-SCHEMES = ("nats", "tls", "ws", "wss")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +29,7 @@ class BusSettings:
         environ = os.environ if environ is None else environ
         urls = environ.get("NATS_URL") or DEFAULT_URL
         return cls(
-            servers=tuple(url.strip() for url in urls.split(",") if url.strip()),
+            servers=split(urls),
             user=environ.get("NATS_USER") or None,
             password=secret("NATS_PASSWORD", environ),
             creds_file=environ.get("NATS_CREDS") or None,
@@ -42,7 +41,7 @@ class BusSettings:
     @property
     def tls_only(self) -> bool:
         """Whether only TLS will do: the scheme of an address or a certificate says so."""
-        return self.ca_file is not None or any(url.startswith("tls://") for url in self.servers)
+        return self.ca_file is not None or any(url.lower().startswith("tls://") for url in self.servers)
 
     def tls(self) -> ssl.SSLContext | None:
         """Which authorities to trust; None: those of the system. Raises `BusUnreachable`."""
@@ -54,18 +53,22 @@ class BusSettings:
             message = f"NATS_CA_FILE {self.ca_file} is not a readable certificate ({error.strerror or error})"
             raise BusUnreachable(message, hopeless=True) from error
 
-    def check(self) -> None:
-        """Raises `BusUnreachable` for an address that cannot be one, before a connection is tried."""
-        for url in self.servers:
-            try:
-                parts = urlsplit(url if "://" in url else f"nats://{url}")
-                usable = parts.scheme in SCHEMES and parts.hostname and " " not in url and parts.port != 0
-            except ValueError:
-                usable = False
-            if not usable:
-                shown = url.rsplit("@", 1)[-1]
-                message = f"NATS_URL: {shown!r} is not a server's address; write nats://host:4222, several with commas"
-                raise BusUnreachable(message, hopeless=True)
+    def addresses(self) -> tuple[ServerAddress, ...]:
+        """The servers. Raises `BusUnreachable` for an address that cannot be one, before a connection is tried."""
+        try:
+            return read_all(self.servers)
+        except ValueError as error:
+            raise BusUnreachable(str(error), hopeless=True) from None
+
+    def login_at(self, place: str) -> Login:
+        """What to say to the server at `host:port`: the settings' own login, that of its address, or of the first.
+
+        Also for servers of a cluster that are only heard of from another one.
+        """
+        if self.user is not None and self.password is not None:
+            return Login(self.user, self.password)
+        given = {address.place: address.login for address in self.addresses() if address.login is not None}
+        return given.get(place) or next(iter(given.values()), Login(self.user, self.password))
 
     @property
     def where(self) -> str:

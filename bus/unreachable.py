@@ -13,7 +13,8 @@ def explain(error: Exception | None, settings: BusSettings) -> BusUnreachable:
     where = f"NATS at {settings.where}"
     if isinstance(error, nats_errors.AuthorizationError) or "authorization" in str(error).lower():
         return BusUnreachable(
-            f"{where} refuses the connection: check NATS_USER and NATS_PASSWORD (or NATS_CREDS, NATS_NKEY_SEED_FILE)",
+            f"{where} refuses the connection: check NATS_USER and NATS_PASSWORD (or NATS_CREDS, NATS_NKEY_SEED_FILE, "
+            "or the login in NATS_URL)",
             hopeless=True,
         )
     if isinstance(error, ssl.SSLCertVerificationError):

@@ -9,6 +9,7 @@ from typing import Literal, Self, Unpack
 from pydantic import Field, ValidationError
 
 from bus import Bus, BusError, BusSettings, Message, NoResponders, RequestTimeout, Tasks
+from bus.server_address import split
 from client.budgets import merged
 from client.exchange import Exchange, cancel_body
 from client.jobs import JobQueue, JobTicket
@@ -72,7 +73,7 @@ class Bullpen:
         """
         settings = BusSettings.from_environment()
         if url is not None:
-            settings = replace(settings, servers=tuple(part.strip() for part in url.split(",")))
+            settings = replace(settings, servers=split(url))
         bus = await Bus.connect("client", settings, watchdog=False)  # short-lived, and may not publish to inboxes
         client, tasks = cls(bus), Tasks("client")
         tasks.start(client._tell_when_lost(), "lost")

@@ -74,6 +74,12 @@ class JobResult:
     def task_id(self) -> str:
         return self.answer.task_id or ""
 
+    def is_of(self, wanted: JobTicket | str) -> bool:
+        """Whether it is the result of that job, or of a task of that name; one that cannot be read may be."""
+        if isinstance(wanted, str):
+            return self.task_id in (wanted, "")
+        return self.job_id == wanted.job_id
+
     @cached_property
     def _read(self) -> InferenceResponse | ErrorReply | None:
         try:
@@ -124,7 +130,7 @@ class JobQueue:
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 async for found in self.results(s.result(task_id), follow=True):
-                    if isinstance(wanted, str) or found.job_id == wanted.job_id:
+                    if found.is_of(wanted):
                         return _answer(found)
         raise BullpenError(
             ErrorCode.DEADLINE_EXCEEDED,

@@ -6,7 +6,9 @@ half-read is ever used.
 """
 
 import os
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterator, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +21,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from yaml.reader import ReaderError
 
 MAX_CONFIG_BYTES = 1 << 20
+MAX_SECRET_BYTES = 64 << 10
 DEEPEST = 50
 """Levels of lists and mappings in a config file."""
 
@@ -44,12 +47,27 @@ def load_config(cls: type[S], name: str, path: Path | None, environ: Mapping[str
     prefix = _prefix(name)
     document, lines = _read(path) if path is not None else ({}, {})
     overrides = _from_environment(cls, prefix, os.environ if environ is None else environ)
+    told = _merged(document, overrides)
+    for loc, wrong in _impossible(told):
+        raise ConfigError(f"{_place(loc, path, lines, overrides, prefix)}: {wrong}")
     try:
-        return cls.model_validate(_merged(document, overrides))
+        return cls.model_validate(told)
     except ValidationError as error:
         raise ConfigError(
             "; ".join(_located(detail, path, lines, overrides, prefix) for detail in error.errors(include_url=False))
         ) from None
+
+
+def _impossible(value: Any, loc: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Where a value stands that no setting can have: a number without end, or what is nested without end."""
+    if isinstance(value, float) and not isfinite(value):
+        yield loc, "should be a finite number"
+    elif isinstance(value, dict | list):
+        if len(loc) >= DEEPEST:
+            yield loc[:1], f"is nested deeper than {DEEPEST} levels"
+            return
+        for key, child in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _impossible(child, (*loc, key if isinstance(key, int) else str(key)))
 
 
 def place_of(cls: type[BaseModel], name: str, path: Path | None, field: str) -> str:
@@ -71,10 +89,29 @@ def secret(name: str, environ: Mapping[str, str] | None = None) -> str | None:
         return value
     if path := environ.get(f"{name}_FILE"):
         try:
-            return Path(path).read_text(encoding="utf-8").strip() or None
+            return _file(Path(path), MAX_SECRET_BYTES).strip() or None
+        except ConfigError as error:
+            raise ConfigError(f"{name}_FILE: {error}") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"{name}_FILE: {path} is not UTF-8 text") from None
         except OSError as error:
             raise ConfigError(f"{name}_FILE: cannot read {path}: {error.strerror}") from None
     return None
+
+
+def _file(path: Path, most: int) -> str:
+    """The text of a file, not of a device or a pipe, which may have no end or keep its reader waiting.
+
+    Raises `ConfigError`, `OSError`, `UnicodeDecodeError`.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):  # opening a folder says so itself
+        raise ConfigError(f"{path} is not a file, but a device or a pipe: copy what it says into a file")
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ConfigError(f"{path}: larger than {most} bytes")
+    return data.decode()
 
 
 def _prefix(name: str) -> str:
@@ -83,9 +120,7 @@ def _prefix(name: str) -> str:
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[str | int, ...], int]]:
     try:
-        text = path.read_text(encoding="utf-8")
-        if len(text) > MAX_CONFIG_BYTES:
-            raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes")
+        text = _file(path, MAX_CONFIG_BYTES)
         loader = _Loader(text)
         root = loader.get_single_node()
         document = loader.construct_document(root) if root is not None else None
@@ -171,10 +206,14 @@ def _from_environment(cls: type[BaseModel], prefix: str, environ: Mapping[str, s
     Overrides.__pydantic_fields__ = cls.model_fields
     known = {field.lower() for field in cls.model_fields}
     for key in environ:
+        if key.upper().startswith(prefix) and len(environ[key]) > MAX_CONFIG_BYTES:
+            raise ConfigError(f"{key}: larger than {MAX_CONFIG_BYTES} bytes")
         if key.upper().startswith(prefix) and key[len(prefix) :].split("__")[0].lower() not in known:
             raise ConfigError(f"{key}: there is no such setting; known are {', '.join(sorted(known))}")
     try:
         return dict(Source(Overrides, env_prefix=prefix, env_nested_delimiter="__", case_sensitive=False)())
+    except RecursionError:
+        raise ConfigError(f"environment {prefix}…: is nested deeper than {DEEPEST} levels") from None
     except ValueError as error:
         raise ConfigError(f"environment {prefix}…: {error}; structures are written as JSON") from None
 

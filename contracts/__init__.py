@@ -62,8 +62,10 @@ from contracts.request import (
     Policy,
     Priority,
     parse_request,
+    read_request,
     salvage_stream,
     salvage_task_id,
+    told_task_id,
 )
 from contracts.response import (
     AttemptSummary,
@@ -155,7 +157,9 @@ __all__ = [
     "new_id",
     "parse_request",
     "read_heartbeat",
+    "read_request",
     "salvage_stream",
     "salvage_task_id",
+    "told_task_id",
     "utc_now",
 ]

@@ -6,17 +6,26 @@ Sent on the connection that serves requests: alive means able to serve.
 from decimal import Decimal
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from contracts.base import Epoch, Label, ModelName, Money, OpenModel, Time, Tokens, Whole, WholeMilliseconds, Words
 from contracts.errors import BullpenError, ErrorCode
-from contracts.subjects import WORKER_HEARTBEAT, worker_of_heartbeat
+from contracts.subjects import WORKER_HEARTBEAT, is_name, worker_of_heartbeat
 
 Capability = Literal["chat", "stream", "tools", "vision", "json", "logprobs", "embed", "prefill"]
 """`prefill`: can go on after a given start of the answer, so that another worker's stream goes on unbroken."""
 WorkerState = Literal["starting", "ready", "degraded", "draining", "stopped"]
 NO_NAME = "should be 1 to 64 characters of A-Z a-z 0-9 _ -"
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+
+def _name(text: str) -> str:
+    if not is_name(text):
+        raise PydanticCustomError("name", NO_NAME)
+    return text
+
+
+Name = Annotated[str, AfterValidator(_name), Field(json_schema_extra={"pattern": "^[A-Za-z0-9_-]{1,64}$"})]
 
 MOST_BYTES = 1 << 20
 """Of one heartbeat: a thousand models that are described at length."""

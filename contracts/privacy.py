@@ -25,6 +25,8 @@ SCHEME = "hmac-sha256"
 NAMES = frozenset({"tenant"})
 """Metadata that bills and budgets go by. It is a name, never words."""
 
+_NO = ("0", "false", "no", "off")
+
 _TEXTS: dict[type, tuple[str, ...]] = {
     ResponseRecord: ("prompt", "output", "error_message"),
     AttemptRecord: ("error_message",),
@@ -38,8 +40,13 @@ def stricter(one: ContentMode, other: ContentMode | None) -> ContentMode:
 
 
 def heeding(request: InferenceRequest, headers: Mapping[str, str]) -> InferenceRequest:
-    """The request with the mode of its headers: `Bullpen-No-Store: 1` keeps none of its words."""
-    return request.model_copy(update={"content": "none"}) if headers.get(NO_STORE) == "1" else request
+    """The request with the mode of its headers: `Bullpen-No-Store: 1` keeps none of its words.
+
+    Whatever else it says also keeps none, in doubt; but for a plain no (`0`, `false`, `no`, `off`).
+    """
+    told = [value for name, value in headers.items() if name.lower() == NO_STORE.lower()]
+    may_be_kept = all(value.strip().lower() in _NO for value in told)
+    return request if may_be_kept else request.model_copy(update={"content": "none"})
 
 
 def digest(text: str | bytes, key: bytes) -> str:

@@ -4,16 +4,17 @@
 the field. It reads strictly: no coercion, no unknown fields, no NaN, nothing nested deeper than 32.
 """
 
+import re
 from collections.abc import Sequence
 from math import isfinite
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
-from pydantic_core import ErrorDetails, PydanticCustomError, from_json
+from pydantic_core import ErrorDetails, from_json, to_json
 
 from contracts.base import JsonObject, StrictModel, new_id
 from contracts.errors import BullpenError, ErrorCode
-from contracts.heartbeat import Capability
+from contracts.heartbeat import Capability, Name
 from contracts.request_checks import (
     FieldError,
     check_response_format,
@@ -21,7 +22,8 @@ from contracts.request_checks import (
     check_tools,
     image_data_url,
 )
-from contracts.subjects import is_name
+from contracts.request_dialects import plain
+from contracts.subjects import text_of
 
 MAX_NESTING = 32
 DEFAULT_DEADLINE_MS = 120_000
@@ -45,19 +47,9 @@ def _printable(text: str) -> str:
     return text
 
 
-TaskId = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
+LONGEST_TASK_ID = 128
+TaskId = Annotated[str, Field(min_length=1, max_length=LONGEST_TASK_ID), AfterValidator(_printable)]
 Key = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
-
-
-def _backend_name(name: str) -> str:
-    if not is_name(name):
-        raise PydanticCustomError("name", "should be 1 to 64 characters of A-Z a-z 0-9 _ -")
-    return name
-
-
-BackendName = Annotated[
-    str, AfterValidator(_backend_name), Field(json_schema_extra={"pattern": "^[A-Za-z0-9_-]{1,64}$"})
-]
 
 
 class TextPart(StrictModel):
@@ -122,7 +114,7 @@ class InferenceRequest(StrictModel):
     seed: Annotated[int, Field(ge=-INT64_MAX, le=INT64_MAX)] | None = None
     stream: bool = False
     model: Annotated[str, Field(min_length=1, max_length=256)] | None = None
-    backend: BackendName | None = None
+    backend: Name | None = None
     policy: Policy = "balanced"
     max_cost_usd: Annotated[float, Field(ge=0)] | None = None
     min_confidence: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -218,21 +210,34 @@ class InferenceRequest(StrictModel):
 
 
 _TURNS: TypeAdapter[tuple[ChatMessage, ...]] = TypeAdapter(tuple[ChatMessage, ...])
+_OBJECT = re.compile(rb"\{\s*(?:$|[}\"']|(?:" + "|".join(InferenceRequest.model_fields).encode() + rb")\s*:)")
+"""How a JSON object begins, also a broken one: empty, with a quote, or with a bare field's name."""
 
 
 def parse_request(data: bytes, *, task_id: str | None = None) -> InferenceRequest:
     """The request in `data`; its `task_id` is always set (`task_id`, or a new UUIDv7, when it has none).
 
-    A body that does not start with `{` is a bare prompt, unless it is plainly JSON of another kind.
+    A body that does not begin like a JSON object is a bare prompt, unless it is plainly JSON of another kind.
     Raises `BullpenError(invalid_request)` with the field that is wrong.
     """
+    return read_request(data, task_id=task_id)[0]
+
+
+def read_request(data: bytes, *, task_id: str | None = None) -> tuple[InferenceRequest, bytes]:
+    """As `parse_request`; and the same request in plain words, for readers that know no other form."""
     body = data.lstrip(b" \t\r\n")
     if not body:
         raise _empty()
-    request = _from_object(body) if body.startswith(b"{") else _from_text(body)
+    request, written = _from_object(body) if _OBJECT.match(body) else _from_text(body)
     if request.task_id is None:
-        return request.model_copy(update={"task_id": task_id or new_id()})
-    return request
+        request = request.model_copy(update={"task_id": task_id or new_id()})
+    return request, written
+
+
+def told_task_id(text: str | None) -> str | None:
+    """The task id that a header tells; None when it is none."""
+    name = text_of(text) if text is not None else ""
+    return name if _is_task_id(name) else None
 
 
 def salvage_task_id(data: bytes) -> str | None:
@@ -241,7 +246,7 @@ def salvage_task_id(data: bytes) -> str | None:
         value = from_json(data, allow_inf_nan=True).get("task_id")
     except (ValueError, AttributeError):
         return None
-    return value if isinstance(value, str) and 0 < len(value) <= 128 and value.isprintable() else None
+    return value if isinstance(value, str) and _is_task_id(value) else None
 
 
 def salvage_stream(data: bytes) -> bool:
@@ -252,31 +257,50 @@ def salvage_stream(data: bytes) -> bool:
         return False
 
 
-def _from_object(body: bytes) -> InferenceRequest:
+def _from_object(body: bytes) -> tuple[InferenceRequest, bytes]:
     try:
-        _check_tree(from_json(body, allow_inf_nan=True))
-        return InferenceRequest.model_validate_json(body)
+        told = from_json(body, allow_inf_nan=True)
+        _check_tree(told)
+        found = plain(told)
+        written = body if found == told else to_json(found)
+        return InferenceRequest.model_validate_json(written), written
     except FieldError as error:
         raise _invalid(f"{error.field}: {error.message}", error.field) from None
     except ValidationError as error:
         path, message = _first_error(error.errors(include_url=False))
         raise _invalid(f"{path or 'the request'}: {message}", path or None) from None
     except ValueError as error:
-        raise _invalid(f"the body is not valid JSON: {error}", None) from None
+        raise _invalid(f"the body begins like a JSON object, and is not valid JSON: {error}", None) from None
 
 
-def _from_text(body: bytes) -> InferenceRequest:
+def _from_text(body: bytes) -> tuple[InferenceRequest, bytes]:
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
         raise _invalid(f"the body is neither JSON nor UTF-8 text (byte {error.start})", None) from None
     if not text.strip():  # there are more kinds of space in Unicode than in JSON
         raise _empty()
-    if text.startswith("[") or text in ("null", "true", "false"):
+    if _is_other_json(body):
         raise _invalid("the body should be a JSON object or plain text, not another kind of JSON", None)
     if "\0" in text or text.startswith("\ufeff"):
         raise _invalid("the body is not plain UTF-8 text: it has a byte-order mark or NUL characters", "prompt")
-    return InferenceRequest(prompt=text)
+    request = InferenceRequest(prompt=text)
+    return request, to_json({"prompt": text}) if body.startswith(b"{") else body
+
+
+def _is_other_json(body: bytes) -> bool:
+    """Whether it can only be a mistake: a word of JSON, no list, a list of objects. Other lists are text."""
+    try:
+        told = from_json(body)
+    except ValueError:
+        return False
+    if isinstance(told, list):
+        return not told or any(isinstance(item, dict) for item in told)
+    return told is None or isinstance(told, bool)
+
+
+def _is_task_id(text: str) -> bool:
+    return 0 < len(text) <= LONGEST_TASK_ID and text.isprintable()
 
 
 def _check_tree(value: object, path: str = "", room: int = MAX_NESTING) -> None:

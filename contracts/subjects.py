@@ -2,6 +2,7 @@
 
 import re
 from hashlib import sha256
+from urllib.parse import unquote
 
 INFER_AUTO = "infer.auto"
 INFER_CANCEL = "infer.cancel"
@@ -45,6 +46,9 @@ INBOX_PREFIX = "_INBOX"
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NOT_IN_TOKEN = re.compile(r"[^A-Za-z0-9_-]")
+_NOT_IN_HEADER = re.compile(r"[^!-$&-~]")
+"""Headers carry ASCII; a blank at either end of a value is lost on the way."""
+_DIGEST = 12
 
 
 def is_name(text: str) -> bool:
@@ -53,8 +57,37 @@ def is_name(text: str) -> bool:
 
 
 def token(text: str) -> str:
-    """`text` as one subject token: every character that is not a letter, digit, _ or - becomes _."""
-    return _NOT_IN_TOKEN.sub("_", text) or "_"
+    """`text` as one subject token; no two texts have the same one.
+
+    Letters, digits, _ and - stay as they are. Every other character becomes %XX for each of its UTF-8 bytes.
+    """
+    return _NOT_IN_TOKEN.sub(_percent, text) or "%"
+
+
+def text_of(written: str) -> str:
+    """The text that a token, or a header made by `header_value`, stands for."""
+    return "" if written == "%" else unquote(written, errors="replace")
+
+
+def header_value(text: str) -> str:
+    """`text` as the value of a header: visible ASCII stays, but for %; all else becomes %XX."""
+    return _NOT_IN_HEADER.sub(_percent, text)
+
+
+def name_from(text: str) -> str:
+    """A name (see `is_name`) for `text`: the text itself where it is one, else its readable part and a digest."""
+    if is_name(text):
+        return text
+    digest = sha256(text.encode(errors="surrogatepass")).hexdigest()[:_DIGEST]
+    return f"{_underlined(text)[: 63 - _DIGEST]}-{digest}"
+
+
+def _underlined(text: str) -> str:
+    return _NOT_IN_TOKEN.sub("_", text)
+
+
+def _percent(found: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in found[0].encode(errors="surrogatepass"))
 
 
 def infer_backend(backend: str) -> str:
@@ -85,6 +118,11 @@ def manager_control(manager_id: str) -> str:
 
 def result(task_id: str) -> str:
     return f"result.{token(task_id)}"
+
+
+def result_before(task_id: str) -> str:
+    """Where version 0.1 published it: names that differ only in what no subject can hold shared a subject."""
+    return f"result.{_underlined(task_id) or '_'}"
 
 
 def metrics_model(model_id: str) -> str:

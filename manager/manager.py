@@ -29,7 +29,7 @@ from contracts import (
     StatusReply,
     StatusRequest,
     new_id,
-    parse_request,
+    read_request,
     salvage_stream,
     salvage_task_id,
 )
@@ -283,7 +283,8 @@ class Manager:
     def _admit(self, message: Message) -> RequestState:
         """Reads the request. Raises `BullpenError(invalid_request)`."""
         now = self._shared.now()
-        request = heeding(parse_request(message.data), message.headers)
+        request, body = read_request(message.data)
+        request = heeding(request, message.headers)
         if message.subject == s.INFER_AUTO and message.reply and (request.task_id or "").startswith(OURS):
             raise BullpenError(ErrorCode.INVALID_REQUEST, "task_id begins as the Manager's own do", field="task_id")
         passed_on = hops(message.headers)
@@ -295,7 +296,7 @@ class Manager:
         return RequestState(
             request=request,
             key=key_of(request, message.headers),
-            body=message.data,
+            body=body,
             headers=h.of_caller(message.headers),
             task_id=request.task_id,
             request_id=request_id,

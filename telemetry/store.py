@@ -6,6 +6,8 @@ is away, and its connections are thrown away.
 """
 
 import asyncio
+import re
+import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +17,8 @@ from typing import Any, TypeAlias, TypeVar
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from config.loader import ConfigError
+from telemetry import database_url as database
 from telemetry.columns import filled
 
 SQL = Path(__file__).parent / "sql"
@@ -24,6 +28,8 @@ OF_THE_CONNECTION = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.Inte
 """The rest. A connection that breaks in the middle of a commit is an "internal client error" to asyncpg."""
 SESSION = {"application_name": "bullpen", "timezone": "UTC", "jit": "off"}
 """UTC also for a time that comes without its zone. Compiling takes longer than running what we ask."""
+TO_BE_DONE_WITHOUT = ("jit", "application_name")
+"""What a pooler in front of Postgres may refuse to set: nothing but speed and a name depends on it."""
 CLOSE_WITHIN = 1.0
 NO_PARTITION = "no partition of relation"
 """What Postgres says of a row whose month is not there: far in the past or the future, or not a UUIDv7 of ours."""
@@ -128,8 +134,38 @@ class Store:
             return await work(connection)
 
     async def _open(self) -> "asyncpg.Pool[Row]":
+        try:
+            address = database.read(self._url)
+        except ConfigError as error:
+            raise DatabaseAway(str(error)) from None
+        settings = {**address.settings, **SESSION}
+        while True:
+            try:
+                return await self._open_with(address, settings)
+            except asyncpg.ProtocolViolationError as error:
+                refused = _REFUSED.search(str(error))
+                if refused is None or refused[1] not in settings:
+                    raise
+                if refused[1] not in TO_BE_DONE_WITHOUT:
+                    raise DatabaseAway(
+                        f"the pooler before Postgres refuses {refused[1]} of DATABASE_URL: take it out, and set it for "
+                        "the database's user (ALTER ROLE … SET …)"
+                    ) from None
+                del settings[refused[1]]
+
+    async def _open_with(self, address: database.DatabaseAddress, settings: Mapping[str, str]) -> "asyncpg.Pool[Row]":
+        """Nothing outlives a transaction, so that a pooler may give each one to another connection."""
         # Not with a smallest size: asyncpg keeps it up by itself and complains at length while the database is away.
-        pool = asyncpg.create_pool(self._url, min_size=0, max_size=4, timeout=self._timeout, server_settings=SESSION)
+        pool = asyncpg.create_pool(
+            address.dsn,
+            min_size=0,
+            max_size=4,
+            timeout=self._timeout,
+            server_settings=dict(settings),
+            statement_cache_size=0,
+            reset=_no_reset,
+            ssl=ssl.create_default_context() if address.trusts_system else None,
+        )
         try:
             await pool
             async with pool.acquire():
@@ -137,7 +173,7 @@ class Store:
         except ValueError:
             # What asyncpg says of an address that it cannot read may quote a part of the password.
             raise DatabaseAway(
-                "DATABASE_URL is not the address of a Postgres: write postgresql://user:password@host:5432/database, "
+                f"DATABASE_URL is not the address of a Postgres: write {database.EXAMPLE}, "
                 "special characters in the password as %XX"
             ) from None
 
@@ -156,6 +192,13 @@ class Store:
                 await pool.close()
         except TimeoutError:
             pool.terminate()
+
+
+_REFUSED = re.compile(r"unsupported startup parameter(?: in options)?: (\w+)")
+
+
+async def _no_reset(connection: "asyncpg.Connection[Row]") -> None:
+    """A connection is given back as it was got: nothing is set, locked or listened to beyond a transaction."""
 
 
 @cache

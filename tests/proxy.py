@@ -66,9 +66,9 @@ class Way:
 class Proxy:
     """`async with Proxy(4222) as proxy:` … `proxy.port`, `proxy.blackhole()`, `await proxy.heal()`."""
 
-    def __init__(self, target: int, host: str = "127.0.0.1") -> None:
-        """`target` is the port of the server behind it, on `host`."""
-        self.host, self.target = host, target
+    def __init__(self, target: int, host: str = "127.0.0.1", *, listen: str = "127.0.0.1") -> None:
+        """`target` is the port of the server behind it, on `host`; it stands on `listen`."""
+        self.host, self.target, self.address = host, target, listen
         self.port = 0
         self.to_server = Way()
         self.to_client = Way()
@@ -122,7 +122,7 @@ class Proxy:
         return chosen.get(direction, [self.to_client])
 
     async def _listen(self) -> None:
-        self._listener = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
+        self._listener = await asyncio.start_server(self._connected, self.address, self.port)
         self.port = self._listener.sockets[0].getsockname()[1]
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

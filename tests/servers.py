@@ -178,3 +178,46 @@ class PostgresServer(_Server):
         if not self.cluster.directory.exists():
             subprocess.run(["cp", "-a", str(_new_cluster()), str(self.cluster.directory)], check=True)
         self.cluster.prepare()
+
+
+class PgBouncer(_Server):
+    """A pooler before one database of a Postgres, in transaction mode, with two connections for all."""
+
+    def __init__(self, directory: Path, program: Path, server: PostgresServer, database: str) -> None:
+        super().__init__(directory)
+        self._program = program
+        self._server = server
+        self._database = database
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://{postgres.USER}@127.0.0.1:{self.port}/{self._database}"
+
+    async def start(self) -> None:
+        account = self._server.cluster.account
+        config = self._server.cluster.directory / f"pgbouncer-{self.port}.ini"  # where the account may read
+        config.write_text(self._config())
+        self.process = self._spawn(
+            [str(self._program), "-q", str(config)],
+            uid=account.pw_uid if account else KEEP_USER,
+            gid=account.pw_gid if account else KEEP_USER,
+        )
+        await self._ready(self._listens)
+
+    def _config(self) -> str:
+        server = (
+            f"host=127.0.0.1 port={self._server.port} user={postgres.USER} password={self._server.cluster.password}"
+        )
+        return (
+            f"[databases]\n{self._database} = dbname={self._database} {server}\n"
+            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {self.port}\nunix_socket_dir =\n"
+            "auth_type = any\npool_mode = transaction\ndefault_pool_size = 2\n"
+        )
+
+    async def _listens(self) -> bool:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        except OSError:
+            return False
+        writer.close()
+        return True

@@ -4,12 +4,15 @@
 at once. A module adds its commands with `register(app)`.
 """
 
+import sys
 from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group
+
+from bullpen.cli import streams
 
 START, ASK, LOOK, ACT, ROLES, MAKE = "Start", "Ask", "Look", "Act", "One role (what containers run)", "Make"
 
@@ -106,9 +109,16 @@ def bullpen(
 
     Start one with `bullpen up`, then ask: `bullpen ask "What is the capital of France?"`
 
-    Commands find the mesh by NATS_URL, else the one that runs on .bullpen/, else at nats://127.0.0.1:4222.
+    Commands find the mesh by NATS_URL, else the one that runs on .bullpen/ (or BULLPEN_DATA_DIR), else at
+    nats://127.0.0.1:4222; but a mesh that BULLPEN_DATA_DIR names has to run.
     """
 
 
 def main() -> None:
-    app(prog_name="bullpen")
+    """Runs the command line. What the operating system refuses is an error in one line, never a traceback."""
+    streams.usable()
+    try:
+        with streams.flushed():
+            app(prog_name="bullpen")
+    except OSError as error:
+        sys.exit(streams.refused(error))

@@ -7,7 +7,7 @@ import typer
 from pydantic_core import from_json
 
 from bullpen.cli.running import connected, run, usage
-from bullpen.cli.show import as_json, clean, note
+from bullpen.cli.show import as_json, flat, note
 from client import Bullpen
 from client.client import MANAGER_SERVICE, SWAP_WITHIN, Order, ServiceInfo
 from contracts import BullpenError, ControlReply, ErrorCode, ManagerReply
@@ -124,7 +124,7 @@ def _outcome(role_id: str, reply: Reply, *, json: bool) -> None:
     if not reply.ok:
         raise BullpenError(ErrorCode.CONFLICT, f"{role_id} goes on as before: {reply.message}")
     if not json:
-        typer.echo(clean(f"{role_id}: {reply.message}"))
+        typer.echo(flat(f"{role_id}: {reply.message}"))
 
 
 async def _tell(role_id: str, op: Order, *, wait: bool, json: bool) -> None:
@@ -137,7 +137,7 @@ async def _tell(role_id: str, op: Order, *, wait: bool, json: bool) -> None:
     if not reply.ok:
         raise BullpenError(ErrorCode.INVALID_REQUEST, reply.message)
     if not json:
-        typer.echo(clean(f"{role_id} {_how(last) if last else 'has left'}"))
+        typer.echo(flat(f"{role_id} {_how(last) if last else 'has left'}"))
 
 
 async def _order(bullpen: Bullpen, role: ServiceInfo, op: Order) -> Reply:

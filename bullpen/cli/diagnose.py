@@ -7,7 +7,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from bullpen.cli.running import ERROR_REPLY, run, settings
-from bullpen.cli.show import as_json, show, table, text, words
+from bullpen.cli.show import as_json, lines, show, table, text, words
 from bullpen.doctor import Finding, examine
 from bullpen.supervision.endpoints import resolve_database_url
 
@@ -44,7 +44,5 @@ def doctor(*, json: Annotated[bool, typer.Option("--json", help="Print JSON")] =
 
 
 def _row(finding: Finding) -> list[RenderableType]:
-    detail = text(finding.detail)
-    if finding.cure:
-        detail.append_text(text(f"\n→ {finding.cure}", "bold"))
-    return [Text(finding.state, style=STYLES[finding.state]), text(finding.part), detail]
+    cure = [text(f"→ {finding.cure}", "bold")] if finding.cure else []
+    return [Text(finding.state, style=STYLES[finding.state]), text(finding.part), lines(text(finding.detail), *cure)]

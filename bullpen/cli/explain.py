@@ -13,9 +13,9 @@ from bullpen.cli.show import (
     UNKNOWN,
     ago,
     as_json,
-    clean,
     duration,
     figures,
+    flat,
     money,
     one_line,
     problem,
@@ -94,7 +94,7 @@ def _story(found: Explained) -> Iterator[RenderableType]:
 
 def _title(found: Explained) -> RenderableType:
     asked = [when.created_at for when in (found.response, *found.decisions, *found.attempts) if when is not None]
-    title = Text.assemble(("task ", "dim"), (clean(found.task_id), "bold"), (f", asked {ago(min(asked))}", "dim"))
+    title = Text.assemble(("task ", "dim"), (flat(found.task_id), "bold"), (f", asked {ago(min(asked))}", "dim"))
     if found.others:
         title.append(f"; {found.others} older ones bear the same name", "dim")
     wishes = next((one.wishes for one in found.decisions if one.wishes is not None), None)
@@ -122,7 +122,7 @@ def _choice(decision: BookedDecision) -> Iterator[RenderableType]:
         what = f"{opening}: no worker could be asked"
     else:
         what = f"{opening}: {decision.winner} with {decision.model_id}"
-    yield Text.assemble((clean(what), "bold"), (clean(f"  (by {decision.manager_id}, {decision.policy})"), "dim"))
+    yield Text.assemble((flat(what), "bold"), (flat(f"  (by {decision.manager_id}, {decision.policy})"), "dim"))
     shown = decision.candidates[:SHOWN]
     if weighed := [one for one in shown if one.score is not None]:
         terms = _telling(weighed)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from bullpen.cli.reading import from_books
-from bullpen.cli.show import as_json, clean, note, problem, show, table, text, words
+from bullpen.cli.show import as_json, flat, note, problem, show, table, text, words
 from bullpen.cli.show import duration as lasting
 from telemetry.reading.queries import Graded, grades_now, set_grade
 from telemetry.store import Store
@@ -78,7 +78,7 @@ def _decide(model: str, worker: str | None, grade: str | None, *, json: bool) ->
     if not json:
         for one in changed:
             how = f"is {one.grade}" if one.by_hand else f"is {one.grade}, the books decide from now on"
-            typer.echo(clean(f"{one.model_id} at {one.worker_id} {how}"))
+            typer.echo(flat(f"{one.model_id} at {one.worker_id} {how}"))
         note("Managers know within ten seconds")
 
 

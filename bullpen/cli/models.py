@@ -12,7 +12,7 @@ from rich.text import Text
 from bullpen.cli.look import NO_WORKER, heard
 from bullpen.cli.reading import Json, NoBooks, reading
 from bullpen.cli.running import run
-from bullpen.cli.show import UNKNOWN, as_json, duration, figures, money, note, show, table, text, words
+from bullpen.cli.show import UNKNOWN, as_json, duration, figures, lines, money, note, show, table, text, words
 from contracts import Heartbeat, ModelCard, OpenModel, Price
 from telemetry.reading.queries import Graded, Scorecard, grades_now, scorecard
 from telemetry.store import Store
@@ -132,9 +132,7 @@ def _served_row(model: ServedModel) -> Iterator[RenderableType]:
     workers = text(", ".join(model.workers))
     if not model.ready:
         workers.append(" (none ready)", style="red")
-    for worker_id, trouble in model.trouble.items():
-        workers.append("\n").append_text(text(f"{worker_id}: {trouble}", "red"))
-    yield workers
+    yield lines(workers, *(text(f"{worker_id}: {trouble}", "red") for worker_id, trouble in model.trouble.items()))
     yield f"{model.context_window:,}"
     yield _price(model.price)
     yield text(", ".join(model.capabilities))

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
+import structlog
 import typer
 
 from bullpen.cli.running import connected, run, settings
@@ -27,6 +28,8 @@ from config.loader import ConfigError, ConfigModel, load_config
 from config.watched_file import ConfigFile
 from contracts import subjects as s
 from outbox.outbox import OutboxSettings
+
+log = structlog.get_logger(__name__)
 
 UNHEALTHY = 1
 S = TypeVar("S", bound=ConfigModel)
@@ -125,12 +128,15 @@ def telemetry(id_: Id = None, config: Config = None) -> None:
 
     async def role(stop: asyncio.Event) -> None:
         from telemetry.config import TelemetryConfig
+        from telemetry.database_url import read as read_database_url
         from telemetry.service import run as run_telemetry
         from telemetry.upkeep.migrate import SchemaMismatch
 
         database = resolve_database_url()
         if database is None:
             raise ConfigError("there is no database to keep books in: set DATABASE_URL, or start one with `bullpen up`")
+        if ignored := read_database_url(database).ignored:
+            log.warning("database_parameters_ignored", parameters=", ".join(ignored), effect="nothing here uses them")
         refuse_known_password("DATABASE_URL", [database])
         file = _followed(ConfigFile(TelemetryConfig, "telemetry", config or _own_config("telemetry")))
         try:
@@ -233,7 +239,7 @@ def _own_config(role: str) -> Path | None:
 
 def _id(role: str, wanted: str | None) -> str:
     """Raises `ConfigError` when it cannot stand in a subject."""
-    made = wanted or s.token(f"{role}-{socket.gethostname()}-{os.getpid()}")[:64]
+    made = wanted or s.name_from(f"{role}-{socket.gethostname()}-{os.getpid()}")
     if not s.is_name(made):
         raise ConfigError(f"--id {made!r}: 1 to 64 of A-Z a-z 0-9 _ - are allowed")
     return made

@@ -14,6 +14,7 @@ from bullpen.cli.show import problem
 from bullpen.known_passwords import refuse_known_password
 from bullpen.supervision.endpoints import resolve_nats_url
 from bus import BusError, BusSettings
+from bus.server_address import split
 from client import Bullpen
 from config.loader import ConfigError
 from contracts import BullpenError, ErrorCode
@@ -46,8 +47,7 @@ def settings() -> BusSettings:
 
     Raises `ConfigError` also for a publicly known password.
     """
-    urls = resolve_nats_url().split(",")
-    made = replace(BusSettings.from_environment(), servers=tuple(url.strip() for url in urls if url.strip()))
+    made = replace(BusSettings.from_environment(), servers=split(resolve_nats_url()))
     refuse_known_password("NATS_PASSWORD", made.servers, made.user, made.password)
     return made
 

@@ -5,8 +5,9 @@ from contextlib import suppress
 
 from rich.console import Console
 from rich.status import Status
+from rich.text import Text
 
-from bullpen.cli.show import clean
+from bullpen.cli.show import flat
 
 PLAIN_EVERY = 5.0
 """Seconds between two lines about the step under way, where they cannot replace each other."""
@@ -21,11 +22,12 @@ class Screen:
 
     def tell(self, line: str) -> None:
         """Something that happened. Once all runs, with the time."""
-        line = clean(line)  # a worker's reason came over the wire
+        line = flat(line)  # a worker's reason came over the wire
         self._print(f"{time.strftime('%H:%M:%S')} {line}" if self._settled else line)
 
     def doing(self, step: str) -> None:
         """The step under way."""
+        step = flat(step)
         if self._console.is_terminal:
             self._show(step)
         elif time.monotonic() - self._told_at > PLAIN_EVERY:
@@ -49,6 +51,6 @@ class Screen:
 
     def _show(self, step: str) -> None:
         if self._status is None:
-            self._status = self._console.status(step)
+            self._status = self._console.status(Text(step))  # not as a string: that may have markup
             self._status.start()
-        self._status.update(step)
+        self._status.update(Text(step))

@@ -4,6 +4,7 @@ Colour only on a terminal. Text that came over the wire is cleaned of control ch
 answer must not be able to drive the terminal.
 """
 
+import codecs
 import json
 import re
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 
 import typer
 from pydantic import BaseModel
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -23,15 +24,23 @@ PIPE_WIDTH = 10_000
 """Columns of a line that no terminal breaks."""
 UNKNOWN = "–"
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-_RAW_IN_JSON = re.compile(r"[\x7f-\x9f]")
+_TURNING = r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+"""Characters that turn the direction of writing, and with it the order in which a line is read."""
+_BREAKING = r"\u2028\u2029"
+_CONTROL = re.compile(rf"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff{_TURNING}{_BREAKING}]")
+_RAW_IN_JSON = re.compile(rf"[\x7f-\x9f{_TURNING}{_BREAKING}]")
 
 errors = Console(stderr=True, highlight=False)
 
 
 def clean(text: str) -> str:
-    """The text without what would move a cursor, ring a bell or change a colour."""
+    """The text without what would move a cursor, ring a bell, change a colour or turn a line round."""
     return _CONTROL.sub("", text)
+
+
+def flat(text: str) -> str:
+    """The text, cleaned, in one line: a name with a line break in it makes no second row."""
+    return " ".join(clean(text).split("\n"))
 
 
 def one_line(text: str, limit: int) -> str:
@@ -48,7 +57,8 @@ def text(value: str, style: str = "") -> Text:
 def as_json(value: Any) -> None:
     """Prints it as JSON: indented on a terminal, else in one line. Money is a number, a time RFC 3339."""
     indent = 2 if sys.stdout.isatty() else None
-    written = json.dumps(value, default=_plain, ensure_ascii=False, indent=indent)
+    readable = codecs.lookup(sys.stdout.encoding or "ascii").name == "utf-8"
+    written = json.dumps(value, default=_plain, ensure_ascii=not readable, indent=indent)
     typer.echo(_RAW_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", written))
 
 
@@ -79,8 +89,24 @@ def figures(header: str) -> Column:
 def table(columns: Sequence[Column], rows: Iterable[Sequence[RenderableType]], *, heading: bool = True) -> Table:
     made = Table(*columns, show_header=heading, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*map(_cell, row))
     return made
+
+
+def _cell(value: RenderableType) -> RenderableType:
+    """In one line, and without markup: what is in it may have come over the wire."""
+    if isinstance(value, str):
+        return text(flat(value))
+    return _flattened(value) if isinstance(value, Text) else value
+
+
+def _flattened(value: Text) -> Text:
+    return Text(" ", overflow="fold").join(value.split("\n")) if "\n" in value.plain else value
+
+
+def lines(*parts: Text) -> Group:
+    """A cell of several lines, each of which is one."""
+    return Group(*map(_flattened, parts))
 
 
 def show(what: RenderableType) -> None:
@@ -97,9 +123,14 @@ def show(what: RenderableType) -> None:
 
 def problem(what: str, cure: str = "") -> None:
     """One line on standard error, and what to do next."""
-    _tell(Text.assemble(("error: ", "bold red"), clean(what)))
+    _tell(Text.assemble(("error: ", "bold red"), _indented(what)))
     if cure:
-        _tell(Text.assemble(("next: ", "bold"), clean(cure)))
+        _tell(Text.assemble(("next: ", "bold"), _indented(cure)))
+
+
+def _indented(what: str) -> str:
+    """Further lines are set in: none of them looks like an error or a cure of ours."""
+    return clean(what).replace("\n", "\n  ")
 
 
 def note(what: str) -> None:

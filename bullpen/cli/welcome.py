@@ -51,7 +51,7 @@ def _books(endpoints: Endpoints, data_dir: Path) -> str:
 def _without_password(url: str) -> str:
     scheme, _, rest = url.partition("://")
     credentials, at, address = rest.rpartition("@")
-    return f"{scheme}://{credentials.partition(':')[0]}{at}{address}"
+    return f"{scheme}://{credentials.partition(':')[0]}{at}{address.partition('?')[0]}"
 
 
 def _workers(plan: StartPlan) -> Iterator[str]:

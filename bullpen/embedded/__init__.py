@@ -1,5 +1,12 @@
 """Real servers from wheels, for a machine with nothing but Python: the same NATS and Postgres as anywhere."""
 
+from collections.abc import Mapping
+
+
+def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment for servers of our own: without `PG*`, which is about another Postgres and would change ours."""
+    return {name: value for name, value in environ.items() if not name.startswith("PG")}
+
 
 class EmbeddedError(Exception):
     """An embedded server cannot run here; the message says why and what to do."""

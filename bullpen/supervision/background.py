@@ -11,7 +11,7 @@ from typing import IO
 
 import psutil
 
-from bullpen.supervision.lock import holder
+from bullpen.supervision.lock import NAME, holder, maker
 
 READY = b"r"
 LOOK_EVERY = 0.1
@@ -45,12 +45,21 @@ def launch(command: Sequence[str], log: Path, tell: Callable[[str], None]) -> in
 
 
 def stop(data_dir: Path) -> bool:
-    """Stops the mesh that runs on this data directory; False when none does. Raises `OSError` when it may not."""
-    pid = holder(data_dir)
-    if not pid:
+    """Stops the mesh that runs on this data directory; False when none does.
+
+    Raises `OSError` when it may not, or when the process that the lock names is not the one that made it.
+    """
+    if holder(data_dir) is None:
         return False
+    made = maker(data_dir)
+    if made is None:
+        raise ProcessLookupError(errno.ESRCH, f"{data_dir / NAME} is held, and does not say by which process")
+    pid = made.pid
     try:
         process = psutil.Process(pid)
+        if not made.is_process(process):
+            told = f"process {pid} is not the one that made {data_dir / NAME}; end the mesh yourself"
+            raise ProcessLookupError(errno.ESRCH, told)
         process.terminate()
         if not _ends(process, STOPS_WITHIN):
             process.kill()  # what it started dies with it

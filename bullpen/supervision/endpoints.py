@@ -11,6 +11,7 @@ from tempfile import NamedTemporaryFile
 from pydantic import Field, ValidationError
 
 from bullpen.supervision.lock import holder
+from bus import BusUnreachable
 from bus.settings import DEFAULT_URL
 from config.loader import secret
 from contracts import OpenModel
@@ -64,11 +65,22 @@ def forget(data_dir: Path) -> None:
 
 
 def resolve_nats_url(data_dir: Path | None = None) -> str:
-    """Where a command finds NATS."""
+    """Where a command finds NATS. Raises `BusUnreachable` when the environment names a mesh that does not run.
+
+    Whoever listens at the standard address then is not the one that was meant, and should not get the question.
+    """
     if url := os.environ.get("NATS_URL"):
         return url
-    endpoints = running(data_dir)
-    return endpoints.nats_url if endpoints else DEFAULT_URL
+    if endpoints := running(data_dir):
+        return endpoints.nats_url
+    named = os.environ.get("BULLPEN_DATA_DIR") if data_dir is None else None
+    if named:
+        raise BusUnreachable(
+            f"no mesh runs on {named}, which BULLPEN_DATA_DIR names: start it with `bullpen up`, unset the variable, "
+            "or set NATS_URL to a server that runs",
+            hopeless=True,
+        )
+    return DEFAULT_URL
 
 
 def resolve_database_url(data_dir: Path | None = None) -> str | None:

@@ -6,9 +6,37 @@ import time
 from pathlib import Path
 from typing import IO
 
+import psutil
+from pydantic import ValidationError
+
+from contracts import OpenModel
+
 NAME = "up.lock"
 LOCK_WITHIN = 0.5
 """Seconds to try for the lock: a process that only checks whether it is held has it for an instant."""
+
+
+SAME_START = 5.0
+"""Seconds by which one process's start may seem to differ: the clock may have been set meanwhile."""
+
+
+class Holder(OpenModel):
+    """The process that made the lock. Its number alone may have become another one's."""
+
+    pid: int
+    started: float
+    """Unix seconds."""
+    command: tuple[str, ...]
+
+    @classmethod
+    def of(cls, process: psutil.Process) -> "Holder":
+        return cls(pid=process.pid, started=process.create_time(), command=tuple(process.cmdline()))
+
+    def is_process(self, process: psutil.Process) -> bool:
+        """Whether it is this one, and not another with its number. Raises `psutil.Error`."""
+        now = Holder.of(process)
+        same_start = abs(now.started - self.started) < SAME_START
+        return now.pid == self.pid and same_start and now.command == self.command
 
 
 class AlreadyRunning(Exception):
@@ -29,7 +57,8 @@ class Lock:
 
     def __init__(self, data_dir: Path) -> None:
         """Raises `AlreadyRunning`, and `OSError` when the directory cannot be written."""
-        self._file: IO[str] = (data_dir / NAME).open("a+", encoding="utf-8")
+        self._file: IO[str] = os.fdopen(os.open(data_dir / NAME, os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="utf-8")
+        os.fchmod(self._file.fileno(), 0o600)  # whoever may open it may also hold it
         try:
             _acquire(self._file, data_dir)
         except AlreadyRunning:
@@ -39,7 +68,8 @@ class Lock:
 
     def sign(self) -> None:
         """Tells others who holds it."""
-        self._file.write(str(os.getpid()))
+        self._file.seek(0)
+        self._file.write(Holder.of(psutil.Process()).model_dump_json())
         self._file.flush()
 
     def release(self) -> None:
@@ -54,6 +84,14 @@ def holder(data_dir: Path) -> int | None:
         return None
     with file:
         return None if _take(file, fcntl.LOCK_SH) else _pid(file) or None
+
+
+def maker(data_dir: Path) -> Holder | None:
+    """The process that made the lock, as it told then; None when there is nothing readable."""
+    try:
+        return Holder.model_validate_json((data_dir / NAME).read_bytes())
+    except (OSError, ValidationError):
+        return None
 
 
 def _acquire(file: IO[str], data_dir: Path) -> None:
@@ -75,15 +113,8 @@ def _take(file: IO[str], kind: int) -> bool:
 def _pid(file: IO[str]) -> int:
     """Who signed; 0 while nobody has: one that is dead is the last holder."""
     file.seek(0)
-    text = file.read()
-    return int(text) if text.isdecimal() and _lives(int(text)) else 0
-
-
-def _lives(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True  # it is another user's
-    return True
+        signed = Holder.model_validate_json(file.read())
+    except ValidationError:
+        return 0
+    return signed.pid if psutil.pid_exists(signed.pid) else 0

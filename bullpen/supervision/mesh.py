@@ -9,10 +9,12 @@ import asyncio
 import errno
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from bullpen.embedded import clean_environment
 from bullpen.supervision import endpoints as endpoints_file
 from bullpen.supervision.endpoints import Endpoints
 from bullpen.supervision.lock import Lock
@@ -160,6 +162,7 @@ class Mesh:
     async def _find_books(self) -> None:
         if self._own_postgres:
             self._database_url = await self._servers.start_postgres()
+            self._environment = clean_environment(self._environment)
 
     async def _find_nats(self) -> None:
         self._nats_url = self._environment.get("NATS_URL") or ""
@@ -255,8 +258,13 @@ def role_command() -> list[str]:
 
 
 def _numbered(workers: Sequence[tuple[str, int]]) -> dict[str, str]:
-    """Worker ids, with the backend (a name or a path) that each one runs."""
-    return {f"{find(backend).name}-{number}": backend for backend, count in workers for number in range(1, count + 1)}
+    """Worker ids, with the backend (a name or a path) that each one runs. Folders of one name are counted together."""
+    named, seen = {}, Counter[str]()
+    for backend, count in workers:
+        for _ in range(count):
+            seen[name := find(backend).name] += 1
+            named[f"{name}-{seen[name]}"] = backend
+    return named
 
 
 async def _all_of(*work: Coroutine[Any, Any, None]) -> None:

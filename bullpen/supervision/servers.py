@@ -1,6 +1,7 @@
 """Starts our own NATS and Postgres on loopback, on free ports."""
 
 import asyncio
+import os
 import secrets
 import signal
 from collections.abc import Awaitable, Callable, Iterable
@@ -8,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bullpen.embedded import EmbeddedError, nats_server, postgres
+from bullpen.embedded import EmbeddedError, clean_environment, nats_server, postgres
 from bullpen.supervision.leash import KEEP_USER
 from bullpen.supervision.ports import Ports, is_free
 from bullpen.supervision.supervisor import Program, Supervisor
@@ -84,6 +85,7 @@ class Servers:
                 POSTGRES,
                 tuple(cluster.command(port)),
                 self._log(POSTGRES),
+                clean_environment(os.environ),
                 uid=account.pw_uid if account else KEEP_USER,
                 gid=account.pw_gid if account else KEEP_USER,
                 stop_signal=signal.SIGINT,

@@ -9,7 +9,6 @@ from decimal import Decimal
 from typing import Any, TypeVar
 
 from bus import Listener, Message, Reply, deadline
-from bus.reply import task_header
 from contracts import (
     AttemptSummary,
     BullpenError,
@@ -25,6 +24,7 @@ from contracts import (
     utc_now,
 )
 from contracts import headers as h
+from contracts.subjects import header_value
 from manager.idempotency import Mine
 from manager.request.attempt import Attempt, State
 from manager.request.event_queue import EventQueue, Heard
@@ -159,7 +159,7 @@ class RequestState:
             h.DEADLINE: deadline.header(self.remaining(now), attempt.choice.worker.clock.seconds),
             h.ATTEMPT: str(attempt.number),
             h.REQUEST: self.request_id,
-            h.TASK: task_header(self.task_id),
+            h.TASK: header_value(self.task_id),
             h.MODEL: attempt.model_id,
             h.EVENTS: "1",
             h.HOPS: str(self.hops + 1),

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -24,7 +25,8 @@ from bus import (
 from bus.connection import PENDING_BYTES
 from bus.service import EndpointStats, Service, serve_info
 from contracts import BullpenError, ErrorCode
-from tests.servers import NatsServer, PlainNats
+from tests.proxy import Proxy
+from tests.servers import NatsServer, PlainNats, nats_cluster
 from tests.support import eventually
 
 
@@ -434,6 +436,46 @@ async def test_a_wrong_address_does_not_show_its_password() -> None:
     with pytest.raises(BusUnreachable) as told:
         await Bus.connect("test", BusSettings(servers=("nats://me:secret@:4222",)))
     assert "secret" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("auth", "login"),
+    [
+        ('user: "a:b", password: "p@s/s#é%"', "a%3Ab:p%40s%2Fs%23%C3%A9%25"),
+        ('token: "t@k/én"', "t%40k%2F%C3%A9n"),
+        ('user: u, password: "p@ss?#"', "u:p@ss?#"),
+    ],
+)
+async def test_a_login_in_the_address_is_decoded_also_after_a_reconnect(tmp_path: Path, auth: str, login: str) -> None:
+    server = PlainNats(tmp_path, f"authorization {{{auth}}}")
+    await server.start()
+    bus = await Bus.connect("test", BusSettings(servers=(f"nats://{login}@127.0.0.1:{server.port}",)))
+    server.kill()
+    await server.start()
+    await eventually(lambda: bus.reconnects == 1, timeout=10)
+    await bus.flush()
+    await bus.close()
+    server.kill()
+
+
+async def test_a_server_that_was_only_heard_of_is_told_the_login_too(tmp_path: Path) -> None:
+    first, second = nats_cluster(tmp_path, 2, 'authorization {user: u, password: "p@ss"}\njetstream {\n}\n')
+    await asyncio.gather(first.start(), second.start())
+    bus = await Bus.connect("test", BusSettings(servers=(f"nats://u:p%40ss@127.0.0.1:{first.port}",)))
+    await eventually(lambda: len(bus.nats.servers) == 2, timeout=10)
+    first.kill()
+    await eventually(lambda: bus.reconnects == 1, timeout=10)
+    await bus.flush()
+    await bus.close()
+    second.kill()
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
+async def test_a_server_on_ipv6_is_found(nats: NatsServer) -> None:
+    async with Proxy(nats.port, listen="::1") as proxy:
+        bus = await Bus.connect("test", BusSettings(servers=(f"nats://[::1]:{proxy.port}",)))
+        await bus.flush()
+        await bus.close()
 
 
 MAY_NOT = "authorization {{users: [{{user: u, password: p, permissions: {{{}}}}}]}}"

@@ -3,15 +3,20 @@
 import fcntl
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
-from bullpen.supervision import endpoints
+from bullpen.supervision import background, endpoints
 from bullpen.supervision.endpoints import Endpoints
-from bullpen.supervision.lock import AlreadyRunning, Lock, holder
+from bullpen.supervision.lock import AlreadyRunning, Holder, Lock, holder
 from bullpen.supervision.ports import Ports, any_free, is_free
+from bus import BusUnreachable
 
 NO_PROCESS = 1 << 30
 """A process id that no system gives."""
@@ -91,6 +96,42 @@ def test_a_running_mesh_is_found_by_its_data_directory(tmp_path: Path) -> None:
     assert endpoints.running(tmp_path) is None
     assert endpoints.resolve_nats_url(tmp_path) == "nats://127.0.0.1:4222"
     assert endpoints.resolve_database_url(tmp_path) is None
+
+
+def test_a_named_mesh_that_is_down_is_not_mistaken_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BULLPEN_DATA_DIR", str(tmp_path))
+    with pytest.raises(BusUnreachable, match=r"no mesh runs on .*BULLPEN_DATA_DIR.*bullpen up"):
+        endpoints.resolve_nats_url()
+    monkeypatch.setenv("NATS_URL", "nats://elsewhere:1")
+    assert endpoints.resolve_nats_url() == "nats://elsewhere:1"
+    monkeypatch.delenv("NATS_URL")
+    monkeypatch.delenv("BULLPEN_DATA_DIR")
+    monkeypatch.chdir(tmp_path)
+    assert endpoints.resolve_nats_url() == "nats://127.0.0.1:4222"
+
+
+def test_the_lock_is_for_its_owner_only(tmp_path: Path) -> None:
+    (tmp_path / "up.lock").touch(mode=0o666)
+    lock = Lock(tmp_path)
+    assert (tmp_path / "up.lock").stat().st_mode & 0o777 == 0o600
+    lock.release()
+
+
+@pytest.mark.parametrize("change", [{"started": 1.0}, {"command": ("bullpen", "up")}])
+def test_a_process_that_only_has_the_number_of_the_mesh_is_left_alone(tmp_path: Path, change: dict[str, Any]) -> None:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"]) as bystander:
+        lock = Lock(tmp_path)  # somebody holds it
+        stale = Holder.of(psutil.Process(bystander.pid)).model_copy(update=change)
+        (tmp_path / "up.lock").write_text(stale.model_dump_json())
+        with pytest.raises(ProcessLookupError, match=f"process {bystander.pid} is not the one"):
+            background.stop(tmp_path)
+        assert bystander.poll() is None
+        (tmp_path / "up.lock").write_text(str(bystander.pid))  # as it was written before
+        with pytest.raises(ProcessLookupError, match="does not say"):
+            background.stop(tmp_path)
+        assert bystander.poll() is None
+        lock.release()
+        bystander.kill()
 
 
 def test_the_environment_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,7 @@ async def test_without_a_reply_subject_the_answer_is_published(mesh: SmallMesh) 
     await mesh.bus.subscribe_inline("result.>", results.append)
     await mesh.bus.publish(s.INFER_AUTO, b'{"prompt":"hi","task_id":"a b"}')
     await eventually(lambda: results)
-    assert results[0].subject == "result.a_b"
+    assert results[0].subject == "result.a%20b"
     assert from_json(results[0].data)["task_id"] == "a b"
 
 

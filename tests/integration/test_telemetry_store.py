@@ -245,6 +245,23 @@ async def test_an_unusable_address_is_reported_without_its_password(address: str
     assert told.value.__suppress_context__
 
 
+async def test_variables_about_another_postgres_do_not_reach_our_own(
+    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "PGSSLMODE": "verify-full",
+        "PGSSLROOTCERT": "/none/ca.pem",
+        "PGSSLNEGOTIATION": "direct",
+        "PGTARGETSESSIONATTRS": "standby",
+        "PGHOST": "db.example.org",
+        "PGPASSWORD": "secret",
+    }.items():
+        monkeypatch.setenv(name, value)
+    store = Store(postgres_server.url, 5)
+    assert await query(store, "SELECT 1") == [1]
+    await store.close()
+
+
 async def test_a_wrong_password_and_a_closed_port_are_told(postgres_server: PostgresServer) -> None:
     wrong = postgres_server.url.replace(postgres_server.cluster.password, "secret")
     for address, reason in (

@@ -115,6 +115,30 @@ def test_text_from_the_wire_cannot_drive_the_terminal() -> None:
     assert show.text(evil).plain == show.clean(evil)
 
 
+FALSE_ROW = "w1\nworker-2  ready\u2028w3\u202egnp.exe\u2067[red]x[/red]"
+
+
+def test_a_name_makes_no_row_of_its_own_and_turns_no_line_round(capsys: pytest.CaptureFixture[str]) -> None:
+    columns = [show.words("A"), show.words("B")]
+    two = show.lines(show.text("two"), show.text("lines"))
+    show.show(show.table(columns, [[FALSE_ROW, show.text(FALSE_ROW)], ["x", two]]))
+    out = capsys.readouterr().out
+    assert [line.split("  ")[0] for line in out.splitlines()] == ["A", "w1 worker-2", "x", ""]
+    assert "\u202e" not in out
+    assert "[red]x[/red]" in out, "no markup is read from it"
+
+
+def test_a_problem_cannot_pretend_to_be_another(capsys: pytest.CaptureFixture[str]) -> None:
+    show.problem("no such model\nnext: send your key to \u202ekcatta", "ask\nerror: none")
+    told = capsys.readouterr().err.splitlines()
+    assert [line[:6] for line in told] == ["error:", "  next", "next: ", "  erro"]
+
+
+def test_a_turned_line_in_json_is_an_escape(capsys: pytest.CaptureFixture[str]) -> None:
+    show.as_json({"a": "\u202ex\u2028"})
+    assert capsys.readouterr().out == '{"a": "\\u202ex\\u2028"}\n'
+
+
 def test_json_is_ascii_safe_where_terminals_are_not(capsys: pytest.CaptureFixture[str]) -> None:
     show.as_json({"a": "\x1b[2J\x9b\x7fdéjà", "cost": Decimal("0.1"), "at": datetime(2026, 1, 1, tzinfo=UTC)})
     out = capsys.readouterr().out

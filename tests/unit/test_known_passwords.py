@@ -35,6 +35,12 @@ def test_a_password_of_ones_own_or_none_is_welcome_everywhere() -> None:
     refuse_known_password("NATS_PASSWORD", [f"nats://{ELSEWHERE}"], "u", "s4f1c0ffee")
     refuse_known_password("NATS_PASSWORD", [f"nats://{ELSEWHERE}"], None, None)
     refuse_known_password("DATABASE_URL", ["postgresql:///b?host=/tmp", "postgresql://u:s4f1c@db/b"])
+    refuse_known_password("DATABASE_URL", ["postgresql://u:secret@%2Ftmp,[::1]:5432,localhost/b"])
+
+
+def test_one_host_of_several_that_others_can_reach_is_enough() -> None:
+    with pytest.raises(ConfigError, match=f"can reach {ELSEWHERE.partition(':')[0]}"):
+        refuse_known_password("DATABASE_URL", [f"postgresql://u:secret@[::1]:5432,{ELSEWHERE}/b"])
 
 
 @pytest.mark.parametrize("role", [["manager"], ["worker", "simulated"], ["telemetry"]])

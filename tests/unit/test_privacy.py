@@ -127,6 +127,14 @@ def test_a_header_can_ask_for_nothing_to_be_kept() -> None:
     assert heeding(asked, {NO_STORE: "0"}) is heeding(asked, {}) is asked
 
 
+@pytest.mark.parametrize("value", ["true", "yes", "", " 1 ", "2", "on", "1, 0"])
+def test_a_no_store_header_that_is_not_understood_keeps_nothing(value: str) -> None:
+    asked = parse_request(b"hi")
+    assert heeding(asked, {NO_STORE: value}).content == "none"
+    assert heeding(asked, {NO_STORE.lower(): value}).content == "none"
+    assert heeding(asked, {"Other": value}) is asked
+
+
 # Redaction
 
 

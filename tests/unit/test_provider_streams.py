@@ -28,7 +28,7 @@ from workers.base.provider.tool_calls import checked
 from workers.gemini.answer import Answer as GeminiAnswer
 from workers.ollama.answer import Answer as OllamaAnswer
 
-CASES = 50 if settings.default.max_examples < 100 else 17_000
+CASES = 50 if settings().max_examples < 100 else 17_000
 """Of each provider, with and without tools."""
 FAILURES = (ErrorCode.UPSTREAM_ERROR, ErrorCode.EMPTY_ANSWER, ErrorCode.MALFORMED_TOOL_CALL)
 JOB = Job(

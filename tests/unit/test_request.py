@@ -7,8 +7,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from contracts import BullpenError, ErrorCode, InferenceRequest, parse_request, salvage_task_id
+from contracts import (
+    BullpenError,
+    ErrorCode,
+    InferenceRequest,
+    parse_request,
+    read_request,
+    salvage_task_id,
+    told_task_id,
+)
 from contracts.request import MAX_NESTING
+from contracts.subjects import header_value
 
 PNG = "data:image/png;base64,iVBORw0KGgo="
 
@@ -46,6 +55,12 @@ BAD_BYTES: dict[str, tuple[bytes, str | None]] = {
     "byte-order mark": ("\ufeffhello".encode(), "prompt"),
     "NUL in plain text": (b"hel\0lo", "prompt"),
     "a list": (b'[{"prompt": "hi"}]', None),
+    "an empty list": (b" [] ", None),
+    "a list of texts and objects": (b'["hi", {"prompt": "hi"}]', None),
+    "an open brace alone": (b" { ", None),
+    "a field without quotes": (b'{prompt: "hi"}', None),
+    "a field without quotes, on a line of its own": (b'{\n  messages : ["hi"]}', None),
+    "single quotes and a blank": (b"{ 'messages': []}", None),
     "null": (b"null", None),
     "a truth value": (b"true", None),
     "half an object": (b'{"prompt": "hi"', None),
@@ -148,7 +163,25 @@ BAD_FIELDS: dict[str, tuple[dict[str, Any], str]] = {
     "deadline of a year": (said(deadline_ms=31_536_000_000), "deadline_ms"),
     "deadline is a fraction": (said(deadline_ms=0.5), "deadline_ms"),
     "context is text": (said(context="x"), "context"),
-    "context is null": (said(context=None), "context"),
+    "a typo of a message's field with a value": (
+        {"messages": [{"role": "assistant", "content": "a", "refussal": "no"}]},
+        "messages.0.refussal",
+    ),
+    "two answers wanted": (said(n=2), "n"),
+    "log-probabilities wanted": (said(logprobs=True), "logprobs"),
+    "a penalty wanted": (said(presence_penalty=0.5), "presence_penalty"),
+    "sound wanted": (said(modalities=["text", "audio"]), "modalities"),
+    "two limits": (said(max_tokens=5, max_completion_tokens=6), "max_completion_tokens"),
+    "a limit under its other name is text": (said(max_completion_tokens="5"), "max_tokens"),
+    "a function called the old way": (
+        {"messages": [{"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}}]},
+        "messages.0.function_call",
+    ),
+    "an answer's field in a user's message": (
+        {"messages": [{"role": "user", "content": "a", "annotations": []}]},
+        "messages.0.annotations",
+    ),
+    "null among the stops": (said(stop=["a", None]), "stop.1"),
     "system is a list": (said(context={"system": ["be brief"]}), "context.system"),
     "earlier turns are text": (said(context={"messages": "hi"}), "context.messages"),
     "earlier turn without role": (said(context={"messages": [{"content": "a"}]}), "context.messages.0.role"),
@@ -233,7 +266,13 @@ def test_a_wrong_field_is_named(body: dict[str, Any], field: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["hello", "What is 2 + 2?", "déjà vu ☕", "3", "nullify", "trueish", '"quoted"', "{" * 0 + "a { b"]
+    "text",
+    [
+        *("hello", "What is 2 + 2?", "déjà vu ☕", "3", "nullify", "trueish", '"quoted"', "a { b"),
+        *("[INST] hello [/INST]", "[1, 2, 3]", '["red", "green"]', "[see above] why?", "[" * 10_000),
+        *("{curly text", "{name} is late", "{{ template }}", "{-# LANGUAGE GADTs #-}", "{models", "{" * 10_000),
+    ],
+    ids=lambda text: text[:20],
 )
 def test_plain_text_is_a_prompt(text: str) -> None:
     request = parse_request(text.encode())
@@ -269,6 +308,27 @@ RIGHT: dict[str, dict[str, Any]] = {
     "an empty list of tools": said(tools=[]),
     "a schema without a name": said(response_format={"type": "json_schema", "json_schema": {"schema": {}}}),
     "plain text": said(response_format={"type": "text"}),
+    "every field not set": {**dict.fromkeys(InferenceRequest.model_fields), "prompt": "hi", "not_known": None},
+    "names that are not set": said(metadata={"tenant": None, "team": "a"}),
+    "parameters that change nothing": said(
+        n=1, logprobs=False, top_logprobs=0, frequency_penalty=0.0, presence_penalty=0, logit_bias={}, functions=[]
+    ),
+    "parameters that are not used": said(
+        user="u-1",
+        store=True,
+        reasoning_effort="low",
+        parallel_tool_calls=False,
+        stream_options={"include_usage": True},
+    ),
+    "a limit under its newer name": said(max_completion_tokens=5),
+    "a limit under both names": said(max_completion_tokens=5, max_tokens=5),
+    "a schema whose parts are not set": said(
+        response_format={"type": "json_schema", "json_schema": {"schema": {}, "name": None, "strict": None}}
+    ),
+    "an image whose detail is not set": image(detail=None),
+    "an image with a text for its name": image(url='data:image/png;name="a, b;c.png";base64,iVBORw=='),
+    "an image in capitals": image(url="DATA:IMAGE/PNG;BASE64,iVBORw=="),
+    "an image with blanks in its head": image(url="data:image/png; charset=utf-8; base64,iVBORw=="),
 }
 
 
@@ -276,6 +336,75 @@ RIGHT: dict[str, dict[str, Any]] = {
 def test_what_providers_take_passes(body: dict[str, Any]) -> None:
     request = parse_request(json.dumps(body).encode())
     assert InferenceRequest.model_validate_json(request.model_dump_json()) == request
+
+
+DUMPED: dict[str, Any] = {
+    "role": "assistant",
+    "content": "4",
+    "refusal": None,
+    "annotations": [],
+    "audio": None,
+    "function_call": None,
+    "tool_calls": [],
+    "reasoning_content": "2 + 2 …",
+    "provider_specific_fields": {"citations": None},
+}
+
+
+@pytest.mark.parametrize("place", ["messages", "context"])
+def test_an_answer_that_a_library_dumped_is_a_message(place: str) -> None:
+    turns = [ASKED, DUMPED, {**ASKED, "name": None}]
+    body = {"messages": turns} if place == "messages" else said(context={"messages": turns})
+    request = parse_request(json.dumps(body).encode())
+    plain = request.conversation[1].model_dump(exclude_none=True)
+    assert plain == {"role": "assistant", "content": "4"}
+
+
+def test_a_refusal_is_what_the_assistant_said() -> None:
+    parts = [{"type": "refusal", "refusal": "I can't."}, {"type": "text", "text": " Sorry.", "annotations": []}]
+    said = [{"role": "assistant", "content": None, "refusal": "No."}, {"role": "assistant", "content": parts}, ASKED]
+    request = parse_request(json.dumps({"messages": said}).encode())
+    assert [message.text for message in request.conversation] == ["No.", "I can't. Sorry.", "how warm is it?"]
+
+
+def test_what_is_free_of_form_keeps_its_nulls() -> None:
+    schema = {"type": "object", "properties": {"a": {"enum": [None, 1], "default": None}}}
+    body = said(context={"seen": None, "list": [None]}, tools=[tool(parameters=schema, description=None)])
+    request, written = read_request(json.dumps(body).encode())
+    assert request.context == {"seen": None, "list": [None]}
+    assert request.tools == ({"type": "function", "function": {"name": "look", "parameters": schema}},)
+    assert parse_request(written, task_id=request.task_id) == request
+
+
+@pytest.mark.parametrize(
+    ("body", "written"),
+    [
+        (b'{"prompt": "hi", "seed": 1}', b'{"prompt": "hi", "seed": 1}'),
+        (b"hi", b"hi"),
+        (b"[INST] hi", b"[INST] hi"),
+        (b"{curly", b'{"prompt":"{curly"}'),
+        (b'{"prompt": "hi", "seed": null, "max_completion_tokens": 5}', b'{"prompt":"hi","max_tokens":5}'),
+    ],
+)
+def test_a_worker_gets_the_request_in_plain_words(body: bytes, written: bytes) -> None:
+    assert read_request(body)[1] == written
+
+
+def test_an_image_is_passed_on_without_the_parameters_of_its_address() -> None:
+    (passed,) = (
+        parse_request(json.dumps(image(url="data:image/JPG;charset=utf-8;base64,iVBORw==")).encode())
+        .conversation[0]
+        .images
+    )
+    assert passed == "data:image/jpeg;base64,iVBORw=="
+
+
+def test_a_header_s_task_id_is_read_as_it_was_written_and_only_when_it_is_one() -> None:
+    names = ["t1", "a b", " a", "é", "%C3%A9", "100%", "☕" * 128]
+    assert [told_task_id(header_value(name)) for name in names] == names
+    assert len({header_value(name) for name in names}) == len(names)
+    assert [told_task_id(text) for text in (None, "", "%0A", "x" * 129, "\x1b[2J")] == [None] * 5
+    assert told_task_id("%FF%zz") == "\ufffd%zz"
 
 
 @pytest.mark.parametrize("levels", [1, MAX_NESTING - 2])

@@ -1,5 +1,6 @@
 """Config files and their overrides: a mistake is told with file, line and field."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,37 @@ def test_a_few_lines_cannot_stand_for_billions(tmp_path: Path) -> None:
 def test_a_mistake_in_the_environment_names_the_variable(tmp_path: Path, name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=r"BULLPEN_SIM_PLE__"):
         load("", tmp_path, **{name: value})
+
+
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan", "[1, {a: .inf}]"])
+def test_a_number_without_end_is_refused_with_its_place(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ConfigError, match=r"config.yaml:2: .*finite"):
+        load(f"seed: 1\nnames: {value}\n", tmp_path)
+
+
+@pytest.mark.parametrize("value", ["Infinity", "NaN", '{"fixed": -Infinity}', "[" * 60 + "]" * 60, "[" * 100_000])
+def test_a_value_without_end_in_the_environment_names_the_variable(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ConfigError, match=r"BULLPEN_SIM_PLE__.*(finite|nested|JSON)"):
+        load("", tmp_path, BULLPEN_SIM_PLE__LATENCY_MS=value)
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (Path("/dev/zero"), Path("/dev/null"), pipe):
+        with pytest.raises(ConfigError, match="is not a file"):
+            load_config(Outer, "x", path, {})
+        with pytest.raises(ConfigError, match=r"A_KEY_FILE: .* is not a file"):
+            secret("A_KEY", {"A_KEY_FILE": str(pipe)})
+
+
+def test_a_file_beyond_all_measure_is_refused(tmp_path: Path) -> None:
+    large = tmp_path / "large"
+    large.write_bytes(b"#" * (1 << 20) + b"\n")
+    with pytest.raises(ConfigError, match="larger than"):
+        load_config(Outer, "x", large, {})
+    with pytest.raises(ConfigError, match=r"A_KEY_FILE: .*larger than"):
+        secret("A_KEY", {"A_KEY_FILE": str(large)})
 
 
 def test_a_file_that_is_not_there_says_so(tmp_path: Path) -> None:

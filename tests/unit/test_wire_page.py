@@ -29,7 +29,8 @@ ADDRESSED = {
 }
 """The subjects that are made of names, as the page writes them."""
 NO_SUBJECTS = {subjects.is_name, subjects.token, subjects.grades_key, subjects.worker_of_connection}
-NO_SUBJECTS |= {subjects.may_receive_reply, subjects.worker_of_heartbeat}
+NO_SUBJECTS |= {subjects.may_receive_reply, subjects.worker_of_heartbeat, subjects.result_before}
+NO_SUBJECTS |= {subjects.text_of, subjects.header_value, subjects.name_from}
 
 
 def constants(module: Any) -> list[str]:
@@ -86,7 +87,7 @@ def test_every_subject_stream_and_bucket_stands_on_the_page(subject: str) -> Non
 
 def test_every_subject_made_of_names_is_known_to_this_test() -> None:
     made = {f for f in vars(subjects).values() if inspect.isfunction(f) and f.__module__ == subjects.__name__}
-    assert {f.__name__ for f in made - NO_SUBJECTS - set(ADDRESSED)} == {"_checked"}
+    assert {f.__name__ for f in made - NO_SUBJECTS - set(ADDRESSED)} == {"_checked", "_percent", "_underlined"}
 
 
 @pytest.mark.parametrize("header", constants(headers))

@@ -1,6 +1,7 @@
 """The official anthropic SDK. Always streamed, never retried here: asking again is the Manager's decision."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Annotated
@@ -28,9 +29,11 @@ from workers.base.provider.connection import (
 )
 from workers.base.provider.error_body import read_error
 from workers.base.provider.errors import garbage, refusal, unreachable
+from workers.base.provider.proxies import client_options
 from workers.base.provider.remote_backend import RemoteBackend
 
 KEY, URL = "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"
+KEEP_ALIVE = (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 OWN_API = "https://api.anthropic.com"
 MOST_LISTED = 1000
 GONE = "the API does not list it any more"
@@ -58,13 +61,17 @@ class AnthropicBackend(RemoteBackend[AnthropicConfig]):
         self._seen: set[str] = set()
         self._missing: frozenset[str] = frozenset()
         once = {"Connection": "close"} if is_plain(self._url) else {}
+        url = self._url or OWN_API
+        transport = httpx2.AsyncHTTPTransport(
+            limits=anthropic.DEFAULT_CONNECTION_LIMITS, socket_options=[KEEP_ALIVE], **client_options(url)
+        )
         self._client = anthropic.AsyncAnthropic(
             api_key=self._key or "none-needed",
-            base_url=self._url or OWN_API,
+            base_url=url,
             max_retries=0,
             timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT),  # `patiently` ends a silence
             default_headers=once,
-            http_client=anthropic.DefaultAsyncHttpxClient(event_hooks={"response": [bounded]}),
+            http_client=anthropic.DefaultAsyncHttpxClient(event_hooks={"response": [bounded]}, transport=transport),
         )
 
     async def _available(self) -> Availability:

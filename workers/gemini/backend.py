@@ -25,6 +25,7 @@ from workers.base.provider.connection import (
 )
 from workers.base.provider.error_body import read_error
 from workers.base.provider.errors import garbage, refusal, unreachable
+from workers.base.provider.proxies import client_options, unread
 from workers.base.provider.remote_backend import RemoteBackend
 from workers.gemini.answer import Answer
 from workers.gemini.question import CALLS, contents_of, generation_of
@@ -37,6 +38,8 @@ CHATS = "generateContent"
 UNKNOWN = "the API does not know it"
 
 Question = tuple[list[types.Content], types.GenerateContentConfig]
+
+OWN_API = "https://generativelanguage.googleapis.com"
 
 
 class GeminiConfig(BackendConfig):
@@ -64,19 +67,22 @@ class GeminiBackend(RemoteBackend[GeminiConfig]):
             "response": [bounded, _without_comments],
         }
         limits = httpx2.Limits(max_keepalive_connections=0 if is_plain(self._url) else None)
-        self._http = httpx2.AsyncClient(event_hooks=hooks, limits=limits, follow_redirects=True)
+        self._http = httpx2.AsyncClient(
+            event_hooks=hooks, limits=limits, follow_redirects=True, **client_options(self._url or OWN_API)
+        )
         self._out: dict[str, str] = {}
         """Why a model is out of service, by name."""
-        self._client = genai.Client(
-            api_key=self._key or "none-needed",
-            vertexai=False,
-            http_options=types.HttpOptions(
-                base_url=self._url,
-                api_version=config.api_version,
-                httpx_async_client=self._http,
-                retry_options=types.HttpRetryOptions(attempts=1),
-            ),
-        )
+        with unread():  # the SDK makes other clients too
+            self._client = genai.Client(
+                api_key=self._key or "none-needed",
+                vertexai=False,
+                http_options=types.HttpOptions(
+                    base_url=self._url,
+                    api_version=config.api_version,
+                    httpx_async_client=self._http,
+                    retry_options=types.HttpRetryOptions(attempts=1),
+                ),
+            )
 
     async def _limit_silence(self, request: httpx2.Request) -> None:
         """The SDK has one time-out, for the whole answer. Of an answer, `patiently` ends a silence."""

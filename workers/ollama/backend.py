@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Annotated, Any, cast
 
 import httpx
-import ollama
 import structlog
 from pydantic import BeforeValidator, Field, field_validator
 
@@ -22,11 +21,13 @@ from workers.base.provider.chat_models import Prober
 from workers.base.provider.connection import CONNECT_TIMEOUT, QUICK, UNUSABLE, bounded, headers_seen, without
 from workers.base.provider.error_body import read_error
 from workers.base.provider.errors import garbage, refusal, too_long, unreachable
+from workers.base.provider.proxies import client_options
 from workers.base.provider.remote_backend import RemoteBackend
 from workers.ollama import settings
 from workers.ollama.answer import Answer
 from workers.ollama.catalogue import Catalogue
 from workers.ollama.question import CALLS, body_of
+from workers.ollama.sdk import ollama
 from workers.ollama.wordings import TOO_LONG
 
 log = structlog.get_logger(__name__)
@@ -236,7 +237,10 @@ def _client(config: OllamaConfig, silence: float | None) -> ollama.AsyncClient:
     timeout = httpx.Timeout(silence, connect=CONNECT_TIMEOUT)
     try:
         return ollama.AsyncClient(
-            host=_host(config), timeout=timeout, event_hooks={"response": [bounded, _without_blank_lines]}
+            host=_host(config),
+            timeout=timeout,
+            event_hooks={"response": [bounded, _without_blank_lines]},
+            **client_options(_host(config)),
         )
     except (ValueError, httpx.InvalidURL):
         raise ConfigError(f"{_where(config)!r} is not where an Ollama could be: write host:port") from None

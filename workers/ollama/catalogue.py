@@ -7,13 +7,12 @@ service and says why; the others are served. Without names, all that can chat is
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-import ollama
-
 from contracts import Capability, ModelCard
 from workers.base import ModelConfig, out_of_service
 from workers.base.provider.chat import tokens
 from workers.base.provider.chat_models import chats_by_name
 from workers.ollama.question import goes_on
+from workers.ollama.sdk import ollama
 
 DEFAULT_WINDOW = 4096
 """What Ollama gives a conversation when nobody sets `num_ctx`."""

@@ -3,8 +3,6 @@
 from base64 import b64decode
 from collections.abc import Sequence
 
-import ollama
-
 from contracts import BullpenError, ChatMessage, ErrorCode, JsonObject
 from workers.base import Job
 from workers.base.provider.call_forms import CallRule
@@ -16,6 +14,7 @@ from workers.base.provider.chat import (
     split_data_url,
     temperature_wanted,
 )
+from workers.ollama.sdk import ollama
 from workers.ollama.settings import TOP_LEVEL
 
 CALLS = CallRule(ids=".*", names=".*")

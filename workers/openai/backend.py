@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 import openai
 import structlog
 from openai.types import Model
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from config.loader import ConfigError
 from contracts import BullpenError, ErrorCode, JsonObject, ModelCard
@@ -45,6 +45,7 @@ from workers.base.provider.parameters import (
     switched_off,
     wants,
 )
+from workers.base.provider.proxies import client_options
 from workers.base.provider.question import asked, built
 from workers.base.provider.streaming import patiently
 from workers.openai.answer import Answer, ErrorInAnswer
@@ -64,11 +65,17 @@ LISTED_WITHIN = 60.0
 GO_ON: JsonObject = {"continue_final_message": True, "add_generation_prompt": False}
 
 
+def _variable(name: str) -> str:
+    if not (name.isascii() and name.isidentifier() and name.isupper()):
+        raise ValueError("should be the name of an environment variable: A-Z 0-9 _")
+    return name
+
+
 class OpenAIConfig(BackendConfig):
     max_concurrency: Annotated[int, Field(ge=1)] = 32
     base_url: str | None = None
     """Another server that speaks this API; else OPENAI_BASE_URL, else OpenAI itself."""
-    key_variable: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{0,63}$")] = KEY
+    key_variable: Annotated[str, AfterValidator(_variable)] = KEY
     """The environment variable with the key (with `_FILE` behind it: of the file that holds it)."""
     default_models: tuple[ModelConfig, ...] = ()
     """Served when `models` is empty and OpenAI itself is asked; another server is asked what it has."""
@@ -97,13 +104,14 @@ class OpenAIBackend(Backend[OpenAIConfig]):
         self._key = api_key(config.key_variable)
         self._url = address(URL, config.base_url)
         once = {"Connection": "close"} if is_plain(self._url) else {}
+        url = self._url or f"https://{OWN_API}/v1"
         self._client = openai.AsyncOpenAI(
             api_key=self._key or "none-needed",
-            base_url=self._url or f"https://{OWN_API}/v1",
+            base_url=url,
             max_retries=0,
             timeout=openai.Timeout(LISTED_WITHIN, connect=CONNECT_TIMEOUT),
             default_headers=once,
-            http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [bounded]}),
+            http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [bounded]}, **client_options(url)),
         )
         self._server = Server(self._client, self._told)
         self._prober = Prober(self.infer, self._learned)

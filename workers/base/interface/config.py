@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from config.loader import ConfigModel
-from contracts import Capability, JsonObject, ModelCard, Price
+from contracts import Capability, JsonObject, ModelCard, Name, Price
 from workers.base.prices import NONE, priced, table
 
 Positive = Annotated[int, Field(ge=1)]
@@ -86,7 +86,7 @@ class BackendConfig(ConfigModel):
     """Begun in any minute; None: as many as come."""
     tokens_per_minute: Positive | None = None
     """Prompts and answers together, in any minute."""
-    account: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
+    account: Name | None = None
     """Workers that name the same one share these two limits, wherever they run; they should tell the same ones."""
     heartbeat_interval: Annotated[float, Field(ge=0.05, le=60)] = 1.0
     health_interval: Annotated[float, Field(ge=0.05, le=3600)] = 5.0

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from contracts import BullpenError, ErrorCode, Fault
 from workers.base.provider.context_length import COMMON, TooLong
 from workers.base.provider.error_body import ErrorBody, read_error
+from workers.base.provider.proxies import on_the_way
 from workers.base.provider.retry_after import retry_after_ms, told_retry_after_ms
 
 MAX_TEXT = 200
@@ -152,7 +153,8 @@ def unreachable(where: str, error: BaseException) -> BullpenError:
     if isinstance(error, BullpenError):
         return error
     why = first_line(str(error)) or type(error).__name__
-    return BullpenError(ErrorCode.UPSTREAM_ERROR, f"{where} is not reachable: {why}", fault="worker")
+    hint = on_the_way(where, str(error))
+    return BullpenError(ErrorCode.UPSTREAM_ERROR, f"{where} is not reachable: {why}{hint}", fault="worker")
 
 
 def garbage(what: str) -> BullpenError:

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from bus import Message
 from bus.deadline import seconds_left
-from contracts import BullpenError, ErrorCode, InferenceRequest, new_id, parse_request, utc_now
+from contracts import BullpenError, ErrorCode, InferenceRequest, new_id, parse_request, told_task_id, utc_now
 from contracts import headers as h
 from contracts.privacy import heeding
 
@@ -41,7 +41,7 @@ class Call:
         """
         headers = message.headers if routed_here else h.of_caller(message.headers)
         arrived = asyncio.get_running_loop().time()
-        request = heeding(parse_request(message.data, task_id=headers.get(h.TASK)), headers)
+        request = heeding(parse_request(message.data, task_id=told_task_id(headers.get(h.TASK))), headers)
         routed = headers.get(h.EVENTS) == "1" and bool(message.reply)
         return cls(
             request=request,

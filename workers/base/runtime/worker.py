@@ -31,6 +31,7 @@ from contracts import (
     new_id,
     salvage_stream,
     salvage_task_id,
+    told_task_id,
     utc_now,
 )
 from contracts import headers as h
@@ -361,7 +362,7 @@ class Worker:
     async def _refuse(self, message: Message, error: BullpenError) -> None:
         """Tells what is wrong with a request that could not even be read."""
         headers = message.headers if message.subject != self._stats.subject else h.of_caller(message.headers)
-        task_id = salvage_task_id(message.data) or headers.get(h.TASK) or new_id()
+        task_id = salvage_task_id(message.data) or told_task_id(headers.get(h.TASK)) or new_id()
         request_id = headers.get(h.REQUEST) or new_id()
         error = self._health.blame(error, asked=False)
         self._stats.count(0.0, error.code)

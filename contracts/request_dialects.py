@@ -1,0 +1,146 @@
+"""How callers' libraries write a request, brought to the form that `InferenceRequest` has.
+
+Libraries for the common chat API dump whole objects: fields that nobody set (`null`), earlier answers as they came,
+parameters that ask for what happens anyway. Two tables say what is taken; a typo is still an error.
+`null` is the same as a field left out. What is free of form (`context`, JSON schemas) stays as the caller wrote it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from contracts.base import JsonObject
+from contracts.request_checks import FieldError
+
+UNUSED = frozenset({
+    *("parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention", "reasoning_effort", "safety_identifier"),
+    *("service_tier", "store", "stream_options", "user", "verbosity"),
+})  # fmt: skip
+"""Parameters that are taken and not used: an answer without them is still the answer."""
+
+ONLY: dict[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "best_of": (1,),
+    "echo": (False,),
+    "frequency_penalty": (0,),
+    "function_call": ("auto", "none"),
+    "functions": ([],),
+    "logit_bias": ({},),
+    "logprobs": (False, 0),
+    "modalities": (["text"],),
+    "presence_penalty": (0,),
+    "suffix": ("",),
+    "top_logprobs": (0,),
+}
+"""Parameters that the mesh has not; taken with a value that asks for nothing else than what it does."""
+
+ALSO_CALLED = {"max_completion_tokens": "max_tokens", "max_output_tokens": "max_tokens"}
+
+OF_AN_ANSWER = frozenset({
+    *("annotations", "citations", "created_at", "finish_reason", "id", "index", "logprobs", "model", "object"),
+    *("parsed", "provider_specific_fields", "reasoning", "reasoning_content", "reasoning_details", "status"),
+    *("thinking", "thinking_blocks", "usage"),
+})  # fmt: skip
+"""Fields of an earlier answer that say nothing to a model; some are one provider's alone."""
+OF_A_PART = frozenset({"annotations", "cache_control", "logprobs"})
+
+
+def plain(body: JsonObject) -> JsonObject:
+    """The request without what says nothing, under the names of `InferenceRequest`. Raises `FieldError`."""
+    found = _renamed(present(body))
+    for name in UNUSED & found.keys():
+        del found[name]
+    for name in ONLY.keys() & found.keys():
+        _only(name, found.pop(name))
+    for name, change in _PARTS.items():
+        if name in found:
+            found[name] = change(found[name])
+    return found
+
+
+def present(told: Mapping[str, Any]) -> JsonObject:
+    """The fields that are set: `null` is none."""
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _renamed(found: JsonObject) -> JsonObject:
+    for other, name in ALSO_CALLED.items():
+        if other in found:
+            value = found.pop(other)
+            if found.setdefault(name, value) != value:
+                raise FieldError(other, f"differs from `{name}`: give one of them")
+    return found
+
+
+def _only(name: str, value: Any) -> None:
+    taken = ONLY[name]
+    if value not in taken:
+        raise FieldError(name, "is no parameter of this mesh: leave it out, or give it the value that changes nothing")
+
+
+def _each(change: Callable[[JsonObject], JsonObject]) -> Callable[[Any], Any]:
+    """The change for the objects of a list. Whatever else a caller gave is refused later, by name."""
+
+    def changed(told: Any) -> Any:
+        if not isinstance(told, list):
+            return told
+        return [change(item) if isinstance(item, dict) else item for item in told]
+
+    return changed
+
+
+def _message(told: JsonObject) -> JsonObject:
+    found = present(told)
+    if found.get("tool_calls") == []:
+        del found["tool_calls"]
+    if found.get("role") == "assistant":
+        found = {name: value for name, value in found.items() if name not in OF_AN_ANSWER}
+        if isinstance(refusal := found.get("refusal"), str):
+            del found["refusal"]
+            found.setdefault("content", refusal)
+    if "content" in found:
+        found["content"] = _parts(found["content"])
+    return found
+
+
+def _part(told: JsonObject) -> JsonObject:
+    found = {name: value for name, value in present(told).items() if name not in OF_A_PART}
+    if found.get("type") == "refusal" and isinstance(found.get("refusal"), str):
+        return {"type": "text", "text": found["refusal"]}
+    if isinstance(image := found.get("image_url"), dict):
+        found["image_url"] = present(image)
+    return found
+
+
+_parts = _each(_part)
+
+
+def _tool(told: JsonObject) -> JsonObject:
+    found = present(told)
+    if isinstance(function := found.get("function"), dict):
+        found["function"] = present(function)
+    return found
+
+
+def _format(told: Any) -> Any:
+    if not isinstance(told, dict):
+        return told
+    found = present(told)
+    if isinstance(described := found.get("json_schema"), dict):
+        found["json_schema"] = present(described)
+    return found
+
+
+def _context(told: Any) -> Any:
+    if isinstance(told, dict) and "messages" in told:
+        return {**told, "messages": _messages(told["messages"])}
+    return told
+
+
+_messages = _each(_message)
+_PARTS: dict[str, Callable[[Any], Any]] = {
+    "messages": _messages,
+    "context": _context,
+    "tools": _each(_tool),
+    "response_format": _format,
+    "metadata": lambda told: present(told) if isinstance(told, dict) else told,
+}
