@@ -11,6 +11,7 @@ from aiohttp import web
 from contracts import BullpenError, ChatMessage, ErrorCode, InferenceRequest, JsonObject
 from tests.backends.providers import AnthropicProvider, Failure, Json, configured
 from workers.anthropic.backend import AnthropicBackend, AnthropicConfig
+from workers.anthropic.limits import accepted
 from workers.anthropic.question import UNTOLD_MAX_TOKENS
 from workers.base import Job
 from workers.base.interface.discovery import find
@@ -134,9 +135,28 @@ async def test_a_temperature_beyond_its_scale_is_the_warmest(provider: Anthropic
 async def test_the_operator_s_options_go_above_the_caller_s(provider: AnthropicProvider, start: Start) -> None:
     model = {"name": "m", "options": {"temperature": None, "thinking": {"type": "enabled", "budget_tokens": 1024}}}
     backend = await start(models=[model])
-    body = await received(provider, backend, job(backend, temperature=0.5))
+    body = await received(provider, backend, job(backend, temperature=0.5, max_tokens=4096))
     assert "temperature" not in body
     assert body["thinking"] == {"type": "enabled", "budget_tokens": 1024}
+
+
+@pytest.mark.parametrize(
+    ("limit", "own_limit", "budget", "asked"),
+    [
+        (8000, False, 4096, 8000),
+        (4096, False, 2048, 4096),
+        (2048, False, 1024, 2048),
+        (2047, False, None, 2047),
+        (16, False, None, 16),
+        (1000, True, 4096, 5096),
+    ],
+)
+def test_a_caller_s_limit_bounds_thoughts_and_answer_together(
+    limit: int, own_limit: bool, budget: int | None, asked: int
+) -> None:
+    told: JsonObject = {"max_tokens": limit, "thinking": {"type": "enabled", "budget_tokens": 4096}}
+    body = accepted(told, "claude-sonnet-4-5", [], own_limit=own_limit)
+    assert (body["max_tokens"], body.get("thinking", {}).get("budget_tokens")) == (asked, budget)
 
 
 async def test_json_is_asked_for_by_schema_or_in_words(provider: AnthropicProvider, start: Start) -> None:

@@ -18,7 +18,10 @@ every_folder = pytest.mark.parametrize("folder", [pytest.param(f, id=name) for n
 
 
 ANOTHER_MEANING = {
-    "openai": {Path("workers/base/provider/chat.py"), Path("contracts/request.py")},
+    "openai": {
+        *(Path("workers/base/provider/chat.py"), Path("contracts/request.py")),
+        *(Path("bullpen/cli/scaffold.py"), Path("bullpen/templates/new_http_worker/backend.py")),
+    },
     "gemini": {Path("workers/base/provider/chat_models.py")},
 }
 """Files in which a backend's name is no backend: "OpenAI-style" is what the whole field calls that message format, and

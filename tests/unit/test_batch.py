@@ -29,11 +29,11 @@ def test_the_same_file_is_the_same_batch_and_another_file_is_not() -> None:
 
 def test_every_wrong_line_is_told_with_its_field() -> None:
     with pytest.raises(BadLines) as caught:
-        read_batch(b'good\n{"promt": "x"}\n{"prompt": "x", "temperature": 9}\n{nonsense', "batch")
+        read_batch(b'good\n{"promt": "x"}\n{"prompt": "x", "temperature": 9}\n{"nonsense', "batch")
     first, second, third = caught.value.problems
     assert first.startswith("line 2: promt:")
     assert second.startswith("line 3: temperature:")
-    assert third.startswith("line 4: the body is not valid JSON")
+    assert third.startswith("line 4: the body begins like a JSON object, and is not valid JSON")
 
 
 def test_a_job_of_another_batch_is_no_line_of_this_one() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from contracts import BullpenError, ChatMessage, ErrorCode, InferenceRequest, JsonObject, ModelCard
 from workers.base import Done, Job
 from workers.base.provider.call_forms import NO_RESULT, CallRule, translated
-from workers.base.provider.chat import BEGIN, openai_messages
+from workers.base.provider.chat import BEGIN, chat_messages
 from workers.base.provider.plain_turns import plain_turns
 from workers.openai.call_rules import GOOGLE, MISTRAL, OPENAI, rule_of
 
@@ -208,7 +208,7 @@ def test_a_call_without_a_function_is_the_request_s_fault(broken: JsonObject) ->
 
 def test_there_is_always_a_content_and_never_an_empty_list_of_calls() -> None:
     spoken = translated(job(user(), said(call("a")), result("a"), said(text="20."), user("So?")), OPENAI)
-    messages = openai_messages(spoken.job)
+    messages = chat_messages(spoken.job)
     assert [message.get("content") for message in messages] == ["How warm is it?", "", "20", "20.", "So?"]
     assert [len(message.get("tool_calls", "none")) for message in messages] == [4, 1, 4, 4, 4]
 

@@ -57,6 +57,11 @@ def test_an_empty_text_is_an_answer_only_where_the_caller_s_own_limit_ended_it(
     assert error is None or error.code is ErrorCode.EMPTY_ANSWER
 
 
+def test_texts_that_end_the_answer_may_stand_at_its_beginning() -> None:
+    assert why_empty("", "stop", may_stop=True) is None
+    assert why_empty("", "content_filter", may_stop=True) is not None
+
+
 def test_a_filter_says_nothing_against_the_model() -> None:
     filtered, silent = why_empty("", "content_filter"), why_empty("", "stop")
     assert filtered is not None and silent is not None

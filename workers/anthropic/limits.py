@@ -1,7 +1,8 @@
 """What the API refuses, by model and beside thinking. Pure: told what was wanted, it leaves what is taken.
 
-A limit of tokens that is no larger than the budget for thinking is the answer's alone, and the budget comes on top. The
-model does not think where the API allows no thinking: before a function that must be called, after a begun answer, and
+A caller's limit of tokens bounds thoughts and answer together, so that no answer costs more than the caller allowed: a
+budget for thinking that leaves no room is half of the limit, and the model does not think where that is less than the
+API takes. Nor does it where the API allows no thinking: before a function that must be called, after a begun answer, and
 after results of tools, because the thoughts before their calls are no caller's to bring back.
 """
 
@@ -14,6 +15,8 @@ from contracts import JsonObject
 SAMPLING = frozenset({"temperature", "top_p", "top_k"})
 HIGH = 0.95
 """From here on the API takes `top_p` beside thinking."""
+LEAST_BUDGET = 1024
+"""Tokens for thinking, of which the API takes no fewer."""
 THINKS = ("enabled", "adaptive")
 FORCED = ("any", "tool")
 _VERSION = re.compile(r"claude-(?:[a-z]+-)?(\d{1,2})(?:[-.](\d{1,2}))?(?!\d)")
@@ -63,12 +66,17 @@ def _beside_thinking(
     told: JsonObject, version: tuple[int, int] | None, turns: Sequence[JsonObject], *, own_limit: bool
 ) -> JsonObject:
     thinking = _thinking(told, version)
-    if _may_not_think(thinking["type"], told, turns):
+    budget, limit = thinking.get("budget_tokens"), told["max_tokens"]
+    if isinstance(budget, int):
+        if own_limit:
+            limit += budget
+        elif budget >= limit:
+            budget = limit // 2
+        thinking = {**thinking, "budget_tokens": budget}
+    if _may_not_think(thinking["type"], told, turns) or (isinstance(budget, int) and budget < LEAST_BUDGET):
         return _without(told, {"thinking"})
     refused = {"temperature", "top_k", *(["top_p"] if (told.get("top_p") or 1) < HIGH else [])}
-    budget, limit = thinking.get("budget_tokens", 0), told["max_tokens"]
-    more = budget if isinstance(budget, int) and (own_limit or budget >= limit) else 0
-    return {**_without(told, refused), "thinking": thinking, "max_tokens": limit + more}
+    return {**_without(told, refused), "thinking": thinking, "max_tokens": limit}
 
 
 def _thinking(told: JsonObject, version: tuple[int, int] | None) -> JsonObject:

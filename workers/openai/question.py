@@ -3,7 +3,7 @@
 from contracts import JsonObject
 from workers.base import Job
 from workers.base.interface.config import Parameter
-from workers.base.provider.chat import openai_messages
+from workers.base.provider.chat import chat_messages
 from workers.base.provider.parameters import is_set
 
 LIMITS: tuple[Parameter, Parameter] = ("max_completion_tokens", "max_tokens")
@@ -59,7 +59,7 @@ def _limit(limit: Parameter, left_out: frozenset[Parameter]) -> Parameter | None
 
 
 def _messages(job: Job, left_out: frozenset[Parameter]) -> list[JsonObject]:
-    messages = openai_messages(job)
+    messages = chat_messages(job)
     if "developer_role" not in left_out:
         return messages
     return [{**message, "role": "system"} if message["role"] == "developer" else message for message in messages]

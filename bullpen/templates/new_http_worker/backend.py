@@ -15,7 +15,7 @@ import aiohttp
 from contracts import BullpenError, ErrorCode, FinishReason, JsonObject, ModelCard
 from workers.base import Availability, BackendConfig, Delta, Done, Job, Report, Usage
 from workers.base.provider.answer import Answer as BaseAnswer
-from workers.base.provider.chat import counted, openai_messages, plausible, temperature_wanted
+from workers.base.provider.chat import chat_messages, counted, plausible, temperature_wanted
 from workers.base.provider.connection import (
     CONNECT_TIMEOUT,
     QUICK,
@@ -116,7 +116,7 @@ class NewWorkerBackend(RemoteBackend[NewWorkerConfig]):
         return {
             **{name: value for name, value in wanted.items() if value is not None},
             "model": job.model.model_id,
-            "messages": openai_messages(job),
+            "messages": chat_messages(job),
             "stream": True,
             "stream_options": {"include_usage": True},
         }

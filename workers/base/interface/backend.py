@@ -51,7 +51,9 @@ class Job:
         if done.tool_calls or self.prefix.strip():
             return
         wanted = self.max_tokens if self.max_tokens == self.request.max_tokens else None
-        if (error := why_empty(text, done.finish_reason, wanted=wanted, written=done.completion_tokens)) is not None:
+        may_stop = bool(self.request.stop)
+        written = done.completion_tokens
+        if error := why_empty(text, done.finish_reason, wanted=wanted, written=written, may_stop=may_stop):
             raise error
 
 

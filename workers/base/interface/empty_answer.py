@@ -1,8 +1,9 @@
 """Answers in which there is nothing. A provider that ends well and says nothing has not answered.
 
 Blanks are nothing, and so are characters that nobody sees and thoughts without a word after them. Such an attempt has
-failed, and another worker is asked, with two exceptions: the caller asked for so few tokens that there was room for no
-word, and what the provider's filter held back says nothing against the model.
+failed, and another worker is asked, but where the caller wanted it so: with so few tokens that there was room for no
+word, or with texts that end the answer, one of which may stand at its beginning. What the provider's filter held back
+says nothing against the model.
 """
 
 import re
@@ -29,14 +30,20 @@ def says_something(text: str) -> bool:
 
 
 def why_empty(
-    text: str, finish: FinishReason, *, wanted: int | None = None, written: int | None = None
+    text: str,
+    finish: FinishReason,
+    *,
+    wanted: int | None = None,
+    written: int | None = None,
+    may_stop: bool = False,
 ) -> BullpenError | None:
     """The error of an answer without tool calls in which there is nothing; None for a real answer.
 
     `wanted`: the most tokens the caller asked for, None: the limit is not the caller's. `written`: those that the
-    provider counted, thoughts included.
+    provider counted, thoughts included. `may_stop`: the caller named texts that end the answer.
     """
-    if says_something(text) or (finish == "length" and _reached(wanted, written)):
+    as_wanted = (finish == "length" and _reached(wanted, written)) or (finish == "stop" and may_stop)
+    if says_something(text) or as_wanted:
         return None
     filtered = finish == "content_filter"
     return BullpenError(

@@ -33,7 +33,7 @@ def conversation(job: Job) -> tuple[ChatMessage, ...]:
     return (*earlier, last, ChatMessage(role="assistant", content=start))
 
 
-def openai_messages(job: Job) -> list[JsonObject]:
+def chat_messages(job: Job) -> list[JsonObject]:
     return [_openai_message(message) for message in conversation(job)]
 
 
