@@ -216,6 +216,32 @@ async def test_a_worker_cannot_take_away_questions_with_a_wildcard(server: BusSe
     assert heard == ["infer.local"]
 
 
+async def test_a_caller_sees_no_one_s_requests_also_with_a_wildcard(server: BusSettings) -> None:
+    heard: list[str] = []
+    async with _joined(server, "client") as client, _joined(server, "manager") as manager:
+        await client.subscribe_inline("metrics.>", lambda message: heard.append(message.subject))
+        await client.flush()
+        for subject in (s.METRICS_ROUTE, s.METRICS_MESH):
+            await manager.publish(subject, b"{}")
+        await eventually(lambda: s.METRICS_MESH in heard)
+    assert heard == [s.METRICS_MESH]
+
+
+async def test_no_worker_writes_where_another_backend_s_answer_is_awaited(server: BusSettings) -> None:
+    heard: list[bytes] = []
+    async with (
+        _joined(server, "manager") as manager,
+        _joined(server, "worker_ollama") as thief,
+        _joined(server, "worker_local") as worker,
+    ):
+        with manager.listen(lambda message: heard.append(message.data), of="local") as inbox:
+            await thief.publish(inbox.subject, b"forged")
+            await thief.flush()
+            await worker.publish(inbox.subject, b"true")
+            await eventually(lambda: heard)
+    assert heard == [b"true"]
+
+
 async def test_an_answer_under_way_may_arrive_over_the_next_connection(server: BusSettings) -> None:
     """What `allow_responses` would forget: a worker that was cut off still answers when it is back."""
     async with _joined(server, "client") as client:
