@@ -114,7 +114,7 @@ def down(data_dir: DataDir = None) -> None:
 
 
 def _refuse_a_second(data_dir: Path) -> None:
-    if pid := holder(data_dir):
+    if (pid := holder(data_dir)) is not None:
         if endpoints := running(data_dir):
             typer.echo(endpoints.model_dump_json(indent=2))
         raise AlreadyRunning(data_dir, pid)

@@ -46,7 +46,7 @@ def read(data_dir: Path | None = None) -> Endpoints | None:
 def running(data_dir: Path | None = None) -> Endpoints | None:
     """The endpoints of the mesh that runs on this data directory now; None when none runs or is ready."""
     data_dir = data_dir or default_data_dir()
-    return read(data_dir) if holder(data_dir) is not None else None
+    return read(data_dir) if holder(data_dir) else None
 
 
 def write(endpoints: Endpoints, data_dir: Path) -> None:

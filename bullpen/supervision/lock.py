@@ -77,13 +77,13 @@ class Lock:
 
 
 def holder(data_dir: Path) -> int | None:
-    """The process id of the mesh that runs on this data directory; None when none does, or has not signed yet."""
+    """The process id of the mesh that runs on this data directory; 0 when it has not signed yet, None when none runs."""
     try:
         file = (data_dir / NAME).open(encoding="utf-8")
     except OSError:
         return None
     with file:
-        return None if _take(file, fcntl.LOCK_SH) else _pid(file) or None
+        return None if _take(file, fcntl.LOCK_SH) else _pid(file)
 
 
 def maker(data_dir: Path) -> Holder | None:

@@ -29,6 +29,7 @@ from tests.servers import NatsServer
 from tests.support import eventually
 from workers.base.interface.discovery import discover
 
+UNUSED = "nats://127.0.0.1:1"
 pytestmark = [pytest.mark.scenario, pytest.mark.timeout(60)]
 
 FAKETIME = next(Path("/usr").glob("lib*/**/faketime/libfaketime.so.1"), None)
@@ -121,8 +122,8 @@ async def test_a_role_says_where_its_config_file_is_broken_and_leaves(tmp_path: 
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text("# ours\nmax_waiting: many\n")
     processes = [
-        await start("worker", "simulated", "--config", str(broken)),
-        await start("manager", "--config", str(wrong)),
+        await start("worker", "simulated", "--config", str(broken), NATS_URL=UNUSED),
+        await start("manager", "--config", str(wrong), NATS_URL=UNUSED),
     ]
     worker, manager = await asyncio.gather(*(finish(process) for process in processes))
     assert (worker.code, manager.code) == (1, 1)

@@ -2,7 +2,7 @@
 
 A caller's limit of tokens bounds thoughts and answer together, so that no answer costs more than the caller allowed: a
 budget for thinking that leaves no room is half of the limit, and the model does not think where that is less than the
-API takes. It does not think either where the API allows no thinking: before a function that must be called, after a begun
+API takes. It does not think either where the API allows none: before a function that must be called, after a begun
 answer, and after results of tools, because the thoughts before their calls are no caller's to bring back.
 """
 
