@@ -77,7 +77,7 @@ class Lock:
 
 
 def holder(data_dir: Path) -> int | None:
-    """The process id of the mesh that runs on this data directory; 0 when it has not signed yet, None when none runs."""
+    """The process id of the mesh that runs on this data directory; 0 when it has not signed yet, None: none runs."""
     try:
         file = (data_dir / NAME).open(encoding="utf-8")
     except OSError:
