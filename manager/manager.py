@@ -16,7 +16,7 @@ from bus.deadline import seconds_left
 from bus.loop_lag import LoopLag
 from bus.reply import accepts, internal_error
 from bus.service import EndpointStats, Service, package_version, serve_info
-from bus.tasks import first_of
+from bus.tasks import Idle, first_of
 from config.loader import ConfigError
 from config.watched_file import ConfigFile
 from contracts import (
@@ -86,6 +86,7 @@ class Manager:
         self._lag = LoopLag(manager_id)
         self._leaving = False
         self._running: set[RequestState] = set()
+        self._idle = Idle()
         self._lingering: set[RequestState] = set()
         """Answered, but a worker that was given up may still be at it."""
         self._liveness = LivenessMonitor(bus, self._shared, lambda: [*self._running, *self._lingering])
@@ -139,7 +140,7 @@ class Manager:
             async with asyncio.timeout(DRAIN_WITHIN):
                 if requests is not None:
                     await requests.drain()
-                await self._idle()
+                await self._idle.wait()
         if self._running:
             log.warning("manager_left_early", unanswered=len(self._running))
             await self._withdraw()
@@ -154,11 +155,7 @@ class Manager:
             self._stop(state, leaving)
         with suppress(TimeoutError):
             async with asyncio.timeout(2.0):
-                await self._idle()
-
-    async def _idle(self) -> None:
-        while self._running:  # noqa: ASYNC110 — requests end in many places; leaving may take 20 ms more
-            await asyncio.sleep(0.02)
+                await self._idle.wait()
 
     def _service(self) -> Service:
         return Service(
@@ -211,15 +208,16 @@ class Manager:
         """Serves a request and books it. Returns the failure, if it is one."""
         self._running.add(state)
         try:
-            response, failure = await self._serve(state)
-            if not state.comes_again(failure):
-                self._stats.count(self._shared.now() - state.arrived, failure.code if failure else None)
-                self._metrics.count(failed=failure is not None, rerouted=len(state.attempts) > 1)
-            if response is not None and failure is None and self._requests is not None:
-                self._shadow.consider(state, response)
-            await asyncio.gather(
-                self._settlement.settle(state, response, failure), self._keep(state, response, failure)
-            )
+            with self._idle.busy():
+                response, failure = await self._serve(state)
+                if not state.comes_again(failure):
+                    self._stats.count(self._shared.now() - state.arrived, failure.code if failure else None)
+                    self._metrics.count(failed=failure is not None, rerouted=len(state.attempts) > 1)
+                if response is not None and failure is None and self._requests is not None:
+                    self._shadow.consider(state, response)
+                await asyncio.gather(
+                    self._settlement.settle(state, response, failure), self._keep(state, response, failure)
+                )
             return failure
         finally:
             self._running.discard(state)

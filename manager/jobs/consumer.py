@@ -24,6 +24,7 @@ from bus.jetstream import PullConsumer, api, ensure_stream
 from bus.kv import Bucket
 from bus.pull import IN_PROGRESS, StoredMessage, settle
 from bus.queue import Archive, WorkQueue, read_after, store
+from bus.tasks import Idle
 from contracts import BullpenError, ErrorCode, new_id
 from contracts import headers as h
 from contracts import subjects as s
@@ -64,6 +65,7 @@ class Jobs:
         self._config = config
         self._perform = perform
         self._held: dict[str, Job] = {}
+        self._idle = Idle()
         self._tasks = Tasks("jobs")
         self._place = asyncio.Event()
         self._wanted = asyncio.Event()
@@ -116,8 +118,7 @@ class Jobs:
         self.stand_back()
         with suppress(TimeoutError):
             async with asyncio.timeout(LEAVE_WITHIN):
-                while self._held:  # noqa: ASYNC110 — jobs end in many places; leaving may take 20 ms more
-                    await asyncio.sleep(0.02)
+                await self._idle.wait()
         held = [job.message for job in self._held.values()]
         await self._tasks.cancel()
         for message in held:
@@ -196,15 +197,16 @@ class Jobs:
     # The story of a job
 
     async def _do(self, job: Job) -> None:
-        try:
-            await self._see_to(job)
-        except BusError as error:
-            log.warning("job_put_off", job_id=job.id, error=str(error))
-            await self._give_back(job.message, self._pause(job.message.deliveries))
-            await self._mend()
-        finally:
-            del self._held[job.id]
-            self._place.set()
+        with self._idle.busy():
+            try:
+                await self._see_to(job)
+            except BusError as error:
+                log.warning("job_put_off", job_id=job.id, error=str(error))
+                await self._give_back(job.message, self._pause(job.message.deliveries))
+                await self._mend()
+            finally:
+                del self._held[job.id]
+                self._place.set()
 
     async def _see_to(self, job: Job) -> None:
         if await self._has_result(job):

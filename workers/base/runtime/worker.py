@@ -17,7 +17,7 @@ from bus import Bus, BusError, BusSettings, InboxReply, Message, Subscription, T
 from bus.loop_lag import LoopLag
 from bus.reply import accepts, internal_error
 from bus.service import EndpointStats, Service, package_version, serve_info
-from bus.tasks import first_of
+from bus.tasks import Idle, first_of
 from config.bounded import Latest
 from config.loader import ConfigError
 from config.watched_file import ConfigFile
@@ -81,6 +81,7 @@ class Worker:
         self._confidence: Latest[str, Confidence] = Latest(MOST_MODELS)
         self._silences = SilenceHistory()
         self._running: dict[tuple[str, int], Execution] = {}
+        self._idle = Idle()
         self._final_events = FinalEventCache()
         self._shared: Subscription | None = None
         self._remote = RemoteControl(
@@ -198,7 +199,8 @@ class Worker:
             return
         self._running[execution.call.key] = execution
         try:
-            await self._answer(execution, self._channel(execution))
+            with self._idle.busy():
+                await self._answer(execution, self._channel(execution))
         finally:
             del self._running[execution.call.key]
 
@@ -405,18 +407,14 @@ class Worker:
         await self._share()
         with suppress(TimeoutError, asyncio.CancelledError):  # a second signal: enough waited
             async with asyncio.timeout(self._engines.current.config.drain_timeout):
-                await self._idle()
+                await self._idle.wait()
         for execution in list(self._running.values()):
             execution.stop(BullpenError(ErrorCode.DRAINING, f"{self._id} is leaving"))
         with suppress(TimeoutError):
             async with asyncio.timeout(2.0):
-                await self._idle()
+                await self._idle.wait()
         await self._tasks.cancel()
         await self._presence.become("stopped")
-
-    async def _idle(self) -> None:
-        while self._running:  # noqa: ASYNC110 — requests end in many places; leaving may take 20 ms more
-            await asyncio.sleep(0.02)
 
 
 async def run_worker(
