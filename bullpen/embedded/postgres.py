@@ -4,8 +4,8 @@ The wheel brings the programs; starting, watching and stopping them is the super
 other process. The server listens on loopback only, without a Unix socket (whose path may not be long), and
 asks for a random password, so that other users of the machine don't read the books.
 
-Postgres refuses to run as root. There it runs as another user (`account`), and `prepare` lets that account
-pass through the folders on the way, and tells what it changed.
+Postgres refuses to run as root. There it runs as another user (`account`), and `prepare` lets that account alone
+pass through the folders on the way, and tells which.
 """
 
 import importlib.util
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from bullpen.embedded import EmbeddedError, clean_environment
+from bullpen.embedded import EmbeddedError, access_list, clean_environment
 
 STANDARD_PORT = 5432
 USER = DATABASE = "bullpen"
@@ -182,10 +182,22 @@ def _user(who: str | int) -> pwd.struct_passwd | None:
 
 
 def _open_way(path: Path, account: pwd.struct_passwd) -> list[Path]:
-    """Lets the account pass through (not look into) every folder above `path`; returns those changed."""
-    closed = [folder for folder in path.parents if not _permits(folder, account, stat.S_IXOTH)]
+    """Lets the account, and nobody else, pass through (not look into) every folder above `path`; returns those changed.
+
+    Raises `EmbeddedError` where that is not possible: a folder that is not ours is never opened to everybody.
+    """
+    closed = [
+        folder
+        for folder in path.parents
+        if not _permits(folder, account, stat.S_IXOTH) and not access_list.is_open(folder, account.pw_uid)
+    ]
     for folder in closed:
-        folder.chmod(stat.S_IMODE(folder.stat().st_mode) | stat.S_IXOTH)
+        if not access_list.let_pass(folder, account.pw_uid):
+            raise EmbeddedError(
+                f"Postgres refuses to run as root, and the user {account.pw_name} may not enter {folder}: choose a "
+                "data directory that this user can reach (--data-dir), start the mesh as another user, or do without "
+                "the books (--no-postgres)"
+            )
     return closed
 
 

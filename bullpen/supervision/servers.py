@@ -134,5 +134,5 @@ def _opened(cluster: postgres.Postgres, folders: Iterable[Path]) -> str:
     assert cluster.account is not None
     return (
         f"Postgres refuses to run as root, so it runs as {cluster.account.pw_name}; "
-        f"to let it pass, others may now enter (chmod o+x): {', '.join(map(str, folders))}"
+        f"this user alone may now pass through (getfacl shows it): {', '.join(map(str, folders))}"
     )

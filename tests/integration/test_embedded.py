@@ -13,7 +13,7 @@ import psutil
 import pytest
 from pydantic_core import from_json
 
-from bullpen.embedded import EmbeddedError, nats_server
+from bullpen.embedded import EmbeddedError, access_list, nats_server
 from bullpen.embedded import postgres as postgres_module
 from bullpen.supervision.leash import leashed
 from bus import Bus, BusSettings, BusUnreachable, Message
@@ -183,12 +183,24 @@ class TestPostgres:
         closed.mkdir(mode=0o700)
         server = PostgresServer(closed)
         assert closed in server.cluster.prepare()
-        assert closed.stat().st_mode & 0o777 == 0o701
+        assert closed.stat().st_mode & 0o007 == 0, "open to everybody"
         assert server.cluster.prepare() == []
         await server.start()
         assert server.process is not None
         assert psutil.Process(server.process.pid).uids().effective != 0
         server.kill()
+
+    @pytest.mark.root
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another account")
+    def test_what_cannot_be_opened_to_one_user_is_opened_to_nobody(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        closed = tmp_path / "closed"
+        closed.mkdir(mode=0o700)
+        monkeypatch.setattr(access_list, "let_pass", lambda folder, uid: False)
+        with pytest.raises(EmbeddedError, match=f"may not enter {closed}: choose a data directory"):
+            PostgresServer(closed).cluster.prepare()
+        assert closed.stat().st_mode & 0o777 == 0o700
 
     def test_a_missing_wheel_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr(postgres_module, "WHEEL", "no_such_wheel")
