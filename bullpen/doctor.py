@@ -7,6 +7,7 @@ import asyncio
 import platform
 import shutil
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ MUCH_LAG = 1000
 WITHIN = 2.0
 EVENT_WITHIN = 1.0
 
+CLOCKS_DIFFER = 5.0
+"""Seconds by which a clock has to be wrong: a heartbeat may be a second or two old."""
 NEWEST_MIGRATION = "SELECT max(version) FROM schema_migrations"
 
 State = Literal["ok", "warn", "fail"]
@@ -109,7 +112,7 @@ async def _mesh(settings: BusSettings, *, books: bool) -> AsyncIterator[Finding]
             for finding in await _managers(bullpen):
                 yield finding
             beats = await bullpen.workers()
-            for finding in (*findings_of(beats), *await _configs(bullpen, beats)):
+            for finding in (*findings_of(beats), *clocks(beats, time.time()), *await _configs(bullpen, beats)):
                 yield finding
             async for finding in _books(bullpen, wanted=books):
                 yield finding
@@ -205,6 +208,18 @@ def findings_of(beats: list[Heartbeat]) -> Iterator[Finding]:
             cure = f"bullpen resume {beat.worker_id}" if beat.state == "draining" else ""
             yield Finding(f"worker {beat.worker_id}", "warn", f"{beat.state}: {beat.reason}".rstrip(": "), cure)
         yield from _models(beat)
+
+
+def clocks(beats: list[Heartbeat], now: float) -> Iterator[Finding]:
+    """Workers whose clocks differ from this machine's, `now` in Unix seconds.
+
+    Answers do not suffer: Managers learn the difference. Dates in the books and logs do.
+    """
+    for beat in beats:
+        ahead = beat.sent_at / 1000 - now if beat.sent_at is not None else 0.0
+        if abs(ahead) > CLOCKS_DIFFER + (beat.interval_ms / 1000 if ahead < 0 else 0.0):
+            told = f"its clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} this machine's"
+            yield Finding(f"worker {beat.worker_id}", "warn", told, "set both clocks, for example with NTP")
 
 
 def _models(beat: Heartbeat) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ from bullpen.cli.look import workers_table
 from bullpen.cli.models import served_models
 from bullpen.cli.reading import moment
 from bullpen.cli.running import CURES
-from bullpen.doctor import findings_of
+from bullpen.doctor import clocks, findings_of
 from client import Options, Roster
 from contracts import ErrorCode, Heartbeat, InferenceRequest
 from tests.fake_manager import heartbeat
@@ -269,3 +269,19 @@ def test_policies_are_spelled_as_in_the_contract() -> None:
     field = InferenceRequest.model_fields["policy"]
     assert get_args(field.annotation) == ("balanced", "cheapest", "fastest", "best", "local_only")
     assert asyncio.iscoroutinefunction(ask) is False
+
+
+@pytest.mark.parametrize(
+    ("sent_at", "told"),
+    [
+        (None, []),
+        (1_000_000_000_000, []),
+        (1_000_000_004_000, []),
+        (999_999_995_000, []),
+        (1_000_000_090_000, ["its clock is 90 s ahead of this machine's"]),
+        (999_999_940_000, ["its clock is 60 s behind this machine's"]),
+    ],
+)
+def test_clocks_that_differ_are_told(sent_at: int | None, told: list[str]) -> None:
+    beat = heartbeat("a").model_copy(update={"sent_at": sent_at})
+    assert [finding.detail for finding in clocks([beat], 1_000_000_000.0)] == told
