@@ -6,6 +6,7 @@ knows which workers are here. No state of a Manager is needed by another one: st
 """
 
 import asyncio
+from collections.abc import Iterator
 from contextlib import suppress
 
 import structlog
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 from bus import Bus, BusError, BusSettings, InboxReply, Message, Subscription, Tasks
 from bus.deadline import seconds_left
 from bus.reply import accepts, internal_error
+from bus.role_status import Figure, RoleStatus
 from bus.service import EndpointStats, Service, package_version, serve_info
 from bus.tasks import first_of
 from config.loader import ConfigError
@@ -314,6 +316,26 @@ class Manager:
             self._lingering.discard(state)
             state.close()
 
+    # How it is
+
+    def why_not_ready(self) -> str:
+        """Why this Manager takes no requests now; empty while it does."""
+        if not self._bus.is_connected:
+            return "the connection to NATS is away"
+        if self._requests is not None:
+            return ""
+        return "leaving" if self._leaving else "draining, or not started yet"
+
+    def figures(self) -> Iterator[Figure]:
+        """For `/metrics`."""
+        yield Figure("nats_connected", "1: the connection to NATS is there", self._bus.is_connected)
+        yield Figure("requests_running", "Requests that are not answered yet", len(self._running))
+        yield Figure("requests_waiting", "Requests that wait for a worker", len(self._shared.queue))
+        yield Figure("requests_total", "Requests answered or failed", self._stats.num_requests, "counter")
+        yield Figure("requests_failed_total", "Requests that ended with an error", self._stats.num_errors, "counter")
+        yield Figure("workers", "Workers that this Manager knows", len(self._shared.registry))
+        yield from self._outbox.figures()
+
     # Being told what to do
 
     async def _on_cancel(self, message: Message) -> None:
@@ -403,8 +425,11 @@ async def run(
     stop: asyncio.Event,
     books: OutboxSettings | None = None,
     config_file: ConfigFile[ManagerConfig] | None = None,
+    status: RoleStatus | None = None,
 ) -> None:
     """Runs one Manager until `stop` is set, and takes over what is saved in `config_file` meanwhile.
+
+    `status` is filled in, for whoever shows it on this machine.
 
     Raises `BusUnreachable`, `ConfigError`; `BusError`: the bus was lost.
     """
@@ -413,7 +438,10 @@ async def run(
     bus = await Bus.connect(f"manager:{manager_id}", settings, patience=START_PATIENCE, stop=stop)
     outbox = await Outbox.open(manager_id, settings, books or OutboxSettings(), patience=START_PATIENCE, stop=stop)
     try:
-        await Manager(bus, outbox, config, manager_id, config_file).run(stop)
+        manager = Manager(bus, outbox, config, manager_id, config_file)
+        if status is not None:
+            status.why_not, status.figures = manager.why_not_ready, manager.figures
+        await manager.run(stop)
         if bus.lost.is_set():
             raise BusError("the connection to NATS is lost for good")
     finally:

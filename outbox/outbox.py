@@ -12,7 +12,7 @@ then writes them through to the disk.
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -24,6 +24,7 @@ from pydantic_core import from_json
 from bus.backoff import Backoff
 from bus.connection import Bus
 from bus.errors import BusError
+from bus.role_status import Figure
 from bus.settings import BusSettings
 from bus.tasks import Tasks
 from contracts import BullpenError, ContentMode
@@ -84,7 +85,9 @@ class Outbox:
         self._settled = asyncio.Event()
         self._settled.set()
         self._tasks = Tasks(bus.name)
-        self._refused = False
+        self._refused_since: float | None = None
+        self.refusal = ""
+        """Why JetStream, or the accountant, did not take the last event; empty when it did."""
         self.dropped = 0
 
     @classmethod
@@ -117,6 +120,23 @@ class Outbox:
     def spooled_bytes(self) -> int:
         """On disk, waiting to be published again."""
         return self._spool.bytes if self._spool else 0
+
+    @property
+    def refused_for(self) -> float:
+        """Seconds since an event was first refused that has none taken after it; 0 while events flow."""
+        return 0.0 if self._refused_since is None else asyncio.get_running_loop().time() - self._refused_since
+
+    @property
+    def spool_failed(self) -> str:
+        """Why nothing more can be written to the spool; empty while it can, and where there is none."""
+        return self._spool.failed if self._spool else ""
+
+    def figures(self) -> Iterator[Figure]:
+        """For `/metrics`."""
+        yield Figure("outbox_events", "Events for the books in memory that are not safe yet", self.pending)
+        yield Figure("outbox_spooled_bytes", "Events for the books that wait on disk", self.spooled_bytes)
+        yield Figure("outbox_refused_seconds", "For how long no event has been taken", self.refused_for)
+        yield Figure("outbox_dropped_total", "Events that found no room anywhere", self.dropped, "counter")
 
     @property
     def room(self) -> int:
@@ -155,7 +175,7 @@ class Outbox:
     async def close(self, timeout: float = 2.0) -> None:
         """Waits up to `timeout` seconds for what is still pending, lays the rest aside, and leaves."""
         try:
-            async with asyncio.timeout(0.0 if self._refused and self._spool else timeout):
+            async with asyncio.timeout(0.0 if self.refusal and self._spool else timeout):
                 await self._settled.wait()
         except TimeoutError:
             pass
@@ -254,9 +274,16 @@ class Outbox:
             return True
         except (BusError, ValueError, AttributeError) as error:
             refusal = str(error)
-        if refusal and not self._refused:
+        if refusal and not self.refusal:
             log.warning("telemetry_waits", subject=event.subject, reason=str(refusal), pending=self.pending)
-        elif not refusal and self._refused:
+        elif not refusal and self.refusal:
             log.info("telemetry_flows", pending=self.pending, spooled_bytes=self.spooled_bytes)
-        self._refused = bool(refusal)
+        self._heed(str(refusal) if refusal else "")
         return not refusal
+
+    def _heed(self, refusal: str) -> None:
+        self.refusal = refusal
+        if not refusal:
+            self._refused_since = None
+        elif self._refused_since is None:
+            self._refused_since = asyncio.get_running_loop().time()
