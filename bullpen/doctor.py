@@ -8,24 +8,26 @@ import platform
 import shutil
 import sys
 from collections.abc import AsyncIterator, Awaitable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from pydantic import ValidationError
 from pydantic_core import from_json
 
 from bullpen.embedded import EmbeddedError, nats_server, postgres
 from bullpen.supervision.endpoints import default_data_dir
-from bus import Bus, BusError, BusSettings, Denied, NoResponders, RequestTimeout
-from bus.jetstream import API, jetstream_is_there
+from bus import Bus, BusError, BusSettings, Denied, Message, NoResponders, RequestTimeout
+from bus.jetstream import API, jetstream_is_there, write_refused
 from client import Bullpen
 from client.client import MANAGER_SERVICE, TELEMETRY_SERVICE
-from contracts import BullpenError, ControlReply, Heartbeat, ManagerReply
+from contracts import BullpenError, ControlReply, Heartbeat, ManagerReply, MeshMetrics
 from contracts import subjects as s
 from telemetry.store import DatabaseAway, Store
 from telemetry.stream import CONSUMER
 from telemetry.upkeep.migrate import available as migrations
+from telemetry.upkeep.writing import why_not_written
 from workers.base.interface.discovery import discover
 
 OLDEST_PYTHON = (3, 11)
@@ -33,6 +35,8 @@ LOW_DISK, FULL_DISK = 2 << 30, 200 << 20
 """Bytes free below which it is a warning, and a failure."""
 MUCH_LAG = 1000
 """Events not yet in the books that are no longer a passing thing."""
+REFUSED_MS = 5000
+"""Milliseconds without an event taken that are no longer a passing thing."""
 WITHIN = 2.0
 EVENT_WITHIN = 1.0
 
@@ -56,7 +60,7 @@ async def examine(settings: BusSettings, database_url: str | None) -> AsyncItera
         yield finding
     async for finding in _mesh(settings, books=database_url is not None):
         yield finding
-    yield await _postgres(database_url)
+    yield await postgres_finding(database_url)
     for name, folder in discover().items():
         found = await folder.available()
         yield Finding(f"backend {name}", "ok" if found.available else "warn", found.reason, found.cure)
@@ -99,7 +103,7 @@ def _disk(data_dir: Path) -> Finding:
 
 async def _mesh(settings: BusSettings, *, books: bool) -> AsyncIterator[Finding]:
     try:
-        async with _bullpen(settings) as bullpen:
+        async with _bullpen(settings) as bullpen, _managers_metrics(bullpen.bus) as metrics:
             yield await _nats(bullpen.bus)
             yield await _system_events(bullpen.bus)
             for finding in await _managers(bullpen):
@@ -108,6 +112,8 @@ async def _mesh(settings: BusSettings, *, books: bool) -> AsyncIterator[Finding]
             for finding in (*findings_of(beats), *await _configs(bullpen, beats)):
                 yield finding
             async for finding in _books(bullpen, wanted=books):
+                yield finding
+            for finding in await _outboxes(metrics):
                 yield finding
     except BusError as error:
         yield Finding("NATS", "fail", str(error), "then run this again: the mesh was not looked at")
@@ -221,7 +227,7 @@ async def _books(bullpen: Bullpen, *, wanted: bool) -> AsyncIterator[Finding]:
             "JetStream", "warn", "this account has none: no durable jobs, and events wait with those who tell", cure
         )
     else:
-        yield Finding("JetStream", "ok", "answers wait there until they are in the books")
+        yield await jetstream_finding(bullpen.bus)
     if not wanted:
         return
     found = [service.id for service in await bullpen.services(TELEMETRY_SERVICE)]
@@ -230,6 +236,52 @@ async def _books(bullpen: Bullpen, *, wanted: bool) -> AsyncIterator[Finding]:
     else:
         yield Finding("telemetry", "fail", "no accountant keeps the books", "start one: `bullpen telemetry`")
     yield await _lag(bullpen.bus)
+
+
+async def jetstream_finding(bus: Bus) -> Finding:
+    """Whether it takes what is written: tried, because after a full disk it looks well and keeps nothing."""
+    try:
+        refusal = await write_refused(bus, s.TELEMETRY_CHECK, timeout=WITHIN)
+    except Denied:
+        return Finding("JetStream", "ok", "it is there; whether it takes what is written, `admin` can try")
+    if refusal is None:
+        return Finding("JetStream", "ok", "answers wait there until they are in the books")
+    cure = "free some space on the server's disk, then restart the server: it goes on refusing until then"
+    if not refusal.stuck:
+        cure = "raise that limit, or see why the books do not catch up"
+    return Finding("JetStream", "fail", f"it keeps nothing that is written: {refusal.reason}", cure)
+
+
+@asynccontextmanager
+async def _managers_metrics(bus: Bus) -> AsyncIterator[dict[str, MeshMetrics]]:
+    """What each Manager says of itself, every two seconds."""
+    heard: dict[str, MeshMetrics] = {}
+
+    def on_metrics(message: Message) -> None:
+        with suppress(ValidationError):
+            told = MeshMetrics.model_validate_json(message.data)
+            heard[told.source] = told
+
+    subscription = await bus.subscribe_inline(s.METRICS_MESH, on_metrics)
+    try:
+        yield heard
+    finally:
+        await subscription.stop()
+
+
+async def _outboxes(metrics: dict[str, MeshMetrics]) -> list[Finding]:
+    """Managers whose events for the books are not taken. They have been listened to for a while by now."""
+    return [
+        Finding(
+            f"events of {name}",
+            "warn",
+            f"none taken for {told.outbox_refused_ms / 1000:.0f} s: {told.outbox_refusal}; "
+            f"{told.outbox_pending} wait in memory, {told.outbox_spooled_bytes >> 10} KiB on disk",
+            "see JetStream and Postgres here; what waits is booked when they take it again",
+        )
+        for name, told in sorted(metrics.items())
+        if told.outbox_refused_ms > REFUSED_MS
+    ]
 
 
 async def _lag(bus: Bus) -> Finding:
@@ -248,13 +300,14 @@ async def _lag(bus: Bus) -> Finding:
     return Finding("books", "ok", f"{waiting} events on their way" if waiting else "up to date")
 
 
-async def _postgres(url: str | None) -> Finding:
+async def postgres_finding(url: str | None) -> Finding:
     if url is None:
         cure = "set DATABASE_URL, or start the mesh with `bullpen up`"
         return Finding("Postgres", "warn", "no database is named: no answer is kept", cure)
     store = Store(url, WITHIN)
     try:
         schema = await store.perform(lambda connection: connection.fetchval(NEWEST_MIGRATION))
+        unwritten = await why_not_written(store)
     except DatabaseAway as error:
         return Finding("Postgres", "fail", str(error), "start it, check DATABASE_URL, then start `bullpen telemetry`")
     finally:
@@ -264,4 +317,6 @@ async def _postgres(url: str | None) -> Finding:
         return Finding(
             "Postgres", "warn", f"schema {schema}, not {newest}", "start `bullpen telemetry` of this version"
         )
+    if unwritten:
+        return Finding("Postgres", "warn", f"schema {schema}, but {unwritten}", "see the database's own log")
     return Finding("Postgres", "ok", f"schema {schema}")

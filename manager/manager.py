@@ -412,7 +412,7 @@ class Manager:
                 self._shared.estimates,
                 inflight=len(self._running),
                 waiting=len(self._shared.queue),
-                outbox=self._outbox.pending,
+                outbox=self._outbox,
                 jobs=(self._jobs.running, self._jobs.waiting),
             )
 

@@ -9,8 +9,12 @@ from contracts import BullpenError, MeshMetrics, ModelMetrics, OpenModel, Worker
 from contracts.subjects import METRICS_MESH, metrics_model, metrics_worker
 from manager.routing.estimates import Estimates
 from manager.routing.registry import Registry
+from outbox.outbox import Outbox
 
 log = structlog.get_logger(__name__)
+
+LONGEST_REASON = 500
+"""Characters."""
 
 
 class Metrics:
@@ -40,7 +44,7 @@ class Metrics:
         *,
         inflight: int,
         waiting: int,
-        outbox: int,
+        outbox: Outbox,
         jobs: tuple[int, int | None],
     ) -> None:
         """The figures of the mesh, of each model and of each worker. `jobs`: in hand here, and waiting in all."""
@@ -55,7 +59,10 @@ class Metrics:
             answered=self._answered,
             failed=self._failed,
             rerouted=self._rerouted,
-            outbox_pending=outbox,
+            outbox_pending=outbox.pending,
+            outbox_spooled_bytes=outbox.spooled_bytes,
+            outbox_refused_ms=round(1000 * outbox.refused_for),
+            outbox_refusal=outbox.refusal[:LONGEST_REASON],
             jobs_running=jobs[0],
             jobs_waiting=jobs[1],
         )

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from bullpen.embedded import EmbeddedError
+from bullpen.embedded import EmbeddedError, ServerDown
 
 STANDARD_PORT = 5432
 USER = DATABASE = "bullpen"
@@ -119,7 +119,7 @@ class Postgres:
                 extra_groups=[] if self.account else None,
             )
         except subprocess.CalledProcessError as error:
-            raise EmbeddedError(f"Postgres cannot be set up in {self.directory}: {error.stdout.strip()}") from None
+            raise ServerDown(f"Postgres cannot be set up in {self.directory}: {error.stdout.strip()}") from None
         except OSError as error:
             who = f" as user {self.account.pw_name}" if self.account else ""
             raise EmbeddedError(
