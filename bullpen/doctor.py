@@ -40,6 +40,11 @@ REFUSED_MS = 5000
 WITHIN = 2.0
 EVENT_WITHIN = 1.0
 
+SEE_ALL = ("observer", "admin")
+AS_OBSERVER = (
+    "look as a user who may see it: NATS_USER=observer NATS_PASSWORD=… NATS_INBOX_PREFIX=_INBOX bullpen doctor; "
+    "the password is NATS_OBSERVER_PASSWORD in .env"
+)
 NEWEST_MIGRATION = "SELECT max(version) FROM schema_migrations"
 
 State = Literal["ok", "warn", "fail"]
@@ -59,7 +64,7 @@ async def examine(settings: BusSettings, database_url: str | None) -> AsyncItera
     for finding in (_python(), _nats_program(), _postgres_program(), _disk(default_data_dir())):
         yield finding
     async for finding in _mesh(settings, books=database_url is not None):
-        yield finding
+        yield as_seen_by(settings, finding)
     yield await postgres_finding(database_url)
     for name, folder in discover().items():
         found = await folder.available()
@@ -99,6 +104,17 @@ def _disk(data_dir: Path) -> Finding:
 
 
 # What is reached over NATS
+
+
+def as_seen_by(settings: BusSettings, finding: Finding) -> Finding:
+    """The finding of a user who may see everything; of a role's own user, who may not, no more than a warning.
+
+    A container's role has an inbox of its own, where only those answer that have to answer that role.
+    """
+    of_a_role = settings.inbox_prefix != s.INBOX_PREFIX and settings.user not in (None, *SEE_ALL)
+    if not of_a_role or finding.state == "ok":
+        return finding
+    return Finding(finding.part, "warn", f"as far as `{settings.user}` may see: {finding.detail}", AS_OBSERVER)
 
 
 async def _mesh(settings: BusSettings, *, books: bool) -> AsyncIterator[Finding]:

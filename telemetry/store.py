@@ -26,6 +26,10 @@ OF_THE_CONNECTION = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.Inte
 SESSION = {"application_name": "bullpen", "timezone": "UTC", "jit": "off"}
 """UTC also for a time that comes without its zone. Compiling takes longer than running what we ask."""
 CLOSE_WITHIN = 1.0
+OTHER_CREDENTIALS = (
+    "; DATABASE_URL has another password than the database: `bullpen init --rotate postgres` gives both a new one, "
+    "or say ALTER ROLE … PASSWORD '…' there"
+)
 NO_PARTITION = "no partition of relation"
 """What Postgres says of a row whose month is not there: far in the past or the future, or not a UUIDv7 of ours."""
 PARTITIONED = ("responses", "attempts")
@@ -228,4 +232,5 @@ async def _make_partitions(connection: Connection, tables: Mapping[str, Sequence
 def _reason(error: Exception) -> str:
     """What is wrong, without Postgres's DETAIL: it quotes the row, and prompts do not belong in logs."""
     message = error.message if isinstance(error, asyncpg.PostgresError) else str(error)
-    return f"{type(error).__name__}: {message}".rstrip(": ")
+    cure = OTHER_CREDENTIALS if isinstance(error, asyncpg.InvalidPasswordError) else ""
+    return f"{type(error).__name__}: {message}".rstrip(": ") + cure

@@ -63,9 +63,10 @@ def dead_letters(
 
 
 def rebook() -> None:
-    """Book the dead letters again: those that this version can read, and those whose reason has passed.
+    """Book dead letters again, as far as they can be booked now.
 
-    What is booked leaves `dead_letters` in the same transaction; the rest stays. Needs the owner of the tables.
+    This version may be able to read them, or the reason has passed. What is booked leaves `dead_letters` in the
+    same transaction; the rest stays. Needs the owner of the tables.
 
     Examples:
 

@@ -14,7 +14,7 @@ BATCH = 100
 BEFORE_ALL = datetime(1, 1, 1, tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class KeptLetter:
     """An event in `dead_letters`."""
 

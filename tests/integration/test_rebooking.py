@@ -101,3 +101,13 @@ async def test_doctor_writes_and_leaves_nothing(owner: "asyncpg.Connection[async
     found = await postgres_finding(database_url)
     assert found.state == "warn"
     assert "nothing can be written" in found.detail
+
+
+async def test_a_wrong_password_names_both_cures(
+    owner: "asyncpg.Connection[asyncpg.Record]", database_url: str
+) -> None:
+    user, _, rest = database_url.partition("@")
+    found = await postgres_finding(f"{user.rpartition(':')[0]}:another@{rest}")
+    assert found.state == "fail"
+    assert "bullpen init --rotate postgres" in found.detail
+    assert "ALTER ROLE" in found.detail

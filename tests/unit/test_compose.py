@@ -73,6 +73,7 @@ def test_a_key_may_be_in_a_file(name: str) -> None:
     told = OURS[f"{name}_worker"]
     assert told["secrets"] == [f"{name}_api_key"]
     assert told["environment"][f"{name.upper()}_API_KEY_FILE"] == f"/run/secrets/{name}_api_key"
+    assert f"${{{name.upper()}_API_KEY_FILE:-}}" in told["labels"].values(), "so that another file is another container"
     others = {told for told in OURS if told != f"{name}_worker"}
     assert not [other for other in others if f"{name}_api_key" in str(OURS[other])]
 
@@ -83,6 +84,12 @@ def test_every_image_has_its_dockerfile_where_the_role_shows_its_status(name: st
     assert "BULLPEN_STATUS=127.0.0.1:" in made
     assert "COPY . /app\nWORKDIR /app\n" in made
     assert (ROOT / HEALTH_CHECK).is_file()
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_image_has_a_version_to_go_back_to(name: str) -> None:
+    assert OURS[name]["image"] == f"bullpen/{name.replace('_', '-')}:${{BULLPEN_VERSION:-latest}}"
+    assert "BULLPEN_VERSION=latest" in (ROOT / ".env.example").read_text().splitlines()
 
 
 def test_every_backend_has_its_container() -> None:
