@@ -62,7 +62,7 @@ class Metrics:
             outbox_pending=outbox.pending,
             outbox_spooled_bytes=outbox.spooled_bytes,
             outbox_refused_ms=round(1000 * outbox.refused_for),
-            outbox_refusal=outbox.refusal[:LONGEST_REASON],
+            outbox_refusal=outbox.trouble[:LONGEST_REASON],
             jobs_running=jobs[0],
             jobs_waiting=jobs[1],
         )

@@ -38,6 +38,8 @@ PUMPS = 64
 """Events that may wait for their acknowledgement at the same time."""
 ACK_WITHIN = 2.0
 RETRY = Backoff(0.1, 2.0)
+REOPEN = Backoff(2.0, 60.0)
+"""Between two tries to open a spool."""
 EMPTY_SPOOL_FAILURES = 3
 """An empty spool is looked at as seldom as after so many failures."""
 OLD = 1.0
@@ -107,8 +109,9 @@ class Outbox:
         for number in range(PUMPS):
             outbox._tasks.start(outbox._pump(), f"pump-{number}")
         if spool is not None:
-            outbox._tasks.start(outbox._keep_short(spool), "keep-short")
-            outbox._tasks.start(outbox._replay(spool), "replay")
+            outbox._use(spool)
+        elif settings.spool is not None:
+            outbox._tasks.start(outbox._find_spool(settings.spool, name), "find-spool")
         return outbox
 
     @property
@@ -127,9 +130,11 @@ class Outbox:
         return 0.0 if self._refused_since is None else asyncio.get_running_loop().time() - self._refused_since
 
     @property
-    def spool_failed(self) -> str:
-        """Why nothing more can be written to the spool; empty while it can, and where there is none."""
-        return self._spool.failed if self._spool else ""
+    def trouble(self) -> str:
+        """Why events are not taken, and why they cannot be spooled either; empty while they are taken."""
+        if not self.refusal or self._spool is None or not self._spool.failed:
+            return self.refusal
+        return f"{self.refusal}; and nothing more can be spooled: {self._spool.failed}"
 
     def figures(self) -> Iterator[Figure]:
         """For `/metrics`."""
@@ -229,6 +234,20 @@ class Outbox:
             log.error("telemetry_dropped", dropped=self.dropped, cause=f"JetStream is away and memory is full{spool}")
 
     # Disk
+
+    def _use(self, spool: Spool) -> None:
+        self._spool = spool
+        self._tasks.start(self._keep_short(spool), "keep-short")
+        self._tasks.start(self._replay(spool), "replay")
+
+    async def _find_spool(self, root: Path, name: str) -> None:
+        """A disk that was full when the role started may have room later."""
+        failures, spool = 0, None
+        while spool is None:
+            failures += 1
+            await asyncio.sleep(REOPEN.ceiling(failures))
+            spool = Spool.open(root, name, self.settings.spool_max_bytes)
+        self._use(spool)
 
     async def _keep_short(self, spool: Spool) -> None:
         """Moves events that wait too long in memory to disk: this process may die."""

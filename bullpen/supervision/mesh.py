@@ -122,9 +122,7 @@ class Mesh:
         Raises `MeshError`, `EmbeddedError`, `AlreadyRunning`, `BusUnreachable`.
         """
         make_data_dir(self.data_dir)
-        self._lock = Lock(self.data_dir)
-        endpoints_file.forget(self.data_dir)
-        self._lock.sign()
+        self._take_data_dir()
         try:
             await _all_of(self._start_serving(), self._find_books())
             await self._start_telemetry()
@@ -133,7 +131,7 @@ class Mesh:
             await self.stop()
             raise
         self._ready = True
-        endpoints_file.write(self.endpoints, self.data_dir)
+        self._write_endpoints()
 
     async def stop(self) -> None:
         """Stops the roles, all together, then NATS, then Postgres. Takes less than 5 s, does nothing twice."""
@@ -154,6 +152,19 @@ class Mesh:
     def kill(self) -> None:
         """Kills every process at once, after a second Ctrl-C."""
         self._supervisor.kill()
+
+    def _take_data_dir(self) -> None:
+        """Raises `AlreadyRunning`, and `MeshError` when not even our name can be written there."""
+        try:
+            self._lock = Lock(self.data_dir)
+            endpoints_file.forget(self.data_dir)
+            self._lock.sign()
+        except OSError as error:
+            if self._lock is not None:
+                self._lock.release()
+                self._lock = None
+            why = f"{self.data_dir} cannot be written ({error.strerror})"
+            raise MeshError(f"{why}: free some space, or choose another --data-dir") from None
 
     # The order of things
 
@@ -190,7 +201,7 @@ class Mesh:
         await self._start_telemetry()
         self._tell("the database runs now, and the books are kept")
         if self._ready:
-            endpoints_file.write(self.endpoints, self.data_dir)
+            self._write_endpoints()
 
     async def _start_telemetry(self) -> None:
         if self._database_url is not None:
@@ -283,8 +294,15 @@ class Mesh:
 
     def _on_start(self, name: str) -> None:
         if self._ready:
-            endpoints_file.write(self.endpoints, self.data_dir)
+            self._write_endpoints()
             self._tell(f"{name} was started again")
+
+    def _write_endpoints(self) -> None:
+        """A disk that is full must not keep a process from being started again."""
+        try:
+            endpoints_file.write(self.endpoints, self.data_dir)
+        except OSError as error:
+            self._tell(f"endpoints.json is not up to date, it cannot be written: {error.strerror}")
 
     def _on_death(self, death: Death) -> None:
         if self._ready or death.name not in (NATS, POSTGRES):  # a server's start has its own story, of ports
