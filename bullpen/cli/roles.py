@@ -174,8 +174,8 @@ def health(
 ) -> None:
     """Whether a role on this host can serve: exit 0 or 1.
 
-    The role itself is asked, over NATS, not its port. One that starts, drains, waits for its provider or is short of
-    memory cannot serve but is alive: a restart would not help.
+    The role itself is asked: at BULLPEN_STATUS when that is set, else over NATS. One that starts, drains, waits for its
+    provider or is short of memory cannot serve but is alive: a restart would not help.
 
     Examples:
 

@@ -21,6 +21,7 @@ from bullpen.supervision.endpoints import Endpoints
 from bullpen.supervision.lock import Lock
 from bullpen.supervision.readiness import MeshWatch
 from bullpen.supervision.servers import NATS, POSTGRES, Servers
+from bullpen.supervision.status_server import nth_address
 from bullpen.supervision.store_watch import StoreWatch
 from bullpen.supervision.supervisor import Death, Program, Supervisor
 from bus import BusSettings, Tasks
@@ -86,6 +87,7 @@ class Mesh:
         self._watch: MeshWatch | None = None
         self._tasks = Tasks("mesh")
         self._nats_url = ""
+        self._roles_started = 0
         self._ready = False
 
     async def __aenter__(self) -> Self:
@@ -228,7 +230,10 @@ class Mesh:
     async def _start_role(self, name: str, *arguments: str, **environment: str) -> None:
         self._doing(f"starting {name}")
         command = (*role_command(), *arguments)
-        await self._supervisor.start(Program(name, command, self._log(name), {**self._environment, **environment}))
+        status = nth_address(self._environment, self._roles_started)
+        self._roles_started += 1
+        whole = {**self._environment, **status, **environment}
+        await self._supervisor.start(Program(name, command, self._log(name), whole))
 
     async def _until_ready(self) -> None:
         """Waits until every role is ready; for models that load slowly only as long as no worker can answer.

@@ -201,6 +201,18 @@ def address(environ: Mapping[str, str]) -> tuple[str, int] | None:
     return host.strip("[]"), int(port)
 
 
+def nth_address(environ: Mapping[str, str], number: int) -> dict[str, str]:
+    """`BULLPEN_STATUS` for the role of that number (from 0) on one machine: the ports follow each other.
+
+    Empty when the variable is. Raises `ConfigError`.
+    """
+    first = address(environ)
+    if first is None:
+        return {}
+    host, port = first[0], first[1] and first[1] + number  # port 0 stays: the system chooses one for each
+    return {VARIABLE: f"[{host}]:{port}" if ":" in host else f"{host}:{port}"}
+
+
 def metrics_text(figures: Iterable[Figure], labels: Mapping[str, str]) -> str:
     """The figures as Prometheus reads them."""
     told = ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items())

@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from bullpen.supervision import status_server
-from bullpen.supervision.status_server import LoopWatch, StatusServer, address, metrics_text
+from bullpen.supervision.status_server import LoopWatch, StatusServer, address, metrics_text, nth_address
 from bus.role_status import Figure, RoleStatus
 from config.loader import ConfigError
 
@@ -33,6 +33,18 @@ def test_the_address_of_the_status_is_host_and_port(text: str, read: tuple[str, 
 def test_an_address_that_is_none_names_the_variable_and_the_form(text: str) -> None:
     with pytest.raises(ConfigError, match=r"BULLPEN_STATUS: .*HOST:PORT, such as 127\.0\.0\.1:8223"):
         address({"BULLPEN_STATUS": text})
+
+
+def test_the_roles_of_one_machine_have_ports_that_follow_each_other() -> None:
+    shown = {"BULLPEN_STATUS": "127.0.0.1:9100"}
+    assert [nth_address(shown, number)["BULLPEN_STATUS"] for number in range(3)] == [
+        "127.0.0.1:9100",
+        "127.0.0.1:9101",
+        "127.0.0.1:9102",
+    ]
+    assert nth_address({"BULLPEN_STATUS": "[::1]:9100"}, 1) == {"BULLPEN_STATUS": "[::1]:9101"}
+    assert nth_address({"BULLPEN_STATUS": "127.0.0.1:0"}, 1) == {"BULLPEN_STATUS": "127.0.0.1:0"}
+    assert nth_address({}, 1) == {}
 
 
 async def test_the_lag_of_the_loop_is_the_worst_of_half_a_minute() -> None:
