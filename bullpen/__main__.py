@@ -1,14 +1,22 @@
 """`python -m bullpen`: the same as the command `bullpen`."""
 
+import os
 import sys
-from contextlib import suppress
-from pathlib import Path
 
-if sys.argv[1:2] == ["health"]:
-    # It runs beside the role, within the same memory limit: if that is too little for both, the role should live.
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+from bullpen.health_check import check, die_first
 
-from bullpen.cli import main
 
-main()
+def main() -> None:
+    """Runs the command. A health check of a role that shows its status is answered without importing Bullpen."""
+    if sys.argv[1:2] == ["health"]:
+        die_first()
+        options, address = set(sys.argv[3:]), os.environ.get("BULLPEN_STATUS", "")
+        if address and len(sys.argv) > 2 and options <= {"--alive"}:
+            sys.exit(check(address, "/healthz" if options else "/readyz"))
+    from bullpen.cli import main as command_line  # noqa: PLC0415 — see above
+
+    command_line()
+
+
+if __name__ == "__main__":
+    main()

@@ -9,25 +9,27 @@ import shutil
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from pydantic import ValidationError
 from pydantic_core import from_json
 
 from bullpen.embedded import EmbeddedError, nats_server, postgres
 from bullpen.supervision.endpoints import default_data_dir
-from bus import Bus, BusError, BusSettings, Denied, NoResponders, RequestTimeout
-from bus.jetstream import API, jetstream_is_there
+from bus import Bus, BusError, BusSettings, Denied, Message, NoResponders, RequestTimeout
+from bus.jetstream import API, jetstream_is_there, write_refused
 from client import Bullpen
 from client.client import MANAGER_SERVICE, TELEMETRY_SERVICE
-from contracts import BullpenError, ControlReply, Heartbeat, ManagerReply
+from contracts import BullpenError, ControlReply, Heartbeat, ManagerReply, MeshMetrics
 from contracts import subjects as s
 from telemetry.database_url import read as read_database_url
 from telemetry.store import DatabaseAway, Store
 from telemetry.stream import CONSUMER
 from telemetry.upkeep.migrate import available as migrations
+from telemetry.upkeep.writing import why_not_written
 from workers.base.interface.discovery import discover
 from workers.base.provider.proxies import faults
 
@@ -36,11 +38,18 @@ LOW_DISK, FULL_DISK = 2 << 30, 200 << 20
 """Bytes free below which it is a warning, and a failure."""
 MUCH_LAG = 1000
 """Events not yet in the books that are no longer a passing thing."""
+REFUSED_MS = 5000
+"""Milliseconds without an event taken that are no longer a passing thing."""
 WITHIN = 2.0
 EVENT_WITHIN = 1.0
 
 CLOCKS_DIFFER = 5.0
 """Seconds by which a clock has to be wrong: a heartbeat may be a second or two old."""
+SEE_ALL = ("observer", "admin")
+AS_OBSERVER = (
+    "look as a user who may see it: NATS_USER=observer NATS_PASSWORD=… NATS_INBOX_PREFIX=_INBOX bullpen doctor; "
+    "the password is NATS_OBSERVER_PASSWORD in .env"
+)
 NEWEST_MIGRATION = "SELECT max(version) FROM schema_migrations"
 
 State = Literal["ok", "warn", "fail"]
@@ -62,8 +71,8 @@ async def examine(settings: BusSettings, database_url: str | None) -> AsyncItera
     for told in faults():
         yield Finding("environment", "fail", told, "then restart the workers")
     async for finding in _mesh(settings, books=database_url is not None):
-        yield finding
-    yield await _postgres(database_url)
+        yield as_seen_by(settings, finding)
+    yield await postgres_finding(database_url)
     for name, folder in discover().items():
         found = await folder.available()
         yield Finding(f"backend {name}", "ok" if found.available else "warn", found.reason, found.cure)
@@ -104,9 +113,20 @@ def _disk(data_dir: Path) -> Finding:
 # What is reached over NATS
 
 
+def as_seen_by(settings: BusSettings, finding: Finding) -> Finding:
+    """The finding of a user who may see everything; of a role's own user, who may not, no more than a warning.
+
+    A container's role has an inbox of its own, where only those answer that have to answer that role.
+    """
+    of_a_role = settings.inbox_prefix != s.INBOX_PREFIX and settings.user not in (None, *SEE_ALL)
+    if not of_a_role or finding.state == "ok":
+        return finding
+    return Finding(finding.part, "warn", f"as far as `{settings.user}` may see: {finding.detail}", AS_OBSERVER)
+
+
 async def _mesh(settings: BusSettings, *, books: bool) -> AsyncIterator[Finding]:
     try:
-        async with _bullpen(settings) as bullpen:
+        async with _bullpen(settings) as bullpen, _managers_metrics(bullpen.bus) as metrics:
             yield await _nats(bullpen.bus)
             yield await _system_events(bullpen.bus)
             for finding in await _managers(bullpen):
@@ -115,6 +135,8 @@ async def _mesh(settings: BusSettings, *, books: bool) -> AsyncIterator[Finding]
             for finding in (*findings_of(beats), *clocks(beats, time.time()), *await _configs(bullpen, beats)):
                 yield finding
             async for finding in _books(bullpen, wanted=books):
+                yield finding
+            for finding in await _outboxes(metrics):
                 yield finding
     except BusError as error:
         yield Finding("NATS", "fail", str(error), "then run this again: the mesh was not looked at")
@@ -240,7 +262,7 @@ async def _books(bullpen: Bullpen, *, wanted: bool) -> AsyncIterator[Finding]:
             "JetStream", "warn", "this account has none: no durable jobs, and events wait with those who tell", cure
         )
     else:
-        yield Finding("JetStream", "ok", "answers wait there until they are in the books")
+        yield await jetstream_finding(bullpen.bus)
     if not wanted:
         return
     found = [service.id for service in await bullpen.services(TELEMETRY_SERVICE)]
@@ -249,6 +271,52 @@ async def _books(bullpen: Bullpen, *, wanted: bool) -> AsyncIterator[Finding]:
     else:
         yield Finding("telemetry", "fail", "no accountant keeps the books", "start one: `bullpen telemetry`")
     yield await _lag(bullpen.bus)
+
+
+async def jetstream_finding(bus: Bus) -> Finding:
+    """Whether it takes what is written: tried, because after a full disk it looks well and keeps nothing."""
+    try:
+        refusal = await write_refused(bus, s.TELEMETRY_CHECK, timeout=WITHIN)
+    except Denied:
+        return Finding("JetStream", "ok", "it is there; whether it takes what is written, `admin` can try")
+    if refusal is None:
+        return Finding("JetStream", "ok", "answers wait there until they are in the books")
+    cure = "free some space on the server's disk, then restart the server: it goes on refusing until then"
+    if not refusal.stuck:
+        cure = "raise that limit, or see why the books do not catch up"
+    return Finding("JetStream", "fail", f"it keeps nothing that is written: {refusal.reason}", cure)
+
+
+@asynccontextmanager
+async def _managers_metrics(bus: Bus) -> AsyncIterator[dict[str, MeshMetrics]]:
+    """What each Manager says of itself, every two seconds."""
+    heard: dict[str, MeshMetrics] = {}
+
+    def on_metrics(message: Message) -> None:
+        with suppress(ValidationError):
+            told = MeshMetrics.model_validate_json(message.data)
+            heard[told.source] = told
+
+    subscription = await bus.subscribe_inline(s.METRICS_MESH, on_metrics)
+    try:
+        yield heard
+    finally:
+        await subscription.stop()
+
+
+async def _outboxes(metrics: dict[str, MeshMetrics]) -> list[Finding]:
+    """Managers whose events for the books are not taken. They have been listened to for a while by now."""
+    return [
+        Finding(
+            f"events of {name}",
+            "warn",
+            f"none taken for {told.outbox_refused_ms / 1000:.0f} s: {told.outbox_refusal}; "
+            f"{told.outbox_pending} wait in memory, {told.outbox_spooled_bytes >> 10} KiB on disk",
+            "see JetStream and Postgres here; what waits is booked when they take it again",
+        )
+        for name, told in sorted(metrics.items())
+        if told.outbox_refused_ms > REFUSED_MS
+    ]
 
 
 async def _lag(bus: Bus) -> Finding:
@@ -267,13 +335,14 @@ async def _lag(bus: Bus) -> Finding:
     return Finding("books", "ok", f"{waiting} events on their way" if waiting else "up to date")
 
 
-async def _postgres(url: str | None) -> Finding:
+async def postgres_finding(url: str | None) -> Finding:
     if url is None:
         cure = "set DATABASE_URL, or start the mesh with `bullpen up`"
         return Finding("Postgres", "warn", "no database is named: no answer is kept", cure)
     store = Store(url, WITHIN)
     try:
         schema = await store.perform(lambda connection: connection.fetchval(NEWEST_MIGRATION))
+        unwritten = await why_not_written(store)
     except DatabaseAway as error:
         return Finding("Postgres", "fail", str(error), "start it, check DATABASE_URL, then start `bullpen telemetry`")
     finally:
@@ -283,5 +352,7 @@ async def _postgres(url: str | None) -> Finding:
         return Finding(
             "Postgres", "warn", f"schema {schema}, not {newest}", "start `bullpen telemetry` of this version"
         )
+    if unwritten:
+        return Finding("Postgres", "warn", f"schema {schema}, but {unwritten}", "see the database's own log")
     ignored = read_database_url(url).ignored
     return Finding("Postgres", "ok", f"schema {schema}{'; not used: ' if ignored else ''}{', '.join(ignored)}")

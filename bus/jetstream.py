@@ -13,7 +13,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, RetentionPolic
 from pydantic_core import from_json, to_json
 
 from bus.connection import Bus
-from bus.errors import BusError, NoResponders
+from bus.errors import BusError, NoResponders, RequestTimeout
 from bus.pull import Puller, StoredMessage
 from contracts import JsonObject
 
@@ -27,6 +27,8 @@ NO_ROOM = 10047
 SMALLEST = 64 << 20
 NOT_ENABLED = frozenset({10039, 10076})
 """JetStream is off for this account, or altogether."""
+NO_PLACE = frozenset({10023, 10026, 10028, NO_ROOM})
+"""It has not the room, the memory or the right for another stream, however small."""
 LIMITS = {"max_age": 0, "max_bytes": -1, "max_msgs": -1, "max_msgs_per_subject": -1}
 """Each with the value that means "no limit"."""
 
@@ -178,6 +180,34 @@ async def jetstream_is_there(bus: Bus) -> bool:
     return True
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A stream did not take a message."""
+
+    reason: str
+    stuck: bool
+    """JetStream does not say why, or says that it is off: so it is after a full disk, until the server is restarted."""
+
+
+async def write_refused(bus: Bus, subject: str, *, timeout: float = API_TIMEOUT) -> Refusal | None:
+    """Writes a small message to the stream of this subject; None when that is done, or when there is no such stream.
+
+    Raises `BusError` when the server cannot be asked.
+    """
+    try:
+        answer = from_json((await bus.request(subject, b"{}", timeout=timeout)).data)
+        refused: JsonObject | None = answer.get("error")
+    except RequestTimeout as error:
+        return Refusal(str(error), stuck=bus.is_connected)
+    except NoResponders:
+        there = await jetstream_is_there(bus)
+        return None if there else Refusal("JetStream is off", stuck=True)
+    except (ValueError, AttributeError) as error:
+        raise BusError(f"not an answer of a stream on {subject}") from error
+    return Refusal(str(refused.get("description", refused)), stuck=False) if refused else None
+
+
 def says_there_is_none(error: BusError) -> bool:
-    """Whether a call failed because there is no JetStream for this user, not because it is away for the moment."""
-    return isinstance(error, NoResponders) or (isinstance(error, JetStreamRefuses) and error.code in NOT_ENABLED)
+    """Whether a call failed because JetStream has no place for this user, not because it is away for the moment."""
+    none = NOT_ENABLED | NO_PLACE
+    return isinstance(error, NoResponders) or (isinstance(error, JetStreamRefuses) and error.code in none)

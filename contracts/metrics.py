@@ -84,6 +84,12 @@ class MeshMetrics(OpenModel):
     rerouted: int
     outbox_pending: int = 0
     """Telemetry events that JetStream has not acknowledged yet."""
+    outbox_spooled_bytes: int = 0
+    """Events that wait on this Manager's disk."""
+    outbox_refused_ms: int = 0
+    """For how long no event has been taken; 0 while they flow."""
+    outbox_refusal: str = ""
+    """Why not."""
     jobs_running: int = 0
     """Durable jobs that this Manager has begun; they count among `inflight` too."""
     loop_lag_ms: float = 0.0

@@ -30,6 +30,8 @@ TELEMETRY_RESPONSE = "telemetry.response"
 TELEMETRY_ATTEMPT = "telemetry.attempt"
 TELEMETRY_WORKER = "telemetry.worker"
 TELEMETRY_FEEDBACK = "telemetry.feedback"
+TELEMETRY_CHECK = "telemetry.check"
+"""Whether the stream takes what is written. Nothing is booked for it."""
 
 METRICS_MESH = "metrics.mesh"
 METRICS_MODELS = "metrics.model.*"

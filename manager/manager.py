@@ -6,6 +6,7 @@ knows which workers are here. No state of a Manager is needed by another one: st
 """
 
 import asyncio
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import structlog
@@ -13,8 +14,8 @@ from pydantic import ValidationError
 
 from bus import Bus, BusError, BusSettings, InboxReply, Message, Subscription, Tasks
 from bus.deadline import seconds_left
-from bus.loop_lag import LoopLag
 from bus.reply import accepts, internal_error
+from bus.role_status import Figure, RoleStatus
 from bus.service import EndpointStats, Service, package_version, serve_info
 from bus.tasks import Idle, first_of
 from config.loader import ConfigError
@@ -83,7 +84,8 @@ class Manager:
         self._shadow = ShadowTraffic(self._shared, outbox, self._answer_aside, self._tasks.start)
         self._jobs = Jobs(bus, config.jobs, self._perform)
         self._settings = Settings(config, config_file, self._shared, self._jobs)
-        self._lag = LoopLag(manager_id)
+        self.lag: Callable[[], float] = lambda: 0.0
+        """Seconds: how late the event loop was of late."""
         self._leaving = False
         self._running: set[RequestState] = set()
         self._idle = Idle()
@@ -109,7 +111,6 @@ class Manager:
         self._tasks.start(self._liveness.sweep(), "sweep")
         self._tasks.start(self._liveness.reconcile(), "reconcile")
         self._tasks.start(self._liveness.acquaint(), "acquaint")
-        self._tasks.start(self._lag.watch(), "lag")
         self._tasks.start(self._tell_metrics(), "metrics")
         self._tasks.start(
             GradeKeeper(self._bus, self._shared.grades, self._shared.estimates).keep(self._shared.served), "grades"
@@ -321,6 +322,26 @@ class Manager:
             self._lingering.discard(state)
             state.close()
 
+    # How it is
+
+    def why_not_ready(self) -> str:
+        """Why this Manager takes no requests now; empty while it does."""
+        if not self._bus.is_connected:
+            return "the connection to NATS is away"
+        if self._requests is not None:
+            return ""
+        return "leaving" if self._leaving else "draining, or not started yet"
+
+    def figures(self) -> Iterator[Figure]:
+        """For `/metrics`."""
+        yield Figure("nats_connected", "1: the connection to NATS is there", self._bus.is_connected)
+        yield Figure("requests_running", "Requests that are not answered yet", len(self._running))
+        yield Figure("requests_waiting", "Requests that wait for a worker", len(self._shared.queue))
+        yield Figure("requests_total", "Requests answered or failed", self._stats.num_requests, "counter")
+        yield Figure("requests_failed_total", "Requests that ended with an error", self._stats.num_errors, "counter")
+        yield Figure("workers", "Workers that this Manager knows", len(self._shared.registry))
+        yield from self._outbox.figures()
+
     # Being told what to do
 
     async def _on_cancel(self, message: Message) -> None:
@@ -397,9 +418,9 @@ class Manager:
                 self._shared.estimates,
                 inflight=len(self._running),
                 waiting=len(self._shared.queue),
-                outbox=self._outbox.pending,
+                outbox=self._outbox,
                 jobs=(self._jobs.running, self._jobs.waiting),
-                lag_s=self._lag.take(),
+                lag_s=self.lag(),
             )
 
 
@@ -411,8 +432,11 @@ async def run(
     stop: asyncio.Event,
     books: OutboxSettings | None = None,
     config_file: ConfigFile[ManagerConfig] | None = None,
+    status: RoleStatus | None = None,
 ) -> None:
     """Runs one Manager until `stop` is set, and takes over what is saved in `config_file` meanwhile.
+
+    `status` is filled in, for whoever shows it on this machine.
 
     Raises `BusUnreachable`, `ConfigError`; `BusError`: the bus was lost.
     """
@@ -421,7 +445,11 @@ async def run(
     bus = await Bus.connect(f"manager:{manager_id}", settings, patience=START_PATIENCE, stop=stop)
     outbox = await Outbox.open(manager_id, settings, books or OutboxSettings(), patience=START_PATIENCE, stop=stop)
     try:
-        await Manager(bus, outbox, config, manager_id, config_file).run(stop)
+        manager = Manager(bus, outbox, config, manager_id, config_file)
+        if status is not None:
+            status.why_not, status.figures = manager.why_not_ready, manager.figures
+            manager.lag = status.lag
+        await manager.run(stop)
         if bus.lost.is_set():
             raise BusError("the connection to NATS is lost for good")
     finally:

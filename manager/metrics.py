@@ -10,8 +10,12 @@ from contracts import BullpenError, MeshMetrics, ModelMetrics, OpenModel, Worker
 from contracts.subjects import METRICS_MESH, metrics_model, metrics_worker
 from manager.routing.estimates import Estimates
 from manager.routing.registry import Registry
+from outbox.outbox import Outbox
 
 log = structlog.get_logger(__name__)
+
+LONGEST_REASON = 500
+"""Characters."""
 
 
 class Metrics:
@@ -41,7 +45,7 @@ class Metrics:
         *,
         inflight: int,
         waiting: int,
-        outbox: int,
+        outbox: Outbox,
         jobs: tuple[int, int | None],
         lag_s: float = 0.0,
     ) -> None:
@@ -60,7 +64,10 @@ class Metrics:
             answered=self._answered,
             failed=self._failed,
             rerouted=self._rerouted,
-            outbox_pending=outbox,
+            outbox_pending=outbox.pending,
+            outbox_spooled_bytes=outbox.spooled_bytes,
+            outbox_refused_ms=round(1000 * outbox.refused_for),
+            outbox_refusal=outbox.trouble[:LONGEST_REASON],
             jobs_running=jobs[0],
             jobs_waiting=jobs[1],
             loop_lag_ms=round(lag_s * 1000, 1),

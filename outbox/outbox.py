@@ -12,7 +12,7 @@ then writes them through to the disk.
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -24,6 +24,7 @@ from pydantic_core import from_json
 from bus.backoff import Backoff
 from bus.connection import Bus
 from bus.errors import BusError
+from bus.role_status import Figure
 from bus.settings import BusSettings
 from bus.tasks import Tasks
 from contracts import BullpenError, ContentMode
@@ -37,6 +38,8 @@ PUMPS = 64
 """Events that may wait for their acknowledgement at the same time."""
 ACK_WITHIN = 2.0
 RETRY = Backoff(0.1, 2.0)
+REOPEN = Backoff(2.0, 60.0)
+"""Between two tries to open a spool."""
 EMPTY_SPOOL_FAILURES = 3
 """An empty spool is looked at as seldom as after so many failures."""
 OLD = 1.0
@@ -84,7 +87,9 @@ class Outbox:
         self._settled = asyncio.Event()
         self._settled.set()
         self._tasks = Tasks(bus.name)
-        self._refused = False
+        self._refused_since: float | None = None
+        self.refusal = ""
+        """Why JetStream, or the accountant, did not take the last event; empty when it did."""
         self.dropped = 0
 
     @classmethod
@@ -104,8 +109,9 @@ class Outbox:
         for number in range(PUMPS):
             outbox._tasks.start(outbox._pump(), f"pump-{number}")
         if spool is not None:
-            outbox._tasks.start(outbox._keep_short(spool), "keep-short")
-            outbox._tasks.start(outbox._replay(spool), "replay")
+            outbox._use(spool)
+        elif settings.spool is not None:
+            outbox._tasks.start(outbox._find_spool(settings.spool, name), "find-spool")
         return outbox
 
     @property
@@ -117,6 +123,25 @@ class Outbox:
     def spooled_bytes(self) -> int:
         """On disk, waiting to be published again."""
         return self._spool.bytes if self._spool else 0
+
+    @property
+    def refused_for(self) -> float:
+        """Seconds since an event was first refused that has none taken after it; 0 while events flow."""
+        return 0.0 if self._refused_since is None else asyncio.get_running_loop().time() - self._refused_since
+
+    @property
+    def trouble(self) -> str:
+        """Why events are not taken, and why they cannot be spooled either; empty while they are taken."""
+        if not self.refusal or self._spool is None or not self._spool.failed:
+            return self.refusal
+        return f"{self.refusal}; and nothing more can be spooled: {self._spool.failed}"
+
+    def figures(self) -> Iterator[Figure]:
+        """For `/metrics`."""
+        yield Figure("outbox_events", "Events for the books in memory that are not safe yet", self.pending)
+        yield Figure("outbox_spooled_bytes", "Events for the books that wait on disk", self.spooled_bytes)
+        yield Figure("outbox_refused_seconds", "For how long no event has been taken", self.refused_for)
+        yield Figure("outbox_dropped_total", "Events that found no room anywhere", self.dropped, "counter")
 
     @property
     def room(self) -> int:
@@ -155,7 +180,7 @@ class Outbox:
     async def close(self, timeout: float = 2.0) -> None:
         """Waits up to `timeout` seconds for what is still pending, lays the rest aside, and leaves."""
         try:
-            async with asyncio.timeout(0.0 if self._refused and self._spool else timeout):
+            async with asyncio.timeout(0.0 if self.refusal and self._spool else timeout):
                 await self._settled.wait()
         except TimeoutError:
             pass
@@ -210,6 +235,20 @@ class Outbox:
 
     # Disk
 
+    def _use(self, spool: Spool) -> None:
+        self._spool = spool
+        self._tasks.start(self._keep_short(spool), "keep-short")
+        self._tasks.start(self._replay(spool), "replay")
+
+    async def _find_spool(self, root: Path, name: str) -> None:
+        """A disk that was full when the role started may have room later."""
+        failures, spool = 0, None
+        while spool is None:
+            failures += 1
+            await asyncio.sleep(REOPEN.ceiling(failures))
+            spool = Spool.open(root, name, self.settings.spool_max_bytes)
+        self._use(spool)
+
     async def _keep_short(self, spool: Spool) -> None:
         """Moves events that wait too long in memory to disk: this process may die."""
         now = asyncio.get_running_loop().time
@@ -254,9 +293,16 @@ class Outbox:
             return True
         except (BusError, ValueError, AttributeError) as error:
             refusal = str(error)
-        if refusal and not self._refused:
+        if refusal and not self.refusal:
             log.warning("telemetry_waits", subject=event.subject, reason=str(refusal), pending=self.pending)
-        elif not refusal and self._refused:
+        elif not refusal and self.refusal:
             log.info("telemetry_flows", pending=self.pending, spooled_bytes=self.spooled_bytes)
-        self._refused = bool(refusal)
+        self._heed(str(refusal) if refusal else "")
         return not refusal
+
+    def _heed(self, refusal: str) -> None:
+        self.refusal = refusal
+        if not refusal:
+            self._refused_since = None
+        elif self._refused_since is None:
+            self._refused_since = asyncio.get_running_loop().time()

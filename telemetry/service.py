@@ -1,12 +1,14 @@
 """The accountant's process: stream, recorder, feedback, and figures about itself."""
 
 import asyncio
+from collections.abc import Iterator
 from contextlib import suppress
 
 import structlog
 
 from bus import Bus, BusError, BusSettings, Subscription, Tasks
 from bus.jetstream import ensure_stream, says_there_is_none
+from bus.role_status import Figure, RoleStatus
 from bus.service import EndpointStats, Service, package_version, serve_info
 from bus.tasks import first_of
 from config.watched_file import ConfigFile
@@ -71,12 +73,33 @@ class Accountant:
         self._direct = Direct(bus, self._recorder, self._database, config.batch_size)
         self._stream_is_there = asyncio.Event()
         self._was_there = False
+        self._waiting: int | None = None
+        """Events in the stream that are not booked yet; None: not known."""
         self._stats = EndpointStats("feedback", s.INFER_FEEDBACK, s.INFER_QUEUE)
 
     def reconfigure(self, config: TelemetryConfig) -> None:
         """From the next batch or round on."""
         self._config = self._recorder.config = self._housekeeper.config = config
         self._grading.every = config.grades_interval
+
+    def why_not_ready(self) -> str:
+        """Why this accountant books nothing now; empty while it does."""
+        if not self._bus.is_connected:
+            return "the connection to NATS is away"
+        if self._database.away:
+            return f"the database is away: {self._database.away}"
+        if self._jetstream.away and not self._direct.started.is_set():
+            return f"the stream of events is away: {self._jetstream.away}"
+        return "" if self._direct.open_books.is_set() else "its tables are not made yet"
+
+    def figures(self) -> Iterator[Figure]:
+        """For `/metrics`."""
+        yield Figure("nats_connected", "1: the connection to NATS is there", self._bus.is_connected)
+        yield Figure("database_away", "1: nothing can be booked now", bool(self._database.away))
+        yield Figure("events_booked_total", "Events booked", self._recorder.stored, "counter")
+        yield Figure("events_dead_total", "Events laid aside in dead_letters", self._recorder.dead, "counter")
+        if self._waiting is not None:
+            yield Figure("events_waiting", "Events in the stream that are not booked yet", self._waiting)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Books until `stop` is set. Raises `SchemaMismatch`, and `BusError` when the bus is lost."""
@@ -153,9 +176,9 @@ class Accountant:
         before, since = 0, loop.time()
         while True:
             await asyncio.sleep(self._config.report_interval)
-            waiting: int | None = None
+            self._waiting = None
             with suppress(BusError):
-                waiting = await stream.make_room(self._bus, self._config.stream_max_bytes)
+                self._waiting = await stream.make_room(self._bus, self._config.stream_max_bytes)
             now, stored = loop.time(), self._recorder.stored
             metrics = TelemetryMetrics(
                 source=self._id,
@@ -163,7 +186,7 @@ class Accountant:
                 stored=stored,
                 per_second=(stored - before) / (now - since),
                 dead=self._recorder.dead,
-                waiting=waiting,
+                waiting=self._waiting,
                 database_away=self._database.away,
             )
             before, since = stored, now
@@ -180,8 +203,11 @@ async def run(
     stop: asyncio.Event,
     content_key: bytes = b"",
     config_file: ConfigFile[TelemetryConfig] | None = None,
+    status: RoleStatus | None = None,
 ) -> None:
     """Runs one accountant until `stop` is set, and takes over what is saved in `config_file` meanwhile.
+
+    `status` is filled in, for whoever shows it on this machine.
 
     Raises `BusUnreachable`, `ConfigError`, `SchemaMismatch`, and `BusError` when the bus was lost.
     """
@@ -203,6 +229,8 @@ async def run(
         )
         if config_file is not None:
             following.start(follow(config_file, config, accountant.reconfigure), "config")
+        if status is not None:
+            status.why_not, status.figures = accountant.why_not_ready, accountant.figures
         await accountant.run(stop)
     finally:
         await following.cancel()

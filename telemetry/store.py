@@ -11,6 +11,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -31,6 +32,10 @@ SESSION = {"application_name": "bullpen", "timezone": "UTC", "jit": "off"}
 TO_BE_DONE_WITHOUT = ("jit", "application_name")
 """What a pooler in front of Postgres may refuse to set: nothing but speed and a name depends on it."""
 CLOSE_WITHIN = 1.0
+OTHER_CREDENTIALS = (
+    "; DATABASE_URL has another password than the database: `bullpen init --rotate postgres` gives both a new one, "
+    "or say ALTER ROLE … PASSWORD '…' there"
+)
 NO_PARTITION = "no partition of relation"
 """What Postgres says of a row whose month is not there: far in the past or the future, or not a UUIDv7 of ours."""
 PARTITIONED = ("responses", "attempts")
@@ -58,6 +63,14 @@ class DeadLetter:
     body: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class LetterKey:
+    """Which letter of `dead_letters`."""
+
+    stream_seq: int
+    digest: bytes
+
+
 class Store:
     """Connects when it is first needed: the database may be away when we start."""
 
@@ -67,8 +80,15 @@ class Store:
         self._pool: asyncpg.Pool[Row] | None = None
         self._opening = asyncio.Lock()
 
-    async def save(self, tables: Mapping[str, Sequence[bytes]], dead: Sequence[DeadLetter] = ()) -> int:
+    async def save(
+        self,
+        tables: Mapping[str, Sequence[bytes]],
+        dead: Sequence[DeadLetter] = (),
+        booked: Sequence[LetterKey] = (),
+    ) -> int:
         """Stores rows (each a JSON object whose keys are columns) in one transaction; returns how many were new.
+
+        `booked`: letters that leave `dead_letters` with it.
 
         Raises `DatabaseAway`, or `RowsRefused` when the data itself is the reason.
         """
@@ -78,8 +98,9 @@ class Store:
                 # In one order, as the rows are: transactions that overlap never wait for each other in a circle.
                 new = [await _insert(connection, table, tables[table]) for table in sorted(tables)]
                 if dead:
-                    letters = zip(*((d.stream_seq, d.subject, d.reason, d.body) for d in dead), strict=True)
-                    await connection.execute(sql("insert_dead_letters"), *letters)
+                    await _lay_aside(connection, dead)
+                if booked:
+                    await _take_out(connection, booked)
             return sum(new)
 
         try:
@@ -89,6 +110,30 @@ class Store:
                 raise
         await self.perform(lambda connection: _make_partitions(connection, tables))
         return await self.perform(work)
+
+    async def judge(self, table: str, row: bytes, letter: DeadLetter) -> str:
+        """Stores the row, or lays it aside as `letter` and returns why it is refused.
+
+        It is refused only if the database takes the letter in the same transaction: one that takes nothing at all now
+        says nothing of the row. Raises `DatabaseAway`.
+        """
+
+        async def work(connection: Connection) -> str:
+            async with connection.transaction():
+                await _lay_aside(connection, [letter])
+                try:
+                    async with connection.transaction():
+                        await _insert(connection, table, [row])
+                except OF_THE_DATA as error:
+                    return _reason(error)
+                key = LetterKey(letter.stream_seq, sha256(letter.body).digest())
+                await _take_out(connection, [key])
+            return ""
+
+        try:
+            return await self.perform(work)
+        except RowsRefused as error:
+            raise DatabaseAway(f"it takes no row at all: {error}") from None
 
     async def fetch(self, query: str, *values: Any) -> list[Row]:
         """The rows of `sql/<query>.sql`. Raises `DatabaseAway`."""
@@ -212,6 +257,16 @@ async def _insert(connection: Connection, table: str, rows: Sequence[bytes]) -> 
     return int(status.rpartition(" ")[2])
 
 
+async def _lay_aside(connection: Connection, dead: Sequence[DeadLetter]) -> None:
+    letters = zip(*((d.stream_seq, d.subject, d.reason, d.body) for d in dead), strict=True)
+    await connection.execute(sql("insert_dead_letters"), *letters)
+
+
+async def _take_out(connection: Connection, booked: Sequence[LetterKey]) -> None:
+    keys = zip(*((key.stream_seq, key.digest) for key in booked), strict=True)
+    await connection.execute(sql("delete_dead_letters"), *keys)
+
+
 async def _make_partitions(connection: Connection, tables: Mapping[str, Sequence[bytes]]) -> None:
     rows = [row for table in PARTITIONED for row in tables.get(table, ())]
     await connection.execute(sql("make_partitions_for"), f"[{b','.join(rows).decode()}]")
@@ -220,4 +275,5 @@ async def _make_partitions(connection: Connection, tables: Mapping[str, Sequence
 def _reason(error: Exception) -> str:
     """What is wrong, without Postgres's DETAIL: it quotes the row, and prompts do not belong in logs."""
     message = error.message if isinstance(error, asyncpg.PostgresError) else str(error)
-    return f"{type(error).__name__}: {message}".rstrip(": ")
+    cure = OTHER_CREDENTIALS if isinstance(error, asyncpg.InvalidPasswordError) else ""
+    return f"{type(error).__name__}: {message}".rstrip(": ") + cure

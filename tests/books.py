@@ -14,6 +14,7 @@ from pydantic_core import from_json
 
 from bus import Bus, BusSettings, Message, NoResponders
 from bus.jetstream import ensure_stream
+from bus.role_status import RoleStatus
 from contracts import (
     AttemptRecord,
     FeedbackRecord,
@@ -113,6 +114,7 @@ class Books:
         self.metrics: list[TelemetryMetrics] = []
         self.bus: Bus
         self.outbox: Outbox
+        self.statuses: dict[str, RoleStatus] = {}
         self._running: list[tuple[asyncio.Event, asyncio.Task[None]]] = []
 
     async def __aenter__(self) -> Self:
@@ -132,7 +134,8 @@ class Books:
         quick = TelemetryConfig(
             **{"fetch_wait": 0.1, "command_timeout": 2, "retry_at_most": 0.3, "report_interval": 0.1, **config}
         )
-        running = run_telemetry(self.settings, self.database_url, quick, instance_id=name, stop=stop)
+        status = self.statuses[name] = RoleStatus()
+        running = run_telemetry(self.settings, self.database_url, quick, instance_id=name, stop=stop, status=status)
         task = asyncio.create_task(running)
         self._running.append((stop, task))
         return task

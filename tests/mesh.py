@@ -10,6 +10,7 @@ from pydantic_core import from_json
 
 from bus import Bus, BusSettings, Message, Subscription
 from bus.jetstream import StreamSpec, ensure_stream
+from bus.role_status import RoleStatus
 from config.watched_file import ConfigFile
 from contracts import BullpenError, Heartbeat, read_heartbeat
 from contracts import subjects as s
@@ -29,6 +30,8 @@ class SmallMesh:
         self.settings = BusSettings(servers=(url,))
         self.bus: Bus
         self.beats: dict[str, Heartbeat] = {}
+        self.statuses: dict[str, RoleStatus] = {}
+        """What each role tells those on its machine."""
         self._roles: dict[str, tuple[asyncio.Event, asyncio.Task[None]]] = {}
 
     async def __aenter__(self) -> Self:
@@ -46,7 +49,8 @@ class SmallMesh:
         stop = asyncio.Event()
         followed = ConfigFile(ManagerConfig, "manager", config["file"]) if "file" in config else None
         told = followed.load() if followed else ManagerConfig(**config)
-        running = run_manager(self.settings, told, manager_id=name, stop=stop, config_file=followed)
+        status = self.statuses[name] = RoleStatus()
+        running = run_manager(self.settings, told, manager_id=name, stop=stop, config_file=followed, status=status)
         self._roles[name] = stop, asyncio.create_task(running)
         await eventually(lambda: self._answers(f"$SRV.PING.bullpen-manager.{name}"))
         heard = {worker_id: beat.seq for worker_id, beat in self.beats.items()}
@@ -58,7 +62,10 @@ class SmallMesh:
         followed = folder.config_file(config["file"]) if "file" in config else None
         told = followed.load() if followed else folder.load().config_class(**{"heartbeat_interval": 0.2, **config})
         stop = asyncio.Event()
-        running = run_worker(self.settings, folder, told, worker_id=worker_id, stop=stop, config_file=followed)
+        status = self.statuses[worker_id] = RoleStatus()
+        running = run_worker(
+            self.settings, folder, told, worker_id=worker_id, stop=stop, config_file=followed, status=status
+        )
         self._roles[worker_id] = stop, asyncio.create_task(running)
         await self.state(worker_id, "ready")
 

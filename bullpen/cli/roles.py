@@ -22,6 +22,7 @@ from bullpen.content_key import content_key
 from bullpen.known_passwords import refuse_known_password
 from bullpen.supervision.endpoints import default_data_dir, resolve_database_url
 from bullpen.supervision.process import run_role
+from bus.role_status import RoleStatus
 from client import Bullpen
 from client.client import WORKER_SERVICE, ServiceInfo
 from config.loader import ConfigError, ConfigModel, load_config
@@ -59,16 +60,24 @@ def manager(id_: Id = None, config: Config = None) -> None:
       NATS_URL=nats://10.0.0.5:4222 bullpen manager --id manager-2
     """
 
+    status = RoleStatus()
+
     async def role(stop: asyncio.Event) -> None:
         from manager.config import ManagerConfig
         from manager.manager import run as run_manager
 
         file = _followed(ConfigFile(ManagerConfig, "manager", config or _own_config("manager")))
         await run_manager(
-            settings(), file.load(), manager_id=_id("manager", id_), stop=stop, books=_books(), config_file=file
+            settings(),
+            file.load(),
+            manager_id=_id("manager", id_),
+            stop=stop,
+            books=_books(),
+            config_file=file,
+            status=status,
         )
 
-    raise typer.Exit(run_role("manager", role))
+    raise typer.Exit(run_role("manager", role, status))
 
 
 def worker(
@@ -91,6 +100,8 @@ def worker(
       bullpen worker ./my-backend --config my.yaml
     """
 
+    status = RoleStatus()
+
     async def role(stop: asyncio.Event) -> None:
         from workers.base.interface.discovery import find
         from workers.base.runtime.worker import run_worker
@@ -109,9 +120,10 @@ def worker(
             stop=stop,
             books=_books(),
             config_file=file,
+            status=status,
         )
 
-    raise typer.Exit(run_role("worker", role))
+    raise typer.Exit(run_role("worker", role, status))
 
 
 def telemetry(id_: Id = None, config: Config = None) -> None:
@@ -125,6 +137,8 @@ def telemetry(id_: Id = None, config: Config = None) -> None:
 
       DATABASE_URL=postgresql://user@host/bullpen bullpen telemetry
     """
+
+    status = RoleStatus()
 
     async def role(stop: asyncio.Event) -> None:
         from telemetry.config import TelemetryConfig
@@ -148,11 +162,12 @@ def telemetry(id_: Id = None, config: Config = None) -> None:
                 stop=stop,
                 content_key=content_key(default_data_dir()),
                 config_file=file,
+                status=status,
             )
         except SchemaMismatch as error:
             raise ConfigError(str(error)) from None
 
-    raise typer.Exit(run_role("telemetry", role))
+    raise typer.Exit(run_role("telemetry", role, status))
 
 
 def health(
@@ -165,8 +180,8 @@ def health(
 ) -> None:
     """Whether a role on this host can serve: exit 0 or 1.
 
-    The role itself is asked, over NATS, not its port. One that starts, drains, waits for its provider or is short of
-    memory cannot serve but is alive: a restart would not help.
+    The role itself is asked: at BULLPEN_STATUS when that is set, else over NATS. One that starts, drains, waits for its
+    provider or is short of memory cannot serve but is alive: a restart would not help.
 
     Examples:
 

@@ -6,12 +6,18 @@ import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from bullpen.cli.running import usage
+from bullpen import dotenv
+from bullpen.cli.running import ERROR_REPLY, usage
+from bullpen.cli.show import problem
+from bullpen.containers import Compose, ContainersError
 
+POSTGRES_PASSWORD = "POSTGRES_PASSWORD"  # noqa: S105 — a variable's name
+PSQL = 'PGPASSWORD="$POSTGRES_PASSWORD" exec psql -v ON_ERROR_STOP=1 -q -U bullpen -d bullpen'
+"""In the database's container. Postgres's own image asks nobody for a password there; others ask for the one before."""
 TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
 TEMPLATE, HTTP_TEMPLATE = TEMPLATES / "new_worker", TEMPLATES / "new_http_worker"
 """The second one has what is different for a server that is asked over HTTP."""
@@ -72,15 +78,27 @@ def new_worker(
     typer.echo(f"  {folder / 'backend.py'}: replace {what}")
 
 
-def init() -> None:
+def init(
+    *,
+    rotate: Annotated[
+        Literal["postgres"] | None,
+        typer.Option(metavar="postgres", help="Instead: a new password for the database of the containers"),
+    ] = None,
+) -> None:
     """Make .env with random secrets.
 
-    It is .env.example with every empty password, secret and token filled in. What is there is never changed.
+    It is .env.example with every empty password, secret and token filled in. What is there is never changed, but by
+    --rotate postgres: that gives the database and .env the same new password, and telemetry with it.
 
     Examples:
 
       bullpen init && docker compose up
+
+      bullpen init --rotate postgres
     """
+    if rotate:
+        _rotate_postgres(Path(".env"))
+        return
     example, made = Path(".env.example"), Path(".env")
     try:
         lines = example.read_text(encoding="utf-8").splitlines()
@@ -95,6 +113,29 @@ def init() -> None:
         output.writelines(f"{line}\n" for line in filled)
     typer.echo(f"made {made}, readable by you alone, with new values for {', '.join(_names(lines)) or 'nothing'}")
     typer.echo("Next: add the API keys you have to it, then `docker compose up`")
+
+
+def _rotate_postgres(env: Path) -> None:
+    """First in the database, then in .env, then in the containers: whatever fails, both know one password."""
+    if dotenv.value_of(env.read_text(encoding="utf-8") if env.is_file() else "", POSTGRES_PASSWORD) is None:
+        raise usage(f"there is no {POSTGRES_PASSWORD} in a .env here", "run this where the containers' .env is")
+    compose, new = Compose(Path.cwd()), _secret()
+    try:
+        compose.compose("exec", "-T", "postgres", "sh", "-c", PSQL, stdin=f"ALTER ROLE bullpen PASSWORD '{new}';\n")
+    except ContainersError as error:
+        problem(
+            f"the database has not taken a new password, and nothing was changed: {error}",
+            "start it: `docker compose up -d postgres`. By hand: ALTER ROLE bullpen PASSWORD '…', and the same in .env",
+        )
+        raise typer.Exit(ERROR_REPLY) from None
+    dotenv.set_value(env, POSTGRES_PASSWORD, new)
+    typer.echo(f"the database and .env have a new {POSTGRES_PASSWORD}")
+    try:
+        compose.compose("up", "-d", "--no-deps", "--no-build", "postgres", "telemetry")
+    except ContainersError as error:
+        problem(str(error), "run `docker compose up -d postgres telemetry`: until then events wait")
+        raise typer.Exit(ERROR_REPLY) from None
+    typer.echo("postgres and telemetry run with it; what was told meanwhile is booked now")
 
 
 def _workers_of_checkout() -> Path:

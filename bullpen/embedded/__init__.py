@@ -10,3 +10,7 @@ def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 class EmbeddedError(Exception):
     """An embedded server cannot run here; the message says why and what to do."""
+
+
+class ServerDown(EmbeddedError):
+    """An embedded server did not start this time. The reason, a full disk for example, may pass."""

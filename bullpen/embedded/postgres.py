@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from bullpen.embedded import EmbeddedError, access_list, clean_environment
+from bullpen.embedded import EmbeddedError, ServerDown, access_list, clean_environment
 
 STANDARD_PORT = 5432
 USER = DATABASE = "bullpen"
@@ -121,7 +121,7 @@ class Postgres:
                 extra_groups=[] if self.account else None,
             )
         except subprocess.CalledProcessError as error:
-            raise EmbeddedError(f"Postgres cannot be set up in {self.directory}: {error.stdout.strip()}") from None
+            raise ServerDown(f"Postgres cannot be set up in {self.directory}: {error.stdout.strip()}") from None
         except OSError as error:
             who = f" as user {self.account.pw_name}" if self.account else ""
             raise EmbeddedError(

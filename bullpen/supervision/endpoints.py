@@ -52,11 +52,17 @@ def running(data_dir: Path | None = None) -> Endpoints | None:
 def write(endpoints: Endpoints, data_dir: Path) -> None:
     """Writes `endpoints.json` in one step: a reader sees the old file or the new one, never half of one.
 
-    Only its owner may read it, because the database's password stands in it.
+    Only its owner may read it, because the database's password stands in it. Raises `OSError`.
     """
     with NamedTemporaryFile("w", encoding="utf-8", dir=data_dir, prefix=f".{NAME}.", delete=False) as file:
-        file.write(endpoints.model_dump_json(indent=2) + "\n")
-    Path(file.name).replace(data_dir / NAME)
+        made = Path(file.name)
+        try:
+            file.write(endpoints.model_dump_json(indent=2) + "\n")
+            file.flush()
+        except OSError:
+            made.unlink()
+            raise
+    made.replace(data_dir / NAME)
 
 
 def forget(data_dir: Path) -> None:

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -73,7 +74,8 @@ class Lock:
         self._file.flush()
 
     def release(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # what could not be written on a full disk is not missed now
+            self._file.close()
 
 
 def holder(data_dir: Path) -> int | None:

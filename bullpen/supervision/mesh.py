@@ -14,19 +14,27 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from bullpen.embedded import clean_environment
+import structlog
+
+from bullpen.embedded import EmbeddedError, ServerDown, clean_environment
 from bullpen.supervision import endpoints as endpoints_file
 from bullpen.supervision.endpoints import Endpoints
 from bullpen.supervision.lock import Lock
 from bullpen.supervision.readiness import MeshWatch
 from bullpen.supervision.servers import NATS, POSTGRES, Servers
+from bullpen.supervision.status_server import nth_address
+from bullpen.supervision.store_watch import StoreWatch
 from bullpen.supervision.supervisor import Death, Program, Supervisor
-from bus import BusSettings
+from bus import BusSettings, Tasks
+from bus.backoff import Backoff
 from config.loader import secret
 from workers.base.interface.discovery import find
 
+log = structlog.get_logger(__name__)
+
 ROLES_WITHIN = 60.0
 """Seconds for the roles to say that they are ready."""
+DATABASE_AGAIN = Backoff(1.0, 60.0)
 SLOW_WORKERS = 20.0
 """Seconds after which a mesh in which one worker serves is ready, though others are still loading."""
 CRASH_LOOP = 3
@@ -40,6 +48,9 @@ KEYS_TO_OTHER_SERVERS = (
     *("NATS_NKEY_SEED_FILE", "NATS_CA_FILE", "NATS_INBOX_PREFIX"),
 )
 """Our own server on loopback asks for none of them and would refuse some."""
+
+
+TELEMETRY = "telemetry-1"
 
 
 class MeshError(Exception):
@@ -75,7 +86,9 @@ class Mesh:
         self._servers = Servers(self.data_dir, self._supervisor, tell, doing)
         self._lock: Lock | None = None
         self._watch: MeshWatch | None = None
+        self._tasks = Tasks("mesh")
         self._nats_url = ""
+        self._roles_started = 0
         self._ready = False
 
     async def __aenter__(self) -> Self:
@@ -112,25 +125,21 @@ class Mesh:
         Raises `MeshError`, `EmbeddedError`, `AlreadyRunning`, `BusUnreachable`.
         """
         make_data_dir(self.data_dir)
-        self._lock = Lock(self.data_dir)
-        endpoints_file.forget(self.data_dir)
-        self._lock.sign()
+        self._take_data_dir()
         try:
             await _all_of(self._start_serving(), self._find_books())
-            if self._database_url is not None:
-                await self._start_role(
-                    "telemetry-1", "telemetry", "--id", "telemetry-1", DATABASE_URL=self._database_url
-                )
+            await self._start_telemetry()
             await self._until_ready()
         except BaseException:
             await self.stop()
             raise
         self._ready = True
-        endpoints_file.write(self.endpoints, self.data_dir)
+        self._write_endpoints()
 
     async def stop(self) -> None:
         """Stops the roles, all together, then NATS, then Postgres. Takes less than 5 s, does nothing twice."""
         self._ready = False
+        await self._tasks.cancel()
         if self._watch is not None:
             await self._watch.close()
             self._watch = None
@@ -147,6 +156,19 @@ class Mesh:
         """Kills every process at once, after a second Ctrl-C."""
         self._supervisor.kill()
 
+    def _take_data_dir(self) -> None:
+        """Raises `AlreadyRunning`, and `MeshError` when not even our name can be written there."""
+        try:
+            self._lock = Lock(self.data_dir)
+            endpoints_file.forget(self.data_dir)
+            self._lock.sign()
+        except OSError as error:
+            if self._lock is not None:
+                self._lock.release()
+                self._lock = None
+            why = f"{self.data_dir} cannot be written ({error.strerror})"
+            raise MeshError(f"{why}: free some space, or choose another --data-dir") from None
+
     # The order of things
 
     async def _start_serving(self) -> None:
@@ -154,15 +176,50 @@ class Mesh:
         await self._find_nats()
         self._watch = await MeshWatch.open(BusSettings.from_environment(self._environment), self._tell)
         self._watch.worker_ids = frozenset(self._workers)
+        self._look_after_store(self._watch)
         for number in range(1, self._managers + 1):
             await self._start_role(f"manager-{number}", "manager", "--id", f"manager-{number}")
         for worker_id, backend in self._workers.items():
             await self._start_role(f"worker-{worker_id}", "worker", backend, "--id", worker_id)
 
     async def _find_books(self) -> None:
-        if self._own_postgres:
+        """Starts our own database. One that does not start now is tried again: answers do not wait for the books."""
+        if not self._own_postgres:
+            return
+        self._environment = clean_environment(self._environment)
+        try:
             self._database_url = await self._servers.start_postgres()
-            self._environment = clean_environment(self._environment)
+        except ServerDown as error:
+            self._tell(f"{error}\nNo books until it does; answers go on, and it is tried again")
+            self._tasks.start(self._keep_finding_books(), "books")
+
+    async def _keep_finding_books(self) -> None:
+        failures = 0
+        while self._database_url is None:
+            failures += 1
+            await asyncio.sleep(DATABASE_AGAIN.ceiling(failures))
+            try:
+                self._database_url = await self._servers.start_postgres()
+            except EmbeddedError as error:
+                log.debug("no_database_yet", error=str(error))
+        await self._start_telemetry()
+        self._tell("the database runs now, and the books are kept")
+        if self._ready:
+            self._write_endpoints()
+
+    async def _start_telemetry(self) -> None:
+        if self._database_url is not None:
+            await self._start_role(TELEMETRY, "telemetry", "--id", TELEMETRY, DATABASE_URL=self._database_url)
+
+    def _look_after_store(self, watch: MeshWatch) -> None:
+        ours = NATS in self._supervisor.pids
+        folder = self.data_dir / NATS if ours else self.data_dir
+        store = StoreWatch(watch.bus, folder, self._restart_nats if ours else None, self._tell)
+        watch.on_refused = store.look_soon
+        self._tasks.start(store.keep(), "store")
+
+    async def _restart_nats(self) -> None:
+        await self._supervisor.restart(NATS)
 
     async def _find_nats(self) -> None:
         self._nats_url = self._environment.get("NATS_URL") or ""
@@ -175,20 +232,39 @@ class Mesh:
     async def _start_role(self, name: str, *arguments: str, **environment: str) -> None:
         self._doing(f"starting {name}")
         command = (*role_command(), *arguments)
-        await self._supervisor.start(Program(name, command, self._log(name), {**self._environment, **environment}))
+        status = nth_address(self._environment, self._roles_started)
+        self._roles_started += 1
+        whole = {**self._environment, **status, **environment}
+        await self._supervisor.start(Program(name, command, self._log(name), whole))
 
     async def _until_ready(self) -> None:
-        """Waits until every role is ready; for models that load slowly only as long as no worker can answer."""
+        """Waits until every role is ready; for models that load slowly only as long as no worker can answer.
+
+        An accountant that is still without its database, or does not start, is told of and not waited for.
+        """
         assert self._watch is not None
         watch, began = self._watch, asyncio.get_running_loop().time()
-        services = sorted(name for name in self._supervisor.pids if name.startswith(("manager-", "telemetry-")))
-        while silent := [name for name in services if not await watch.answers(name)]:
+        managers = sorted(name for name in self._supervisor.pids if name.startswith("manager-"))
+        while silent := [name for name in managers if not await watch.answers(name)]:
             await self._wait_for(silent, began)
+        while TELEMETRY in self._supervisor.pids and not await self._books_are_told_of(watch, began):
+            await self._wait_for([TELEMETRY], began)
         watch.listen_anew()  # the Managers hear heartbeats by now, so every later heartbeat reaches them too
         while watch.unheard() or self._is_worth_waiting(watch, began):
             await self._wait_for(watch.unheard(), began, watch.loading())
         for worker in watch.loading():
             self._tell(f"{worker}; it joins when it is done")
+
+    async def _books_are_told_of(self, watch: MeshWatch, began: float) -> bool:
+        """Whether the books are kept, or it has been said why not."""
+        if watch.missing(TELEMETRY) or await watch.answers(TELEMETRY):
+            return True
+        dies = self._supervisor.deaths(TELEMETRY) >= CRASH_LOOP
+        if dies or asyncio.get_running_loop().time() - began >= ROLES_WITHIN:
+            self._tell(f"no books yet: {TELEMETRY} {'keeps dying' if dies else 'is not ready'}; answers go on")
+            self._tell(self._last_words(TELEMETRY))
+            return True
+        return False
 
     async def _until_back(self, name: str) -> None:
         """Waits until a role that was restarted does its work again."""
@@ -211,7 +287,7 @@ class Mesh:
 
     def _check_hope(self, silent: Sequence[str], waited: float) -> None:
         """Raises `MeshError` when a role keeps dying, or says nothing for too long."""
-        for name in self._supervisor.pids:
+        for name in self._supervisor.pids.keys() - {TELEMETRY}:
             if self._supervisor.deaths(name) >= CRASH_LOOP:
                 raise MeshError(f"{name} keeps dying; it said:\n{self._last_words(name)}")
         if silent and waited > ROLES_WITHIN:
@@ -225,8 +301,15 @@ class Mesh:
 
     def _on_start(self, name: str) -> None:
         if self._ready:
-            endpoints_file.write(self.endpoints, self.data_dir)
+            self._write_endpoints()
             self._tell(f"{name} was started again")
+
+    def _write_endpoints(self) -> None:
+        """A disk that is full must not keep a process from being started again."""
+        try:
+            endpoints_file.write(self.endpoints, self.data_dir)
+        except OSError as error:
+            self._tell(f"endpoints.json is not up to date, it cannot be written: {error.strerror}")
 
     def _on_death(self, death: Death) -> None:
         if self._ready or death.name not in (NATS, POSTGRES):  # a server's start has its own story, of ports

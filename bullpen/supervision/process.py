@@ -11,7 +11,9 @@ from collections.abc import Callable, Coroutine
 import structlog
 
 from bullpen import logs
+from bullpen.supervision.status_server import status_served
 from bus import BusError, BusUnreachable
+from bus.role_status import RoleStatus
 from config.loader import ConfigError
 
 log = structlog.get_logger(__name__)
@@ -24,12 +26,12 @@ Role = Callable[[asyncio.Event], Coroutine[None, None, None]]
 """Runs until the event is set."""
 
 
-def run_role(name: str, role: Role) -> int:
-    """Runs the role until a signal says stop; returns the exit code."""
+def run_role(name: str, role: Role, status: RoleStatus | None = None) -> int:
+    """Runs the role until a signal says stop; returns the exit code. `status`: what the role tells on this machine."""
     try:
         logs.configure()
         with asyncio.Runner(loop_factory=_new_loop) as runner:
-            runner.run(_until_told(role))
+            runner.run(_shown(name, role, status or RoleStatus()))
     except (ConfigError, BusUnreachable) as error:
         return _explained(name, error, CANNOT_RUN)
     except BusError as error:
@@ -45,6 +47,11 @@ def run_role(name: str, role: Role) -> int:
 def _explained(name: str, error: Exception, code: int) -> int:
     print(f"bullpen {name}: {error}", file=sys.stderr)
     return code
+
+
+async def _shown(name: str, role: Role, status: RoleStatus) -> None:
+    async with status_served(name, status):
+        await _until_told(role)
 
 
 async def _until_told(role: Role) -> None:

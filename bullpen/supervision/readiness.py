@@ -2,18 +2,30 @@
 
 from collections.abc import Callable
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from bus import Bus, BusError, BusSettings, Message
-from contracts import BullpenError, ControlReply, ControlRequest, Heartbeat, WorkerState, read_heartbeat
+from contracts import (
+    BullpenError,
+    ControlReply,
+    ControlRequest,
+    Heartbeat,
+    MeshMetrics,
+    TelemetryMetrics,
+    WorkerState,
+    read_heartbeat,
+)
 from contracts import subjects as s
 
 PING_WAIT = 0.5
 """Seconds for an answer to a `$SRV.PING`."""
+REFUSED_FOR_MS = 4000
+"""Milliseconds for which no event was taken that are no passing thing."""
+_SOURCES: TypeAdapter[MeshMetrics | TelemetryMetrics] = TypeAdapter(MeshMetrics | TelemetryMetrics)
 
 
 class MeshWatch:
-    """Listens on the mesh, and reports when one of its workers becomes unwell, and well again."""
+    """Listens on the mesh, and reports when a worker or the books become unwell, and well again."""
 
     def __init__(self, bus: Bus, tell: Callable[[str], None]) -> None:
         self._bus = bus
@@ -22,12 +34,20 @@ class MeshWatch:
         """The workers to listen for."""
         self._workers: dict[str, Heartbeat] = {}
         self._heard: set[str] = set()
+        self._away: dict[str, str] = {}
+        self.on_refused: Callable[[], None] = lambda: None
+        """Called when a Manager's events for the books are not taken."""
+
+    @property
+    def bus(self) -> Bus:
+        return self._bus
 
     @classmethod
     async def open(cls, settings: BusSettings, tell: Callable[[str], None]) -> "MeshWatch":
         """Raises `BusUnreachable`."""
         watch = cls(await Bus.connect("bullpen:up", settings), tell)
         await watch._bus.subscribe_inline(s.WORKER_HEARTBEAT, watch._on_heartbeat)
+        await watch._bus.subscribe_inline(s.METRICS_MESH, watch._on_metrics)
         return watch
 
     async def close(self) -> None:
@@ -54,6 +74,10 @@ class MeshWatch:
         except (BusError, ValidationError):
             return False
         return beat is not None and beat.state == "ready"
+
+    def missing(self, process: str) -> str:
+        """Why an accountant (`telemetry-1`) books nothing now, in its own words; empty when it has not said so."""
+        return self._away.get(process, "")
 
     def listen_anew(self) -> None:
         """Forgets all heartbeats: no worker counts as heard until its next one."""
@@ -82,6 +106,23 @@ class MeshWatch:
             before = self._workers.get(beat.worker_id)
             self._workers[beat.worker_id] = beat
             self._tell_change(before.state if before else "starting", beat)
+
+    def _on_metrics(self, message: Message) -> None:
+        try:
+            told = _SOURCES.validate_json(message.data)
+        except ValidationError:
+            return
+        if isinstance(told, TelemetryMetrics):
+            self._tell_books(told)
+        elif told.outbox_refused_ms >= REFUSED_FOR_MS:
+            self.on_refused()
+
+    def _tell_books(self, told: TelemetryMetrics) -> None:
+        before, self._away[told.source] = self._away.get(told.source, ""), told.database_away
+        if told.database_away and not before:
+            self._tell(f"{told.source} cannot book: {told.database_away}; answers go on, and are booked when it can")
+        elif before and not told.database_away:
+            self._tell(f"{told.source} books again")
 
     def _tell_change(self, before: WorkerState, beat: Heartbeat) -> None:
         if beat.state == "degraded" != before:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bullpen.embedded import EmbeddedError, clean_environment, nats_server, postgres
+from bullpen.embedded import EmbeddedError, ServerDown, clean_environment, nats_server, postgres
 from bullpen.supervision.leash import KEEP_USER
 from bullpen.supervision.ports import Ports, is_free
 from bullpen.supervision.supervisor import Program, Supervisor
@@ -54,10 +54,15 @@ class Servers:
         return nats_server.url(await self._start(kind, [wanted_port]))
 
     async def start_postgres(self) -> str:
-        """Starts Postgres and returns its address. Raises `EmbeddedError`."""
+        """Starts Postgres and returns its address. Raises `EmbeddedError`; `ServerDown`: it may start later."""
         cluster = postgres.Postgres(self._data_dir / POSTGRES)
         self._doing("starting Postgres" if cluster.data.exists() else "setting up Postgres, once")
-        if opened := await asyncio.to_thread(cluster.prepare):
+        try:
+            opened = await asyncio.to_thread(cluster.prepare)
+        except OSError as error:
+            where = error.filename or cluster.directory
+            raise ServerDown(f"Postgres cannot be set up: {where}: {error.strerror or error}") from None
+        if opened:
             self._tell(_opened(cluster, opened))
         kind = self._postgres_kind(cluster)
         return cluster.url(await self._start(kind, self._candidates(kind)))
@@ -118,7 +123,7 @@ class Servers:
             await self._supervisor.stop([kind.name], within=1)
             if kind.address_taken not in words:
                 break
-        raise EmbeddedError(f"{kind.name} does not start; it said:\n{words}\nThe whole log: {self._log(kind.name)}")
+        raise ServerDown(f"{kind.name} does not start; it said:\n{words}\nThe whole log: {self._log(kind.name)}")
 
     async def _came_up(self, kind: Kind, port: int) -> bool:
         with suppress(TimeoutError):

@@ -61,7 +61,8 @@ class Direct:
         if self._subscription is not None:
             return
         log.warning(
-            "no_jetstream", cure="events wait with the roles that send them, not in a stream; start NATS with -js"
+            "no_jetstream",
+            cure="events wait with the roles that send them, not in a stream; give NATS JetStream, and room for it",
         )
         self._subscription = await self._bus.subscribe(s.TELEMETRY_ANY, self._take, queue=CONSUMER)
         self._tasks.start(self._keep_booking(), "booking")

@@ -60,10 +60,12 @@ class Unbookable:
 
 
 def read(batch: Sequence[QueuedEvent]) -> tuple[list[Booking], list[Unbookable]]:
-    """The batch as rows, and what of it can't be read."""
+    """The batch as rows, and what of it can't be read. A check of the stream is neither."""
     entries: list[Booking] = []
     unbookable: list[Unbookable] = []
     for event in batch:
+        if event.subject == s.TELEMETRY_CHECK:
+            continue
         if event.subject not in TABLES:
             unbookable.append(Unbookable(event, "no such subject"))
             continue

@@ -19,7 +19,7 @@ from outbox.privacy_filter import PrivacyFilter
 from telemetry.config import TelemetryConfig
 from telemetry.recording.entries import Booking, QueuedEvent, Unbookable, parts, read, rewritten
 from telemetry.recording.retry_forever import RetryForever
-from telemetry.store import RowsRefused, Store
+from telemetry.store import DatabaseAway, DeadLetter, RowsRefused, Store
 from telemetry.stream import ACK_WAIT, CONSUMER
 
 log = structlog.get_logger(__name__)
@@ -103,25 +103,45 @@ class Recorder:
         try:
             await self._commit(entries, unbookable)
         except RowsRefused as error:
-            if not entries:
-                raise
+            reason = str(error)
             if len(entries) == 1 and (again := rewritten(entries[0])) != entries[0]:
                 return await self._save([again], unbookable)
             if len(entries) == 1:
-                bad = Unbookable(entries[0].event, str(error))
-                await self._commit([], [*unbookable, bad])
-                return [bad]
+                if unbookable:
+                    await self._commit([], unbookable)
+                return await self._database.until_done(lambda: self._judged(entries[0], reason), self._hold)
             middle = len(entries) // 2
             return await self._save(entries[:middle], unbookable) + await self._save(entries[middle:], [])
         return []
 
+    async def _judged(self, entry: Booking, reason: str) -> list[Unbookable]:
+        """Books a refused event after all, or lays it aside and returns it. Raises `DatabaseAway`."""
+        letter = self._letter(Unbookable(entry.event, reason))
+        if why := await self._store.judge(entry.table, entry.row, letter):
+            return [Unbookable(entry.event, why)]
+        self.stored += 1
+        return []
+
+    def _letter(self, one: Unbookable) -> DeadLetter:
+        """As far as the books may keep its words."""
+        return replace(one.letter, body=self._privacy_filter.unread(one.letter.body))
+
     async def _commit(self, entries: Sequence[Booking], unbookable: Sequence[Unbookable]) -> None:
         """One transaction, tried again while the database is away. Raises `RowsRefused`."""
+        await self._database.until_done(lambda: self._store_now(entries, unbookable), self._hold)
+
+    async def _store_now(self, entries: Sequence[Booking], unbookable: Sequence[Unbookable]) -> None:
+        """One transaction. Raises `DatabaseAway`, also when not even a letter is taken, and `RowsRefused`."""
         tables: dict[str, list[bytes]] = {}
         for entry in entries:
             tables.setdefault(entry.table, []).append(entry.row)
-        letters = [replace(one.letter, body=self._privacy_filter.unread(one.letter.body)) for one in unbookable]
-        new = await self._database.until_done(lambda: self._store.save(tables, letters), self._hold)
+        letters = list(map(self._letter, unbookable))
+        try:
+            new = await self._store.save(tables, letters)
+        except RowsRefused as error:
+            if entries:
+                raise
+            raise DatabaseAway(f"it takes no row at all: {error}") from None
         self.stored += new  # not in one line: the others' lanes add to it while this one waits
 
     async def _hold(self) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bullpen.doctor import examine
 from bullpen.embedded import nats_server
 from bullpen.supervision.leash import leashed
 from bus import Bus, BusSettings, Message
@@ -82,6 +83,7 @@ MATRIX: dict[str, tuple[Who, Who]] = {
     s.TELEMETRY_ATTEMPT: ((*WORKERS, "manager"), NOBODY),
     s.TELEMETRY_WORKER: (WORKERS, NOBODY),
     s.TELEMETRY_FEEDBACK: (("manager", "telemetry"), NOBODY),
+    s.TELEMETRY_CHECK: (NOBODY, NOBODY),
     s.TELEMETRY_ANY: (NOBODY, NOBODY),
     s.METRICS_MESH: (("manager", "telemetry"), LOOKING_ON),
     s.METRICS_GRADE: (("manager", "telemetry"), LOOKING_ON),
@@ -280,6 +282,20 @@ async def test_an_observer_may_look_at_the_mesh_with_doctor(server: BusSettings)
     assert [found[part][0] for part in parts] == ["ok"] * len(parts)
     assert found["books"][0] == "warn"
     assert found["books"][1].startswith("not looked at")
+
+
+@pytest.mark.parametrize("role", ["manager", "telemetry", "worker_local"])
+async def test_doctor_in_a_roles_container_takes_nothing_for_missing_that_it_may_not_see(
+    server: BusSettings, role: str
+) -> None:
+    async with _joined(server, "manager") as manager:
+        await serve_info(manager, Service("bullpen-manager", "m-1", "1.0.0", "fake"))
+        settings = replace(server, user=role, password=_password(role), inbox_prefix=INBOX[role])
+        found = [finding async for finding in examine(settings, None) if not finding.part.startswith("backend ")]
+    assert [finding for finding in found if finding.state == "fail"] == []
+    unsure = [finding for finding in found if "may see" in finding.detail]
+    assert unsure
+    assert all("NATS_USER=observer" in finding.cure for finding in unsure)
 
 
 async def test_the_books_are_kept_with_these_permissions(server: BusSettings) -> None:

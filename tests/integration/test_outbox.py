@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from bus import Bus, BusSettings
+from bus.backoff import Backoff
 from bus.jetstream import ensure_stream
 from contracts import subjects as s
 from outbox import outbox
@@ -75,6 +76,37 @@ async def test_without_a_stream_events_go_to_disk_and_from_there_to_the_stream(
         await make_stream(bus)
         await eventually(lambda: box.spooled_bytes == 0)
     assert await stored(bus) == 200
+
+
+async def test_a_disk_that_had_no_room_at_the_start_is_used_as_soon_as_it_has(
+    nats: NatsServer, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here something stands in the way of the folder."""
+    monkeypatch.setattr(outbox, "REOPEN", Backoff(0.05, 0.05))
+    (tmp_path / "spool").write_text("in the way")
+    async with opened(nats, tmp_path) as box:
+        put(box, "a", "b")
+        await eventually(lambda: box.refusal)
+        assert (box.spooled_bytes, box.pending) == (0, 2)
+        (tmp_path / "spool").unlink()
+        await eventually(lambda: box.spooled_bytes > 0 and box.pending == 0)
+        await make_stream(bus)
+        await eventually(lambda: box.spooled_bytes == 0)
+        assert (box.refusal, box.refused_for, box.trouble) == ("", 0.0, "")
+    assert await stored(bus) == 2
+
+
+async def test_an_outbox_says_for_how_long_nothing_is_taken_and_that_its_disk_is_full_too(
+    nats: NatsServer, tmp_path: Path
+) -> None:
+    async with opened(nats, tmp_path, spool_max_bytes=0) as box:
+        put(box, "a")
+        await eventually(lambda: "there are 0 bytes already" in box.trouble)
+        assert "no subscriber on telemetry" in box.trouble
+        await eventually(lambda: box.refused_for > 0.1)
+        figures = {figure.name: figure.value for figure in box.figures()}
+        assert figures["outbox_refused_seconds"] > 0.1
+        assert figures["outbox_events"] == 1
 
 
 async def test_without_a_spool_events_wait_in_memory(nats: NatsServer, bus: Bus) -> None:

@@ -41,6 +41,20 @@ async def test_without_jetstream_events_are_booked_as_they_come(bare: PlainNats,
         await eventually(lambda: {m.source for m in books.metrics if m.stored} == {"t-1", "t-2"})
 
 
+async def test_a_jetstream_without_room_for_any_stream_is_as_good_as_none(
+    bare: PlainNats, tmp_path: Path, database_url: str
+) -> None:
+    bare.stop()
+    bare.config = f'jetstream {{store_dir: "{tmp_path / "small"}", max_file_store: 1MB}}'
+    await bare.start()
+    async with Books(bare.url, database_url) as books:
+        books.start(retry_at_most=0.1)
+        books.tell(*(response() for _ in range(30)))
+        await eventually(lambda: not books.outbox.pending, timeout=15)
+        assert await books.count() == 30
+        assert books.statuses["t-1"].why_not() == ""
+
+
 async def test_stored_is_said_after_the_commit_and_never_before(bare: PlainNats, postgres: PostgresServer) -> None:
     await postgres.start()
     async with Books(bare.url, postgres.url) as books:

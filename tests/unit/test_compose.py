@@ -14,6 +14,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 ONCE = "books_reader"
 """Does something and ends."""
 OURS = {name: told for name, told in COMPOSE["services"].items() if "build" in told}
+HEALTH_CHECK = "bullpen/health_check.py"
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -31,7 +32,7 @@ def test_our_containers_are_locked_down(name: str) -> None:
     assert told["init"] is True
     assert "container_name" not in told  # so that it can be scaled
     assert told["restart"] == "unless-stopped"
-    assert told["healthcheck"]["test"][:5] == ["CMD", "python", "-m", "bullpen", "health"]
+    assert told["healthcheck"]["test"] == ["CMD", "python", "-IS", f"/app/{HEALTH_CHECK}", "/readyz"]
     assert "ports" not in told
 
 
@@ -72,13 +73,23 @@ def test_a_key_may_be_in_a_file(name: str) -> None:
     told = OURS[f"{name}_worker"]
     assert told["secrets"] == [f"{name}_api_key"]
     assert told["environment"][f"{name.upper()}_API_KEY_FILE"] == f"/run/secrets/{name}_api_key"
+    assert f"${{{name.upper()}_API_KEY_FILE:-}}" in told["labels"].values(), "so that another file is another container"
     others = {told for told in OURS if told != f"{name}_worker"}
     assert not [other for other in others if f"{name}_api_key" in str(OURS[other])]
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_every_image_has_its_dockerfile(name: str) -> None:
-    assert (ROOT / OURS[name]["build"]["dockerfile"]).is_file()
+def test_every_image_has_its_dockerfile_where_the_role_shows_its_status(name: str) -> None:
+    made = (ROOT / OURS[name]["build"]["dockerfile"]).read_text()
+    assert "BULLPEN_STATUS=127.0.0.1:" in made
+    assert "COPY . /app\nWORKDIR /app\n" in made
+    assert (ROOT / HEALTH_CHECK).is_file()
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_image_has_a_version_to_go_back_to(name: str) -> None:
+    assert OURS[name]["image"] == f"bullpen/{name.replace('_', '-')}:${{BULLPEN_VERSION:-latest}}"
+    assert "BULLPEN_VERSION=latest" in (ROOT / ".env.example").read_text().splitlines()
 
 
 def test_every_backend_has_its_container() -> None:

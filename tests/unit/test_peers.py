@@ -3,14 +3,11 @@
 import json
 import random
 from decimal import Decimal
-from math import inf
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from bus.inbox import Inbox
-from bus.loop_lag import LoopLag
 from bus.once import Once
 from config.bounded import Latest
 from contracts import (
@@ -334,16 +331,6 @@ def test_a_last_word_that_is_said_again_counts_once() -> None:
         cache.keep(("r", 1), "_INBOX.a", b"x" * (1 << 20), 1.0)
     cache.keep(("r", 2), "_INBOX.a", b"y", 1.0)
     assert cache.of(("r", 1)) is not None
-
-
-def test_a_role_that_stood_still_says_so() -> None:
-    lag = LoopLag("m-1")
-    with capture_logs() as logs:
-        for seconds in (0.001, 2.5, 0.2):
-            lag.note(seconds)
-    assert [(one["event"], one["seconds"]) for one in logs] == [("loop_stood_still", 2.5)]
-    assert (lag.take(), lag.take()) == (2.5, 0.0)
-    assert inf > lag.take()
 
 
 def test_spending_of_long_ago_is_forgotten_although_nothing_fails() -> None:

@@ -6,7 +6,7 @@ directly. What a Manager asked is booked by the Manager, which alone knows what 
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -14,8 +14,8 @@ from typing import Any
 import structlog
 
 from bus import Bus, BusError, BusSettings, InboxReply, Message, Subscription, Tasks
-from bus.loop_lag import LoopLag
 from bus.reply import accepts, internal_error
+from bus.role_status import Figure, RoleStatus
 from bus.service import EndpointStats, Service, package_version, serve_info
 from bus.tasks import Idle, first_of
 from config.bounded import Latest
@@ -103,7 +103,6 @@ class Worker:
     async def run(self, stop: asyncio.Event) -> None:
         """Starts, serves until `stop` is set or the bus is lost, drains, leaves."""
         self._tasks.start(self._presence.beat(), "heartbeat")
-        self._tasks.start(LoopLag(self._id).watch(), "lag")
         await self._listen()
         self._look_after(self._health.keep())
         self._tasks.start(self._swapper.follow(), "config")
@@ -180,6 +179,22 @@ class Worker:
         await self._become("ready")
         await self._presence.say()
         self._tasks.start(self._engines.drain(before), "retire")
+
+    def why_not_ready(self) -> str:
+        """Why this worker takes no requests now; empty while it does."""
+        if not self._bus.is_connected:
+            return "the connection to NATS is away"
+        state = self._presence.state
+        return "" if state == "ready" else f"{state}: {self._presence.reason}".rstrip(": ")
+
+    def figures(self) -> Iterator[Figure]:
+        """For `/metrics`."""
+        yield Figure("nats_connected", "1: the connection to NATS is there", self._bus.is_connected)
+        yield Figure("requests_running", "Requests that are not answered yet", len(self._running))
+        yield Figure("requests_waiting", "Requests that wait inside the worker", self._engines.queued)
+        yield Figure("requests_total", "Requests answered or failed", self._stats.num_requests, "counter")
+        yield Figure("requests_failed_total", "Requests that ended with an error", self._stats.num_errors, "counter")
+        yield from self._outbox.figures()
 
     # A request
 
@@ -426,8 +441,11 @@ async def run_worker(
     stop: asyncio.Event,
     books: OutboxSettings | None = None,
     config_file: ConfigFile[Any] | None = None,
+    status: RoleStatus | None = None,
 ) -> None:
     """Runs one worker until `stop` is set, and takes over what is saved in `config_file` meanwhile.
+
+    `status` is filled in, for whoever shows it on this machine.
 
     Raises `BusUnreachable`, `ConfigError`; `BusError` when the bus was lost.
     """
@@ -439,7 +457,10 @@ async def run_worker(
     bus = await Bus.connect(name, settings, patience=START_PATIENCE, stop=stop)
     outbox = await Outbox.open(worker_id, settings, books or OutboxSettings(), patience=START_PATIENCE, stop=stop)
     try:
-        await Worker(bus, outbox, engines, worker_id, config_file).run(stop)
+        worker = Worker(bus, outbox, engines, worker_id, config_file)
+        if status is not None:
+            status.why_not, status.figures = worker.why_not_ready, worker.figures
+        await worker.run(stop)
         if bus.lost.is_set():
             raise BusError("the connection to NATS is lost for good")
     finally:

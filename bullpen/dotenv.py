@@ -1,0 +1,34 @@
+"""`.env`, as far as commands change it: one line for another, and everything else as it was."""
+
+import os
+import re
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+LINE = re.compile(r"^(?:export\s+)?(?P<name>[A-Za-z_]\w*)=(?P<value>.*)$")
+
+
+def value_of(text: str, name: str) -> str | None:
+    """What the variable is in this text; the last one counts. None: it does not stand there."""
+    found = [match["value"] for line in text.splitlines() if (match := LINE.match(line)) and match["name"] == name]
+    return found[-1].strip().strip("'\"") if found else None
+
+
+def with_value(text: str, name: str, value: str) -> str:
+    """The text with that value for the variable, in the place of its line, or at the end."""
+    lines = text.splitlines()
+    places = [at for at, line in enumerate(lines) if (match := LINE.match(line)) and match["name"] == name]
+    for at in places:
+        lines[at] = f"{name}={value}"
+    return "\n".join([*lines, *([] if places else [f"{name}={value}"]), ""])
+
+
+def set_value(file: Path, name: str, value: str) -> None:
+    """Writes it in one step, with the permissions that the file has. Raises `OSError`."""
+    there = file.exists()
+    text = file.read_text(encoding="utf-8") if there else ""
+    mode = file.stat().st_mode & 0o777 if there else 0o600
+    with NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, prefix=".env.", delete=False) as output:
+        output.write(with_value(text, name, value))
+        os.fchmod(output.fileno(), mode)
+    Path(output.name).replace(file)

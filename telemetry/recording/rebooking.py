@@ -1,0 +1,61 @@
+"""Books events again that were laid aside in `dead_letters`: after an upgrade that can read them, for example.
+
+An event and its letter change places in one transaction, so an event is never lost and never booked twice.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from telemetry.recording.entries import read, rewritten
+from telemetry.store import LetterKey, RowsRefused, Store
+
+BATCH = 100
+BEFORE_ALL = datetime(1, 1, 1, tzinfo=UTC)
+
+
+@dataclass(eq=False, slots=True)
+class KeptLetter:
+    """An event in `dead_letters`."""
+
+    stream_seq: int
+    digest: bytes
+    created_at: datetime
+    subject: str
+    reason: str
+    data: bytes
+    """As it came, as far as the books may keep it."""
+
+    @property
+    def key(self) -> LetterKey:
+        return LetterKey(self.stream_seq, self.digest)
+
+
+async def kept_letters(store: Store, *, most: int | None = None) -> AsyncIterator[KeptLetter]:
+    """The letters, the oldest first. Raises `DatabaseAway`."""
+    last = BEFORE_ALL, -1, b""
+    told = 0
+    while rows := await store.fetch("dead_letters", *last, BATCH):
+        for row in rows:
+            if told == most:
+                return
+            told += 1
+            yield KeptLetter(*row)
+        last = rows[-1]["created_at"], rows[-1]["stream_seq"], rows[-1]["digest"]
+
+
+async def rebook(store: Store, letter: KeptLetter) -> str:
+    """Books the event of a letter and removes the letter. Returns why not; empty: done. Raises `DatabaseAway`."""
+    entries, unbookable = read([letter])
+    if unbookable:
+        return unbookable[0].reason
+    refusal = ""
+    for entry in entries:
+        for form in (entry, rewritten(entry)):
+            try:
+                await store.save({form.table: [form.row]}, booked=[letter.key])
+            except RowsRefused as error:
+                refusal = str(error)
+            else:
+                return ""
+    return refusal or "there is nothing to book in it"
