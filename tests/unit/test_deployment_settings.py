@@ -19,6 +19,7 @@ CONFS = "".join(file.read_text() for file in (ROOT / "deploy" / "kubernetes").rg
 COMPOSE_S_OWN = {"COMPOSE_PROFILES"}
 """Read by the program itself."""
 NOT_ON_KUBERNETES = {
+    "BULLPEN_VERSION": "the images' tags in the kustomization",
     "COMPOSE_PROFILES": "the list of components in kustomization.yaml",
     "GRAFANA_PASSWORD": "dashboards are a cluster's own",
     "GRAFANA_PORT": "dashboards are a cluster's own",
