@@ -9,6 +9,9 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
+CANCELLED_AGAIN = 5.0
+"""Seconds that a task may take to end once it is cancelled."""
+
 
 class Tasks:
     """A group of tasks that come and go; one that fails does not pull down the others."""
@@ -32,12 +35,15 @@ class Tasks:
             await asyncio.wait(self._running)
 
     async def cancel(self) -> None:
-        """Cancels all of them but the calling task."""
+        """Cancels all of them but the calling task, and again those that go on: some libraries lose a cancellation.
+
+        httpx does, when a connection fails in the same instant.
+        """
         others = self._running - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        if others:
-            await asyncio.wait(others)
+        while others:
+            for task in others:
+                task.cancel()
+            _, others = await asyncio.wait(others, timeout=CANCELLED_AGAIN)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)

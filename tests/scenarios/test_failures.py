@@ -99,7 +99,6 @@ async def test_a_worker_frozen_then_killed_beside_another_loses_no_answer(two_sl
     assert [a for a in answers if "output" not in a] == []
     outcomes = {tried["outcome"] for a in answers for tried in a["attempts"][:-1]}
     assert "uncertain" in outcomes, "nothing ran on the worker that was killed"
-    assert outcomes <= {"uncertain", "refused"}  # a full worker refuses
 
 
 async def _both_answer(stage: Stage) -> bool:
