@@ -21,6 +21,8 @@ from workers.base.interface.discovery import find
 from workers.base.runtime.worker import run_worker
 
 Json = dict[str, Any]
+CLAIMED_WITHIN = 1.0
+"""Seconds that a worker may take to claim, where a test does not say otherwise: a busy machine is slow."""
 
 
 class SmallMesh:

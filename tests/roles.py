@@ -23,6 +23,7 @@ from bus import Bus, BusSettings, Listener, Message
 from contracts import Heartbeat
 from contracts import subjects as s
 from tests.cli import environment
+from tests.mesh import CLAIMED_WITHIN
 from tests.servers import PlainNats
 from tests.support import eventually
 from tests.warm_roles import WarmRole
@@ -84,7 +85,8 @@ class Roles:
         await self.bus.close()
 
     def manager(self, name: str = "m-1", **env: str) -> None:
-        self._start(name, ["manager", "--id", name], env)
+        patient = {"BULLPEN_MANAGER__CLAIM_TIMEOUT": str(CLAIMED_WITHIN)}
+        self._start(name, ["manager", "--id", name], {**patient, **env})
 
     def worker(self, name: str = "w-1", backend: str = "simulated", *options: str, **env: str) -> None:
         self._start(name, ["worker", backend, "--id", name, *options], env)

@@ -86,10 +86,9 @@ async def hung(stage: Stage, rounds: int, count: int, *, after: int, stream: boo
 
 def _broken(stream: Call) -> bool:
     pieces = [piece for _, piece in stream.pieces]
-    moved = stream.answer.get("worker_id") != PAIR[1]
-    return [piece["seq"] for piece in pieces] != [*range(len(pieces))] or not any(
-        piece["type"] == "resumed" for piece in pieces if moved
-    )
+    moved = len(stream.answer.get("attempts", ())) > 1
+    resumed = any(piece["type"] == "resumed" for piece in pieces)
+    return [piece["seq"] for piece in pieces] != [*range(len(pieces))] or (moved and not resumed)
 
 
 async def hung_before(stage: Stage, rounds: int, count: int) -> Rounds:
