@@ -321,6 +321,12 @@ class Attempt:
         return died and (bool(self.choice.worker.gone) or self.started_anew)
 
     @property
+    def lost_its_line(self) -> bool:
+        """Its worker lost the connection while it was at it, and is here again: the same process, which did not die."""
+        is_back = not self.choice.worker.gone and not self.started_anew
+        return self.state is State.UNCERTAIN and isinstance(self.ending, Gone) and is_back
+
+    @property
     def lost_a_piece(self) -> bool:
         """A part of its stream was lost on the way to us."""
         return self._next_piece is None

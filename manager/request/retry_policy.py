@@ -191,8 +191,13 @@ def excluded(attempts: Sequence[Attempt], reconnected_at: float, *, include_full
 
 
 def _may_be_sent_again(attempt: Attempt, reconnected_at: float, *, unclaimed: bool) -> bool:
-    """Whether its worker never got the request, had no place for it, or (`unclaimed`) was only slow to claim it."""
+    """Whether its worker never got the request, had no place for it, or (`unclaimed`) was only slow to claim it.
+
+    Then a worker that lost its connection, and is back, is asked again as well, where that costs nothing.
+    """
     if attempt.found_no_place or (unclaimed and attempt.state is State.REFUSED and not attempt.claimed):
+        return True
+    if unclaimed and attempt.lost_its_line and not attempt.paid:
         return True
     if attempt.state is not State.REFUSED:
         return False

@@ -216,6 +216,20 @@ def cases() -> list[Case]:
             "the worker went away", "ask, not w1 (is retry)", [tried(READS, Gone("disconnected"), gone="disconnected")]
         ),
         Case(
+            "a worker lost its line and is back, and no other worker is left",
+            "ask (include full)",
+            [tried(READS, Gone("disconnected"))],
+            look(exhausted, stretched=False),
+            limits(retries_allowed=1),
+        ),
+        Case(
+            "a worker died, and no other worker is left",
+            "ask, not w1 (include full)",
+            [tried(READS, Gone("disconnected"), gone="disconnected")],
+            look(exhausted, stretched=False),
+            limits(retries_allowed=1),
+        ),
+        Case(
             "one model failed, and no other worker is left",
             "ask, not m at w1 (include full)",
             [tried(READS, error(ErrorCode.UPSTREAM_ERROR, fault="model"))],
