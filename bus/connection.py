@@ -29,7 +29,7 @@ from bus.server_address import read
 from bus.settings import BusSettings
 from bus.tasks import Tasks
 from bus.unreachable import explain
-from bus.watchdog import watch
+from bus.watchdog import prove, watch
 from contracts import BullpenError, ErrorCode, new_id
 
 log = structlog.get_logger(__name__)
@@ -264,6 +264,10 @@ class Bus:
             await self._client.flush(timeout=max(1, round(timeout)))
         except (nats_errors.Error, OSError, TimeoutError) as error:
             raise BusError(f"cannot flush: {error!r}") from error
+
+    async def prove(self) -> None:
+        """Returns when the server has answered on this connection. One on which it does not is made anew."""
+        await prove(self._client, self._inbox, self.name)
 
     async def close(self) -> None:
         """Sends what is still buffered and disconnects. Never `drain()`: that would close the reply inbox first."""

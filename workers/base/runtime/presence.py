@@ -24,6 +24,8 @@ log = structlog.get_logger(__name__)
 LOADING_PAUSE = 10.0
 """Seconds: what we say that nothing may be heard of us, at least, while a model is loaded; some libraries stop the
 whole process for that."""
+STOOD_STILL = 1.0
+"""Seconds that a heartbeat comes late when the process was frozen, or starved."""
 WEIGHT = 0.2
 """How much the last request moves the moving averages."""
 
@@ -103,9 +105,13 @@ class Presence:
     async def beat(self) -> None:
         """Says how it is, every interval and after each reconnect, until cancelled."""
         self._bus.on_reconnect.append(self.say)
+        now = asyncio.get_running_loop().time
         while True:
             await self.say()
-            await asyncio.sleep(self._config.heartbeat_interval)
+            due = now() + self._config.heartbeat_interval
+            await asyncio.sleep(due - now())
+            if now() > due + STOOD_STILL:  # whoever missed us asks us again at once: our connection has to hold then
+                await self._bus.prove()
 
     async def learn(self, execution: Execution, failure: BullpenError | None) -> None:
         """Takes a finished request into the moving averages, and into what is told of its model."""
