@@ -108,6 +108,8 @@ def _part(told: JsonObject) -> JsonObject:
         return {"type": "text", "text": found["refusal"]}
     if isinstance(image := found.get("image_url"), dict):
         found["image_url"] = present(image)
+    elif isinstance(image, str):
+        found["image_url"] = {"url": image}
     return found
 
 

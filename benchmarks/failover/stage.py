@@ -96,10 +96,9 @@ class Stage:
         self.bus = bus
         self.beats: dict[str, Heartbeat] = {}
         self.routes: dict[str, list[RouteDecision]] = {}
-        """By task."""
+        """By task, the decisions in the order of their attempts."""
         self._names: dict[str, str] = {}
         """Of tasks, by what `metrics.route` tells of them."""
-        """By task, the decisions in the order of their attempts."""
         self.epochs: dict[str, float] = {}
         """When each incarnation of a worker was first heard."""
         self._managers: set[str] = set()

@@ -390,13 +390,12 @@ def test_a_worker_gets_the_request_in_plain_words(body: bytes, written: bytes) -
     assert read_request(body)[1] == written
 
 
-def test_an_image_is_passed_on_without_the_parameters_of_its_address() -> None:
-    (passed,) = (
-        parse_request(json.dumps(image(url="data:image/JPG;charset=utf-8;base64,iVBORw==")).encode())
-        .conversation[0]
-        .images
-    )
-    assert passed == "data:image/jpeg;base64,iVBORw=="
+@pytest.mark.parametrize("bare", [False, True])
+def test_an_image_is_passed_on_without_the_parameters_of_its_address(bare: bool) -> None:
+    url = "data:image/JPG;charset=utf-8;base64,iVBORw=="
+    part = {"type": "image_url", "image_url": url if bare else {"url": url}}
+    request = parse_request(json.dumps({"messages": [{"role": "user", "content": [part]}]}).encode())
+    assert request.conversation[0].images == ("data:image/jpeg;base64,iVBORw==",)
 
 
 def test_a_header_s_task_id_is_read_as_it_was_written_and_only_when_it_is_one() -> None:
