@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks import results
 from contracts import subjects as s
 from tests.backends.providers import PROVIDERS, Failure, Provider
-from tests.roles import Roles, roles_on_a_server
+from tests.roles import AS_SHIPPED, Roles, roles_on_a_server
 from tests.support import eventually
 
 FAILURES = {"before the first token": Failure(mute=True), "between two tokens": Failure(hang_after=2)}
@@ -43,7 +43,7 @@ def main(rounds: int) -> None:
 async def _run(folder: Path, rounds: int) -> list[Json]:
     measured: list[Json] = []
     async with roles_on_a_server(folder) as roles:
-        roles.manager()
+        roles.manager(**AS_SHIPPED)
         for number, provider_class in enumerate(PROVIDERS.values()):
             async with provider_class() as provider:
                 await _join(roles, f"w-{number}", provider)

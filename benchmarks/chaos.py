@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -218,8 +219,9 @@ class _Chaos:
         for _ in range(100):
             pid = self._mesh.endpoints.pids.get(name)  # not there while the last fault is being repaired
             if pid:
-                os.kill(pid, signal.SIGKILL)
-                return
+                with suppress(ProcessLookupError):  # dead already, and not started again
+                    os.kill(pid, signal.SIGKILL)
+                    return
             await asyncio.sleep(0.1)
 
     async def _kill_postgres(self, away_s: float) -> str:

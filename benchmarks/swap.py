@@ -18,7 +18,7 @@ from bus import Message
 from contracts import WorkerEventRecord
 from contracts import subjects as s
 from tests.local_models import LocalModels
-from tests.roles import Question, Roles
+from tests.roles import AS_SHIPPED, Question, Roles
 from tests.servers import PlainNats
 from tests.support import eventually
 
@@ -53,7 +53,7 @@ async def _run(folder: Path, rounds: int) -> list[Json]:
     models = LocalModels(folder)
     try:
         async with Roles(folder, server.url) as roles:
-            roles.manager()
+            roles.manager(**AS_SHIPPED)
             roles.worker("w-1", "local", "--config", str(models.config))
             await roles.ready(within=NEAR)
             return [await _swap(roles, models, ("two", "one")[number % 2]) for number in range(rounds)]

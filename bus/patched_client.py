@@ -11,7 +11,8 @@
   it is decoded, and said to all of them.
 * `tls://` to a server that offers no TLS, or does not insist on it, sends the password in the clear. Here it is TLS
   or nothing.
-* A task that is cancelled while it publishes to a server that takes nothing goes on as if it had not been cancelled.
+* A task that is cancelled while it publishes to a server that takes nothing goes on as if it had not been cancelled,
+  and so does one whose `flush()` is over in the same instant (`asyncio.wait_for` of Python 3.11). Here it ends.
 * An unforeseen exception ends reconnecting for ever. Here it begins again.
 * A connection that was opened but never greeted (a frozen server) is forgotten without being closed, and one whose
   certificate was refused is waited for without end when the client is closed. Here such a one is dropped at once.
@@ -21,8 +22,8 @@
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, TypeAlias
 
 import structlog
@@ -159,12 +160,14 @@ class PatchedClient(Client):
         await super()._send_ping(future)
 
     async def _flush_pending(self, force_flush: bool = False) -> Any:
-        task = asyncio.current_task() if force_flush else None
-        requests = task.cancelling() if task else 0
-        flushed = await super()._flush_pending(force_flush)
-        if task and task.cancelling() > requests:
-            raise asyncio.CancelledError
-        return flushed
+        if not force_flush:
+            return await super()._flush_pending()
+        with _cancellation_kept():
+            return await super()._flush_pending(force_flush)
+
+    async def flush(self, timeout: int = 10) -> None:
+        with _cancellation_kept():
+            await super().flush(timeout)
 
     async def _process_pong(self) -> None:
         if self._pongs and self._pongs[0].done():
@@ -228,6 +231,16 @@ class PatchedClient(Client):
             self._pending, self._pending_data_size = [], 0
             self._status = Client.DISCONNECTED
             await super()._close(status, do_cbs)
+
+
+@contextmanager
+def _cancellation_kept() -> Iterator[None]:
+    """A task that was cancelled in the block ends, also when the block lost that."""
+    task = asyncio.current_task()
+    requests = task.cancelling() if task else 0
+    yield
+    if task and task.cancelling() > requests:
+        raise asyncio.CancelledError
 
 
 async def _nothing(message: Msg) -> None:

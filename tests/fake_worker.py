@@ -28,6 +28,8 @@ from contracts import (
 from contracts import headers as h
 from contracts import subjects as s
 
+INTERVAL = 0.2
+"""Seconds between its heartbeats."""
 _scripts: set[asyncio.Task[None]] = set()
 
 
@@ -170,6 +172,7 @@ class FakeWorker:
             ewma_ms=1.0,
             epoch=self._epoch,
             seq=seq,
+            interval_ms=round(1000 * INTERVAL),
             started_at=now,
             sent_at=round((now.timestamp() + self._clock) * 1000),
         )
@@ -178,7 +181,7 @@ class FakeWorker:
         while True:
             self._seq += 1
             await self._bus.publish(s.WORKER_HEARTBEAT, self.heartbeat(self._seq).to_bytes())
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(INTERVAL)
 
     def _on_message(self, message: Message) -> None:
         asked = Asked(self._bus, self._id, self._epoch, message)

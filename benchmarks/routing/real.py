@@ -20,8 +20,8 @@ from benchmarks.routing.judge import Figures
 from benchmarks.routing.simulation import Outcome
 from benchmarks.routing.world import Question, Situation, Worker, situations
 from contracts import subjects as s
+from tests.roles import AS_SHIPPED, Roles
 from tests.roles import Question as Asked
-from tests.roles import Roles
 from tests.servers import NatsServer
 from tests.support import eventually
 
@@ -61,7 +61,7 @@ async def _play(day: Situation, subject: str, seed: int) -> Figures:
         await server.start()
         try:
             async with Roles(Path(place), server.url) as roles:
-                roles.manager()
+                roles.manager(**AS_SHIPPED)
                 for worker in day.workers:
                     roles.worker(worker.name, **_settings(worker))
                 await roles.ready()

@@ -80,6 +80,7 @@ class TestNats:
         [event] = [from_json(message.data) for message in gone if _client_name(message) == "leaving"]
         assert called == f"{event['server']['id']}:{event['client']['id']}"
 
+    @pytest.mark.parametrize("nats", [None], indirect=True, ids=["as embedded"])
     async def test_a_frozen_client_is_cut_off(self, bus: Bus, client: Process) -> None:
         gone: list[Message] = []
         await bus.subscribe_inline(s.SYS_DISCONNECT, gone.append)

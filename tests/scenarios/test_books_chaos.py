@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.chaos import Plan, run
 
-pytestmark = [pytest.mark.scenario, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.scenario, pytest.mark.timeout(400)]
 
 SMALL = Plan(responses=1000, load_s=8, accountant=2, postgres=1, nats=1, away_s=2, seed=7)
 

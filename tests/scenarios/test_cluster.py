@@ -1,6 +1,6 @@
 """A mesh on a cluster of three NATS servers that loses one, and one that is told to leave in order, under load.
 
-Rows 44 and 47 of our fault matrix, over real processes.
+Over real processes.
 """
 
 import asyncio

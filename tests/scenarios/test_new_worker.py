@@ -11,7 +11,7 @@ from tests.cli import ROOT, environment
 
 pytestmark = [
     pytest.mark.scenario,
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(not (shutil.which("git") and (ROOT / ".git").exists()), reason="this is no clone"),
 ]
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider")

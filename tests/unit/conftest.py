@@ -1,16 +1,18 @@
-"""A unit test starts no process and waits for no clock; what takes longer than two seconds is ended."""
+"""A unit test starts no process and waits for no clock; what takes longer than some seconds is ended."""
 
 import signal
 from collections.abc import Generator
-from time import monotonic, process_time
+from time import process_time
 
 import pytest
 from hypothesis import is_hypothesis_test, settings
 
-UNIT_TEST_ENDS = 2.0
-"""Seconds of processor time after which a unit test is ended: a busy machine makes it no longer."""
-HUNG = 10.0
-"""Seconds after which it is ended although it computes nothing: it waits for something."""
+UNIT_TEST_ENDS = 5.0
+"""Seconds of processor time after which a unit test is ended: a busy machine makes it little longer."""
+LOOK_EVERY = 0.5
+IDLE, IDLE_LOOKS = 0.01, 60
+"""It waits for something when it computes for less than so many seconds between two looks, so many times in all. A
+process that gets no processor is not looked at either."""
 MANY_CASES = 10
 """A property test tries a hundred cases: so many times as long; and a fuzzer as long as it takes."""
 
@@ -23,17 +25,20 @@ def _item_ends(item: pytest.Item) -> float:
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Ends a unit test that computes or waits too long."""
-    ends, hung = _item_ends(item), max(HUNG, 3 * _item_ends(item))
-    began, computed = monotonic(), process_time()
+    ends, began = _item_ends(item), process_time()
+    looked, idle = began, 0
 
-    def ring(*_: object) -> None:
-        if process_time() - computed >= ends:
+    def look(*_: object) -> None:
+        nonlocal looked, idle
+        now = process_time()
+        looked, idle = now, idle + (now - looked < IDLE)
+        if now - began >= ends:
             pytest.fail(f"a unit test ends after {ends:g} s of processor time")
-        if monotonic() - began >= hung:
-            pytest.fail(f"a unit test that waits ends after {hung:g} s")
+        if idle >= IDLE_LOOKS:
+            pytest.fail(f"a unit test that waits ends after {IDLE_LOOKS * LOOK_EVERY:g} s")
 
-    previous = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, UNIT_TEST_ENDS, 0.5)
+    previous = signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, LOOK_EVERY, LOOK_EVERY)
     try:
         return (yield)
     finally:

@@ -178,7 +178,7 @@ async def test_others_go_on_while_it_is_read(tmp_path: Path) -> None:
         @classmethod
         def _waits(cls, seed: int) -> int:
             read.set()
-            assert others_went_on.wait(5)
+            assert others_went_on.wait(60)
             return seed
 
     path = tmp_path / "config.yaml"

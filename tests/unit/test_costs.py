@@ -1,10 +1,11 @@
 """What things cost: exact to the last digit, or unknown. Never a guess, and never a part for the whole."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any
 from unittest.mock import Mock
 
@@ -115,12 +116,13 @@ def test_what_cannot_be_true_is_unknown(told: Usage, answered: bool, known: Usag
 
 
 async def script(
-    pieces: tuple[Delta | Done, ...], error: BullpenError | None, hang: bool
+    pieces: tuple[Delta | Done, ...], error: BullpenError | None, hangs: Callable[[], object] | None
 ) -> AsyncGenerator[Delta | Done, None]:
-    """What a backend says before it fails or says nothing more."""
+    """What a backend says before it fails, or says nothing more and calls `hangs`."""
     for piece in pieces:
         yield piece
-    if hang:
+    if hangs is not None:
+        hangs()
         await asyncio.Event().wait()
     if error is not None:
         raise error
@@ -132,12 +134,12 @@ async def execution(
     one = Execution(Call.read(Message(subject="infer.x", data=b"hello", reply="", headers={})))
     card = ModelCard(model_id="m", context_window=100, price=price, local=False)
     one.job = Job(one.call.request, card, max_tokens=None)
-    backend = Mock(stream=lambda job: script(pieces, error, hang))
-    work = asyncio.get_running_loop().create_task(one.compute(backend, one.job, CallerChannel(Mock(streaming=False))))
-    if hang:
-        asyncio.get_running_loop().call_later(0.02, one.stop, BullpenError(ErrorCode.CANCELLED, "enough"))
+    loop = asyncio.get_running_loop()
+    stop = partial(loop.call_soon, one.stop, BullpenError(ErrorCode.CANCELLED, "enough"))
+    backend = Mock(stream=lambda job: script(pieces, error, stop if hang else None))
+    work = loop.create_task(one.compute(backend, one.job, CallerChannel(Mock(streaming=False))))
     with suppress(BullpenError):
-        await one.within(5, work)
+        await one.within(600, work)
     return one
 
 

@@ -18,7 +18,9 @@ class Waiters:
         self.turns: dict[str, Turn] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
 
-    async def come(self, name: str, tenant: str = "", priority: Priority = "interactive", seconds: float = 5.0) -> None:
+    async def come(
+        self, name: str, tenant: str = "", priority: Priority = "interactive", seconds: float = 600.0
+    ) -> None:
         async def wait() -> None:
             self.turns[name] = await self.room.wait(priority, tenant, last=self.turns.get(name), seconds=seconds)
             self.called.append(name)
@@ -79,7 +81,7 @@ async def test_a_full_room_sends_batch_work_away_and_then_says_so() -> None:
     with pytest.raises(BullpenError, match="every worker is full"):
         await waiters.tasks["batch"]
     with pytest.raises(BullpenError, match="1 requests wait already"):
-        await waiters.room.wait("interactive", "", last=None, seconds=1.0)
+        await waiters.room.wait("interactive", "", last=None, seconds=600.0)
     waiters.room.call(1)
     await waiters.are_called("interactive")
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from decimal import Decimal
-from time import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bus import deadline
 from bus.deadline import CLOCKS_MAY_DIFFER, header, seconds_left
 from contracts import parse_request
 from contracts.headers import DEADLINE
@@ -73,22 +73,32 @@ def test_a_worker_that_never_said_has_our_clock() -> None:
     assert clock.seconds == 0.0
 
 
-def test_a_deadline_is_written_in_the_clock_of_who_reads_it() -> None:
-    assert int(header(2.0, offset=5.0)) / 1000 == pytest.approx(time() + 7.0, abs=0.5)
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> float:
+    """The time of day, which stands still."""
+    monkeypatch.setattr(deadline, "time", lambda: 1000.0)
+    return 1000.0
 
 
+def test_a_deadline_is_written_in_the_clock_of_who_reads_it(now: float) -> None:
+    assert int(header(2.0, offset=5.0)) / 1000 == now + 7.0
+
+
+@pytest.mark.usefixtures("now")
 @pytest.mark.parametrize("skew", [-4.5, 0.0, 4.5])
 def test_a_callers_clock_that_is_wrong_by_seconds_shortens_nothing(skew: float) -> None:
     request = parse_request(b'{"prompt": "hi", "deadline_ms": 3000}')
     assert seconds_left({DEADLINE: header(3.0, skew)}, request) == 3.0
 
 
+@pytest.mark.usefixtures("now")
 def test_a_message_that_waited_too_long_has_no_time_left() -> None:
     request = parse_request(b'{"prompt": "hi", "deadline_ms": 3000}')
     assert seconds_left({DEADLINE: header(3.0 - CLOCKS_MAY_DIFFER - 4.0)}, request) < 0
     assert seconds_left({DEADLINE: header(-0.5)}, parse_request(b"hi")) < 0
 
 
+@pytest.mark.usefixtures("now")
 def test_a_deadline_in_the_headers_alone_is_the_deadline() -> None:
-    assert seconds_left({DEADLINE: header(300.0)}, parse_request(b"hi")) == pytest.approx(300.0, abs=0.5)
+    assert seconds_left({DEADLINE: header(300.0)}, parse_request(b"hi")) == 300.0
     assert seconds_left({}, parse_request(b"hi")) == 120.0

@@ -417,11 +417,11 @@ class Worker:
     async def _drain(self) -> None:
         """Takes nothing new, finishes what runs, tells the rest why not, and says goodbye."""
         self._leaving = True
-        await self._presence.become("draining", "stopping")
-        await self._swapper.stop()
-        await self._share()
         with suppress(TimeoutError, asyncio.CancelledError):  # a second signal: enough waited
             async with asyncio.timeout(self._engines.current.config.drain_timeout):
+                await self._presence.become("draining", "stopping")
+                await self._swapper.stop()
+                await self._share()
                 await self._idle.wait()
         for execution in list(self._running.values()):
             execution.stop(BullpenError(ErrorCode.DRAINING, f"{self._id} is leaving"))
