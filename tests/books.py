@@ -12,7 +12,7 @@ import psutil
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
-from bus import Bus, BusSettings, Message, NoResponders
+from bus import Bus, BusError, BusSettings, Message
 from bus.jetstream import ensure_stream
 from bus.role_status import RoleStatus
 from contracts import (
@@ -144,11 +144,11 @@ class Books:
         """That accountant has made its tables and its stream, and books."""
 
         async def answers() -> bool:
-            with suppress(NoResponders):
-                return bool((await self.bus.request(f"$SRV.PING.bullpen-telemetry.{name}", b"", timeout=2)).data)
+            with suppress(BusError):
+                return bool((await self.bus.request(f"$SRV.PING.bullpen-telemetry.{name}", b"", timeout=5)).data)
             return False
 
-        await eventually(answers, timeout=20)
+        await eventually(answers, timeout=40)
 
     async def stop(self) -> None:
         while self._running:
@@ -170,12 +170,12 @@ class Books:
 
     async def told(self) -> None:
         """All that was told is in the stream."""
-        await eventually(lambda: not self.outbox.pending, timeout=10)
+        await eventually(lambda: not self.outbox.pending)
 
     async def publish(self, subject: str, *bodies: bytes) -> None:
         """Straight into the stream, which is there already."""
         for body in bodies:
-            await self.bus.request(subject, body, timeout=2)
+            await self.bus.request(subject, body, timeout=20)
 
     @property
     def latest(self) -> TelemetryMetrics:
@@ -205,7 +205,7 @@ class Books:
     async def waiting(self) -> int:
         """Events that no accountant has acknowledged yet."""
         subject = f"$JS.API.CONSUMER.INFO.{s.TELEMETRY_STREAM}.{CONSUMER}"
-        told = from_json((await self.bus.request(subject, b"", timeout=2)).data)
+        told = from_json((await self.bus.request(subject, b"", timeout=20)).data)
         assert "error" not in told, told
         return int(told["num_pending"] + told["num_ack_pending"])
 

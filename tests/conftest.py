@@ -19,7 +19,7 @@ from bullpen.embedded import nats_server as _nats
 from bullpen.embedded import postgres as _postgres
 from telemetry.store import Store
 from telemetry.upkeep.migrate import migrate
-from tests.servers import NatsServer, PostgresServer, free_port
+from tests.servers import PATIENT, NatsServer, PostgresServer, free_port
 
 NO_CLOCK = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 """A busy machine is slow: no example is timed."""
@@ -89,11 +89,15 @@ def standard_ports() -> Iterator[None]:
 
 
 @pytest.fixture
-async def nats(tmp_path: Path) -> AsyncIterator[NatsServer]:
-    """A private NATS server that can be killed, frozen and started again."""
+async def nats(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[NatsServer]:
+    """A private NATS server that can be killed, frozen and started again.
+
+    A client that stands still, as on a busy machine, it cuts off late; as soon as a test wants with
+    `parametrize("nats", [seconds], indirect=True)`, None: as the embedded one.
+    """
     directory = tmp_path / "nats"
     directory.mkdir()
-    server = NatsServer(directory)
+    server = NatsServer(directory, cuts_off_after=getattr(request, "param", PATIENT))
     await server.start()
     yield server
     server.kill()

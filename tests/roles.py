@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,16 +20,19 @@ from typing import Any, Self
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from bus import Bus, BusSettings, Listener, Message
+from bus import Bus, BusError, BusSettings, Listener, Message
 from contracts import Heartbeat
 from contracts import subjects as s
 from tests.cli import environment
-from tests.mesh import CLAIMED_WITHIN
 from tests.servers import PlainNats
 from tests.support import eventually
 from tests.warm_roles import WarmRole
 
 Json = dict[str, Any]
+PATIENT = {"BULLPEN_MANAGER__CLAIM_TIMEOUT": "20", "BULLPEN_MANAGER__SILENT_AFTER_BEATS": "20"}
+"""Of a Manager, where a test does not say otherwise: on a busy machine a worker stands still for seconds."""
+PROMPT = {"BULLPEN_MANAGER__CLAIM_TIMEOUT": "5", "BULLPEN_MANAGER__SILENT_AFTER_BEATS": "5"}
+"""Of a Manager that is to notice silent workers, and still none that only had to wait for a processor."""
 
 
 @dataclass(eq=False)
@@ -41,6 +45,7 @@ class Question:
     """Answers and errors: one, if all is well."""
     took: float = 0.0
     """Seconds until the first of them."""
+    inbox: str = ""
 
     def hear(self, message: Message) -> None:
         told: Json = {"error": {"code": "no_responders"}} if message.no_responders else from_json(message.data or "{}")
@@ -73,9 +78,12 @@ class Roles:
         self.all_logs: Path | None = None
         """Where those who start from now on log, instead of each to a file of its own."""
         self.beats: dict[str, Heartbeat] = {}
+        self.most: Counter[str] = Counter()
+        """The most requests that each worker, since it was started, ever said that it had. It never becomes less."""
 
     async def __aenter__(self) -> Self:
-        self.bus = await Bus.connect("test", BusSettings(servers=tuple(self._callers_url.split(","))))
+        settings = BusSettings(servers=tuple(self._callers_url.split(",")))
+        self.bus = await Bus.connect("test", settings, watchdog=False)  # bare callers have none
         await self.bus.subscribe_inline(s.WORKER_HEARTBEAT, self._on_beat)
         return self
 
@@ -85,13 +93,14 @@ class Roles:
         await self.bus.close()
 
     def manager(self, name: str = "m-1", **env: str) -> None:
-        patient = {"BULLPEN_MANAGER__CLAIM_TIMEOUT": str(CLAIMED_WITHIN)}
-        self._start(name, ["manager", "--id", name], {**patient, **env})
+        self._start(name, ["manager", "--id", name], {**PATIENT, **env})
 
     def worker(self, name: str = "w-1", backend: str = "simulated", *options: str, **env: str) -> None:
+        self.beats.pop(name, None)
+        self.most.pop(name, None)
         self._start(name, ["worker", backend, "--id", name, *options], env)
 
-    async def ready(self, *, within: float = 20.0) -> None:
+    async def ready(self, *, within: float = 60.0) -> None:
         """Waits until every process serves, and the Managers know every worker."""
         managers = [name for name in self._processes if name.startswith("m-")]
         workers = [name for name in self._processes if name.startswith("w-")]
@@ -129,6 +138,7 @@ class Roles:
         """Sends a question; the answer is waited for with `answered`."""
         question = Question()
         inbox = self.bus.listen(question.hear)
+        question.inbox = inbox.subject
         self._inboxes.append(inbox)
         body = json.dumps({"prompt": "hello there", **request}).encode()
         await self.bus.publish(subject, body, reply=inbox.subject, headers=headers)
@@ -143,7 +153,7 @@ class Roles:
         """Asks, and waits for what is told."""
         return (await self.answered([await self.ask(subject, headers, **request)]))[0]
 
-    async def answered(self, questions: Iterable[Question], *, within: float = 20.0) -> list[Question]:
+    async def answered(self, questions: Iterable[Question], *, within: float = 40.0) -> list[Question]:
         """Waits until each has been told something final; then nobody was told twice, now and a moment later."""
         waiting = list(questions)
         await eventually(lambda: all(question.finals for question in waiting), timeout=within)
@@ -156,10 +166,32 @@ class Roles:
 
         async def once() -> bool:
             question = await self.ask(max_tokens=1)
-            await eventually(lambda: question.finals, timeout=2)
+            await eventually(lambda: question.finals, timeout=5)
             return not question.code
 
         await eventually(once, timeout=within)
+
+    async def have(self, count: int, *names: str) -> None:
+        """Waits until these workers have said that they have so many requests, and some each; they may be done since."""
+
+        def all_do() -> bool:
+            had = [self.most[name] for name in names]
+            return all(had) and sum(had) >= count
+
+        await eventually(all_do, timeout=40)
+
+    async def manager_says(self, name: str, op: str = "status") -> Json:
+        """A Manager's answer to an order; asked again when it has none within some seconds."""
+
+        async def once() -> Json | None:
+            with suppress(BusError):
+                body = json.dumps({"op": op}).encode()
+                told: Json = from_json((await self.bus.request(f"manager.control.{name}", body, timeout=5)).data)
+                return told
+            return None
+
+        answer: Json = await eventually(once)
+        return answer
 
     def _start(self, name: str, arguments: list[str], env: dict[str, str]) -> None:
         with (self.all_logs or self._directory / f"{name}.log").open("ab") as log:
@@ -172,16 +204,15 @@ class Roles:
         return name in self.beats and self.beats[name].state == "ready" and self.beats[name].seq > known
 
     async def _answers(self, subject: str) -> bool:
-        told: list[Message] = []
-        with self.bus.listen(told.append) as inbox:
-            await self.bus.publish(subject, b"", reply=inbox.subject)
-            await asyncio.sleep(0.05)
-        return any(message.data for message in told)
+        with suppress(BusError):
+            return bool((await self.bus.request(subject, b"", timeout=5)).data)
+        return False
 
     def _on_beat(self, message: Message) -> None:
         with suppress(ValidationError):  # some tests send what is none
             beat = Heartbeat.model_validate_json(message.data)
             self.beats[beat.worker_id] = beat
+            self.most[beat.worker_id] = max(self.most[beat.worker_id], beat.inflight)
 
 
 @asynccontextmanager

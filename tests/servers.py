@@ -3,11 +3,13 @@
 import asyncio
 import atexit
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -20,10 +22,25 @@ NO_POWER_FAILURE = [word for name in ("fsync", "full_page_writes") for word in (
 """What Postgres may leave out where processes are killed but no machine is."""
 
 
+PORTS = range(10_000, 32_000)
+"""Below those that the system gives to whoever connects: what is free now is free still when a server comes back."""
+SHIPPED_PING, PINGS = 'ping_interval: "1s"', 3
+"""Of the embedded NATS server: a client that answers none of so many in a row is cut off."""
+PATIENT = 60.0
+"""Seconds after which a server cuts off a client that says nothing, where no test is about that."""
+_chance = random.SystemRandom()  # two runs of the tests have the same seed
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One that nobody listens on, and that was not given to anybody before."""
+    while True:
+        port = _chance.choice(PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in _given:
+                _given.add(port)
+                return port
 
 
 class _Server:
@@ -44,7 +61,7 @@ class _Server:
 
     async def _ready(self, check: Callable[[], bool | Awaitable[bool]]) -> None:
         try:
-            await eventually(check, timeout=10, every=0.002)
+            await eventually(check, timeout=40, every=0.002)
         except AssertionError:
             self.kill()
             raise AssertionError((self.directory / "log").read_text()) from None
@@ -64,7 +81,7 @@ class _Server:
         self.process.send_signal(number)
         self.process.send_signal(signal.SIGCONT)
         try:
-            self.process.wait(10)
+            self.process.wait(30)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -107,7 +124,8 @@ class PlainNats(_Server):
 
     def _command(self) -> list[str]:
         file = self.directory / "nats.conf"
-        file.write_text(self.config)
+        if not file.exists() or file.read_text() != self.config:  # its disk may be full by now
+            file.write_text(self.config)
         address = ["--addr", "127.0.0.1", "--port", str(self.port), "--name", self.name]
         return [str(nats_server.binary()), "--config", str(file), *address]
 
@@ -115,8 +133,16 @@ class PlainNats(_Server):
 class NatsServer(PlainNats):
     """The embedded NATS server: JetStream, account MESH without credentials, system events."""
 
+    def __init__(self, directory: Path, port: int | None = None, *, cuts_off_after: float | None = None) -> None:
+        """`cuts_off_after`: seconds after which it cuts off a client that stands still; None: as the embedded one."""
+        config = nats_server.CONFIG.read_text()
+        if cuts_off_after is not None:
+            config = config.replace(SHIPPED_PING, f'ping_interval: "{round(1000 * cuts_off_after / PINGS)}ms"')
+            assert SHIPPED_PING not in config
+        super().__init__(directory, config, port)
+
     def _command(self) -> list[str]:
-        return nats_server.command(self.port, self.directory / "jetstream", self.name)
+        return [*super()._command(), "--store_dir", str(self.directory / "jetstream")]
 
 
 def nats_cluster(directory: Path, size: int = 3, config: str | None = None) -> list[PlainNats]:
