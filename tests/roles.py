@@ -47,6 +47,7 @@ class Question:
     """Answers and errors: one, if all is well."""
     took: float = 0.0
     """Seconds until the first of them."""
+    inbox: str = ""
 
     def hear(self, message: Message) -> None:
         told: Json = {"error": {"code": "no_responders"}} if message.no_responders else from_json(message.data or "{}")
@@ -139,6 +140,7 @@ class Roles:
         """Sends a question; the answer is waited for with `answered`."""
         question = Question()
         inbox = self.bus.listen(question.hear)
+        question.inbox = inbox.subject
         self._inboxes.append(inbox)
         body = json.dumps({"prompt": "hello there", **request}).encode()
         await self.bus.publish(subject, body, reply=inbox.subject, headers=headers)
@@ -172,7 +174,7 @@ class Roles:
         await eventually(once, timeout=within)
 
     async def have(self, count: int, *names: str) -> None:
-        """Waits until these workers have said that they have so many requests, and some each; or had, for a while."""
+        """Waits until these workers have said that they have so many requests, and some each; they may be done since."""
 
         def all_do() -> bool:
             had = [self.most[name] for name in names]

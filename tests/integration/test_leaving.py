@@ -1,55 +1,90 @@
-"""A second signal, while a role still makes ready to leave: it gives back what it has, and leaves."""
+"""Workers and Managers that leave: what they have begun they finish, and they take nothing new."""
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 
-from bus import Bus, BusSettings, Subscription
-from tests.mesh import SmallMesh
-from tests.servers import NatsServer
+from tests.gate import Gate
+from tests.mesh import Json, SmallMesh
 from tests.support import eventually
 
 
 @pytest.fixture
-async def mesh(nats: NatsServer) -> AsyncIterator[SmallMesh]:
-    async with SmallMesh(nats.url) as mesh:
-        await mesh.manager()
-        await mesh.worker("w-1", latency_ms=600_000)
+async def mesh(nats_server: str) -> AsyncIterator[SmallMesh]:
+    async with SmallMesh(nats_server) as mesh:
         yield mesh
 
 
-@pytest.mark.parametrize("role", ["w-1", "m-1"])
-async def test_a_second_signal_that_comes_early_is_heeded(
-    mesh: SmallMesh, monkeypatch: pytest.MonkeyPatch, role: str
-) -> None:
-    stop = Subscription.stop
+async def test_draining_finishes_what_runs_and_takes_nothing_new(mesh: SmallMesh, gate: Gate) -> None:
+    await mesh.worker("w-1")
+    await mesh.worker("w-2")
+    await mesh.manager()
+    asking: list[asyncio.Task[Json]] = []
 
-    async def cancelled_meanwhile(subscription: Subscription) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        task.cancel()
-        await stop(subscription)
+    def busy() -> bool:
+        asking.append(asyncio.create_task(mesh.ask(prompt=gate.prompt)))
+        return mesh.beats["w-1"].inflight > 0
 
-    asked: asyncio.Task[Any] = asyncio.create_task(mesh.ask())
-    await eventually(lambda: mesh.beats["w-1"].inflight)
-    monkeypatch.setattr(Subscription, "stop", cancelled_meanwhile)
-    await mesh.stop(role)
-    assert f"{role} is leaving" in str(await asked)
+    await eventually(busy, every=0.05)
+    stopping = asyncio.create_task(mesh.stop("w-1"))
+    await mesh.state("w-1", "draining")
+    later = [await mesh.ask() for _ in range(2)]
+    gate.open()
+    answers = [*(await asyncio.gather(*asking)), *later]
+    assert all("output" in answer for answer in answers)
+    outcomes = {attempt["outcome"] for answer in answers for attempt in answer["attempts"]}
+    assert outcomes <= {"ok", "refused"}, "what had begun was finished; what came after, refused before it began"
+    assert {answer["worker_id"] for answer in later} == {"w-2"}
+    await stopping
+    await mesh.state("w-1", "stopped")
 
 
-async def test_a_task_that_is_cancelled_when_its_flush_is_over_ends(nats: NatsServer) -> None:
-    bus = await Bus.connect("test", BusSettings(servers=(nats.url,)), watchdog=False)
-    process_pong = bus.nats._process_pong
+async def test_drain_and_resume_by_remote_control(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1")
+    await mesh.manager()
+    assert (await mesh.worker_says("w-1", "drain"))["heartbeat"]["state"] == "draining"
+    assert (await mesh.ask())["error"]["code"] == "no_worker"
+    await mesh.worker_says("w-1", "resume")
+    await eventually(lambda: mesh.beats["w-1"].state == "ready")
+    assert (await mesh.ask())["output"]
 
-    async def cancel_in_that_instant() -> None:
-        await process_pong()
-        flushing.cancel()
 
-    bus.nats._process_pong = cancel_in_that_instant  # type: ignore[method-assign]
-    flushing = asyncio.create_task(bus.flush(20))
-    with pytest.raises(asyncio.CancelledError):
-        await flushing
-    bus.nats._process_pong = process_pong  # type: ignore[method-assign]
-    await bus.close()
+async def test_a_worker_that_is_leaving_does_not_resume(mesh: SmallMesh, gate: Gate) -> None:
+    await mesh.worker("w-1")
+    asking = asyncio.create_task(mesh.ask("infer.simulated", prompt=gate.prompt))
+    await eventually(lambda: gate.waiting)
+    stopping = asyncio.create_task(mesh.stop("w-1"))
+    await mesh.state("w-1", "draining")
+    told = await mesh.worker_says("w-1", "resume")
+    assert (told["ok"], told["message"], told["heartbeat"]["state"]) == (False, "the worker is leaving", "draining")
+    gate.open()
+    assert (await asking)["output"]
+    await stopping
+
+
+async def test_a_manager_that_is_leaving_does_not_resume(mesh: SmallMesh, gate: Gate) -> None:
+    """It would take questions that nobody answers any more."""
+    await mesh.worker("w-1")
+    await mesh.manager()
+    asking = asyncio.create_task(mesh.ask(prompt=gate.prompt))
+    await eventually(lambda: gate.waiting)
+    stopping = asyncio.create_task(mesh.stop("m-1"))
+    await eventually(mesh.drains)
+    assert (await mesh.manager_says(op="resume"))["message"] == "the Manager is leaving"
+    assert await mesh.drains()
+    gate.open()
+    assert (await asking)["output"]
+    await stopping
+
+
+async def test_a_stopping_manager_answers_what_it_took(mesh: SmallMesh, gate: Gate) -> None:
+    await mesh.worker("w-1")
+    await mesh.manager()
+    asking = [asyncio.create_task(mesh.ask(prompt=gate.prompt)) for _ in range(5)]
+    await eventually(lambda: gate.waiting == 5)
+    stopping = asyncio.create_task(mesh.stop("m-1"))
+    await eventually(mesh.drains)
+    gate.open()
+    assert all("output" in answer for answer in await asyncio.gather(*asking))
+    await stopping

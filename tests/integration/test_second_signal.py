@@ -1,0 +1,55 @@
+"""A second signal, while a role still makes ready to leave: it gives back what it has, and leaves."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from bus import Bus, BusSettings, Subscription
+from tests.mesh import SmallMesh
+from tests.servers import NatsServer
+from tests.support import eventually
+
+
+@pytest.fixture
+async def mesh(nats: NatsServer) -> AsyncIterator[SmallMesh]:
+    async with SmallMesh(nats.url) as mesh:
+        await mesh.manager()
+        await mesh.worker("w-1", latency_ms=600_000)
+        yield mesh
+
+
+@pytest.mark.parametrize("role", ["w-1", "m-1"])
+async def test_a_second_signal_that_comes_early_is_heeded(
+    mesh: SmallMesh, monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
+    stop = Subscription.stop
+
+    async def cancelled_meanwhile(subscription: Subscription) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await stop(subscription)
+
+    asked: asyncio.Task[Any] = asyncio.create_task(mesh.ask())
+    await eventually(lambda: mesh.beats["w-1"].inflight)
+    monkeypatch.setattr(Subscription, "stop", cancelled_meanwhile)
+    await mesh.stop(role)
+    assert f"{role} is leaving" in str(await asked)
+
+
+async def test_a_task_that_is_cancelled_when_its_flush_is_over_ends(nats: NatsServer) -> None:
+    bus = await Bus.connect("test", BusSettings(servers=(nats.url,)), watchdog=False)
+    process_pong = bus.nats._process_pong
+
+    async def cancel_in_that_instant() -> None:
+        await process_pong()
+        flushing.cancel()
+
+    bus.nats._process_pong = cancel_in_that_instant  # type: ignore[method-assign]
+    flushing = asyncio.create_task(bus.flush(20))
+    with pytest.raises(asyncio.CancelledError):
+        await flushing
+    bus.nats._process_pong = process_pong  # type: ignore[method-assign]
+    await bus.close()
