@@ -110,7 +110,7 @@ class Books:
     def __init__(self, nats_url: str, database_url: str) -> None:
         self.settings = BusSettings(servers=(nats_url,))
         self.database_url = database_url
-        self.store = Store(database_url, 5)
+        self.store = Store(database_url, 30)
         self.metrics: list[TelemetryMetrics] = []
         self.bus: Bus
         self.outbox: Outbox
@@ -132,7 +132,7 @@ class Books:
     def start(self, name: str = "t-1", **config: Any) -> asyncio.Task[None]:
         stop = asyncio.Event()
         quick = TelemetryConfig(
-            **{"fetch_wait": 0.1, "command_timeout": 2, "retry_at_most": 0.3, "report_interval": 0.1, **config}
+            **{"fetch_wait": 0.1, "command_timeout": 15, "retry_at_most": 0.3, "report_interval": 0.1, **config}
         )
         status = self.statuses[name] = RoleStatus()
         running = run_telemetry(self.settings, self.database_url, quick, instance_id=name, stop=stop, status=status)
@@ -145,10 +145,10 @@ class Books:
 
         async def answers() -> bool:
             with suppress(NoResponders):
-                return bool((await self.bus.request(f"$SRV.PING.bullpen-telemetry.{name}", b"", timeout=2)).data)
+                return bool((await self.bus.request(f"$SRV.PING.bullpen-telemetry.{name}", b"", timeout=20)).data)
             return False
 
-        await eventually(answers, timeout=20)
+        await eventually(answers, timeout=40)
 
     async def stop(self) -> None:
         while self._running:
@@ -170,12 +170,12 @@ class Books:
 
     async def told(self) -> None:
         """All that was told is in the stream."""
-        await eventually(lambda: not self.outbox.pending, timeout=10)
+        await eventually(lambda: not self.outbox.pending, timeout=30)
 
     async def publish(self, subject: str, *bodies: bytes) -> None:
         """Straight into the stream, which is there already."""
         for body in bodies:
-            await self.bus.request(subject, body, timeout=2)
+            await self.bus.request(subject, body, timeout=20)
 
     @property
     def latest(self) -> TelemetryMetrics:
@@ -205,7 +205,7 @@ class Books:
     async def waiting(self) -> int:
         """Events that no accountant has acknowledged yet."""
         subject = f"$JS.API.CONSUMER.INFO.{s.TELEMETRY_STREAM}.{CONSUMER}"
-        told = from_json((await self.bus.request(subject, b"", timeout=2)).data)
+        told = from_json((await self.bus.request(subject, b"", timeout=20)).data)
         assert "error" not in told, told
         return int(told["num_pending"] + told["num_ack_pending"])
 

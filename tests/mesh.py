@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Self
 
 from pydantic_core import from_json
@@ -23,6 +24,9 @@ from workers.base.runtime.worker import run_worker
 Json = dict[str, Any]
 CLAIMED_WITHIN = 1.0
 """Seconds that a worker may take to claim, where a test does not say otherwise: a busy machine is slow."""
+PATIENT: dict[str, Any] = {"claim_timeout": 5.0, "silent_after_beats": 25.0}
+"""What a Manager in the test's own process bears, where a test does not say otherwise: a server that stands still for
+some seconds, with workers whose hearts beat five times a second."""
 
 
 class SmallMesh:
@@ -35,6 +39,7 @@ class SmallMesh:
         self.statuses: dict[str, RoleStatus] = {}
         """What each role tells those on its machine."""
         self._roles: dict[str, tuple[asyncio.Event, asyncio.Task[None]]] = {}
+        self._managers: set[str] = set()
 
     async def __aenter__(self) -> Self:
         self.bus = await Bus.connect("test", self.settings)
@@ -47,16 +52,18 @@ class SmallMesh:
         await self.bus.close()
 
     async def manager(self, name: str = "m-1", **config: Any) -> None:
-        """With this config, or (`file`) the one in a file, which it then follows."""
+        """With this config, or (`file`) the one in a file, which it then follows. A `PATIENT` one."""
         stop = asyncio.Event()
         followed = ConfigFile(ManagerConfig, "manager", config["file"]) if "file" in config else None
-        told = followed.load() if followed else ManagerConfig(**config)
+        told = followed.load() if followed else ManagerConfig(**{**PATIENT, **config})
         status = self.statuses[name] = RoleStatus()
         running = run_manager(self.settings, told, manager_id=name, stop=stop, config_file=followed, status=status)
         self._roles[name] = stop, asyncio.create_task(running)
-        await eventually(lambda: self._answers(f"$SRV.PING.bullpen-manager.{name}"))
+        self._managers.add(name)
+        await self._managers_have_heard()
         heard = {worker_id: beat.seq for worker_id, beat in self.beats.items()}
-        await eventually(lambda: all(self.beats[worker_id].seq > seq for worker_id, seq in heard.items()))
+        await eventually(lambda: all(self.beats[worker_id].seq > seq for worker_id, seq in heard.items()), timeout=30)
+        await self._managers_have_heard()
 
     async def worker(self, worker_id: str, backend: str = "simulated", **config: Any) -> None:
         """Starts a worker as `manager` does, and waits until it is ready."""
@@ -70,6 +77,7 @@ class SmallMesh:
         )
         self._roles[worker_id] = stop, asyncio.create_task(running)
         await self.state(worker_id, "ready")
+        await self._managers_have_heard()
 
     def running(self, name: str) -> "asyncio.Task[None]":
         """The task of a role; this mesh does not care for it any more."""
@@ -77,8 +85,13 @@ class SmallMesh:
 
     async def state(self, worker_id: str, state: str) -> Heartbeat:
         """Waits until the worker says that it is in that state."""
-        await eventually(lambda: worker_id in self.beats and self.beats[worker_id].state == state)
+        await eventually(lambda: worker_id in self.beats and self.beats[worker_id].state == state, timeout=30)
         return self.beats[worker_id]
+
+    async def _managers_have_heard(self) -> None:
+        """What we heard was sent to them too, and they read it before they answer."""
+        for name in self._managers & self._roles.keys():
+            await eventually(partial(self._answers, f"$SRV.PING.bullpen-manager.{name}"), timeout=30)
 
     async def stop(self, name: str) -> None:
         """As SIGTERM would."""
@@ -87,13 +100,13 @@ class SmallMesh:
         await running
 
     async def ask(
-        self, subject: str = s.INFER_AUTO, *, timeout: float = 10, headers: Any = None, **request: Any
+        self, subject: str = s.INFER_AUTO, *, timeout: float = 30, headers: Any = None, **request: Any
     ) -> Json:
         body = json.dumps({"prompt": "hello there", **request}).encode()
         return await self.ask_raw(body, subject, timeout=timeout, headers=headers)
 
     async def ask_raw(
-        self, body: bytes, subject: str = s.INFER_AUTO, *, timeout: float = 10, headers: Any = None
+        self, body: bytes, subject: str = s.INFER_AUTO, *, timeout: float = 30, headers: Any = None
     ) -> Json:
         reply = await self.bus.request(subject, body, timeout=timeout, headers=headers)
         answer: Json = from_json(reply.data)
@@ -109,7 +122,7 @@ class SmallMesh:
             body = json.dumps({"prompt": "hello there", "stream": True, **request}).encode()
             await self.bus.publish(subject, body, reply=inbox.subject)
             heard: list[Json | None] = []
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(40):
                 while not heard or heard[-1] is not None:
                     message = await messages.get()
                     heard.append(from_json(message.data) if message.data else None)

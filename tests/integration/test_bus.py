@@ -210,7 +210,7 @@ async def test_what_was_said_while_the_server_was_away_arrives_up_to_a_limit_tha
             await bus.publish("ears", b"%04d" % number + b"x" * 500_000)
             said.append(b"%04d" % number)
     await nats.start()
-    await eventually(lambda: heard == said, timeout=8)
+    await eventually(lambda: heard == said)
     assert len(said) > 10
     await bus.close()
 
@@ -251,7 +251,7 @@ async def test_a_bug_while_reconnecting_does_not_end_it(nats: NatsServer, monkey
     heard: list[bytes] = []
     await bus.subscribe_inline("ears", lambda message: heard.append(message.data))
     await bus.nats.force_reconnect()
-    await eventually(lambda: bus.reconnects == 1, timeout=8)
+    await eventually(lambda: bus.reconnects == 1)
     await bus.publish("ears", b"back")
     await eventually(lambda: heard == [b"back"])
     await bus.close()
@@ -290,7 +290,7 @@ async def test_the_watchdog_notices_deafness_and_reconnects(bus: Bus) -> None:
     assert reading is not None
     reading.cancel()  # the read loop is dead, and the client still calls itself connected
     assert bus.is_connected
-    await eventually(lambda: bus.reconnects == 1, timeout=8)
+    await eventually(lambda: bus.reconnects == 1)
     await bus.publish("ears", b"again")
     await eventually(lambda: heard == [b"again"])
 
@@ -308,7 +308,7 @@ async def test_a_busy_connection_is_not_taken_for_a_dead_one(bus: Bus, nats_serv
     other = await Bus.connect("other", BusSettings(servers=(nats_server,)), watchdog=False)
     for _ in range(1500):
         await other.publish("ears", b"x" * 10_000)
-    await eventually(lambda: len(read) == 1500, timeout=15)
+    await eventually(lambda: len(read) == 1500)
     assert bus.reconnects == 0
     await other.close()
 
@@ -376,7 +376,7 @@ async def test_a_server_killed_and_restarted_is_found_again(nats: NatsServer) ->
     nats.kill()
     await eventually(lambda: not bus.is_connected)
     await nats.start()
-    await eventually(lambda: bus.is_connected and bus.reconnects == 1, timeout=8)
+    await eventually(lambda: bus.is_connected and bus.reconnects == 1)
     await bus.publish("ears", b"back")
     await eventually(lambda: heard == [b"back"])
     await asyncio.sleep(1.5)  # longer than an old connection may take to close
@@ -393,7 +393,7 @@ async def test_a_frozen_server_is_left_for_another(nats: NatsServer, tmp_path: P
     bus.nats.set_server_pool([nats.url, other.url])
     nats.send(signal.SIGSTOP)
     try:
-        await eventually(lambda: bus.reconnects >= 1 and bus.is_connected, timeout=15)
+        await eventually(lambda: bus.reconnects >= 1 and bus.is_connected)
     finally:
         nats.send(signal.SIGCONT)
         await bus.close()
@@ -452,7 +452,7 @@ async def test_a_login_in_the_address_is_decoded_also_after_a_reconnect(tmp_path
     bus = await Bus.connect("test", BusSettings(servers=(f"nats://{login}@127.0.0.1:{server.port}",)))
     server.kill()
     await server.start()
-    await eventually(lambda: bus.reconnects == 1, timeout=10)
+    await eventually(lambda: bus.reconnects == 1)
     await bus.flush()
     await bus.close()
     server.kill()
@@ -462,9 +462,9 @@ async def test_a_server_that_was_only_heard_of_is_told_the_login_too(tmp_path: P
     first, second = nats_cluster(tmp_path, 2, 'authorization {user: u, password: "p@ss"}\njetstream {\n}\n')
     await asyncio.gather(first.start(), second.start())
     bus = await Bus.connect("test", BusSettings(servers=(f"nats://u:p%40ss@127.0.0.1:{first.port}",)))
-    await eventually(lambda: len(bus.nats.servers) == 2, timeout=10)
+    await eventually(lambda: len(bus.nats.servers) == 2)
     first.kill()
-    await eventually(lambda: bus.reconnects == 1, timeout=10)
+    await eventually(lambda: bus.reconnects == 1)
     await bus.flush()
     await bus.close()
     second.kill()
@@ -526,7 +526,7 @@ async def test_permissions_that_changed_count_after_the_next_connection(tmp_path
         server.kill()
         server.config = MAY_NOT.format("publish: {deny: secret}")
         await server.start()
-        await eventually(lambda: bus.is_connected and bus.reconnects, timeout=10)
+        await eventually(lambda: bus.is_connected and bus.reconnects)
         with pytest.raises(NoResponders):
             await bus.request("other", b"", timeout=10)
     finally:
@@ -562,7 +562,7 @@ async def test_a_question_under_way_survives_a_restart_of_the_server(nats: NatsS
     nats.kill()
     await eventually(lambda: not asker.is_connected and not answerer.is_connected)
     await nats.start()
-    await eventually(lambda: asker.reconnects == 1 and answerer.reconnects == 1, timeout=8)
+    await eventually(lambda: asker.reconnects == 1 and answerer.reconnects == 1)
     await asker.flush()  # the server knows of its inbox
     await answerer.publish(asked[0], b"answer")
     assert (await asking).data == b"answer"

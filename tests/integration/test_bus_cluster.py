@@ -95,8 +95,8 @@ class Load:
             self.answering.append(bus)
             bus = await self._stack.enter_async_context(connected(f"asks-{number}", node, self._nodes))
             self.callers.append(Caller(bus))
-        await eventually(lambda: jetstream_is_there(self.callers[0].bus), timeout=30)
-        await eventually(self._stream_is_made, timeout=30, every=0.2)
+        await eventually(lambda: jetstream_is_there(self.callers[0].bus))
+        await eventually(self._stream_is_made, every=0.2)
         for caller in self.callers:
             self._tasks += [asyncio.create_task(caller.ask()), asyncio.create_task(caller.store())]
         return self
@@ -154,7 +154,7 @@ async def test_one_server_of_three_is_lost_under_load(nodes: list[PlainNats], nu
             lost.send(signal.SIGCONT)
             await load.goes_on(timeout=20)
         await load.stop()
-        await eventually(lambda: _all_is_stored(load), timeout=20)
+        await eventually(lambda: _all_is_stored(load))
         for caller in load.callers:
             print(caller.bus.name, caller.answered, caller.failed, round(caller.longest, 2), caller.stored)
 

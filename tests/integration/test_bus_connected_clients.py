@@ -78,7 +78,7 @@ async def test_each_server_of_a_cluster_tells_its_own(tmp_path: Path, monkeypatc
             first, *_ = [await stack.enter_async_context(connected(node.url, f"on-{node.port}")) for node in nodes]
             await stack.enter_async_context(connected(nodes[1].url, "another"))
             everybody = [*(f"on-{node.port}" for node in nodes), "another"]
-            await eventually(lambda: sees(first, *everybody), timeout=10)
+            await eventually(lambda: sees(first, *everybody))
             for _ in range(3):
                 assert await sees(first, *everybody, within=0.3)
     finally:

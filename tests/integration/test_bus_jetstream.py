@@ -118,7 +118,7 @@ async def test_what_came_and_was_not_fetched_is_given_back_at_once(bus: Bus, mon
         await settle(bus, batch, ACK)
         return len(found) == 100
 
-    await eventually(all_came, timeout=10)
+    await eventually(all_came)
     await second.close()
 
 
@@ -151,7 +151,7 @@ async def test_a_server_that_was_killed_is_asked_again(bus: Bus, nats: NatsServe
     await asyncio.wait({asking}, timeout=0.1)
     nats.kill()
     await nats.start()
-    await eventually(lambda: bus.is_connected, timeout=10)
+    await eventually(lambda: bus.is_connected)
     asking.cancel()
     await asyncio.wait({asking})
     await bus.publish("s.x", b"later")

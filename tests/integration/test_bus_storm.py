@@ -86,7 +86,7 @@ async def test_a_restarted_server_is_not_stormed(nats: NatsServer, crowd: Crowd)
     nats.kill()
     await eventually(lambda: not any(bus.is_connected for bus in crowd.buses))
     await nats.start()
-    await eventually(crowd.everybody_is_back, timeout=10)
+    await eventually(crowd.everybody_is_back)
     assert crowd.most_at_once() <= MOST_AT_ONCE
     await _all_is_as_before(crowd, before)
     assert [bus.reconnects for bus in crowd.buses] == [1] * CLIENTS
@@ -95,10 +95,10 @@ async def test_a_restarted_server_is_not_stormed(nats: NatsServer, crowd: Crowd)
 async def test_a_thawed_server_is_joined_by_each_once(nats: NatsServer, crowd: Crowd) -> None:
     before = left_open()
     nats.send(signal.SIGSTOP)
-    await eventually(lambda: not any(bus.is_connected for bus in crowd.buses), timeout=10)
+    await eventually(lambda: not any(bus.is_connected for bus in crowd.buses))
     await asyncio.sleep(3)  # longer than a connection may take, so that some were opened in vain
     nats.send(signal.SIGCONT)
-    await eventually(crowd.everybody_is_back, timeout=15)
+    await eventually(crowd.everybody_is_back)
     await _all_is_as_before(crowd, before)
 
 

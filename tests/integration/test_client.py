@@ -461,7 +461,7 @@ async def test_pieces_lost_with_the_connection_come_again(manager: FakeManager, 
             await manager.answer(message, task_id)
             return
         await manager.chunks(message, task_id, "Pa")
-        await eventually(lambda: bp.bus.reconnects and manager.bus.reconnects, timeout=10)
+        await eventually(lambda: bp.bus.reconnects and manager.bus.reconnects)
         await manager.chunks(message, task_id, "is", first=2)
         await manager.final(message, task_id)
 
@@ -481,7 +481,7 @@ async def test_an_answer_still_arrives_after_a_reconnect(manager: FakeManager, b
     await eventually(lambda: manager.requests)
     nats.kill()
     await nats.start()
-    await eventually(lambda: bp.bus.is_connected and bp.bus.reconnects and manager.bus.reconnects, timeout=10)
+    await eventually(lambda: bp.bus.is_connected and bp.bus.reconnects and manager.bus.reconnects)
     message, request = manager.requests[0]
     await manager.answer(message, request["task_id"])
     assert (await asking).output == "Paris"

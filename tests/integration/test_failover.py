@@ -319,7 +319,7 @@ async def test_who_was_only_slow_to_claim_is_asked_when_there_is_nobody_else(mes
     async with FakeWorker(mesh.bus, "f-1", acting(slow)) as fake:
         await mesh.worker("w-1", latency_ms=2)
         await mesh.manager()
-        await eventually(lambda: _left_alone(mesh, fake), timeout=15)
+        await eventually(lambda: _left_alone(mesh, fake))
         await mesh.stop("w-1")
         answers = await asyncio.gather(*(mesh.ask() for _ in range(20)))
     assert [answer for answer in answers if answer.get("output") != "at last"] == []
