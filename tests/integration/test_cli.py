@@ -221,7 +221,7 @@ class Workers:
     async def listen(self) -> None:
         await serve_info(self._bus, Service("bullpen-worker", "local-1", "1.0.0", "fake"))
         await self._bus.subscribe(s.worker_control("local-1"), self._obey)
-        await self._bus.flush()
+        await self._bus.flush(30)
 
     async def _obey(self, message: Message) -> None:
         op = json.loads(message.data)["op"]

@@ -118,7 +118,7 @@ async def test_what_is_no_result_hides_none_of_the_others(mesh: SmallMesh, nats_
     assert (await bullpen("submit", "-", stdin=b"hello\n", env=env)).code == 0
     for junk in (b"junk", b"", b'["x"]', b'{\n"error": 1}'):
         await mesh.bus.publish("result.junk", junk)
-    await mesh.bus.flush()
+    await mesh.bus.flush(30)
     listed = await bullpen("results", env=env)
     assert (listed.code, len(listed.out.splitlines())) == (0, 1 + 1 + 4)
     assert listed.out.count("cannot be read") == 4

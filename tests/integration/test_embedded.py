@@ -64,14 +64,14 @@ class TestNats:
     async def test_a_client_killed_with_9_is_told_by_name(self, bus: Bus, client: Process) -> None:
         gone: list[Message] = []
         await bus.subscribe_inline(s.SYS_DISCONNECT, gone.append)
-        await bus.flush()
+        await bus.flush(30)
         client.kill()
         await eventually(lambda: [_client_name(message) for message in gone] == ["worker:x:x-1"])
 
     async def test_a_connection_is_called_in_events_as_it_calls_itself(self, bus: Bus, nats_server: str) -> None:
         gone: list[Message] = []
         await bus.subscribe_inline(s.SYS_DISCONNECT, gone.append)
-        await bus.flush()
+        await bus.flush(30)
         leaving = await Bus.connect("leaving", BusSettings(servers=(nats_server,)))
         called = leaving.connection_id
         await leaving.close()
@@ -83,7 +83,7 @@ class TestNats:
     async def test_a_frozen_client_is_cut_off(self, bus: Bus, client: Process) -> None:
         gone: list[Message] = []
         await bus.subscribe_inline(s.SYS_DISCONNECT, gone.append)
-        await bus.flush()
+        await bus.flush(30)
         client.send_signal(signal.SIGSTOP)
         await eventually(lambda: [_client_name(message) for message in gone] == ["worker:x:x-1"])
 

@@ -225,10 +225,10 @@ async def test_a_worker_that_fell_silent_is_told_to_stop_now_and_when_it_is_back
         await asked.progress()
 
     async with FakeWorker(mesh.bus, "f-1", acting(claims)) as fake:
-        await mesh.manager()
+        await mesh.manager(silent_after_beats=2.5)
         asking = asyncio.create_task(mesh.ask())
         await eventually(lambda: fake.asked)
-        await mesh.worker("w-1")
+        await mesh.worker("w-1", heartbeat_interval=1.0)
         fake.hold_breath()
         answer = await asking
         assert [a["outcome"] for a in answer["attempts"]] == ["uncertain", "ok"]

@@ -53,7 +53,7 @@ async def test_who_fails_is_benched_and_comes_back_when_it_is_well(books: Books)
     await books.bus.subscribe_inline(
         s.METRICS_GRADE, lambda message: heard.append(GradeRecord.model_validate_json(message.data))
     )
-    await books.bus.flush()
+    await books.bus.flush(30)
 
     def grades(worker: str) -> list[str]:
         return [told.grade for told in heard if told.worker_id == worker]
