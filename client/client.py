@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Literal, Self, Unpack
 
@@ -39,6 +39,8 @@ from contracts import subjects as s
 REPLY_WITHIN = 2.0
 """Seconds that the books and a worker's remote control may take to answer."""
 PING_WITHIN = 0.3
+LATE_PING_WITHIN = 2.0
+"""Seconds more for the answer of somebody, or of one that is looked for: a busy machine is slow."""
 MANAGER_SERVICE, WORKER_SERVICE, TELEMETRY_SERVICE = "bullpen-manager", "bullpen-worker", "bullpen-telemetry"
 """The roles' names in service discovery."""
 
@@ -192,20 +194,35 @@ class Bullpen:
             await models.stop()
 
     async def services(self, name: str | None = None, seconds: float = PING_WITHIN) -> list[ServiceInfo]:
-        """The roles of that name (None: of any) that answered a ping in so many seconds, by id."""
+        """The roles of that name (None: of any) that answered a ping in so many seconds, by id.
+
+        On a mesh so busy that nobody has answered by then, and the server has not said that nobody is there, the first
+        answer is waited for.
+        """
         answers: list[Message] = []
-        with self.bus.listen(answers.append) as listener:
+        heard = asyncio.Event()
+
+        def hear(answer: Message) -> None:
+            answers.append(answer)
+            heard.set()
+
+        with self.bus.listen(hear) as listener:
             await self.bus.publish(f"$SRV.PING.{name}" if name else "$SRV.PING", b"", reply=listener.subject)
             await asyncio.sleep(seconds)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LATE_PING_WITHIN):
+                    await heard.wait()
         found = [ServiceInfo.model_validate_json(answer.data) for answer in answers if not answer.no_responders]
         return sorted(found, key=lambda service: service.id)
 
     async def find(self, role_id: str) -> ServiceInfo:
         """The worker or Manager of that id. Raises `BullpenError(no_worker)` that lists the running roles."""
-        here = [service for service in await self.services() if service.name in (MANAGER_SERVICE, WORKER_SERVICE)]
-        for service in here:
-            if service.id == role_id:
-                return service
+        for seconds in (PING_WITHIN, LATE_PING_WITHIN):
+            found = await self.services(seconds=seconds)
+            here = [service for service in found if service.name in (MANAGER_SERVICE, WORKER_SERVICE)]
+            for service in here:
+                if service.id == role_id:
+                    return service
         ids = ", ".join(service.id for service in here) or "none: start the mesh with `bullpen up`"
         raise BullpenError(ErrorCode.NO_WORKER, f"no worker and no Manager {role_id} is running; running are: {ids}")
 

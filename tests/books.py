@@ -112,7 +112,7 @@ class Books:
     def __init__(self, nats_url: str, database_url: str) -> None:
         self.settings = BusSettings(servers=(nats_url,))
         self.database_url = database_url
-        self.store = Store(database_url, SERVER_BACK_WITHIN)
+        self.store = Store(database_url, 30)
         self.metrics: list[TelemetryMetrics] = []
         self.bus: Bus
         self.outbox: Outbox
@@ -158,7 +158,7 @@ class Books:
 
         async def answers() -> bool:
             with suppress(BusError):
-                return bool((await self.bus.request(f"$SRV.PING.bullpen-telemetry.{name}", b"", timeout=5)).data)
+                return bool((await self.bus.request(f"$SRV.PING.bullpen-telemetry.{name}", b"", timeout=20)).data)
             return False
 
         await eventually(answers, timeout=40)
@@ -183,7 +183,7 @@ class Books:
 
     async def told(self) -> None:
         """All that was told is in the stream."""
-        await eventually(lambda: not self.outbox.pending)
+        await eventually(lambda: not self.outbox.pending, timeout=30)
 
     async def tell_until_all_book(self, *names: str) -> list[ResponseRecord]:
         """Tells of answers until each of these accountants has booked some; returns what it told."""

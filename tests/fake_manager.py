@@ -94,7 +94,7 @@ class FakeManager:
         await manager.bus.subscribe(s.INFER_STATUS, manager._on_status)
         await manager.bus.subscribe(s.manager_control("fake"), manager._on_control)
         await serve_info(manager.bus, Service("bullpen-manager", "fake", "1.0.0", "a fake"))
-        await manager.bus.flush()
+        await manager.bus.flush(30)
         return manager
 
     async def answer(self, message: Message, task_id: str) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Self
 from unittest.mock import patch
 
@@ -22,10 +23,11 @@ from workers.base.interface.discovery import find
 from workers.base.runtime.worker import run_worker
 
 Json = dict[str, Any]
-PATIENT = {"claim_timeout": 5.0, "silent_after_beats": 25.0}
-"""Of a Manager, where a test does not say otherwise: on a busy machine all of this stands still for seconds."""
 SERVER_BACK_WITHIN = 10.0
 """Seconds for which a server that stands still is not left by those in this mesh."""
+PATIENT: dict[str, Any] = {"claim_timeout": 5.0, "silent_after_beats": 25.0}
+"""What a Manager in the test's own process bears, where a test does not say otherwise: a server that stands still for
+some seconds, with workers whose hearts beat five times a second."""
 
 
 class SmallMesh:
@@ -39,6 +41,7 @@ class SmallMesh:
         """What each role tells those on its machine."""
         self._roles: dict[str, tuple[asyncio.Event, asyncio.Task[None]]] = {}
         self._patience = patch.object(watchdog, "ECHO_WAIT", SERVER_BACK_WITHIN)
+        self._managers: set[str] = set()
 
     async def __aenter__(self) -> Self:
         self.bus = await Bus.connect("test", self.settings, patience=20)
@@ -55,16 +58,18 @@ class SmallMesh:
             self._patience.stop()
 
     async def manager(self, name: str = "m-1", **config: Any) -> None:
-        """With this config, or (`file`) the one in a file, which it then follows."""
+        """With this config, or (`file`) the one in a file, which it then follows. A `PATIENT` one."""
         stop = asyncio.Event()
         followed = ConfigFile(ManagerConfig, "manager", config["file"]) if "file" in config else None
         told = followed.load() if followed else ManagerConfig(**{**PATIENT, **config})
         status = self.statuses[name] = RoleStatus()
         running = run_manager(self.settings, told, manager_id=name, stop=stop, config_file=followed, status=status)
         self._roles[name] = stop, asyncio.create_task(running)
-        await eventually(lambda: self._answers(f"$SRV.PING.bullpen-manager.{name}"))
+        self._managers.add(name)
+        await self._managers_have_heard()
         heard = {worker_id: beat.seq for worker_id, beat in self.beats.items()}
-        await eventually(lambda: all(self.beats[worker_id].seq > seq for worker_id, seq in heard.items()))
+        await eventually(lambda: all(self.beats[worker_id].seq > seq for worker_id, seq in heard.items()), timeout=30)
+        await self._managers_have_heard()
 
     async def worker(self, worker_id: str, backend: str = "simulated", **config: Any) -> None:
         """Starts a worker as `manager` does, and waits until it is ready."""
@@ -78,6 +83,7 @@ class SmallMesh:
         )
         self._roles[worker_id] = stop, asyncio.create_task(running)
         await self.state(worker_id, "ready")
+        await self._managers_have_heard()
 
     def running(self, name: str) -> "asyncio.Task[None]":
         """The task of a role; this mesh does not care for it any more."""
@@ -85,8 +91,18 @@ class SmallMesh:
 
     async def state(self, worker_id: str, state: str) -> Heartbeat:
         """Waits until the worker says that it is in that state."""
-        await eventually(lambda: worker_id in self.beats and self.beats[worker_id].state == state)
+        await eventually(lambda: worker_id in self.beats and self.beats[worker_id].state == state, timeout=30)
         return self.beats[worker_id]
+
+    async def knows(self, *worker_ids: str) -> None:
+        """Waits until these have said something, and the Managers have heard it."""
+        await eventually(lambda: self.beats.keys() >= set(worker_ids))
+        await self._managers_have_heard()
+
+    async def _managers_have_heard(self) -> None:
+        """What we heard was sent to them too, and they read it before they answer."""
+        for name in self._managers & self._roles.keys():
+            await eventually(partial(self._answers, f"$SRV.PING.bullpen-manager.{name}"), timeout=30)
 
     async def stop(self, name: str) -> None:
         """As SIGTERM would."""

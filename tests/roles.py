@@ -174,7 +174,7 @@ class Roles:
         await eventually(once, timeout=within)
 
     async def have(self, count: int, *names: str) -> None:
-        """Waits until these workers have said that they have so many requests, and some each; they may be done since."""
+        """Waits until these workers have said that they have so many requests, and some each; or had, for a while."""
 
         def all_do() -> bool:
             had = [self.most[name] for name in names]

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 
-async def eventually(check: Callable[[], Any], timeout: float = 20.0, every: float = 0.02) -> Any:
+async def eventually(check: Callable[[], Any], timeout: float = 30.0, every: float = 0.02) -> Any:
     """Calls `check` (plain or async) until it returns something true, and returns that.
 
     An AssertionError counts as not yet. When the time is up, the last failure is raised.

@@ -24,6 +24,8 @@ LEASED_FOR = 30.0
 """Seconds after which the lease of a Manager that renews it no more counts as spent: it may have been."""
 LINGERS = 60.0
 """Seconds after its end in which a window may still be told of."""
+HOLDERS_REMEMBERED = 100
+"""Those that spent last, by what they told last."""
 SHARE = Decimal("0.2")
 """Of what is left, that one Manager holds at most, beyond what it needs now: the others want some too."""
 
@@ -102,13 +104,18 @@ class Ledger(BaseModel):
     leases: dict[str, Lease] = {}
     written_off: dict[str, Decimal] = {}
     """Leases that ran out, by holder: taken for spent until it says what it did spend."""
+    told: dict[str, int] = {}
+    """The number of its last report of money spent, by holder: one told twice counts once."""
     warned: bool = False
     """Somebody has said already that it is nearly spent."""
 
-    def renewed(self, account: Account, holder: str, *, used: Decimal, need: Decimal, now: float) -> "Ledger":
+    def renewed(
+        self, account: Account, holder: str, *, used: Decimal, need: Decimal, now: float, report: int = 0
+    ) -> "Ledger":
         """The ledger when `holder` has spent `used` more and wants a lease of `need`, or a little more.
 
-        A holder is one life of one Manager. When less is left, it gets that. Leases that ran out count as spent.
+        A holder is one life of one Manager, and numbers its reports. When less is left, it gets that. Leases that ran
+        out count as spent.
         """
         over = [name for name, lease in self.leases.items() if lease.until <= now and name != holder]
         leases = {name: lease for name, lease in self.leases.items() if name not in (*over, holder)}
@@ -120,7 +127,12 @@ class Ledger(BaseModel):
         if granted:
             leases[holder] = Lease(usd=granted, until=now + LEASED_FOR)
         warned = self.warned or self.is_nearly(account, spent)
-        return Ledger(spent=spent, leases=leases, written_off=written_off, warned=warned)
+        told = self._told(holder, report) if used else self.told
+        return Ledger(spent=spent, leases=leases, written_off=written_off, told=told, warned=warned)
+
+    def _told(self, holder: str, report: int) -> dict[str, int]:
+        others = [(name, number) for name, number in self.told.items() if name != holder]
+        return dict([*others, (holder, report)][-HOLDERS_REMEMBERED:])
 
     @staticmethod
     def is_nearly(account: Account, spent: Decimal) -> bool:
@@ -142,7 +154,11 @@ class LocalBudget:
     used: Decimal = NOTHING
     """Settled since the ledger was last told."""
     reserved: Decimal = NOTHING
-    known: Ledger | None = field(default=None)
+    unsure: dict[int, Decimal] = field(default_factory=dict)
+    """What was told in reports, by their numbers, that the ledger may have or not: nobody acknowledged them."""
+    ceiling: Decimal | None = None
+    """What may be used and reserved while a report is under way; None: none is."""
+    known: Ledger | None = None
     """As it was last seen."""
 
     def follow(self, budget: Budget) -> None:
@@ -154,7 +170,8 @@ class LocalBudget:
             self.until = 0.0
 
     def can_pay(self, usd: Decimal, now: float) -> bool:
-        return now < self.until and self.lease - self.used - self.reserved >= usd
+        lease = self.lease if self.ceiling is None else min(self.lease, self.ceiling)
+        return now < self.until and lease - self.used - self.reserved >= usd
 
     def reserve(self, usd: Decimal) -> None:
         self.reserved += usd
@@ -164,17 +181,41 @@ class LocalBudget:
         self.reserved -= reserved
         self.used += usd
 
-    def renewed(self, ledger: Ledger, holder: str, told: Decimal) -> None:
-        """The ledger has our word of `told` dollars, and holds our new lease."""
-        self.used -= told
+    def report(self, ledger: Ledger, holder: str, number: int, more: Decimal | None, now: float) -> Ledger:
+        """The ledger with our word of what was used, and with a lease of what is reserved and `more`; None: of nothing.
+
+        Until somebody says that the ledger has it, no more is promised than the old lease and the new one both allow.
+        """
+        heard = self.unsure.get(ledger.told.get(holder, 0), NOTHING)
+        need = NOTHING if more is None else self.reserved + more
+        after = ledger.renewed(self.account, holder, used=self.used - heard, need=need, now=now, report=number)
+        self.unsure[number] = self.used
+        self.ceiling = after.lease_of(holder) + self.used
+        return after
+
+    def may_have_warned(self, ledger: Ledger, holder: str) -> bool:
+        """Whether the ledger says that it is nearly spent since a report of ours, and nobody told us so."""
+        unheard = ledger.told.get(holder, 0) in self.unsure
+        return unheard and ledger.warned and not (self.known and self.known.warned)
+
+    def renewed(self, ledger: Ledger, holder: str, number: int) -> None:
+        """The ledger has our report of this number, and holds our new lease."""
+        self.used -= self.unsure[number]
+        self.unsure.clear()
+        self.ceiling = None
         self.lease = ledger.lease_of(holder)
         self.until = ledger.leases[holder].until if holder in ledger.leases else 0.0
         self.known = ledger
 
+    def doubt(self) -> None:
+        """Whether the ledger has our report, and what lease it holds then, nobody knows: it is asked before we pay."""
+        if self.unsure:
+            self.until = 0.0
+
     @property
     def rests(self) -> bool:
         """Whether it is one tenant's of many, and nothing is reserved, to be told, or held on lease."""
-        busy = self.reserved or self.used or self.lease
+        busy = self.reserved or self.used or self.unsure or self.lease
         return self.account.budget.tenant == "*" and self.known is not None and not busy
 
     def is_over(self, now: float) -> bool:

@@ -8,6 +8,7 @@ nothing spends nothing.
 import asyncio
 from collections.abc import Callable
 from decimal import Decimal
+from itertools import count
 from time import time
 
 import structlog
@@ -52,6 +53,7 @@ class BudgetLedger:
         self._id = manager_id
         self._holder = f"{manager_id}/{new_id()}"
         """Whose the leases are: one that is started again under the same name does not own its predecessor's."""
+        self._reports = count(1)
         self._metrics = metrics
         self._clock = clock
         self._bucket: Bucket | None = None
@@ -85,7 +87,7 @@ class BudgetLedger:
         for account in named(self._budgets, now):
             self._local_budgets.setdefault(account.key, LocalBudget(account))
         unknown = [local for local in self._local_budgets.values() if local.known is None or local.rests]
-        await asyncio.gather(*(self._renew_quietly(local, local.reserved, WITHIN) for local in unknown))
+        await asyncio.gather(*(self._renew_quietly(local, NOTHING, WITHIN) for local in unknown))
         lasting = [p for p in self._local_budgets.values() if p.account.ends is None or p.account.ends > now]
         return [local.state for local in lasting if local.account.budget in self._budgets]
 
@@ -108,7 +110,7 @@ class BudgetLedger:
 
         async def renew(local: LocalBudget) -> None:
             async with turns:
-                await self._renew_quietly(local, local.reserved + local.used)
+                await self._renew_quietly(local, local.used)
 
         await asyncio.gather(*(renew(local) for local in self._local_budgets.values() if not local.rests))
         self._forget(self._clock())
@@ -125,7 +127,7 @@ class BudgetLedger:
     async def close(self) -> None:
         """Says what was spent, and gives all leases back."""
         for local in self._local_budgets.values():
-            await self._renew_quietly(local, NOTHING)
+            await self._renew_quietly(local, None)
 
     async def _can_pay(self, local: LocalBudget, usd: Decimal) -> bool:
         if local.can_pay(usd, self._clock()):
@@ -136,35 +138,43 @@ class BudgetLedger:
             if self._clock() < self._away_until:
                 return local.goes_on_alone(usd, self._holder)
             try:
-                await self._renew(local, local.reserved + usd, WITHIN)
+                await self._renew(local, usd, WITHIN)
             except BusError as error:
                 self._away_until = self._clock() + LEFT_ALONE
                 log.warning("budget_unknown", budget=str(local.account), error=str(error))
                 return local.goes_on_alone(usd, self._holder)
         return local.can_pay(usd, self._clock())
 
-    async def _renew_quietly(self, local: LocalBudget, need: Decimal, within: float = BACKGROUND_WITHIN) -> None:
+    async def _renew_quietly(self, local: LocalBudget, more: Decimal | None, within: float | None = None) -> None:
         try:
             async with self._renewing.setdefault(local.account.key, asyncio.Lock()):
-                await self._renew(local, need, within)
+                await self._renew(local, more, within or BACKGROUND_WITHIN)
         except BusError as error:
             log.debug("budget_not_told", budget=str(local.account), error=str(error))
 
-    async def _renew(self, local: LocalBudget, need: Decimal, within: float) -> None:
-        """Tells the ledger what was spent and takes a lease of `need`, or a little more. Raises `BusError`."""
+    async def _renew(self, local: LocalBudget, more: Decimal | None, within: float) -> None:
+        """Tells the ledger what was spent and takes a lease of what is reserved and `more`, or a little more than that.
+
+        None: gives the lease back. Raises `BusError`.
+        """
         if self._bucket is None:
             self._bucket = await Bucket.open(self._bus, BUCKET, max_age_s=KEPT, max_bytes=MAX_BYTES)
-        account, used = local.account, local.used
+        account, number = local.account, next(self._reports)
 
-        def renewed(value: bytes) -> tuple[bytes, tuple[Ledger, Ledger]]:
+        def renewed(value: bytes) -> tuple[bytes, tuple[bool, Ledger]]:
             before = _read(value)
-            after = before.renewed(account, self._holder, used=used, need=need, now=self._clock())
-            return after.model_dump_json().encode(), (before, after)
+            is_known = before.warned and not local.may_have_warned(before, self._holder)
+            after = local.report(before, self._holder, number, more, self._clock())
+            return after.model_dump_json().encode(), (is_known, after)
 
-        before, after = await self._bucket.update(account.key, renewed, within=within)
-        local.renewed(after, self._holder, used)
+        try:
+            is_known, after = await self._bucket.update(account.key, renewed, within=within)
+        except BaseException:
+            local.doubt()
+            raise
+        local.renewed(after, self._holder, number)
         self._away_until = 0.0
-        if after.warned and not before.warned:
+        if after.warned and not is_known:
             self._warn(account, after)
 
     def _warn(self, account: Account, ledger: Ledger) -> None:

@@ -69,7 +69,7 @@ def failures(answers: list[Json]) -> list[str]:
     return [f"{answer['error']['code']}: {answer['error']['message']}" for answer in answers if "error" in answer]
 
 
-@pytest.mark.timeout(60)  # sixty questions, then the rest of a breaker
+@pytest.mark.timeout(120)  # sixty questions, then the rest of a breaker
 @pytest.mark.parametrize("status", [400, 422, 402, 403, 404, 413, 500])
 async def test_a_worker_whose_provider_refuses_everything_takes_no_answers_and_comes_back(
     mesh: SmallMesh, status: int, monkeypatch: pytest.MonkeyPatch

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -56,10 +57,11 @@ async def test_a_stream_that_fits_is_left_alone(bus: Bus) -> None:
     await ensure_stream(bus, SPEC)
     updates: list[object] = []
     await bus.subscribe_inline("$JS.EVENT.ADVISORY.STREAM.UPDATED.S", updates.append)
-    await bus.flush()
+    await bus.flush(30)
     await ensure_stream(bus, SPEC)
     await ensure_stream(bus, StreamSpec("S", ("s.>",), max_bytes=65 << 20))
     await eventually(lambda: updates)
+    await bus.flush(30)
     assert len(updates) == 1
 
 
@@ -80,10 +82,11 @@ async def test_every_message_comes_once_in_order_and_is_settled_together(bus: Bu
         await bus.publish("s.x", b"%d" % number, headers={"Nats-Msg-Id": str(number)})
     consumer = await PullConsumer.open(bus, stream="S", durable="d")
     await eventually(lambda: pending(consumer, 1000))
-    found = []
-    while batch := await consumer.fetch(300, timeout=0.3):
+    found: list[int] = []
+    while len(found) < 1000:
+        batch = await consumer.fetch(300, timeout=0.3)
         assert [message.stream_seq for message in batch] == [int(message.data) + 1 for message in batch]
-        assert {message.deliveries for message in batch} == {1}
+        assert {message.deliveries for message in batch} <= {1}
         await settle(bus, batch[1:], ACK)
         await settle(bus, batch[:1], TERM)
         found += [int(message.data) for message in batch]
@@ -93,7 +96,9 @@ async def test_every_message_comes_once_in_order_and_is_settled_together(bus: Bu
 
 
 async def pending(consumer: PullConsumer, count: int) -> bool:
-    return await consumer.pending() == count
+    with suppress(BusError):
+        return await consumer.pending() == count
+    return False
 
 
 async def test_what_came_and_was_not_fetched_is_given_back_at_once(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,12 +123,14 @@ async def test_what_came_and_was_not_fetched_is_given_back_at_once(bus: Bus, mon
         await settle(bus, batch, ACK)
         return len(found) == 100
 
-    await eventually(all_came, timeout=10)
+    await eventually(all_came)
     await second.close()
 
 
 async def delivered(bus: Bus, count: int) -> bool:
-    return bool((await api(bus, "CONSUMER.INFO.S.d"))["num_ack_pending"] == count)
+    with suppress(BusError):
+        return bool((await api(bus, "CONSUMER.INFO.S.d"))["num_ack_pending"] == count)
+    return False
 
 
 async def test_one_that_is_larger_than_asked_for_comes_alone(bus: Bus) -> None:
@@ -151,11 +158,11 @@ async def test_a_server_that_was_killed_is_asked_again(bus: Bus, nats: NatsServe
     await asyncio.wait({asking}, timeout=0.1)
     nats.kill()
     await nats.start()
-    await eventually(lambda: bus.is_connected, timeout=10)
+    await eventually(lambda: bus.is_connected and bus.reconnects)
     asking.cancel()
     await asyncio.wait({asking})
     await bus.publish("s.x", b"later")
-    batch = await consumer.fetch(10, timeout=5)
+    batch = await consumer.fetch(10, timeout=30)
     assert [message.data for message in batch] == [b"later"]
     await consumer.close()
 
@@ -163,19 +170,21 @@ async def test_a_server_that_was_killed_is_asked_again(bus: Bus, nats: NatsServe
 async def test_a_consumer_that_is_gone_is_an_error(bus: Bus) -> None:
     await ensure_stream(bus, SPEC)
     consumer = await PullConsumer.open(bus, stream="S", durable="d")
-    asking = asyncio.create_task(consumer.fetch(10, timeout=10))
+    asking = asyncio.create_task(consumer.fetch(10, timeout=100))
     await eventually(lambda: waiting_pulls(bus))
     await api(bus, "CONSUMER.DELETE.S.d")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         with pytest.raises(BusError, match="deleted"):
             await asking
         with pytest.raises(BusError, match="does not exist"):
-            await consumer.fetch(1, timeout=2)
+            await consumer.fetch(1, timeout=100)
     await consumer.close()
 
 
 async def waiting_pulls(bus: Bus) -> bool:
-    return bool((await api(bus, "CONSUMER.INFO.S.d"))["num_waiting"])
+    with suppress(BusError):
+        return bool((await api(bus, "CONSUMER.INFO.S.d"))["num_waiting"])
+    return False
 
 
 async def test_a_stream_takes_what_room_there_is(tmp_path: Path) -> None:

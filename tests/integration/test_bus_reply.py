@@ -24,7 +24,7 @@ async def bus(nats_server: str) -> AsyncIterator[Bus]:
 async def connected(url: str) -> AsyncIterator[Bus]:
     bus = await Bus.connect("test", BusSettings(servers=(url,)), watchdog=False)
     try:
-        await bus.flush()  # the server knows of its inbox
+        await bus.flush(30)  # the server knows of its inbox
         yield bus
     finally:
         await bus.close()
@@ -42,11 +42,11 @@ async def test_a_reader_who_left_is_noticed_while_pieces_are_sent(bus: Bus, nats
         reply = InboxReply(bus, inbox.subject, "t1", "r1", streaming=True, on_abandoned=lambda: left.append("left"))
         await reply.chunk("Par")
         await eventually(lambda: read)
-        await bus.flush()
+        await bus.flush(30)
         assert not reply.abandoned.is_set()
     await eventually(lambda: _noticed(reply))  # the server may need a moment to notice it itself
     await reply.chunk(" is a city")
-    await bus.flush()
+    await bus.flush(30)
     assert left == ["left"]
     assert len(bus._inbox) == 0  # nothing is waited for any more
 
@@ -68,11 +68,11 @@ async def test_a_reader_who_listens_is_never_taken_for_gone(bus: Bus, nats_serve
         reply = stream(bus, reader.listen(answer).subject)
         for _ in range(20):
             await reply.chunk("piece ")
-        await bus.flush()
+        await bus.flush(30)
         await eventually(lambda: len(answers) == 20)
         await asyncio.gather(*answers)
-        await reader.flush()
-        await bus.flush()
+        await reader.flush(30)
+        await bus.flush(30)
     assert not reply.abandoned.is_set()
 
 
@@ -118,11 +118,14 @@ async def test_a_caller_who_wants_one_answer_gets_one_message(bus: Bus) -> None:
     assert reply.first_chunk_at is None
 
 
-async def test_an_answer_finds_a_caller_who_is_back_a_moment_later(bus: Bus, nats_server: str) -> None:
+async def test_an_answer_finds_a_caller_who_is_back_a_moment_later(
+    bus: Bus, nats_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its connection broke, and with it the inbox that the answer was sent to."""
+    monkeypatch.setattr(insist, "BACK_WITHIN", 60.0)
     reply = InboxReply(bus, "_INBOX.away.1", "t1", "r1", streaming=False)
     await reply.error(BullpenError(ErrorCode.CANCELLED, "enough"))
-    await bus.flush()
+    await bus.flush(30)
     read: list[Message] = []
     async with connected(nats_server) as caller:
         await caller.subscribe_inline("_INBOX.away.1", read.append)

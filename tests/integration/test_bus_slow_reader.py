@@ -19,14 +19,17 @@ PIECE = "x" * 8_000
 MOST = 20_000
 """Pieces: more than twice of what the server keeps for one client."""
 NOTICEABLE = 0.75
-"""Seconds. What is seen is a few milliseconds; when the server holds up whoever sends, it is more than a second."""
+"""Seconds. What is seen is a few milliseconds; when the server holds up whoever sends, it is more than a second.
+
+When the machine holds up everybody, pieces of a sender that has nothing to do with it all are late as well.
+"""
 
 
 @asynccontextmanager
 async def connected(nats: NatsServer, name: str) -> AsyncIterator[Bus]:
-    bus = await Bus.connect(name, BusSettings(servers=(nats.url,)))
+    bus = await Bus.connect(name, BusSettings(servers=(nats.url,)), watchdog=False)
     try:
-        await bus.flush()
+        await bus.flush(30)
         yield bus
     finally:
         await bus.close()
@@ -44,12 +47,16 @@ async def deaf(nats: NatsServer) -> AsyncIterator[socket.socket]:
 
 
 async def test_who_does_not_read_holds_up_nobody_and_is_cut(nats: NatsServer, deaf: socket.socket) -> None:
-    async with connected(nats, "manager") as manager, connected(nats, "other") as other:
+    async with (
+        connected(nats, "manager") as manager,
+        connected(nats, "other") as other,
+        connected(nats, "bystander") as bystander,
+    ):
         assert nats.process is not None
         server = psutil.Process(nats.process.pid)
         before = server.memory_info().rss
         slow = InboxReply(manager, SLOW, "t-slow", "r-slow", streaming=True)
-        async with Heartbeat(manager, other) as heartbeat:
+        async with Heartbeat(manager, other) as heartbeat, Heartbeat(bystander, other) as undisturbed:
             for number in range(MOST):
                 await slow.chunk(PIECE)
                 slow.delivered = ""  # or we would be slower than what we measure
@@ -59,8 +66,8 @@ async def test_who_does_not_read_holds_up_nobody_and_is_cut(nats: NatsServer, de
                     break
             await eventually(slow.abandoned.is_set)
             assert server.memory_info().rss - before < 300 << 20
-            await eventually(lambda: _gone(other, "deaf"), timeout=10, every=0.1)
-        assert max(heartbeat.delays) < NOTICEABLE
+            await eventually(lambda: _gone(other, "deaf"), every=0.1)
+        assert max(heartbeat.delays) < NOTICEABLE + max(undisturbed.delays)
         assert manager.reconnects == 0
 
 
@@ -69,7 +76,7 @@ async def _gone(bus: Bus, name: str) -> bool:
 
 
 class Heartbeat:
-    """Another stream over the same connection: how long each of its pieces is under way, in seconds."""
+    """Another stream over a connection: how long each of its pieces is under way, in seconds."""
 
     def __init__(self, sender: Bus, reader: Bus) -> None:
         self.delays: list[float] = []

@@ -141,7 +141,7 @@ async def test_on_a_terminal_the_answer_is_shown_as_it_is_made(manager: FakeMana
 
     manager.script = slowly
     async with Terminal.run("ask", "Where?", NATS_URL=nats_server) as terminal:
-        await eventually(lambda: terminal.screen == "Par[2Ji", timeout=10)
+        await eventually(lambda: terminal.screen == "Par[2Ji")
         assert "\x1b[2J" not in terminal.raw, "the answer must not drive the terminal"
         go_on.set()
         assert await terminal.end() == 0
@@ -175,7 +175,7 @@ async def test_ctrl_c_stops_the_work_and_exits_130(
 
     manager.script = begin
     async with Terminal.run("ask", "hi", "--task-id", "mine", *arguments, NATS_URL=nats_server) as terminal:
-        await eventually(lambda: manager.requests and (arguments or "Once upon" in terminal.screen), timeout=10)
+        await eventually(lambda: manager.requests and (arguments or "Once upon" in terminal.screen))
         terminal.interrupt()
         assert await terminal.end() == 130
         await eventually(lambda: manager.cancelled == ["mine"])
@@ -190,7 +190,7 @@ async def test_a_signal_stops_the_work_at_the_worker_and_is_booked(nats_server: 
         booked: list[dict[str, Any]] = []
         await mesh.bus.subscribe_inline(s.TELEMETRY_ATTEMPT, lambda message: booked.append(json.loads(message.data)))
         asking = await start("ask", "hi", "--task-id", "mine", NATS_URL=nats_server)
-        await eventually(lambda: mesh.beats["w-1"].inflight == 1, timeout=10)
+        await eventually(lambda: mesh.beats["w-1"].inflight == 1)
         told = await finish(asking, sign=sign)
         assert (told.code, told.out, told.err) == (130, "", "")
         await eventually(lambda: mesh.beats["w-1"].inflight == 0)
@@ -221,7 +221,7 @@ class Workers:
     async def listen(self) -> None:
         await serve_info(self._bus, Service("bullpen-worker", "local-1", "1.0.0", "fake"))
         await self._bus.subscribe(s.worker_control("local-1"), self._obey)
-        await self._bus.flush()
+        await self._bus.flush(30)
 
     async def _obey(self, message: Message) -> None:
         op = json.loads(message.data)["op"]
@@ -276,10 +276,10 @@ async def test_an_empty_mesh_is_an_empty_list(nats_server: str) -> None:
 
 async def test_watching_follows_every_change_until_ctrl_c(workers: Workers, nats_server: str) -> None:
     async with Terminal.run("workers", "--watch", NATS_URL=nats_server) as terminal:
-        await eventually(lambda: "local-1" in terminal.screen, timeout=10)
+        await eventually(lambda: "local-1" in terminal.screen)
         workers.beats = [heartbeat("newcomer", seq=2), heartbeat("local-1", seq=2, state="draining")]
         await eventually(lambda: "newcomer" in terminal.screen and "draining" in terminal.screen)
-        await eventually(lambda: "silent for" in terminal.screen, timeout=10)  # local-2 says nothing any more
+        await eventually(lambda: "silent for" in terminal.screen)  # local-2 says nothing any more
         terminal.interrupt()
         assert await terminal.end() == 130
         assert "Traceback" not in terminal.screen
@@ -296,7 +296,7 @@ async def test_top_shows_what_the_mesh_is_doing_until_ctrl_c(nats_server: str) -
         assert [(one["model_id"], one["answered"]) for one in told["models"]] == [("simulated", 1)]
         assert [beat["worker_id"] for beat in told["workers"]] == ["w-1"]
         async with Terminal.run("top", NATS_URL=nats_server) as terminal:
-            await eventually(lambda: all(word in terminal.screen for word in ("m-1", "w-1", "simulated")), timeout=10)
+            await eventually(lambda: all(word in terminal.screen for word in ("m-1", "w-1", "simulated")))
             terminal.interrupt()
             assert await terminal.end() == 130
             assert "Traceback" not in terminal.screen
@@ -428,7 +428,7 @@ async def test_the_second_sigterm_breaks_off_what_runs_and_still_leaves_in_order
         slow = {"BULLPEN_SIMULATED__LATENCY_MS": '{"fixed": 60000}'}
         worker = await start("worker", "simulated", "--id", "sim-1", NATS_URL=nats_server, **slow)
         try:
-            await eventually(lambda: "sim-1" in mesh.beats and mesh.beats["sim-1"].state == "ready", timeout=15)
+            await eventually(lambda: "sim-1" in mesh.beats and mesh.beats["sim-1"].state == "ready")
             asking = asyncio.create_task(mesh.ask("infer.simulated", timeout=30))
             await eventually(lambda: mesh.beats["sim-1"].inflight == 1)
             worker.send_signal(signal.SIGTERM)
@@ -445,7 +445,7 @@ async def healthy(role: str, url: str) -> None:
     async def check() -> bool:
         return (await bullpen("health", role, env={"NATS_URL": url})).code == 0
 
-    await eventually(check, timeout=15)
+    await eventually(check)
 
 
 @pytest.mark.parametrize(

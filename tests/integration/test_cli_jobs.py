@@ -56,7 +56,7 @@ async def test_without_waiting_it_says_how_the_batch_is_called(mesh: SmallMesh, 
     async def there() -> bool:
         return (await bullpen("results", name, env=env)).code == 0
 
-    await eventually(there, timeout=10, every=0.2)
+    await eventually(there, every=0.2)
 
 
 async def test_wrong_lines_are_named_and_nothing_is_submitted(mesh: SmallMesh, nats_server: str) -> None:
@@ -72,7 +72,7 @@ async def test_ctrl_c_says_how_to_come_back(mesh: SmallMesh, nats_server: str, t
     file = tmp_path / "jobs.jsonl"
     file.write_text("hello\n")
     async with Terminal.run("submit", str(file), columns=200, NATS_URL=nats_server) as terminal:
-        await eventually(lambda: "0/1" in terminal.screen, timeout=12)
+        await eventually(lambda: "0/1" in terminal.screen)
         terminal.interrupt()
         assert await terminal.end() == 130
         assert f"bullpen submit {file} (goes on from here)" in terminal.screen
@@ -107,7 +107,7 @@ async def test_a_result_has_the_name_of_its_job_too(mesh: SmallMesh, nats_server
     async def there() -> bool:
         return (await bullpen("results", job, env=env)).code == 0
 
-    await eventually(there, timeout=10, every=0.2)
+    await eventually(there, every=0.2)
     listed = await bullpen("results", env=env)
     of_mine = next(line.split()[0] for line in listed.out.splitlines() if " mine " in line)
     assert json.loads((await bullpen("results", of_mine, "--json", env=env)).out)["task_id"] == "mine"
@@ -118,7 +118,7 @@ async def test_what_is_no_result_hides_none_of_the_others(mesh: SmallMesh, nats_
     assert (await bullpen("submit", "-", stdin=b"hello\n", env=env)).code == 0
     for junk in (b"junk", b"", b'["x"]', b'{\n"error": 1}'):
         await mesh.bus.publish("result.junk", junk)
-    await mesh.bus.flush()
+    await mesh.bus.flush(30)
     listed = await bullpen("results", env=env)
     assert (listed.code, len(listed.out.splitlines())) == (0, 1 + 1 + 4)
     assert listed.out.count("cannot be read") == 4

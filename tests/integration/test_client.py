@@ -37,9 +37,15 @@ async def bp(nats_server: str) -> AsyncIterator[Bullpen]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lost Manager is noticed in a tenth of the time."""
-    for name in ("QUIET", "QUIET_AGAIN", "HELD", "REPLY_WITHIN", "WITHOUT_MANAGER"):
+    """After a tenth of the time the Manager is asked whether it has the task; it has as long as ever to say so."""
+    for name in ("QUIET", "HELD", "WITHOUT_MANAGER"):
         monkeypatch.setattr(watch, name, getattr(watch, name) / 10)
+
+
+@pytest.fixture
+def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Manager that is asked whether it has the task may take its time: it is not lost, only the machine is busy."""
+    monkeypatch.setattr(watch, "REPLY_WITHIN", 30.0)
 
 
 async def text_of(bp: Bullpen, **options: Unpack[Options]) -> str:
@@ -112,7 +118,7 @@ async def test_no_manager_is_told_soon_with_what_to_do(bp: Bullpen, impatient: N
 
 async def test_no_manager_until_the_deadline_is_told_as_that(bp: Bullpen) -> None:
     with pytest.raises(RequestFailed, match="no Manager listens"):
-        await bp.ask("hi", deadline_ms=50)
+        await bp.ask("hi", deadline_ms=2000)  # and a second, in which the server's word has to come
 
 
 async def test_silence_ends_at_the_deadline_and_a_second_and_stops_the_work(manager: FakeManager, bp: Bullpen) -> None:
@@ -254,33 +260,38 @@ async def test_leaving_the_client_stops_what_still_runs(manager: FakeManager, na
 
 
 class Lossy:
-    """Takes the first questions and forgets them; later ones are answered."""
+    """Takes the first questions and forgets them; later ones are answered, and no Manager is lost any more."""
 
-    def __init__(self, manager: FakeManager, forgets: int = 1, says: str = "Lon") -> None:
+    def __init__(self, manager: FakeManager, patch: pytest.MonkeyPatch, forgets: int = 1, says: str = "Lon") -> None:
         self._manager = manager
+        self._patch = patch
         self._forgets = forgets
         self._says = says
         manager.script = self
 
     async def __call__(self, message: Message, task_id: str) -> None:
         if len(self._manager.requests) > self._forgets:
+            self._patch.setattr(watch, "REPLY_WITHIN", 30.0)
             await self._manager.answer(message, task_id)
         elif json.loads(message.data).get("stream") and self._says:
             await self._manager.chunks(message, task_id, self._says)
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_question_whose_manager_is_lost_goes_out_again_as_it_was(manager: FakeManager, bp: Bullpen) -> None:
-    Lossy(manager, forgets=2)
+async def test_a_question_whose_manager_is_lost_goes_out_again_as_it_was(
+    manager: FakeManager, bp: Bullpen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Lossy(manager, monkeypatch, forgets=2)
     answer = await bp.ask("Where?", task_id="mine")
     assert (answer.output, answer.task_id) == ("Paris", "mine")
     first, *again = [message for message, _ in manager.requests]
-    assert [message.data for message in again] == [first.data] * 2
+    assert len(again) >= 2
+    assert {message.data for message in again} == {first.data}
     assert json.loads(first.data)["idempotency_key"]
     assert await cancelled(manager, bp) == ["mine"], "one that was given up on may still be at it"
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("impatient", "trusting")
 async def test_a_manager_that_has_the_task_is_waited_for(manager: FakeManager, bp: Bullpen) -> None:
     async def slowly(message: Message, task_id: str) -> None:
         await eventually(lambda: manager.asked_for.count(task_id) >= 3)
@@ -293,13 +304,16 @@ async def test_a_manager_that_has_the_task_is_waited_for(manager: FakeManager, b
     assert await cancelled(manager, bp) == []
 
 
-async def test_an_answer_in_good_time_costs_no_question(manager: FakeManager, bp: Bullpen) -> None:
+async def test_an_answer_in_good_time_costs_no_question(
+    manager: FakeManager, bp: Bullpen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "QUIET", 30.0)
     await bp.ask("hi")
     await text_of(bp)
     assert manager.asked_for == []
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("impatient", "trusting")
 async def test_an_error_is_final(manager: FakeManager, bp: Bullpen) -> None:
     manager.script = lambda message, task_id: manager.fail(
         message, task_id, BullpenError(ErrorCode.NO_WORKER, "nobody is able")
@@ -310,8 +324,10 @@ async def test_an_error_is_final(manager: FakeManager, bp: Bullpen) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_stream_starts_over_at_another_manager(manager: FakeManager, bp: Bullpen) -> None:
-    Lossy(manager)
+async def test_a_stream_starts_over_at_another_manager(
+    manager: FakeManager, bp: Bullpen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Lossy(manager, monkeypatch)
     events = [event async for event in bp.stream("hi")]
     assert [type(event) for event in events] == [Chunk, Resumed, Chunk, Chunk, Chunk, FinalResponse]
     pieces = [event for event in events if not isinstance(event, FinalResponse)]
@@ -322,8 +338,10 @@ async def test_a_stream_starts_over_at_another_manager(manager: FakeManager, bp:
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_stream_of_which_nothing_had_come_says_nothing_of_it(manager: FakeManager, bp: Bullpen) -> None:
-    Lossy(manager, says="")
+async def test_a_stream_of_which_nothing_had_come_says_nothing_of_it(
+    manager: FakeManager, bp: Bullpen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Lossy(manager, monkeypatch, says="")
     events = [event async for event in bp.stream("hi")]
     assert [type(event) for event in events] == [Chunk, Chunk, Chunk, FinalResponse]
 
@@ -356,7 +374,7 @@ async def test_a_question_that_loses_every_manager_is_given_up(
     manager: FakeManager, bp: Bullpen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "MOST_SENDS", 3)
-    Lossy(manager, forgets=100)
+    Lossy(manager, monkeypatch, forgets=100)
     with pytest.raises(RequestFailed, match="3 times a Manager took the request and fell silent"):
         await bp.ask("hi")
     assert len(manager.requests) == 3
@@ -367,7 +385,7 @@ async def test_a_question_that_loses_every_manager_is_given_up(
 async def test_a_manager_that_is_just_being_restarted_is_waited_for(
     nats_server: str, bp: Bullpen, forgets: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "WITHOUT_MANAGER", 5.0)
+    monkeypatch.setattr(watch, "WITHOUT_MANAGER", 60.0)
     if forgets:
         dying = await FakeManager.start(nats_server)
         dying.script = dying.silence
@@ -392,7 +410,7 @@ async def test_a_manager_that_never_heard_of_this_question_is_waited_for(nats_se
         heard.append(message)
 
     await old.bus.subscribe(s.INFER_AUTO, take, queue=s.INFER_QUEUE)
-    await old.bus.flush()
+    await old.bus.flush(30)
     asking = asyncio.create_task(bp.ask("hi", task_id="mine"))
     await eventually(lambda: len(heard) == 2)
     await asyncio.sleep(0.5)
@@ -405,9 +423,9 @@ async def test_a_manager_that_never_heard_of_this_question_is_waited_for(nats_se
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("lost", [False, True])
 async def test_a_question_that_is_called_off_or_expired_asks_no_more(
-    manager: FakeManager, bp: Bullpen, lost: bool
+    manager: FakeManager, bp: Bullpen, lost: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manager.script = Lossy(manager, forgets=100) if lost else manager.silence
+    manager.script = Lossy(manager, monkeypatch, forgets=100) if lost else manager.silence
     with pytest.raises(RequestFailed, match="no answer within"):
         await bp.ask("hi", task_id="expired", deadline_ms=300)
     asking = asyncio.create_task(bp.ask("hi", task_id="called off"))
@@ -415,20 +433,22 @@ async def test_a_question_that_is_called_off_or_expired_asks_no_more(
     asking.cancel()
     await asyncio.wait({asking})
     await eventually(lambda: manager.cancelled == ["expired", "called off"])
+    await manager.bus.flush(30)
     asked, sent = len(manager.asked_for), len(manager.requests)
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(0.5)  # several times as long as until it would ask again
     assert (len(manager.asked_for), len(manager.requests)) == (asked, sent)
 
 
 # When the connection goes
 
 
+@pytest.mark.usefixtures("trusting")
 async def test_a_question_asked_while_nats_is_away_leaves_when_it_is_back(
     manager: FakeManager, bp: Bullpen, nats: NatsServer
 ) -> None:
     nats.kill()
     await eventually(lambda: not bp.bus.is_connected)
-    asking = asyncio.create_task(bp.ask("hi", deadline_ms=20_000))
+    asking = asyncio.create_task(bp.ask("hi", deadline_ms=60_000))
     called_off = asyncio.create_task(bp.ask("never mind"))
     await asyncio.sleep(0.5)
     called_off.cancel()
@@ -436,7 +456,7 @@ async def test_a_question_asked_while_nats_is_away_leaves_when_it_is_back(
     await nats.start()
     assert (await asking).output == "Paris"
     [(message, _)] = manager.requests
-    assert int(message.headers["Bullpen-Deadline"]) / 1000 - time.time() < 19.6, "the deadline began to run when asked"
+    assert int(message.headers["Bullpen-Deadline"]) / 1000 - time.time() < 59.6, "the deadline began to run when asked"
 
 
 @pytest.mark.usefixtures("impatient")
@@ -461,7 +481,7 @@ async def test_pieces_lost_with_the_connection_come_again(manager: FakeManager, 
             await manager.answer(message, task_id)
             return
         await manager.chunks(message, task_id, "Pa")
-        await eventually(lambda: bp.bus.reconnects and manager.bus.reconnects, timeout=10)
+        await eventually(lambda: bp.bus.reconnects and manager.bus.reconnects)
         await manager.chunks(message, task_id, "is", first=2)
         await manager.final(message, task_id)
 
@@ -481,7 +501,7 @@ async def test_an_answer_still_arrives_after_a_reconnect(manager: FakeManager, b
     await eventually(lambda: manager.requests)
     nats.kill()
     await nats.start()
-    await eventually(lambda: bp.bus.is_connected and bp.bus.reconnects and manager.bus.reconnects, timeout=10)
+    await eventually(lambda: bp.bus.is_connected and bp.bus.reconnects and manager.bus.reconnects)
     message, request = manager.requests[0]
     await manager.answer(message, request["task_id"])
     assert (await asking).output == "Paris"
@@ -527,7 +547,10 @@ async def test_cancel_names_the_task(manager: FakeManager, bp: Bullpen) -> None:
     await eventually(lambda: manager.cancelled == ["somebody's"])
 
 
-async def test_feedback_is_stored_or_refused(manager: FakeManager, bp: Bullpen) -> None:
+async def test_feedback_is_stored_or_refused(
+    manager: FakeManager, bp: Bullpen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Bullpen._request, "__defaults__", (30.0,))
     with pytest.raises(BullpenError, match="bullpen telemetry") as caught:
         await bp.feedback("mine", 1.0)
     assert caught.value.code is ErrorCode.NO_WORKER
@@ -538,7 +561,7 @@ async def test_feedback_is_stored_or_refused(manager: FakeManager, bp: Bullpen) 
         await manager.bus.publish(message.reply, b'{"stored": true}')
 
     await manager.bus.subscribe(s.INFER_FEEDBACK, store, queue=s.INFER_QUEUE)
-    await manager.bus.flush()
+    await manager.bus.flush(30)
     await bp.feedback("mine", 0.5, comment="so so")
     assert stored == [{"task_id": "mine", "score": 0.5, "source": None, "comment": "so so"}]
     with pytest.raises(BullpenError, match="score"):
@@ -555,17 +578,21 @@ async def test_workers_are_those_that_beat_and_those_that_answer_a_ping(manager:
     await serve_info(bus, Service("bullpen-worker", "slow", "1.0.0", "beats once a minute"))
     await serve_info(bus, Service("bullpen-worker", "deaf", "1.0.0", "says nothing"))
     await bus.subscribe(s.worker_control("slow"), status)
-    await bus.flush()  # or the server may hear the question first
-    looking = asyncio.create_task(bp.workers(1.5))
+    await bus.flush(30)  # or the server may hear the question first
     beats = [heartbeat("quick", seq=seq, inflight=seq) for seq in (1, 2)]
     beats += [heartbeat("restarted", seq=9, inflight=9), heartbeat("restarted", epoch="e2", seq=0)]
-    while not looking.done():
-        for beat in beats:
-            await bus.publish(s.WORKER_HEARTBEAT, beat.to_bytes())
-        await bus.publish(s.WORKER_HEARTBEAT, b"rubbish")
-        await asyncio.wait({looking}, timeout=0.1)
-    found = [(beat.worker_id, beat.inflight) for beat in await looking]
-    assert found == [("quick", 2), ("restarted", 0), ("slow", 0)]
+
+    async def found() -> bool:
+        looking = asyncio.create_task(bp.workers(1.5))
+        while not looking.done():
+            for beat in beats:
+                await bus.publish(s.WORKER_HEARTBEAT, beat.to_bytes())
+            await bus.publish(s.WORKER_HEARTBEAT, b"rubbish")
+            await asyncio.wait({looking}, timeout=0.1)
+        told = [(beat.worker_id, beat.inflight) for beat in await looking]
+        return told == [("quick", 2), ("restarted", 0), ("slow", 0)]
+
+    await eventually(found)
 
 
 async def test_control_of_a_worker_that_is_not_there(bp: Bullpen) -> None:

@@ -123,7 +123,7 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def by_task(books: Books, table: str, count: int) -> dict[str, dict[str, Any]]:
     """So many rows, by the name of their task."""
-    await eventually(books.booked(count, table), timeout=15)
+    await eventually(books.booked(count, table))
     return {row["task_id"]: row for row in await books.rows(table)}
 
 
@@ -204,7 +204,7 @@ async def test_whatever_becomes_of_a_request_it_costs_what_its_attempts_cost(mes
     count += await ask_until(mesh, "w-3")
     responses = await by_task(books, "responses", count)
     tries = sum(row["attempts"] for row in await books.rows("responses") if not row["replayed"])
-    await eventually(books.booked(tries, "attempts"), timeout=15)
+    await eventually(books.booked(tries, "attempts"))
     assert responses["answered"]["cost_usd"] == EXACT.cost(3, 40)
     [cancelled] = [row for row in await books.rows("attempts") if row["task_id"] == "cancelled"]
     assert cancelled["outcome"] == "cancelled"
@@ -287,7 +287,7 @@ async def test_a_late_answer_makes_the_request_as_dear_as_it_was(mesh: SmallMesh
             [row] = await books.rows("responses")
             return row["cost_usd"]
 
-        assert await eventually(corrected, timeout=10) == EXACT.cost(10, 7) + EXACT.cost(2, 5)
+        assert await eventually(corrected) == EXACT.cost(10, 7) + EXACT.cost(2, 5)
         assert {row["outcome"] for row in await books.rows("attempts")} == {"late_discarded", "ok"}
         await agree(books)
 
@@ -305,14 +305,14 @@ async def test_a_late_word_about_what_was_used_is_booked_as_well(mesh: SmallMesh
     async with FakeWorker(mesh.bus, "f-1", acting(script), price=EXACT):
         await mesh.manager()
         assert (await mesh.ask(deadline_ms=400))["error"]["code"] == "deadline_exceeded"
-        await eventually(books.booked(1), timeout=10)
+        await eventually(books.booked(1))
         assert [row["cost_usd"] for row in await books.rows("responses")] == [None]
         late.set()
 
         async def corrected() -> bool:
             return {row["cost_usd"] for row in await books.rows("responses")} == {EXACT.cost(10, 3)}
 
-        await eventually(corrected, timeout=10)
+        await eventually(corrected)
         await eventually(books.booked(1, "attempts"))
         await agree(books)
 

@@ -47,7 +47,7 @@ async def client(bus: Bus, nats_server: str) -> AsyncIterator[Process]:
     heard = await bus.subscribe_inline(s.SYS_CONNECT, connected.append)
     command = leashed([sys.executable, "-c", A_CLIENT, nats_server])
     process = await asyncio.create_subprocess_exec(*command)
-    await eventually(lambda: any(_client_name(message) == "worker:x:x-1" for message in connected), timeout=10)
+    await eventually(lambda: any(_client_name(message) == "worker:x:x-1" for message in connected))
     await heard.stop()
     yield process
     if process.returncode is None:
@@ -64,19 +64,19 @@ class TestNats:
     async def test_a_client_killed_with_9_is_told_by_name(self, bus: Bus, client: Process) -> None:
         gone: list[Message] = []
         await bus.subscribe_inline(s.SYS_DISCONNECT, gone.append)
-        await bus.flush()
+        await bus.flush(30)
         client.kill()
-        await eventually(lambda: [_client_name(message) for message in gone] == ["worker:x:x-1"], timeout=1)
+        await eventually(lambda: [_client_name(message) for message in gone] == ["worker:x:x-1"])
 
     async def test_a_connection_is_called_in_events_as_it_calls_itself(self, bus: Bus, nats_server: str) -> None:
         gone: list[Message] = []
         await bus.subscribe_inline(s.SYS_DISCONNECT, gone.append)
-        await bus.flush()
+        await bus.flush(30)
         leaving = await Bus.connect("leaving", BusSettings(servers=(nats_server,)))
         called = leaving.connection_id
         await leaving.close()
         assert leaving.connection_id is None
-        await eventually(lambda: [m for m in gone if _client_name(m) == "leaving"], timeout=2)
+        await eventually(lambda: [m for m in gone if _client_name(m) == "leaving"])
         [event] = [from_json(message.data) for message in gone if _client_name(message) == "leaving"]
         assert called == f"{event['server']['id']}:{event['client']['id']}"
 
@@ -84,9 +84,9 @@ class TestNats:
     async def test_a_frozen_client_is_cut_off(self, bus: Bus, client: Process) -> None:
         gone: list[Message] = []
         await bus.subscribe_inline(s.SYS_DISCONNECT, gone.append)
-        await bus.flush()
+        await bus.flush(30)
         client.send_signal(signal.SIGSTOP)
-        await eventually(lambda: [_client_name(message) for message in gone] == ["worker:x:x-1"], timeout=8)
+        await eventually(lambda: [_client_name(message) for message in gone] == ["worker:x:x-1"])
 
     async def test_every_client_may_list_the_connected_clients(self, bus: Bus, client: Process) -> None:
         answer = await bus.request("$SYS.REQ.ACCOUNT.PING.CONNZ", b"", timeout=2)
@@ -102,7 +102,7 @@ class TestNats:
         await bus.request("kept.a", b"precious", timeout=2)
         nats.kill()
         await nats.start()
-        await eventually(lambda: bus.is_connected, timeout=10)
+        await eventually(lambda: bus.is_connected)
         consumer = await PullConsumer.open(bus, stream="KEPT", durable="reader")
         assert [message.data for message in await consumer.fetch(1, timeout=2)] == [b"precious"]
 

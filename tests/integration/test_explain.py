@@ -51,7 +51,7 @@ async def known(books: Books, name: str, *, attempts: int = 1) -> Explained:
         whole = found and found.response and len(found.decisions) == len(found.attempts) == attempts
         return found if whole else None
 
-    found: Explained = await eventually(look, timeout=10)
+    found: Explained = await eventually(look)
     return found
 
 
@@ -137,7 +137,7 @@ async def test_an_older_decision_is_shown_without_the_terms_that_it_lacks(books:
     for terms in (older["weights"], older["candidates"][0]["terms"]):
         del terms["lateness"]
     await books.bus.publish(s.METRICS_ROUTE, to_json(older))
-    told = await eventually(lambda: run_ok(books, "old"), timeout=10)
+    told = await eventually(lambda: run_ok(books, "old"))
     [heading] = [line for line in told.splitlines() if "WORKER" in line]
     assert heading.split() == ["WORKER", "MODEL", "CONFIDENCE", "×1", "LOAD", "×1", "SCORE"]
     assert "w with m: full (4 of 4)" in told
@@ -146,7 +146,7 @@ async def test_an_older_decision_is_shown_without_the_terms_that_it_lacks(books:
 async def test_a_direct_request_has_no_route_decision(books: Books, mesh: SmallMesh) -> None:
     await mesh.worker("w-1")
     await mesh.ask("infer.simulated", task_id="direct")
-    await eventually(books.booked(1), timeout=10)
+    await eventually(books.booked(1))
     told = await run(books, "explain", "direct")
     assert told.code == 0
     assert "There was no choice: the worker was asked directly." in told.out
@@ -157,7 +157,7 @@ async def test_a_request_without_a_worker_is_explained_too(books: Books, mesh: S
     await mesh.manager()
     refused = await mesh.ask(task_id="impossible", min_confidence=0.999, deadline_ms=3000)
     assert "error" in refused or refused["confidence"] < 0.999
-    told = await eventually(lambda: run_ok(books, "impossible"), timeout=10)
+    told = await eventually(lambda: run_ok(books, "impossible"))
     assert "confidence of 0.999 or more" in told
 
 
@@ -193,7 +193,7 @@ async def test_the_newest_of_a_name_is_explained_and_the_others_counted(books: B
         found = await explain(books.store, "t")
         return found if found and found.others == 1 else None
 
-    found = await eventually(both, timeout=10)
+    found = await eventually(both)
     assert str(found.request_id) == new.request_id
     by_id = await explain(books.store, old.request_id)
     assert by_id is not None
@@ -205,7 +205,7 @@ async def test_a_decision_told_twice_or_unreadable_is_kept_once_or_not(books: Bo
     beyond = decision(task_id="beyond", request_id="ffffffff-ffff-7fff-bfff-ffffffffffff")
     for body in (b"rubbish", one.to_bytes(), one.to_bytes(), beyond.to_bytes(), decision(task_id="a\0b").to_bytes()):
         await books.bus.publish(s.METRICS_ROUTE, body)
-    await eventually(lambda: has_rows(books, 2), timeout=10)
+    await eventually(lambda: has_rows(books, 2))
     assert {row["task_id"] for row in await books.rows("decisions")} == {"t", "a�b"}
 
 
@@ -220,7 +220,7 @@ async def test_many_candidates_are_kept_the_best_first(books: Books) -> None:
     everybody = tuple(candidate(number) for number in reversed(range(50)))
     one = decision(candidates=everybody, winner="w-7")
     await books.bus.publish(s.METRICS_ROUTE, one.to_bytes())
-    await eventually(lambda: has_rows(books, 1), timeout=10)
+    await eventually(lambda: has_rows(books, 1))
     found = await explain(books.store, one.request_id)
     assert found is not None
     [kept] = found.decisions
@@ -233,7 +233,7 @@ async def test_decisions_wait_while_the_database_is_frozen(nats: NatsServer, pos
     async with Books(nats.url, postgres.url) as books:
         books.start(command_timeout=0.5)
         books.tell(response())
-        await eventually(books.booked(1), timeout=10)
+        await eventually(books.booked(1))
         try:
             signal_all(postgres, signal.SIGSTOP)
             books.tell(response())
@@ -242,7 +242,7 @@ async def test_decisions_wait_while_the_database_is_frozen(nats: NatsServer, pos
             await eventually(lambda: "0.5 s" in books.latest.database_away)
         finally:
             signal_all(postgres, signal.SIGCONT)
-        await eventually(lambda: has_rows(books, 20), timeout=20)
+        await eventually(lambda: has_rows(books, 20))
 
 
 # The scorecard
@@ -254,7 +254,7 @@ async def test_models_shows_how_well_each_does(books: Books, mesh: SmallMesh) ->
     good = [attempt(model_id="m-free", worker_id="w-free", created_at=now, confidence=0.9) for _ in range(9)]
     bad = attempt(model_id="m-free", worker_id="w-free", created_at=now, outcome="failed", confidence=None)
     books.tell(*good, bad, response(model_id="m-free", worker_id="w-free", created_at=now))
-    await eventually(books.booked(10, "attempts"), timeout=10)
+    await eventually(books.booked(10, "attempts"))
     told = await run(books, "models")
     assert told.code == 0
     record = told.out.splitlines()[-1].split()

@@ -62,7 +62,7 @@ class Case:
         self.books.tell(*records)
         for table, kind in zip(TABLES, (ResponseRecord, AttemptRecord, FeedbackRecord), strict=True):
             count = sum(isinstance(record, kind) for record in records)
-            await eventually(self.books.booked(count, table), timeout=10)
+            await eventually(self.books.booked(count, table))
 
     async def forget(self, *arguments: str, **env: str) -> Result:
         return await bullpen("forget", *arguments, env={**self.env, **env})
@@ -71,7 +71,7 @@ class Case:
         """Forgets t-1 on a terminal, where it asks first; the exit code."""
         env: dict[str, Any] = dict(self.env)
         async with Terminal.run("forget", "--task", "t-1", **env) as terminal:
-            await eventually(lambda: "Go on?" in terminal.screen, timeout=10)
+            await eventually(lambda: "Go on?" in terminal.screen)
             assert "About to forget 1 request," in terminal.screen
             terminal.type(f"{answer}\n")
             return await terminal.end()
@@ -196,7 +196,7 @@ async def test_kept_answers_are_forgotten_too(case: Case) -> None:
         for tenant, task_id in (("acme", "a.1"), ("other", "a/1")):
             await mesh.ask(prompt=f"{WORD} {tenant}", task_id=task_id, idempotency_key="k", metadata={"tenant": tenant})
             await mesh.bus.request(s.result_before(task_id), to_json({"task_id": task_id, "output": WORD}), timeout=2)
-        await eventually(case.books.booked(2), timeout=10)
+        await eventually(case.books.booked(2))
         told = (await case.forget("--tenant", "acme", "--yes", "--json")).json()
         assert (told["responses"], told["replays"], told["results"], told["left"]) == (1, 1, 1, [])
         again = {
@@ -213,7 +213,7 @@ async def test_dead_letters_that_name_it_are_forgotten(case: Case) -> None:
     letters = [{"task_id": "t-1"}, {"metadata": {"tenant": "acme"}}, {"task_id": "t-2"}, {"prompt": "about t-1, acme"}]
     await case.books.ready()
     await case.books.publish(s.TELEMETRY_RESPONSE, *(json.dumps(letter).encode() for letter in letters))
-    await eventually(case.books.booked(4, "dead_letters"), timeout=10)
+    await eventually(case.books.booked(4, "dead_letters"))
     assert (await case.forget("--task", "t-1", "--yes", "--json")).json()["dead_letters"] == 1
     assert (await case.forget("--tenant", "acme", "--yes", "--json")).json()["dead_letters"] == 1
     assert sorted(row["body"] for row in await case.books.rows("dead_letters")) == sorted(

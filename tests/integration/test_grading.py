@@ -1,9 +1,11 @@
 """From the books to a grade, from a grade to who is asked: demotion, the canary, the way back, decisions by hand."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -42,23 +44,33 @@ async def grade_of(books: Books, worker: str) -> str:
     return ""
 
 
+async def has_grade(books: Books, worker: str, grade: str) -> bool:
+    return await grade_of(books, worker) == grade
+
+
 async def test_who_fails_is_benched_and_comes_back_when_it_is_well(books: Books) -> None:
     heard: list[GradeRecord] = []
     await books.bus.subscribe_inline(
         s.METRICS_GRADE, lambda message: heard.append(GradeRecord.model_validate_json(message.data))
     )
+    await books.bus.flush(30)
+
+    def grades(worker: str) -> list[str]:
+        return [told.grade for told in heard if told.worker_id == worker]
+
     books.start(grades_interval=0.2)
     books.tell(*tries(20, "good"), *tries(20, "bad"))
-    await eventually(lambda: len(heard) == 4, timeout=15)  # both are new, then proven
+    await eventually(lambda: grades("good") == grades("bad") == ["probation", "regular"])
     assert await grade_of(books, "bad") == "regular"
     books.tell(*tries(14, "bad"), *tries(6, "bad", **FAILED))
-    await eventually(lambda: len(heard) == 5, timeout=15)
+    await eventually(lambda: grades("bad") == ["probation", "regular", "benched"])
     told = heard[-1]
     assert (told.worker_id, told.grade, told.previous) == ("bad", "benched", "regular")
-    assert told.reasons == ("6 of its last 20 tries failed",)
+    [reason] = told.reasons  # it may be judged before all of them are booked
+    assert re.fullmatch(r"[3-6] of its last 20 tries failed", reason)
     rows = [row for row in await books.rows("grades") if row["worker_id"] == "bad"]
     assert [row["grade"] for row in rows] == ["probation", "regular", "benched"]
-    assert from_json(rows[-1]["reasons"]) == ["6 of its last 20 tries failed"]
+    assert from_json(rows[-1]["reasons"]) == [reason]
     assert await grade_of(books, "good") == "regular"
 
 
@@ -68,11 +80,10 @@ async def test_wrong_requests_bench_no_worker(books: Books) -> None:
     wrong = {"outcome": "failed", "confidence": None, "cost_usd": None}
     books.tell(*tries(30, "w-1", error_code="invalid_request", **wrong))
     books.tell(*tries(30, "w-2", error_code="upstream_error", **wrong))
-
-    async def who_fails_is_benched() -> bool:
-        return await grade_of(books, "w-2") == "benched"
-
-    await eventually(who_fails_is_benched, timeout=15)
+    await eventually(lambda: has_grade(books, "w-2", "benched"))  # what w-1 did is booked as well, then
+    await eventually(lambda: has_grade(books, "w-1", "regular"))
+    books.tell(*tries(1, "w-3"))
+    await eventually(lambda: has_grade(books, "w-3", "probation"))  # all were judged once more
     assert await grade_of(books, "w-1") == "regular"
 
 
@@ -84,17 +95,15 @@ async def test_managers_ask_a_benched_worker_next_to_nothing(nats: NatsServer, d
         books.start(grades_interval=0.1)
         books.tell(*tries(20, "w-1", model_id="simulated"), *tries(20, "w-2", model_id="simulated"))
 
-        async def both_are_regular() -> bool:
-            return [await grade_of(books, name) for name in ("w-1", "w-2")] == ["regular", "regular"]
-
-        await eventually(both_are_regular, timeout=15)
+        for name in ("w-1", "w-2"):
+            await eventually(partial(has_grade, books, name, "regular"))
         await set_grade(books.store, "simulated", "w-1", "benched")
 
         async def only_the_other_answers() -> bool:
             answers = [await mesh.ask() for _ in range(20)]
             return [a["worker_id"] for a in answers].count("w-1") <= 2
 
-        await eventually(only_the_other_answers, timeout=15)
+        await eventually(only_the_other_answers)
         await mesh.stop("w-2")
         answers = await asyncio.gather(*(mesh.ask() for _ in range(5)))
         assert {a["worker_id"] for a in answers} == {"w-1"}  # better a benched one than none
@@ -109,17 +118,14 @@ async def test_a_manager_that_starts_later_knows_the_grades(nats: NatsServer, da
         books.start(grades_interval=0.1)
         books.tell(*tries(20, "w-1", model_id="simulated"), *tries(20, "w-2", model_id="simulated", **FAILED))
 
-        async def benched() -> bool:
-            return await grade_of(books, "w-2") == "benched"
-
-        await eventually(benched, timeout=15)
+        await eventually(lambda: has_grade(books, "w-2", "benched"))
         await mesh.manager()
 
         async def knows() -> bool:
             answers = [await mesh.ask() for _ in range(20)]
             return [a["worker_id"] for a in answers].count("w-2") <= 2
 
-        await eventually(knows, timeout=15)
+        await eventually(knows)
 
 
 async def test_managers_know_which_workers_are_new_and_since_when_one_is_proven(books: Books) -> None:
@@ -129,7 +135,7 @@ async def test_managers_know_which_workers_are_new_and_since_when_one_is_proven(
     grades = Grades()
     keeping = asyncio.create_task(GradeKeeper(books.bus, grades, Estimates()).keep(lambda: ["m"]))
     try:
-        await eventually(lambda: grades.of("m", "young", datetime.now(UTC)) == "probation", timeout=20)
+        await eventually(lambda: grades.of("m", "young", datetime.now(UTC)) == "probation")
     finally:
         keeping.cancel()
     assert grades.of("m", "young", before) == "regular", "it was here before"
@@ -138,7 +144,7 @@ async def test_managers_know_which_workers_are_new_and_since_when_one_is_proven(
 async def test_who_has_answered_can_be_benched_before_it_has_a_grade(books: Books) -> None:
     books.start(grades_interval=600)
     books.tell(*tries(1, "w-1"))
-    await eventually(books.booked(1, "attempts"), timeout=15)
+    await eventually(books.booked(1, "attempts"))
     changed = await set_grade(books.store, "m", None, "benched")
     assert [(one.worker_id, one.grade, one.previous) for one in changed] == [("w-1", "benched", None)]
 
@@ -155,33 +161,41 @@ async def test_the_bucket_is_written_anew_when_it_was_lost(books: Books) -> None
             return f'"w-1":"{grade}"'.encode() in reply.data
         return False
 
-    await eventually(lambda: told("regular"), timeout=15)
+    await eventually(lambda: told("regular"))
     await books.bus.nats.jetstream().delete_stream(f"KV_{s.GRADES_BUCKET}")
     await set_grade(books.store, "m", None, "senior")
-    await eventually(lambda: told("senior"), timeout=15)
+    await eventually(lambda: told("senior"))
 
 
-async def test_a_manager_that_starts_knows_from_the_books_how_workers_did(books: Books) -> None:
+async def test_a_manager_that_starts_knows_from_the_books_how_workers_did(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("telemetry.grading.grader.RECORDS_EVERY", 0.2)  # they may not all be booked at the first time
     books.start(grades_interval=0.2)
     quick = {"duration_ms": 200.0, "queue_ms": 50.0, "ttft_ms": 100.0, "prompt_tokens": 100, "completion_tokens": 40}
     books.tell(*tries(20, "quick", **quick), *tries(16, "poor", duration_ms=900.0), *tries(4, "poor", **FAILED))
     estimates = Estimates()
     keeping = asyncio.create_task(GradeKeeper(books.bus, Grades(), estimates).keep(lambda: ["m"]))
+    known, poor = estimates.at("quick", "m"), estimates.at("poor", "m")
+
+    def knows() -> bool:
+        assert known.seconds(100, 40) == pytest.approx(0.150)
+        assert poor.success.weight and known.success.mean > poor.success.mean
+        assert estimates.of("m").output_tokens(100) < 128, "and how long its answers are"
+        return True
+
     try:
-        await eventually(lambda: estimates.at("quick", "m").success.weight, timeout=20)
+        await eventually(knows)
     finally:
         keeping.cancel()
-    known, poor = estimates.at("quick", "m"), estimates.at("poor", "m")
-    assert known.seconds(100, 40) == pytest.approx(0.150)
-    assert known.success.mean > poor.success.mean
-    assert estimates.of("m").output_tokens(100) < 128, "and how long its answers are"
+        await asyncio.gather(keeping, return_exceptions=True)
     estimates.failed("quick", "m", 1e9)
     before = known.success.sum
     estimates.warm("m", "quick", WorkRecord(answers=40, failures=0), 1e9)
     assert known.success.sum == before, "what we have seen ourselves counts more"
 
 
-@pytest.mark.timeout(60)  # a grade has to be earned, twice
+@pytest.mark.timeout(120)  # a grade has to be earned, twice
 async def test_a_worker_that_starts_to_fail_is_benched_and_trusted_again_when_it_is_well(
     nats: NatsServer, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,7 +209,7 @@ async def test_a_worker_that_starts_to_fail_is_benched_and_trusted_again_when_it
         await books.ready()
         await mesh.worker("w-1", latency_ms=1)
         await mesh.worker("w-2", latency_ms=1, error_rate=0.3)
-        await mesh.manager(claim_timeout=5)  # all of it runs in this process, and may be busy
+        await mesh.manager()
         answers: list[Any] = []
 
         async def asked_until(grade: str) -> bool:
@@ -203,13 +217,13 @@ async def test_a_worker_that_starts_to_fail_is_benched_and_trusted_again_when_it
             answers.extend(await asyncio.gather(*(mesh.ask() for _ in range(10))))
             return ("w-2", grade) in seen
 
-        await eventually(lambda: asked_until("benched"), timeout=15)
+        await eventually(lambda: asked_until("benched"), timeout=45)
         assert ("w-1", "benched") not in seen
         await mesh.stop("w-2")
         await mesh.worker("w-2", latency_ms=1)
         back = len(answers)
         seen.clear()
-        await eventually(lambda: asked_until("probation"), timeout=15)
+        await eventually(lambda: asked_until("probation"), timeout=45)
     assert [answer for answer in answers if "output" not in answer] == [], "what one failed the other answered"
     tried = [attempt["worker_id"] for answer in answers[back:] for attempt in answer["attempts"]]
     assert 0 < tried.count("w-2") < len(tried) / 2, "a benched worker is tried now and then"

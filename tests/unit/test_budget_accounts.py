@@ -1,10 +1,11 @@
 """Budgets: whatever several Managers do at the same time, they never promise more than there is."""
 
 from decimal import Decimal
+from itertools import count
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from client.budgets import merged
@@ -15,27 +16,40 @@ from manager.config import Budget, ManagerConfig
 
 NOON = 1_795_435_200.0  # 2026-11-23 12:00 UTC
 CENT = Decimal("0.01")
+_reports = count(1)
 
 
 def account(limit: str = "10", **more: object) -> Account:
     return Account(Budget.model_validate({"limit_usd": limit, **more}), "", "w", None)
 
 
-def renew(purse: LocalBudget, ledger: Ledger, need: Decimal, now: float = NOON, manager: str = "m-1") -> Ledger:
-    told = purse.used
-    after = ledger.renewed(purse.account, manager, used=told, need=need, now=now)
-    purse.renewed(after, manager, told)
+def renew(
+    purse: LocalBudget,
+    ledger: Ledger,
+    more: Decimal | None = None,
+    now: float = NOON,
+    manager: str = "m-1",
+    *,
+    heard: bool = True,
+) -> Ledger:
+    """`heard`: the Manager gets the ledger's word that it has the report."""
+    number = next(_reports)
+    after = purse.report(ledger, manager, number, more, now)
+    if heard:
+        purse.renewed(after, manager, number)
+    else:
+        purse.doubt()
     return after
 
 
 def test_what_is_reserved_is_settled_with_what_it_did_cost() -> None:
     purse = LocalBudget(account())
-    ledger = renew(purse, Ledger(), need=CENT)
+    ledger = renew(purse, Ledger(), more=CENT)
     assert purse.can_pay(CENT, NOON) and purse.lease == 2  # a fifth of it, for those to come
     purse.reserve(CENT)
     Reservation(CENT, (purse,)).settle(Decimal("0.004"))
     assert purse.reserved == 0 and purse.used == Decimal("0.004")
-    ledger = renew(purse, ledger, need=Decimal(0))
+    ledger = renew(purse, ledger, more=None)
     assert ledger.spent == Decimal("0.004") and not ledger.leases and purse.used == 0
 
 
@@ -44,88 +58,146 @@ def test_what_it_did_cost_may_be_known_better_later() -> None:
     reservation = Reservation(CENT)
     reservation.add(purse)
     reservation.settle(Decimal("0.001"))
-    renew(purse, Ledger(), need=Decimal(0))
+    renew(purse, Ledger(), more=None)
     reservation.settle(Decimal("0.007"))
     assert purse.reserved == 0 and purse.used == Decimal("0.006")
 
 
 def test_a_lease_that_was_not_renewed_cannot_pay_and_counts_as_spent() -> None:
     purse, other = LocalBudget(account()), LocalBudget(account())
-    ledger = renew(purse, Ledger(), need=Decimal(4))
+    ledger = renew(purse, Ledger(), more=Decimal(4))
     later = NOON + LEASED_FOR
     assert not purse.can_pay(CENT, later)
-    ledger = renew(other, ledger, need=CENT, now=later, manager="m-2")
+    ledger = renew(other, ledger, more=CENT, now=later, manager="m-2")
     assert ledger.spent == 4 and list(ledger.leases) == ["m-2"]
 
 
 def test_the_last_cents_can_be_leased() -> None:
     purse = LocalBudget(account("1"))
     ledger = Ledger(spent=Decimal("0.97"))
-    ledger = renew(purse, ledger, need=Decimal("0.03"))
+    ledger = renew(purse, ledger, more=Decimal("0.03"))
     assert purse.can_pay(Decimal("0.03"), NOON) and not purse.can_pay(Decimal("0.031"), NOON)
+
+
+def test_what_is_told_again_because_nobody_acknowledged_it_counts_once() -> None:
+    purse = LocalBudget(account(tenant="*"))
+    purse.used = CENT
+    ledger = renew(purse, Ledger(), heard=False)
+    assert ledger.spent == CENT and purse.used == CENT, "it does not know"
+    purse.used += CENT
+    renew(purse, ledger, heard=False)  # nor did this one come there
+    assert renew(purse, ledger, heard=False).spent == 2 * CENT
+    purse.used -= 2 * CENT  # it did cost nothing, as is known late
+    assert not purse.rests
+    assert renew(purse, ledger, more=None).spent == 0
+    assert purse.rests
+
+
+def test_who_does_not_know_what_it_holds_on_lease_pays_nothing_out_of_it() -> None:
+    purse = LocalBudget(account())
+    ledger = renew(purse, Ledger(), more=CENT)
+    purse.doubt()
+    assert purse.can_pay(CENT, NOON), "no report is open"
+    renew(purse, ledger, heard=False)
+    assert not purse.can_pay(CENT, NOON)
 
 
 def test_it_is_said_once_when_it_is_nearly_spent() -> None:
     purse = LocalBudget(account("1", warn_at=0.8))
     purse.used = Decimal("0.8")
-    first = renew(purse, Ledger(), need=CENT)
-    assert first.warned and renew(purse, first, need=CENT).warned
+    first = renew(purse, Ledger(), more=CENT)
+    assert first.warned and renew(purse, first, more=CENT).warned
 
 
 def test_without_the_ledger_what_was_last_known_to_be_left_may_be_spent_but_not_what_others_held() -> None:
     purse = LocalBudget(account("1"))
     assert not purse.goes_on_alone(CENT, "m-1")
-    renew(purse, Ledger(spent=Decimal("0.4"), leases={"m-2": Lease(usd=Decimal("0.1"), until=NOON + 10)}), need=CENT)
+    renew(purse, Ledger(spent=Decimal("0.4"), leases={"m-2": Lease(usd=Decimal("0.1"), until=NOON + 10)}), more=CENT)
     assert purse.goes_on_alone(Decimal("0.5"), "m-1") and not purse.goes_on_alone(Decimal("0.51"), "m-1")
 
 
-@settings(max_examples=50)
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from(["a", "b", "c"]),
-            st.sampled_from(["ask", "end", "renew", "die", "wait"]),
-            st.integers(1, 300),
-        ),
-        max_size=60,
-    )
-)
+CENTS = st.sampled_from([5, 10, 40, 100, 300])
+STEPS = ["ask", "end", "renew", "renew unheard", "tell", "hear", "die", "wait"]
+
+
+class Managers:
+    """Three of them and one ledger. `tell` is heard by the ledger at once, and by its Manager with `hear`."""
+
+    def __init__(self) -> None:
+        self.now, self.ledger, self.paid = NOON, Ledger(), Decimal(0)
+        self.purses = {name: LocalBudget(account("4")) for name in "abc"}
+        self.running: dict[str, list[Reservation]] = {name: [] for name in "abc"}
+        self._lives = dict.fromkeys("abc", 0)
+        self._told: dict[str, tuple[int, Ledger]] = {}
+
+    def step(self, name: str, what: str, cents: int) -> None:
+        usd, purse = cents * CENT, self.purses[name]
+        match what:
+            case "ask":
+                if not purse.can_pay(usd, self.now):
+                    self._renew(name, more=usd)
+                if purse.can_pay(usd, self.now):
+                    purse.reserve(usd)
+                    self.running[name].append(Reservation(usd, (purse,)))
+            case "end" if self.running[name]:
+                reservation = self.running[name].pop()
+                self.paid += reservation.usd
+                reservation.settle(None)
+            case "renew" | "renew unheard":
+                self._renew(name, more=Decimal(0), heard=what == "renew")
+            case "tell":
+                self._hear(name)
+                number = next(_reports)
+                self.ledger = purse.report(self.ledger, self._life(name), number, Decimal(0), self.now)
+                self._told[name] = number, self.ledger
+            case "hear":
+                self._hear(name)
+            case "die":
+                self.paid += sum((one.usd for one in self.running[name]), Decimal(0))
+                self.running[name], self.purses[name] = [], LocalBudget(account("4"))
+                self._lives[name] += 1
+                self._told.pop(name, None)
+            case "wait":
+                self.now += cents / 10
+                if cents / 10 < LEASED_FOR / 2:  # who lives renews in time
+                    for other in "abc":
+                        self._renew(other, more=Decimal(0))
+
+    def _life(self, name: str) -> str:
+        return f"{name}/{self._lives[name]}"
+
+    def _renew(self, name: str, more: Decimal, *, heard: bool = True) -> None:
+        self._hear(name)  # one at a time
+        self.ledger = renew(self.purses[name], self.ledger, more, self.now, self._life(name), heard=heard)
+
+    def _hear(self, name: str) -> None:
+        if name in self._told:
+            number, ledger = self._told.pop(name)
+            self.purses[name].renewed(ledger, self._life(name), number)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(STEPS), CENTS), max_size=60))
 def test_all_managers_together_never_promise_more_than_there_is(steps: list[tuple[str, str, int]]) -> None:
     """Each cost is as estimated here: then nothing is overshot, crashes included."""
-    limit, now, ledger = Decimal(10), NOON, Ledger()
-    purses = {name: LocalBudget(account("10")) for name in "abc"}
-    running: dict[str, list[Reservation]] = {name: [] for name in "abc"}
-    lives = dict.fromkeys("abc", 0)
-    paid = Decimal(0)
-    for name, what, cents in steps:
-        usd, purse = cents * CENT, purses[name]
-        if what == "ask":
-            if not purse.can_pay(usd, now):
-                ledger = renew(purse, ledger, need=purse.reserved + usd, now=now, manager=f"{name}/{lives[name]}")
-            if purse.can_pay(usd, now):
-                purse.reserve(usd)
-                running[name].append(Reservation(usd, (purse,)))
-        elif what == "end" and running[name]:
-            reservation = running[name].pop()
-            paid += reservation.usd
-            reservation.settle(None)
-        elif what == "renew":
-            ledger = renew(purse, ledger, need=purse.reserved, now=now, manager=f"{name}/{lives[name]}")
-        elif what == "die":
-            paid += sum((r.usd for r in running[name]), Decimal(0))
-            running[name], purses[name] = [], LocalBudget(account("10"))
-            lives[name] += 1
-        elif what == "wait":
-            now += cents / 10
-            if cents / 10 < LEASED_FOR / 2:  # who lives renews in time
-                for other in "abc":
-                    ledger = renew(
-                        purses[other], ledger, need=purses[other].reserved, now=now, manager=f"{other}/{lives[other]}"
-                    )
-        under_way = sum((p.reserved for p in purses.values()), Decimal(0))
-        assert paid + under_way <= limit
+    limit, all_of_them = Decimal(4), Managers()
+    for step in steps:
+        all_of_them.step(*step)
+        purses, ledger = all_of_them.purses.values(), all_of_them.ledger
+        under_way = sum((purse.reserved for purse in purses), Decimal(0))
+        assert all_of_them.paid + under_way <= limit
         assert ledger.spent + sum((lease.usd for lease in ledger.leases.values()), Decimal(0)) <= limit + under_way
-        assert all(p.reserved >= 0 and p.lease >= 0 for p in purses.values())
+        assert all(purse.reserved >= 0 and purse.lease >= 0 for purse in purses)
+
+
+def test_what_is_promised_while_a_report_is_under_way_fits_both_the_old_lease_and_the_new() -> None:
+    purse, number = LocalBudget(account("1")), next(_reports)
+    ledger = renew(purse, Ledger(), more=Decimal("0.6"))
+    purse.used = Decimal("0.1")
+    ledger = purse.report(ledger, "m-1", number, Decimal("0.2"), NOON)
+    assert ledger.lease_of("m-1") == Decimal("0.2"), "what it gave back others may have now"
+    assert purse.can_pay(Decimal("0.2"), NOON) and not purse.can_pay(Decimal("0.21"), NOON)
+    purse.renewed(ledger, "m-1", number)
+    assert purse.can_pay(Decimal("0.2"), NOON) and not purse.can_pay(Decimal("0.21"), NOON)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +273,7 @@ def test_a_tenant_that_spends_nothing_any_more_rests() -> None:
     assert not purse.rests, "it holds a lease"
     purse.reserve(CENT)
     purse.settle(CENT, CENT)
-    ledger = renew(purse, ledger, Decimal(0))
+    ledger = renew(purse, ledger, None)
     assert purse.rests
     named = LocalBudget(account(tenant="acme"))
     renew(named, ledger, Decimal(0))
