@@ -19,6 +19,7 @@ from bullpen.embedded import nats_server as _nats
 from bullpen.embedded import postgres as _postgres
 from telemetry.store import Store
 from telemetry.upkeep.migrate import migrate
+from tests.gate import Gate
 from tests.servers import PATIENT, NatsServer, PostgresServer, free_port
 
 NO_CLOCK = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
@@ -107,6 +108,24 @@ async def nats(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 def nats_server(nats: NatsServer) -> str:
     """The address of a private NATS server."""
     return nats.url
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    """Simulated workers wait with an answer to `gate.prompt` until it is open."""
+    made = Gate()
+    made.hold(monkeypatch)
+    return made
+
+
+@pytest.fixture
+def patient_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JetStream may take its time. Keys are best effort when it does not answer soon, as they should be."""
+    monkeypatch.setattr("manager.idempotency.WITHIN", 5.0)
+    monkeypatch.setattr("manager.idempotency.FINISH_WITHIN", 10.0)
+    monkeypatch.setattr("manager.idempotency.STATUS_WITHIN", 1.5)
+    monkeypatch.setattr("manager.manager.OPEN_ANSWERS_WITHIN", 20.0)
+    monkeypatch.setattr("bus.kv.API_TIMEOUT", 10.0)
 
 
 @pytest.fixture(scope="session")

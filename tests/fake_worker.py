@@ -133,7 +133,9 @@ class FakeWorker:
             await self._bus.subscribe_inline(subject, self._on_message),
             await self._bus.subscribe_inline(s.worker_control(self._id), self._on_control),
         ]
-        self._beating = asyncio.create_task(self._beat())
+        await self._say()
+        await self._bus.flush(30)  # whoever asks from now on asks a Manager that has heard of it
+        self.breathe()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -179,9 +181,12 @@ class FakeWorker:
 
     async def _beat(self) -> None:
         while True:
-            self._seq += 1
-            await self._bus.publish(s.WORKER_HEARTBEAT, self.heartbeat(self._seq).to_bytes())
             await asyncio.sleep(INTERVAL)
+            await self._say()
+
+    async def _say(self) -> None:
+        self._seq += 1
+        await self._bus.publish(s.WORKER_HEARTBEAT, self.heartbeat(self._seq).to_bytes())
 
     def _on_message(self, message: Message) -> None:
         asked = Asked(self._bus, self._id, self._epoch, message)

@@ -5,10 +5,11 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Self
+from unittest.mock import patch
 
 from pydantic_core import from_json
 
-from bus import Bus, BusError, BusSettings, Message, Subscription
+from bus import Bus, BusError, BusSettings, Message, Subscription, watchdog
 from bus.jetstream import StreamSpec, ensure_stream
 from bus.role_status import RoleStatus
 from config.watched_file import ConfigFile
@@ -23,6 +24,8 @@ from workers.base.runtime.worker import run_worker
 Json = dict[str, Any]
 PATIENT = {"claim_timeout": 5.0, "silent_after_beats": 25.0}
 """Of a Manager, where a test does not say otherwise: on a busy machine all of this stands still for seconds."""
+SERVER_BACK_WITHIN = 10.0
+"""Seconds for which a server that stands still is not left by those in this mesh."""
 
 
 class SmallMesh:
@@ -35,16 +38,21 @@ class SmallMesh:
         self.statuses: dict[str, RoleStatus] = {}
         """What each role tells those on its machine."""
         self._roles: dict[str, tuple[asyncio.Event, asyncio.Task[None]]] = {}
+        self._patience = patch.object(watchdog, "ECHO_WAIT", SERVER_BACK_WITHIN)
 
     async def __aenter__(self) -> Self:
         self.bus = await Bus.connect("test", self.settings)
         await ensure_stream(self.bus, StreamSpec(s.TELEMETRY_STREAM, (s.TELEMETRY_ANY,)))
         await self.bus.subscribe_inline(s.WORKER_HEARTBEAT, self._on_beat)
+        self._patience.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await asyncio.gather(*(self.stop(role) for role in list(self._roles)))
-        await self.bus.close()
+        try:
+            await asyncio.gather(*(self.stop(role) for role in list(self._roles)))
+            await self.bus.close()
+        finally:
+            self._patience.stop()
 
     async def manager(self, name: str = "m-1", **config: Any) -> None:
         """With this config, or (`file`) the one in a file, which it then follows."""
@@ -85,6 +93,23 @@ class SmallMesh:
         stop, running = self._roles.pop(name)
         stop.set()
         await running
+
+    async def manager_says(self, name: str = "m-1", op: str = "status") -> Json:
+        """A Manager's answer to an order."""
+        return await self._told(s.manager_control(name), op)
+
+    async def worker_says(self, worker_id: str, op: str) -> Json:
+        """A worker's answer to an order."""
+        return await self._told(s.worker_control(worker_id), op)
+
+    async def _told(self, subject: str, op: str) -> Json:
+        reply = await self.bus.request(subject, json.dumps({"op": op}).encode(), timeout=30)
+        told: Json = from_json(reply.data)
+        return told
+
+    async def drains(self, name: str = "m-1") -> bool:
+        """Whether a Manager takes no more requests; for `eventually`."""
+        return bool((await self.manager_says(name))["state"] == "draining")
 
     async def ask(
         self, subject: str = s.INFER_AUTO, *, timeout: float = 30, headers: Any = None, **request: Any

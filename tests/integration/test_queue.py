@@ -1,0 +1,96 @@
+"""Requests that find every worker full: they wait at the Manager, in order, and are told when too many do."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from functools import partial
+
+import pytest
+
+from tests.fake_worker import Asked, FakeWorker, acting
+from tests.gate import Gate
+from tests.mesh import Json, SmallMesh
+from tests.support import eventually
+
+
+@pytest.fixture
+async def mesh(nats_server: str) -> AsyncIterator[SmallMesh]:
+    async with SmallMesh(nats_server) as mesh:
+        yield mesh
+
+
+async def test_more_requests_than_places_wait_their_turn(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1", max_concurrency=2, latency_ms={"fixed": 20})
+    await mesh.manager()
+    answers = await asyncio.gather(*(mesh.ask() for _ in range(40)))
+    assert all("output" in answer for answer in answers)
+
+
+async def test_managers_that_fill_a_worker_together_wait_until_it_has_room(mesh: SmallMesh) -> None:
+    """Each knows of the others' questions only from the last heartbeat; `overloaded` from a worker is no answer."""
+    await mesh.worker("w-1", max_concurrency=2, max_queue=0, latency_ms={"fixed": 50})
+    for name in ("m-1", "m-2", "m-3"):
+        await mesh.manager(name)
+    answers = await asyncio.gather(*(mesh.ask() for _ in range(12)))
+    assert [answer["error"] for answer in answers if "error" in answer] == []
+    assert any(len(answer["attempts"]) > 1 for answer in answers), "nobody sent too much"
+
+
+async def test_who_finds_the_waiting_room_full_is_told_when_there_may_be_room(mesh: SmallMesh, gate: Gate) -> None:
+    await mesh.worker("w-1", max_concurrency=1, latency_ms=600)
+    await mesh.manager(max_waiting=5)
+    await mesh.ask()  # it is known now how long one takes
+    asking = [asyncio.create_task(mesh.ask(prompt=gate.prompt)) for _ in range(8)]
+    refused = await the_first(2, asking)
+    gate.open()
+    await asyncio.gather(*asking)
+    assert {error["code"] for error in refused} == {"overloaded"}
+    assert all(2000 < error["retry_after_ms"] < 200_000 for error in refused), refused
+
+
+async def the_first(count: int, asking: list[asyncio.Task[Json]]) -> list[Json]:
+    """The errors of so many that were told at once; the others wait."""
+    await eventually(lambda: sum(task.done() for task in asking) >= count)
+    return [task.result()["error"] for task in asking if task.done()]
+
+
+async def test_a_full_waiting_room_says_overloaded_at_once(mesh: SmallMesh, gate: Gate) -> None:
+    await mesh.worker("w-1", max_concurrency=1)
+    await mesh.manager(max_waiting=1)
+    asking = [asyncio.create_task(mesh.ask(prompt=gate.prompt)) for _ in range(5)]
+    refused = await the_first(3, asking)
+    gate.open()
+    answers = await asyncio.gather(*asking)
+    assert [e["code"] for e in refused] == ["overloaded"] * 3
+    assert all(e["retry_after_ms"] for e in refused)
+    assert sum("output" in answer for answer in answers) == 2
+
+
+async def test_interactive_goes_before_batch(mesh: SmallMesh) -> None:
+    """The worker has one place, and answers when told to; the others wait at the Manager, which says how many."""
+    go_on = asyncio.Semaphore(0)
+    order: list[str] = []
+
+    async def answer(asked: Asked) -> None:
+        await asked.claim()
+        order.append(asked.body["prompt"])
+        await go_on.acquire()
+        await asked.answer("done")
+
+    async with FakeWorker(mesh.bus, "f-1", acting(answer), capacity=1):
+        await mesh.manager()
+        asking = []
+        for number, (prompt, priority) in enumerate(
+            (("first", "batch"), ("second", "batch"), ("third", "batch"), ("urgent", "interactive"))
+        ):
+            asking.append(asyncio.create_task(mesh.ask(prompt=prompt, priority=priority)))
+            await eventually(partial(_holds, mesh, number + 1))
+        for _ in asking:
+            go_on.release()
+        await asyncio.gather(*asking)
+    assert order == ["first", "urgent", "second", "third"]
+
+
+async def _holds(mesh: SmallMesh, count: int) -> bool:
+    """Whether the Manager has so many requests, all but one of which wait."""
+    told = await mesh.manager_says()
+    return (told["inflight"], told["waiting"]) == (count, count - 1)
