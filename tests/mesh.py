@@ -41,7 +41,7 @@ class SmallMesh:
         self._patience = patch.object(watchdog, "ECHO_WAIT", SERVER_BACK_WITHIN)
 
     async def __aenter__(self) -> Self:
-        self.bus = await Bus.connect("test", self.settings)
+        self.bus = await Bus.connect("test", self.settings, patience=20)
         await ensure_stream(self.bus, StreamSpec(s.TELEMETRY_STREAM, (s.TELEMETRY_ANY,)))
         await self.bus.subscribe_inline(s.WORKER_HEARTBEAT, self._on_beat)
         self._patience.start()

@@ -54,6 +54,8 @@ class Provider:
     def __init__(self) -> None:
         self.received: list[Json] = []
         self.closed = asyncio.Event()
+        self.hangs = asyncio.Event()
+        """Set when it has said all that it says before it hangs."""
         self.sent = 0
         self.callers: set[object] = set()
         self.failure = Failure()
@@ -188,6 +190,7 @@ class Provider:
             yield piece
 
     async def _hang(self) -> None:
+        self.hangs.set()
         try:
             await asyncio.sleep(30)
         except asyncio.CancelledError:

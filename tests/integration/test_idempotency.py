@@ -1,30 +1,18 @@
-"""One key, one execution: over several Managers, while it runs, after it, and when its Manager died."""
+"""One key, one execution: what a caller gets who asks the mesh again under the same key."""
 
 import asyncio
 import json
-import random
-import signal
 from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
-from bus import Bus, BusSettings, RequestTimeout, Subscription
-from bus.kv import Bucket
-from contracts import BullpenError, ErrorCode, InferenceRequest, InferenceResponse, new_id, parse_request, utc_now
-from manager import idempotency
-from manager.idempotency import BUCKET, LARGEST, Answers, Mine, Replay, entry_name
+from bus import RequestTimeout
+from tests.gate import Gate
 from tests.mesh import SmallMesh
-from tests.servers import NatsServer, PlainNats
+from tests.servers import NatsServer
 from tests.support import eventually
 
-
-@pytest.fixture(autouse=True)
-def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine a tenth of a second is soon over, and then a key is best effort, as it should be."""
-    monkeypatch.setattr(idempotency, "WITHIN", 5.0)
+pytestmark = pytest.mark.usefixtures("patient_keys")
 
 
 @pytest.fixture
@@ -33,96 +21,21 @@ async def mesh(nats: NatsServer) -> AsyncIterator[SmallMesh]:
         yield mesh
 
 
-class Ledger:
-    """What one Manager would know."""
-
-    def __init__(self, bus: Bus) -> None:
-        self.bus = bus
-        self.answers = Answers(bus)
-        self.mine: set[str] = set()
-        self.hears: Subscription
-        self._opening = asyncio.create_task(self.answers.keep_open())
-
-    @classmethod
-    async def open(cls, name: str, url: str) -> "Ledger":
-        ledger = cls(await Bus.connect(name, BusSettings(servers=(url,))))
-        ledger.hears = await ledger.bus.subscribe("infer.status", _says(ledger))
-        return ledger
-
-    async def close(self) -> None:
-        self._opening.cancel()
-        await self.bus.close()
-
-    async def begin(
-        self, request: InferenceRequest, *, seconds: float = 5.0, key: str = "key", request_id: str = ""
-    ) -> Mine | Replay:
-        deadline = asyncio.get_running_loop().time() + seconds
-        request_id = request_id or new_id()
-        self.mine.add(request_id)  # a Manager has a request from its first moment on
-        entry = await self.answers.begin(key, request, request_id, deadline)
-        if isinstance(entry, Replay):
-            self.mine.discard(request_id)
-        return entry
-
-    async def first(self, request: InferenceRequest, *, key: str = "key") -> Mine:
-        entry = await self.begin(request, key=key)
-        assert isinstance(entry, Mine)
-        return entry
-
-
-@pytest.fixture
-async def ledgers(nats: NatsServer) -> AsyncIterator[list[Ledger]]:
-    """Those of three Managers; each says of a request that it has it, while it does."""
-    made = [await Ledger.open(f"m-{number}", nats.url) for number in range(3)]
-    await eventually(lambda: all(ledger.answers.remembers for ledger in made))
-    yield made
-    for ledger in made:
-        await ledger.close()
-
-
-def _says(ledger: Ledger) -> Any:
-    async def say(message: Any) -> None:
-        if json.loads(message.data)["request_id"] in ledger.mine:
-            await ledger.bus.publish(message.reply, b"{}")
-
-    return say
-
-
-def asked(**changes: Any) -> InferenceRequest:
-    return parse_request(json.dumps({"prompt": "hi", **changes}).encode())
-
-
-def answer(output: str = "hello") -> InferenceResponse:
-    return InferenceResponse(
-        task_id="t",
-        model_id="m",
-        output=output,
-        tokens_used=3,
-        duration_ms=1.0,
-        confidence=0.5,
-        request_id=new_id(),
-        backend="b",
-        worker_id="w",
-        prompt_tokens=1,
-        completion_tokens=2,
-        finish_reason="stop",
-        confidence_source="prior",
-        created_at=utc_now(),
-    )
-
-
 async def test_fifty_at_once_over_three_managers_run_once(mesh: SmallMesh) -> None:
-    ran: list[bytes] = []
-    await mesh.bus.subscribe_inline("telemetry.attempt", lambda message: ran.append(message.data))
+    ran: set[str] = set()
+    await mesh.bus.subscribe_inline("telemetry.attempt", lambda told: ran.add(json.loads(told.data)["request_id"]))
     await mesh.worker("w-1", latency_ms=300)
-    for number in range(3):
-        await mesh.manager(f"m-{number}")
+    managers = [f"m-{number}" for number in range(3)]
+    for name in managers:
+        await mesh.manager(name)
     answers = await asyncio.gather(*(mesh.ask(idempotency_key="k", task_id=f"t-{n}") for n in range(50)))
     assert len({a["output"] for a in answers}) == 1
     assert sorted(a["replayed"] for a in answers) == [False] + [True] * 49
     assert {a["task_id"] for a in answers} == {f"t-{n}" for n in range(50)}
     assert {a["cost_usd"] for a in answers if a["replayed"]} == {0.0}
-    await eventually(lambda: ran)
+    for name in managers:
+        await mesh.stop(name)  # and what it has to tell is told
+    await mesh.bus.flush(30)
     assert len(ran) == 1
 
 
@@ -147,22 +60,23 @@ async def test_the_same_key_with_another_body_is_a_conflict(mesh: SmallMesh) -> 
     assert "replayed" in await mesh.ask(idempotency_key="k", temperature=1.0, metadata={"tenant": "another"})
 
 
-async def test_who_waits_for_the_first_answer_may_be_cancelled(mesh: SmallMesh) -> None:
-    await mesh.worker("w-1", latency_ms=3000)
+async def test_who_waits_for_the_first_answer_may_be_cancelled(mesh: SmallMesh, gate: Gate) -> None:
+    await mesh.worker("w-1")
     await mesh.manager()
-    first = asyncio.create_task(mesh.ask(idempotency_key="k", task_id="first"))
-    await eventually(lambda: mesh.beats["w-1"].inflight == 1)
-    second = asyncio.create_task(mesh.ask(idempotency_key="k", task_id="second"))
+    first = asyncio.create_task(mesh.ask(idempotency_key="k", task_id="first", prompt=gate.prompt))
+    await eventually(lambda: gate.waiting)
+    second = asyncio.create_task(mesh.ask(idempotency_key="k", task_id="second", prompt=gate.prompt))
     await eventually(lambda: _has(mesh, "second"))
     await mesh.bus.publish("infer.cancel", b'{"task_id": "second"}')
     assert (await second)["error"]["code"] == "cancelled"
     assert not first.done()
+    gate.open()
     assert (await first)["replayed"] is False
 
 
 async def _has(mesh: SmallMesh, task_id: str) -> bool:
     try:
-        await mesh.bus.request("infer.status", json.dumps({"task_id": task_id}).encode(), timeout=0.2)
+        await mesh.bus.request("infer.status", json.dumps({"task_id": task_id}).encode(), timeout=2)
     except RequestTimeout:
         return False
     return True
@@ -176,7 +90,8 @@ async def test_an_error_is_no_answer_so_the_next_one_runs(mesh: SmallMesh) -> No
     assert (await mesh.ask(idempotency_key="k"))["replayed"] is False
 
 
-async def test_without_jetstream_it_is_answered_all_the_same(mesh: SmallMesh, nats: NatsServer) -> None:
+async def test_without_jetstream_it_is_answered_all_the_same(mesh: SmallMesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("manager.idempotency.AWAY", 60.0)  # else the bucket is there again, where the machine is busy
     await mesh.worker("w-1")
     await mesh.manager()
     await mesh.bus.nats.jetstream().delete_stream("KV_bullpen_answers")
@@ -184,246 +99,14 @@ async def test_without_jetstream_it_is_answered_all_the_same(mesh: SmallMesh, na
     assert [a["replayed"] for a in answers] == [False] * 3
 
 
-async def test_a_reply_says_when_its_key_may_have_run_twice(mesh: SmallMesh, nats: NatsServer) -> None:
+async def test_a_reply_says_when_its_key_may_have_run_twice(mesh: SmallMesh) -> None:
     await mesh.worker("w-1")
     await mesh.manager()
     body = b'{"prompt": "hello", "idempotency_key": "k"}'
     plain = b'{"prompt": "hello"}'
-    kept, again = [await mesh.bus.request("infer.auto", body, timeout=10) for _ in range(2)]
+    kept, again = [await mesh.bus.request("infer.auto", body, timeout=30) for _ in range(2)]
     assert "Idempotency" not in kept.headers | again.headers
     await mesh.bus.nats.jetstream().delete_stream("KV_bullpen_answers")
-    unkept, unasked = [await mesh.bus.request("infer.auto", sent, timeout=10) for sent in (body, plain)]
+    unkept, unasked = [await mesh.bus.request("infer.auto", sent, timeout=30) for sent in (body, plain)]
     assert unkept.headers["Idempotency"] == "best-effort"
     assert "Idempotency" not in unasked.headers
-
-
-async def test_who_waits_takes_over_when_the_manager_is_gone(ledgers: list[Ledger]) -> None:
-    one, other, third = ledgers
-    first = await one.first(asked())
-    waiting = asyncio.create_task(other.begin(asked()))
-    await asyncio.sleep(0.1)
-    assert not waiting.done()
-    one.mine.clear()  # it is dead, or frozen: it says nothing any more
-    taken = await waiting
-    assert isinstance(taken, Mine)
-    await one.answers.finish(first, answer("from the frozen one"))  # it wakes up while the second is at it
-    with pytest.raises(BullpenError):
-        await third.begin(asked(), seconds=0.2)
-    await other.answers.finish(taken, answer("from the second"))
-    await one.answers.finish(first, answer("from the frozen one"))  # or when the second has answered
-    await one.answers.release(first)
-    replay = await third.begin(asked())
-    assert isinstance(replay, Replay)
-    assert replay.answer.output == "from the second"
-
-
-async def test_after_a_failure_exactly_one_waiting_request_runs(ledgers: list[Ledger]) -> None:
-    first = await ledgers[0].first(asked())
-    waiting = [asyncio.create_task(ledger.begin(asked())) for ledger in ledgers for _ in range(5)]
-    await asyncio.sleep(0.1)
-    await ledgers[0].answers.release(first)
-    done, _ = await asyncio.wait(waiting, timeout=3, return_when=asyncio.FIRST_COMPLETED)
-    assert [isinstance(task.result(), Mine) for task in done] == [True]
-    mine = done.pop().result()
-    assert isinstance(mine, Mine)
-    await ledgers[0].answers.finish(mine, answer())
-    rest = await asyncio.gather(*waiting)
-    assert sum(isinstance(entry, Replay) for entry in rest) == 14
-
-
-async def test_who_waits_is_told_at_its_own_deadline(ledgers: list[Ledger]) -> None:
-    await ledgers[0].begin(asked())
-    with pytest.raises(BullpenError) as told:
-        await ledgers[1].begin(asked(), seconds=0.5)
-    assert (told.value.code, told.value.retryable) == (ErrorCode.CONFLICT, True)
-
-
-async def test_who_made_the_entry_and_did_not_hear_so_does_not_wait_for_itself(ledgers: list[Ledger]) -> None:
-    """The server went away between the entry and its word."""
-    one, other, _ = ledgers
-    made = await one.first(asked())
-    again = await one.begin(asked(), request_id=made.request_id)
-    assert again == made
-    waiting = asyncio.create_task(other.begin(asked()))
-    await one.answers.finish(made, answer("once"))
-    replay = await waiting
-    assert isinstance(replay, Replay) and replay.answer.output == "once"
-
-
-async def test_an_answer_that_is_too_large_is_not_kept(ledgers: list[Ledger]) -> None:
-    first = await ledgers[0].first(asked())
-    await ledgers[0].answers.finish(first, answer("x" * LARGEST))
-    assert isinstance(await ledgers[1].begin(asked()), Mine)
-
-
-async def test_keys_survive_the_server(ledgers: list[Ledger], nats: NatsServer) -> None:
-    first = await ledgers[0].first(asked())
-    await ledgers[0].answers.finish(first, answer())
-    nats.kill()
-    await nats.start()
-    await eventually(lambda: all(ledger.bus.is_connected and ledger.bus.reconnects for ledger in ledgers), timeout=10)
-    assert isinstance(await ledgers[1].begin(asked()), Replay)
-
-
-async def test_fifty_at_once_over_three_ledgers_are_one_run_and_49_replays(ledgers: list[Ledger]) -> None:
-    async def ask(ledger: Ledger) -> Mine | Replay:
-        entry = await ledger.begin(asked())
-        if isinstance(entry, Mine):
-            await ledger.answers.finish(entry, answer())
-        return entry
-
-    entries = await asyncio.gather(*(ask(ledgers[number % 3]) for number in range(50)))
-    mine = [entry for entry in entries if isinstance(entry, Mine)]
-    assert len(mine) == 1
-    assert mine[0].revision
-
-
-@pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_one_request_per_key_runs_at_a_time_whatever_fails_or_dies(ledgers: list[Ledger], seed: int) -> None:
-    chance = random.Random(seed)
-    fates = ["fails", "dies", "fails", "dies"]
-    chance.shuffle(fates)
-    running: list[str] = []
-
-    async def ask(ledger: Ledger) -> str:
-        await asyncio.sleep(chance.random() / 10)
-        entry = await ledger.begin(asked(), seconds=15)
-        if isinstance(entry, Replay):
-            return entry.answer.output
-        running.append(entry.request_id)
-        assert len(running) == 1
-        await asyncio.sleep(chance.random() / 10)
-        running.remove(entry.request_id)
-        fate = fates.pop() if fates else "answers"
-        if fate == "answers":
-            await ledger.answers.finish(entry, answer(entry.request_id))
-        elif fate == "fails":
-            await ledger.answers.release(entry)
-        ledger.mine.discard(entry.request_id)
-        return entry.request_id if fate == "answers" else fate
-
-    told = await asyncio.gather(*(ask(ledger) for ledger in ledgers for _ in range(8)))
-    assert sorted(one for one in told if one in ("fails", "dies")) == ["dies", "dies", "fails", "fails"]
-    assert len({one for one in told if one not in ("fails", "dies")}) == 1
-
-
-async def test_nothing_of_the_key_or_the_prompt_is_in_the_bucket(ledgers: list[Ledger]) -> None:
-    entry = await ledgers[0].begin(asked(prompt="a secret question"), key="a-secret-key")
-    assert isinstance(entry, Mine)
-    await ledgers[0].answers.finish(entry, answer())
-    stored = await ledgers[0].bus.nats.jetstream().get_last_msg(f"KV_{BUCKET}", f"$KV.{BUCKET}.{entry.name}")
-    text = f"{stored.subject} {stored.headers} {stored.data!r}"
-    assert "secret" not in text
-
-
-async def test_a_task_that_no_manager_confirms_is_not_running(ledgers: list[Ledger]) -> None:
-    first = await ledgers[0].first(asked())
-    for ledger in ledgers:
-        await ledger.hears.stop()
-    taken = await ledgers[1].first(asked())
-    assert taken.revision
-    assert first.revision
-    assert taken.revision > first.revision
-    assert ledgers[1].answers.remembers
-
-
-@pytest.mark.parametrize("left", [b"", b"of another version"])
-async def test_an_entry_that_was_deleted_or_cannot_be_read_is_made_anew(ledgers: list[Ledger], left: bytes) -> None:
-    await ledgers[0].bus.nats.jetstream().publish(f"$KV.{BUCKET}.{entry_name('key', '')}", left)
-    first = await ledgers[0].first(asked())
-    assert first.revision
-    await ledgers[0].answers.finish(first, answer())
-    assert isinstance(await ledgers[1].begin(asked()), Replay)
-    assert ledgers[0].answers.remembers
-
-
-async def test_a_bucket_that_was_lost_is_made_again(ledgers: list[Ledger], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(idempotency, "AWAY", 0.1)
-    ledger = ledgers[0]
-    await ledger.bus.nats.jetstream().delete_stream(f"KV_{BUCKET}")
-    assert (await ledger.first(asked())).revision is None
-    assert not ledger.answers.remembers
-    await eventually(lambda: ledger.answers.remembers)
-    assert (await ledger.first(asked())).revision
-
-
-async def test_without_jetstream_keys_are_best_effort_which_is_said_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(idempotency, "AWAY", 0.01)
-    server = PlainNats(tmp_path)
-    await server.start()
-    tries: list[str] = []
-    make = Bucket.open
-
-    async def counted(bus: Bus, name: str, **limits: Any) -> Bucket:
-        tries.append(name)
-        return await make(bus, name, **limits)
-
-    monkeypatch.setattr(Bucket, "open", counted)
-    with capture_logs() as logs:
-        ledger = await Ledger.open("m-1", server.url)
-        entries = [await ledger.first(asked()) for _ in range(3)]
-        await eventually(lambda: len(tries) > 3)
-    assert [entry.revision for entry in entries] == [None] * 3
-    assert [line["event"] for line in logs].count("idempotency_keys_best_effort") == 1
-    await ledger.close()
-    server.kill()
-
-
-async def test_when_it_is_not_known_whose_the_entry_is_the_answer_is_kept_if_it_is_ours(
-    ledgers: list[Ledger], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one, other, third = ledgers
-    with monkeypatch.context() as hurry:
-        hurry.setattr(idempotency, "WITHIN", 0.0)  # the entry is made, but its acknowledgement comes too late
-        first = await one.first(asked())
-        await eventually(lambda: _stored(third.bus, first.name))
-        late = await other.first(asked())
-    assert (first.revision, late.revision) == (None, None)
-    await one.answers.finish(first, answer("from the one that the entry names"))
-    await other.answers.finish(late, answer("from another one"))
-    await other.answers.release(late)
-    replay = await third.begin(asked())
-    assert isinstance(replay, Replay)
-    assert replay.answer.output == "from the one that the entry names"
-
-
-async def _stored(bus: Bus, name: str) -> bool:
-    bucket = await Bucket.open(bus, BUCKET, max_age_s=1, max_bytes=1)  # as it is: there already
-    return await bucket.get(name, within=1) is not None
-
-
-async def test_a_frozen_server_delays_no_request(
-    ledgers: list[Ledger], nats: NatsServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(idempotency, "WITHIN", 0.3)
-    now = asyncio.get_running_loop().time
-    first = await ledgers[0].first(asked())
-    waiting = asyncio.create_task(ledgers[1].begin(asked()))
-    await asyncio.sleep(0.1)
-    nats.send(signal.SIGSTOP)
-    started = now()
-    await eventually(lambda: _runs_without(ledgers[2]))  # a stopped process stops soon, not at once
-    for _ in range(50):  # each would wait in vain if it asked
-        await ledgers[2].first(asked(), key="new")
-    assert now() - started < 9  # fifty times what one may wait is fifteen
-    assert isinstance(await waiting, Mine)
-    assert now() - started < 10  # unsubscribing would take ten
-    await ledgers[0].answers.finish(first, answer())
-    nats.send(signal.SIGCONT)
-
-
-async def _runs_without(ledger: Ledger) -> bool:
-    return (await ledger.first(asked(), key=new_id())).revision is None
-
-
-async def test_an_answer_that_the_server_would_not_take_is_not_kept(tmp_path: Path) -> None:
-    server = PlainNats(tmp_path, f'max_payload: 64KB\njetstream {{store_dir: "{tmp_path}"}}\n')
-    await server.start()
-    ledger = await Ledger.open("m-1", server.url)
-    await eventually(lambda: ledger.answers.remembers)
-    await ledger.answers.finish(await ledger.first(asked()), answer("x" * 70_000))
-    assert (await ledger.first(asked())).revision
-    await ledger.close()
-    server.kill()

@@ -14,6 +14,7 @@ import pytest
 from bullpen.supervision.leash import leashed
 from contracts import ControlReply
 from contracts import subjects as s
+from tests.gate import Gate
 from tests.mesh import SmallMesh
 from tests.support import eventually
 from workers.base.host.cgroup import Cgroup, Memory
@@ -89,16 +90,17 @@ def meters(monkeypatch: pytest.MonkeyPatch) -> Meters:
     monkeypatch.setattr(ResourceMeter, "memory", read)
     monkeypatch.setattr(room, "LOOK_EVERY", 0.02)
     monkeypatch.setattr(room, "COLLECT_EVERY", 0.02)
+    monkeypatch.setattr("gc.collect", lambda: 0)  # so often it would leave this process no time for anything else
     return made
 
 
 async def test_near_its_limit_a_worker_finishes_what_runs_and_takes_nothing_new(
-    nats_server: str, meters: Meters
+    nats_server: str, meters: Meters, gate: Gate
 ) -> None:
     async with SmallMesh(nats_server) as mesh:
-        await mesh.worker("w-1", max_concurrency=1, latency_ms={"fixed": 2500}, health_interval=0.1)
-        running = asyncio.create_task(mesh.ask("infer.simulated"))
-        await eventually(lambda: mesh.beats["w-1"].inflight == 1)
+        await mesh.worker("w-1", max_concurrency=1, health_interval=0.1)
+        running = asyncio.create_task(mesh.ask("infer.simulated", prompt=gate.prompt))
+        await eventually(lambda: gate.waiting)
         waiting = asyncio.create_task(mesh.ask("infer.simulated"))
         await eventually(lambda: mesh.beats["w-1"].queued == 1)
         meters.share = 0.93
@@ -108,6 +110,7 @@ async def test_near_its_limit_a_worker_finishes_what_runs_and_takes_nothing_new(
         assert not running.done()
         refused = await mesh.ask(s.infer_worker("simulated", "w-1"))
         assert refused["error"]["code"] == "no_worker"
+        gate.open()
         assert (await running)["output"]
         meters.share = 0.7
         await mesh.state("w-1", "ready")
@@ -120,8 +123,8 @@ async def test_a_full_worker_that_is_told_to_resume_has_no_more_room_for_that(na
         meters.share = 0.93
         await mesh.state("w-1", "degraded")
         for op in ("drain", "resume"):
-            told = await mesh.bus.request(s.worker_control("w-1"), f'{{"op":"{op}"}}'.encode(), timeout=5)
-        beat = ControlReply.model_validate_json(told.data).heartbeat
+            told = await mesh.worker_says("w-1", op)
+        beat = ControlReply.model_validate(told).heartbeat
         assert beat is not None
         assert beat.state == "degraded"
         assert "of 1000 MiB of memory" in beat.reason
@@ -190,7 +193,7 @@ async def test_a_real_worker_in_a_real_cgroup_stops_before_it_is_killed(
             assert told.memory_limit == 192 * MIB
             assert 0 < told.memory_used < told.memory_limit / 2
             room_left = 192 - told.memory_used // MIB
-            eating = asyncio.create_task(mesh.ask("infer.glutton", prompt=str(room_left - 30), timeout=15))
+            eating = asyncio.create_task(mesh.ask("infer.glutton", prompt=str(room_left - 30), timeout=50))
             assert "of 192 MiB of memory" in (await mesh.state("g-1", "degraded")).reason
             refused = await mesh.ask(s.infer_worker("glutton", "g-1"), prompt="100")
             assert refused["error"]["code"] == "no_worker"
@@ -200,7 +203,7 @@ async def test_a_real_worker_in_a_real_cgroup_stops_before_it_is_killed(
             assert (await mesh.ask("infer.glutton", prompt="1"))["output"] == "ate 1"
     finally:
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
 
 
 @pytest.mark.root
@@ -212,13 +215,13 @@ async def test_who_overeats_at_one_go_is_killed_alone_and_its_question_goes_else
         async with SmallMesh(nats_server) as mesh:
             dear = {"input_per_mtok": 100, "output_per_mtok": 100}
             await mesh.worker("w-1", models=[{"name": "simulated", "price": dear}])
-            await mesh.manager(claim_timeout=10)  # else, when it is slow to claim, it never had the question
+            await mesh.manager(claim_timeout=40)  # else, when it is slow to claim, it never had the question
             await mesh.state("g-1", "ready")
-            told = await mesh.ask(prompt="500", policy="cheapest", timeout=20)
+            told = await mesh.ask(prompt="500", policy="cheapest", timeout=50)
             assert [tried["worker_id"] for tried in told["attempts"]] == ["g-1", "w-1"]
             assert told["attempts"][0]["outcome"] == "uncertain"
             assert told["output"]
-            assert process.wait(10) == -signal.SIGKILL
+            assert process.wait(30) == -signal.SIGKILL
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(30)

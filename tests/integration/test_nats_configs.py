@@ -72,14 +72,14 @@ class Site:
         return self.directory / "log"
 
     async def says(self, words: str) -> None:
-        await eventually(lambda: words in self.log.read_text(), timeout=10)
+        await eventually(lambda: words in self.log.read_text(), timeout=30)
 
     @asynccontextmanager
     async def joined(self, user: str, ca: Path | None = None) -> AsyncIterator[Bus]:
         us = BusSettings(servers=(f"{'tls' if ca else 'nats'}://127.0.0.1:{self.port}",), user=user)
         prefix = {"worker_local": "_INBOX_worker.local", "manager": "_INBOX_manager"}.get(user, "_INBOX")
         us = replace(us, password=f"s-{user}", inbox_prefix=prefix, ca_file=str(ca) if ca else None)
-        bus = await Bus.connect(user, us, patience=5)
+        bus = await Bus.connect(user, us, patience=20)
         try:
             yield bus
         finally:
@@ -159,7 +159,7 @@ async def test_a_site_behind_a_leaf_serves_and_asks_and_may_do_no_more_there(
             assert await answered(manager, client, "infer.auto") == b"from manager"
             stolen: list[Message] = []
             await worker.subscribe_inline("infer.openai", stolen.append)
-            await worker.flush()
+            await worker.flush(30)
             await near.publish("infer.openai", b"")
             assert await answered(worker, near, "infer.local") == b"from worker_local"  # which came later
             assert stolen == []
@@ -208,7 +208,7 @@ async def test_in_kubernetes_an_autoscaler_sees_how_many_jobs_wait(here: Site) -
             taking.cancel()
             await jobs.leave()
             for _ in range(3):
-                await client.request("jobs.submit", b'{"prompt": "hi"}', timeout=5)
+                await client.request("jobs.submit", b'{"prompt": "hi"}', timeout=30)
             await eventually(partial(_wait, here, 3))
 
 
@@ -244,11 +244,11 @@ async def answered(answering: Bus, asking: Bus, subject: str) -> bytes:
         await answering.publish(message.reply, f"from {answering.settings.user}".encode())
 
     listening = await answering.subscribe(subject, answer)
-    await answering.flush()
+    await answering.flush(30)
 
     async def ask() -> bytes:
         try:
-            return (await asking.request(subject, b"", timeout=1)).data
+            return (await asking.request(subject, b"", timeout=5)).data
         except BusError:  # what one server just heard of, the others hear a moment later
             return b""
 

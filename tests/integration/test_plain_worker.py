@@ -7,6 +7,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import count
 from typing import Any
 
 import pytest
@@ -14,13 +15,13 @@ import pytest
 from bus import Bus, Message
 from tests.mesh import Json, SmallMesh
 
+QUARTER_SECOND = 0.25
 SEED: Json = {"model_id": "bash-1", "output": "hello from bash", "tokens_used": 9, "duration_ms": 5, "confidence": 0.5}
 
 
 @pytest.fixture
 async def mesh(nats_server: str) -> AsyncIterator[SmallMesh]:
     async with SmallMesh(nats_server) as mesh:
-        await mesh.manager()
         yield mesh
 
 
@@ -42,13 +43,14 @@ async def plain_worker(mesh: SmallMesh, name: str, answer: Answer = seed, *, tak
             await bus.publish(message.reply, told if isinstance(told, bytes) else json.dumps(told).encode())
 
     async def beat() -> None:
-        seq = 0
-        while True:
-            seq += 1
-            await bus.publish("worker.heartbeat", json.dumps(_heartbeat(name, seq)).encode())
+        for seq in count(2):
             await asyncio.sleep(0.2)
+            await bus.publish("worker.heartbeat", json.dumps(_heartbeat(name, seq)).encode())
 
-    listening, beating = await bus.subscribe(f"infer.bash.w.{name}", serve), asyncio.create_task(beat())
+    listening = await bus.subscribe(f"infer.bash.w.{name}", serve)
+    await bus.publish("worker.heartbeat", json.dumps(_heartbeat(name, 1)).encode())
+    await bus.flush(30)
+    beating = asyncio.create_task(beat())
     try:
         yield
     finally:
@@ -71,6 +73,7 @@ def _heartbeat(name: str, seq: int) -> Json:
 
 
 async def test_the_first_six_fields_are_an_answer(mesh: SmallMesh) -> None:
+    await mesh.manager()
     async with plain_worker(mesh, "b-1"):
         answer = await mesh.ask(backend="bash", task_id="mine")
     assert {name: answer[name] for name in ("output", "model_id", "tokens_used", "confidence")} == {
@@ -81,12 +84,14 @@ async def test_the_first_six_fields_are_an_answer(mesh: SmallMesh) -> None:
 
 
 async def test_a_worker_without_claims_is_waited_for_when_it_is_the_only_one(mesh: SmallMesh) -> None:
+    await mesh.manager(claim_timeout=QUARTER_SECOND)
     async with plain_worker(mesh, "b-1", takes=0.8):
         answer = await mesh.ask(backend="bash")
     assert [attempt["outcome"] for attempt in answer["attempts"]] == ["ok"]
 
 
 async def test_who_asked_for_a_stream_gets_one_of_a_whole_answer(mesh: SmallMesh) -> None:
+    await mesh.manager()
     async with plain_worker(mesh, "b-1"):
         piece, final, end = await mesh.stream(backend="bash")
     assert piece is not None
@@ -101,6 +106,8 @@ async def test_who_asked_for_a_stream_gets_one_of_a_whole_answer(mesh: SmallMesh
 
 
 async def test_its_own_stream_is_passed_on_with_its_end(mesh: SmallMesh) -> None:
+    await mesh.manager()
+
     def stream(asked: Json) -> list[Any]:
         pieces = [
             {"type": "chunk", "task_id": None, "seq": n, "delta": text} for n, text in enumerate(("hello", " you"))
@@ -117,6 +124,7 @@ async def test_its_own_stream_is_passed_on_with_its_end(mesh: SmallMesh) -> None
 
 async def test_a_pool_of_workers_without_claims_goes_on_answering(mesh: SmallMesh) -> None:
     """Each loses its question to the other after a quarter second, and answers it all the same."""
+    await mesh.manager(claim_timeout=QUARTER_SECOND)
     async with AsyncExitStack() as stack:
         for name in ("b-1", "b-2"):
             await stack.enter_async_context(plain_worker(mesh, name, takes=0.4))
@@ -129,6 +137,7 @@ async def test_a_pool_of_workers_without_claims_goes_on_answering(mesh: SmallMes
 
 
 async def test_one_that_is_always_full_is_told_as_that(mesh: SmallMesh) -> None:
+    await mesh.manager()
     full = {"error": {"code": "overloaded", "status": 429, "message": "busy", "retryable": True}}
     async with plain_worker(mesh, "b-1", lambda asked: [full]):
         answer = await mesh.ask(backend="bash")

@@ -117,6 +117,6 @@ async def test_a_limit_in_the_middle_of_a_200_pauses_the_model(mesh: SmallMesh) 
         provider.play(Quirk("", pieces=QUIRKS["an error in a 200"].pieces))
         await employ(mesh, provider)
         await mesh.manager()
-        refused = (await mesh.ask(deadline_ms=3000))["error"]
+        refused = (await mesh.ask(deadline_ms=20_000))["error"]
         assert (refused["code"], len(provider.received)) == ("rate_limited", 1)
         assert refused["retry_after_ms"] > 5000

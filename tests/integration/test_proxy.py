@@ -140,7 +140,7 @@ async def test_a_close_does_not_cross_a_partition(echo: Echo) -> None:
     assert await line.says_back(b"hello")
     echo.proxy.blackhole()
     line.close()
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.1)  # nothing else would tell: whatever came later crosses the partition no more than this
     assert echo.open == 1
     await echo.proxy.heal()
     await eventually(lambda: not echo.open)
@@ -188,12 +188,12 @@ async def test_delay_and_rate_hold_bytes_back(echo: Echo) -> None:
     echo.proxy.to_client.delay = 0.1
     start = clock()
     assert await line.says_back(b"hello")
-    assert clock() - start >= 0.1
+    assert clock() - start >= 0.09  # a timer may be a little early
     echo.proxy.to_client.delay = 0.0
     echo.proxy.to_client.rate = 5_000
     start = clock()
     assert await line.says_back(bytes(1_000))
-    assert clock() - start >= 0.15  # the last slice's pause comes after it
+    assert clock() - start >= 0.14  # the last slice's pause comes after it
     line.close()
 
 
@@ -218,15 +218,15 @@ async def test_a_bus_comes_back_after_a_partition(nats: NatsServer) -> None:
         bus = await Bus.connect("test", BusSettings(servers=(f"nats://127.0.0.1:{proxy.port}",)))
         proxy.blackhole()
         with pytest.raises(BusError):
-            await bus.flush(1)
+            await bus.flush(2)
         await proxy.heal()
 
         async def well() -> bool:
             try:
-                await bus.flush(1)
+                await bus.flush(2)
             except BusError:
                 return False
             return True
 
-        await eventually(well, timeout=15)
+        await eventually(well, timeout=40)
         await bus.close()
