@@ -42,7 +42,7 @@ class SmallMesh:
 
     async def __aenter__(self) -> Self:
         self.bus = await Bus.connect("test", self.settings, patience=20)
-        await ensure_stream(self.bus, StreamSpec(s.TELEMETRY_STREAM, (s.TELEMETRY_ANY,)))
+        await eventually(self._has_stream, timeout=40)
         await self.bus.subscribe_inline(s.WORKER_HEARTBEAT, self._on_beat)
         self._patience.start()
         return self
@@ -127,14 +127,14 @@ class SmallMesh:
             assert reply.headers["Nats-Service-Error"]
         return answer
 
-    async def stream(self, subject: str = s.INFER_AUTO, **request: Any) -> list[Json | None]:
+    async def stream(self, subject: str = s.INFER_AUTO, *, timeout: float = 40, **request: Any) -> list[Json | None]:
         """Every message of a streamed answer; the empty one at the end as None."""
         messages: asyncio.Queue[Message] = asyncio.Queue()
         with self.bus.listen(messages.put_nowait) as inbox:
             body = json.dumps({"prompt": "hello there", "stream": True, **request}).encode()
             await self.bus.publish(subject, body, reply=inbox.subject)
             heard: list[Json | None] = []
-            async with asyncio.timeout(40):
+            async with asyncio.timeout(timeout):
                 while not heard or heard[-1] is not None:
                     message = await messages.get()
                     heard.append(from_json(message.data) if message.data else None)
@@ -158,6 +158,12 @@ class SmallMesh:
             told = beat.model_copy(update=own)
             await self.bus.publish(s.WORKER_HEARTBEAT, told.to_bytes())
             await asyncio.sleep(0.1)
+
+    async def _has_stream(self) -> bool:
+        with suppress(BusError):
+            await ensure_stream(self.bus, StreamSpec(s.TELEMETRY_STREAM, (s.TELEMETRY_ANY,)))
+            return True
+        return False
 
     async def _answers(self, subject: str) -> bool:
         with suppress(BusError):

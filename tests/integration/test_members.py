@@ -244,6 +244,12 @@ async def test_requests_leave_no_task_inbox_or_subscription_behind(mesh: SmallMe
     await mesh.worker("real", **QUICK)
     await mesh.manager()
 
+    buses = [one for one in gc.get_objects() if type(one) is Bus]
+
+    def holds() -> tuple[int, int, int]:
+        listeners = sum(len(bus._inbox) for bus in buses)
+        return len(asyncio.all_tasks()), listeners, sum(len(bus.nats._subs) for bus in buses)
+
     async def asked(count: int) -> tuple[int, int, int]:
         """Tasks, listeners and subscriptions in this process, once all is quiet after so many requests."""
         for _ in range(count):
@@ -252,18 +258,12 @@ async def test_requests_leave_no_task_inbox_or_subscription_behind(mesh: SmallMe
 
         async def is_quiet() -> bool:
             nonlocal held
-            before, held = held, _held()
+            before, held = held, holds()
             return held == before
 
         await eventually(is_quiet)
         return held
 
     warm = await asked(3)
-    await asked(12)
-    await eventually(lambda: all(after <= before + 2 for before, after in zip(warm, _held(), strict=True)))
-
-
-def _held() -> tuple[int, int, int]:
-    buses = [one for one in gc.get_objects() if type(one) is Bus]
-    listeners = sum(len(bus._inbox) for bus in buses)
-    return len(asyncio.all_tasks()), listeners, sum(len(bus.nats._subs) for bus in buses)
+    await asked(8)
+    await eventually(lambda: all(after <= before + 2 for before, after in zip(warm, holds(), strict=True)))

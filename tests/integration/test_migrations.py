@@ -31,7 +31,7 @@ NOW = datetime(2026, 6, 15, tzinfo=UTC)
 
 @pytest.fixture
 async def store(empty_database_url: str) -> AsyncIterator[Store]:
-    store = Store(empty_database_url, 15)
+    store = Store(empty_database_url, 60)
     yield store
     await store.close()
 
@@ -64,6 +64,7 @@ async def contents(store: Store, columns: dict[str, str]) -> dict[str, list[tupl
     return sums | views
 
 
+@pytest.mark.timeout(180)
 async def test_a_filled_older_database_says_the_same_afterwards(store: Store, tmp_path: Path) -> None:
     """Twenty thousand requests of three months: failed ones, unpriced ones, and ids that nobody of ours made."""
     for number in (1, 2):
