@@ -23,6 +23,8 @@ from tests.support import eventually
 WORDY: dict[str, Any] = {"tokens_per_second": 200.0, "output_tokens": 40}
 IMPATIENT: dict[str, Any] = {"next_token_timeout": 0.4, "first_token_timeout": 0.6}
 HANGS: dict[str, Any] = {**WORDY, "next_token_timeout": 3, "first_token_timeout": 3, "hang_after_tokens": 10}
+FREE: dict[str, Any]
+DEAR: dict[str, Any]
 FREE, DEAR = ({"price": {"input_per_mtok": usd, "output_per_mtok": usd}} for usd in (0, 400))
 """Of two workers that are otherwise equal, `cheapest` asks the free one first."""
 FREE_OF_CHARGE = Price(input_per_mtok=Decimal(0), output_per_mtok=Decimal(0))
