@@ -32,6 +32,8 @@ from telemetry.stream import CONSUMER
 from tests.servers import PostgresServer
 
 ANSWER_WITHIN = 8.0
+AT_ONCE = 100
+"""Questions that wait for an answer: more would keep a busy machine from ever catching up."""
 SETTLED_WITHIN = 120.0
 """Seconds from the last answer to the last row; what a killed accountant held comes again after 15."""
 FIRST, LAST = 0.1, 0.9
@@ -166,7 +168,7 @@ class _Chaos:
         asking: set[asyncio.Task[None]] = set()
         while len(self._outcome.answered) + len(asking) < self._plan.responses:
             due = int((time.monotonic() - self._began) / pace) + 1
-            room = self._plan.responses - len(self._outcome.answered) - len(asking)
+            room = min(AT_ONCE, self._plan.responses - len(self._outcome.answered)) - len(asking)
             for _ in range(min(due - asked, room)):
                 asked += 1
                 task = asyncio.create_task(self._ask(f"chaos-{asked}"))
@@ -177,7 +179,8 @@ class _Chaos:
                 await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
 
     async def _ask(self, task_id: str) -> None:
-        body = to_json({"prompt": "is every answer booked?", "task_id": task_id})
+        wanted_for = round(1000 * ANSWER_WITHIN)
+        body = to_json({"prompt": "is every answer booked?", "task_id": task_id, "deadline_ms": wanted_for})
         try:
             answer: dict[str, Any] = from_json(
                 (await self._bus.request(s.INFER_AUTO, body, timeout=ANSWER_WITHIN)).data
