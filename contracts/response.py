@@ -13,6 +13,8 @@ FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
 MOST_ATTEMPTS = 1000
+MOST_TOOL_CALLS = 1000
+LogProbability = Annotated[float, Field(le=0)]
 
 
 class Outcome(StrEnum):
@@ -26,6 +28,40 @@ class Outcome(StrEnum):
     LATE_DISCARDED = "late_discarded"
     HEDGED_LOSER = "hedged_loser"
     TRUNCATED = "truncated"
+
+
+MOST_TOP_LOGPROBS = 20
+
+
+class TopLogprob(OpenModel):
+    """A token that the model might have said, and the natural logarithm of its probability."""
+
+    token: str
+    logprob: LogProbability
+    bytes: tuple[int, ...] | None = None
+    """The token's UTF-8, which may be a part of a character. None: unknown."""
+
+
+class TokenLogprob(TopLogprob):
+    """A token that it said, and what else it might have said there, likeliest first."""
+
+    top_logprobs: Annotated[tuple[TopLogprob, ...], Field(max_length=MOST_TOP_LOGPROBS)] = ()
+
+
+class FunctionDelta(OpenModel):
+    name: str | None = None
+    """Once, in the call's first piece."""
+    arguments: str = ""
+
+
+class ToolCallDelta(OpenModel):
+    """A piece of the call of a tool, as in OpenAI's chat API: the pieces of one `index` join to the call."""
+
+    index: Annotated[int, Field(ge=0, lt=MOST_TOOL_CALLS)]
+    id: str | None = None
+    """Once, in the call's first piece."""
+    type: Literal["function"] = "function"
+    function: FunctionDelta = FunctionDelta()
 
 
 class AttemptSummary(OpenModel):
@@ -72,6 +108,14 @@ class InferenceResponse(OpenModel):
     """Time spent waiting for a free place, at the Manager and at the worker."""
     attempts: Annotated[tuple[AttemptSummary, ...], Field(max_length=MOST_ATTEMPTS)] = ()
     tool_calls: tuple[JsonObject, ...] | None = None
+    reasoning: str | None = None
+    """What the model thought, where its provider shows it. It is no part of `output`."""
+    refusal: str | None = None
+    """Why the model declined to answer, in its own words, where the provider tells that apart."""
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    """Of the answer's tokens, for a request with `logprobs`."""
+    extra: JsonObject | None = None
+    """What belongs into `extra` of this answer as an earlier turn, by the kind of backend; opaque."""
     unsupported: tuple[str, ...] = ()
     """Parameters that the request set and the model does not take: it answered without them."""
     resumed: bool = False
@@ -89,6 +133,12 @@ class Chunk(OpenModel):
     seq: Whole
     """0, 1, 2 … over the whole stream: never repeated, never skipped."""
     delta: str
+    """Text of the answer; empty where the piece brings only something else."""
+    reasoning: str | None = None
+    """Text that the model thought."""
+    tool_calls: tuple[ToolCallDelta, ...] | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    """Of the tokens in `delta`, for a request with `logprobs`."""
     tokens: Tokens | None = None
     """Worker to Manager: the tokens of the answer so far."""
 
