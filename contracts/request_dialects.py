@@ -101,8 +101,9 @@ def _part(told: JsonObject) -> JsonObject:
     found = {name: value for name, value in present(told).items() if name not in OF_A_PART}
     if found.get("type") == "refusal" and isinstance(found.get("refusal"), str):
         return {"type": "text", "text": found["refusal"]}
-    if isinstance(image := found.get("image_url"), dict):
-        found["image_url"] = present(image)
+    for name in ("image_url", "input_audio", "file"):
+        if isinstance(inside := found.get(name), dict):
+            found[name] = present(inside)
     return found
 
 
