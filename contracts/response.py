@@ -1,5 +1,7 @@
 """The answer, and the pieces of it that travel while it is being made."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -62,6 +64,50 @@ class ToolCallDelta(OpenModel):
     """Once, in the call's first piece."""
     type: Literal["function"] = "function"
     function: FunctionDelta = FunctionDelta()
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one chunk of a stream brings, or several that came one right after the other."""
+
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    tokens: int | None = None
+    """Of the answer so far, when the worker says it."""
+
+    def __bool__(self) -> bool:
+        return bool(self.answers or self.reasoning or self.logprobs)
+
+    @property
+    def answers(self) -> bool:
+        """Whether some of the answer itself is in it, and not thoughts alone."""
+        return bool(self.text or self.tool_calls)
+
+    def __add__(self, later: "Piece") -> "Piece":
+        return Piece(
+            self.text + later.text,
+            self.reasoning + later.reasoning,
+            _joined((*self.tool_calls, *later.tool_calls)),
+            (*self.logprobs, *later.logprobs),
+            later.tokens,
+        )
+
+
+def _joined(deltas: Iterable[ToolCallDelta]) -> tuple[ToolCallDelta, ...]:
+    """The same with fewer pieces: one that only goes on with the call before it is taken into that one."""
+    found: list[ToolCallDelta] = []
+    for delta in deltas:
+        before = found[-1] if found else None
+        goes_on = delta.id is None and delta.function.name is None
+        if before is not None and goes_on and before.index == delta.index:
+            arguments = before.function.arguments + delta.function.arguments
+            function = before.function.model_copy(update={"arguments": arguments})
+            found[-1] = before.model_copy(update={"function": function})
+        else:
+            found.append(delta)
+    return tuple(found)
 
 
 class AttemptSummary(OpenModel):
@@ -141,6 +187,22 @@ class Chunk(OpenModel):
     """Of the tokens in `delta`, for a request with `logprobs`."""
     tokens: Tokens | None = None
     """Worker to Manager: the tokens of the answer so far."""
+
+    @classmethod
+    def of(cls, task_id: str, seq: int, piece: Piece) -> "Chunk":
+        return cls.model_construct(
+            task_id=task_id,
+            seq=seq,
+            delta=piece.text,
+            reasoning=piece.reasoning or None,
+            tool_calls=piece.tool_calls or None,
+            logprobs=piece.logprobs or None,
+            tokens=piece.tokens,
+        )
+
+    @property
+    def piece(self) -> Piece:
+        return Piece(self.delta, self.reasoning or "", self.tool_calls or (), self.logprobs or (), self.tokens)
 
 
 class Resumed(OpenModel):
