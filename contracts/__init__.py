@@ -56,9 +56,11 @@ from contracts.metrics import (
     WorkerMetrics,
 )
 from contracts.request import (
+    AudioPart,
     ChatMessage,
     ContentMode,
     Continuation,
+    FilePart,
     InferenceRequest,
     Policy,
     Priority,
@@ -98,6 +100,7 @@ __all__ = [
     "NOT_STARTED",
     "AttemptRecord",
     "AttemptSummary",
+    "AudioPart",
     "BudgetMetrics",
     "BudgetState",
     "BullpenError",
@@ -118,6 +121,7 @@ __all__ = [
     "Fault",
     "Feedback",
     "FeedbackRecord",
+    "FilePart",
     "FinalResponse",
     "FinishReason",
     "FunctionDelta",
