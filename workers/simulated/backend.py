@@ -16,9 +16,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from config.loader import ConfigModel
-from contracts import BullpenError, Capability, ErrorCode, InferenceRequest, ModelCard, Price
+from contracts import BullpenError, Capability, ErrorCode, ModelCard, Price
 from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, ModelConfig, Report, Usage
 from workers.base.provider.errors import ProviderRefused
+from workers.base.provider.parameters import STEERS, asked_in_vain
 from workers.base.provider.streaming import patiently
 from workers.simulated.schema import NoExample
 from workers.simulated.script import Script, Unit, count, delta_of, script_of
@@ -108,6 +109,7 @@ class SimulatedBackend(Backend[SimulatedConfig]):
     name = "simulated"
     config_class = SimulatedConfig
     simulated = True
+    takes = STEERS
 
     def __init__(self, config: SimulatedConfig) -> None:
         super().__init__(config)
@@ -155,7 +157,7 @@ class SimulatedBackend(Backend[SimulatedConfig]):
             tool_calls=script.calls,
             confidence=self.config.confidence.draw(chance),
             reasoning_tokens=script.thoughts or None,
-            unsupported=() if _may_think(job) or not _should_think(job.request) else ("reasoning_effort",),
+            unsupported=() if _may_think(job) else asked_in_vain(job.request, {"reasoning_effort"}),
         )
 
     def _script(self, job: Job) -> Script:
@@ -200,10 +202,6 @@ def _pieces(units: list[Unit]) -> Iterator[list[Unit]]:
     for _, group in groupby(units, key=lambda unit: unit.kind):
         alike = list(group)
         yield from (alike[at : at + PIECE] for at in range(0, len(alike), PIECE))
-
-
-def _should_think(request: InferenceRequest) -> bool:
-    return request.reasoning_effort not in (None, "none")
 
 
 def _may_think(job: Job) -> bool:

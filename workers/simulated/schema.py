@@ -390,7 +390,7 @@ def _one_of(members: Any) -> str:
 def _is_in(char: str, kind: Any, told: Any) -> bool:
     match str(kind):
         case "LITERAL":
-            return ord(char) == told
+            return bool(ord(char) == told)
         case "RANGE":
             return bool(told[0] <= ord(char) <= told[1])
         case "CATEGORY":

@@ -27,7 +27,7 @@ from contracts import (
     ToolCallDelta,
 )
 from contracts.tokens import prompt_tokens
-from workers.base.interface.config import BackendConfig, ModelConfig
+from workers.base.interface.config import BackendConfig, ModelConfig, Parameter
 from workers.base.interface.empty_answer import why_empty
 from workers.base.interface.silence import NOTHING_LEARNED, Silence, silence_ok
 
@@ -107,6 +107,11 @@ class Delta:
     token_logprobs: tuple[TokenLogprob, ...] = ()
     """The tokens of `logprobs` in words, for a request that asks for them."""
 
+    @property
+    def answers(self) -> bool:
+        """Whether some of the answer is in it, and not only a thought or a sign of life."""
+        return bool(self.text or self.tokens or self.tool_calls)
+
 
 @dataclass(frozen=True, slots=True)
 class Done:
@@ -179,6 +184,10 @@ class Backend(ABC, Generic[C]):
 
     price_list: ClassVar[str | None] = None
     """The provider in the table of public prices whose prices are this one's, when it is asked itself."""
+
+    takes: ClassVar[frozenset[Parameter]] = frozenset({"temperature", "top_p", "seed"})
+    """What it heeds, or tells of in `Done.unsupported`, of the parameters that steer an answer. The runtime names the
+    others in `unsupported` when a request sets them."""
 
     changed = False
     """True when `models` tells something new because of what a request met; the runtime tells it at once."""

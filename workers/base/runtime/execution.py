@@ -76,6 +76,11 @@ class Execution:
         return None if self.first_token is None else round((self.first_token - self.call.arrived) * 1000, 3)
 
     @property
+    def logprobs_lack(self) -> bool:
+        """There is text, and nothing was told of its tokens."""
+        return any(self.text) and not self.token_logprobs
+
+    @property
     def begun(self) -> bool:
         """Whether it may have cost something."""
         return self.started is not None and not self._refused
@@ -147,7 +152,7 @@ class Execution:
             async for piece in pieces:
                 self._move(clock())
                 self.told = piece.usage or self.told
-                if isinstance(piece, Delta) and not piece.text and not piece.tokens:
+                if isinstance(piece, Delta) and not piece.answers:
                     if piece.reasoning:
                         await self._pass_on(self._taken(piece), chunker, channel)
                     continue  # the prompt is being read, or the model thinks
