@@ -3,28 +3,29 @@
 from collections.abc import Callable
 
 from bus.connection import Bus, Headers
+from bus.delivered import Delivered
 from bus.reply import FinalMessage, FinalMessages
-from contracts import AttemptSummary, BullpenError, InferenceResponse
+from contracts import AttemptSummary, BullpenError, InferenceResponse, Piece
 
 
 class CapturedReply:
     """A `Reply` without a reader: it never streams, and its final message is in `body` and `headers`."""
 
     streaming = False
-    delivered = ""
     was_resumed = False
     first_chunk_at: float | None = None
 
     def __init__(self, bus: Bus, task_id: str, request_id: str) -> None:
         self._final = FinalMessages(bus, task_id, request_id)
+        self.delivered = Delivered()
         self.extra_headers: Headers = {}
         self.on_abandoned: Callable[[], None] | None = None
         self.finished = False
         self.body = b""
         self.headers: Headers = {}
 
-    async def chunk(self, delta: str, tokens: int | None = None) -> None:
-        """The final message has the whole text."""
+    async def chunk(self, piece: Piece) -> None:
+        """The final message has the whole answer."""
 
     async def resumed(self, from_worker: str, to_worker: str, *, continued: bool) -> None:
         """The final message says so (`resumed`)."""

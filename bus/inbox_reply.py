@@ -12,10 +12,11 @@ from typing import Literal
 import structlog
 
 from bus.connection import Bus, Headers, Message
+from bus.delivered import Delivered
 from bus.inbox import Listener
 from bus.publish_with_retry import BACK_WITHIN, publish_with_retry
 from bus.reply import FinalMessage, FinalMessages
-from contracts import AttemptSummary, BullpenError, Chunk, InferenceResponse, Resumed
+from contracts import AttemptSummary, BullpenError, Chunk, InferenceResponse, Piece, Resumed
 from contracts.subjects import result
 
 log = structlog.get_logger(__name__)
@@ -39,7 +40,7 @@ class InboxReply:
         self._final = FinalMessages(bus, task_id, request_id)
         self._seq = 0
         self.streaming = streaming and bool(subject)
-        self.delivered = ""
+        self.delivered = Delivered()
         self.finished = False
         self.was_resumed = False
         self.first_chunk_at: float | None = None
@@ -49,13 +50,13 @@ class InboxReply:
         self.on_abandoned = on_abandoned
         self._echo: Listener[Message] | None = None
 
-    async def chunk(self, delta: str, tokens: int | None = None) -> None:
-        if not self.streaming or self.finished or not delta:
+    async def chunk(self, piece: Piece) -> None:
+        if not self.streaming or self.finished or not piece:
             return
-        chunk = Chunk(task_id=self._final.task_id, seq=self._seq, delta=delta, tokens=tokens)
+        chunk = Chunk.of(self._final.task_id, self._seq, piece)
         self._seq += 1
-        self.delivered += delta
-        if self.first_chunk_at is None:
+        self.delivered.take(piece)
+        if self.first_chunk_at is None and piece.answers:
             self.first_chunk_at = asyncio.get_running_loop().time()
         await self._pass_on(chunk)
 
@@ -67,7 +68,7 @@ class InboxReply:
         self._seq += 1
         self.was_resumed = True
         if not continued:
-            self.delivered = ""
+            self.delivered.clear()
         await self._pass_on(event)
 
     async def response(self, response: InferenceResponse) -> BullpenError | None:

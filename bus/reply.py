@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from bus.connection import Bus, Headers
-from contracts import AttemptSummary, BullpenError, ErrorCode, ErrorReply, FinalResponse, InferenceResponse
+from bus.delivered import Delivered
+from contracts import AttemptSummary, BullpenError, ErrorCode, ErrorReply, FinalResponse, InferenceResponse, Piece
 from contracts.headers import CONTENT_TYPE, JSON, SERVICE_ERROR, SERVICE_ERROR_CODE, TASK
 from contracts.subjects import header_value, may_receive_reply
 
@@ -28,8 +29,8 @@ class Reply(Protocol):
     def streaming(self) -> bool: ...
 
     @property
-    def delivered(self) -> str:
-        """The text that the caller has so far (streams only)."""
+    def delivered(self) -> Delivered:
+        """What the caller has so far (streams only)."""
         ...
 
     @property
@@ -37,11 +38,11 @@ class Reply(Protocol):
 
     @property
     def first_chunk_at(self) -> float | None:
-        """When the first chunk left (loop's clock, seconds)."""
+        """When the first chunk with some of the answer left (loop's clock, seconds)."""
         ...
 
-    async def chunk(self, delta: str, tokens: int | None = None) -> None:
-        """Sends a piece of the answer if the caller streams. `tokens`: those of the answer so far, if known."""
+    async def chunk(self, piece: Piece) -> None:
+        """Sends a piece of the answer if the caller streams."""
         ...
 
     async def resumed(self, from_worker: str, to_worker: str, *, continued: bool) -> None:

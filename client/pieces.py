@@ -13,8 +13,8 @@ class Pieces:
         """Pieces that the caller has, void ones included."""
         self._base = 0
         """How many of them are not from the Manager that answers now."""
-        self._characters = 0
-        """Text that the caller has and that is not void."""
+        self._characters = self._thought = 0
+        """Text of the answer, and of its thoughts, that the caller has and that is not void."""
 
     def start_over(self) -> Resumed | None:
         """Another Manager begins from the start: the news for a caller that has something already."""
@@ -32,6 +32,7 @@ class Pieces:
         """What was lost before this event, in words."""
         if isinstance(event, FinalResponse):
             short = len(event.output) - self._characters
+            short += max(0, len(event.reasoning or "") - self._thought)
             return f"{short} characters of the answer" if short else None
         due = self._given - self._base
         return None if event.seq == due else f"{due} is due, {event.seq} came"
@@ -46,5 +47,6 @@ class Pieces:
         self._given += 1
         if isinstance(event, Chunk):
             self._characters += len(event.delta)
+            self._thought += len(event.reasoning or "")
         elif event.mode == "restarted":
-            self._characters = 0
+            self._characters = self._thought = 0

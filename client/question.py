@@ -8,7 +8,18 @@ from typing import Any, TypedDict
 from pydantic_core import PydanticSerializationError, to_json
 
 from bus import Headers
-from contracts import BullpenError, ContentMode, ErrorCode, JsonObject, Policy, Priority, new_id, parse_request
+from contracts import (
+    BullpenError,
+    ContentMode,
+    Continuation,
+    ErrorCode,
+    JsonObject,
+    Policy,
+    Priority,
+    ReasoningEffort,
+    new_id,
+    parse_request,
+)
 from contracts.headers import CANCEL_TOKEN
 
 TOKEN_BYTES = 16
@@ -26,6 +37,13 @@ class Options(TypedDict, total=False):
     top_p: float | None
     stop: str | Sequence[str] | None
     seed: int | None
+    frequency_penalty: float | None
+    presence_penalty: float | None
+    logit_bias: Mapping[str, float] | None
+    logprobs: bool | None
+    top_logprobs: int | None
+    reasoning_effort: ReasoningEffort | None
+    continuation: Continuation | None
     model: str | None
     backend: str | None
     policy: Policy | None
@@ -37,6 +55,7 @@ class Options(TypedDict, total=False):
     response_format: Mapping[str, Any] | None
     tools: Sequence[Mapping[str, Any]] | None
     tool_choice: str | Mapping[str, Any] | None
+    parallel_tool_calls: bool | None
     metadata: Mapping[str, str] | None
     content: ContentMode | None
 

@@ -13,7 +13,9 @@ from contracts.base import Epoch, Label, ModelName, Money, OpenModel, Time, Toke
 from contracts.errors import BullpenError, ErrorCode
 from contracts.subjects import WORKER_HEARTBEAT, is_name, worker_of_heartbeat
 
-Capability = Literal["chat", "stream", "tools", "vision", "json", "logprobs", "embed", "prefill"]
+Capability = Literal[
+    "chat", "stream", "tools", "vision", "json", "logprobs", "embed", "prefill", "audio", "file", "reasoning"
+]
 """`prefill`: can go on after a given start of the answer, so that another worker's stream goes on unbroken."""
 WorkerState = Literal["starting", "ready", "degraded", "draining", "stopped"]
 NO_NAME = "should be 1 to 64 characters of A-Z a-z 0-9 _ -"

@@ -17,9 +17,12 @@ from contracts.errors import BullpenError, ErrorCode
 from contracts.heartbeat import Capability, Name
 from contracts.request_checks import (
     FieldError,
+    base64_data,
+    check_logit_bias,
     check_response_format,
     check_tool_choice,
     check_tools,
+    data_url,
     image_data_url,
 )
 from contracts.request_dialects import plain
@@ -31,13 +34,16 @@ MAX_DEADLINE_MS = 86_400_000
 INT64_MAX = 2**63 - 1
 TENANT_CHARACTERS = 256
 """Bills and budgets go by it, so the books have it in an index, which takes no more than some 2,700 bytes."""
-_PART_TYPES = ("text", "image_url")
+_PART_TYPES = ("text", "image_url", "input_audio", "file")
 
 Policy = Literal["balanced", "cheapest", "fastest", "best", "local_only"]
 Priority = Literal["interactive", "batch"]
 ContentMode = Literal["full", "redacted", "hash", "none"]
 """What the books keep of what was asked and answered, from everything to nothing."""
 Role = Literal["system", "developer", "user", "assistant", "tool"]
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+Continuation = Literal["any", "seamless"]
+"""What a caller can take when a worker is lost in mid-stream: `any`, or only text that joins what it has already."""
 SYSTEM_ROLES = ("system", "developer")
 
 
@@ -50,6 +56,7 @@ def _printable(text: str) -> str:
 LONGEST_TASK_ID = 128
 TaskId = Annotated[str, Field(min_length=1, max_length=LONGEST_TASK_ID), AfterValidator(_printable)]
 Key = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
 class TextPart(StrictModel):
@@ -68,9 +75,32 @@ class ImagePart(StrictModel):
     image_url: ImageUrl
 
 
+class InputAudio(StrictModel):
+    data: Annotated[str, AfterValidator(base64_data)]
+    """In base64."""
+    format: Annotated[str, Field(pattern="^[a-z0-9]{1,16}$")]
+    """As `wav` or `mp3`."""
+
+
+class AudioPart(StrictModel):
+    type: Literal["input_audio"]
+    input_audio: InputAudio
+
+
+class FileData(StrictModel):
+    file_data: Annotated[str, AfterValidator(data_url), Field(json_schema_extra={"pattern": "^data:"})]
+    """A data URL only, as with images."""
+    filename: str | None = None
+
+
+class FilePart(StrictModel):
+    type: Literal["file"]
+    file: FileData
+
+
 LISTED = Field(strict=False)
 """A list will do for a tuple: the turns in `context` are checked when they are no JSON text any more."""
-Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+Part = Annotated[TextPart | ImagePart | AudioPart | FilePart, Field(discriminator="type")]
 
 
 class ChatMessage(StrictModel):
@@ -79,6 +109,10 @@ class ChatMessage(StrictModel):
     name: str | None = None
     tool_calls: Annotated[tuple[JsonObject, ...], LISTED] | None = None
     tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    """What the model thought before it said this, as a model's answer told it (`reasoning`)."""
+    extra: JsonObject | None = None
+    """What only one kind of backend understands, by its name: an answer's `extra`, given back unchanged."""
 
     @property
     def text(self) -> str:
@@ -95,9 +129,16 @@ class ChatMessage(StrictModel):
         return tuple(part.image_url.url for part in self.content if isinstance(part, ImagePart))
 
     @property
+    def attachments(self) -> tuple[AudioPart | FilePart, ...]:
+        """The message's sounds and files."""
+        if self.content is None or isinstance(self.content, str):
+            return ()
+        return tuple(part for part in self.content if isinstance(part, AudioPart | FilePart))
+
+    @property
     def says_something(self) -> bool:
         """Whether there is anything in it but blanks. A tool's empty result is a result."""
-        return bool(self.text.strip() or self.images or self.tool_calls or self.tool_call_id)
+        return bool(self.text.strip() or self.images or self.attachments or self.tool_calls or self.tool_call_id)
 
 
 class InferenceRequest(StrictModel):
@@ -112,7 +153,17 @@ class InferenceRequest(StrictModel):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     stop: str | tuple[str, ...] | None = None
     seed: Annotated[int, Field(ge=-INT64_MAX, le=INT64_MAX)] | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    """By the token's number, as the model counts."""
+    logprobs: bool = False
+    """Tell each token with its log-probability. Only models that can are asked."""
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    """So many of the likeliest tokens at each place as well."""
+    reasoning_effort: ReasoningEffort | None = None
     stream: bool = False
+    continuation: Continuation = "any"
     model: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     backend: Name | None = None
     policy: Policy = "balanced"
@@ -125,6 +176,8 @@ class InferenceRequest(StrictModel):
     response_format: JsonObject | None = None
     tools: tuple[JsonObject, ...] | None = None
     tool_choice: str | JsonObject | None = None
+    parallel_tool_calls: bool | None = None
+    """False: one call of a tool at a time."""
     metadata: dict[str, str] = Field(default_factory=dict)
     content: ContentMode | None = None
     """What the books may keep of this request's words; the mesh's own setting counts when it is stricter."""
@@ -146,6 +199,9 @@ class InferenceRequest(StrictModel):
         check_tools(self.tools or ())
         check_tool_choice(self.tool_choice, self.tools or ())
         check_response_format(self.response_format)
+        check_logit_bias(self.logit_bias)
+        if self.top_logprobs and not self.logprobs:
+            raise FieldError("top_logprobs", "needs `logprobs`: true")
         return self
 
     def _check_turns(self, earlier: tuple[ChatMessage, ...]) -> None:
@@ -200,8 +256,13 @@ class InferenceRequest(StrictModel):
             needed.add("tools")
         if self.response_format and self.response_format.get("type") != "text":
             needed.add("json")
-        if any(message.images for message in self.conversation):
-            needed.add("vision")
+        if self.logprobs:
+            needed.add("logprobs")
+        for message in self.conversation:
+            if message.images:
+                needed.add("vision")
+            for attachment in message.attachments:
+                needed.add("audio" if isinstance(attachment, AudioPart) else "file")
         return frozenset(needed)
 
     @property

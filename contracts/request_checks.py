@@ -5,7 +5,7 @@ they cost no call and move no worker's breaker. No error shows a regular express
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic_core import PydanticCustomError
@@ -14,6 +14,7 @@ from contracts.base import JsonObject
 
 _PARAMETER = r"""[^;,="\s]+\s*(?:=\s*(?:"[^"]*"|[^;,"]*))?"""
 _HEAD = re.compile(rf"data:\s*(image/[a-z0-9.+-]+)\s*(?:;\s*{_PARAMETER})*?;\s*base64\s*,", re.IGNORECASE)
+_ANY_HEAD = re.compile(rf"data:\s*([a-z0-9.+-]+/[a-z0-9.+-]+)\s*(?:;\s*{_PARAMETER})*?;\s*base64\s*,", re.IGNORECASE)
 _OTHER_NAMES = {"image/jpg": "image/jpeg", "image/pjpeg": "image/jpeg", "image/x-png": "image/png"}
 """Names that browsers and cameras write, and that providers refuse."""
 LONGEST_HEAD = 1024
@@ -44,11 +45,24 @@ def image_data_url(url: str) -> str:
     data = url[head.end() :]
     if not data:
         raise PydanticCustomError("image", "has no image data")
-    padding = data.encode(errors="replace").translate(None, _BASE64)
-    if padding not in (b"", b"=", b"==") or not data.endswith(padding.decode()) or len(data) % 4:
-        raise PydanticCustomError("image", "is not valid base64")
     media_type = head[1].lower()
-    return f"data:{_OTHER_NAMES.get(media_type, media_type)};base64,{data}"
+    return f"data:{_OTHER_NAMES.get(media_type, media_type)};base64,{base64_data(data)}"
+
+
+def data_url(url: str) -> str:
+    """A file's data as `data:<type>;base64,<data>`, without parameters. Raises `PydanticCustomError`."""
+    head = _ANY_HEAD.match(url[:LONGEST_HEAD])
+    if head is None:
+        raise PydanticCustomError("file", "should be a file as a data URL: data:application/pdf;base64,…")
+    return f"data:{head[1].lower()};base64,{base64_data(url[head.end() :])}"
+
+
+def base64_data(data: str) -> str:
+    """The same, if it is base64 and not empty. Raises `PydanticCustomError`."""
+    padding = data.encode(errors="replace").translate(None, _BASE64)
+    if not data or padding not in (b"", b"=", b"==") or not data.endswith(padding.decode()) or len(data) % 4:
+        raise PydanticCustomError("base64", "is not valid base64")
+    return data
 
 
 def check_tools(tools: Sequence[JsonObject]) -> None:
@@ -91,6 +105,12 @@ def check_response_format(wanted: JsonObject | None) -> None:
         _should(isinstance(described.get("schema"), dict), f"{at}.schema", "should be a JSON schema, an object")
         name = described.get("name")
         _should(name is None or _is_name(name), f"{at}.name", _NAME_RULE)
+
+
+def check_logit_bias(bias: Mapping[str, float] | None) -> None:
+    """Raises `FieldError`."""
+    for token in bias or ():
+        _should(token.isdecimal(), f"logit_bias.{token[:32]}", "should be the number of a token")
 
 
 def _check_function(function: JsonObject, at: str) -> None:

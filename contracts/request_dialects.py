@@ -12,7 +12,7 @@ from contracts.base import JsonObject
 from contracts.request_checks import FieldError
 
 UNUSED = frozenset({
-    *("parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention", "reasoning_effort", "safety_identifier"),
+    *("prompt_cache_key", "prompt_cache_retention", "safety_identifier"),
     *("service_tier", "store", "stream_options", "user", "verbosity"),
 })  # fmt: skip
 """Parameters that are taken and not used: an answer without them is still the answer."""
@@ -21,15 +21,10 @@ ONLY: dict[str, tuple[Any, ...]] = {
     "n": (1,),
     "best_of": (1,),
     "echo": (False,),
-    "frequency_penalty": (0,),
     "function_call": ("auto", "none"),
     "functions": ([],),
-    "logit_bias": ({},),
-    "logprobs": (False, 0),
     "modalities": (["text"],),
-    "presence_penalty": (0,),
     "suffix": ("",),
-    "top_logprobs": (0,),
 }
 """Parameters that the mesh has not; taken with a value that asks for nothing else than what it does."""
 
@@ -37,7 +32,7 @@ ALSO_CALLED = {"max_completion_tokens": "max_tokens", "max_output_tokens": "max_
 
 OF_AN_ANSWER = frozenset({
     *("annotations", "citations", "created_at", "finish_reason", "id", "index", "logprobs", "model", "object"),
-    *("parsed", "provider_specific_fields", "reasoning", "reasoning_content", "reasoning_details", "status"),
+    *("parsed", "provider_specific_fields", "reasoning", "reasoning_details", "status"),
     *("thinking", "thinking_blocks", "usage"),
 })  # fmt: skip
 """Fields of an earlier answer that say nothing to a model; some are one provider's alone."""
@@ -106,10 +101,11 @@ def _part(told: JsonObject) -> JsonObject:
     found = {name: value for name, value in present(told).items() if name not in OF_A_PART}
     if found.get("type") == "refusal" and isinstance(found.get("refusal"), str):
         return {"type": "text", "text": found["refusal"]}
-    if isinstance(image := found.get("image_url"), dict):
-        found["image_url"] = present(image)
-    elif isinstance(image, str):
-        found["image_url"] = {"url": image}
+    if isinstance(found.get("image_url"), str):
+        found["image_url"] = {"url": found["image_url"]}
+    for name in ("image_url", "input_audio", "file"):
+        if isinstance(inside := found.get(name), dict):
+            found[name] = present(inside)
     return found
 
 

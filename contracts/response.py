@@ -1,5 +1,7 @@
 """The answer, and the pieces of it that travel while it is being made."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -13,6 +15,8 @@ FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
 MOST_ATTEMPTS = 1000
+MOST_TOOL_CALLS = 1000
+LogProbability = Annotated[float, Field(le=0)]
 
 
 class Outcome(StrEnum):
@@ -26,6 +30,84 @@ class Outcome(StrEnum):
     LATE_DISCARDED = "late_discarded"
     HEDGED_LOSER = "hedged_loser"
     TRUNCATED = "truncated"
+
+
+MOST_TOP_LOGPROBS = 20
+
+
+class TopLogprob(OpenModel):
+    """A token that the model might have said, and the natural logarithm of its probability."""
+
+    token: str
+    logprob: LogProbability
+    bytes: tuple[int, ...] | None = None
+    """The token's UTF-8, which may be a part of a character. None: unknown."""
+
+
+class TokenLogprob(TopLogprob):
+    """A token that it said, and what else it might have said there, likeliest first."""
+
+    top_logprobs: Annotated[tuple[TopLogprob, ...], Field(max_length=MOST_TOP_LOGPROBS)] = ()
+
+
+class FunctionDelta(OpenModel):
+    name: str | None = None
+    """Once, in the call's first piece."""
+    arguments: str = ""
+
+
+class ToolCallDelta(OpenModel):
+    """A piece of the call of a tool, as in OpenAI's chat API: the pieces of one `index` join to the call."""
+
+    index: Annotated[int, Field(ge=0, lt=MOST_TOOL_CALLS)]
+    id: str | None = None
+    """Once, in the call's first piece."""
+    type: Literal["function"] = "function"
+    function: FunctionDelta = FunctionDelta()
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one chunk of a stream brings, or several that came one right after the other."""
+
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    tokens: int | None = None
+    """Of the answer so far, when the worker says it."""
+
+    def __bool__(self) -> bool:
+        return bool(self.answers or self.reasoning or self.logprobs)
+
+    @property
+    def answers(self) -> bool:
+        """Whether some of the answer itself is in it, and not thoughts alone."""
+        return bool(self.text or self.tool_calls)
+
+    def __add__(self, later: "Piece") -> "Piece":
+        return Piece(
+            self.text + later.text,
+            self.reasoning + later.reasoning,
+            _joined((*self.tool_calls, *later.tool_calls)),
+            (*self.logprobs, *later.logprobs),
+            later.tokens,
+        )
+
+
+def _joined(deltas: Iterable[ToolCallDelta]) -> tuple[ToolCallDelta, ...]:
+    """The same with fewer pieces: one that only goes on with the call before it is taken into that one."""
+    found: list[ToolCallDelta] = []
+    for delta in deltas:
+        before = found[-1] if found else None
+        goes_on = delta.id is None and delta.function.name is None
+        if before is not None and goes_on and before.index == delta.index:
+            arguments = before.function.arguments + delta.function.arguments
+            function = before.function.model_copy(update={"arguments": arguments})
+            found[-1] = before.model_copy(update={"function": function})
+        else:
+            found.append(delta)
+    return tuple(found)
 
 
 class AttemptSummary(OpenModel):
@@ -72,6 +154,14 @@ class InferenceResponse(OpenModel):
     """Time spent waiting for a free place, at the Manager and at the worker."""
     attempts: Annotated[tuple[AttemptSummary, ...], Field(max_length=MOST_ATTEMPTS)] = ()
     tool_calls: tuple[JsonObject, ...] | None = None
+    reasoning: str | None = None
+    """What the model thought, where its provider shows it. It is no part of `output`."""
+    refusal: str | None = None
+    """Why the model declined to answer, in its own words, where the provider tells that apart."""
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    """Of the answer's tokens, for a request with `logprobs`."""
+    extra: JsonObject | None = None
+    """What belongs into `extra` of this answer as an earlier turn, by the kind of backend; opaque."""
     unsupported: tuple[str, ...] = ()
     """Parameters that the request set and the model does not take: it answered without them."""
     resumed: bool = False
@@ -89,8 +179,30 @@ class Chunk(OpenModel):
     seq: Whole
     """0, 1, 2 … over the whole stream: never repeated, never skipped."""
     delta: str
+    """Text of the answer; empty where the piece brings only something else."""
+    reasoning: str | None = None
+    """Text that the model thought."""
+    tool_calls: tuple[ToolCallDelta, ...] | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    """Of the tokens in `delta`, for a request with `logprobs`."""
     tokens: Tokens | None = None
     """Worker to Manager: the tokens of the answer so far."""
+
+    @classmethod
+    def of(cls, task_id: str, seq: int, piece: Piece) -> "Chunk":
+        return cls.model_construct(
+            task_id=task_id,
+            seq=seq,
+            delta=piece.text,
+            reasoning=piece.reasoning or None,
+            tool_calls=piece.tool_calls or None,
+            logprobs=piece.logprobs or None,
+            tokens=piece.tokens,
+        )
+
+    @property
+    def piece(self) -> Piece:
+        return Piece(self.delta, self.reasoning or "", self.tool_calls or (), self.logprobs or (), self.tokens)
 
 
 class Resumed(OpenModel):

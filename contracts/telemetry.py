@@ -108,6 +108,7 @@ class ResponseRecord(OpenModel):
             "cost_usd": cost_usd,
             "price": price,
             "attempts": 0 if response.replayed else max(1, len(response.attempts)),
+            "output": response.output or response.refusal or "",
         }
         return cls.model_construct(**{**shared, **_asked(request), **own})
 

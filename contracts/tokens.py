@@ -1,17 +1,21 @@
 """How many tokens a prompt has, roughly: one rule for prompts, caches, limits and patience, never for bills.
 
-A prompt is all that a model reads: the texts of its messages, their images, the calls of tools and what those returned,
-and the descriptions of the tools and of the wanted answer.
+A prompt is all that a model reads: the texts of its messages, their images, sounds and files, the calls of tools and
+what those returned, and the descriptions of the tools and of the wanted answer.
 """
 
 import json
 
-from contracts.request import ChatMessage, ImagePart, InferenceRequest
+from contracts.request import AudioPart, ChatMessage, FilePart, ImagePart, InferenceRequest
 
 BYTES_PER_TOKEN = 4
 """Of UTF-8. Fits English and most tokenizers; other scripts have more bytes per character, and more tokens."""
 IMAGE_TOKENS, SMALL_IMAGE_TOKENS = 1000, 85
 """Of an image, and of one with `detail: low`. Providers count by the pixels, which only they look at."""
+
+
+ATTACHED_BYTES_PER_TOKEN = 500
+"""Of the base64 of a sound, or of a file that is no text. How long it plays, or its pages, only a provider looks at."""
 
 
 def utf8_bytes(text: str) -> int:
@@ -22,6 +26,8 @@ def utf8_bytes(text: str) -> int:
 def message_bytes(message: ChatMessage) -> int:
     """As many as a text of so many tokens would have: of a message's words, images and calls."""
     size = utf8_bytes(message.text) + _json_bytes(message.tool_calls)
+    size += utf8_bytes(message.reasoning_content or "") if message.tool_calls else 0
+    size += sum(_attached_bytes(part) for part in message.attachments)
     parts = () if message.content is None or isinstance(message.content, str) else message.content
     return size + BYTES_PER_TOKEN * sum(_image_tokens(part) for part in parts if isinstance(part, ImagePart))
 
@@ -43,6 +49,13 @@ def prompt_tokens(request: InferenceRequest) -> int:
 
 def _image_tokens(part: ImagePart) -> int:
     return SMALL_IMAGE_TOKENS if part.image_url.detail == "low" else IMAGE_TOKENS
+
+
+def _attached_bytes(part: AudioPart | FilePart) -> int:
+    data = part.input_audio.data if isinstance(part, AudioPart) else part.file.file_data
+    if data.startswith("data:text/"):
+        return len(data) * 3 // 4
+    return BYTES_PER_TOKEN * (1 + len(data) // ATTACHED_BYTES_PER_TOKEN)
 
 
 def _json_bytes(told: object) -> int:

@@ -53,7 +53,7 @@ OVERSLEPT = 1.0
 AFTER_A_BREAK = 0.1
 AFTER_A_LOSS = 0.01
 """Seconds to wait when somebody else was faster, or the replica that was asked is behind."""
-NOT_THE_QUESTION = {"task_id", "deadline_ms", "stream", "idempotency_key", "content"}
+NOT_THE_QUESTION = {"task_id", "deadline_ms", "stream", "continuation", "idempotency_key", "content"}
 """What does not make it another question: how it is called, how long it may take, how the answer comes and is kept."""
 
 
@@ -273,6 +273,8 @@ def fingerprint(request: InferenceRequest, key: str) -> str:
     `content` (what the books keep). Only who knows the key can tell whether an entry is that of a certain question.
     """
     asked = request.model_dump(mode="json", exclude=NOT_THE_QUESTION, exclude_none=True)
+    if not request.logprobs:
+        del asked["logprobs"]  # entries of a version without the field are of the same question
     return hmac.new(key.encode(), json.dumps(asked, sort_keys=True).encode(), sha256).hexdigest()
 
 

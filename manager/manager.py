@@ -27,6 +27,7 @@ from contracts import (
     ErrorCode,
     InferenceResponse,
     ManagerReply,
+    Piece,
     StatusReply,
     StatusRequest,
     new_id,
@@ -264,7 +265,7 @@ class Manager:
                 state.reply.extra_headers[h.IDEMPOTENCY] = h.BEST_EFFORT
             return None
         answer = state.replayed(entry.answer, self._shared.now())
-        await state.reply.chunk(answer.output, answer.completion_tokens)
+        await state.reply.chunk(state.reply.delivered.missing(answer) or Piece())
         return answer
 
     async def _keep(

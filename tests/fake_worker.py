@@ -74,9 +74,11 @@ class Asked:
             await self.say(Chunk(task_id=self.headers[h.TASK], seq=seq, delta=text, tokens=seq + 1))
 
     async def answer(
-        self, output: str, *, tokens: int = 2, cost_usd: Decimal | None = None, confidence: float = 0.9
+        self, output: str, *, tokens: int = 2, cost_usd: Decimal | None = None, confidence: float = 0.9, **told: Any
     ) -> None:
+        """`told`: more fields of the answer, or others."""
         self.is_open = False
+        usual = {"finish_reason": "stop"}
         await self.say(
             FinalResponse(
                 task_id=self.headers[h.TASK],
@@ -91,9 +93,9 @@ class Asked:
                 prompt_tokens=10,
                 completion_tokens=tokens,
                 cost_usd=cost_usd,
-                finish_reason="stop",
                 confidence_source="prior",
                 created_at=utc_now(),
+                **{**usual, **told},
             )
         )
 

@@ -10,7 +10,7 @@ import typer
 from bullpen.cli.running import connected, run, tell, usage
 from bullpen.cli.show import UNKNOWN, as_json, clean, duration, money, note
 from client import Bullpen, BullpenError, Options, RequestFailed
-from contracts import Chunk, ErrorReply, FinalResponse, InferenceResponse, Policy, Resumed
+from contracts import Chunk, ErrorReply, FinalResponse, InferenceResponse, Policy, ReasoningEffort, Resumed
 
 
 def register(app: typer.Typer) -> None:
@@ -27,6 +27,9 @@ def ask(
     policy: Annotated[Policy | None, typer.Option(help="How candidates are weighed (if not said: balanced)")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="The longest answer, in tokens")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, max=2, help="How freely words are chosen")] = None,
+    reasoning_effort: Annotated[
+        ReasoningEffort | None, typer.Option(help="How long a model that reasons may think")
+    ] = None,
     system: Annotated[str | None, typer.Option(help="What the model is told before the question")] = None,
     deadline_ms: Annotated[
         int | None, typer.Option(min=1, help="For all attempts together (if not said: 120000)")
@@ -37,7 +40,8 @@ def ask(
 ) -> None:
     """Ask the mesh a question.
 
-    On a terminal the answer is shown as it is made. Ctrl-C stops the work, everywhere.
+    On a terminal the answer is shown as it is made, and what the model thinks dimmed before it. Ctrl-C stops the work,
+    everywhere.
 
     Exit codes: 0 answered, 1 an error reply, 2 wrong usage, 3 the mesh cannot be reached.
 
@@ -58,6 +62,7 @@ def ask(
         policy=policy,
         max_tokens=max_tokens,
         temperature=temperature,
+        reasoning_effort=reasoning_effort,
         context={"system": system} if system else None,
         deadline_ms=deadline_ms,
         task_id=task_id,
@@ -112,17 +117,20 @@ async def _print_pieces(question: str, options: Options) -> None:
 
 
 async def _show_stream(bullpen: Bullpen, question: str, options: Options) -> None:
-    fresh = True
+    fresh, thinks = True, False
     try:
         async with aclosing(bullpen.stream(question, **options)) as events:
             async for event in events:
                 match event:
-                    case Chunk(delta=delta):
-                        typer.echo(clean(delta), nl=False)
-                        fresh = False
+                    case Chunk(delta=delta, reasoning=reasoning):
+                        if reasoning:
+                            typer.secho(clean(reasoning), dim=True, nl=False)
+                        if delta:
+                            typer.echo(clean("\n\n" + delta if thinks or reasoning else delta), nl=False)
+                        fresh, thinks = False, not delta and (thinks or bool(reasoning))
                     case Resumed():
                         _tell_resumed(event, fresh=fresh)
-                        fresh = fresh or event.mode == "restarted"
+                        fresh, thinks = (True, False) if event.mode == "restarted" else (fresh, thinks)
                     case FinalResponse():
                         typer.echo()
                         note(_footer(event))

@@ -25,10 +25,11 @@ from contracts import (
     PartialUsage,
     Progress,
     SilenceOk,
+    TokenLogprob,
 )
 from manager.budgets.accounts import Reservation
 from manager.config import ManagerConfig
-from manager.request.events import Accepted, AttemptEvent, CalledOff, GivenUp, Gone, Overdue, Piece, Unreadable
+from manager.request.events import Accepted, AttemptEvent, CalledOff, GivenUp, Gone, Overdue, Streamed, Unreadable
 from manager.routing.query import Choice, RoutingQuery
 from manager.routing.registry import NO_PROBE, Probe, UncountedRequest
 
@@ -122,8 +123,8 @@ def signal_of(event: AttemptEvent) -> Signal:
             return Signal.CLAIM
         case Progress():
             return {"queued": Signal.WAITS, "prefill": Signal.READS, "decode": Signal.WRITES}[event.phase]
-        case Piece():
-            return Signal.WRITES
+        case Streamed():
+            return Signal.WRITES if event.piece.answers else Signal.READS  # thoughts are no token yet
         case FinalResponse():
             return Signal.ANSWER
         case ErrorReply():
@@ -163,6 +164,8 @@ class Start:
 
     text: str = ""
     tokens: int = 0
+    reasoning: str = ""
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 NOTHING = Start()
@@ -246,7 +249,7 @@ class Attempt:
 
     def _note(self, event: AttemptEvent, signal: Signal, before: State, now: float) -> None:
         """What a running attempt's worker says beside the state: only what moves something restarts our patience."""
-        if isinstance(event, Claim | Progress | Piece | FinalResponse | ErrorReply | Unreadable):
+        if isinstance(event, Claim | Progress | Streamed | FinalResponse | ErrorReply | Unreadable):
             self.heard_at = now
         match event:
             case Claim():
@@ -257,9 +260,9 @@ class Attempt:
                 if event.tokens > self.tokens or self.state is not before or moves > self._moves:
                     self._moved_at = now
                 self._moves, self.tokens = max(self._moves, moves), max(self.tokens, event.tokens)
-            case Piece():
+            case Streamed():
                 self._moved_at = now
-                self.tokens = self.tokens + 1 if event.tokens is None else event.tokens
+                self.tokens = self.tokens + 1 if event.piece.tokens is None else event.piece.tokens
                 self._next_piece = event.last + 1 if event.first == self._next_piece else None
             case _:
                 pass
@@ -376,6 +379,20 @@ class Attempt:
     def answer(self) -> FinalResponse | None:
         """The answer, also one that came too late."""
         return self.final if isinstance(self.final, FinalResponse) else None
+
+    def joined(self, answer: FinalResponse) -> FinalResponse:
+        """An answer of its worker with the start that the caller had already."""
+        start = self.start
+        if not start.text:
+            return answer
+        told = {
+            "output": start.text + answer.output,
+            "reasoning": start.reasoning + (answer.reasoning or "") or None,
+            "logprobs": None if answer.logprobs is None else (*start.logprobs, *answer.logprobs),
+            "completion_tokens": start.tokens + answer.completion_tokens,
+            "tokens_used": start.tokens + answer.tokens_used,
+        }
+        return answer.model_copy(update=told)
 
     @property
     def outcome(self) -> Outcome:

@@ -6,6 +6,7 @@ out to a streaming caller is never taken back: the next worker goes on after it,
 """
 
 from contextlib import suppress
+from dataclasses import replace
 from decimal import Decimal
 from math import inf
 from typing import assert_never
@@ -21,6 +22,7 @@ from contracts import (
     FinalResponse,
     Go,
     InferenceResponse,
+    Piece,
     Progress,
     utc_now,
 )
@@ -35,7 +37,7 @@ from manager.request.events import (
     GivenUp,
     Gone,
     Overdue,
-    Piece,
+    Streamed,
     Unreadable,
 )
 from manager.request.retry_policy import (
@@ -121,12 +123,12 @@ class Dispatcher:
 
     async def _show(self, answer: FinalResponse) -> InferenceResponse:
         """The answer for the caller. A streaming one may have seen the text of another attempt."""
-        state = self._state
+        state, reply = self._state, self._state.reply
         attempt = next(a for a in state.attempts if a.answer is answer)
-        whole = attempt.start.text + answer.output
-        if state.reply.streaming and state.reply.delivered != whole:
-            await state.reply.resumed(state.attempts[-1].worker_id, attempt.worker_id, continued=False)
-            await self._deliver(whole, attempt.start.tokens + answer.completion_tokens)
+        whole = attempt.joined(answer)
+        if reply.streaming and not reply.delivered.is_all_of(whole):
+            await reply.resumed(state.attempts[-1].worker_id, attempt.worker_id, continued=False)
+            await self._deliver(reply.delivered.missing(whole) or Piece())
         return state.finished(answer, attempt, self._shared.now())
 
     def _check_wanted(self) -> None:
@@ -200,7 +202,8 @@ class Dispatcher:
             return Start()
         start = Start()
         if state.continuable and "prefill" in choice.card.capabilities:
-            start = Start(reply.delivered, state.delivered_tokens)
+            has = reply.delivered
+            start = Start(has.text, state.delivered_tokens, has.reasoning, has.logprobs)
         await reply.resumed(previous.worker_id, choice.worker.worker_id, continued=bool(start.text))
         return start
 
@@ -257,7 +260,7 @@ class Dispatcher:
                 self._on(attempt, event)
                 if heard.sender:
                     await self._give_go(attempt, heard.sender)
-            case Piece():
+            case Streamed():
                 await self._take_piece(attempt, event)
             case FinalResponse():
                 await self._catch_up(attempt, event)
@@ -276,26 +279,26 @@ class Dispatcher:
         go = Go(budget_ms=max(1, round(self._state.remaining(self._shared.now()) * 1000)))
         await self._shared.bus.publish(sender, go.to_bytes())
 
-    async def _take_piece(self, attempt: Attempt, piece: Piece) -> None:
+    async def _take_piece(self, attempt: Attempt, event: Streamed) -> None:
         """Passes it on. Of two attempts that race, the first that speaks to the caller has won."""
-        self._on(attempt, piece)
+        self._on(attempt, event)
         if attempt.lost_a_piece:
             return  # the rest comes with the answer
         self._hedge_at = inf
         if len(self._state.running) > 1:
             await self._call_off(_beaten(), but=attempt)
-        await self._deliver(piece.delta, attempt.start.tokens + attempt.tokens)
+        await self._deliver(replace(event.piece, tokens=attempt.start.tokens + attempt.tokens))
 
-    async def _deliver(self, text: str, tokens: int) -> None:
-        """More text for a streaming caller, who then has so many tokens of the answer."""
-        self._state.delivered_tokens = tokens
-        await self._state.reply.chunk(text, tokens)
+    async def _deliver(self, piece: Piece) -> None:
+        """More of the answer for a streaming caller."""
+        self._state.delivered_tokens = piece.tokens or 0
+        await self._state.reply.chunk(piece)
 
     async def _catch_up(self, attempt: Attempt, answer: FinalResponse) -> None:
         """A piece may be lost when a connection breaks: what the caller misses is in the answer itself."""
-        whole, reply = attempt.start.text + answer.output, self._state.reply
-        if reply.streaming and whole != reply.delivered and whole.startswith(reply.delivered):
-            await self._deliver(whole[len(reply.delivered) :], attempt.start.tokens + answer.completion_tokens)
+        reply = self._state.reply
+        if reply.streaming and (missing := reply.delivered.missing(attempt.joined(answer))):
+            await self._deliver(missing)
 
     def _take_late(self, attempt: Attempt, event: AttemptEvent) -> bool:
         """The answer of a worker that was given up counts, as long as no other has answered. True: it does."""

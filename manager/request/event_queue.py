@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from contracts import Claim, Progress
 from manager.request.attempt import Attempt
-from manager.request.events import AttemptEvent, Piece
+from manager.request.events import AttemptEvent, Streamed
 
 MOST_WAITING = 1000
 """Events of one request; a worker that talks without end says nothing new with more."""
@@ -26,10 +26,12 @@ class Heard:
 
     def joined(self, later: "Heard") -> "Heard | None":
         """Two pieces of one stream as one; None when they are not that."""
-        if self.attempt is not later.attempt or not (isinstance(self.event, Piece) and isinstance(later.event, Piece)):
+        if self.attempt is not later.attempt:
             return None
-        piece = self.event.joined(later.event)
-        return None if piece is None else replace(self, event=piece)
+        if not isinstance(self.event, Streamed) or not isinstance(later.event, Streamed):
+            return None
+        both = self.event.joined(later.event)
+        return None if both is None else replace(self, event=both)
 
 
 class EventQueue:

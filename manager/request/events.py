@@ -14,6 +14,7 @@ from contracts import (
     ErrorReply,
     FinalResponse,
     JsonObject,
+    Piece,
     Progress,
     WorkerEvent,
     WorkerMessage,
@@ -28,22 +29,20 @@ NO_RESPONDERS = ErrorReply(error=BullpenError(ErrorCode.NO_WORKER, "nothing list
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """Text of a stream: one chunk, or several that came one right after the other."""
+class Streamed:
+    """A piece of a stream: one chunk, or several that came one right after the other."""
 
-    delta: str
-    tokens: int | None
-    """Of the answer so far, when the worker says it."""
+    piece: Piece
     first: int
     """The number (`seq`) of its first chunk …"""
     last: int
     """… and of its last one."""
 
-    def joined(self, later: "Piece") -> "Piece | None":
+    def joined(self, later: "Streamed") -> "Streamed | None":
         """Both as one; None when a chunk between them is missing."""
         if later.first != self.last + 1:
             return None
-        return Piece(self.delta + later.delta, later.tokens, self.first, later.last)
+        return Streamed(self.piece + later.piece, self.first, later.last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +87,7 @@ class Accepted:
     """An answer that came after its worker was given up counts, because no other worker has answered."""
 
 
-WorkerWord = Claim | Progress | Piece | FinalResponse | ErrorReply | Unreadable
+WorkerWord = Claim | Progress | Streamed | FinalResponse | ErrorReply | Unreadable
 """What a worker says."""
 AttemptEvent = WorkerWord | Gone | Overdue | CalledOff | GivenUp | Accepted
 
@@ -103,7 +102,7 @@ def read_event(data: bytes, known: Mapping[str, object] = MappingProxyType({})) 
     except BullpenError as error:
         return Unreadable(error)
     if isinstance(event, Chunk):
-        return Piece(event.delta, event.tokens, event.seq, event.seq)
+        return Streamed(event.piece, event.seq, event.seq)
     return event
 
 

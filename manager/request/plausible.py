@@ -7,7 +7,7 @@ learn from it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,10 +19,11 @@ from contracts import (
     FinalResponse,
     ModelCard,
     PartialUsage,
+    Piece,
     Price,
     Progress,
 )
-from manager.request.events import Piece, Unreadable, WorkerWord
+from manager.request.events import Streamed, Unreadable, WorkerWord
 
 HIDDEN_TOKENS = 16_384
 """Of a prompt, beside the caller's words: a template, the worker's own system text."""
@@ -33,6 +34,8 @@ LEAST_MOST = 131_072
 LONGER = 4
 """It may have so many times the `max_tokens` that were asked: some providers do not count what is thought."""
 MARGIN_TOKENS = 4096
+BYTES_PER_TOKEN = 16
+"""More than any token has on average: what a model thought is no longer than so many bytes for each of its tokens."""
 DEARER = 2
 """So many times what tokens and price make: some providers bill at double what is written to a cache for long."""
 MARGIN_USD = Decimal("0.01")
@@ -59,6 +62,8 @@ class Given:
     """Of the request, with the start of the answer that was handed on."""
     max_tokens: int | None
     """Of the answer, where the caller said it."""
+    logprobs: bool = False
+    """Whether the caller asked for them."""
 
     @property
     def known(self) -> dict[str, str]:
@@ -98,10 +103,29 @@ def believed(word: WorkerWord, given: Given, elapsed_ms: float) -> Believed:
         case ErrorReply() if word.usage is not None:
             usage, refused = _figures(word.usage, given)
             return Believed(word.model_copy(update={"usage": usage}) if refused else word, refused)
-        case Progress() | Piece() if (word.tokens or 0) > given.most_out:
+        case Progress() if word.tokens > given.most_out:
             return Believed(None, ("tokens",))
+        case Streamed():
+            return _streamed(word, given)
         case _:
             return Believed(word)
+
+
+def _streamed(word: Streamed, given: Given) -> Believed:
+    piece = word.piece
+    if (piece.tokens or 0) > given.most_out:
+        return Believed(None, ("tokens",))
+    if (wrong := _too_much(piece, given)) is not None:
+        return Believed(None, (wrong,))
+    unasked = bool(piece.logprobs) and not given.logprobs
+    return Believed(replace(word, piece=replace(piece, logprobs=())) if unasked else word)
+
+
+def _too_much(told: Piece | FinalResponse, given: Given) -> str | None:
+    """Which of thoughts and log-probabilities are more than any answer has."""
+    if len(told.reasoning or "") > BYTES_PER_TOKEN * given.most_out:
+        return "reasoning"
+    return "logprobs" if len(told.logprobs or ()) > given.most_out else None
 
 
 def _of_another(word: WorkerWord, given: Given) -> str | None:
@@ -125,6 +149,10 @@ def _answer(answer: FinalResponse, given: Given, elapsed_ms: float) -> Believed:
     latest = elapsed_ms + LATER_MS
     most = {"queue_ms": latest, "ttft_ms": latest, "tokens_used": given.most_in + given.most_out}
     wrong = tuple(name for name, limit in most.items() if (getattr(figures, name) or 0) > limit)
+    if (too_much := _too_much(answer, given)) is not None:
+        wrong, unknown = (*wrong, too_much), {**unknown, too_much: None}
+    elif not given.logprobs:
+        figures = figures.model_copy(update={"logprobs": None}) if figures.logprobs is not None else figures
     known = {**given.known, "model_id": _model(answer, given.card), **{name: unknown[name] for name in wrong}}
     return Believed(figures.model_copy(update=_differing(figures, known)), (*refused, *wrong))
 

@@ -72,7 +72,7 @@ class RequestState:
     patient: bool = False
     """It is a job, and comes again when no worker can begin it."""
     delivered_tokens: int = 0
-    """Of the text that a streaming caller has so far."""
+    """Of the answer that a streaming caller has so far."""
 
     @property
     def current(self) -> Attempt | None:
@@ -91,8 +91,8 @@ class RequestState:
     @property
     def continuable(self) -> bool:
         """Whether the caller has the start of an answer that another worker can go on with."""
-        whole = self.request.tools or self.request.response_format
-        return bool(self.reply.delivered) and self.best is None and not whole
+        whole = self.request.tools or self.request.response_format or self.reply.delivered.has_calls
+        return bool(self.reply.delivered.text) and self.best is None and not whole
 
     @property
     def other_model_at_it(self) -> bool:
@@ -187,6 +187,7 @@ class RequestState:
             card=attempt.choice.card,
             bytes_in=len(self.body) + 4 * len(attempt.start.text),
             max_tokens=self.request.max_tokens,
+            logprobs=self.request.logprobs,
         )
 
     def comes_again(self, failure: BullpenError | None) -> bool:
@@ -217,10 +218,8 @@ class RequestState:
         ttft_ms = None if answer.ttft_ms is None else answer.ttft_ms + before_ms
         if self.reply.first_chunk_at is not None:
             ttft_ms = round((self.reply.first_chunk_at - self.arrived) * 1000, 3)
+        answer = attempt.joined(answer)
         told = {
-            "output": attempt.start.text + answer.output,
-            "completion_tokens": attempt.start.tokens + answer.completion_tokens,
-            "tokens_used": attempt.start.tokens + answer.tokens_used,
             "task_id": self.task_id,
             "request_id": self.request_id,
             "duration_ms": round((now - self.arrived) * 1000, 3),

@@ -53,7 +53,7 @@ def _frame(request: InferenceRequest) -> Opening:
 def _said(message: ChatMessage) -> tuple[object, ...]:
     """What makes a message another one."""
     calls = repr(message.tool_calls) if message.tool_calls else ""
-    return message.role, message.text, message.images, calls
+    return message.role, message.text, message.images, message.attachments, calls
 
 
 def _answered(known: tuple[Opening, ...], output: str) -> Opening:

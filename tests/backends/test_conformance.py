@@ -17,8 +17,10 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from contracts import BullpenError, InferenceRequest, SilenceOk
+from bus.delivered import Delivered
+from contracts import BullpenError, InferenceRequest, Piece, SilenceOk
 from tests.backends.providers import PROVIDERS, Failure, Provider, configured
+from tests.fake_manager import response
 from tests.support import eventually
 from workers.base import Backend, BackendConfig, Completion, Delta, Done, Job
 from workers.base.interface.discovery import BackendFolder, discover, find
@@ -148,6 +150,32 @@ async def test_logprobs_are_logarithms_of_probabilities(subject: Subject) -> Non
     assert all(logprob <= 0 for logprob in answer.logprobs)
     assert answer.done.completion_tokens is not None
     assert len(answer.logprobs) <= answer.done.completion_tokens
+
+
+async def test_tokens_are_told_in_words_when_asked_for(subject: Subject) -> None:
+    if "logprobs" not in subject.backend.models()[0].capabilities:
+        pytest.skip("it does not say that it can")
+    answer = await subject.ask(logprobs=True, top_logprobs=2)
+    assert "".join(token.token for token in answer.token_logprobs) == answer.text
+    assert tuple(token.logprob for token in answer.token_logprobs) == answer.logprobs
+    assert (await subject.ask()).token_logprobs == ()
+
+
+async def test_pieces_of_calls_join_to_the_calls(subject: Subject) -> None:
+    if "tools" not in subject.backend.models()[0].capabilities:
+        pytest.skip("it does not say that it can")
+    tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+    answer = await subject.ask(tools=(tool,))
+    delivered = Delivered()
+    delivered.take(Piece(answer.text, tool_calls=answer.tool_calls))
+    whole = response("t", answer.text, tool_calls=answer.done.tool_calls)
+    assert answer.done.tool_calls and delivered.has_calls and delivered.is_all_of(whole)
+
+
+async def test_thoughts_are_told_beside_the_answer(subject: Subject, provider: Provider) -> None:
+    provider.paced = [*opening_of(provider), *[(0.0, provider.thought())] * 2, *answer_of(provider)]
+    answer = await subject.ask()
+    assert (answer.reasoning, answer.text) == ("Hm.Hm.", "The capital is Paris.")
 
 
 async def test_the_limit_of_tokens_is_kept(subject: Subject) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from bus import Bus, BusSettings, InboxReply, Message
 from bus import publish_with_retry as insist
-from contracts import BullpenError, ErrorCode
+from contracts import BullpenError, ErrorCode, Piece
 from tests.support import eventually
 
 
@@ -40,19 +40,19 @@ async def test_a_reader_who_left_is_noticed_while_pieces_are_sent(bus: Bus, nats
         read: list[Message] = []
         inbox = reader.listen(read.append)
         reply = InboxReply(bus, inbox.subject, "t1", "r1", streaming=True, on_abandoned=lambda: left.append("left"))
-        await reply.chunk("Par")
+        await reply.chunk(Piece("Par"))
         await eventually(lambda: read)
         await bus.flush(30)
         assert not reply.abandoned.is_set()
     await eventually(lambda: _noticed(reply))  # the server may need a moment to notice it itself
-    await reply.chunk(" is a city")
+    await reply.chunk(Piece(" is a city"))
     await bus.flush(30)
     assert left == ["left"]
     assert len(bus._inbox) == 0  # nothing is waited for any more
 
 
 async def _noticed(reply: InboxReply) -> bool:
-    await reply.chunk("is")
+    await reply.chunk(Piece("is"))
     return reply.abandoned.is_set()
 
 
@@ -67,7 +67,7 @@ async def test_a_reader_who_listens_is_never_taken_for_gone(bus: Bus, nats_serve
         answers: list[asyncio.Future[None]] = []
         reply = stream(bus, reader.listen(answer).subject)
         for _ in range(20):
-            await reply.chunk("piece ")
+            await reply.chunk(Piece("piece "))
         await bus.flush(30)
         await eventually(lambda: len(answers) == 20)
         await asyncio.gather(*answers)
@@ -79,7 +79,7 @@ async def test_a_reader_who_listens_is_never_taken_for_gone(bus: Bus, nats_serve
 async def test_the_last_word_leaves_nothing_open(bus: Bus) -> None:
     read: list[Message] = []
     reply = stream(bus, bus.listen(read.append).subject)
-    await reply.chunk("Par")
+    await reply.chunk(Piece("Par"))
     assert len(bus._inbox) == 2  # the reader's and the one for the server's word
     await reply.error(BullpenError(ErrorCode.CANCELLED, "enough"))
     await eventually(lambda: len(read) == 3)
@@ -91,11 +91,11 @@ async def test_pieces_carry_their_number_and_the_tokens_so_far(bus: Bus) -> None
     read: list[dict[str, Any]] = []
     reply = stream(bus, bus.listen(lambda message: read.append(json.loads(message.data))).subject)
     assert reply.first_chunk_at is None
-    await reply.chunk("Par", 1)
+    await reply.chunk(Piece("Par", tokens=1))
     first = reply.first_chunk_at
     await reply.resumed("w1", "w2", continued=True)
-    await reply.chunk("is", 2)
-    await reply.chunk("", 3)
+    await reply.chunk(Piece("is", tokens=2))
+    await reply.chunk(Piece("", tokens=3))
     await eventually(lambda: len(read) == 3)
     assert [(piece["seq"], piece.get("delta"), piece.get("tokens")) for piece in read] == [
         (0, "Par", 1),
@@ -104,13 +104,13 @@ async def test_pieces_carry_their_number_and_the_tokens_so_far(bus: Bus) -> None
     ]
     assert first is not None
     assert reply.first_chunk_at == first
-    assert reply.delivered == "Paris"
+    assert reply.delivered.text == "Paris"
 
 
 async def test_a_caller_who_wants_one_answer_gets_one_message(bus: Bus) -> None:
     read: list[Message] = []
     reply = InboxReply(bus, bus.listen(read.append).subject, "t1", "r1", streaming=False)
-    await reply.chunk("Par")
+    await reply.chunk(Piece("Par"))
     await reply.error(BullpenError(ErrorCode.CANCELLED, "enough"))
     await eventually(lambda: read)
     await asyncio.sleep(2 * insist.AGAIN_AFTER)

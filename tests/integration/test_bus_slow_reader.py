@@ -11,11 +11,12 @@ import pytest
 
 from bus import Bus, BusSettings, InboxReply, Message
 from bus import connected_clients as census
+from contracts import Piece
 from tests.servers import NatsServer
 from tests.support import eventually
 
 SLOW = "_INBOX.slow"
-PIECE = "x" * 8_000
+PIECE = Piece("x" * 8_000)
 MOST = 20_000
 """Pieces: more than twice of what the server keeps for one client."""
 NOTICEABLE = 0.75
@@ -59,7 +60,7 @@ async def test_who_does_not_read_holds_up_nobody_and_is_cut(nats: NatsServer, de
         async with Heartbeat(manager, other) as heartbeat, Heartbeat(bystander, other) as undisturbed:
             for number in range(MOST):
                 await slow.chunk(PIECE)
-                slow.delivered = ""  # or we would be slower than what we measure
+                slow.delivered.clear()  # or we would be slower than what we measure
                 if number % 20 == 0:
                     await asyncio.sleep(0.001)
                 if slow.abandoned.is_set():
@@ -95,7 +96,7 @@ class Heartbeat:
     async def _beat(self) -> None:
         stream = InboxReply(self._sender, self._inbox.subject, "t-other", "r-other", streaming=True)
         for _ in range(5_000):
-            await stream.chunk(str(self._clock()))
+            await stream.chunk(Piece(str(self._clock())))
             await asyncio.sleep(0.005)
 
     def _read(self, message: Message) -> None:

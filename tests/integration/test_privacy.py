@@ -29,10 +29,12 @@ pytestmark = pytest.mark.timeout(180)
 Json = dict[str, Any]
 SAID_ALOUD = ("metrics.>", "worker.heartbeat", "telemetry.worker")
 PARROT = '''
-"""Repeats the question, also when it complains about it."""
+"""Repeats the question in all that an answer has, also when it complains about it."""
+
+import json
 
 from workers.base import Availability, Backend, BackendConfig, Delta, Done
-from contracts import BullpenError, ErrorCode
+from contracts import BullpenError, ErrorCode, TokenLogprob
 
 CODES = {code.value: code for code in ErrorCode}
 
@@ -56,8 +58,13 @@ class ParrotBackend(Backend[BackendConfig]):
         question = job.request.question
         if (code := question.split()[0]) in CODES:
             raise BullpenError(CODES[code], f"the provider answered 400: who would ask {question}")
-        yield Delta(question)
-        yield Done("stop", prompt_tokens=1, completion_tokens=1)
+        yield Delta("", 0, reasoning=f"who would ask {question}")
+        logprobs = (TokenLogprob(token=question, logprob=0),)
+        yield Delta(question, token_logprobs=logprobs)
+        arguments = json.dumps({"of": question})
+        call = {"id": "c", "type": "function", "function": {"name": "repeat", "arguments": arguments}}
+        extra = {"parrot": {"signature": question}}
+        yield Done("stop", prompt_tokens=1, completion_tokens=1, tool_calls=(call,), refusal=question, extra=extra)
 
     async def health(self):
         pass

@@ -16,6 +16,7 @@ from contracts import (
     InferenceRequest,
     Outcome,
     PartialUsage,
+    Piece,
     Progress,
     SilenceOk,
     utc_now,
@@ -30,7 +31,7 @@ from manager.request.events import (
     GivenUp,
     Gone,
     Overdue,
-    Piece,
+    Streamed,
     Unreadable,
     read_event,
 )
@@ -223,7 +224,7 @@ def test_a_worker_never_goes_back_to_reading_the_prompt() -> None:
 def test_a_missing_piece_is_noticed(pieces: list[tuple[int, int]], gap: bool) -> None:
     one = attempt()
     for first, last in pieces:
-        one.on(Piece("x", None, first, last), 101.0)
+        one.on(Streamed(Piece("x"), first, last), 101.0)
     assert one.lost_a_piece is gap
 
 
@@ -339,7 +340,7 @@ def test_rubbish_is_an_event_and_not_an_exception() -> None:
     event = read_event(b"\xff{}")
     assert isinstance(event, Unreadable)
     assert event.error.code is ErrorCode.UPSTREAM_ERROR
-    assert read_event(b'{"type":"chunk","task_id":"t","seq":4,"delta":"x"}') == Piece("x", None, 4, 4)
+    assert read_event(b'{"type":"chunk","task_id":"t","seq":4,"delta":"x"}') == Streamed(Piece("x"), 4, 4)
 
 
 def test_an_answer_may_say_no_more_than_the_first_six_fields() -> None:

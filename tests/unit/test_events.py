@@ -2,15 +2,15 @@
 
 import asyncio
 
-from contracts import Claim
+from contracts import Claim, Piece
 from manager.request.attempt import Attempt
 from manager.request.event_queue import EventQueue, Heard
-from manager.request.events import Gone, Piece
+from manager.request.events import Gone, Streamed
 from tests.unit.test_attempt import attempt
 
 
 def piece(one: Attempt, seq: int, text: str) -> Heard:
-    return Heard(one, Piece(text, seq + 1, seq, seq))
+    return Heard(one, Streamed(Piece(text, tokens=seq + 1), seq, seq))
 
 
 def taken(events: EventQueue) -> list[Heard]:
@@ -24,8 +24,8 @@ def test_pieces_that_wait_are_joined_and_nothing_overtakes() -> None:
         events.put(heard)
     first, joined, foreign, last = taken(events)
     assert first is claim
-    assert isinstance(joined.event, Piece)
-    assert (joined.event.delta, joined.event.tokens) == ("ab", 2)
+    assert isinstance(joined.event, Streamed)
+    assert (joined.event.piece.text, joined.event.piece.tokens) == ("ab", 2)
     assert (foreign.attempt, last.attempt) == (other, one)
 
 
@@ -42,4 +42,7 @@ def test_pieces_between_which_one_is_missing_are_not_joined() -> None:
     one, events = attempt(1), EventQueue()
     for heard in (piece(one, 0, "a"), piece(one, 2, "c"), piece(one, 3, "d")):
         events.put(heard)
-    assert [heard.event for heard in taken(events)] == [Piece("a", 1, 0, 0), Piece("cd", 4, 2, 3)]
+    assert [heard.event for heard in taken(events)] == [
+        Streamed(Piece("a", tokens=1), 0, 0),
+        Streamed(Piece("cd", tokens=4), 2, 3),
+    ]

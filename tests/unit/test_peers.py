@@ -19,6 +19,7 @@ from contracts import (
     FinalResponse,
     ModelCard,
     PartialUsage,
+    Piece,
     Price,
     Progress,
     headers,
@@ -28,7 +29,7 @@ from contracts import (
 from contracts import subjects as s
 from contracts.privacy import veiled
 from manager.request.event_queue import MOST_WAITING, EventQueue, Heard
-from manager.request.events import Piece, Unreadable, read_event
+from manager.request.events import Streamed, Unreadable, read_event
 from manager.request.plausible import Given, believed
 from manager.request.retry_budget import DUPLICATES_WITHIN, DuplicateSpendCap
 from manager.routing.estimates import MOST_PAIRS, Estimates
@@ -174,7 +175,7 @@ def test_an_honest_answer_is_taken_as_it_is() -> None:
         (ErrorReply(error=BullpenError(ErrorCode.INVALID_REQUEST, "no").detail(), attempt=1), "attempt"),
         (ErrorReply(error=BullpenError(ErrorCode.INVALID_REQUEST, "no").detail(), epoch="x"), "epoch"),
         (Progress(tokens=10**9, phase="decode"), "tokens"),
-        (Piece("x", 10**9, 0, 0), "tokens"),
+        (Streamed(Piece("x", tokens=10**9), 0, 0), "tokens"),
     ],
 )
 def test_a_word_about_another_attempt_is_none(word: Any, field: str) -> None:

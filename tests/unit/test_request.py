@@ -20,6 +20,8 @@ from contracts.request import MAX_NESTING
 from contracts.subjects import header_value
 
 PNG = "data:image/png;base64,iVBORw0KGgo="
+SOUND = {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}}
+FILE = {"type": "file", "file": {"file_data": "data:application/pdf;base64,JVBERi0=", "filename": None}}
 
 
 def deep(levels: int) -> Any:
@@ -168,8 +170,21 @@ BAD_FIELDS: dict[str, tuple[dict[str, Any], str]] = {
         "messages.0.refussal",
     ),
     "two answers wanted": (said(n=2), "n"),
-    "log-probabilities wanted": (said(logprobs=True), "logprobs"),
-    "a penalty wanted": (said(presence_penalty=0.5), "presence_penalty"),
+    "log-probabilities by their number": (said(logprobs=5), "logprobs"),
+    "other tokens without log-probabilities": (said(top_logprobs=2), "top_logprobs"),
+    "more tokens than anybody tells": (said(logprobs=True, top_logprobs=21), "top_logprobs"),
+    "a penalty out of bounds": (said(presence_penalty=2.5), "presence_penalty"),
+    "a bias by a word": (said(logit_bias={"yes": 1}), "logit_bias.yes"),
+    "a bias out of bounds": (said(logit_bias={"42": 101}), "logit_bias.42"),
+    "an effort that there is not": (said(reasoning_effort="huge"), "reasoning_effort"),
+    "a sound that is not base64": (
+        {"messages": [{"role": "user", "content": [{**SOUND, "input_audio": {"data": "?", "format": "wav"}}]}]},
+        "messages.0.content.0.input_audio.data",
+    ),
+    "a file by its address": (
+        {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_data": "https://a/b.pdf"}}]}]},
+        "messages.0.content.0.file.file_data",
+    ),
     "sound wanted": (said(modalities=["text", "audio"]), "modalities"),
     "two limits": (said(max_tokens=5, max_completion_tokens=6), "max_completion_tokens"),
     "a limit under its other name is text": (said(max_completion_tokens="5"), "max_tokens"),
@@ -326,6 +341,12 @@ RIGHT: dict[str, dict[str, Any]] = {
         response_format={"type": "json_schema", "json_schema": {"schema": {}, "name": None, "strict": None}}
     ),
     "an image whose detail is not set": image(detail=None),
+    "a file whose name is not set": {
+        "messages": [{"role": "user", "content": [FILE]}],
+    },
+    "a sound": {"messages": [{"role": "user", "content": [SOUND]}]},
+    "log-probabilities": said(logprobs=True, top_logprobs=20),
+    "penalties and a bias": said(presence_penalty=-2, frequency_penalty=2, logit_bias={"42": -100}),
     "an image with a text for its name": image(url='data:image/png;name="a, b;c.png";base64,iVBORw=='),
     "an image in capitals": image(url="DATA:IMAGE/PNG;BASE64,iVBORw=="),
     "an image with blanks in its head": image(url="data:image/png; charset=utf-8; base64,iVBORw=="),
@@ -357,7 +378,7 @@ def test_an_answer_that_a_library_dumped_is_a_message(place: str) -> None:
     body = {"messages": turns} if place == "messages" else said(context={"messages": turns})
     request = parse_request(json.dumps(body).encode())
     plain = request.conversation[1].model_dump(exclude_none=True)
-    assert plain == {"role": "assistant", "content": "4"}
+    assert plain == {"role": "assistant", "content": "4", "reasoning_content": "2 + 2 …"}
 
 
 def test_a_refusal_is_what_the_assistant_said() -> None:
@@ -496,3 +517,8 @@ def accepted_or_refused(body: bytes) -> None:
         assert request.needs >= {"chat"}
         assert InferenceRequest.model_validate_json(request.model_dump_json()) == request
     salvage_task_id(body)
+
+
+def test_sounds_files_and_log_probabilities_are_asked_of_models_that_can() -> None:
+    body = {"messages": [{"role": "user", "content": [SOUND, FILE]}], "logprobs": True, "reasoning_effort": "low"}
+    assert parse_request(json.dumps(body).encode()).needs == {"chat", "audio", "file", "logprobs"}

@@ -21,6 +21,14 @@ def image(data: str = "iVBORw0KGgo=", **more: Any) -> Any:
     return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}", **more}}
 
 
+def file(kind: str, data: str) -> Any:
+    return {"type": "file", "file": {"file_data": f"data:{kind};base64,{data}"}}
+
+
+def sound(data: str) -> Any:
+    return {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
+
+
 def asked(*messages: Any, **more: Any) -> InferenceRequest:
     return InferenceRequest.model_validate_json(json.dumps({"messages": messages, **more}))
 
@@ -49,8 +57,15 @@ PLAIN = asked(user())
         (asked(user(), call('{"in": "Rome"}' * 400)), 1400),
         (asked(user(), call('{"in": "Rome"}'), {"role": "tool", "tool_call_id": "a", "content": "20 " * 1000}), 750),
         (asked(user(), context={"messages": [user(image())]}), IMAGE_TOKENS),
+        (asked(user(file("application/pdf", "A" * 500_000))), 1000),
+        (asked(user(file("text/plain", "A" * 4000))), 750),
+        (asked(user(sound("A" * 50_000))), 100),
+        (asked(user(), {**call("{}"), "reasoning_content": "Let me see. " * 100}), 300),
     ],
-    ids=["image", "two", "small", "large file", "tools", "schema", "call", "result", "earlier turn"],
+    ids=[
+        *("image", "two", "small", "large file", "tools", "schema", "call", "result", "earlier turn"),
+        *("file", "text in a file", "sound", "thoughts before a call"),
+    ],
 )
 def test_what_a_model_reads_counts_everywhere(request_: InferenceRequest, more: int) -> None:
     tokens = prompt_tokens(request_)
@@ -66,9 +81,10 @@ LONG = {"role": "system", "content": "Be brief. " * 100}
     ("one", "other"),
     [
         (asked(LONG, user(image())), asked(LONG, user(image("abcd")))),
+        (asked(LONG, user(file("a/b", "iVBORw=="))), asked(LONG, user(file("a/b", "abcd")))),
         (asked(LONG, user(), call("{}")), asked(LONG, user(), call('{"in": "Rome"}'))),
     ],
-    ids=["images", "calls"],
+    ids=["images", "files", "calls"],
 )
 def test_what_differs_is_not_in_the_cache(one: InferenceRequest, other: InferenceRequest) -> None:
     cache = PrefixCache()

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts import BullpenError, ErrorCode
+from contracts.response import MOST_TOOL_CALLS
 from workers.base.provider.chat import SizeGuard
-from workers.base.provider.tool_calls import MOST_CALLS, ToolCalls, checked
+from workers.base.provider.tool_calls import ToolCalls, checked
 
 Piece = tuple[Any, Any, Any, Any]
 """Index, id, name, arguments."""
@@ -121,7 +122,7 @@ def test_what_is_not_text_is_unusable(piece: Piece) -> None:
 
 def test_calls_without_end_are_left() -> None:
     with pytest.raises(BullpenError, match="more tool calls"):
-        called(*((index, "", "", "") for index in range(MOST_CALLS + 1)))
+        called(*((index, "", "", "") for index in range(MOST_TOOL_CALLS + 1)))
     with pytest.raises(BullpenError, match="far more"):
         called(*((0, None, None, "x" * 1000) for _ in range(30)))
 

@@ -3,7 +3,8 @@
 import dataclasses
 from typing import Any
 
-from contracts import FinishReason, JsonObject
+from contracts import FinishReason, FunctionDelta, JsonObject, ToolCallDelta
+from workers.anthropic.thoughts import Thoughts
 from workers.base import Delta, Done, Job, Usage
 from workers.base.provider.answer import Answer as BaseAnswer
 from workers.base.provider.chat import CHARACTERS_PER_TOKEN, counted, plausible
@@ -30,13 +31,17 @@ class Answer(BaseAnswer[Any]):
         self._finish: FinishReason | None = None
         self._ended = False
         self._calls: dict[int, JsonObject] = {}
+        self._blocks = Thoughts(self._thoughts)
 
     def take(self, event: Any) -> Delta | None:
         match event.type:
             case "message_start":
                 self._count(event.message.usage)
             case "content_block_start" if event.content_block.type == "tool_use":
-                self._begin_call(event.index, event.content_block)
+                self._blocks.other("tool_use")
+                return self._begin_call(event.index, event.content_block)
+            case "content_block_start":
+                self._blocks.begin(event.index, event.content_block)
             case "content_block_delta":
                 return self._piece(event.index, event.delta)
             case "message_delta":
@@ -57,25 +62,38 @@ class Answer(BaseAnswer[Any]):
         calls = tuple(self._calls[index] for index in sorted(self._calls))
         for call in calls:
             call["function"]["arguments"] = call["function"]["arguments"] or "{}"
-        return Done(self._finish, tool_calls=calls, **dataclasses.asdict(self._used()))
+        return Done(self._finish, tool_calls=calls, extra=self._blocks.extra, **dataclasses.asdict(self._used()))
 
     def _piece(self, index: int, delta: Any) -> Delta | None:
         match delta.type:
             case "text_delta":
                 text = self._size.take(delta.text)
                 self._said = self._said or bool(text)
+                self._blocks.other("text", len(text))
                 # Pieces are longer than a token here; how many it really were is told at the end.
                 return Delta(self._seam.take(text), max(1, -(-len(text) // CHARACTERS_PER_TOKEN)), usage=self._used())
             case "input_json_delta" if index in self._calls:
                 part = self._size.take(delta.partial_json)
                 self._calls[index]["function"]["arguments"] += part
-                return Delta("", -(-len(part) // CHARACTERS_PER_TOKEN), usage=self._used())
+                told = ToolCallDelta(index=self._at(index), function=FunctionDelta(arguments=part))
+                pieces = (told,) if part else ()
+                return Delta("", -(-len(part) // CHARACTERS_PER_TOKEN), usage=self._used(), tool_calls=pieces)
+            case "thinking_delta":
+                return Delta("", 0, usage=self._used(), reasoning=self._blocks.think(index, delta.thinking))
+            case "signature_delta":
+                self._blocks.sign(index, delta.signature)
         return Delta("", 0, usage=self._used())  # not shown, but something moves
 
-    def _begin_call(self, index: int, block: Any) -> None:
+    def _begin_call(self, index: int, block: Any) -> Delta:
         """A call comes in pieces: the name first, then its arguments bit by bit."""
         function = {"name": self._size.take(block.name), "arguments": ""}
-        self._calls[index] = {"id": self._size.take(block.id), "type": "function", "function": function}
+        call = self._calls[index] = {"id": self._size.take(block.id), "type": "function", "function": function}
+        told = ToolCallDelta(index=self._at(index), id=call["id"], function=FunctionDelta(name=block.name))
+        return Delta("", 0, usage=self._used(), tool_calls=(told,))
+
+    def _at(self, index: int) -> int:
+        """The number of the call in a block."""
+        return sorted(self._calls).index(index)
 
     def _count(self, usage: Any) -> None:
         for name in (*PROMPT, "output_tokens"):

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import replace
 from typing import Annotated
 
@@ -16,6 +16,7 @@ from workers.anthropic.answer import Answer
 from workers.anthropic.question import CALLS, question_of
 from workers.anthropic.wordings import TOO_LONG
 from workers.base import Availability, BackendConfig, Job, Report, out_of_service
+from workers.base.interface.config import Parameter
 from workers.base.provider.connection import (
     CONNECT_TIMEOUT,
     QUICK,
@@ -49,6 +50,7 @@ class AnthropicBackend(RemoteBackend[AnthropicConfig]):
     name = "anthropic"
     price_list = "anthropic"
     config_class = AnthropicConfig
+    takes = frozenset({"temperature", "top_p", "parallel_tool_calls", "reasoning_effort"})
     calls = CALLS
     answer = Answer
     failures = (anthropic.AnthropicError, *UNUSABLE)
@@ -126,6 +128,16 @@ class AnthropicBackend(RemoteBackend[AnthropicConfig]):
 
     def _question(self, job: Job) -> JsonObject:
         return question_of(job, self.configured(job.model.model_id).options)
+
+    def _left_out(self, question: JsonObject, job: Job) -> Collection[Parameter]:
+        told: JsonObject = question["extra_body"]
+        thinks = "thinking" in told or "effort" in told.get("output_config", {})
+        given: dict[Parameter, bool] = {
+            "temperature": "temperature" in told,
+            "top_p": "top_p" in told,
+            "reasoning_effort": thinks,
+        }
+        return [name for name, is_given in given.items() if not is_given]
 
     def _told(self, error: Exception) -> BullpenError:
         """What a failure means to the mesh."""

@@ -3,14 +3,14 @@
 A caller's limit of tokens bounds thoughts and answer together, so that no answer costs more than the caller allowed: a
 budget for thinking that leaves no room is half of the limit, and the model does not think where that is less than the
 API takes. It does not think either where the API allows none: before a function that must be called, after a begun
-answer, and after results of tools, because the thoughts before their calls are no caller's to bring back.
+answer, and after results of tools without the thoughts that led to their calls.
 """
 
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from contracts import JsonObject
+from contracts import Capability, JsonObject, ModelCard, ReasoningEffort
 
 SAMPLING = frozenset({"temperature", "top_p", "top_k"})
 HIGH = 0.95
@@ -38,6 +38,29 @@ REFUSED = (
 """In order; a name without a version refuses nothing."""
 ADAPTIVE_SINCE = (4, 7)
 """From this version on models set their own budget."""
+THINKS_SINCE = (3, 7)
+BUDGETS: dict[ReasoningEffort, int] = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16384, "xhigh": 32768}
+"""Tokens for thinking at each effort, for models that are told a budget."""
+EFFORTS: dict[ReasoningEffort, str] = {
+    "minimal": "low",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "xhigh": "xhigh",
+}
+"""The API's words for an effort, for models that set their own budget."""
+REASONING: Capability = "reasoning"
+
+
+def thinking_at(effort: ReasoningEffort | None, card: ModelCard) -> tuple[JsonObject | None, str | None]:
+    """How a model is told to think, and the effort where it takes one; nothing for one that cannot think."""
+    version = version_of(card.model_id)
+    able = REASONING in card.capabilities if version is None else version >= THINKS_SINCE
+    if effort is None or effort == "none" or not able:
+        return None, None
+    if version is not None and version >= ADAPTIVE_SINCE:
+        return {"type": "adaptive", "display": "summarized"}, EFFORTS[effort]
+    return {"type": "enabled", "budget_tokens": BUDGETS[effort]}, None
 
 
 def version_of(model: str) -> tuple[int, int] | None:
@@ -90,7 +113,12 @@ def _thinking(told: JsonObject, version: tuple[int, int] | None) -> JsonObject:
 def _may_not_think(kind: str, told: JsonObject, turns: Sequence[JsonObject]) -> bool:
     last: JsonObject = turns[-1] if turns else {"role": "user", "content": []}
     results = kind == "enabled" and any(block["type"] == "tool_result" for block in last["content"])
+    results = results and not _brings_thoughts(turns[-2] if len(turns) > 1 else last)
     return last["role"] == "assistant" or results or (told.get("tool_choice") or {}).get("type") in FORCED
+
+
+def _brings_thoughts(turn: JsonObject) -> bool:
+    return bool(turn["content"]) and turn["content"][0]["type"] in ("thinking", "redacted_thinking")
 
 
 def _kind(told: JsonObject) -> object:

@@ -1,9 +1,11 @@
 """A question in the words of the Messages API: turns made of blocks, and what the answer should be like."""
 
+from base64 import b64decode
 from collections.abc import Sequence
 
-from contracts import ChatMessage, InferenceRequest, JsonObject
-from workers.anthropic.limits import accepted
+from contracts import AudioPart, BullpenError, ChatMessage, ErrorCode, FilePart, InferenceRequest, JsonObject
+from workers.anthropic.limits import accepted, thinking_at
+from workers.anthropic.thoughts import in_order
 from workers.base import Job
 from workers.base.provider.call_forms import CallRule
 from workers.base.provider.chat import (
@@ -31,18 +33,21 @@ def question_of(job: Job, options: JsonObject) -> JsonObject:
     is_json, schema = json_wanted(request.response_format)
     system = [message.text for message in request.conversation if message.role in SYSTEM]
     tools = [_tool(tool) for tool in request.tools or ()] or _tools_called(request.conversation)
+    thinking, effort = thinking_at(request.reasoning_effort, job.model) if "thinking" not in options else (None, None)
+    output = {"format": {"type": "json_schema", "schema": schema}} if schema is not None else {}
     wanted: JsonObject = {
         "max_tokens": job.max_tokens or UNTOLD_MAX_TOKENS,
         "system": "\n\n".join([*system, *([ONLY_JSON] if is_json and schema is None else [])]),
         "temperature": _temperature(request),
         "top_p": request.top_p,
         "stop_sequences": [stop for stop in request.stops if stop.strip()],
-        "output_config": {"format": {"type": "json_schema", "schema": schema}} if schema is not None else None,
+        "output_config": {**output, **({"effort": effort} if effort else {})},
+        "thinking": thinking,
         "tools": tools,
-        "tool_choice": _tool_choice(request.tool_choice if request.tools else "none") if tools else None,
+        "tool_choice": _tool_choice(request) if tools else None,
     }
     turns = _turns(conversation(job))
-    told = {**{key: value for key, value in wanted.items() if value not in (None, "", [])}, **options}
+    told = {**{key: value for key, value in wanted.items() if value not in (None, "", [], {})}, **options}
     told = {key: value for key, value in told.items() if value is not None}
     own_limit = job.max_tokens is None and "max_tokens" not in options
     told = accepted(told, job.model.model_id, turns, own_limit=own_limit)
@@ -77,13 +82,28 @@ def _turns(messages: Sequence[ChatMessage]) -> list[JsonObject]:
 def _blocks(message: ChatMessage) -> list[JsonObject]:
     if message.role == "tool":
         return [{"type": "tool_result", "tool_use_id": message.tool_call_id or "", "content": message.text}]
-    blocks: list[JsonObject] = [_image(url) for url in message.images]
+    made = zip(calls_made(message), message.tool_calls or (), strict=True)
+    calls: list[JsonObject] = [
+        {"type": "tool_use", "id": str(call.get("id") or name), "name": name, "input": arguments}
+        for (name, arguments), call in made
+    ]
+    if (blocks := in_order(message, calls)) is not None:
+        return blocks
+    blocks = [*(_image(url) for url in message.images), *(_document(part) for part in message.attachments)]
     if message.text.strip():
         text = message.text.rstrip() if message.role == "assistant" else message.text
         blocks.append({"type": "text", "text": text})
-    for (name, arguments), call in zip(calls_made(message), message.tool_calls or (), strict=True):
-        blocks.append({"type": "tool_use", "id": str(call.get("id") or name), "name": name, "input": arguments})
-    return blocks
+    return [*blocks, *calls]
+
+
+def _document(part: AudioPart | FilePart) -> JsonObject:
+    if not isinstance(part, FilePart):
+        raise BullpenError(ErrorCode.INVALID_REQUEST, "this provider takes no sound", field="messages")
+    media_type, data = split_data_url(part.file.file_data)
+    source: JsonObject = {"type": "base64", "media_type": media_type, "data": data}
+    if media_type.startswith("text/"):
+        source = {"type": "text", "media_type": "text/plain", "data": b64decode(data).decode(errors="replace")}
+    return {"type": "document", "source": source, **({"title": part.file.filename} if part.file.filename else {})}
 
 
 def _image(url: str) -> JsonObject:
@@ -107,9 +127,13 @@ def _tool(tool: JsonObject) -> JsonObject:
     return {key: value for key, value in told.items() if value is not None}
 
 
-def _tool_choice(choice: str | JsonObject | None) -> JsonObject | None:
+def _tool_choice(request: InferenceRequest) -> JsonObject | None:
     """From `tool_choice`: a word, or the one function to call."""
+    choice = request.tool_choice if request.tools else "none"
+    one = {"disable_parallel_tool_use": True} if request.parallel_tool_calls is False else {}
     if isinstance(choice, dict):
-        return {"type": "tool", "name": choice.get("function", {}).get("name")}
+        return {"type": "tool", "name": choice.get("function", {}).get("name"), **one}
     kind = CHOICES.get(choice or "auto", "auto")
-    return None if kind == "auto" else {"type": kind}
+    if kind == "none":
+        return {"type": kind}
+    return None if kind == "auto" and not one else {"type": kind, **one}

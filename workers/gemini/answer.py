@@ -5,10 +5,10 @@ from base64 import b64encode
 
 from google.genai import types
 
-from contracts import FinishReason, JsonObject
+from contracts import FinishReason, JsonObject, TokenLogprob
 from workers.base import Delta, Done, Job, Usage
 from workers.base.provider.answer import Answer as BaseAnswer
-from workers.base.provider.chat import CHARACTERS_PER_TOKEN, counted, logprobs, plausible
+from workers.base.provider.chat import CHARACTERS_PER_TOKEN, counted, logprobs, plausible, token_logprobs, whole_calls
 
 FINISH: dict[str, FinishReason] = {"STOP": "stop", "MAX_TOKENS": "length"}
 FILTERED = {
@@ -30,6 +30,9 @@ class Answer(BaseAnswer[types.GenerateContentResponse]):
         self._finish: FinishReason | None = None
         self._usage: types.GenerateContentResponseUsageMetadata | None = None
         self._calls: list[JsonObject] = []
+        self._signature: bytes | None = None
+        """Of the thoughts that led to the text."""
+        self._tells_tokens = job.request.logprobs
 
     def take(self, chunk: types.GenerateContentResponse) -> Delta | None:
         self._usage = chunk.usage_metadata or self._usage
@@ -42,17 +45,23 @@ class Answer(BaseAnswer[types.GenerateContentResponse]):
             name = candidate.finish_reason.name
             self._finish = "content_filter" if name in FILTERED else FINISH.get(name)
         parts = (candidate.content.parts or []) if candidate.content else []
-        calls = [self._call(part) for part in parts if part.function_call]
-        self._calls += calls
+        made = [self._call(part) for part in parts if part.function_call]
+        calls = whole_calls(made, len(self._calls))
+        self._calls += made
+        thoughts = self._thoughts.take("".join(part.text for part in parts if part.text and part.thought))
+        signed = (part.thought_signature for part in parts if part.thought_signature and not part.function_call)
+        self._signature = next(signed, self._signature)
         text = self._size.take("".join(part.text for part in parts if part.text and not part.thought))
         chances = _logprobs(candidate)
         if not text and not chances:
-            thinks = any(part.thought for part in parts)  # not shown, but something moves
-            return Delta("", len(calls), usage=self._used()) if calls or thinks else None
+            thinks = any(part.thought for part in parts)  # no part of the answer, but something moves
+            delta = Delta("", len(made), usage=self._used(), reasoning=thoughts, tool_calls=calls)
+            return delta if made or thinks else None
         self._said = True
         # Pieces are longer than a token here; how many it really were is told beside them.
         count = len(chances) if len(chances) > 1 else max(1, -(-len(text) // CHARACTERS_PER_TOKEN))
-        return Delta(self._seam.take(text), count, chances, self._used())
+        tokens = _tokens(candidate) if self._tells_tokens else ()
+        return Delta(self._seam.take(text), count, chances, self._used(), thoughts, calls, tokens)
 
     def _call(self, part: types.Part) -> JsonObject:
         """A call as the mesh tells it. The model wants its signed thoughts back with the result, where it gave any."""
@@ -68,7 +77,8 @@ class Answer(BaseAnswer[types.GenerateContentResponse]):
             return None
         used = self._used()
         finish: FinishReason = "tool_calls" if self._calls and self._finish == "stop" else self._finish
-        return Done(finish, tool_calls=tuple(self._calls), **dataclasses.asdict(used))
+        extra = {"gemini": {"thought_signature": b64encode(self._signature).decode()}} if self._signature else None
+        return Done(finish, tool_calls=tuple(self._calls), extra=extra, **dataclasses.asdict(used))
 
     def _used(self) -> Usage:
         """What the API has told of it by now, with every piece. It leaves out what is zero.
@@ -86,6 +96,22 @@ class Answer(BaseAnswer[types.GenerateContentResponse]):
         completion = None if answered and not spoken else (spoken or 0) + (thought or 0)
         cached = counted(told.cached_content_token_count)
         return plausible(Usage(prompt, completion, cached, thought), answered=answered)
+
+
+def _tokens(candidate: types.Candidate) -> tuple[TokenLogprob, ...]:
+    result = candidate.logprobs_result
+    if result is None:
+        return ()
+    told: list[JsonObject] = []
+    tops = result.top_candidates or []
+    for number, chosen in enumerate(result.chosen_candidates or []):
+        top = (tops[number].candidates or []) if number < len(tops) else []
+        told.append({**_likelihood(chosen), "top_logprobs": [_likelihood(one) for one in top]})
+    return token_logprobs(told)
+
+
+def _likelihood(token: types.LogprobsResultCandidate) -> JsonObject:
+    return {"token": token.token, "logprob": token.log_probability}
 
 
 def _logprobs(candidate: types.Candidate) -> tuple[float, ...]:

@@ -1,7 +1,7 @@
 """The official google-genai SDK. Always streamed, never retried here: asking again is the Manager's decision."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -12,6 +12,7 @@ from pydantic import Field
 
 from contracts import BullpenError, ErrorCode, ModelCard
 from workers.base import Availability, BackendConfig, Job, Report, out_of_service
+from workers.base.interface.config import Parameter
 from workers.base.provider.connection import (
     CONNECT_TIMEOUT,
     QUICK,
@@ -28,7 +29,7 @@ from workers.base.provider.errors import garbage, refusal, unreachable
 from workers.base.provider.proxies import client_options, unread
 from workers.base.provider.remote_backend import RemoteBackend
 from workers.gemini.answer import Answer
-from workers.gemini.question import CALLS, contents_of, generation_of
+from workers.gemini.question import CALLS, STEERED, contents_of, generation_of
 from workers.gemini.wordings import TOO_LONG
 
 KEY, URL = "GEMINI_API_KEY", "GEMINI_BASE_URL"
@@ -53,6 +54,7 @@ class GeminiBackend(RemoteBackend[GeminiConfig]):
     name = "gemini"
     price_list = "google"
     config_class = GeminiConfig
+    takes = STEERED
     calls = CALLS
     answer = Answer
     failures = (errors.APIError, httpx2.HTTPError, *UNUSABLE)
@@ -144,6 +146,10 @@ class GeminiBackend(RemoteBackend[GeminiConfig]):
 
     def _question(self, job: Job) -> Question:
         return contents_of(job), generation_of(job, self.configured(job.model.model_id).options)
+
+    def _left_out(self, question: Question, job: Job) -> Collection[Parameter]:
+        unable: tuple[Parameter, ...] = ("reasoning_effort",)
+        return () if question[1].thinking_config is not None else unable
 
     def _told(self, error: Exception) -> BullpenError:
         """What a failure means to the mesh."""

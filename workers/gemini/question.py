@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from google.genai import types
 
-from contracts import BullpenError, ChatMessage, ErrorCode, JsonObject
+from contracts import AudioPart, BullpenError, ChatMessage, ErrorCode, FilePart, JsonObject, ReasoningEffort
 from workers.base import Job
+from workers.base.interface.config import Parameter
 from workers.base.provider.call_forms import CallRule
 from workers.base.provider.chat import (
     BEGIN,
@@ -25,6 +26,23 @@ CALLS = CallRule(ids=".*", names="[A-Za-z_][A-Za-z0-9_.:-]{0,63}", keeps=frozens
 """It knows calls by their names and places, and wants its own signed thoughts back."""
 SIGNS_ITS_CALLS = re.compile(r"gemini-(?:[3-9]|\d\d)")
 """Models that refuse a call of theirs without the thoughts that they signed."""
+THINKS = re.compile(r"gemini-(?:2\.5|[3-9]|\d\d)")
+BUDGETS: dict[ReasoningEffort, int] = {"minimal": 512, "low": 1024, "medium": 8192, "high": 24576, "xhigh": 24576}
+"""Tokens for thinking at each effort, for models that are told a budget."""
+LEAST_BUDGET = 128
+"""Of a model that cannot but think."""
+LEVELS: dict[ReasoningEffort, str] = {
+    "none": "LOW",
+    "minimal": "LOW",
+    "low": "LOW",
+    "medium": "MEDIUM",
+    "high": "HIGH",
+    "xhigh": "HIGH",
+}
+STEERED: frozenset[Parameter] = frozenset(
+    {"temperature", "top_p", "seed", "frequency_penalty", "presence_penalty", "reasoning_effort"}
+)
+"""What it heeds of the parameters that steer an answer."""
 UNSIGNED = b"skip_thought_signature_validator"
 """What the API takes instead, for calls that were made elsewhere."""
 CHOICES = {"auto": "AUTO", "none": "NONE", "required": "ANY"}
@@ -46,12 +64,29 @@ def generation_of(job: Job, options: JsonObject) -> types.GenerateContentConfig:
         "seed": None if request.seed is None else request.seed % SEEDS,
         "response_mime_type": "application/json" if is_json else None,
         "response_json_schema": None if schema is None else plain(schema),
-        "response_logprobs": True if "logprobs" in job.model.capabilities else None,
+        "response_logprobs": True if request.logprobs or "logprobs" in job.model.capabilities else None,
+        "logprobs": request.top_logprobs or None,
+        "frequency_penalty": request.frequency_penalty,
+        "presence_penalty": request.presence_penalty,
+        "thinking_config": thinking_at(request.reasoning_effort, job),
         "tools": [_tool(tool) for tool in request.tools or ()] or None,
         "tool_config": _tool_config(request.tool_choice) if request.tools else None,
         "automatic_function_calling": {"disable": True},
     }
     return types.GenerateContentConfig.model_validate({**wanted, **options})
+
+
+def thinking_at(effort: ReasoningEffort | None, job: Job) -> JsonObject | None:
+    """How a model is told to think: by a budget, or by a level from Gemini 3 on. None: it cannot, or decides itself."""
+    model = job.model.model_id
+    able = THINKS.search(model) or "reasoning" in job.model.capabilities
+    if effort is None or not able:
+        return None
+    if SIGNS_ITS_CALLS.search(model):
+        return {"thinking_level": LEVELS[effort], **({} if effort == "none" else {"include_thoughts": True})}
+    if effort == "none":
+        return {"thinking_budget": LEAST_BUDGET if "pro" in model else 0}
+    return {"thinking_budget": BUDGETS[effort], "include_thoughts": True}
 
 
 def contents_of(job: Job) -> list[types.Content]:
@@ -84,8 +119,9 @@ def _parts(message: ChatMessage, messages: Sequence[ChatMessage]) -> list[types.
     if message.role == "tool":
         name = function_answered(message, messages)
         return [types.Part.from_function_response(name=name, response={"result": message.text})]
-    parts = [types.Part(text=message.text)] if message.text.strip() else []
+    parts = [types.Part(text=message.text, thought_signature=_own(message))] if message.text.strip() else []
     parts += [_image(url) for url in message.images]
+    parts += [_attachment(part) for part in message.attachments]
     for (name, arguments), call in zip(calls_made(message), message.tool_calls or (), strict=True):
         part = types.Part.from_function_call(name=name, args=arguments)
         part.thought_signature = _signature(call)
@@ -95,10 +131,29 @@ def _parts(message: ChatMessage, messages: Sequence[ChatMessage]) -> list[types.
 
 def _image(url: str) -> types.Part:
     mime_type, data = split_data_url(url)
+    return _inline(data, mime_type)
+
+
+def _attachment(part: AudioPart | FilePart) -> types.Part:
+    if isinstance(part, AudioPart):
+        return _inline(part.input_audio.data, f"audio/{part.input_audio.format}")
+    mime_type, data = split_data_url(part.file.file_data)
+    return _inline(data, mime_type)
+
+
+def _inline(data: str, mime_type: str) -> types.Part:
     try:
         return types.Part.from_bytes(data=b64decode(data, validate=True), mime_type=mime_type)
     except ValueError:
         raise BullpenError(ErrorCode.INVALID_REQUEST, "an image is not valid base64", field="messages") from None
+
+
+def _own(message: ChatMessage) -> bytes | None:
+    """The signature of the thoughts that led to an earlier answer's text, which the model wants back."""
+    try:
+        return b64decode((message.extra or {})["gemini"]["thought_signature"]) if message.role == "assistant" else None
+    except UNUSABLE:
+        return None
 
 
 def _signature(call: JsonObject) -> bytes | None:

@@ -23,7 +23,7 @@ from pydantic import Field, field_validator
 from contracts import BullpenError, Capability, ErrorCode, FinishReason, JsonObject, ModelCard
 from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, ModelConfig, Report, Usage
 from workers.base.host.resources import ResourceMeter
-from workers.base.provider.chat import conversation
+from workers.base.provider.chat import conversation, token_logprobs
 from workers.base.provider.errors import first_line, garbage, too_long
 from workers.base.provider.overlap_trimmer import OverlapTrimmer
 from workers.base.provider.plain_turns import plain_turns
@@ -73,6 +73,7 @@ class LocalConfig(BackendConfig):
 class LocalBackend(Backend[LocalConfig]):
     name = "local"
     config_class = LocalConfig
+    takes = frozenset({"temperature", "top_p", "seed", "frequency_penalty", "presence_penalty", "logit_bias"})
 
     def __init__(self, config: LocalConfig) -> None:
         super().__init__(config)
@@ -257,9 +258,12 @@ class LocalBackend(Backend[LocalConfig]):
             "stop": [stop for stop in request.stops if stop] or None,
             "seed": None if request.seed is None else request.seed % RANDOM_SEED,
             "response_format": request.response_format,
+            "frequency_penalty": request.frequency_penalty,
+            "presence_penalty": request.presence_penalty,
+            "logit_bias": [[int(token), bias] for token, bias in (request.logit_bias or {}).items()] or None,
         }
         body = {key: value for key, value in wanted.items() if value is not None}
-        return {**body, **ALWAYS}
+        return {**body, **ALWAYS, "top_logprobs": max(ALWAYS["top_logprobs"], request.top_logprobs or 0)}
 
 
 class _Answer:
@@ -267,6 +271,7 @@ class _Answer:
 
     def __init__(self, job: Job) -> None:
         self._seam = OverlapTrimmer(job.prefix, may_repeat=False)
+        self._tells_tokens = job.request.logprobs
         self._begun = False
         self._finish: FinishReason | None = None
         self._usage: JsonObject | None = None
@@ -291,10 +296,11 @@ class _Answer:
                 tokens = (choice.get("logprobs") or {}).get("content") or []
                 count, chances = max(1, len(tokens)), tuple(token["logprob"] for token in tokens)
                 self._written += count
-                return Delta(self._seam.take(text), count, chances, self._used())
-            if choice["delta"].get("reasoning_content"):
+                told = token_logprobs(tokens) if self._tells_tokens else ()
+                return Delta(self._seam.take(text), count, chances, self._used(), token_logprobs=told)
+            if thought := choice["delta"].get("reasoning_content"):
                 self._written += 1
-                return Delta("", 0, usage=self._used())  # thinking is not shown, but it is a sign of life
+                return Delta("", 0, usage=self._used(), reasoning=thought)  # no part of the answer, but a sign of life
         return None
 
     def _used(self) -> Usage:

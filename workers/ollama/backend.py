@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, field_validator
 from config.loader import ConfigError, secret
 from contracts import BullpenError, ErrorCode, JsonObject, ModelCard
 from workers.base import Availability, BackendConfig, Job, ModelConfig, Report
+from workers.base.interface.config import Parameter
 from workers.base.provider.chat import tokens
 from workers.base.provider.chat_models import Prober
 from workers.base.provider.connection import CONNECT_TIMEOUT, QUICK, UNUSABLE, bounded, headers_seen, without
@@ -26,7 +27,7 @@ from workers.base.provider.remote_backend import RemoteBackend
 from workers.ollama import settings
 from workers.ollama.answer import Answer
 from workers.ollama.catalogue import Catalogue
-from workers.ollama.question import CALLS, body_of
+from workers.ollama.question import CALLS, STEERED, body_of
 from workers.ollama.sdk import ollama
 from workers.ollama.wordings import TOO_LONG
 
@@ -65,6 +66,7 @@ class OllamaConfig(BackendConfig):
 class OllamaBackend(RemoteBackend[OllamaConfig]):
     name = "ollama"
     config_class = OllamaConfig
+    takes = STEERED
     calls = CALLS
     answer = Answer
     failures = FAILURES
@@ -200,6 +202,10 @@ class OllamaBackend(RemoteBackend[OllamaConfig]):
 
     def _question(self, job: Job) -> JsonObject:
         return body_of(job, self._options(job.model.model_id), self.config.keep_alive)
+
+    def _left_out(self, question: JsonObject, job: Job) -> Collection[Parameter]:
+        unable: tuple[Parameter, ...] = ("reasoning_effort",)
+        return () if question.get("think") else unable
 
     def _options(self, name: str) -> JsonObject:
         model = self.configured(name)

@@ -16,9 +16,9 @@ from workers.ollama.sdk import ollama
 
 DEFAULT_WINDOW = 4096
 """What Ollama gives a conversation when nobody sets `num_ctx`."""
-UNTOLD: tuple[Capability, ...] = ("logprobs", "prefill")
+UNTOLD: tuple[Capability, ...] = ("logprobs", "prefill", "reasoning")
 """What a model may have without Ollama telling so: the config's word counts."""
-CAPABILITIES: dict[str, Capability] = {"tools": "tools", "vision": "vision"}
+CAPABILITIES: dict[str, Capability] = {"tools": "tools", "vision": "vision", "thinking": "reasoning"}
 EMBEDDERS = ("bert", "t5encoder", "jina", "nomic")
 """Beginnings and ends of the architectures that only embed; older servers tell no capabilities."""
 

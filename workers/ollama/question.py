@@ -3,8 +3,9 @@
 from base64 import b64decode
 from collections.abc import Sequence
 
-from contracts import BullpenError, ChatMessage, ErrorCode, JsonObject
+from contracts import BullpenError, ChatMessage, ErrorCode, JsonObject, ReasoningEffort
 from workers.base import Job
+from workers.base.interface.config import Parameter
 from workers.base.provider.call_forms import CallRule
 from workers.base.provider.chat import (
     calls_made,
@@ -17,8 +18,21 @@ from workers.base.provider.chat import (
 from workers.ollama.sdk import ollama
 from workers.ollama.settings import TOP_LEVEL
 
+STEERED: frozenset[Parameter] = frozenset(
+    {"temperature", "top_p", "seed", "frequency_penalty", "presence_penalty", "reasoning_effort"}
+)
+"""What it heeds of the parameters that steer an answer."""
 CALLS = CallRule(ids=".*", names=".*")
 """It takes any name, and knows calls by it."""
+LEVELLED = "gpt-oss"
+"""In the names of models that are told how much to think; the others are told whether."""
+EFFORTS: dict[ReasoningEffort, str] = {
+    "minimal": "low",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "xhigh": "high",
+}
 RENDERER = "\nRENDERER "
 """Before the name of a renderer of the server's own, in a Modelfile; the template is then for show."""
 OPEN_END = "not $last"
@@ -51,6 +65,8 @@ def body_of(job: Job, options: JsonObject, keep_alive: float | str | None) -> Js
         "top_p": request.top_p,
         "stop": [stop for stop in request.stops if stop] or None,
         "seed": request.seed,
+        "frequency_penalty": request.frequency_penalty,
+        "presence_penalty": request.presence_penalty,
         **{name: value for name, value in options.items() if name not in TOP_LEVEL},
     }
     is_json, schema = json_wanted(request.response_format)
@@ -62,9 +78,21 @@ def body_of(job: Job, options: JsonObject, keep_alive: float | str | None) -> Js
         "options": {key: value for key, value in generation.items() if value is not None},
         "keep_alive": keep_alive,
         "logprobs": True,
+        "top_logprobs": request.top_logprobs or None,
+        "think": _think(job),
         **{name: value for name, value in options.items() if name in TOP_LEVEL},
         "stream": True,
     }
+
+
+def _think(job: Job) -> bool | str | None:
+    """Whether the model should think; some of them are told how much. None: it cannot, or decides it itself."""
+    effort = job.request.reasoning_effort
+    if effort is None or "reasoning" not in job.model.capabilities:
+        return None
+    if effort == "none":
+        return False
+    return EFFORTS[effort] if LEVELLED in job.model.model_id else True
 
 
 def _image(url: str) -> bytes:
@@ -80,6 +108,7 @@ def _message(message: ChatMessage, messages: Sequence[ChatMessage]) -> JsonObjec
     if message.images:
         told["images"] = [_image(url) for url in message.images]
     if message.tool_calls:
+        told |= {"thinking": message.reasoning_content} if message.reasoning_content else {}
         made = calls_made(message)
         told["tool_calls"] = [{"function": {"name": name, "arguments": arguments}} for name, arguments in made]
     if message.role == "tool":

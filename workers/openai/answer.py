@@ -8,9 +8,9 @@ that was complete stays one, whatever comes behind it.
 import dataclasses
 from typing import Any
 
-from contracts import FinishReason, JsonObject
+from contracts import FinishReason, JsonObject, TokenLogprob, ToolCallDelta
 from workers.base import Delta, Done, Job, Usage
-from workers.base.provider.chat import SizeGuard, counted, logprobs, plausible
+from workers.base.provider.chat import THOUGHTS_LEAST, SizeGuard, counted, logprobs, plausible, token_logprobs
 from workers.base.provider.error_body import is_error
 from workers.base.provider.errors import garbage
 from workers.base.provider.overlap_trimmer import OverlapTrimmer
@@ -31,8 +31,6 @@ THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
 PARTS = ("prompt", "completion", "total")
 CUT = {"error", "abort", "insufficient_system_resource", "cancelled"}
 """Endings that are failures, not answers (OpenRouter; vLLM and SGLang; DeepSeek)."""
-THOUGHTS_LEAST = 1 << 20
-"""Bytes: not every server counts thoughts in `max_tokens`, so they have room of their own."""
 
 
 class ErrorInAnswer(Exception):
@@ -51,7 +49,8 @@ class Answer:
         self._finish: FinishReason | None = None
         self._usage: JsonObject | None = None
         self._calls = ToolCalls(self._size, _offered(job))
-        self._refused = False
+        self._refusal: list[str] = []
+        self._tells_tokens = job.request.logprobs
         self._answered = self._thought = False
 
     def take(self, piece: JsonObject) -> Delta | None:
@@ -63,15 +62,21 @@ class Answer:
         self._usage = told or self._usage
         whole, delta = self._said(choice)
         self._end(choice.get("finish_reason"), whole=whole)
-        text, thinks = self._take(delta, repeats=whole and self._answered)
+        repeats = whole and self._answered
+        calls = () if repeats else self._take_calls(delta)
+        text, thoughts, thinks = ("", "", False) if repeats else self._take(delta)
         self._thought = self._thought or thinks
         if text:
             self._answered = True
             chances = logprobs(_chances(choice.get("logprobs")))
-            return Delta(self._seam.take(self._size.take(text)), max(1, len(chances)), chances, self._used(told))
+            text, count = self._seam.take(self._size.take(text)), max(1, len(chances))
+            return Delta(text, count, chances, self._used(told), thoughts, calls, self._tokens(choice))
         if _calls(delta):
-            return Delta("", 1, usage=self._used(told))
-        return Delta("", 0, usage=self._used(told)) if thinks else None
+            return Delta("", 1, usage=self._used(told), reasoning=thoughts, tool_calls=calls)
+        return Delta("", 0, usage=self._used(told), reasoning=thoughts) if thinks else None
+
+    def _tokens(self, choice: JsonObject) -> tuple[TokenLogprob, ...]:
+        return token_logprobs(_drawer(choice, "logprobs").get("content")) if self._tells_tokens else ()
 
     def rest(self) -> Delta | None:
         """What was held back because it might have been the start of the answer once more."""
@@ -83,16 +88,21 @@ class Answer:
         if self._finish is None:
             return None
         calls = self._calls.finished()
-        finish: FinishReason = "content_filter" if self._refused else self._finish
+        refusal = "".join(self._refusal)
+        finish: FinishReason = "content_filter" if refusal else self._finish
         if calls and finish == "stop":
             finish = "tool_calls"
         used = self._used(self._usage) or Usage()
-        return Done(finish, tool_calls=calls, **dataclasses.asdict(used))
+        return Done(finish, tool_calls=calls, refusal=refusal or None, **dataclasses.asdict(used))
 
     @property
     def has_begun(self) -> bool:
         """Whether the model has said or thought anything."""
         return self._answered or self._thought
+
+    @property
+    def reasons(self) -> bool:
+        return self._thought
 
     @property
     def is_complete(self) -> bool:
@@ -116,27 +126,26 @@ class Answer:
         elif whole and not word:
             self._finish = self._finish or "stop"
 
-    def _take(self, said: JsonObject, *, repeats: bool) -> tuple[str, bool]:
-        """The text, and whether something was thought. `repeats`: all that was said comes once more."""
-        if repeats:
-            return "", False
-        for call in _calls(said):
-            self._add_call(call)
+    def _take(self, said: JsonObject) -> tuple[str, str, bool]:
+        """The text, the thoughts, and whether something was thought, shown or not."""
         text, thought = _text(said.get("content"))
-        refusal = said.get("refusal")
-        self._refused = self._refused or bool(refusal)
+        refusal = _text(said.get("refusal"))[0]
+        if refusal:
+            self._refusal.append(refusal if not text else self._size.take(refusal))
         thoughts = [thought, *(said.get(name) for name in THOUGHTS)]
-        for told in thoughts:
-            self._thoughts.take(told if isinstance(told, str) else "")
-        return text or _text(refusal)[0], any(thoughts)
+        shown = next((words for told in thoughts if (words := _thoughts(told))), "")
+        return text or refusal, self._thoughts.take(shown), any(thoughts)
 
-    def _add_call(self, call: JsonObject) -> None:
+    def _take_calls(self, said: JsonObject) -> tuple[ToolCallDelta, ...]:
+        return tuple(delta for call in _calls(said) for delta in self._add_call(call))
+
+    def _add_call(self, call: JsonObject) -> tuple[ToolCallDelta, ...]:
         function = call.get("function")
         if function is not None and not isinstance(function, dict):
             raise garbage("a tool call whose function is no object")
         function = function or {}
         self._answered = True
-        self._calls.add(call.get("index"), call.get("id"), function.get("name"), function.get("arguments"))
+        return self._calls.add(call.get("index"), call.get("id"), function.get("name"), function.get("arguments"))
 
     def _used(self, told: JsonObject | None) -> Usage | None:
         """What the server tells of it: at the end; with every piece, where it was asked to (vLLM).
@@ -223,6 +232,15 @@ def _text(content: Any) -> tuple[str, str]:
         elif thinks:
             thoughts.append(str(told.get("thinking") or told.get("reasoning") or ""))
     return "".join(words), "".join(thoughts)
+
+
+def _thoughts(told: object) -> str:
+    """What is shown of thoughts: a text, or a list of parts with texts or summaries (OpenRouter)."""
+    if isinstance(told, str):
+        return told
+    parts = [part for part in told if isinstance(part, dict)] if isinstance(told, list) else []
+    texts = (part.get("text") or part.get("summary") for part in parts)
+    return "".join(text for text in texts if isinstance(text, str))
 
 
 def _chances(told: object) -> list[object]:

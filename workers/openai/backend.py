@@ -35,6 +35,7 @@ from workers.base.provider.connection import (
 from workers.base.provider.error_body import ErrorBody, read_error
 from workers.base.provider.errors import first_line, garbage, refusal, unreachable
 from workers.base.provider.parameters import (
+    STEERS,
     Refusals,
     asked_in_vain,
     cannot_take,
@@ -98,6 +99,7 @@ class OpenAIBackend(Backend[OpenAIConfig]):
     name = "openai"
     price_list = "openai"
     config_class = OpenAIConfig
+    takes = STEERS
 
     def __init__(self, config: OpenAIConfig) -> None:
         super().__init__(config)
@@ -208,13 +210,14 @@ class OpenAIBackend(Backend[OpenAIConfig]):
         job, model = calls.job, job.model.model_id
         left_out = self._unsupported(model)
         check_takes(job.request, model, left_out)
+        just_now: frozenset[Parameter] = frozenset()
         while True:
             answer, headers = Answer(job), dict[str, str]()
             failure: Exception | None = None
             try:
                 async with aclosing(self._ask(job, answer, left_out, headers)) as deltas:
                     async for delta in deltas:
-                        yield delta
+                        yield calls.restored_delta(delta)
             except (openai.OpenAIError, ErrorInAnswer, BullpenError, *UNUSABLE) as error:
                 failure = error
             if failure is None or answer.is_complete:
@@ -223,11 +226,13 @@ class OpenAIBackend(Backend[OpenAIConfig]):
             if not more:
                 raise self._told(failure, headers) from failure
             left_out |= more
-        self._learn(model, left_out)
+            just_now |= more if not may_learn(more, self._said(failure)) else frozenset()
+        self._learn(model, left_out - just_now)
         if (rest := answer.rest()) is not None:
             yield rest
         if (done := answer.done()) is not None:
-            yield replace(calls.restored(done), unsupported=asked_in_vain(job.request, left_out))
+            vain = left_out if answer.reasons or done.reasoning_tokens else left_out | self._unable(job.model)
+            yield replace(calls.restored(done), unsupported=asked_in_vain(job.request, vain))
 
     def _ask(
         self, job: Job, answer: Answer, left_out: frozenset[Parameter], headers: dict[str, str]
@@ -244,6 +249,10 @@ class OpenAIBackend(Backend[OpenAIConfig]):
         return patiently(ask, answer.take, self.patience(job))
 
     # What its models do not take
+
+    def _unable(self, card: ModelCard) -> frozenset[Parameter]:
+        """What a server takes without a word of a model that has no use for it."""
+        return frozenset() if "reasoning" in card.capabilities else frozenset({"reasoning_effort"})
 
     def _unsupported(self, model: str) -> frozenset[Parameter]:
         """What the config, the model's name and its server's refusals say."""
@@ -291,7 +300,8 @@ class OpenAIBackend(Backend[OpenAIConfig]):
 
     def _body(self, job: Job, left_out: frozenset[Parameter]) -> JsonObject:
         options = self.configured(job.model.model_id).options
-        wanted = question(job, self.config.max_tokens_field, left_out)
+        unread: frozenset[Parameter] = frozenset({"reasoning_content"} if self._asks_openai else ())
+        wanted = question(job, self.config.max_tokens_field, left_out | unread)
         extra = {**options, **(GO_ON if job.prefix and self.config.prefill == "vllm" else {})}
         return {
             **{key: value for key, value in wanted.items() if key not in options},

@@ -13,10 +13,16 @@ FIELDS: tuple[Parameter, ...] = (
     "top_p",
     "seed",
     "stop",
+    "frequency_penalty",
+    "presence_penalty",
+    "logit_bias",
     "logprobs",
+    "top_logprobs",
+    "reasoning_effort",
     "stream_options",
     "tools",
     "tool_choice",
+    "parallel_tool_calls",
     "response_format",
     "stream",
 )
@@ -36,7 +42,13 @@ def question(job: Job, limit: Parameter, left_out: frozenset[Parameter]) -> Json
         "response_format": request.response_format,
         "tools": list(request.tools) if request.tools else None,
         "tool_choice": request.tool_choice,
-        "logprobs": True if "logprobs" in job.model.capabilities else None,
+        "parallel_tool_calls": request.parallel_tool_calls if request.tools else None,
+        "frequency_penalty": request.frequency_penalty,
+        "presence_penalty": request.presence_penalty,
+        "logit_bias": request.logit_bias or None,
+        "logprobs": True if request.logprobs or "logprobs" in job.model.capabilities else None,
+        "top_logprobs": request.top_logprobs or None,
+        "reasoning_effort": request.reasoning_effort,
         "stream": True,
         "stream_options": None if "stream" in left_out else {"include_usage": True},
     }
@@ -51,6 +63,8 @@ def sent(body: JsonObject, left_out: frozenset[Parameter]) -> list[Parameter]:
     found += [name for name in LIMITS if name in body and not left_out.intersection(LIMITS)]
     if any(message["role"] == "developer" for message in body["messages"]):
         found.append("developer_role")
+    if any("reasoning_content" in message for message in body["messages"]):
+        found.append("reasoning_content")
     return found
 
 
@@ -59,7 +73,18 @@ def _limit(limit: Parameter, left_out: frozenset[Parameter]) -> Parameter | None
 
 
 def _messages(job: Job, left_out: frozenset[Parameter]) -> list[JsonObject]:
-    messages = chat_messages(job)
-    if "developer_role" not in left_out:
-        return messages
-    return [{**message, "role": "system"} if message["role"] == "developer" else message for message in messages]
+    return [_message(message, left_out) for message in chat_messages(job)]
+
+
+def _message(message: JsonObject, left_out: frozenset[Parameter]) -> JsonObject:
+    told = {name: value for name, value in message.items() if name != "reasoning_content" or name not in left_out}
+    if told["role"] == "developer" and "developer_role" in left_out:
+        told["role"] = "system"
+    if isinstance(told["content"], list):
+        told["content"] = [_part(part) for part in told["content"]]
+    return told
+
+
+def _part(part: JsonObject) -> JsonObject:
+    """A file without a name is refused."""
+    return {**part, "file": {"filename": "file", **part["file"]}} if part["type"] == "file" else part

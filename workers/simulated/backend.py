@@ -1,32 +1,32 @@
 """A worker without a model, for tests, demos and benchmarks. Every answer says that it is simulated.
 
-The words of an answer depend on the seed and the prompt alone, so the same question always gets the
-same text and a continuation can be checked word by word. What is drawn by chance (latency, failure,
-confidence) comes from the seed and a counter, so a run can be repeated.
+The words of an answer depend on the seed and the prompt alone (`script.py`), so the same question always gets the
+same text and a continuation can be checked word by word; tools are called, and JSON is written, as their schemas say.
+What is drawn by chance (latency, failure, confidence) comes from the seed and a counter, so a run can be repeated.
 """
 
 import asyncio
 import random
-import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
+from dataclasses import replace
+from itertools import groupby
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from config.loader import ConfigModel
-from contracts import Capability, ErrorCode, FinishReason, ModelCard, Price
+from contracts import BullpenError, Capability, ErrorCode, ModelCard, Price
 from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, ModelConfig, Report, Usage
 from workers.base.provider.errors import ProviderRefused
+from workers.base.provider.parameters import STEERS, asked_in_vain
 from workers.base.provider.streaming import patiently
+from workers.simulated.schema import NoExample
+from workers.simulated.script import Script, Unit, count, delta_of, script_of
 
-WORDS = tuple(
-    "the answer to this question is found where a careful reader looks twice and then once more because every "  # noqa: SIM905 — a sentence is easier to read than a list of its words
-    "honest worker in the bullpen says what it knows and nothing else while the manager listens for silence".split()
-)
-ABLE: tuple[Capability, ...] = ("chat", "stream", "prefill")
+ABLE: tuple[Capability, ...] = ("chat", "stream", "prefill", "tools", "json", "logprobs", "reasoning")
 PIECE = 8
-"""Words in one piece of text when no speed is set."""
+"""Tokens in one piece when no speed is set."""
 
 NotNegative = Annotated[float, Field(ge=0)]
 
@@ -109,6 +109,7 @@ class SimulatedBackend(Backend[SimulatedConfig]):
     name = "simulated"
     config_class = SimulatedConfig
     simulated = True
+    takes = STEERS
 
     def __init__(self, config: SimulatedConfig) -> None:
         super().__init__(config)
@@ -135,86 +136,73 @@ class SimulatedBackend(Backend[SimulatedConfig]):
         chance = random.Random(f"{self.config.seed}/{self._served}")  # noqa: S311 — a simulation, to be repeated
         if chance.random() < self.config.error_rate:
             raise ProviderRefused(ErrorCode.UPSTREAM_ERROR, "simulated failure")
-        words, reason = self._words(job)
-        asked, told = sum(_count(message.text) for message in job.request.conversation), 0
+        script = self._script(job)
+        asked, told = sum(count(message.text) for message in job.request.conversation), 0
 
-        async def ask() -> AsyncIterator[list[str]]:
-            return self._spoken(words, chance)
+        async def ask() -> AsyncIterator[list[Unit]]:
+            return self._spoken(script.units, chance)
 
-        def take(piece: list[str]) -> Delta:
+        def take(piece: list[Unit]) -> Delta:
             nonlocal told
             told += len(piece)
-            return Delta(text="".join(piece), tokens=len(piece), usage=Usage(asked, told))
+            return replace(delta_of(piece, job.request, self.config.seed), usage=Usage(asked, told))
 
         async with aclosing(patiently(ask, take, self.patience(job))) as deltas:
             async for delta in deltas:
                 yield delta
         yield Done(
-            finish_reason=reason,
+            finish_reason=script.finish,
             prompt_tokens=asked,
-            completion_tokens=len(words),
+            completion_tokens=len(script.units),
+            tool_calls=script.calls,
             confidence=self.config.confidence.draw(chance),
+            reasoning_tokens=script.thoughts or None,
+            unsupported=() if _may_think(job) else asked_in_vain(job.request, {"reasoning_effort"}),
         )
 
-    async def _spoken(self, words: list[str], chance: random.Random) -> AsyncIterator[list[str]]:
-        """The words in pieces, each at its time; where it is told to hang, nothing more and no end."""
-        hangs = self.config.hang_after_tokens is not None and self.config.hang_after_tokens <= len(words)
-        for pause, piece in self._paced(words[: self.config.hang_after_tokens] if hangs else words, chance):
+    def _script(self, job: Job) -> Script:
+        """What it will say. Raises `BullpenError` when nothing fits what is asked for."""
+        wanted = self.config.output_tokens
+        rng = random.Random(f"{self.config.seed}/length/{job.request.question}")  # noqa: S311 — always the same
+        length = wanted if isinstance(wanted, int) else max(1, round(wanted.draw(rng)))
+        try:
+            return script_of(job, self.config.seed, length, may_think=_may_think(job))
+        except NoExample:
+            why = "no example of this JSON schema is found here"
+            raise BullpenError(ErrorCode.INVALID_REQUEST, why, field="response_format", fault="model") from None
+
+    async def _spoken(self, units: list[Unit], chance: random.Random) -> AsyncIterator[list[Unit]]:
+        """The tokens in pieces, each at its time; where it is told to hang, nothing more and no end."""
+        hangs = self.config.hang_after_tokens is not None and self.config.hang_after_tokens <= len(units)
+        for pause, piece in self._paced(units[: self.config.hang_after_tokens] if hangs else units, chance):
             await asyncio.sleep(pause)
             if piece:
                 yield piece
         if hangs:
             await asyncio.Event().wait()
 
-    def _paced(self, words: list[str], chance: random.Random) -> Iterator[tuple[float, list[str]]]:
-        """The words in pieces, each with the seconds to wait before it."""
+    def _paced(self, units: list[Unit], chance: random.Random) -> Iterator[tuple[float, list[Unit]]]:
+        """The tokens in pieces, each with the seconds to wait before it."""
         config = self.config
         latency = config.latency_ms.draw(chance) / 1000
         ttft = config.ttft_ms / 1000
         yield ttft, []
         if config.tokens_per_second is not None:
-            yield from ((1 / config.tokens_per_second, [word]) for word in words)
+            yield from ((1 / config.tokens_per_second, [unit]) for unit in units)
         else:
-            yield from ((0, words[at : at + PIECE]) for at in range(0, len(words), PIECE))
+            yield from ((0, piece) for piece in _pieces(units))
             yield max(0.0, latency - ttft), []
-
-    def _words(self, job: Job) -> tuple[list[str], FinishReason]:
-        """What is left of the answer after the job's prefix, word by word, and why it ends there."""
-        words = _after(job.prefix, _cut(self._whole(job), job.request.stops))
-        if job.max_tokens is not None and job.max_tokens < len(words):
-            return words[: job.max_tokens], "length"
-        return words, "stop"
-
-    def _whole(self, job: Job) -> list[str]:
-        """The words for this question, always the same; every word but the first brings its own space."""
-        rng = random.Random(f"{self.config.seed}/{job.request.question}")  # noqa: S311 — the same words every time
-        wanted = self.config.output_tokens
-        count = wanted if isinstance(wanted, int) else max(1, round(wanted.draw(rng)))
-        first, *rest = rng.choices(WORDS, k=count)
-        return [first, *(f" {word}" for word in rest)]
 
     async def health(self) -> None:
         """Always well."""
 
 
-def _cut(words: list[str], stops: tuple[str, ...]) -> list[str]:
-    """The words before the first stop sequence."""
-    text = "".join(words)
-    ends = [text.find(stop) for stop in stops if stop and stop in text]
-    if not ends:
-        return words
-    first, *rest = text[: min(ends)].split(" ")
-    return [first, *(f" {word}" for word in rest)] if first else []
+def _pieces(units: list[Unit]) -> Iterator[list[Unit]]:
+    """So many tokens of one kind at once."""
+    for _, group in groupby(units, key=lambda unit: unit.kind):
+        alike = list(group)
+        yield from (alike[at : at + PIECE] for at in range(0, len(alike), PIECE))
 
 
-def _after(prefix: str, words: list[str]) -> list[str]:
-    """What comes after the start of the answer, wherever it was cut; of another answer's, after as many words."""
-    whole = "".join(words)
-    if whole.startswith(prefix):
-        return re.findall(r" ?[^ ]+| ", whole[len(prefix) :])
-    first, *rest = words[_count(prefix) :] or [""]
-    return [first.lstrip() if prefix[-1].isspace() else first, *rest] if first else []
-
-
-def _count(text: str) -> int:
-    return len(text.split())
+def _may_think(job: Job) -> bool:
+    return "reasoning" in job.model.capabilities

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from contracts import BullpenError, ErrorCode, InferenceRequest, JsonObject, ModelCard
 from workers.base import Delta, Done, Job
+from workers.base.provider.chat import THOUGHTS_LEAST
 from workers.base.provider.error_body import read_error
 from workers.base.provider.errors import refusal
 from workers.base.provider.server_events import EventReader, decoded
-from workers.openai.answer import THOUGHTS_LEAST, Answer, ErrorInAnswer
+from workers.openai.answer import Answer, ErrorInAnswer
 
 Json = dict[str, Any]
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}

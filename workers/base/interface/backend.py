@@ -23,9 +23,11 @@ from contracts import (
     Outcome,
     Price,
     SilenceOk,
+    TokenLogprob,
+    ToolCallDelta,
 )
 from contracts.tokens import prompt_tokens
-from workers.base.interface.config import BackendConfig, ModelConfig
+from workers.base.interface.config import BackendConfig, ModelConfig, Parameter
 from workers.base.interface.empty_answer import why_empty
 from workers.base.interface.silence import NOTHING_LEARNED, Silence, silence_ok
 
@@ -48,7 +50,7 @@ class Job:
 
     def check(self, text: str, done: "Done") -> None:
         """Raises `BullpenError(empty_answer)` when the text and the end of an answer bring nothing to the caller."""
-        if done.tool_calls or self.prefix.strip():
+        if done.tool_calls or done.refusal or self.prefix.strip():
             return
         wanted = self.max_tokens if self.max_tokens == self.request.max_tokens else None
         may_stop = bool(self.request.stop)
@@ -87,7 +89,8 @@ COUNTS = tuple(field.name for field in fields(Usage))
 class Delta:
     """A piece of the answer, as the model produced it.
 
-    One without text and tokens says that something moves: the prompt is read, or the model thinks. It is no token.
+    One without text and tokens says that something moves: the prompt is read, or the model thinks (then with its
+    `reasoning`, where the provider shows it). It is no token.
     """
 
     text: str
@@ -96,6 +99,18 @@ class Delta:
     """Natural logarithms of the chosen tokens' probabilities, where the backend has them."""
     usage: Usage | None = None
     """What was used until here, where the provider tells it on the way: what a cancelled answer has cost."""
+    reasoning: str = ""
+    """Text that the model thought; it is no part of the answer, and no token."""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    """Pieces of calls as they come. What they join to has to be in `Done.tool_calls`, in the order of their `index`; a
+    backend that tells calls only there is fine."""
+    token_logprobs: tuple[TokenLogprob, ...] = ()
+    """The tokens of `logprobs` in words, for a request that asks for them."""
+
+    @property
+    def answers(self) -> bool:
+        """Whether some of the answer is in it, and not only a thought or a sign of life."""
+        return bool(self.text or self.tokens or self.tool_calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +128,10 @@ class Done:
     cache_write_tokens: int | None = None
     unsupported: tuple[str, ...] = ()
     """Parameters that the request set and that had to be left out for this model."""
+    refusal: str | None = None
+    """Why the model declined, in its own words, where the provider tells that apart; they are in the text as well."""
+    extra: JsonObject | None = None
+    """What this kind of backend wants back with this answer as an earlier turn, under the backend's name; opaque."""
 
     @property
     def usage(self) -> Usage:
@@ -126,6 +145,10 @@ class Completion:
     text: str
     done: Done
     logprobs: tuple[float, ...] = ()
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    """The pieces of calls that came on the way."""
+    token_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +184,10 @@ class Backend(ABC, Generic[C]):
 
     price_list: ClassVar[str | None] = None
     """The provider in the table of public prices whose prices are this one's, when it is asked itself."""
+
+    takes: ClassVar[frozenset[Parameter]] = frozenset({"temperature", "top_p", "seed"})
+    """What it heeds, or tells of in `Done.unsupported`, of the parameters that steer an answer. The runtime names the
+    others in `unsupported` when a request sets them."""
 
     changed = False
     """True when `models` tells something new because of what a request met; the runtime tells it at once."""
@@ -215,15 +242,20 @@ class Backend(ABC, Generic[C]):
 
     async def infer(self, job: Job) -> Completion:
         """The whole answer. Raises `BullpenError`, also for one that is empty, or was cut off: it has no `Done`."""
-        text: list[str] = []
-        logprobs: list[float] = []
+        came: list[Delta] = []
         async with aclosing(self.stream(job)) as pieces:
             async for piece in pieces:
                 if isinstance(piece, Done):
-                    job.check(whole := "".join(text), piece)
-                    return Completion(whole, piece, tuple(logprobs))
-                text.append(piece.text)
-                logprobs.extend(piece.logprobs)
+                    job.check(whole := "".join(delta.text for delta in came), piece)
+                    return Completion(
+                        whole,
+                        piece,
+                        tuple(value for delta in came for value in delta.logprobs),
+                        "".join(delta.reasoning for delta in came),
+                        tuple(call for delta in came for call in delta.tool_calls),
+                        tuple(token for delta in came for token in delta.token_logprobs),
+                    )
+                came.append(piece)
         raise truncated()
 
     def adopt(self, config: C) -> bool:

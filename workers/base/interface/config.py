@@ -17,6 +17,13 @@ Parameter = Literal[
     "stream",
     "stream_options",
     "logprobs",
+    "top_logprobs",
+    "frequency_penalty",
+    "presence_penalty",
+    "logit_bias",
+    "parallel_tool_calls",
+    "reasoning_effort",
+    "reasoning_content",
     "max_tokens",
     "max_completion_tokens",
     "developer_role",
@@ -57,11 +64,12 @@ class ModelConfig(ConfigModel):
 
     def card(self, *, local: bool, provider: str | None = None) -> ModelCard:
         """`provider`: whose public price it has when none is told here."""
+        able: tuple[Capability, ...] = (*self.capabilities, *(("reasoning",) if self.reasons else ()))
         card = ModelCard(
             model_id=self.name,
             aliases=self.aliases,
             context_window=self.context_window,
-            capabilities=self.capabilities,
+            capabilities=tuple(dict.fromkeys(able)),
             price=self.price,
             local=local,
             stand_in=self.stand_in,

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
 
 from workers.base.interface.backend import Delta, Done, Job
-from workers.base.provider.chat import SizeGuard
+from workers.base.provider.chat import THOUGHTS_LEAST, SizeGuard
 from workers.base.provider.overlap_trimmer import OverlapTrimmer
 
 T = TypeVar("T")
@@ -15,6 +15,7 @@ class Answer(ABC, Generic[T]):
 
     def __init__(self, job: Job) -> None:
         self._size = SizeGuard(job.max_tokens)
+        self._thoughts = SizeGuard(job.max_tokens, least=THOUGHTS_LEAST)
         self._seam = OverlapTrimmer(job.prefix)
         self._said = False
         """It has some text."""

@@ -14,8 +14,8 @@ from functools import partial
 from hashlib import sha256
 from itertools import count
 
-from contracts import BullpenError, ChatMessage, ErrorCode, JsonObject, new_id
-from workers.base.interface.backend import Done, Job
+from contracts import BullpenError, ChatMessage, ErrorCode, JsonObject, ToolCallDelta, new_id
+from workers.base.interface.backend import Delta, Done, Job
 from workers.base.provider.question import built
 
 LETTERS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -42,6 +42,10 @@ class CallForms:
     def __init__(self, job: Job, rule: CallRule) -> None:
         """Raises `BullpenError(invalid_request)` for a call that has no function with a name."""
         self._keeps = rule.keeps
+        self._used: set[str] = set()
+        """Ids of the answer's calls as the caller gets them."""
+        self._passed_on: dict[str, str] = {}
+        """Those that a piece told already, by the provider's."""
         self._names = _Words(rule.names, _made_name)
         self._ids = _Words(rule.ids, _made_id)
         self.job = replace(job, request=job.request.model_copy(update=self._changed(job)))
@@ -49,13 +53,32 @@ class CallForms:
 
     def restored(self, done: Done) -> Done:
         """The end of an answer in the caller's words; each of its calls has an id of its own."""
-        used: set[str] = set()
-        return replace(done, tool_calls=tuple(self._restored(call, used) for call in done.tool_calls))
+        return replace(done, tool_calls=tuple(self._restored(call) for call in done.tool_calls))
 
-    def _restored(self, call: JsonObject, used: set[str]) -> JsonObject:
-        call_id = self._ids.original(str(call.get("id") or "")) or new_id()
-        call_id = new_id() if call_id in used else call_id
-        used.add(call_id)
+    def restored_delta(self, delta: Delta) -> Delta:
+        """A piece of an answer in the caller's words."""
+        if not delta.tool_calls:
+            return delta
+        return replace(delta, tool_calls=tuple(self._restored_piece(piece) for piece in delta.tool_calls))
+
+    def _restored_piece(self, piece: ToolCallDelta) -> ToolCallDelta:
+        if piece.id is None:
+            return piece
+        call_id = self._passed_on[piece.id] = self._own_id(piece.id)
+        function = piece.function
+        if function.name is not None:
+            function = function.model_copy(update={"name": self._names.original(function.name)})
+        return piece.model_copy(update={"id": call_id, "function": function})
+
+    def _own_id(self, told: str) -> str:
+        call_id = self._ids.original(told) or new_id()
+        call_id = new_id() if call_id in self._used else call_id
+        self._used.add(call_id)
+        return call_id
+
+    def _restored(self, call: JsonObject) -> JsonObject:
+        told = str(call.get("id") or "")
+        call_id = self._passed_on.pop(told, None) or self._own_id(told)
         function = {**call["function"], "name": self._names.original(call["function"]["name"])}
         return {**call, "id": call_id, "function": function}
 

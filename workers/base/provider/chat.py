@@ -5,7 +5,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from contracts import BullpenError, ChatMessage, ErrorCode, InferenceRequest, JsonObject, new_id
+from contracts import (
+    BullpenError,
+    ChatMessage,
+    ErrorCode,
+    FunctionDelta,
+    InferenceRequest,
+    JsonObject,
+    TokenLogprob,
+    ToolCallDelta,
+    TopLogprob,
+    new_id,
+)
+from contracts.response import MOST_TOP_LOGPROBS
 from workers.base.interface.backend import Job, Usage
 from workers.base.provider.errors import garbage
 from workers.base.provider.overlap_trimmer import begun
@@ -13,6 +25,8 @@ from workers.base.provider.overlap_trimmer import begun
 BYTES_PER_TOKEN = 16
 CHARACTERS_PER_TOKEN = 4
 MAX_ANSWER_BYTES = 32 << 20
+THOUGHTS_LEAST = 1 << 20
+"""Bytes: not every provider counts thoughts in `max_tokens`, so they have room of their own."""
 BEGIN = "(The conversation begins with your words.)"
 """What the user says before an answer that stands first, for providers that want a user's turn there."""
 LEAST_LIKELY = 1e6
@@ -38,9 +52,12 @@ def chat_messages(job: Job) -> list[JsonObject]:
 
 
 def _openai_message(message: ChatMessage) -> JsonObject:
-    """Always with a content: many servers refuse null, or none, beside tool calls."""
-    told = message.model_dump(mode="json", exclude_none=True, exclude=None if message.tool_calls else {"tool_calls"})
-    return {"role": message.role, "content": "", **told}
+    """Always with a content: many servers refuse null, or none, beside tool calls.
+
+    Thoughts stand beside calls alone: some models want theirs back there, and no other one reads them.
+    """
+    left_out = {"extra"} if message.tool_calls else {"extra", "tool_calls", "reasoning_content"}
+    return {"role": message.role, "content": "", **message.model_dump(mode="json", exclude_none=True, exclude=left_out)}
 
 
 def split_data_url(url: str) -> tuple[str, str]:
@@ -113,6 +130,39 @@ def plausible(told: Usage, *, answered: bool) -> Usage:
 def logprobs(told: Iterable[object]) -> tuple[float, ...]:
     """The log-probabilities of tokens, as far as they are any."""
     return tuple(min(0.0, value) for value in told if isinstance(value, int | float) and abs(value) < LEAST_LIKELY)
+
+
+def token_logprobs(told: object) -> tuple[TokenLogprob, ...]:
+    """Tokens with their log-probabilities as OpenAI tells them, as far as they are any."""
+    listed = told if isinstance(told, list) else []
+    return tuple(token for one in listed if (token := _token(one)) is not None)
+
+
+def _token(told: object) -> TokenLogprob | None:
+    own = _likelihood(told)
+    if own is None or not isinstance(told, dict):
+        return None
+    others = told.get("top_logprobs")
+    top = (_likelihood(one) for one in (others if isinstance(others, list) else [])[:MOST_TOP_LOGPROBS])
+    return TokenLogprob(**dict(own), top_logprobs=tuple(one for one in top if one is not None))
+
+
+def _likelihood(told: object) -> TopLogprob | None:
+    text, value = (told.get("token"), told.get("logprob")) if isinstance(told, dict) else (None, None)
+    if not isinstance(text, str) or not (chance := logprobs([value])):
+        return None
+    data = told.get("bytes") if isinstance(told, dict) else None
+    is_bytes = isinstance(data, list) and all(isinstance(byte, int) and 0 <= byte < 256 for byte in data)
+    sendable = text.encode(errors="replace").decode()
+    return TopLogprob(token=sendable, logprob=chance[0], bytes=tuple(data) if is_bytes and data is not None else None)
+
+
+def whole_calls(calls: Iterable[JsonObject], first: int) -> tuple[ToolCallDelta, ...]:
+    """Calls that came in one piece each, of which the first has the number `first` in its answer."""
+    return tuple(
+        ToolCallDelta(index=index, id=call["id"], function=FunctionDelta(**call["function"]))
+        for index, call in enumerate(calls, first)
+    )
 
 
 class SizeGuard:

@@ -15,7 +15,18 @@ from workers.base.provider.error_body import ErrorBody
 
 STATUSES = frozenset({400, 404, 422, 500, 501, None})
 """Those with which servers refuse a parameter; None: in the middle of a 200."""
-STEERS: frozenset[Parameter] = frozenset({"temperature", "top_p", "seed"})
+STEERS: frozenset[Parameter] = frozenset(
+    {
+        "temperature",
+        "top_p",
+        "seed",
+        "frequency_penalty",
+        "presence_penalty",
+        "logit_bias",
+        "parallel_tool_calls",
+        "reasoning_effort",
+    }
+)
 """What a caller may have asked for, and can do without when it is told."""
 LACKS: dict[Parameter, Capability] = {
     "tools": "tools",
@@ -33,6 +44,11 @@ SPELLINGS: dict[Parameter, tuple[str, ...]] = {
     "response_format": ("json mode", "structured outputs", "structured output"),
     "stream": ("streaming",),
     "logprobs": ("log probabilities", "log probs"),
+    "frequency_penalty": ("frequency penalty",),
+    "presence_penalty": ("presence penalty",),
+    "logit_bias": ("logit bias",),
+    "parallel_tool_calls": ("parallel tool calls", "parallel tool use", "parallel function calling"),
+    "reasoning_effort": ("reasoning effort",),
     "seed": ("random_seed",),
     "developer_role": ("developer", "role", "roles"),
 }
@@ -60,6 +76,9 @@ _REFUSES = re.compile(
     r"|cannot find field|no such|requires --|should be removed|please remove",
     re.IGNORECASE,
 )
+_A_VALUE = re.compile(
+    r"unsupported value|supported values|invalid value|must be one of|does not support '", re.IGNORECASE
+)
 _SENTENCE = re.compile(r"[.;!]\s|\n")
 _BOTH = re.compile(r"\bboth\b", re.IGNORECASE)
 
@@ -82,6 +101,8 @@ def wants(request: InferenceRequest) -> frozenset[Parameter]:
         "response_format": request.response_format,
         "stop": request.stops,
         "stream": request.stream,
+        "logprobs": request.logprobs,
+        "top_logprobs": request.top_logprobs,
     }
     return frozenset(name for name, value in wanted.items() if value)
 
@@ -163,7 +184,21 @@ def limited(card: ModelCard, unsupported: Collection[Parameter]) -> ModelCard:
 
 def asked_in_vain(request: InferenceRequest, unsupported: Collection[Parameter]) -> tuple[Parameter, ...]:
     """What a caller set and the model does not take, so that the answer is made without it."""
-    return tuple(sorted(n for n in STEERS & set(unsupported) if getattr(request, n) is not None and is_set(request, n)))
+    return tuple(sorted(name for name in STEERS & set(unsupported) if is_set(request, name) and _asks(request, name)))
+
+
+def _asks(request: InferenceRequest, name: Parameter) -> bool:
+    """Whether the caller's value is another one than what happens anyway."""
+    value = getattr(request, name)
+    match name:
+        case "frequency_penalty" | "presence_penalty" | "logit_bias":
+            return bool(value)
+        case "parallel_tool_calls":
+            return value is False and bool(request.tools)
+        case "reasoning_effort":
+            return value not in (None, "none")
+        case _:
+            return value is not None
 
 
 def is_set(request: InferenceRequest, name: str) -> bool:
@@ -187,5 +222,7 @@ def cannot_take(model: str, names: Collection[Parameter], why: str = "") -> Bull
 
 
 def may_learn(names: Collection[Parameter], error: ErrorBody) -> bool:
-    """Whether a model surely refuses them always: one kind of `response_format` is not every kind."""
+    """Whether a model surely refuses them always: one kind of `response_format`, or one effort, is not every one."""
+    if "reasoning_effort" in names and ("unsupported_value" in error.codes or _A_VALUE.search(error.words)):
+        return False
     return "response_format" not in names or "json_schema" not in error.words

@@ -1,16 +1,18 @@
 """A backend that asks a provider through its SDK: the way of one question, which is the same for all of them."""
 
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
 from config.loader import ConfigError
 from contracts import BullpenError
 from workers.base.interface.backend import Availability, Backend, Delta, Done, Job
-from workers.base.interface.config import BackendConfig
+from workers.base.interface.config import BackendConfig, Parameter
 from workers.base.provider.answer import Answer
 from workers.base.provider.call_forms import CallRule, translated
+from workers.base.provider.parameters import asked_in_vain
 from workers.base.provider.question import asked, built
 from workers.base.provider.streaming import patiently
 
@@ -47,6 +49,10 @@ class RemoteBackend(Backend[C]):
     def _question(self, job: Job) -> Any:
         """The question in the provider's words. What fails here is the fault of the request, or of the options."""
 
+    def _left_out(self, question: Any, job: Job) -> Collection[Parameter]:
+        """Of the parameters that it `takes`, those that this question had to do without, for this model."""
+        return ()
+
     @abstractmethod
     async def _ask(self, question: Any, job: Job) -> AsyncIterator[Any]:
         """Sends it; returns the pieces of the answer."""
@@ -65,13 +71,14 @@ class RemoteBackend(Backend[C]):
         try:
             async with aclosing(patiently(ask, answer.take, self.patience(job))) as deltas:
                 async for delta in deltas:
-                    if delta.text or delta.tokens or not answer.is_complete:
-                        yield delta
+                    if delta.answers or delta.reasoning or not answer.is_complete:
+                        yield calls.restored_delta(delta)
                     if answer.is_complete:
                         break
             if (rest := answer.rest()) is not None:
                 yield rest
             if (done := answer.done()) is not None:
-                yield calls.restored(done)
+                vain = asked_in_vain(job.request, self._left_out(question, job))
+                yield replace(calls.restored(done), unsupported=vain)
         except self.failures as error:
             raise self._told(error) from error

@@ -49,7 +49,7 @@ class _Patience:
         self.heard = self._clock()
 
     def see(self, delta: Delta | None) -> None:
-        self._answering = self._answering or (delta is not None and bool(delta.text or delta.tokens))
+        self._answering = self._answering or (delta is not None and delta.answers)
 
     @property
     def left(self) -> float:

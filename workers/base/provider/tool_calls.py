@@ -10,12 +10,10 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from contracts import BullpenError, ErrorCode, JsonObject, new_id
+from contracts import BullpenError, ErrorCode, FunctionDelta, JsonObject, ToolCallDelta, new_id
+from contracts.response import MOST_TOOL_CALLS
 from workers.base.provider.chat import SizeGuard
 from workers.base.provider.errors import first_line, garbage
-
-MOST_CALLS = 1024
-"""Of one answer."""
 
 
 @dataclass(slots=True)
@@ -24,6 +22,10 @@ class _Call:
     id: str = ""
     name: str = ""
     pieces: list[str] = field(default_factory=list)
+    told_id: str = ""
+    """Under which it was passed on; empty: it was not yet."""
+    told: int = 0
+    """Pieces that were passed on."""
 
     @property
     def arguments(self) -> str:
@@ -45,21 +47,37 @@ class ToolCalls:
     def __bool__(self) -> bool:
         return bool(self._calls)
 
-    def add(self, index: object, call_id: object, name: object, arguments: object) -> None:
-        """A piece of a call, each part of it as it came. Raises `BullpenError(upstream_error)` when it is too much."""
+    def add(self, index: object, call_id: object, name: object, arguments: object) -> tuple[ToolCallDelta, ...]:
+        """A piece of a call, each part of it as it came. Raises `BullpenError(upstream_error)` when it is too much.
+
+        Returns what can be passed on of it now: a call is known once its arguments begin.
+        """
         told_id, told_name = _text(call_id), _text(name)
         told = json.dumps(arguments) if isinstance(arguments, dict) else _text(arguments)
         call = self._current(index, told_id, told_name)
         if call is None or self._begins_another(call, told_id, told_name, told):
             call = self._begin(index)
         elif told_id and told_id == call.id and told and call.is_whole and told == call.arguments:
-            return  # the whole call once more, at its end
+            return ()  # the whole call once more, at its end
         if told_id and not call.id:
             call.id = self._size.take(told_id)
         if told_name != call.name:
             call.name += self._size.take(told_name)
         if told:
             call.pieces.append(self._size.take(told))
+        return self._news(call)
+
+    def _news(self, call: _Call) -> tuple[ToolCallDelta, ...]:
+        if not call.name or call.told == len(call.pieces):
+            return ()
+        begins = not call.told_id
+        if begins:
+            used = {other.told_id for other in self._calls}
+            call.told_id = call.id if call.id and call.id not in used else new_id()
+        rest, call.told = "".join(call.pieces[call.told :]), len(call.pieces)
+        function = FunctionDelta(name=call.name if begins else None, arguments=rest)
+        at = next(number for number, other in enumerate(self._calls) if other is call)
+        return (ToolCallDelta(index=at, id=call.told_id if begins else None, function=function),)
 
     def finished(self) -> tuple[JsonObject, ...]:
         """The calls in the order in which they began, each with an id of its own, not `checked` yet."""
@@ -67,14 +85,15 @@ class ToolCalls:
         made: list[JsonObject] = []
         for call in self._calls:
             for arguments in _each_object(call):
-                own_id = call.id if call.id and call.id not in ids else new_id()
+                known = (one for one in (call.told_id, call.id) if one and one not in ids)
+                own_id = next(known, None) or new_id()
                 ids.add(own_id)
                 function = {"name": call.name, "arguments": arguments}
                 made.append({"id": own_id, "type": "function", "function": function})
         return tuple(made)
 
     def _begin(self, index: object) -> _Call:
-        if len(self._calls) >= MOST_CALLS:
+        if len(self._calls) >= MOST_TOOL_CALLS:
             raise BullpenError(ErrorCode.UPSTREAM_ERROR, "the provider sends more tool calls than any answer has")
         self._calls.append(_Call(index))
         return self._calls[-1]

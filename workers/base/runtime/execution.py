@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from decimal import Decimal
 
-from contracts import NOT_STARTED, BullpenError, ErrorCode, PartialUsage, Phase, SilenceOk
+from contracts import NOT_STARTED, BullpenError, ErrorCode, PartialUsage, Phase, Piece, SilenceOk, TokenLogprob
 from workers.base.interface.backend import Delta, Done, Job, Usage, truncated
 from workers.base.interface.discovery import AnyBackend
 from workers.base.interface.silence import Silence
@@ -22,6 +22,8 @@ PROGRESS_EVERY = 2.0
 OFTEN_ENOUGH = 0.05
 MOST_BYTES = 8
 """Of a token, on average over an answer; real ones have four or five."""
+MOST_THOUGHT = 1 << 18
+"""Characters of an answer's thoughts that are told: what is beyond them is thought and not shown."""
 CLAIM_AFTER = 0.1
 """Seconds: an answer that comes sooner needs no claim."""
 
@@ -37,6 +39,11 @@ class Execution:
         self.first_token: float | None = None
         self.text: list[str] = []
         self.logprobs: list[float] = []
+        self.token_logprobs: list[TokenLogprob] = []
+        """Only for a request that asks for them."""
+        self.thoughts: list[str] = []
+        self._thought = 0
+        """Characters of them."""
         self._bytes = 0
         """Of the text."""
         self.tokens = 0
@@ -67,6 +74,11 @@ class Execution:
     @property
     def ttft_ms(self) -> float | None:
         return None if self.first_token is None else round((self.first_token - self.call.arrived) * 1000, 3)
+
+    @property
+    def logprobs_lack(self) -> bool:
+        """There is text, and nothing was told of its tokens."""
+        return any(self.text) and not self.token_logprobs
 
     @property
     def begun(self) -> bool:
@@ -140,16 +152,16 @@ class Execution:
             async for piece in pieces:
                 self._move(clock())
                 self.told = piece.usage or self.told
-                if isinstance(piece, Delta) and not piece.text and not piece.tokens:
-                    continue  # the prompt is being read
+                if isinstance(piece, Delta) and not piece.answers:
+                    if piece.reasoning:
+                        await self._pass_on(self._taken(piece), chunker, channel)
+                    continue  # the prompt is being read, or the model thinks
                 if self.first_token is None:
                     self.first_token = clock()
                 if isinstance(piece, Done):
                     self.done = piece
                     break
-                self._take(piece)
-                if channel.wants_chunks and piece.text:
-                    await chunker.add(piece.text, self.tokens)
+                await self._pass_on(self._taken(piece), chunker, channel)
                 if self._is_endless(job.max_tokens):
                     self.done = Done("length", None, None)
                     break
@@ -194,11 +206,33 @@ class Execution:
         shortest = min(allowed.first_token, allowed.next_token) / 1000
         return min(PROGRESS_EVERY, max(OFTEN_ENOUGH, shortest / 3))
 
-    def _take(self, piece: Delta) -> None:
-        self.text.append(piece.text)
-        self._bytes += len(piece.text.encode())
-        self.logprobs.extend(piece.logprobs)
-        self.tokens += piece.tokens
+    async def _pass_on(self, piece: Piece, chunker: Chunker, channel: ReplyChannel) -> None:
+        if channel.wants_chunks and piece:
+            await chunker.add(piece)
+
+    def _taken(self, delta: Delta) -> Piece:
+        """What of a delta the caller gets."""
+        self.text.append(delta.text)
+        self._bytes += len(delta.text.encode())
+        self.logprobs.extend(delta.logprobs)
+        self.tokens += delta.tokens
+        thought = delta.reasoning[: MOST_THOUGHT - self._thought]
+        if thought:
+            self._thought += len(thought)
+            self.thoughts.append(thought)
+        told = self._wanted(delta.token_logprobs) if self.call.request.logprobs else ()
+        self.token_logprobs.extend(told)
+        return Piece(delta.text, thought, delta.tool_calls, told, self.tokens)
+
+    def _wanted(self, tokens: tuple[TokenLogprob, ...]) -> tuple[TokenLogprob, ...]:
+        """With as many of the likeliest tokens as the caller asked for."""
+        most = self.call.request.top_logprobs or 0
+        return tuple(
+            token.model_copy(update={"top_logprobs": token.top_logprobs[:most]})
+            if len(token.top_logprobs) > most
+            else token
+            for token in tokens
+        )
 
 
 def out_of_time() -> BullpenError:

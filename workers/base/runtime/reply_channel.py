@@ -20,6 +20,7 @@ from contracts import (
     InferenceResponse,
     PartialUsage,
     Phase,
+    Piece,
     Progress,
     SilenceOk,
 )
@@ -46,8 +47,8 @@ class ReplyChannel(Protocol):
 
     async def progress(self, tokens: int, phase: Phase, moves: int) -> None: ...
 
-    async def chunk(self, text: str, tokens: int) -> None:
-        """A piece of the answer, and how many tokens the answer has with it."""
+    async def chunk(self, piece: Piece) -> None:
+        """A piece of the answer."""
 
     async def response(self, response: InferenceResponse) -> BullpenError | None:
         """The answer; returns the error that was told instead, when the answer could not be sent."""
@@ -74,11 +75,23 @@ class CallerChannel:
     async def progress(self, tokens: int, phase: Phase, moves: int) -> None:
         """A caller sees chunks, or nothing until the answer."""
 
-    async def chunk(self, text: str, tokens: int) -> None:
-        await self._reply.chunk(text, tokens)
+    async def chunk(self, piece: Piece) -> None:
+        await self._reply.chunk(piece)
 
     async def response(self, response: InferenceResponse) -> BullpenError | None:
+        await self._complete(response)
         return await self._reply.response(response)
+
+    async def _complete(self, response: InferenceResponse) -> None:
+        """The stream's pieces join to the answer; those that turn out to be none of it are void."""
+        reply, worker_id = self._reply, response.worker_id
+        if not reply.streaming:
+            return
+        missing = reply.delivered.missing(response)
+        if missing is None:
+            await reply.resumed(worker_id, worker_id, continued=False)
+            missing = reply.delivered.missing(response)
+        await reply.chunk(missing or Piece())
 
     async def error(self, error: BullpenError, usage: PartialUsage) -> None:
         await self._reply.error(error)
@@ -135,8 +148,8 @@ class ManagerChannel:
     async def progress(self, tokens: int, phase: Phase, moves: int) -> None:
         await self._bus.publish(self._inbox, Progress(tokens=tokens, phase=phase, moved=moves).to_bytes())
 
-    async def chunk(self, text: str, tokens: int) -> None:
-        chunk = Chunk(task_id=self._task_id, seq=self._seq, delta=text, tokens=tokens)
+    async def chunk(self, piece: Piece) -> None:
+        chunk = Chunk.of(self._task_id, self._seq, piece)
         self._seq += 1
         await self._bus.publish(self._inbox, chunk.to_bytes())
 
@@ -178,16 +191,13 @@ class Chunker:
 
     def __init__(self, channel: ReplyChannel) -> None:
         self._channel = channel
-        self._pieces: list[str] = []
-        self._tokens = 0
+        self._pieces: list[Piece] = []
         self._timer: asyncio.TimerHandle | None = None
         self._sending: asyncio.Task[None] | None = None
         self._first = True
 
-    async def add(self, text: str, tokens: int) -> None:
-        """`tokens`: of the answer, with this piece."""
-        self._pieces.append(text)
-        self._tokens = tokens
+    async def add(self, piece: Piece) -> None:
+        self._pieces.append(piece)
         if self._first:
             self._first = False
             await self.flush()
@@ -202,20 +212,22 @@ class Chunker:
         if self._sending is not None:
             await self._sending
         if self._pieces:
-            text, self._pieces = "".join(self._pieces), []
-            await self._channel.chunk(text, self._tokens)
+            await self._channel.chunk(self._gathered())
 
     def _due(self) -> None:
         self._timer = None
-        text, self._pieces = "".join(self._pieces), []
         before = self._sending
-        self._sending = asyncio.get_running_loop().create_task(self._send(text, self._tokens, before))
+        self._sending = asyncio.get_running_loop().create_task(self._send(self._gathered(), before))
 
-    async def _send(self, text: str, tokens: int, before: asyncio.Task[None] | None) -> None:
+    def _gathered(self) -> Piece:
+        pieces, self._pieces = self._pieces, []
+        return sum(pieces[1:], pieces[0])
+
+    async def _send(self, piece: Piece, before: asyncio.Task[None] | None) -> None:
         if before is not None:
             await before
         try:
-            await self._channel.chunk(text, tokens)
+            await self._channel.chunk(piece)
         except BusError:
             return  # the connection is away; the final message tells what became of the answer
 

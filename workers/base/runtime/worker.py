@@ -44,6 +44,7 @@ from workers.base.interface.backend import Done, Job
 from workers.base.interface.config import BackendConfig
 from workers.base.interface.discovery import BackendFolder
 from workers.base.interface.silence import SilenceHistory
+from workers.base.provider.parameters import STEERS, asked_in_vain
 from workers.base.runtime.call import Call
 from workers.base.runtime.confidence import Confidence
 from workers.base.runtime.execution import CLAIM_AFTER, Execution, out_of_time
@@ -347,10 +348,23 @@ class Worker:
             ttft_ms=execution.ttft_ms,
             queue_ms=execution.queue_ms,
             tool_calls=done.tool_calls or None,
-            unsupported=done.unsupported,
+            reasoning="".join(execution.thoughts) or None,
+            refusal=done.refusal or None,
+            logprobs=tuple(execution.token_logprobs) if call.request.logprobs else None,
+            extra=done.extra or None,
+            unsupported=self._unsupported(execution),
             simulated=self._backend.simulated,
             created_at=utc_now(),
         )
+
+    def _unsupported(self, execution: Execution) -> tuple[str, ...]:
+        """What the caller asked for in vain."""
+        request, done = execution.call.request, execution.done
+        ignored = asked_in_vain(request, STEERS - self._backend.takes)
+        told = {*ignored, *(done.unsupported if done else ())}
+        if request.logprobs and execution.logprobs_lack:
+            told.add("logprobs")
+        return tuple(sorted(told))
 
     def _channel(self, execution: Execution) -> ReplyChannel:
         call = execution.call

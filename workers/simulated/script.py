@@ -1,0 +1,197 @@
+"""What the worker without a model says to a request: thoughts, words, JSON, or calls of tools. Pure.
+
+It depends on the seed and on what is asked alone, so the same question always gets the same answer.
+"""
+
+import json
+import random
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Literal
+
+from contracts import FinishReason, FunctionDelta, InferenceRequest, JsonObject, TokenLogprob, ToolCallDelta, TopLogprob
+from workers.base import Delta, Job
+from workers.base.provider.chat import json_wanted
+from workers.simulated.schema import NoExample, example
+
+WORDS = tuple(
+    "the answer to this question is found where a careful reader looks twice and then once more because every "  # noqa: SIM905 — a sentence is easier to read than a list of its words
+    "honest worker in the bullpen says what it knows and nothing else while the manager listens for silence".split()
+)
+THOUGHTS = {"none": 0, "minimal": 4, "low": 8, "medium": 16, "high": 32, "xhigh": 64}
+"""Words thought at each effort."""
+TOKEN = re.compile(r"\s*\w+|\s*\W")
+"""Of JSON: a word or a sign."""
+ANY_OBJECT: JsonObject = {"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]}
+LEAST_LIKELY = 2.0
+"""The smallest log-probability of a token that is said, below zero."""
+
+Kind = Literal["thought", "word", "call"]
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One token of an answer."""
+
+    kind: Kind
+    text: str
+    call: ToolCallDelta | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    units: list[Unit]
+    finish: FinishReason
+    calls: tuple[JsonObject, ...] = ()
+
+    @property
+    def thoughts(self) -> int:
+        """Tokens."""
+        return sum(unit.kind == "thought" for unit in self.units)
+
+
+def script_of(job: Job, seed: int, length: int | None, *, may_think: bool) -> Script:
+    """`length`: words of a plain answer. Raises `NoExample` for a schema that no value fits."""
+    request = job.request
+    thoughts = _thoughts(request, seed) if may_think and not job.prefix else []
+    called = _tools_to_call(request)
+    if called:
+        calls = tuple(_call(tool, request, seed, number) for number, tool in enumerate(called))
+        units = [unit for index, call in enumerate(calls) for unit in _call_units(index, call)]
+        return Script([*thoughts, *units], "tool_calls", calls)
+    words, finish = _words(job, seed, length)
+    return Script([*thoughts, *(Unit("word", word) for word in words)], finish)
+
+
+def delta_of(units: Sequence[Unit], request: InferenceRequest, seed: int) -> Delta:
+    """Tokens of one kind as one piece."""
+    text = "".join(unit.text for unit in units)
+    match units[0].kind:
+        case "thought":
+            return Delta("", 0, reasoning=text)
+        case "call":
+            return Delta("", len(units), tool_calls=tuple(unit.call for unit in units if unit.call is not None))
+        case "word":
+            told = tuple(_likelihood(unit.text, request, seed) for unit in units) if request.logprobs else ()
+            return Delta(text, len(units), tuple(token.logprob for token in told), token_logprobs=told)
+
+
+# Words
+
+
+def _words(job: Job, seed: int, length: int | None) -> tuple[list[str], FinishReason]:
+    """What is left of the answer after the job's prefix, token by token, and why it ends there."""
+    request = job.request
+    is_json, schema = json_wanted(request.response_format)
+    if is_json:
+        value = example(ANY_OBJECT if schema is None else schema, _chance(seed, request.question, "json"))
+        whole = TOKEN.findall(json.dumps(value))
+    else:
+        whole = sentence(f"{seed}/{request.question}", length)
+    tokens = _after(job.prefix, _cut(whole, request.stops))
+    if job.max_tokens is not None and job.max_tokens < len(tokens):
+        return tokens[: job.max_tokens], "length"
+    return tokens, "stop"
+
+
+def sentence(seed: str, length: int | None) -> list[str]:
+    """So many words; every word but the first brings its own space."""
+    rng = random.Random(seed)  # noqa: S311 — the same words every time
+    first, *rest = rng.choices(WORDS, k=length or 1)
+    return [first, *(f" {word}" for word in rest)]
+
+
+def _thoughts(request: InferenceRequest, seed: int) -> list[Unit]:
+    count = THOUGHTS[request.reasoning_effort or "none"]
+    words = sentence(f"{seed}/thoughts/{request.question}", count) if count else []
+    return [Unit("thought", word) for word in words]
+
+
+def _cut(tokens: list[str], stops: Iterable[str]) -> list[str]:
+    """The tokens before the first stop sequence."""
+    text = "".join(tokens)
+    ends = [text.find(stop) for stop in stops if stop and stop in text]
+    return list(_up_to(min(ends), tokens)) if ends else tokens
+
+
+def _up_to(end: int, tokens: list[str]) -> Iterator[str]:
+    for token in tokens:
+        if end <= 0:
+            return
+        yield token[:end]
+        end -= len(token)
+
+
+def _after(prefix: str, words: list[str]) -> list[str]:
+    """What comes after the start of the answer, wherever it was cut; of another answer's, after as many words."""
+    whole = "".join(words)
+    if not prefix:
+        return words
+    if whole.startswith(prefix):
+        return re.findall(r" ?[^ ]+| ", whole[len(prefix) :])
+    first, *rest = words[count(prefix) :] or [""]
+    return [first.lstrip() if prefix[-1].isspace() else first, *rest] if first else []
+
+
+def count(text: str) -> int:
+    """Words."""
+    return len(text.split())
+
+
+def _likelihood(token: str, request: InferenceRequest, seed: int) -> TokenLogprob:
+    rng = _chance(seed, request.question, token)
+    own = TopLogprob(token=token, logprob=-round(rng.random() * LEAST_LIKELY, 4), bytes=tuple(token.encode()))
+    others = [word for word in rng.sample(WORDS, k=len(WORDS)) if word != token.strip()]
+    top, below = [own], own.logprob
+    for word in dict.fromkeys(others):
+        below = round(below - 0.1 - rng.random(), 4)
+        top.append(TopLogprob(token=f" {word}", logprob=below, bytes=tuple(f" {word}".encode())))
+    wanted = tuple(top[: request.top_logprobs or 0])
+    return TokenLogprob(token=token, logprob=own.logprob, bytes=own.bytes, top_logprobs=wanted)
+
+
+# Calls of tools
+
+
+def _tools_to_call(request: InferenceRequest) -> list[JsonObject]:
+    """Those that must be called or that the question names, else the first; none after a tool's result."""
+    functions = [tool["function"] for tool in request.tools or ()]
+    choice = request.tool_choice or "auto"
+    if not functions or choice == "none":
+        return []
+    if isinstance(choice, dict):
+        return [function for function in functions if function["name"] == choice["function"]["name"]][:1]
+    if choice == "auto" and request.conversation[-1].role == "tool":
+        return []
+    named = [function for function in functions if _is_named(str(function["name"]), request.question)]
+    return (named or functions[:1])[: None if request.parallel_tool_calls is not False else 1]
+
+
+def _is_named(name: str, question: str) -> bool:
+    return re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", question) is not None
+
+
+def _call(function: JsonObject, request: InferenceRequest, seed: int, number: int) -> JsonObject:
+    name = str(function["name"])
+    schema = function.get("parameters") or {"type": "object"}
+    arguments = example(schema, _chance(seed, request.question, name))
+    if not isinstance(arguments, dict):
+        raise NoExample
+    turns = len(request.conversation)
+    digest = sha256(f"{seed}/{turns}/{request.question}/{number}/{name}".encode(errors="replace")).hexdigest()
+    told = {"name": name, "arguments": json.dumps(arguments)}
+    return {"id": f"call_{digest[:24]}", "type": "function", "function": told}
+
+
+def _call_units(index: int, call: JsonObject) -> Iterator[Unit]:
+    function = call["function"]
+    begun = ToolCallDelta(index=index, id=call["id"], function=FunctionDelta(name=function["name"]))
+    yield Unit("call", "", begun)
+    for token in TOKEN.findall(function["arguments"]):
+        yield Unit("call", "", ToolCallDelta(index=index, function=FunctionDelta(arguments=token)))
+
+
+def _chance(*parts: object) -> random.Random:
+    return random.Random("/".join(map(str, parts)))  # noqa: S311 — the same every time
