@@ -66,6 +66,7 @@ COMMANDS = {
     "manager": ("roles", ROLES, "Run one Manager."),
     "worker": ("roles", ROLES, "Run one worker."),
     "telemetry": ("roles", ROLES, "Run one accountant: keeps the books in Postgres."),
+    "gateway": ("roles", ROLES, "Run one gateway: HTTP for programs that know no NATS."),
     "health": ("roles", ROLES, "Whether a role on this host can serve: exit 0 or 1."),
     "new-worker": ("scaffold", MAKE, "Make the folder of a new backend."),
     "init": ("scaffold", MAKE, "Make .env with random secrets."),
