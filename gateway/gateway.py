@@ -51,6 +51,7 @@ class Gateway:
         self._pages = pages
         self._answering: Answering | None = None
         self._listens = False
+        self._server: Server | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serves until `stop` is set or the bus is lost; then finishes what runs."""
@@ -59,7 +60,7 @@ class Gateway:
             models = Models(roster, self._config.aliases, self._config.unknown_model == "auto")
             answering = self._answering = Answering(self._bullpen, models, Callers(self._config.origins), self._config)
             routes = Routes(answering, models, self._pages)
-            server = Server(
+            server = self._server = Server(
                 routes.handle,
                 handler_cancellation=True,
                 keepalive_timeout=self._config.idle_timeout,
@@ -126,7 +127,9 @@ class Gateway:
     def figures(self) -> "tuple[Figure, ...]":
         """For `/metrics`."""
         connected = Figure("nats_connected", "1: the connection to NATS is there", self._bus.is_connected)
-        return (connected, *(self._answering.figures() if self._answering is not None else ()))
+        connections = len(self._server.connections) if self._server is not None else 0
+        open_now = Figure("http_connections", "Connections of clients", connections)
+        return (connected, open_now, *(self._answering.figures() if self._answering is not None else ()))
 
 
 class _Full(asyncio.Protocol):

@@ -55,7 +55,8 @@ class Failure:
     def answer(self, dialect: Dialect, request_id: str, headers: Mapping[str, str]) -> Response:
         """`headers`: more of them."""
         request_id = self.request_id or request_id
-        told = {**headers, "x-request-id": request_id, **self._when_to_repeat()}
+        named = {"x-request-id": request_id} if request_id else {}
+        told = {**headers, **named, **self._when_to_repeat()}
         body = dialect.error(self.status, self.code, self.message, self.param, request_id)
         return Response(status=self.status, body=body, headers=told, content_type=JSON)
 
