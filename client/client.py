@@ -40,6 +40,7 @@ REPLY_WITHIN = 2.0
 """Seconds that the books and a worker's remote control may take to answer."""
 PING_WITHIN = 0.3
 MANAGER_SERVICE, WORKER_SERVICE, TELEMETRY_SERVICE = "bullpen-manager", "bullpen-worker", "bullpen-telemetry"
+GATEWAY_SERVICE = "bullpen-gateway"
 """The roles' names in service discovery."""
 
 SWAP_WITHIN = 600.0

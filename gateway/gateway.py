@@ -16,6 +16,7 @@ from bus.role_status import Figure, RoleStatus
 from bus.service import Service, package_version, serve_info
 from bus.tasks import first_of
 from client import Bullpen, Roster
+from client.client import GATEWAY_SERVICE
 from config.loader import ConfigError
 from contracts import subjects as s
 from gateway.config import GatewayConfig
@@ -26,11 +27,12 @@ from gateway.serving import Answering
 
 log = structlog.get_logger(__name__)
 
-NAME = "bullpen-gateway"
 START_PATIENCE = 30.0
 HEARTBEATS = 1.2
 """Seconds in which every worker has been heard: their models are the names that clients may use."""
 BACKLOG = 1024
+CANNOT_LISTEN = "cannot listen at"
+"""Begins the error of an address that is taken."""
 FULL = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
 
 
@@ -92,7 +94,7 @@ class Gateway:
             )
         except OSError as error:
             cure = "set another one with BULLPEN_GATEWAY__LISTEN, or `listen` in gateway/config.yaml"
-            raise ConfigError(f"cannot listen at {self._config.listen}: {error.strerror or error}; {cure}") from None
+            raise ConfigError(f"{CANNOT_LISTEN} {self._config.listen}: {error.strerror or error}; {cure}") from None
 
     async def _until(self, stop: asyncio.Event, roster: Roster) -> None:
         """Waits for the end; meanwhile forgets workers that are gone."""
@@ -111,7 +113,7 @@ class Gateway:
 
     def _service(self, url: str) -> Service:
         return Service(
-            name=NAME,
+            name=GATEWAY_SERVICE,
             id=self._id,
             version=package_version(),
             description="Answers HTTP in the dialects that programs speak",

@@ -10,10 +10,11 @@ from pydantic_core import from_json
 
 from bus import BusError
 from bus.role_status import RoleStatus
+from client.client import GATEWAY_SERVICE
 from contracts import Capability, FinalResponse, Heartbeat, WorkerState, utc_now
 from contracts import headers as h
 from gateway.config import GatewayConfig
-from gateway.gateway import NAME, Page
+from gateway.gateway import Page
 from gateway.gateway import run as run_gateway
 from tests.fake_worker import Asked as FakeRequest
 from tests.fake_worker import FakeWorker
@@ -63,7 +64,7 @@ async def door_of(mesh: SmallMesh, name: str = "g-1", **config: Any) -> AsyncIte
         if running.done():
             running.result()
         try:
-            answer = await mesh.bus.request(f"$SRV.PING.{NAME}.{name}", b"", timeout=1.0)
+            answer = await mesh.bus.request(f"$SRV.PING.{GATEWAY_SERVICE}.{name}", b"", timeout=1.0)
         except BusError:
             return ""
         return str(from_json(answer.data)["metadata"]["url"])

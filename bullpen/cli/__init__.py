@@ -17,7 +17,11 @@ from bullpen.cli import streams
 START, ASK, LOOK, ACT, ROLES, MAKE = "Start", "Ask", "Look", "Act", "One role (what containers run)", "Make"
 
 COMMANDS = {
-    "up": ("up", START, "Start the whole mesh on this machine: NATS, Postgres, a Manager, telemetry and workers."),
+    "up": (
+        "up",
+        START,
+        "Start the whole mesh on this machine: servers, a Manager, telemetry, workers and a gateway.",
+    ),
     "down": ("up", START, "Stop the mesh that runs on a data directory."),
     "ask": ("ask", ASK, "Ask the mesh a question."),
     "submit": ("jobs", ASK, "Submit a file of jobs that survive a restart of everything."),
