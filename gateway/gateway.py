@@ -6,12 +6,11 @@ A handler is cancelled when its client leaves, and so is the work.
 
 import asyncio
 from collections.abc import Callable
-from typing import NamedTuple
 
 import structlog
 from aiohttp.web import Server
 
-from bus import Bus, BusError, BusSettings
+from bus import Bus, BusError, BusSettings, Tasks
 from bus.role_status import Figure, RoleStatus
 from bus.service import Service, package_version, serve_info
 from bus.tasks import first_of
@@ -20,14 +19,16 @@ from client.client import GATEWAY_SERVICE
 from config.loader import ConfigError
 from contracts import subjects as s
 from gateway.config import GatewayConfig
-from gateway.keys import Callers
+from gateway.keys import Callers, KeyRing
 from gateway.models import GONE_AFTER, Models
-from gateway.routes import Routes
+from gateway.routes import Routes, StatusPage
 from gateway.serving import Answering
 
 log = structlog.get_logger(__name__)
 
 START_PATIENCE = 30.0
+KEYS_WITHIN = 5.0
+"""Seconds in which the keys should have been read."""
 HEARTBEATS = 1.2
 """Seconds in which every worker has been heard: their models are the names that clients may use."""
 BACKLOG = 1024
@@ -36,16 +37,8 @@ CANNOT_LISTEN = "cannot listen at"
 FULL = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
 
 
-class Page(NamedTuple):
-    """What `/healthz`, `/readyz` and `/metrics` say."""
-
-    code: int
-    body: str
-    content_type: str
-
-
 class Gateway:
-    def __init__(self, bus: Bus, config: GatewayConfig, gateway_id: str, pages: Callable[[str], Page]) -> None:
+    def __init__(self, bus: Bus, config: GatewayConfig, gateway_id: str, pages: Callable[[str], StatusPage]) -> None:
         self._bus = bus
         self._config = config
         self._id = gateway_id
@@ -53,14 +46,18 @@ class Gateway:
         self._pages = pages
         self._answering: Answering | None = None
         self._listens = False
+        self._ring = KeyRing(bus)
+        self._tasks = Tasks(gateway_id)
         self._server: Server | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serves until `stop` is set or the bus is lost; then finishes what runs."""
         async with self._bullpen.roster() as roster:
-            await asyncio.sleep(HEARTBEATS)
+            self._tasks.start(self._ring.keep(), "keys")
+            await asyncio.gather(asyncio.sleep(HEARTBEATS), self._check_keys())
             models = Models(roster, self._config.aliases, self._config.unknown_model == "auto")
-            answering = self._answering = Answering(self._bullpen, models, Callers(self._config.origins), self._config)
+            callers = Callers(self._ring, self._config.keys, self._config.origins)
+            answering = self._answering = Answering(self._bullpen, models, callers, self._config)
             routes = Routes(answering, models, self._pages)
             server = self._server = Server(
                 routes.handle,
@@ -79,7 +76,19 @@ class Gateway:
                 self._listens = False
                 listening.close()
                 await answering.finish(self._config.drain_within)
+                await self._tasks.cancel()
                 await server.shutdown(0.5)
+
+    async def _check_keys(self) -> None:
+        """Beyond loopback nobody is let in without a key, unless it is said. Raises `ConfigError`."""
+        known = self._config.keys == "off" or await self._ring.known_within(KEYS_WITHIN)
+        if self._config.keys != "auto" or self._config.is_loopback or (known and self._ring.exist()):
+            return
+        why = "there is no API key" if known else "the API keys cannot be read from JetStream"
+        raise ConfigError(
+            f"{self._config.listen} can be reached from elsewhere, and {why}: make one with `bullpen keys create`, or "
+            "say with `bullpen gateway --no-keys` that everybody may ask"
+        )
 
     async def _listen(self, server: Server) -> asyncio.Server:
         """Raises `ConfigError` when the address is taken, or not ours."""
@@ -156,7 +165,7 @@ async def run(
     *,
     gateway_id: str,
     stop: asyncio.Event,
-    pages: Callable[[str], Page],
+    pages: Callable[[str], StatusPage],
     status: RoleStatus | None = None,
 ) -> None:
     """Runs one gateway until `stop` is set. `pages`: what `/healthz`, `/readyz` and `/metrics` say.

@@ -7,11 +7,12 @@ from typing import Protocol
 from aiohttp.web import BaseRequest, Response, StreamResponse
 from pydantic_core import to_json
 
-from contracts import JsonObject
+from contracts import BullpenError, JsonObject
 from gateway.dialects import Dialect, Refused
 from gateway.dialects.completions import Completions
 from gateway.dialects.openai_chat import OpenAIChat
 from gateway.http import JSON, Failure
+from gateway.keys import Caller
 from gateway.models import Models, ServedModel
 from gateway.serving import Answering
 
@@ -28,6 +29,8 @@ WELCOME = "Bullpen's gateway: ask at /v1/chat/completions, models are listed at 
 
 
 class StatusPage(Protocol):
+    """What `/healthz`, `/readyz` and `/metrics` say."""
+
     @property
     def code(self) -> int: ...
     @property
@@ -61,19 +64,23 @@ class Routes:
             return Response(status=page.code, body=page.body.encode(), headers={"Content-Type": page.content_type})
         try:
             if path == MODELS or path.startswith(f"{MODELS}/"):
-                self._answering.admit(request)
-                return _json(self._listed(path.removeprefix(MODELS).lstrip("/")))
-        except Refused as refused:
+                caller = self._answering.admit(request)
+                return _json(self._listed(path.removeprefix(MODELS).lstrip("/"), caller))
+        except (Refused, BullpenError) as refused:
             return Failure.of(refused).answer(OPENAI, "", {})
         missing = Refused(f"There is nothing at {request.path[:200]}", None, 404, "not_found")
         return Failure.of(missing).answer(OPENAI, "", {})
 
-    def _listed(self, name: str) -> JsonObject:
-        """The models, or the one of that name. Raises `Refused` (404)."""
+    def _listed(self, name: str, caller: Caller) -> JsonObject:
+        """The models that this caller may ask for, or the one of that name. Raises `Refused` (404)."""
         now = asyncio.get_running_loop().time()
         if not name:
-            return {"object": "list", "data": [_model(model) for model in self._models.served(now)]}
-        if (found := self._models.find(name, now)) is None:
+            return {
+                "object": "list",
+                "data": [_model(model) for model in self._models.served(now) if caller.may_ask(model.name)],
+            }
+        found = self._models.find(name, now)
+        if found is None or not caller.may_ask(name):
             raise self._models.unknown(name, now)
         return _model(found)
 

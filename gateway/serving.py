@@ -85,14 +85,16 @@ class Answering:
         asked = dialect.read(body, {name.lower(): value for name, value in request.headers.items()})
         if asked.ignored:
             headers[IGNORED] = visible(", ".join(asked.ignored))
-        caller.check_model(asked.model)
+        if not caller.may_ask(asked.model):
+            why = f"this API key may not ask for {asked.model}"
+            raise Refused(why, "model", 403, "model_not_allowed")
         questions = self._questions(asked, caller, request_id, request.headers.get(IDEMPOTENCY_KEY))
         writer = dialect.writer(asked, request_id, int(time.time()))
-        with caller.asking(asked.answers):
-            if asked.stream:
-                headers[REQUEST_ID] = request_id
-                return await self._stream(request, writer, questions, headers, caller)
-            return await self._whole(request, writer, questions, headers, caller)
+        caller.begin(asked.answers)
+        if asked.stream:
+            headers[REQUEST_ID] = request_id
+            return await self._stream(request, writer, questions, headers, caller)
+        return await self._whole(request, writer, questions, headers, caller)
 
     def admit(self, request: BaseRequest) -> Caller:
         """Who asks. Raises `Refused` (401, 403)."""

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from pydantic_core import from_json
 
@@ -14,7 +14,6 @@ from client.client import GATEWAY_SERVICE
 from contracts import Capability, FinalResponse, Heartbeat, WorkerState, utc_now
 from contracts import headers as h
 from gateway.config import GatewayConfig
-from gateway.gateway import Page
 from gateway.gateway import run as run_gateway
 from tests.fake_worker import Asked as FakeRequest
 from tests.fake_worker import FakeWorker
@@ -23,6 +22,12 @@ from tests.support import eventually
 
 PATIENT = 30.0
 """Seconds for whatever a test is not about: a busy machine is slow."""
+
+
+class Page(NamedTuple):
+    code: int
+    body: str
+    content_type: str
 
 
 @dataclass(slots=True)

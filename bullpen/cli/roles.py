@@ -174,11 +174,16 @@ def telemetry(id_: Id = None, config: Config = None) -> None:
     raise typer.Exit(run_role("telemetry", role, status))
 
 
-def gateway(id_: Id = None, config: Config = None) -> None:
+def gateway(
+    id_: Id = None,
+    config: Config = None,
+    *,
+    no_keys: Annotated[bool, typer.Option("--no-keys", help="Everybody who can connect may ask")] = False,
+) -> None:
     """Run one gateway: HTTP for programs that know no NATS.
 
     It answers at 127.0.0.1:4000 unless `listen` says otherwise. At a SIGTERM it finishes the answers under way and
-    leaves.
+    leaves. Beyond loopback it wants API keys: `bullpen keys create` makes one.
 
     Examples:
 
@@ -192,12 +197,13 @@ def gateway(id_: Id = None, config: Config = None) -> None:
         from gateway.config import GatewayConfig
         from gateway.gateway import run as run_gateway
 
+        told = load_config(GatewayConfig, "gateway", config or _own_config("gateway"))
         watch, tasks = LoopWatch(), Tasks("gateway:status")
         tasks.start(watch.keep(), "loop-watch")
         try:
             await run_gateway(
                 settings(),
-                load_config(GatewayConfig, "gateway", config or _own_config("gateway")),
+                told.model_copy(update={"keys": "off"}) if no_keys else told,
                 gateway_id=_id("gateway", id_),
                 stop=stop,
                 pages=StatusServer("gateway", status, watch).page,
