@@ -22,7 +22,7 @@ from bullpen.supervision.endpoints import default_data_dir
 from bus import Bus, BusError, BusSettings, Denied, Message, NoResponders, RequestTimeout
 from bus.jetstream import API, jetstream_is_there, write_refused
 from client import Bullpen
-from client.client import MANAGER_SERVICE, TELEMETRY_SERVICE
+from client.client import GATEWAY_SERVICE, MANAGER_SERVICE, TELEMETRY_SERVICE
 from contracts import BullpenError, ControlReply, Heartbeat, ManagerReply, MeshMetrics
 from contracts import subjects as s
 from telemetry.database_url import read as read_database_url
@@ -134,6 +134,8 @@ async def _mesh(settings: BusSettings, *, books: bool) -> AsyncIterator[Finding]
             beats = await bullpen.workers()
             for finding in (*findings_of(beats), *clocks(beats, time.time()), *await _configs(bullpen, beats)):
                 yield finding
+            for finding in await _gateways(bullpen):
+                yield finding
             async for finding in _books(bullpen, wanted=books):
                 yield finding
             for finding in await _outboxes(metrics):
@@ -195,6 +197,14 @@ async def _managers(bullpen: Bullpen) -> list[Finding]:
     if not ready:
         return [Finding("Managers", "fail", "none takes requests", "see each of them below"), *notes]
     return [Finding("Managers", "ok", ", ".join(ready)), *notes]
+
+
+async def _gateways(bullpen: Bullpen) -> list[Finding]:
+    """Where HTTP is answered. A mesh without a gateway is well: it is asked over NATS."""
+    found = await bullpen.services(GATEWAY_SERVICE)
+    if not found:
+        return [Finding("gateway", "ok", "none runs: this mesh is asked over NATS only")]
+    return [Finding("gateway", "ok", ", ".join(f"{one.id} at {one.metadata.get('url', '?')}" for one in found))]
 
 
 async def _word(asking: Awaitable[Reply]) -> Reply | None:

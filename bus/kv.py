@@ -13,6 +13,7 @@ from typing import TypeVar
 from nats import errors as nats_errors
 from nats.js.api import DiscardPolicy, StorageType, StreamConfig
 from nats.js.errors import APIError
+from pydantic_core import to_json
 
 from bus.acknowledgement import Acknowledgement
 from bus.backoff import Backoff
@@ -108,6 +109,28 @@ class Bucket:
     async def follow(self, key: str, changed: Callable[[bytes], None]) -> Subscription:
         """Calls `changed` with every new value from now on. A write is a plain message, so it arrives at once."""
         return await self._bus.subscribe_inline(self._subject(key), lambda message: changed(message.data))
+
+    async def everything(self, *, within: float) -> dict[str, KeyValue]:
+        """All that the bucket has, deleted keys included. One round trip per key, each `within` seconds."""
+        found: dict[str, KeyValue] = {}
+        prefix, seq = self._subject(""), 0
+        while True:
+            asked = to_json({"seq": seq + 1, "next_by_subj": f"{prefix}>"})
+            reply = await self._bus.request(f"$JS.API.DIRECT.GET.KV_{self._name}", asked, timeout=within)
+            if reply.headers.get("Status") == "404":
+                return found
+            at, told = reply.headers.get("Nats-Sequence", ""), reply.headers.get("Nats-Subject", "")
+            if not at.isdigit() or int(at) <= seq or not told.startswith(prefix):
+                raise BusError(f"cannot read bucket {self._name}: {dict(reply.headers)}")
+            seq = int(at)
+            found[told.removeprefix(prefix)] = KeyValue(reply.data, seq)
+
+    async def follow_all(self, changed: Callable[[str, bytes], None]) -> Subscription:
+        """As `follow`, for every key; `changed` gets the key first."""
+        prefix = self._subject("")
+        return await self._bus.subscribe_inline(
+            f"{prefix}*", lambda message: changed(message.subject.removeprefix(prefix), message.data)
+        )
 
     def _subject(self, key: str) -> str:
         return f"$KV.{self._name}.{key}"

@@ -13,6 +13,7 @@ with the contract's code; a mesh that cannot be reached raises `BusUnreachable`,
 from bus import BusError, BusUnreachable
 from client.client import Bullpen
 from client.errors import RequestFailed
+from client.exchange import Exchange
 from client.jobs import JobResult, JobTicket
 from client.live import LiveFigures
 from client.question import Options
@@ -24,6 +25,7 @@ __all__ = [
     "BullpenError",
     "BusError",
     "BusUnreachable",
+    "Exchange",
     "JobResult",
     "JobTicket",
     "LiveFigures",

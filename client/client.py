@@ -42,6 +42,7 @@ PING_WITHIN = 0.3
 LATE_PING_WITHIN = 2.0
 """Seconds more for the answer of somebody, or of one that is looked for: a busy machine is slow."""
 MANAGER_SERVICE, WORKER_SERVICE, TELEMETRY_SERVICE = "bullpen-manager", "bullpen-worker", "bullpen-telemetry"
+GATEWAY_SERVICE = "bullpen-gateway"
 """The roles' names in service discovery."""
 
 SWAP_WITHIN = 600.0
@@ -94,8 +95,7 @@ class Bullpen:
 
         `cancel_token`: what another client has to know to cancel it. None: none can.
         """
-        question = Question.of(prompt, options, stream=False, cancel_token=cancel_token)
-        async with self._exchange(question) as exchange:
+        async with self.exchange(prompt, stream=False, cancel_token=cancel_token, **options) as exchange:
             return await exchange.response()
 
     async def stream(
@@ -105,13 +105,29 @@ class Bullpen:
 
         After a `Resumed` with mode `restarted` the text so far is void. Leaving early stops the work.
         """
-        question = Question.of(prompt, options, stream=True, cancel_token=cancel_token)
-        async with self._exchange(question) as exchange:
+        async with self.exchange(prompt, stream=True, cancel_token=cancel_token, **options) as exchange:
             while True:
                 event = await exchange.event()
                 yield event
                 if isinstance(event, FinalResponse):
                     return
+
+    @asynccontextmanager
+    async def exchange(
+        self, prompt: str | None = None, *, stream: bool, cancel_token: str | None = None, **options: Unpack[Options]
+    ) -> AsyncIterator[Exchange]:
+        """One question under way, for whoever wants to hear more than its answer. Leaving early stops the work.
+
+        Raises `BullpenError(invalid_request)` before anything is sent.
+        """
+        question = Question.of(prompt, options, stream=stream, cancel_token=cancel_token)
+        exchange = Exchange(self.bus, question)
+        self._open.add(exchange)
+        try:
+            async with exchange:
+                yield exchange
+        finally:
+            self._open.discard(exchange)
 
     async def submit(
         self, prompt: str | None = None, *, job_id: str | None = None, **options: Unpack[Options]
@@ -291,16 +307,6 @@ class Bullpen:
             raise BullpenError(ErrorCode.NO_WORKER, cure) from None
         except RequestTimeout as error:
             raise BullpenError(ErrorCode.DEADLINE_EXCEEDED, str(error)) from None
-
-    @asynccontextmanager
-    async def _exchange(self, question: Question) -> AsyncIterator[Exchange]:
-        exchange = Exchange(self.bus, question)
-        self._open.add(exchange)
-        try:
-            async with exchange:
-                yield exchange
-        finally:
-            self._open.discard(exchange)
 
     async def _tell_when_lost(self) -> None:
         await self.bus.lost.wait()

@@ -7,6 +7,7 @@ message, an error included, is final: Managers retry workers, the client only re
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -40,6 +41,9 @@ GRACE = 1.0
 
 GIVEN_BACK = f'"{ErrorCode.DRAINING}"'.encode()
 """Stands in every error of a Manager, or worker, that leaves before it has answered."""
+
+RUNNING = b'"state":"running"'
+"""Stands in a Manager's word that a worker has the question; it may wait for one as well."""
 
 _EVENT: TypeAdapter[Chunk | Resumed | FinalResponse] = TypeAdapter(StreamEvent)
 _STATUS = 0
@@ -76,6 +80,8 @@ class Exchange:
         self._held_back: Received | None = None
         self._settled = False
         self._left = False
+        self.on_running: Callable[[], None] = lambda: None
+        """Called when a Manager says, after a second of silence, that a worker has the question."""
 
     async def __aenter__(self) -> Self:
         self._denied.__enter__()
@@ -202,6 +208,8 @@ class Exchange:
                 self._watch.status_unheard(now)
             case True, False:
                 self._watch.held(now)
+                if RUNNING in heard.message.data:
+                    self.on_running()
             case False, True if not self._is_stale(heard):
                 self._watch.unsent(now)
             case False, False if not self._is_stale(heard):

@@ -44,6 +44,7 @@ from contracts.heartbeat import (
     WorkerState,
     read_heartbeat,
 )
+from contracts.keys import ApiKey, KeyBudget
 from contracts.metrics import (
     BudgetMetrics,
     Candidate,
@@ -98,6 +99,7 @@ from contracts.telemetry import (
 __all__ = [
     "ANOTHER_WORKER_MAY_HELP",
     "NOT_STARTED",
+    "ApiKey",
     "AttemptRecord",
     "AttemptSummary",
     "AudioPart",
@@ -133,6 +135,7 @@ __all__ = [
     "InferenceRequest",
     "InferenceResponse",
     "JsonObject",
+    "KeyBudget",
     "ManagerReply",
     "MeshMetrics",
     "ModelCard",

@@ -40,6 +40,8 @@ METRICS_GRADE = "metrics.grade"
 GRADES_BUCKET = "bullpen_grades"
 """JetStream keys and values: `grades_key(model)` → `ModelGrades`."""
 METRICS_BUDGET = "metrics.budget"
+KEYS_BUCKET = "bullpen_keys"
+"""JetStream keys and values: the SHA-256 of an API key → `ApiKey`."""
 
 SYS_CONNECT = "mesh.sys.connect"
 SYS_DISCONNECT = "mesh.sys.disconnect"

@@ -39,6 +39,7 @@ from contracts import headers as h
 from contracts import subjects as s
 from contracts.control import mistakes
 from contracts.privacy import heeding, stricter
+from manager.budgets.of_keys import KeyBudgets
 from manager.config import ManagerConfig
 from manager.grade_sync import GradeKeeper
 from manager.idempotency import Answers, Mine, key_of
@@ -117,6 +118,7 @@ class Manager:
             GradeKeeper(self._bus, self._shared.grades, self._shared.estimates).keep(self._shared.served), "grades"
         )
         self._tasks.start(self._shared.budgets.keep(), "budgets")
+        self._tasks.start(KeyBudgets(self._bus, self._shared.budgets).keep(), "budgets-of-keys")
         log.info("manager_ready", manager_id=self._id)
         await first_of(stop, self._bus.lost)
         await self._leave()

@@ -17,7 +17,11 @@ from bullpen.cli import streams
 START, ASK, LOOK, ACT, ROLES, MAKE = "Start", "Ask", "Look", "Act", "One role (what containers run)", "Make"
 
 COMMANDS = {
-    "up": ("up", START, "Start the whole mesh on this machine: NATS, Postgres, a Manager, telemetry and workers."),
+    "up": (
+        "up",
+        START,
+        "Start the whole mesh on this machine: servers, a Manager, telemetry, workers and a gateway.",
+    ),
     "down": ("up", START, "Stop the mesh that runs on a data directory."),
     "ask": ("ask", ASK, "Ask the mesh a question."),
     "submit": ("jobs", ASK, "Submit a file of jobs that survive a restart of everything."),
@@ -51,6 +55,7 @@ COMMANDS = {
     "resume": ("act", ACT, "Let a drained worker or Manager take questions again."),
     "swap": ("act", ACT, "Change the model of a running worker. Nothing that runs is lost."),
     "reload": ("act", ACT, "Have a worker or a Manager read its config.yaml again."),
+    "keys": ("keys", ACT, "API keys of the gateway: create, list, revoke, rotate."),
     "promote": (
         "grades",
         ACT,
@@ -66,6 +71,7 @@ COMMANDS = {
     "manager": ("roles", ROLES, "Run one Manager."),
     "worker": ("roles", ROLES, "Run one worker."),
     "telemetry": ("roles", ROLES, "Run one accountant: keeps the books in Postgres."),
+    "gateway": ("roles", ROLES, "Run one gateway: HTTP for programs that know no NATS."),
     "health": ("roles", ROLES, "Whether a role on this host can serve: exit 0 or 1."),
     "new-worker": ("scaffold", MAKE, "Make the folder of a new backend."),
     "init": ("scaffold", MAKE, "Make .env with random secrets."),

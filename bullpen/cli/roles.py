@@ -1,4 +1,5 @@
-"""`manager`, `worker`, `telemetry`: one role in the foreground, as containers and `bullpen up` run it; `health`.
+"""`manager`, `worker`, `telemetry`, `gateway`: one role in the foreground, as containers and `bullpen up` run it;
+`health`.
 
 Each imports its role when it is called: a worker's process should not carry a Manager.
 """
@@ -22,6 +23,8 @@ from bullpen.content_key import content_key
 from bullpen.known_passwords import refuse_known_password
 from bullpen.supervision.endpoints import default_data_dir, resolve_database_url
 from bullpen.supervision.process import run_role
+from bullpen.supervision.status_server import LoopWatch, StatusServer
+from bus import Tasks
 from bus.role_status import RoleStatus
 from client import Bullpen
 from client.client import WORKER_SERVICE, ServiceInfo
@@ -44,6 +47,7 @@ def register(app: typer.Typer) -> None:
     app.command()(manager)
     app.command()(worker)
     app.command()(telemetry)
+    app.command()(gateway)
     app.command()(health)
 
 
@@ -170,9 +174,51 @@ def telemetry(id_: Id = None, config: Config = None) -> None:
     raise typer.Exit(run_role("telemetry", role, status))
 
 
+def gateway(
+    id_: Id = None,
+    config: Config = None,
+    *,
+    no_keys: Annotated[bool, typer.Option("--no-keys", help="Everybody who can connect may ask")] = False,
+) -> None:
+    """Run one gateway: HTTP for programs that know no NATS.
+
+    It answers at 127.0.0.1:4000 unless `listen` says otherwise. At a SIGTERM it finishes the answers under way and
+    leaves. Beyond loopback it wants API keys: `bullpen keys create` makes one.
+
+    Examples:
+
+      bullpen gateway
+
+      BULLPEN_GATEWAY__LISTEN=127.0.0.1:8000 bullpen gateway
+    """
+    status = RoleStatus()
+
+    async def role(stop: asyncio.Event) -> None:
+        from gateway.config import GatewayConfig
+        from gateway.gateway import run as run_gateway
+
+        told = load_config(GatewayConfig, "gateway", config or _own_config("gateway"))
+        watch, tasks = LoopWatch(), Tasks("gateway:status")
+        tasks.start(watch.keep(), "loop-watch")
+        try:
+            await run_gateway(
+                settings(),
+                told.model_copy(update={"keys": "off"}) if no_keys else told,
+                gateway_id=_id("gateway", id_),
+                stop=stop,
+                pages=StatusServer("gateway", status, watch).page,
+                status=status,
+            )
+        finally:
+            await tasks.cancel()
+
+    raise typer.Exit(run_role("gateway", role, status))
+
+
 def health(
     role: Annotated[
-        Literal["manager", "worker", "telemetry"], typer.Argument(metavar="ROLE", help="manager, worker or telemetry")
+        Literal["manager", "worker", "telemetry", "gateway"],
+        typer.Argument(metavar="ROLE", help="manager, worker, telemetry or gateway"),
     ],
     id_: Annotated[str | None, typer.Option("--id", help="Only this one [default: any on this host]")] = None,
     *,

@@ -22,7 +22,7 @@ from bullpen.supervision.readiness import MeshWatch
 from bullpen.supervision.servers import NATS, POSTGRES
 from client import Bullpen
 
-ORDER = ("worker", "manager", "telemetry")
+ORDER = ("worker", "manager", "telemetry", "gateway")
 LOOK_EVERY = 0.1
 
 

@@ -41,6 +41,8 @@ class UpOptions:
     managers: int
     port_nats: int | None
     postgres: bool
+    http: bool
+    port_http: int | None
 
 
 def register(app: typer.Typer) -> None:
@@ -61,13 +63,15 @@ def up(
         int | None, typer.Option(min=1, max=65535, metavar="N", help="Default: 4222; when taken, a free one.")
     ] = None,
     port_http: Annotated[
-        int | None, typer.Option(min=1, max=65535, metavar="N", help="For the HTTP gateway, which is not built yet.")
+        int | None,
+        typer.Option(min=1, max=65535, metavar="N", help="For HTTP. Default: 4000; when taken, a free one."),
     ] = None,
+    no_http: Annotated[bool, typer.Option("--no-http", help="Start no gateway: ask over NATS only.")] = False,
     no_postgres: Annotated[bool, typer.Option("--no-postgres", help="Keep no books.")] = False,
     data_dir: DataDir = None,
     ready_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Start the whole mesh on this machine: NATS, Postgres, a Manager, telemetry and workers.
+    """Start the whole mesh on this machine: servers, a Manager, telemetry, workers and a gateway.
 
     Uses NATS_URL and DATABASE_URL instead of its own servers when they are set. Ctrl-C stops everything.
 
@@ -79,10 +83,14 @@ def up(
 
       bullpen up --detach --data-dir /tmp/trial
     """
-    if port_http is not None:
-        typer.echo("--port-http does nothing yet: there is no HTTP gateway; ask over NATS", err=True)
     options = UpOptions(
-        (data_dir or default_data_dir()).resolve(), workers, managers, port_nats, postgres=not no_postgres
+        (data_dir or default_data_dir()).resolve(),
+        workers,
+        managers,
+        port_nats,
+        postgres=not no_postgres,
+        http=not no_http,
+        port_http=port_http,
     )
     try:
         _refuse_a_second(options.data_dir)
@@ -125,7 +133,9 @@ def _launch(options: UpOptions) -> int:
     command = [*role_command(), "up", "--data-dir", str(options.data_dir), "--managers", str(options.managers)]
     command += ["--workers", options.workers] if options.workers is not None else []
     command += ["--port-nats", str(options.port_nats)] if options.port_nats is not None else []
+    command += ["--port-http", str(options.port_http)] if options.port_http is not None else []
     command += [] if options.postgres else ["--no-postgres"]
+    command += [] if options.http else ["--no-http"]
     return background.launch(command, options.data_dir / "logs" / "up.log", typer.echo)
 
 
@@ -142,6 +152,8 @@ async def _foreground(options: UpOptions, ready_fd: int | None) -> int:
         managers=options.managers,
         nats_port=options.port_nats,
         postgres=options.postgres,
+        http=options.http,
+        http_port=options.port_http,
         tell=screen.tell,
         doing=screen.doing,
     )

@@ -1,5 +1,6 @@
 """What `bullpen up` prints when everything runs: addresses, workers, other backends, and what to type next."""
 
+import json
 import os
 import shutil
 import sys
@@ -15,6 +16,8 @@ QUESTION = "What is the capital of France?"
 def lines(endpoints: Endpoints, plan: StartPlan, data_dir: Path) -> Iterator[str]:
     yield ""
     yield f"  NATS      {endpoints.nats_url}"
+    if endpoints.http_url is not None:
+        yield f"  HTTP      {endpoints.http_url}/v1  (for programs that speak OpenAI's API)"
     yield f"  Postgres  {_books(endpoints, data_dir)}"
     yield f"  Logs      {data_dir / 'logs'}"
     yield ""
@@ -23,6 +26,9 @@ def lines(endpoints: Endpoints, plan: StartPlan, data_dir: Path) -> Iterator[str
     yield "In another terminal:"
     yield f"  nats req infer.auto '{QUESTION}' -s {endpoints.nats_url} --timeout 60s"
     yield f'  {command(endpoints, data_dir)} ask "{QUESTION}"'
+    if endpoints.http_url is not None:
+        body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": QUESTION}]})
+        yield f"  curl {endpoints.http_url}/v1/chat/completions -d '{body}'"
 
 
 def command(endpoints: Endpoints, data_dir: Path) -> str:

@@ -20,6 +20,7 @@ from bullpen.embedded import EmbeddedError, ServerDown, clean_environment
 from bullpen.supervision import endpoints as endpoints_file
 from bullpen.supervision.endpoints import Endpoints
 from bullpen.supervision.lock import Lock
+from bullpen.supervision.ports import Ports, is_free
 from bullpen.supervision.readiness import MeshWatch
 from bullpen.supervision.servers import NATS, POSTGRES, Servers
 from bullpen.supervision.status_server import nth_address
@@ -27,7 +28,9 @@ from bullpen.supervision.store_watch import StoreWatch
 from bullpen.supervision.supervisor import Death, Program, Supervisor
 from bus import BusSettings, Tasks
 from bus.backoff import Backoff
-from config.loader import secret
+from config.loader import load_config, secret
+from gateway.config import GatewayConfig
+from gateway.gateway import CANNOT_LISTEN
 from workers.base.interface.discovery import find
 
 log = structlog.get_logger(__name__)
@@ -50,7 +53,8 @@ KEYS_TO_OTHER_SERVERS = (
 """Our own server on loopback asks for none of them and would refuse some."""
 
 
-TELEMETRY = "telemetry-1"
+TELEMETRY, GATEWAY = "telemetry-1", "gateway-1"
+GATEWAY_CONFIG = Path(__file__).resolve().parents[2] / "gateway" / "config.yaml"
 
 
 class MeshError(Exception):
@@ -68,11 +72,16 @@ class Mesh:
         managers: int = 1,
         nats_port: int | None = None,
         postgres: bool = True,
+        http: bool = False,
+        http_port: int | None = None,
         env: Mapping[str, str] | None = None,
         tell: Callable[[str], None] = lambda line: None,
         doing: Callable[[str], None] = lambda step: None,
     ) -> None:
-        """`workers`: backend (name or path) and how many. `tell` gets lines for people, `doing` the step under way."""
+        """`workers`: backend (name or path) and how many. `http`: with a gateway, at its standard port or another one.
+
+        `tell` gets lines for people, `doing` the step under way.
+        """
         self.data_dir = data_dir.resolve()
         self._workers = _numbered(workers)
         self._managers = managers
@@ -80,6 +89,9 @@ class Mesh:
         self._environment = {**os.environ, **(env or {}), "BULLPEN_DATA_DIR": str(self.data_dir)}
         self._database_url = secret("DATABASE_URL", self._environment)
         self._own_postgres = postgres and self._database_url is None
+        self._http = http
+        self._http_port = http_port
+        self._http_url: str | None = None
         self._tell = tell
         self._doing = doing
         self._supervisor = Supervisor(self._on_start, self._on_death)
@@ -101,7 +113,12 @@ class Mesh:
     @property
     def endpoints(self) -> Endpoints:
         """Where everything is, and which processes there are now."""
-        return Endpoints(nats_url=self._nats_url, database_url=self._database_url, pids=self._supervisor.pids)
+        return Endpoints(
+            nats_url=self._nats_url,
+            database_url=self._database_url,
+            http_url=self._http_url,
+            pids=self._supervisor.pids,
+        )
 
     def pid(self, name: str) -> int:
         """The process id of `manager-1`, `worker-simulated-2`, `telemetry-1`, `nats` or `postgres`."""
@@ -181,6 +198,38 @@ class Mesh:
             await self._start_role(f"manager-{number}", "manager", "--id", f"manager-{number}")
         for worker_id, backend in self._workers.items():
             await self._start_role(f"worker-{worker_id}", "worker", backend, "--id", worker_id)
+        if self._http:
+            await self._start_gateway(self._watch)
+
+    async def _start_gateway(self, watch: MeshWatch) -> None:
+        """On the first port that stays free; its address is known afterwards. Raises `MeshError`, `ConfigError`."""
+        host, standard = load_config(GatewayConfig, "gateway", GATEWAY_CONFIG, self._environment).address
+        ports = Ports(self.data_dir)
+        if self._http_port is not None and not is_free(self._http_port):
+            raise MeshError(f"port {self._http_port} is taken: choose another one for HTTP (--port-http)")
+        for port in [self._http_port] if self._http_port else ports.candidates(GATEWAY, standard):
+            listen = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            await self._start_role(GATEWAY, "gateway", "--id", GATEWAY, BULLPEN_GATEWAY__LISTEN=listen)
+            if await self._came_up(watch, GATEWAY):
+                if port != standard and self._http_port is None:
+                    self._tell(f"port {standard} is taken: HTTP is at {port}")
+                ports.remember(GATEWAY, port)
+                self._http_url = await watch.http_url(GATEWAY)
+                return
+            words = self._supervisor.dying_words(GATEWAY)
+            await self._supervisor.stop([GATEWAY], within=1)
+            if CANNOT_LISTEN not in words:
+                break
+        raise MeshError(f"{GATEWAY} does not start; it said:\n{self._last_words(GATEWAY)}")
+
+    async def _came_up(self, watch: MeshWatch, name: str) -> bool:
+        """Whether the process answers before it dies. Raises `MeshError` when it does neither."""
+        began = asyncio.get_running_loop().time()
+        while not await watch.answers(name):
+            if self._supervisor.deaths(name):
+                return False
+            await self._wait_for([name], began)
+        return True
 
     async def _find_books(self) -> None:
         """Starts our own database. One that does not start now is tried again: answers do not wait for the books."""

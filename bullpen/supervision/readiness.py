@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pydantic import TypeAdapter, ValidationError
 
 from bus import Bus, BusError, BusSettings, Message
+from client.client import GATEWAY_SERVICE, ServiceInfo
 from contracts import (
     BullpenError,
     ControlReply,
@@ -61,6 +62,14 @@ class MeshWatch:
         except BusError:
             return False
         return True
+
+    async def http_url(self, process: str) -> str | None:
+        """Where a gateway's process (`gateway-1`) listens; None when it does not say so."""
+        try:
+            answer = await self._bus.request(f"$SRV.PING.{GATEWAY_SERVICE}.{process}", b"", timeout=PING_WAIT)
+            return ServiceInfo.model_validate_json(answer.data).metadata.get("url")
+        except (BusError, ValidationError):
+            return None
 
     async def serves(self, process: str) -> bool:
         """Whether a role's process does its work: a worker has to be ready, of the others an answer will do."""

@@ -49,6 +49,8 @@ class BudgetLedger:
         clock: Callable[[], float] = time,
     ) -> None:
         self._bus = bus
+        self._configured = budgets
+        self._of_keys: tuple[Budget, ...] = ()
         self._budgets = budgets
         self._id = manager_id
         self._holder = f"{manager_id}/{new_id()}"
@@ -93,7 +95,22 @@ class BudgetLedger:
 
     def reconfigure(self, budgets: tuple[Budget, ...]) -> None:
         """Whose limit is another now: the next request that it pays for asks the ledger how much is left."""
-        self._budgets = budgets
+        self._configured = budgets
+        self._take()
+
+    def take_keys(self, budgets: tuple[Budget, ...]) -> None:
+        """The budgets that come with API keys. Where the config has one for the same, the smaller limit counts."""
+        if budgets != self._of_keys:
+            self._of_keys = budgets
+            self._take()
+
+    def _take(self) -> None:
+        strictest: dict[tuple[str | None, str | None, str], Budget] = {}
+        for budget in (*self._configured, *self._of_keys):
+            at = (budget.tenant, budget.model, budget.per)
+            if at not in strictest or budget.limit_usd < strictest[at].limit_usd:
+                strictest[at] = budget
+        budgets = self._budgets = tuple(strictest.values())
         for local in self._local_budgets.values():
             for budget in budgets:
                 local.follow(budget)

@@ -1,0 +1,180 @@
+"""`keys create|list|revoke|rotate`: who may ask the gateway."""
+
+import re
+from datetime import datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Any, cast
+
+import typer
+
+from bullpen.cli.reading import Json
+from bullpen.cli.running import connected, run, usage
+from bullpen.cli.show import UNKNOWN, as_json, money, note, show, table, text, words
+from contracts import ApiKey, KeyBudget, utc_now
+from contracts.keys import Window
+from contracts.request import TENANT_CHARACTERS
+from gateway.keys.office import KeyOffice
+
+UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+WINDOWS = ("hour", "day", "month", "total")
+KeyId = Annotated[str, typer.Argument(metavar="KEY_ID", help="As `bullpen keys list` shows it")]
+
+
+def register(app: typer.Typer) -> None:
+    keys = typer.Typer(no_args_is_help=True, help="API keys of the gateway. A secret is shown once, and kept nowhere.")
+    keys.command()(create)
+    keys.command(name="list")(list_)
+    keys.command()(revoke)
+    keys.command()(rotate)
+    app.add_typer(keys, name="keys")
+
+
+def create(
+    *,
+    tenant: Annotated[str, typer.Option(help="Whose requests it makes: bills and budgets go by it")],
+    budget: Annotated[
+        str | None, typer.Option(metavar="USD/WINDOW", help="What the tenant may spend: 5/day, 100/month, 20/total")
+    ] = None,
+    rpm: Annotated[int | None, typer.Option(min=1, help="Requests per minute")] = None,
+    tpm: Annotated[int | None, typer.Option(min=1, help="Tokens per minute")] = None,
+    models: Annotated[str | None, typer.Option(help="Names it may ask for, with * and ?, comma-separated")] = None,
+    expires: Annotated[str | None, typer.Option(metavar="AFTER", help="30d, 12h, 4w [default: never]")] = None,
+    json: Json = False,
+) -> None:
+    """Make a key. Its secret is shown now, and never again.
+
+    Examples:
+
+      bullpen keys create --tenant acme
+
+      bullpen keys create --tenant acme --budget 5/day --rpm 60 --models 'gpt-*,auto' --expires 30d
+    """
+    if not 0 < len(tenant) <= TENANT_CHARACTERS:
+        raise usage(f"--tenant should have 1 to {TENANT_CHARACTERS} characters")
+    options: dict[str, Any] = {
+        "rpm": rpm,
+        "tpm": tpm,
+        "models": tuple(name.strip() for name in (models or "").split(",") if name.strip()),
+        "expires_at": _time(expires, "--expires"),
+        "budget": _budget(budget),
+    }
+
+    async def make() -> None:
+        async with connected() as bullpen:
+            made, secret = await (await KeyOffice.open(bullpen.bus)).create(tenant, **options)
+        _tell(made, secret, json=json)
+
+    run(make)
+
+
+def list_(*, json: Json = False) -> None:
+    """Every key, without its secret, which nobody has but its owner.
+
+    Examples:
+
+      bullpen keys list
+
+      bullpen keys list --json | jq '.[] | select(.revoked_at == null)'
+    """
+
+    async def look() -> None:
+        async with connected() as bullpen:
+            found = await (await KeyOffice.open(bullpen.bus)).keys()
+        if json:
+            as_json(found)
+        elif found:
+            columns = [*map(words, ("KEY", "TENANT", "STATE", "MODELS", "LIMITS", "CREATED", "EXPIRES"))]
+            show(table(columns, [_row(key) for key in found]))
+        else:
+            note("there are no keys: `bullpen keys create --tenant NAME` makes one")
+
+    run(look)
+
+
+def revoke(key_id: KeyId, *, json: Json = False) -> None:
+    """End a key: every gateway refuses it within a second.
+
+    Examples:
+
+      bullpen keys revoke key-8f3a61c09d
+    """
+
+    async def end() -> None:
+        async with connected() as bullpen:
+            revoked = await (await KeyOffice.open(bullpen.bus)).revoke(key_id)
+        if json:
+            as_json(revoked)
+        else:
+            typer.echo(f"{key_id} of {revoked.tenant} is revoked")
+
+    run(end)
+
+
+def rotate(
+    key_id: KeyId,
+    *,
+    overlap: Annotated[
+        str | None, typer.Option(metavar="AFTER", help="How long the old one still works: 1h, 2d [default: not at all]")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Make a new key that may do the same, and end the old one.
+
+    Examples:
+
+      bullpen keys rotate key-8f3a61c09d --overlap 1d
+    """
+    until = _time(overlap, "--overlap")
+
+    async def change() -> None:
+        async with connected() as bullpen:
+            made, secret = await (await KeyOffice.open(bullpen.bus)).rotate(key_id, until)
+        _tell(made, secret, json=json)
+
+    run(change)
+
+
+def _tell(key: ApiKey, secret: str, *, json: bool) -> None:
+    if json:
+        as_json({**key.model_dump(mode="json", by_alias=True), "secret": secret})
+    else:
+        typer.echo(secret)
+        note(f"{key.key_id} of {key.tenant}; the secret above is shown this once")
+
+
+def _row(key: ApiKey) -> list[Any]:
+    expired = key.expires_at is not None and key.expires_at <= utc_now()
+    limits = [f"{key.rpm} rpm" if key.rpm else "", f"{key.tpm} tpm" if key.tpm else ""]
+    limits += [f"{money(key.budget.limit_usd)}/{key.budget.per}"] if key.budget else []
+    return [
+        text(key.key_id),
+        text(key.tenant),
+        text("revoked" if key.revoked_at else "expired" if expired else "open"),
+        text(", ".join(key.models) or "all"),
+        text(", ".join(filter(None, limits)) or UNKNOWN),
+        text(f"{key.created_at:%Y-%m-%d %H:%M}"),
+        text(f"{key.expires_at:%Y-%m-%d %H:%M}" if key.expires_at else UNKNOWN),
+    ]
+
+
+def _time(after: str | None, option: str) -> datetime | None:
+    """When it will be so much later."""
+    if after is None:
+        return None
+    found = re.fullmatch(r"(\d{1,5})([mhdw])", after)
+    if found is None or not int(found[1]):
+        raise usage(f"{option} {after!r}: write a number and m, h, d or w, as 30d")
+    return utc_now() + timedelta(**{UNITS[found[2]]: int(found[1])})
+
+
+def _budget(told: str | None) -> KeyBudget | None:
+    if told is None:
+        return None
+    amount, _, per = told.partition("/")
+    try:
+        limit = Decimal(amount)
+    except InvalidOperation:
+        limit = Decimal(0)
+    if not limit.is_finite() or limit <= 0 or per not in WINDOWS:
+        raise usage(f"--budget {told!r}: write US dollars and hour, day, month or total, as 5/day")
+    return KeyBudget(limit_usd=limit, per=cast("Window", per))

@@ -1,0 +1,60 @@
+"""API keys of the gateway, as they are kept in JetStream: everything but the secret itself.
+
+The entry's key is the SHA-256 of the secret. Whoever reads the bucket can ask nothing with what stands there; a secret
+has 256 random bits, so it cannot be guessed from its digest either.
+"""
+
+from collections.abc import Iterable
+from decimal import Decimal
+from fnmatch import fnmatchcase
+from hashlib import sha256
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from contracts.base import Money, OpenModel, Time, Whole
+
+Window = Literal["hour", "day", "month", "total"]
+
+
+class KeyBudget(OpenModel):
+    """What the key's tenant may spend, by any of its keys."""
+
+    limit_usd: Annotated[Money, Field(gt=0)]
+    per: Window
+
+
+class ApiKey(OpenModel):
+    schema_: Literal["bullpen.key.v1"] = Field(default="bullpen.key.v1", alias="schema")
+    key_id: str
+    """Names the key for people; it opens nothing."""
+    tenant: str
+    """Whose requests it makes: bills and budgets go by it."""
+    created_at: Time
+    expires_at: Time | None = None
+    revoked_at: Time | None = None
+    models: tuple[str, ...] = ()
+    """Names it may ask for, with `*` and `?`. Empty: all."""
+    rpm: Whole | None = None
+    """Requests per minute, at each gateway. None: no limit."""
+    tpm: Whole | None = None
+    """Tokens per minute, at each gateway."""
+    budget: KeyBudget | None = None
+
+    def allows(self, model: str) -> bool:
+        return not self.models or any(fnmatchcase(model, pattern) for pattern in self.models)
+
+
+def digest(secret: str) -> str:
+    """What the bucket knows a secret by."""
+    return sha256(secret.encode(errors="surrogatepass")).hexdigest()
+
+
+def tenant_budgets(keys: Iterable[ApiKey]) -> dict[tuple[str, Window], Decimal]:
+    """By tenant and window: the strictest of the keys that are not revoked counts."""
+    found: dict[tuple[str, Window], Decimal] = {}
+    for key in keys:
+        if key.budget is not None and key.revoked_at is None:
+            at = (key.tenant, key.budget.per)
+            found[at] = min(found.get(at, key.budget.limit_usd), key.budget.limit_usd)
+    return found

@@ -1,0 +1,70 @@
+"""The gateway's settings, from `gateway/config.yaml` and `BULLPEN_GATEWAY__*`."""
+
+from ipaddress import ip_address
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from config.loader import ConfigModel
+
+Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+STANDARD_PORT = 4000
+
+
+def _address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{text!r} is no address: write HOST:PORT, such as 127.0.0.1:{STANDARD_PORT}")
+    return text
+
+
+class GatewayConfig(ConfigModel):
+    listen: Annotated[str, AfterValidator(_address)] = f"127.0.0.1:{STANDARD_PORT}"
+    """Port 0: any free one."""
+    unknown_model: Literal["error", "auto"] = "error"
+    """What becomes of a request for a model that nobody serves."""
+    aliases: dict[str, str] = Field(default_factory=dict)
+    """Names that clients use, with `*` and `?`, and the model each stands for. The first that fits counts."""
+    keys: Literal["auto", "required", "off"] = "auto"
+    """`auto`: needed as soon as one exists, and always beyond loopback."""
+    origins: tuple[str, ...] = ()
+    """Web sites whose pages may ask from a browser, as `https://chat.example.com`; `*`: all. Those on loopback may."""
+    body_limit_mb: Annotated[float, Field(gt=0, le=1024)] = 32.0
+    body_within: Seconds = 60.0
+    """Seconds in which a whole request has to be here."""
+    idle_timeout: Seconds = 75.0
+    """Seconds that a connection may be without a request."""
+    slow_reader_timeout: Seconds = 30.0
+    """Seconds that a client may read nothing while there is something to read."""
+    keep_alive_every: Seconds = 10.0
+    """Seconds of silence after which a stream says that it still lives."""
+    deadline: Annotated[float, Field(gt=0, le=86_400)] = 600.0
+    """Seconds that an answer may take, unless the request says so itself (`deadline_ms`)."""
+    drain_within: Seconds = 30.0
+    """Seconds that answers under way get when the gateway leaves."""
+    max_connections: Count = 4096
+    processes: Count = 1
+    """How many share the port."""
+    share_port: bool = False
+    """Another gateway on this machine may listen at the same address."""
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where to listen."""
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        host = self.address[0]
+        try:
+            return ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
+
+    @property
+    def body_limit(self) -> int:
+        """Bytes."""
+        return int(self.body_limit_mb * (1 << 20))

@@ -1,0 +1,149 @@
+"""What OpenAI's dialects have in common: fields of a request, the shape of errors, usage, events."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic_core import to_json
+
+from contracts import BullpenError, InferenceResponse, JsonObject
+from gateway.dialects import Refused
+
+IGNORED = frozenset({
+    *("prediction", "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "service_tier", "store"),
+    *("user", "verbosity"),
+    *("chat_template_kwargs", "min_p", "mirostat", "repeat_penalty", "repetition_penalty", "top_a", "top_k"),
+    *("typical_p",),
+})  # fmt: skip
+"""Fields of OpenAI, and of servers that speak its dialect, without which an answer is still the answer."""
+SAMPLING = frozenset({
+    *("temperature", "top_p", "stop", "seed", "frequency_penalty", "presence_penalty", "logit_bias", "max_tokens"),
+})  # fmt: skip
+OURS = frozenset({
+    *("backend", "content", "context", "deadline_ms", "hedge", "max_cost_usd", "metadata", "min_confidence"),
+    *("policy", "priority"),
+})  # fmt: skip
+"""What only the mesh has. SDKs send it with `extra_body`."""
+MOST_COPIES = 128
+ENDLESS = -1
+"""As `max_tokens`, of some clients: no limit."""
+TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "insufficient_quota",
+    403: "permission_error",
+    404: "invalid_request_error",
+    405: "invalid_request_error",
+    408: "timeout_error",
+    409: "conflict_error",
+    413: "invalid_request_error",
+    415: "invalid_request_error",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+    499: "invalid_request_error",
+}
+SERVER_ERROR = "server_error"
+
+
+def present(body: Mapping[str, Any]) -> JsonObject:
+    """The fields that are set: `null` is none."""
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def known(fields: JsonObject, taken: frozenset[str]) -> tuple[str, ...]:
+    """The names of those that are ignored. Raises `Refused` at one that is neither `taken` nor harmless."""
+    for name in fields:
+        if name not in taken and name not in IGNORED:
+            raise Refused(f"Unknown parameter: '{name[:200]}'", name[:200], code="unknown_parameter")
+    return tuple(name for name in fields if name in IGNORED and name not in taken)
+
+
+def only(fields: JsonObject, allowed: Mapping[str, tuple[Any, ...]]) -> None:
+    """Takes out the fields that are honoured only if they ask for what happens anyway. Raises `Refused`."""
+    for name, values in allowed.items():
+        if name in fields and (value := fields.pop(name)) not in values:
+            cure = f"only {' or '.join(repr(one) for one in values)} is" if values else "it is not"
+            raise Refused(f"{name}: {value!r:.200} is not supported here, {cure}", name, code="unsupported_value")
+
+
+def model_of(fields: JsonObject) -> str:
+    """The model asked for; none is `auto`. Raises `Refused`."""
+    model = fields.pop("model", "auto")
+    if not isinstance(model, str) or not 0 < len(model) <= 256:
+        raise Refused("model should be a string of 1 to 256 characters", "model")
+    return model
+
+
+def flag(fields: JsonObject, name: str) -> bool:
+    """Raises `Refused`."""
+    value = fields.pop(name, False)
+    if not isinstance(value, bool):
+        raise Refused(f"{name} should be true or false", name)
+    return value
+
+
+def copies_of(fields: JsonObject) -> int:
+    """`n`. Raises `Refused`."""
+    copies = fields.pop("n", 1)
+    if not isinstance(copies, int) or isinstance(copies, bool) or not 1 <= copies <= MOST_COPIES:
+        raise Refused(f"n should be a whole number from 1 to {MOST_COPIES}", "n")
+    return copies
+
+
+def includes_usage(fields: JsonObject) -> bool:
+    """Whether `stream_options` ask for the usage. Raises `Refused`."""
+    options = fields.pop("stream_options", {})
+    if not isinstance(options, dict):
+        raise Refused("stream_options should be an object", "stream_options")
+    options = present(options)
+    for name, value in options.items():
+        if name not in ("include_usage", "include_obfuscation"):
+            raise Refused(f"Unknown parameter: 'stream_options.{name[:200]}'", f"stream_options.{name[:200]}")
+        if not isinstance(value, bool):
+            raise Refused(f"stream_options.{name} should be true or false", f"stream_options.{name}")
+    return bool(options.get("include_usage"))
+
+
+def settle_max_tokens(fields: JsonObject) -> None:
+    """`max_completion_tokens` is `max_tokens`. Raises `Refused` when they differ."""
+    told = {name: fields.pop(name) for name in ("max_completion_tokens", "max_tokens") if name in fields}
+    wanted = [(name, value) for name, value in told.items() if value != ENDLESS]
+    for name, value in wanted:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise Refused(f"{name} should be a whole number, 1 at least", name)
+        if value != wanted[0][1]:
+            raise Refused(f"{name} differs from {wanted[0][0]}: give one of them", name)
+        fields["max_tokens"] = value
+
+
+def without_empty(fields: JsonObject, *names: str) -> None:
+    """An empty list, or object, asks for nothing."""
+    for name in names:
+        if fields.get(name) in ([], {}, ""):
+            del fields[name]
+
+
+def error_object(status: int, code: str, message: str, param: str | None) -> JsonObject:
+    kind = TYPES.get(status, SERVER_ERROR if status >= 500 else TYPES[400])
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def error_event(error: BullpenError) -> bytes:
+    return event(error_object(error.status, error.code, error.message, error.field))
+
+
+def event(told: JsonObject) -> bytes:
+    return b"data: " + to_json(told) + b"\n\n"
+
+
+def usage(responses: Iterable[InferenceResponse]) -> JsonObject:
+    """Of all the answers together: each was computed."""
+    answers = list(responses)
+    prompt = sum(answer.prompt_tokens or 0 for answer in answers)
+    completion = sum(answer.completion_tokens for answer in answers)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": sum(answer.cached_tokens or 0 for answer in answers)},
+        "completion_tokens_details": {"reasoning_tokens": sum(answer.reasoning_tokens or 0 for answer in answers)},
+    }

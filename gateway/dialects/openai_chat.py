@@ -1,0 +1,169 @@
+"""OpenAI's chat completions: `POST /v1/chat/completions`.
+
+The request's form is nearly the mesh's own, so most fields go on as they are and are checked there, once, by the rules
+that every caller's request goes through.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import to_json
+
+from contracts import BullpenError, Chunk, FinalResponse, InferenceResponse, JsonObject
+from gateway.dialects import Asked, Refused
+from gateway.dialects import openai as common
+from gateway.dialects.about import comments
+
+CHAT = frozenset({
+    *("messages", "logprobs", "top_logprobs", "reasoning_effort", "response_format"),
+    *("tools", "tool_choice", "parallel_tool_calls"),
+})  # fmt: skip
+TAKEN = CHAT | common.SAMPLING | common.OURS
+ONLY: Mapping[str, tuple[Any, ...]] = {
+    "audio": (),
+    "function_call": ("auto", "none"),
+    "functions": ([],),
+    "modalities": (["text"],),
+    "web_search_options": (),
+}
+"""Fields that the mesh has not, and the values that ask for nothing else than what it does."""
+DONE = b"data: [DONE]\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"
+SSE = "text/event-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class ChatOptions:
+    include_usage: bool
+
+
+class OpenAIChat:
+    name = "openai-chat"
+
+    def read(self, body: JsonObject, headers: Mapping[str, str]) -> Asked:
+        """Raises `Refused`."""
+        fields = common.present(body)
+        model, stream, copies = common.model_of(fields), common.flag(fields, "stream"), common.copies_of(fields)
+        options = ChatOptions(common.includes_usage(fields))
+        common.only(fields, ONLY)
+        common.settle_max_tokens(fields)
+        common.without_empty(fields, "tools", "stop", "logit_bias", "metadata")
+        ignored = common.known(fields, TAKEN)
+        if not isinstance(messages := fields.get("messages"), list) or not messages:
+            raise Refused("messages should be a list of one message at least", "messages")
+        if "tools" not in fields and fields.get("tool_choice") in ("auto", "none"):
+            del fields["tool_choice"]
+        request = {name: value for name, value in fields.items() if name in TAKEN}
+        return Asked(request, model, stream, ignored, copies, options)
+
+    def writer(self, asked: Asked, request_id: str, created: int) -> "ChatWriter":
+        return ChatWriter(f"chatcmpl-{request_id}", created, asked)
+
+    def error(self, status: int, code: str, message: str, param: str | None, request_id: str) -> bytes:
+        return to_json(common.error_object(status, code, message, param))
+
+
+class ChatWriter:
+    content_type = SSE
+
+    def __init__(self, completion_id: str, created: int, asked: Asked) -> None:
+        self._frame = {"id": completion_id, "created": created}
+        self._asked = asked
+        self._with_usage = isinstance(asked.options, ChatOptions) and asked.options.include_usage
+        head = {**self._frame, "object": "chat.completion.chunk", "model": asked.model, "system_fingerprint": None}
+        self._head = b"data: " + to_json(head)[:-1] + (b',"usage":null' if self._with_usage else b"")
+        self._reasoned: set[int] = set()
+        self._called: set[int] = set()
+        """The answers of which the client has reasoning, or pieces of calls."""
+        self._finals: list[FinalResponse] = []
+
+    def start(self) -> bytes:
+        role = {"role": "assistant", "content": ""}
+        return b"".join(self._chunk(index, role) for index in range(self._asked.copies))
+
+    def piece(self, chunk: Chunk, index: int = 0) -> bytes:
+        delta: JsonObject = {}
+        if chunk.reasoning:
+            self._reasoned.add(index)
+            delta["reasoning_content"] = chunk.reasoning
+        if chunk.delta:
+            delta["content"] = chunk.delta
+        if chunk.tool_calls:
+            self._called.add(index)
+            delta["tool_calls"] = [call.model_dump(exclude_none=True) for call in chunk.tool_calls]
+        if not delta and not chunk.logprobs:
+            return b""
+        return self._chunk(index, delta, logprobs=_logprobs(chunk))
+
+    def keep_alive(self) -> bytes:
+        return KEEP_ALIVE
+
+    def end(self, response: FinalResponse, index: int = 0, last: bool = True) -> bytes:
+        self._finals.append(response)
+        said = [self._chunk(index, delta) for delta in self._left_over(response, index)]
+        said.append(self._chunk(index, {}, finish=response.finish_reason))
+        if last and self._with_usage:
+            head = {**self._frame, "object": "chat.completion.chunk", "model": response.model_id}
+            said.append(common.event({**head, "choices": [], "usage": common.usage(self._finals)}))
+        if last:
+            said += [comments(response), DONE]
+        return b"".join(said)
+
+    def failed(self, error: BullpenError) -> bytes:
+        return common.error_event(error)
+
+    def whole(self, responses: Sequence[InferenceResponse]) -> bytes:
+        return to_json({
+            **self._frame,
+            "object": "chat.completion",
+            "model": responses[0].model_id,
+            "choices": [_choice(index, response) for index, response in enumerate(responses)],
+            "usage": common.usage(responses),
+            "service_tier": "default",
+            "system_fingerprint": None,
+        })  # fmt: skip
+
+    def _chunk(
+        self, index: int, delta: JsonObject, *, logprobs: JsonObject | None = None, finish: str | None = None
+    ) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        return self._head + b',"choices":[' + to_json(choice) + b"]}\n\n"
+
+    def _left_over(self, response: FinalResponse, index: int) -> list[JsonObject]:
+        """What the answer has and no piece told: of a worker that does not stream it."""
+        deltas: list[JsonObject] = []
+        if response.reasoning and index not in self._reasoned:
+            deltas.append({"reasoning_content": response.reasoning})
+        if response.tool_calls and index not in self._called:
+            calls = [{"index": number, **call} for number, call in enumerate(response.tool_calls)]
+            deltas.append({"tool_calls": calls})
+        if response.refusal:
+            deltas.append({"refusal": response.refusal})
+        return deltas
+
+
+def _choice(index: int, response: InferenceResponse) -> JsonObject:
+    silent = not response.output and (response.tool_calls or response.refusal)
+    message: JsonObject = {
+        "role": "assistant",
+        "content": None if silent else response.output,
+        "refusal": response.refusal,
+        "annotations": [],
+    }
+    if response.reasoning:
+        message["reasoning_content"] = response.reasoning
+    if response.tool_calls:
+        message["tool_calls"] = response.tool_calls
+    return {
+        "index": index,
+        "message": message,
+        "logprobs": _logprobs(response),
+        "finish_reason": response.finish_reason,
+    }
+
+
+def _logprobs(told: Chunk | InferenceResponse) -> JsonObject | None:
+    if told.logprobs is None:
+        return None
+    return {"content": [token.model_dump() for token in told.logprobs], "refusal": None}

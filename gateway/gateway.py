@@ -1,0 +1,186 @@
+"""The gateway: an HTTP server whose handlers are clients of the mesh.
+
+aiohttp's own server without its application: no middleware, no router and no access log are in the way of a request.
+A handler is cancelled when its client leaves, and so is the work.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+from aiohttp.web import Server
+
+from bus import Bus, BusError, BusSettings, Tasks
+from bus.role_status import Figure, RoleStatus
+from bus.service import Service, package_version, serve_info
+from bus.tasks import first_of
+from client import Bullpen, Roster
+from client.client import GATEWAY_SERVICE
+from config.loader import ConfigError
+from contracts import subjects as s
+from gateway.config import GatewayConfig
+from gateway.keys import Callers, KeyRing
+from gateway.models import GONE_AFTER, Models
+from gateway.routes import Routes, StatusPage
+from gateway.serving import Answering
+
+log = structlog.get_logger(__name__)
+
+START_PATIENCE = 30.0
+KEYS_WITHIN = 5.0
+"""Seconds in which the keys should have been read."""
+HEARTBEATS = 1.2
+"""Seconds in which every worker has been heard: their models are the names that clients may use."""
+BACKLOG = 1024
+CANNOT_LISTEN = "cannot listen at"
+"""Begins the error of an address that is taken."""
+FULL = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
+
+
+class Gateway:
+    def __init__(self, bus: Bus, config: GatewayConfig, gateway_id: str, pages: Callable[[str], StatusPage]) -> None:
+        self._bus = bus
+        self._config = config
+        self._id = gateway_id
+        self._bullpen = Bullpen(bus)
+        self._pages = pages
+        self._answering: Answering | None = None
+        self._listens = False
+        self._ring = KeyRing(bus)
+        self._tasks = Tasks(gateway_id)
+        self._server: Server | None = None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serves until `stop` is set or the bus is lost; then finishes what runs."""
+        async with self._bullpen.roster() as roster:
+            self._tasks.start(self._ring.keep(), "keys")
+            await asyncio.gather(asyncio.sleep(HEARTBEATS), self._check_keys())
+            models = Models(roster, self._config.aliases, self._config.unknown_model == "auto")
+            callers = Callers(self._ring, self._config.keys, self._config.origins)
+            answering = self._answering = Answering(self._bullpen, models, callers, self._config)
+            routes = Routes(answering, models, self._pages)
+            server = self._server = Server(
+                routes.handle,
+                handler_cancellation=True,
+                keepalive_timeout=self._config.idle_timeout,
+                access_log=None,
+            )
+            listening = await self._listen(server)
+            try:
+                url = _url(listening.sockets[0].getsockname())
+                await serve_info(self._bus, self._service(url))
+                self._listens = True
+                log.info("gateway_ready", gateway_id=self._id, url=url)
+                await self._until(stop, roster)
+            finally:
+                self._listens = False
+                listening.close()
+                await answering.finish(self._config.drain_within)
+                await self._tasks.cancel()
+                await server.shutdown(0.5)
+
+    async def _check_keys(self) -> None:
+        """Beyond loopback nobody is let in without a key, unless it is said. Raises `ConfigError`."""
+        known = self._config.keys == "off" or await self._ring.known_within(KEYS_WITHIN)
+        if self._config.keys != "auto" or self._config.is_loopback or (known and self._ring.exist()):
+            return
+        why = "there is no API key" if known else "the API keys cannot be read from JetStream"
+        raise ConfigError(
+            f"{self._config.listen} can be reached from elsewhere, and {why}: make one with `bullpen keys create`, or "
+            "say with `bullpen gateway --no-keys` that everybody may ask"
+        )
+
+    async def _listen(self, server: Server) -> asyncio.Server:
+        """Raises `ConfigError` when the address is taken, or not ours."""
+        host, port = self._config.address
+
+        def connected() -> asyncio.Protocol:
+            return server() if len(server.connections) < self._config.max_connections else _Full()
+
+        try:
+            return await asyncio.get_running_loop().create_server(
+                connected, host, port, backlog=BACKLOG, reuse_port=self._config.share_port or None
+            )
+        except OSError as error:
+            cure = "set another one with BULLPEN_GATEWAY__LISTEN, or `listen` in gateway/config.yaml"
+            raise ConfigError(f"{CANNOT_LISTEN} {self._config.listen}: {error.strerror or error}; {cure}") from None
+
+    async def _until(self, stop: asyncio.Event, roster: Roster) -> None:
+        """Waits for the end; meanwhile forgets workers that are gone."""
+        now = asyncio.get_running_loop().time
+
+        async def forget() -> None:
+            while True:
+                await asyncio.sleep(GONE_AFTER / 10)
+                roster.forget(now() - GONE_AFTER)
+
+        forgetting = asyncio.create_task(forget())
+        try:
+            await first_of(stop, self._bus.lost)
+        finally:
+            forgetting.cancel()
+
+    def _service(self, url: str) -> Service:
+        return Service(
+            name=GATEWAY_SERVICE,
+            id=self._id,
+            version=package_version(),
+            description="Answers HTTP in the dialects that programs speak",
+            metadata={"url": url},
+        )
+
+    def why_not_ready(self) -> str:
+        """Why this gateway serves nobody now; empty while it does."""
+        if not self._bus.is_connected:
+            return "the connection to NATS is away"
+        return "" if self._listens else "leaving, or not started yet"
+
+    def figures(self) -> "tuple[Figure, ...]":
+        """For `/metrics`."""
+        connected = Figure("nats_connected", "1: the connection to NATS is there", self._bus.is_connected)
+        connections = len(self._server.connections) if self._server is not None else 0
+        open_now = Figure("http_connections", "Connections of clients", connections)
+        return (connected, open_now, *(self._answering.figures() if self._answering is not None else ()))
+
+
+class _Full(asyncio.Protocol):
+    """Says that there are too many connections, and closes this one."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        transport.write(FULL)
+        transport.close()
+
+
+def _url(address: tuple[str, int]) -> str:
+    host, port, *_ = address
+    if host in ("0.0.0.0", "::"):  # noqa: S104 — for people on this machine
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def run(
+    settings: BusSettings,
+    config: GatewayConfig,
+    *,
+    gateway_id: str,
+    stop: asyncio.Event,
+    pages: Callable[[str], StatusPage],
+    status: RoleStatus | None = None,
+) -> None:
+    """Runs one gateway until `stop` is set. `pages`: what `/healthz`, `/readyz` and `/metrics` say.
+
+    Raises `BusUnreachable`, `ConfigError`; `BusError`: the bus was lost.
+    """
+    if not s.is_name(gateway_id):
+        raise ConfigError(f"{gateway_id!r} is not a gateway's id: 1 to 64 of A-Z a-z 0-9 _ - are allowed")
+    bus = await Bus.connect(f"gateway:{gateway_id}", settings, patience=START_PATIENCE, stop=stop)
+    try:
+        gateway = Gateway(bus, config, gateway_id, pages)
+        if status is not None:
+            status.why_not, status.figures = gateway.why_not_ready, gateway.figures
+        await gateway.run(stop)
+        if bus.lost.is_set():
+            raise BusError("the connection to NATS is lost for good")
+    finally:
+        await bus.close()

@@ -1,0 +1,103 @@
+"""What is HTTP about a request and its answer: the body with its limits, headers, failures as statuses."""
+
+import asyncio
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from aiohttp.web import BaseRequest, Response
+from pydantic_core import from_json
+
+from contracts import BullpenError, ErrorCode, JsonObject
+from gateway.dialects import Dialect, Refused
+
+JSON = "application/json"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+REPEATED_BY_CLIENTS = (408, 409, 429)
+"""Statuses below 500 after which the SDKs ask again by themselves."""
+TOO_LARGE = "send fewer or smaller images and files, or raise `max_payload` of the NATS server"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a request got no answer, as HTTP tells it."""
+
+    status: int
+    code: str
+    message: str
+    param: str | None = None
+    retry_after_ms: int | None = None
+    may_repeat: bool = False
+    """Whether a client may ask again by itself: nothing was begun, or a key keeps it from being done twice."""
+    request_id: str | None = None
+
+    @classmethod
+    def of(cls, error: Exception, *, keyed: bool = False) -> "Failure":
+        """`keyed`: the client gave an idempotency key. Of any exception; what is not known is `internal`."""
+        if isinstance(error, Refused):
+            return cls(error.status, error.code or "invalid_request", error.message, error.param)
+        if not isinstance(error, BullpenError):
+            return cls(500, ErrorCode.INTERNAL, "the gateway failed, its log says more")
+        message = error.message
+        if error.code is ErrorCode.PAYLOAD_TOO_LARGE:
+            message = f"{message}: {TOO_LARGE}"
+        reply = getattr(error, "reply", None)
+        return cls(
+            error.status,
+            error.code,
+            message,
+            error.field,
+            error.retry_after_ms,
+            may_repeat=error.begun_nowhere or (keyed and error.retryable),
+            request_id=reply.request_id if reply is not None else None,
+        )
+
+    def answer(self, dialect: Dialect, request_id: str, headers: Mapping[str, str]) -> Response:
+        """`headers`: more of them."""
+        request_id = self.request_id or request_id
+        named = {"x-request-id": request_id} if request_id else {}
+        told = {**headers, **named, **self._when_to_repeat()}
+        body = dialect.error(self.status, self.code, self.message, self.param, request_id)
+        return Response(status=self.status, body=body, headers=told, content_type=JSON)
+
+    def _when_to_repeat(self) -> dict[str, str]:
+        told: dict[str, str] = {}
+        if self.retry_after_ms is not None:
+            told["retry-after"] = str(math.ceil(self.retry_after_ms / 1000))
+            told["retry-after-ms"] = str(self.retry_after_ms)
+        if not self.may_repeat and (self.status >= 500 or self.status in REPEATED_BY_CLIENTS):
+            told["x-should-retry"] = "false"
+        return told
+
+
+async def body_of(request: BaseRequest, *, limit: int, within: float) -> bytes:
+    """The request's whole body. Raises `Refused` (413, 408)."""
+    too_large = Refused(f"The body is larger than {limit} bytes, which is this gateway's limit", None, 413, "too_large")
+    if (request.content_length or 0) > limit:
+        raise too_large
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+        request.transport.write(CONTINUE)
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(within):
+            while part := await request.content.readany():
+                parts.append(part)
+                if (size := size + len(part)) > limit:
+                    raise too_large
+    except TimeoutError:
+        raise Refused(f"The body did not come within {within:g} s", None, 408, "request_timeout") from None
+    return b"".join(parts)
+
+
+def json_object(body: bytes) -> JsonObject:
+    """Raises `Refused` when it is none."""
+    if not body.strip():
+        raise Refused("The request has no body: send a JSON object")
+    try:
+        told = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise Refused(f"We could not parse the JSON body of your request: {error}") from None
+    if not isinstance(told, dict):
+        raise Refused("The body should be a JSON object")
+    return told

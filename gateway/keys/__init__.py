@@ -1,0 +1,6 @@
+"""Who asks: the API key in a request's headers, and what its owner may."""
+
+from gateway.keys.callers import Caller, Callers
+from gateway.keys.ring import KeyRing
+
+__all__ = ["Caller", "Callers", "KeyRing"]

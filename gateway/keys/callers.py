@@ -1,0 +1,104 @@
+"""Who asks: the key in a request's headers, and what its owner may. Without keys, everybody on this machine.
+
+Web pages from elsewhere may not ask in any case: a page that somebody looks at must not spend their money.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Literal
+from urllib.parse import urlsplit
+
+from config.bounded import Latest
+from contracts import ApiKey, BullpenError, ErrorCode
+from gateway.dialects import Refused
+from gateway.keys.limits import Limits
+from gateway.keys.ring import KeyRing
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+BEARER = "bearer "
+OTHER_HEADERS = ("x-api-key", "api-key")
+"""Of Anthropic's and Azure's clients."""
+MOST_LIMITED = 10_000
+"""Keys whose use is remembered."""
+NO_KEY = "an API key is needed: send it as `Authorization: Bearer …`; `bullpen keys create` makes one"
+WRONG_KEY = "this API key is unknown, revoked or expired"
+UNKNOWN_KEYS = "the API keys cannot be read from JetStream yet; `keys: off` in gateway/config.yaml does without"
+
+
+class Caller:
+    """Whoever sent one request."""
+
+    def __init__(self, key: ApiKey | None = None, limits: Limits | None = None) -> None:
+        self._key = key
+        self._limits = limits
+
+    @property
+    def tenant(self) -> str | None:
+        """None: as the request says."""
+        return self._key.tenant if self._key is not None else None
+
+    def may_ask(self, model: str) -> bool:
+        """Whether a model of this name is for this caller."""
+        return self._key is None or self._key.allows(model)
+
+    def begin(self, answers: int) -> None:
+        """So many answers are wanted. Raises `BullpenError(rate_limited)`."""
+        if self._limits is None:
+            return
+        wait = self._limits.admit(answers, asyncio.get_running_loop().time())
+        if wait:
+            why = "this API key has asked for as much as it may in a minute"
+            raise BullpenError(ErrorCode.RATE_LIMITED, why, retry_after_ms=max(1, round(wait * 1000)))
+
+    def used(self, tokens: int) -> None:
+        """Answers took so many tokens."""
+        if self._limits is not None:
+            self._limits.used(tokens, asyncio.get_running_loop().time())
+
+
+class Callers:
+    def __init__(self, ring: KeyRing, mode: Literal["auto", "required", "off"], origins: tuple[str, ...]) -> None:
+        self._ring = ring
+        self._mode = mode
+        self._origins = origins
+        self._limits: Latest[str, tuple[ApiKey, Limits]] = Latest(MOST_LIMITED)
+
+    def admit(self, headers: Mapping[str, str]) -> Caller:
+        """Who sent a request with these headers. Raises `Refused` (401, 403), `BullpenError(no_worker)`."""
+        self._check_origin(headers.get("Origin"))
+        if self._mode == "off":
+            return Caller()
+        if not self._ring.is_known:
+            raise BullpenError(ErrorCode.NO_WORKER, UNKNOWN_KEYS, retry_after_ms=1000)
+        if self._mode == "auto" and not self._ring.exist():
+            return Caller()
+        secret = _secret(headers)
+        if not secret:
+            raise Refused(NO_KEY, None, 401, "invalid_api_key")
+        key = self._ring.find(secret)
+        if key is None:
+            raise Refused(WRONG_KEY, None, 401, "invalid_api_key")
+        return Caller(key, self._limits_of(key))
+
+    def _limits_of(self, key: ApiKey) -> Limits | None:
+        """Begun anew when the key's limits are others now."""
+        if key.rpm is None and key.tpm is None:
+            return None
+        known = self._limits.get(key.key_id)
+        if known is None or (known[0].rpm, known[0].tpm) != (key.rpm, key.tpm):
+            known = self._limits[key.key_id] = (key, Limits(key.rpm, key.tpm))
+        return known[1]
+
+    def _check_origin(self, origin: str | None) -> None:
+        if origin is None or "*" in self._origins or origin in self._origins:
+            return
+        if urlsplit(origin).hostname not in LOOPBACK:
+            why = f"pages of {origin[:200]} may not ask here: `origins` in gateway/config.yaml lists those that may"
+            raise Refused(why, None, 403, "origin_refused")
+
+
+def _secret(headers: Mapping[str, str]) -> str:
+    told = headers.get("Authorization", "")
+    if told.lower().startswith(BEARER):
+        return told[len(BEARER) :].strip()
+    return next((headers[name].strip() for name in OTHER_HEADERS if headers.get(name)), "")

@@ -1,0 +1,57 @@
+"""How much one key may ask for in a minute. Pure; the clock is passed in, in seconds.
+
+A bucket of tokens each for requests and for tokens, full at first: a minute's worth may come at once. Tokens are known
+only when an answer is there, so they are taken afterwards, and the next request waits until the bucket is above zero.
+"""
+
+from dataclasses import dataclass, field
+
+MINUTE = 60.0
+
+
+@dataclass(slots=True)
+class PerMinute:
+    limit: int
+    left: float = field(init=False)
+    at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.left = float(self.limit)
+
+    def wait_for(self, amount: float, now: float) -> float:
+        """Seconds until there is so much; 0: there is."""
+        self._refill(now)
+        missing = min(amount, self.limit) - self.left
+        return max(0.0, missing) * MINUTE / self.limit if self.limit else MINUTE
+
+    def take(self, amount: float, now: float) -> None:
+        """May leave less than nothing."""
+        self._refill(now)
+        self.left -= amount
+
+    def _refill(self, now: float) -> None:
+        self.left = min(float(self.limit), self.left + max(0.0, now - self.at) * self.limit / MINUTE)
+        self.at = now
+
+
+class Limits:
+    """Of one key: requests and tokens per minute."""
+
+    def __init__(self, rpm: int | None, tpm: int | None) -> None:
+        self._requests = None if rpm is None else PerMinute(rpm)
+        self._tokens = None if tpm is None else PerMinute(tpm)
+
+    def admit(self, requests: int, now: float) -> float:
+        """Takes so many requests, and returns 0; or takes nothing, and returns after how many seconds to come back."""
+        wait = max(
+            0.0 if self._requests is None else self._requests.wait_for(requests, now),
+            0.0 if self._tokens is None else self._tokens.wait_for(1, now),
+        )
+        if not wait and self._requests is not None:
+            self._requests.take(requests, now)
+        return wait
+
+    def used(self, tokens: int, now: float) -> None:
+        """An answer took so many tokens."""
+        if self._tokens is not None:
+            self._tokens.take(tokens, now)

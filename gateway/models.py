@@ -1,0 +1,89 @@
+"""Which models there are, as clients name them: `auto`, `policy:<name>`, what the workers serve, and the aliases."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from fnmatch import fnmatchcase
+from typing import get_args
+
+from client import Roster
+from contracts import JsonObject, ModelCard, Policy
+from gateway.dialects import Refused
+
+AUTO, BY_POLICY = "auto", "policy:"
+LATEST = ":latest"
+"""Ollama's clients write it behind a name that has no tag."""
+GONE_AFTER = 600.0
+"""Seconds without a heartbeat after which a worker's models are unknown. Until then the Manager says what is wrong."""
+MOST_LISTED = 20
+"""Names in an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A name that a client may ask for."""
+
+    name: str
+    backend: str
+    """Of the first worker that serves it; empty: the mesh itself chooses."""
+    since: datetime | None
+    """When that worker started."""
+    card: ModelCard | None
+    """None: the mesh itself chooses a model."""
+
+
+class Models:
+    def __init__(self, roster: Roster, aliases: Mapping[str, str], unknown_is_auto: bool) -> None:
+        self._roster = roster
+        self._aliases = aliases
+        self._unknown_is_auto = unknown_is_auto
+
+    def served(self, now: float) -> list[ServedModel]:
+        """Every name, each once. `now`: of the loop's clock."""
+        names = {AUTO: ServedModel(AUTO, "", None, None)}
+        names |= {f"{BY_POLICY}{p}": ServedModel(f"{BY_POLICY}{p}", "", None, None) for p in get_args(Policy)}
+        for found in self._of_workers(now):
+            names.setdefault(found.name, found)
+        for name, target in self._aliases.items():
+            if not any(sign in name for sign in "*?[") and target in names:
+                names.setdefault(name, ServedModel(name, names[target].backend, names[target].since, None))
+        return list(names.values())
+
+    def find(self, name: str, now: float) -> ServedModel | None:
+        return next((model for model in self.served(now) if model.name == name), None)
+
+    def resolve(self, name: str, now: float) -> JsonObject:
+        """The fields of a request for that name. Raises `Refused` (404) that lists what is served."""
+        for known in (name, name.removesuffix(LATEST)):
+            if (fields := self._direct(known)) is not None:
+                return fields
+        for pattern, target in self._aliases.items():
+            if fnmatchcase(name, pattern):
+                return self._direct(target) or {"model": target}
+        if self._unknown_is_auto:
+            return {}
+        raise self.unknown(name, now)
+
+    def unknown(self, name: str, now: float) -> Refused:
+        """That nobody serves a model of this name, and which there are."""
+        names = [model.name for model in self.served(now)]
+        rest = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
+        why = f"The model `{name[:256]}` does not exist; served are {', '.join(names[:MOST_LISTED])}{rest}"
+        return Refused(why, "model", 404, "model_not_found")
+
+    def _direct(self, name: str) -> JsonObject | None:
+        if name == AUTO:
+            return {}
+        if name.startswith(BY_POLICY) and (policy := name.removeprefix(BY_POLICY)) in get_args(Policy):
+            return {"policy": policy}
+        known = (card for seen in self._roster for card in seen.beat.models)
+        return {"model": name} if any(name in (card.model_id, *card.aliases) for card in known) else None
+
+    def _of_workers(self, now: float) -> Iterator[ServedModel]:
+        for seen in self._roster:
+            beat = seen.beat
+            if beat.state == "stopped" or seen.silent_for(now) is not None:
+                continue
+            for card in beat.models:
+                for name in (card.model_id, *card.aliases):
+                    yield ServedModel(name, beat.backend, beat.started_at, card)

@@ -1,0 +1,203 @@
+"""One HTTP request: who asks, what is asked, the mesh's answer, and its words in the client's dialect.
+
+Read `answer` for the story. A client that leaves stops the work at once: its handler is cancelled, and a question that
+is left says so to the mesh. One thing is finished all the same: an unstreamed request with an `Idempotency-Key`,
+because its client will come back for the answer.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import cast
+
+import structlog
+from aiohttp.web import BaseRequest, Response, StreamResponse
+
+from bus import BusError, Tasks
+from bus.role_status import Figure
+from bus.tasks import Idle
+from client import Bullpen, Options
+from contracts import BullpenError, ErrorCode, InferenceResponse, JsonObject, new_id
+from gateway.config import GatewayConfig
+from gateway.dialects import Asked, Dialect, Refused, Writer
+from gateway.dialects.about import about, visible
+from gateway.http import JSON, Failure, body_of, json_object
+from gateway.keys import Caller, Callers
+from gateway.models import Models
+from gateway.streaming import AnswerStream, ReaderTooSlow
+
+log = structlog.get_logger(__name__)
+
+IDEMPOTENCY_KEY = "Idempotency-Key"
+IGNORED, REQUEST_ID = "x-bullpen-ignored", "x-request-id"
+LEAVE_MS = 1000
+LAST_WORDS_WITHIN = 2.0
+"""Seconds that a stream which is ended gets to say so."""
+
+
+class Answering:
+    def __init__(self, bullpen: Bullpen, models: Models, callers: Callers, config: GatewayConfig) -> None:
+        self._bullpen = bullpen
+        self._models = models
+        self._callers = callers
+        self._config = config
+        self._tasks = Tasks("answers")
+        """Questions that are finished whether their client is there or not."""
+        self._streams: set[AnswerStream] = set()
+        self.idle = Idle()
+        self.leaving = False
+        self._answered = self._failed = self._left = self._slow = 0
+
+    async def answer(self, request: BaseRequest, dialect: Dialect) -> StreamResponse:
+        """The story of a request. Never raises, but for a client that is gone."""
+        request_id = new_id()
+        with self.idle.busy():
+            headers: dict[str, str] = {}
+            try:
+                response = await self._answer(request, dialect, request_id, headers)
+                self._answered += 1
+                return response
+            except (asyncio.CancelledError, ConnectionError):
+                self._left += 1
+                raise
+            except ReaderTooSlow:
+                self._slow += 1
+                if request.transport is not None:
+                    request.transport.abort()
+                raise ConnectionResetError("the client reads nothing any more") from None
+            except Exception as error:
+                if not isinstance(error, Refused | BullpenError):
+                    log.exception("http_request_failed", request_id=request_id)
+                self._failed += 1
+                failure = Failure.of(error, keyed=IDEMPOTENCY_KEY in request.headers)
+                return failure.answer(dialect, request_id, headers)
+
+    async def _answer(
+        self, request: BaseRequest, dialect: Dialect, request_id: str, headers: dict[str, str]
+    ) -> StreamResponse:
+        """`headers`: what the answer's headers are going to have, whatever becomes of it."""
+        if self.leaving:
+            headers["Connection"] = "close"
+            raise BullpenError(ErrorCode.DRAINING, "this gateway is leaving, ask again", retry_after_ms=LEAVE_MS)
+        caller = self.admit(request)
+        body = json_object(await body_of(request, limit=self._config.body_limit, within=self._config.body_within))
+        asked = dialect.read(body, {name.lower(): value for name, value in request.headers.items()})
+        if asked.ignored:
+            headers[IGNORED] = visible(", ".join(asked.ignored))
+        if not caller.may_ask(asked.model):
+            why = f"this API key may not ask for {asked.model}"
+            raise Refused(why, "model", 403, "model_not_allowed")
+        questions = self._questions(asked, caller, request_id, request.headers.get(IDEMPOTENCY_KEY))
+        writer = dialect.writer(asked, request_id, int(time.time()))
+        if not questions:
+            return Response(body=writer.whole(()), headers={**headers, REQUEST_ID: request_id}, content_type=JSON)
+        caller.begin(asked.answers)
+        if asked.stream:
+            headers[REQUEST_ID] = request_id
+            return await self._stream(request, writer, questions, headers, caller)
+        return await self._whole(request, writer, questions, headers, caller)
+
+    def admit(self, request: BaseRequest) -> Caller:
+        """Who asks. Raises `Refused` (401, 403)."""
+        return self._callers.admit(request.headers)
+
+    def _questions(self, asked: Asked, caller: Caller, request_id: str, key: str | None) -> list[Options]:
+        """What to ask the mesh: as many questions as answers are wanted. Raises `Refused`."""
+        fields: JsonObject = {"deadline_ms": int(self._config.deadline * 1000), **asked.request}
+        fields |= self._models.resolve(asked.model, asyncio.get_running_loop().time())
+        if caller.tenant is not None:
+            fields["metadata"] = {**(fields.get("metadata") or {}), "tenant": caller.tenant}
+        if asked.stream:
+            fields["continuation"] = "seamless"
+        wanted = [{**fields, **part} for part in asked.parts for _ in range(asked.copies)]
+        return [_question(one, request_id, key, index, len(wanted)) for index, one in enumerate(wanted)]
+
+    async def _stream(
+        self,
+        request: BaseRequest,
+        writer: Writer,
+        questions: Sequence[Options],
+        headers: Mapping[str, str],
+        caller: Caller,
+    ) -> StreamResponse:
+        stream = AnswerStream(request, writer, headers)
+        self._streams.add(stream)
+        try:
+            return await stream.send(
+                self._bullpen,
+                questions,
+                keep_alive_every=self._config.keep_alive_every,
+                slow_reader_timeout=self._config.slow_reader_timeout,
+            )
+        finally:
+            self._streams.discard(stream)
+            caller.used(sum(final.tokens_used for final in stream.finals))
+
+    async def _whole(
+        self,
+        request: BaseRequest,
+        writer: Writer,
+        questions: Sequence[Options],
+        headers: Mapping[str, str],
+        caller: Caller,
+    ) -> StreamResponse:
+        asking = self._ask_all(questions)
+        if IDEMPOTENCY_KEY in request.headers:  # the client comes back for it
+            answers = await asyncio.shield(self._tasks.start(asking, "keyed"))
+        else:
+            answers = await asking
+        caller.used(sum(answer.tokens_used for answer in answers))
+        told = {**about(answers[0]), **headers}
+        return Response(body=writer.whole(answers), headers=told, content_type=JSON)
+
+    async def _ask_all(self, questions: Sequence[Options]) -> list[InferenceResponse]:
+        """All the answers. Raises the first failure, and then asks no more."""
+        if len(questions) == 1:
+            return [await self._ask(questions[0])]
+        try:
+            async with asyncio.TaskGroup() as group:
+                asked = [group.create_task(self._ask(question)) for question in questions]
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        return [task.result() for task in asked]
+
+    async def _ask(self, question: Options) -> InferenceResponse:
+        try:
+            return await self._bullpen.ask(**question)
+        except BusError as error:
+            raise BullpenError(ErrorCode.NO_WORKER, str(error)) from None
+
+    # Leaving, and how it is
+
+    async def finish(self, within: float) -> None:
+        """Takes nothing new, and waits for what is under way; after `within` seconds it is ended."""
+        self.leaving = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                await self.idle.wait()
+                await self._tasks.finished()
+        for stream in self._streams:
+            stream.end_with(BullpenError(ErrorCode.DRAINING, "this gateway is leaving, ask again"))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_WITHIN):
+                await self.idle.wait()
+        await self._tasks.cancel()
+
+    def figures(self) -> Iterator[Figure]:
+        """For `/metrics`."""
+        yield Figure("http_requests_running", "Requests that are being answered", len(self.idle))
+        yield Figure("http_streams_running", "Streams among them", len(self._streams))
+        yield Figure("http_requests_answered_total", "Requests that were answered", self._answered, "counter")
+        yield Figure("http_requests_failed_total", "Requests that ended with an error", self._failed, "counter")
+        yield Figure("http_clients_left_total", "Clients that left before the end", self._left, "counter")
+        yield Figure("http_slow_readers_total", "Clients cut off because they read nothing", self._slow, "counter")
+
+
+def _question(fields: JsonObject, request_id: str, key: str | None, index: int, of: int) -> Options:
+    own: JsonObject = {"task_id": request_id if of == 1 else f"{request_id}-{index}"}
+    if key is not None:
+        own["idempotency_key"] = key if of == 1 else f"{key}:{index}"
+    if index and isinstance(seed := fields.get("seed"), int):
+        own["seed"] = seed + index  # the same seed would give the same answer
+    return cast("Options", {**fields, **own})

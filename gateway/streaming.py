@@ -1,0 +1,133 @@
+"""One streamed answer on its way to an HTTP client: pieces as they come, a sign of life in between, an end.
+
+The status is sent with the first piece, or when a Manager says that a worker has the question: until then whatever goes
+wrong is an ordinary error with its own status. Several answers (`n`) are several questions, which share the stream.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
+from aiohttp.web import BaseRequest, StreamResponse
+
+from bus import BusError, Tasks
+from client import Bullpen, Options
+from contracts import BullpenError, Chunk, ErrorCode, FinalResponse, Resumed
+from gateway.dialects import Writer
+
+log = structlog.get_logger(__name__)
+
+Event = Chunk | Resumed | FinalResponse | BullpenError | None
+"""None: a worker has the question, and has said nothing yet."""
+HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+class ReaderTooSlow(Exception):
+    """The client reads nothing any more."""
+
+
+class AnswerStream:
+    def __init__(self, request: BaseRequest, writer: Writer, headers: Mapping[str, str]) -> None:
+        self._request = request
+        self._writer = writer
+        self._response = StreamResponse(headers={**headers, **HEADERS, "Content-Type": writer.content_type})
+        self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
+        self._begun = False
+        self._told: set[int] = set()
+        """The answers of which the client has something."""
+        self._open = 0
+        self.finals: list[FinalResponse] = []
+
+    def end_with(self, error: BullpenError) -> None:
+        """Ends the stream before its time."""
+        self._events.put_nowait((0, error))
+
+    async def send(
+        self, bullpen: Bullpen, questions: Sequence[Options], *, keep_alive_every: float, slow_reader_timeout: float
+    ) -> StreamResponse:
+        """Asks, and passes on what comes, to the end. Raises `BullpenError` if the client was told nothing yet."""
+        asking = Tasks("stream")
+        self._open = len(questions)
+        try:
+            for index, question in enumerate(questions):
+                asking.start(self._ask(bullpen, index, question), f"answer-{index}")
+            while self._open:
+                written = self._written(await self._heard(keep_alive_every))
+                async with asyncio.timeout(slow_reader_timeout):
+                    await self._write(written)
+        except TimeoutError:
+            raise ReaderTooSlow from None
+        finally:
+            await asking.cancel()
+        await self._response.write_eof()
+        return self._response
+
+    async def _ask(self, bullpen: Bullpen, index: int, question: Options) -> None:
+        """One question: all that is heard of it, and last what it ended with."""
+        put: Callable[[Event], None] = lambda event: self._events.put_nowait((index, event))  # noqa: E731
+        try:
+            async with bullpen.exchange(stream=True, **question) as exchange:
+                exchange.on_running = lambda: put(None)
+                event: Event = None
+                while not isinstance(event, FinalResponse):
+                    event = await exchange.event()
+                    put(event)
+        except BullpenError as error:
+            put(error)
+        except BusError as error:
+            put(BullpenError(ErrorCode.NO_WORKER, str(error)))
+        except Exception:
+            log.exception("stream_failed")
+            put(BullpenError(ErrorCode.INTERNAL, "the gateway failed, its log says more"))
+
+    async def _heard(self, within: float) -> list[tuple[int, Event]]:
+        """What there is by now, one event at least; nothing after so many seconds of silence."""
+        try:
+            async with asyncio.timeout(within):
+                heard = [await self._events.get()]
+        except TimeoutError:
+            return []
+        while not self._events.empty():
+            heard.append(self._events.get_nowait())
+        return heard
+
+    def _written(self, heard: Sequence[tuple[int, Event]]) -> bytes:
+        """The bytes to send for these events. Raises `BullpenError` when that is all there is to tell."""
+        said = [] if self._begun else [self._writer.start()]
+        for index, event in heard:
+            try:
+                said.append(self._one(index, event))
+            except BullpenError as error:
+                if not self._begun and not self._told:
+                    raise
+                said.append(self._writer.failed(error))
+                self._open = 0
+                break
+        if not heard:
+            said.append(self._writer.keep_alive())
+        return b"".join(said)
+
+    def _one(self, index: int, event: Event) -> bytes:
+        match event:
+            case Chunk():
+                if event.delta or event.reasoning or event.tool_calls:
+                    self._told.add(index)
+                return self._writer.piece(event, index)
+            case FinalResponse():
+                self._open -= 1
+                self._told.add(index)
+                self.finals.append(event)
+                return self._writer.end(event, index, last=not self._open)
+            case Resumed() if event.mode == "restarted" and index in self._told:
+                why = f"{event.from_} was lost in the middle of its answer, which no other worker can go on with"
+                raise BullpenError(ErrorCode.UPSTREAM_ERROR, why)
+            case BullpenError():
+                raise event
+        return b""
+
+    async def _write(self, written: bytes) -> None:
+        if not self._begun:
+            self._begun = True
+            await self._response.prepare(self._request)
+        if written:
+            await self._response.write(written)

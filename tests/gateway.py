@@ -1,0 +1,111 @@
+"""A gateway inside the test's own process, in front of a `SmallMesh`."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, get_args
+
+from pydantic_core import from_json
+
+from bus import BusError
+from bus.role_status import RoleStatus
+from client.client import GATEWAY_SERVICE
+from contracts import Capability, FinalResponse, Heartbeat, WorkerState, utc_now
+from contracts import headers as h
+from gateway.config import GatewayConfig
+from gateway.gateway import run as run_gateway
+from tests.fake_worker import Asked as FakeRequest
+from tests.fake_worker import FakeWorker
+from tests.mesh import SmallMesh
+from tests.support import eventually
+
+PATIENT = 30.0
+"""Seconds for whatever a test is not about: a busy machine is slow."""
+
+
+class Page(NamedTuple):
+    code: int
+    body: str
+    content_type: str
+
+
+@dataclass(slots=True)
+class Door:
+    url: str
+    """As `http://127.0.0.1:40123`."""
+    status: RoleStatus
+    stop: asyncio.Event
+    running: "asyncio.Task[None]"
+
+    @property
+    def v1(self) -> str:
+        """What OpenAI's SDKs call the base URL."""
+        return f"{self.url}/v1"
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def figure(self, name: str) -> float:
+        return next(figure.value for figure in self.status.figures() if figure.name == name)
+
+
+@asynccontextmanager
+async def door_of(mesh: SmallMesh, name: str = "g-1", **config: Any) -> AsyncIterator[Door]:
+    """A gateway that serves, at a port of its own."""
+    status, stop = RoleStatus(), asyncio.Event()
+
+    def page(path: str) -> Page:
+        why_not = status.why_not()
+        return Page(503 if why_not else 200, f"{path}: {why_not or 'serves'}\n", "text/plain; charset=utf-8")
+
+    told = GatewayConfig(**{"listen": "127.0.0.1:0", "drain_within": 5.0, **config})
+    running = asyncio.create_task(
+        run_gateway(mesh.settings, told, gateway_id=name, stop=stop, pages=page, status=status)
+    )
+
+    async def url() -> str:
+        if running.done():
+            running.result()
+        try:
+            answer = await mesh.bus.request(f"$SRV.PING.{GATEWAY_SERVICE}.{name}", b"", timeout=1.0)
+        except BusError:
+            return ""
+        return str(from_json(answer.data)["metadata"]["url"])
+
+    try:
+        yield Door(await eventually(url, timeout=PATIENT), status, stop, running)
+    finally:
+        stop.set()
+        await running
+
+
+class AbleWorker(FakeWorker):
+    """A fake worker whose model can do everything."""
+
+    def _heartbeat(self, seq: int, state: WorkerState) -> Heartbeat:
+        beat = super()._heartbeat(seq, state)
+        card = beat.models[0].model_copy(update={"capabilities": get_args(Capability), "aliases": ("fake-alias",)})
+        return beat.model_copy(update={"models": (card,)})
+
+
+def final(asked: FakeRequest, **fields: Any) -> FinalResponse:
+    """The answer of a fake worker, with these fields."""
+    told: dict[str, Any] = {
+        "task_id": asked.headers[h.TASK],
+        "model_id": asked.headers[h.MODEL],
+        "output": "",
+        "tokens_used": 12,
+        "duration_ms": 1.0,
+        "confidence": 0.9,
+        "request_id": asked.headers[h.REQUEST],
+        "backend": "fake",
+        "worker_id": "fake-1",
+        "prompt_tokens": 10,
+        "completion_tokens": 2,
+        "finish_reason": "stop",
+        "confidence_source": "prior",
+        "created_at": utc_now(),
+    }
+    return FinalResponse(**told | fields)
