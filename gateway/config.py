@@ -10,6 +10,8 @@ from config.loader import ConfigModel
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 STANDARD_PORT = 4000
+CANNOT_LISTEN = "cannot listen at"
+"""Begins the error of an address that is taken."""
 
 
 def _address(text: str) -> str:

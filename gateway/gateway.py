@@ -18,7 +18,7 @@ from client import Bullpen, Roster
 from client.client import GATEWAY_SERVICE
 from config.loader import ConfigError
 from contracts import subjects as s
-from gateway.config import GatewayConfig
+from gateway.config import CANNOT_LISTEN, GatewayConfig
 from gateway.keys import Callers, KeyRing
 from gateway.models import GONE_AFTER, Models
 from gateway.routes import Routes, StatusPage
@@ -32,8 +32,6 @@ KEYS_WITHIN = 5.0
 HEARTBEATS = 1.2
 """Seconds in which every worker has been heard: their models are the names that clients may use."""
 BACKLOG = 1024
-CANNOT_LISTEN = "cannot listen at"
-"""Begins the error of an address that is taken."""
 FULL = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
 
 

@@ -29,8 +29,7 @@ from bullpen.supervision.supervisor import Death, Program, Supervisor
 from bus import BusSettings, Tasks
 from bus.backoff import Backoff
 from config.loader import load_config, secret
-from gateway.config import GatewayConfig
-from gateway.gateway import CANNOT_LISTEN
+from gateway.config import CANNOT_LISTEN, GatewayConfig
 from workers.base.interface.discovery import find
 
 log = structlog.get_logger(__name__)

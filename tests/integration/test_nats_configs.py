@@ -30,7 +30,7 @@ SHIPPED = [*sorted((ROOT / "nats").glob("*.conf")), ROOT / "deploy" / "kubernete
 NAMES = [path.name for path in SHIPPED]
 BACKENDS = ("local", "simulated", "ollama", "openai", "gemini", "anthropic")
 WORKERS = ("worker", *(f"worker_{backend}" for backend in BACKENDS))
-USERS = ("client", *WORKERS, "manager", "telemetry", "observer", "admin", "cluster", "leaf")
+USERS = ("client", *WORKERS, "manager", "gateway", "telemetry", "observer", "admin", "cluster", "leaf")
 
 
 class Site:

@@ -36,9 +36,9 @@ CONFIG = Path(__file__).resolve().parents[2] / "nats" / "nats.conf"
 BACKENDS = ("local", "simulated", "ollama", "openai", "gemini", "anthropic")
 """Those with a user of their own; `worker` is anybody else's."""
 WORKERS = ("worker", *(f"worker_{backend}" for backend in BACKENDS))
-ROLES = ("client", *WORKERS, "manager", "telemetry", "observer", "admin")
+ROLES = ("client", *WORKERS, "manager", "gateway", "telemetry", "observer", "admin")
 INBOX = {
-    **{role: f"_INBOX_{role}" for role in ("manager", "telemetry")},
+    **{role: f"_INBOX_{role}" for role in ("manager", "gateway", "telemetry")},
     "worker": "_INBOX_worker.other",
     **{f"worker_{backend}": f"_INBOX_worker.{backend}" for backend in BACKENDS},
 }
@@ -47,7 +47,8 @@ INBOX = {
 Who = tuple[str, ...]
 NOBODY: Who = ()
 LOOKING_ON: Who = ("client", "observer")
-ROLES_OF_OURS: Who = (*WORKERS, "manager", "telemetry")
+ROLES_OF_OURS: Who = (*WORKERS, "manager", "gateway", "telemetry")
+CALLERS: Who = ("client", "gateway")
 RPC: Who = ("client", *ROLES_OF_OURS, "observer")
 KEEPERS: dict[str, Who] = {
     "bullpen_answers": ("manager",),
@@ -55,25 +56,26 @@ KEEPERS: dict[str, Who] = {
     "bullpen_budgets": ("manager",),
     "bullpen_grades": ("manager", "telemetry"),
     "bullpen_limits": WORKERS,
+    "bullpen_keys": ("gateway", "manager"),
 }
 """Of what is kept in JetStream as keys and values."""
 
 MATRIX: dict[str, tuple[Who, Who]] = {
     # subject: (who may publish, who may subscribe). `admin` may do everything, nobody else anything that is not here.
-    s.INFER_AUTO: (("client",), ("manager",)),
+    s.INFER_AUTO: (CALLERS, ("manager",)),
     **{s.infer_backend(name): (("client",), ("worker", f"worker_{name}")) for name in BACKENDS},
     **{s.infer_worker(name, "w1"): (("manager",), ("worker", f"worker_{name}")) for name in BACKENDS},
     "infer.mine": (("client",), ("worker",)),
     "infer.mine.w.w1": (("manager",), ("worker",)),
     "infer.*": (NOBODY, ("worker",)),  # what is not for workers is kept back from it, see below
     "infer.>": (NOBODY, ("worker",)),
-    s.INFER_CANCEL: (("client",), ("manager", *WORKERS)),
-    s.INFER_STATUS: (("client", "manager"), ("manager",)),
+    s.INFER_CANCEL: (CALLERS, ("manager", *WORKERS)),
+    s.INFER_STATUS: ((*CALLERS, "manager"), ("manager",)),
     s.INFER_FEEDBACK: (("client",), ("telemetry",)),
     s.JOBS_SUBMIT: (("client",), NOBODY),
     s.result("t1"): ((*WORKERS, "manager"), ("client",)),
     s.RESULT_ANY: (NOBODY, ("client",)),
-    s.WORKER_HEARTBEAT: (WORKERS, ("client", "manager", "observer")),
+    s.WORKER_HEARTBEAT: (WORKERS, (*CALLERS, "manager", "observer")),
     s.WORKER_HEARTBEATS: (NOBODY, ("manager",)),
     **{s.worker_heartbeat(name, "w1"): ((f"worker_{name}",), ("manager",)) for name in BACKENDS},
     "worker.heartbeat.mine.w1": (("worker",), ("manager",)),
@@ -104,6 +106,7 @@ MATRIX: dict[str, tuple[Who, Who]] = {
     **{f"_INBOX_manager.a.{name}.1": ((f"worker_{name}", "manager"), ("manager",)) for name in BACKENDS},
     "_INBOX_manager.a.mine.1": (("worker", "manager"), ("manager",)),
     "_INBOX_manager.>": (NOBODY, ("manager",)),
+    "_INBOX_gateway.a.1": (("gateway", "manager"), ("gateway",)),
     "_INBOX_telemetry.a.1": (("telemetry",), ("telemetry",)),
     **{f"_INBOX_worker.{name}.a.1": ((f"worker_{name}", "manager"), (f"worker_{name}",)) for name in BACKENDS},
     "_INBOX_worker.other.a.1": (("worker", "manager"), ("worker",)),
@@ -138,6 +141,9 @@ MATRIX: dict[str, tuple[Who, Who]] = {
     "$KV.bullpen_budgets.k": (("manager",), NOBODY),
     "$KV.bullpen_jobs.k": (("manager",), NOBODY),
     "$KV.bullpen_limits.k": (WORKERS, NOBODY),
+    "$KV.bullpen_keys.k": (("gateway",), ("gateway", "manager")),
+    "$JS.API.DIRECT.GET.KV_bullpen_keys": (("gateway", "manager"), NOBODY),
+    "$JS.API.DIRECT.GET.KV_bullpen_keys.k": (("gateway",), NOBODY),
     "$KV.bullpen_grades.k": (("telemetry",), ("manager",)),
     "$SYS.REQ.ACCOUNT.PING.CONNZ": (("manager",), NOBODY),
     "$SYS.REQ.ACCOUNT.PING.SUBSZ": (NOBODY, NOBODY),

@@ -33,7 +33,7 @@ def test_our_containers_are_locked_down(name: str) -> None:
     assert "container_name" not in told  # so that it can be scaled
     assert told["restart"] == "unless-stopped"
     assert told["healthcheck"]["test"] == ["CMD", "python", "-IS", f"/app/{HEALTH_CHECK}", "/readyz"]
-    assert "ports" not in told
+    assert ("ports" in told) == (name == "gateway")
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -99,11 +99,13 @@ def test_every_backend_has_its_container() -> None:
     assert folders <= built
 
 
-def test_only_nats_and_dashboards_are_reachable_and_only_from_this_machine() -> None:
+def test_only_nats_the_gateway_and_dashboards_are_reachable_and_only_from_this_machine() -> None:
     published = {name: told["ports"] for name, told in COMPOSE["services"].items() if "ports" in told}
     assert published.pop("grafana")[0].startswith("127.0.0.1:")
-    assert list(published) == ["nats"]
+    assert list(published) == ["nats", "gateway"]
     assert published["nats"][0].startswith("${NATS_BIND:-127.0.0.1}:")
+    assert published["gateway"][0].startswith("${HTTP_BIND:-127.0.0.1}:")
+    assert COMPOSE["services"]["gateway"]["environment"]["BULLPEN_GATEWAY__KEYS"] == "required"
 
 
 def test_only_telemetry_reaches_the_books() -> None:

@@ -28,6 +28,8 @@ NOT_ON_KUBERNETES = {
     "LOCAL_WORKERS": "replicas in the manifest",
     "NATS_BIND": "a Service of type ClusterIP",
     "NATS_PORT": "a Service of type ClusterIP",
+    "HTTP_BIND": "a Service of type ClusterIP",
+    "HTTP_PORT": "a Service of type ClusterIP",
     **dict.fromkeys((f"{name}_API_KEY_FILE" for name in ("OPENAI", "GEMINI", "ANTHROPIC")), "the secret is a file"),
     **dict.fromkeys((name for name in EXAMPLE if name.endswith(("_MEMORY", "_CPUS"))), "limits in the manifest"),
     **dict.fromkeys((name for name in EXAMPLE if name.endswith("_IMAGE")), "images in the manifest"),

@@ -39,7 +39,7 @@ def labels(workload: Json) -> dict[str, str]:
 
 def test_every_role_has_a_deployment() -> None:
     workers = {"local-worker", "openai-worker", "gemini-worker", "anthropic-worker", "ollama-worker"}
-    assert set(OURS) == {"manager", "telemetry", *workers}
+    assert set(OURS) == {"manager", "telemetry", "gateway", *workers}
     assert set(PODS) - set(OURS) == {"nats", "postgres", *ONCE}
 
 
