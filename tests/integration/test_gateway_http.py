@@ -13,7 +13,7 @@ import pytest
 from contracts import ControlRequest
 from tests.fake_worker import Asked, acting
 from tests.gateway import PATIENT, AbleWorker, Door, door_of
-from tests.mesh import CLAIMED_WITHIN, SmallMesh
+from tests.mesh import SmallMesh
 from tests.support import eventually
 
 CHAT = "/v1/chat/completions"
@@ -23,7 +23,7 @@ HELLO = [{"role": "user", "content": "hello there"}]
 @pytest.fixture
 async def mesh(nats_server: str) -> AsyncIterator[SmallMesh]:
     async with SmallMesh(nats_server) as mesh:
-        await mesh.manager(claim_timeout=CLAIMED_WITHIN)
+        await mesh.manager()
         yield mesh
 
 

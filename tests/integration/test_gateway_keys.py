@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -20,7 +21,7 @@ from gateway.keys.office import KeyOffice
 from tests.cli import bullpen
 from tests.fake_worker import Asked, acting
 from tests.gateway import PATIENT, AbleWorker, Door, door_of
-from tests.mesh import CLAIMED_WITHIN, SmallMesh
+from tests.mesh import SmallMesh
 from tests.support import eventually
 
 CHAT = "/v1/chat/completions"
@@ -29,7 +30,7 @@ CHAT = "/v1/chat/completions"
 @pytest.fixture
 async def mesh(nats_server: str) -> AsyncIterator[SmallMesh]:
     async with SmallMesh(nats_server) as mesh:
-        await mesh.manager(claim_timeout=CLAIMED_WITHIN)
+        await mesh.manager()
         yield mesh
 
 
@@ -94,7 +95,7 @@ async def test_a_revoked_key_is_refused_by_every_gateway(
         assert [await status(one, secret), await status(two, secret)] == [200, 200]
         await office.revoke(key.key_id)
         for door in (one, two):
-            await eventually(lambda door=door: _is(status(door, secret), 401), timeout=PATIENT)
+            await eventually(partial(_is_refused, door, secret), timeout=PATIENT)
 
 
 async def test_a_key_ends_when_it_should(mesh: SmallMesh, office: KeyOffice, worker: AbleWorker) -> None:
@@ -146,7 +147,7 @@ async def test_the_budget_of_a_key_is_its_tenants(mesh: SmallMesh, office: KeyOf
     _, rich = await office.create("rich", budget=KeyBudget(limit_usd=Decimal(1000), per="day"))
     _, poor = await office.create("poor", budget=KeyBudget(limit_usd=Decimal("0.5"), per="day"))
     async with door_of(mesh, keys="required") as door:
-        fields = {"model": "simulated", "max_tokens": 1}
+        fields: dict[str, Any] = {"model": "simulated", "max_tokens": 1}
         await eventually(lambda: _is(status(door, rich, **fields), 200), timeout=PATIENT)
         await eventually(lambda: _refused_for_money(ask(door, poor, **fields)), timeout=PATIENT)
 
@@ -183,6 +184,10 @@ async def test_the_command_makes_lists_and_ends_keys(nats_server: str) -> None:
     assert ApiKey.model_validate(listed).revoked_at is not None
     assert (await bullpen("keys", "revoke", "key-none", env=env)).code == 1
     assert (await bullpen("keys", "create", "--tenant", "acme", "--budget", "five", env=env)).code == 2
+
+
+async def _is_refused(door: Door, secret: str) -> bool:
+    return await status(door, secret) == 401
 
 
 async def _is(asked: Any, wanted: Any) -> bool:

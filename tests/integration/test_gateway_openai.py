@@ -11,7 +11,7 @@ import pytest
 from contracts import BullpenError, ErrorCode
 from tests.fake_worker import Asked, acting
 from tests.gateway import PATIENT, AbleWorker, Door, door_of, final
-from tests.mesh import CLAIMED_WITHIN, SmallMesh
+from tests.mesh import SmallMesh
 from tests.support import eventually
 
 openai = pytest.importorskip("openai", reason="the openai SDK is not installed: pip install 'bullpen[openai]'")
@@ -34,7 +34,7 @@ async def sdk(door: Door, **options: Any) -> AsyncIterator[Any]:
 @pytest.fixture
 async def mesh(nats_server: str) -> AsyncIterator[SmallMesh]:
     async with SmallMesh(nats_server) as mesh:
-        await mesh.manager(claim_timeout=CLAIMED_WITHIN)
+        await mesh.manager()
         yield mesh
 
 
