@@ -19,6 +19,7 @@ from gateway.http import JSON, Failure
 from gateway.keys import Caller
 from gateway.models import Models, ServedModel
 from gateway.ollama_pages import OLLAMA, OllamaPages
+from gateway.openapi import document
 from gateway.serving import Answering
 
 OPENAI = OpenAIChat()
@@ -35,6 +36,7 @@ QUESTIONS: Mapping[str, Dialect] = {
 MODELS = "/v1/models"
 START = datetime.fromtimestamp(0, UTC)
 """Of what no worker serves: `auto`, policies."""
+OPENAPI = "/openapi.json"
 STATUS = ("/healthz", "/readyz", "/metrics")
 TEXT = "text/plain"
 WELCOME = "Bullpen's gateway: ask at /v1/chat/completions, models are listed at /v1/models\n"
@@ -72,11 +74,8 @@ class Routes:
     def _page(self, request: BaseRequest, path: str) -> Response:
         if request.method not in ("GET", "HEAD"):
             return _not_allowed(request, OPENAI, "GET, HEAD")
-        if request.path == "/":
-            return Response(text=WELCOME)
-        if request.path in STATUS:
-            page = self._pages(request.path)
-            return Response(status=page.code, body=page.body.encode(), headers={"Content-Type": page.content_type})
+        if (page := self._plain(request.path)) is not None:
+            return page
         try:
             if path == MODELS or path.startswith(f"{MODELS}/"):
                 caller = self._answering.admit(request)
@@ -85,6 +84,15 @@ class Routes:
             return Failure.of(refused).answer(OPENAI, "", {})
         missing = Refused(f"There is nothing at {request.path[:200]}", None, 404, "not_found")
         return Failure.of(missing).answer(OPENAI, "", {})
+
+    def _plain(self, path: str) -> Response | None:
+        """A page for people and operators; None: there is none at this path."""
+        if path in STATUS:
+            page = self._pages(path)
+            return Response(status=page.code, body=page.body.encode(), headers={"Content-Type": page.content_type})
+        if path == OPENAPI:
+            return Response(body=document(), content_type=JSON)
+        return Response(text=WELCOME) if path == "/" else None
 
     def _listed(self, name: str, caller: Caller) -> JsonObject:
         """The models that this caller may ask for, or the one of that name. Raises `Refused` (404)."""
