@@ -57,7 +57,7 @@ class FunctionDelta(OpenModel):
 
 
 class ToolCallDelta(OpenModel):
-    """A piece of the call of a tool, as in OpenAI's chat API: the pieces of one `index` join to the call."""
+    """A piece of the call of a tool, as in the common chat API: the pieces of one `index` join to the call."""
 
     index: Annotated[int, Field(ge=0, lt=MOST_TOOL_CALLS)]
     id: str | None = None

@@ -144,8 +144,9 @@ async def test_tokens_are_counted(subject: Subject) -> None:
 
 
 async def test_logprobs_are_logarithms_of_probabilities(subject: Subject) -> None:
+    """Those of every answer, where confidence comes from them; a simulated one is drawn, and asked for them."""
     subject.needs("logprobs")
-    answer = await subject.ask()
+    answer = await subject.ask(logprobs=subject.backend.simulated)
     assert answer.logprobs
     assert all(logprob <= 0 for logprob in answer.logprobs)
     assert answer.done.completion_tokens is not None
