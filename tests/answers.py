@@ -65,7 +65,7 @@ def events(written: bytes) -> list[tuple[str, Any]]:
 
 
 def lines(written: bytes) -> list[Any]:
-    return [json.loads(line) for line in written.decode().splitlines()]
+    return [json.loads(line) for line in written.decode().splitlines()]  # as httpx does: at any line's end of Unicode
 
 
 def _split(text: str, cuts: Sequence[int]) -> list[str]:

@@ -55,7 +55,7 @@ COMMANDS = {
     "resume": ("act", ACT, "Let a drained worker or Manager take questions again."),
     "swap": ("act", ACT, "Change the model of a running worker. Nothing that runs is lost."),
     "reload": ("act", ACT, "Have a worker or a Manager read its config.yaml again."),
-    "keys": ("keys", ACT, "API keys of the gateway: create, list, revoke, rotate."),
+    "keys": ("keys", ACT, "API keys of the gateway. A secret is shown once, and kept nowhere."),
     "promote": (
         "grades",
         ACT,

@@ -20,8 +20,20 @@ WINDOWS = ("hour", "day", "month", "total")
 KeyId = Annotated[str, typer.Argument(metavar="KEY_ID", help="As `bullpen keys list` shows it")]
 
 
+HELP = """API keys of the gateway. A secret is shown once, and kept nowhere.
+
+Examples:
+
+  bullpen keys create --tenant acme --budget 5/day
+
+  bullpen keys list
+
+  bullpen keys revoke KEY_ID
+"""
+
+
 def register(app: typer.Typer) -> None:
-    keys = typer.Typer(no_args_is_help=True, help="API keys of the gateway. A secret is shown once, and kept nowhere.")
+    keys = typer.Typer(no_args_is_help=True, help=HELP)
     keys.command()(create)
     keys.command(name="list")(list_)
     keys.command()(revoke)

@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic_core import to_json
-
 from contracts import BullpenError, Chunk, FinalResponse, InferenceResponse, JsonObject, TokenLogprob
 from gateway.dialects import Asked, Refused
 from gateway.dialects import openai as common
 from gateway.dialects.about import comments
+from gateway.dialects.events import dumped
 from gateway.dialects.openai_chat import DONE, KEEP_ALIVE, SSE
 
 TAKEN = common.SAMPLING | common.OURS | {"logprobs", "reasoning_effort"}
@@ -51,7 +50,7 @@ class Completions:
         return CompletionWriter(f"cmpl-{request_id}", created, asked)
 
     def error(self, status: int, code: str, message: str, param: str | None, request_id: str) -> bytes:
-        return to_json(common.error_object(status, code, message, param))
+        return dumped(common.error_object(status, code, message, param))
 
 
 class CompletionWriter:
@@ -97,7 +96,7 @@ class CompletionWriter:
             for index, answer in enumerate(responses)
         ]
         head = {**self._frame, "model": responses[0].model_id, "system_fingerprint": None}
-        return to_json({**head, "choices": choices, "usage": common.usage(responses)})
+        return dumped({**head, "choices": choices, "usage": common.usage(responses)})
 
     def _event(self, choice: JsonObject) -> bytes:
         usage = {"usage": None} if self._with_usage else {}

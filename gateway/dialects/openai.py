@@ -3,10 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic_core import to_json
-
 from contracts import BullpenError, InferenceResponse, JsonObject
 from gateway.dialects import Refused
+from gateway.dialects.events import dumped
 
 IGNORED = frozenset({
     *("prediction", "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "service_tier", "store"),
@@ -132,7 +131,7 @@ def error_event(error: BullpenError) -> bytes:
 
 
 def event(told: JsonObject) -> bytes:
-    return b"data: " + to_json(told) + b"\n\n"
+    return b"data: " + dumped(told) + b"\n\n"
 
 
 def usage(responses: Iterable[InferenceResponse]) -> JsonObject:

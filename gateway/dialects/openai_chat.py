@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic_core import to_json
-
 from contracts import BullpenError, Chunk, FinalResponse, InferenceResponse, JsonObject
 from gateway.dialects import Asked, Refused
 from gateway.dialects import openai as common
 from gateway.dialects.about import comments
+from gateway.dialects.events import dumped
 
 CHAT = frozenset({
     *("messages", "logprobs", "top_logprobs", "reasoning_effort", "response_format"),
@@ -61,7 +60,7 @@ class OpenAIChat:
         return ChatWriter(f"chatcmpl-{request_id}", created, asked)
 
     def error(self, status: int, code: str, message: str, param: str | None, request_id: str) -> bytes:
-        return to_json(common.error_object(status, code, message, param))
+        return dumped(common.error_object(status, code, message, param))
 
 
 class ChatWriter:
@@ -72,7 +71,7 @@ class ChatWriter:
         self._asked = asked
         self._with_usage = isinstance(asked.options, ChatOptions) and asked.options.include_usage
         head = {**self._frame, "object": "chat.completion.chunk", "model": asked.model, "system_fingerprint": None}
-        self._head = b"data: " + to_json(head)[:-1] + (b',"usage":null' if self._with_usage else b"")
+        self._head = b"data: " + dumped(head)[:-1] + (b',"usage":null' if self._with_usage else b"")
         self._reasoned: set[int] = set()
         self._called: set[int] = set()
         """The answers of which the client has reasoning, or pieces of calls."""
@@ -114,7 +113,7 @@ class ChatWriter:
         return common.error_event(error)
 
     def whole(self, responses: Sequence[InferenceResponse]) -> bytes:
-        return to_json({
+        return dumped({
             **self._frame,
             "object": "chat.completion",
             "model": responses[0].model_id,
@@ -128,7 +127,7 @@ class ChatWriter:
         self, index: int, delta: JsonObject, *, logprobs: JsonObject | None = None, finish: str | None = None
     ) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-        return self._head + b',"choices":[' + to_json(choice) + b"]}\n\n"
+        return self._head + b',"choices":[' + dumped(choice) + b"]}\n\n"
 
     def _left_over(self, response: FinalResponse, index: int) -> list[JsonObject]:
         """What the answer has and no piece told: of a worker that does not stream it."""

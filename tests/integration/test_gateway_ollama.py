@@ -1,7 +1,7 @@
 """The ollama client, unmodified, against a gateway before real NATS, a real Manager and workers."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -22,8 +22,20 @@ WEATHER: Any = {
 CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Bern"}'}}
 
 
-def sdk(door: Door) -> Any:
-    return ollama.AsyncClient(host=door.url, timeout=PATIENT)
+Sdk = Callable[[Door], Any]
+
+
+@pytest.fixture
+async def sdk() -> AsyncIterator[Sdk]:
+    """Makes a client of a gateway's Ollama door."""
+    async with AsyncExitStack() as clients:
+
+        def client(door: Door) -> Any:
+            made = ollama.AsyncClient(host=door.url, timeout=PATIENT)
+            clients.push_async_callback(made.close)
+            return made
+
+        yield client
 
 
 @pytest.fixture
@@ -49,14 +61,14 @@ async def played(mesh: SmallMesh, script: Any, **config: Any) -> AsyncIterator[t
             yield door, worker
 
 
-async def test_a_chat_has_its_answer(simulated: Door) -> None:
+async def test_a_chat_has_its_answer(simulated: Door, sdk: Sdk) -> None:
     answer = await sdk(simulated).chat(model="auto", messages=HELLO, options={"num_predict": 7})
     assert len(answer.message.content.split()) == answer.eval_count == 7
     assert (answer.done, answer.done_reason) == (True, "length")
     assert answer.total_duration > 0
 
 
-async def test_a_stream_joins_to_the_whole_answer(simulated: Door) -> None:
+async def test_a_stream_joins_to_the_whole_answer(simulated: Door, sdk: Sdk) -> None:
     whole = await sdk(simulated).chat(model="simulated:latest", messages=HELLO)
     parts = [part async for part in await sdk(simulated).chat(model="simulated", messages=HELLO, stream=True)]
     assert "".join(part.message.content for part in parts) == whole.message.content
@@ -64,14 +76,14 @@ async def test_a_stream_joins_to_the_whole_answer(simulated: Door) -> None:
     assert parts[-1].eval_count == whole.eval_count
 
 
-async def test_generate_answers_a_prompt(simulated: Door) -> None:
+async def test_generate_answers_a_prompt(simulated: Door, sdk: Sdk) -> None:
     whole = await sdk(simulated).generate(model="auto", prompt="hello there", options={"num_predict": 5})
     stream = await sdk(simulated).generate(model="auto", prompt="hello there", options={"num_predict": 5}, stream=True)
     assert "".join([part.response async for part in stream]) == whole.response
     assert len(whole.response.split()) == 5
 
 
-async def test_a_request_without_a_question_asks_no_model(mesh: SmallMesh) -> None:
+async def test_a_request_without_a_question_asks_no_model(mesh: SmallMesh, sdk: Sdk) -> None:
     async with played(mesh, lambda asked: asked.answer("never")) as (door, worker):
         loaded = await sdk(door).generate(model="fake", keep_alive="5m")
         assert (loaded.response, loaded.done_reason) == ("", "load")
@@ -80,7 +92,7 @@ async def test_a_request_without_a_question_asks_no_model(mesh: SmallMesh) -> No
     assert worker.asked == []
 
 
-async def test_thoughts_and_calls_of_tools_whole_and_streamed(mesh: SmallMesh) -> None:
+async def test_thoughts_and_calls_of_tools_whole_and_streamed(mesh: SmallMesh, sdk: Sdk) -> None:
     async def script(asked: Asked) -> None:
         await asked.claim()
         await asked.say(final(asked, reasoning="I look.", tool_calls=(CALL,), finish_reason="tool_calls"))
@@ -100,7 +112,7 @@ async def test_thoughts_and_calls_of_tools_whole_and_streamed(mesh: SmallMesh) -
     assert messages[2]["tool_call_id"] == messages[1]["tool_calls"][0]["id"]
 
 
-async def test_models_are_listed_and_shown(simulated: Door) -> None:
+async def test_models_are_listed_and_shown(simulated: Door, sdk: Sdk) -> None:
     listed = await sdk(simulated).list()
     assert {"auto", "simulated"} <= {model.model for model in listed.models}
     shown = await sdk(simulated).show("simulated")
@@ -113,13 +125,13 @@ async def test_models_are_listed_and_shown(simulated: Door) -> None:
     assert refused.value.status_code == 404
 
 
-async def test_what_cannot_be_honoured_is_refused(simulated: Door) -> None:
+async def test_what_cannot_be_honoured_is_refused(simulated: Door, sdk: Sdk) -> None:
     with pytest.raises(ollama.ResponseError, match="suffix") as refused:
         await sdk(simulated).generate(model="auto", prompt="def f(", suffix="}")
     assert refused.value.status_code == 400
 
 
-async def test_a_worker_lost_in_mid_stream_is_an_error(mesh: SmallMesh) -> None:
+async def test_a_worker_lost_in_mid_stream_is_an_error(mesh: SmallMesh, sdk: Sdk) -> None:
     async def script(asked: Asked) -> None:
         await asked.claim()
         await asked.chunk("the first half, ")
