@@ -102,6 +102,13 @@ class Roles:
         self.most.pop(name, None)
         self._start(name, ["worker", backend, "--id", name, *options], env)
 
+    def gateway(self, name: str = "g-1", **env: str) -> None:
+        self._start(name, ["gateway", "--id", name], env)
+
+    def stop(self, name: str) -> None:
+        """As a supervisor would; see `ended`."""
+        self.send(name, signal.SIGTERM)
+
     async def ready(self, *, within: float = 60.0) -> None:
         """Waits until every process serves, and the Managers know every worker."""
         managers = [name for name in self._processes if name.startswith("m-")]

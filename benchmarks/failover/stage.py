@@ -21,7 +21,7 @@ from pydantic_core import from_json
 
 from bullpen.embedded import nats_server
 from bullpen.supervision.leash import leashed
-from bullpen.supervision.mesh import role_command
+from bullpen.supervision.process import role_command
 from bus import Bus, BusError, BusSettings, Message
 from bus.jetstream import StreamSpec, ensure_stream
 from contracts import Heartbeat, RouteDecision, new_id

@@ -15,6 +15,16 @@ from contracts.keys import Window
 from contracts.request import TENANT_CHARACTERS
 from gateway.keys.office import KeyOffice
 
+HELP = """API keys of the gateway: create, list, revoke, rotate.
+
+    Each says who asks, what they may, and whose budget pays. A secret is shown once, and kept nowhere.
+
+    Examples:
+
+      bullpen keys create --tenant acme --budget 5/day
+
+      bullpen keys list
+    """
 UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 WINDOWS = ("hour", "day", "month", "total")
 KeyId = Annotated[str, typer.Argument(metavar="KEY_ID", help="As `bullpen keys list` shows it")]

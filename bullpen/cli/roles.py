@@ -22,8 +22,9 @@ from bullpen.cli.show import problem
 from bullpen.content_key import content_key
 from bullpen.known_passwords import refuse_known_password
 from bullpen.supervision.endpoints import default_data_dir, resolve_database_url
-from bullpen.supervision.process import run_role
-from bullpen.supervision.status_server import LoopWatch, StatusServer
+from bullpen.supervision.process import role_command, run_role
+from bullpen.supervision.siblings import run_siblings
+from bullpen.supervision.status_server import VARIABLE, LoopWatch, StatusServer
 from bus import Tasks
 from bus.role_status import RoleStatus
 from client import Bullpen
@@ -198,6 +199,10 @@ def gateway(
         from gateway.gateway import run as run_gateway
 
         told = load_config(GatewayConfig, "gateway", config or _own_config("gateway"))
+        if told.processes > 1:
+            status.why_not = lambda: "leaving" if stop.is_set() else ""
+            await _siblings(told.processes, _id("gateway", id_), config, stop, no_keys=no_keys)
+            return
         watch, tasks = LoopWatch(), Tasks("gateway:status")
         tasks.start(watch.keep(), "loop-watch")
         try:
@@ -213,6 +218,15 @@ def gateway(
             await tasks.cancel()
 
     raise typer.Exit(run_role("gateway", role, status))
+
+
+async def _siblings(count: int, id_: str, config: Path | None, stop: asyncio.Event, *, no_keys: bool) -> None:
+    """So many gateways at one port, each a process: the system spreads the connections."""
+    options = [*(["--config", str(config)] if config else []), *(["--no-keys"] if no_keys else [])]
+    names = [id_, *(f"{id_}-{number}" for number in range(2, count + 1))]
+    alone = {"BULLPEN_GATEWAY__PROCESSES": "1", "BULLPEN_GATEWAY__SHARE_PORT": "true", VARIABLE: ""}
+    commands = [[*role_command(), "gateway", "--id", name, *options] for name in names]
+    await run_siblings(commands, {**os.environ, **alone}, stop)
 
 
 def health(

@@ -19,7 +19,8 @@ from bullpen.start_plan import StartPlan, every_backend, named_backends
 from bullpen.supervision import background
 from bullpen.supervision.endpoints import default_data_dir, running
 from bullpen.supervision.lock import AlreadyRunning, holder
-from bullpen.supervision.mesh import Mesh, MeshError, make_data_dir, role_command
+from bullpen.supervision.mesh import Mesh, MeshError, make_data_dir
+from bullpen.supervision.process import role_command
 from bus import BusUnreachable
 from config.loader import ConfigError
 

@@ -8,7 +8,6 @@ Read `start` and `stop` for the order.
 import asyncio
 import errno
 import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from bullpen.supervision import endpoints as endpoints_file
 from bullpen.supervision.endpoints import Endpoints
 from bullpen.supervision.lock import Lock
 from bullpen.supervision.ports import Ports, is_free
+from bullpen.supervision.process import role_command
 from bullpen.supervision.readiness import MeshWatch
 from bullpen.supervision.servers import NATS, POSTGRES, Servers
 from bullpen.supervision.status_server import nth_address
@@ -376,16 +376,6 @@ def make_data_dir(data_dir: Path) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise MeshError(f"{data_dir} cannot be written ({error.strerror}): choose another --data-dir") from None
-
-
-def role_command() -> list[str]:
-    """How to run `bullpen` in a process of its own, with the modules that we ourselves would import.
-
-    Only a Python that was started in the current directory looks for modules there: otherwise a folder of
-    another package called `client` or `workers`, like ours, would be found first.
-    """
-    here = {"", str(Path.cwd())} & set(sys.path)
-    return [sys.executable, *([] if here else ["-P"]), "-m", "bullpen"]
 
 
 def _numbered(workers: Sequence[tuple[str, int]]) -> dict[str, str]:

@@ -7,6 +7,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 
 import structlog
 
@@ -42,6 +43,16 @@ def run_role(name: str, role: Role, status: RoleStatus | None = None) -> int:
         log.exception("role_died", role=name)
         return DIED
     return STOPPED
+
+
+def role_command() -> list[str]:
+    """How to run `bullpen` in a process of its own, with the modules that we ourselves would import.
+
+    Only a Python that was started in the current directory looks for modules there: otherwise a folder of
+    another package called `client` or `workers`, like ours, would be found first.
+    """
+    here = {"", str(Path.cwd())} & set(sys.path)
+    return [sys.executable, *([] if here else ["-P"]), "-m", "bullpen"]
 
 
 def _explained(name: str, error: Exception, code: int) -> int:

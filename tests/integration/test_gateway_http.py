@@ -258,6 +258,7 @@ async def test_a_page_of_another_site_may_not_ask(door: Door) -> None:
         ("HEAD", "/", 200),
         ("GET", "/readyz", 200),
         ("GET", "/metrics", 200),
+        ("GET", "/openapi.json", 200),
         ("GET", CHAT, 405),
         ("DELETE", "/v1/models", 405),
         ("GET", "/v1/nothing", 404),

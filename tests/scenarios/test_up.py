@@ -10,6 +10,7 @@ from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import asyncpg
 import psutil
 import pytest
@@ -61,6 +62,7 @@ class Place:
         self.data_dir = data_dir
         self.environment = {key: value for key, value in os.environ.items() if not key.startswith(OURS_TO_SET)}
         self.standard_port = free_port()
+        self.environment["BULLPEN_GATEWAY__LISTEN"] = f"127.0.0.1:{free_port()}"
 
     async def start(self, *arguments: str) -> Process:
         program = WITH_OTHER_STANDARD_PORTS.format(ports=(self.standard_port, free_port()))
@@ -105,6 +107,16 @@ class Place:
             await bus.close()
         return bool(from_json(answer.data).get("output"))
 
+    async def answers_http(self, prompt: str) -> bool:
+        """The same over HTTP."""
+        body = {"model": "auto", "messages": [{"role": "user", "content": prompt}]}
+        url = f"{self.endpoints.http_url}/v1/chat/completions"
+        try:
+            async with aiohttp.ClientSession() as session, session.post(url, json=body) as answer:
+                return answer.status == 200
+        except aiohttp.ClientError:
+            return False
+
     async def has_booked(self, answers: int) -> bool:
         """Whether the books have so many answers, or more: one that came too late for its caller is booked, too."""
         assert self.endpoints.database_url is not None
@@ -136,9 +148,10 @@ async def test_the_mesh_comes_up_answers_and_mends_itself(place: Place) -> None:
     first = place.endpoints
     assert first.pids.keys() == {
         *("nats", "postgres", "manager-1"),
-        *("worker-simulated-1", "worker-simulated-2", "telemetry-1"),
+        *("worker-simulated-1", "worker-simulated-2", "telemetry-1", "gateway-1"),
     }
-    assert first.http_url is None
+    assert first.http_url == f"http://{place.environment['BULLPEN_GATEWAY__LISTEN']}"
+    await eventually(lambda: place.answers_http("Is anybody there?"), timeout=60)
     assert (place.data_dir / "endpoints.json").stat().st_mode & 0o077 == 0
     assert await place.answers("Is anybody there?")
     await eventually(lambda: place.has_booked(1), timeout=40)
@@ -148,6 +161,8 @@ async def test_the_mesh_comes_up_answers_and_mends_itself(place: Place) -> None:
         await eventually(functools.partial(place.has_another, name, pid), timeout=40)
     again = place.endpoints
     assert (again.nats_url, again.database_url) == (first.nats_url, first.database_url)
+    assert again.http_url == first.http_url
+    await eventually(lambda: place.answers_http("And now?"), timeout=60)
     await eventually(lambda: place.answers("And now?"), timeout=60)
     await eventually(lambda: place.has_booked(2), timeout=60)
 
@@ -163,7 +178,9 @@ async def test_in_the_background_it_stays_until_down(place: Place) -> None:
     assert code == 0, said
     assert place.endpoints.nats_url in said
     assert place.endpoints.database_url is None
-    assert said.rstrip().splitlines()[-1].endswith('ask "What is the capital of France?"')
+    *_, ask, curl = said.rstrip().splitlines()
+    assert ask.endswith('ask "What is the capital of France?"')
+    assert curl.startswith(f"  curl {place.endpoints.http_url}/v1/chat/completions -d '{{")
 
     code, said = await place.run("up", "--workers", "simulated")
     assert code == 1
@@ -198,6 +215,27 @@ async def test_a_wanted_port_that_is_taken_is_an_error(place: Place) -> None:
     assert code == 1
     assert f"port {port} is taken" in said
     await nothing_runs(place)
+
+
+async def test_a_taken_http_port_is_told_unless_it_was_wanted(place: Place) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as squatter:
+        port = str(squatter.getsockname()[1])
+        place.environment["BULLPEN_GATEWAY__LISTEN"] = f"127.0.0.1:{port}"
+        up = await place.up("--workers", "simulated", "--no-postgres")
+        assert not str(place.endpoints.http_url).endswith(f":{port}")
+        assert await place.answers_http("Where are you?")
+        up.send_signal(signal.SIGINT)
+        said, _ = await up.communicate()
+        assert f"port {port} is taken: HTTP is at" in said.decode()
+        code, told = await place.run("up", "--workers", "simulated", "--no-postgres", "--port-http", port)
+    assert code == 1
+    assert f"port {port} is taken: choose another one for HTTP (--port-http)" in told
+
+
+async def test_without_http_there_is_no_gateway(place: Place) -> None:
+    await place.up("--workers", "simulated", "--no-postgres", "--no-http")
+    assert place.endpoints.http_url is None
+    assert "gateway-1" not in place.endpoints.pids
 
 
 async def test_a_role_that_keeps_dying_is_shown_with_its_last_words(place: Place) -> None:

@@ -9,7 +9,8 @@ import pytest
 from bullpen.supervision import endpoints
 from bullpen.supervision.endpoints import Endpoints
 from bullpen.supervision.lock import Lock
-from bullpen.supervision.mesh import Mesh, MeshError, role_command
+from bullpen.supervision.mesh import Mesh, MeshError
+from bullpen.supervision.process import role_command
 
 
 def test_a_role_looks_for_modules_where_we_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
