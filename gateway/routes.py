@@ -37,6 +37,8 @@ MODELS = "/v1/models"
 START = datetime.fromtimestamp(0, UTC)
 """Of what no worker serves: `auto`, policies."""
 OPENAPI = "/openapi.json"
+START = datetime.fromtimestamp(0, UTC)
+"""Of what no worker serves: `auto`, policies."""
 STATUS = ("/healthz", "/readyz", "/metrics")
 TEXT = "text/plain"
 WELCOME = "Bullpen's gateway: ask at /v1/chat/completions, models are listed at /v1/models\n"
