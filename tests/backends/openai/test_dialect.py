@@ -15,9 +15,7 @@ from workers.openai.address import other_addresses
 from workers.openai.dialect import TOO_LONG, refused_by_name
 
 Json = dict[str, Any]
-SHAPES: dict[str, list[Json]] = yaml.safe_load(
-    (Path(__file__).parent / "openai_errors.yaml").read_text(encoding="utf-8")
-)
+SHAPES: dict[str, list[Json]] = yaml.safe_load((Path(__file__).parent / "errors.yaml").read_text(encoding="utf-8"))
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
 
 

@@ -1,6 +1,6 @@
 """Answers in the pieces in which servers send them, read without a network; and a fuzzer of whole streams.
 
-`pytest --hypothesis-profile deep tests/backends/test_openai_answer.py` tries 100 000 streams.
+`pytest --hypothesis-profile deep tests/backends/openai/test_answer.py` tries 100 000 streams.
 """
 
 import json
