@@ -7,12 +7,13 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Self
+from unittest.mock import patch
 
 import psutil
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
-from bus import Bus, BusError, BusSettings, Message
+from bus import Bus, BusError, BusSettings, Message, watchdog
 from bus.jetstream import ensure_stream
 from bus.role_status import RoleStatus
 from contracts import (
@@ -32,6 +33,7 @@ from telemetry.config import TelemetryConfig
 from telemetry.service import run as run_telemetry
 from telemetry.store import Connection, DatabaseAway, Store
 from telemetry.stream import CONSUMER, spec
+from tests.mesh import SERVER_BACK_WITHIN
 from tests.servers import PostgresServer
 from tests.support import eventually
 
@@ -110,29 +112,40 @@ class Books:
     def __init__(self, nats_url: str, database_url: str) -> None:
         self.settings = BusSettings(servers=(nats_url,))
         self.database_url = database_url
-        self.store = Store(database_url, 5)
+        self.store = Store(database_url, SERVER_BACK_WITHIN)
         self.metrics: list[TelemetryMetrics] = []
         self.bus: Bus
         self.outbox: Outbox
         self.statuses: dict[str, RoleStatus] = {}
         self._running: list[tuple[asyncio.Event, asyncio.Task[None]]] = []
+        self._patience = patch.object(watchdog, "ECHO_WAIT", SERVER_BACK_WITHIN)
 
     async def __aenter__(self) -> Self:
         self.bus = await Bus.connect("test", self.settings)
         self.outbox = await Outbox.open("test", self.settings)
         await self.bus.subscribe_inline(s.METRICS_MESH, self._on_metrics)
+        self._patience.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.stop()
-        await self.outbox.close()
-        await self.store.close()
-        await self.bus.close()
+        try:
+            await self.stop()
+            await self.outbox.close()
+            await self.store.close()
+            await self.bus.close()
+        finally:
+            self._patience.stop()
 
     def start(self, name: str = "t-1", **config: Any) -> asyncio.Task[None]:
         stop = asyncio.Event()
         quick = TelemetryConfig(
-            **{"fetch_wait": 0.1, "command_timeout": 2, "retry_at_most": 0.3, "report_interval": 0.1, **config}
+            **{
+                "fetch_wait": 0.1,
+                "command_timeout": SERVER_BACK_WITHIN,
+                "retry_at_most": 0.3,
+                "report_interval": 0.1,
+                **config,
+            }
         )
         status = self.statuses[name] = RoleStatus()
         running = run_telemetry(self.settings, self.database_url, quick, instance_id=name, stop=stop, status=status)
@@ -172,6 +185,20 @@ class Books:
         """All that was told is in the stream."""
         await eventually(lambda: not self.outbox.pending)
 
+    async def tell_until_all_book(self, *names: str) -> list[ResponseRecord]:
+        """Tells of answers until each of these accountants has booked some; returns what it told."""
+        told: list[ResponseRecord] = []
+
+        def all_have_booked() -> bool:
+            if not self.outbox.pending:
+                more = [response() for _ in range(100)]
+                self.tell(*more)
+                told.extend(more)
+            return {metrics.source for metrics in self.metrics if metrics.stored} == {*names}
+
+        await eventually(all_have_booked, timeout=40)
+        return told
+
     async def publish(self, subject: str, *bodies: bytes) -> None:
         """Straight into the stream, which is there already."""
         for body in bodies:
@@ -198,7 +225,9 @@ class Books:
         """For `eventually`: so many rows are there, and all that was told is settled."""
 
         async def check() -> bool:
-            return not self.outbox.pending and await self.waiting() == 0 and await self.count(table) >= count
+            with suppress(BusError):  # the server is away, or comes back
+                return not self.outbox.pending and await self.waiting() == 0 and await self.count(table) >= count
+            return False
 
         return check
 

@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
+import psutil
+
 from bullpen.embedded import nats_server, postgres
 from bullpen.supervision.leash import KEEP_USER, leashed
 from tests.support import eventually
@@ -72,8 +74,17 @@ class _Server:
         os.kill(self.process.pid, number)
 
     def kill(self) -> None:
-        """kill -9."""
+        """kill -9. Returns when what it had started is gone too: Postgres does not start beside its orphans."""
+        started = self._children()
         self._end(signal.SIGKILL)
+        psutil.wait_procs(started, timeout=30)
+
+    def _children(self) -> list[psutil.Process]:
+        if self.process is None:
+            return []
+        with suppress(psutil.NoSuchProcess):
+            return psutil.Process(self.process.pid).children(recursive=True)
+        return []
 
     def _end(self, number: signal.Signals) -> None:
         if self.process is None:

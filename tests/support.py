@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 
 async def eventually(check: Callable[[], Any], timeout: float = 20.0, every: float = 0.02) -> Any:
     """Calls `check` (plain or async) until it returns something true, and returns that.
@@ -44,3 +46,11 @@ def is_ours(path: Path) -> bool:
     except (OSError, subprocess.CalledProcessError):
         return True
     return bool(told.stdout)
+
+
+def gone(pid: int) -> bool:
+    """Whether that process has ended, also when nobody has asked for its exit code yet."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

@@ -8,14 +8,23 @@ from typing import Any
 import pytest
 from pydantic_core import from_json
 
+from bus import kv
 from contracts import RouteDecision
 from contracts import subjects as s
-from tests.mesh import Json, SmallMesh
+from tests.mesh import SERVER_BACK_WITHIN, Json, SmallMesh
 from tests.servers import NatsServer
 from tests.support import eventually
+from workers.base.rate_limits import account
 
 CHEAP: Json = {"models": [{"name": "m", "price": {"input_per_mtok": 0, "output_per_mtok": 0}}], "output_tokens": 10}
 DEAR: Json = {"models": [{"name": "m", "price": {"input_per_mtok": 50, "output_per_mtok": 50}}], "output_tokens": 10}
+
+
+@pytest.fixture(autouse=True)
+def patient_accounts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker waits for JetStream, however long that stands still, before it goes on with its part of an account."""
+    monkeypatch.setattr(account, "WITHIN", SERVER_BACK_WITHIN)
+    monkeypatch.setattr(kv, "API_TIMEOUT", SERVER_BACK_WITHIN)
 
 
 @pytest.fixture
@@ -44,9 +53,13 @@ async def test_a_limited_worker_gets_as_much_as_it_may_and_the_rest_flows_to_oth
     assert all(len(answer["attempts"]) == 1 for answer in answers), "nobody was sent there in vain"
     beat = await eventually(lambda: (b := mesh.beats["w-limited"]).rate and b.rate.rpm_left == 0 and b)
     assert (beat.rate.rpm_limit, beat.rate.tpm_limit) == (20, 100_000)
-    passed = [c.passed_over for d in decisions for c in d.candidates if c.worker_id == "w-limited" and c.passed_over]
-    assert passed
-    assert set(passed) == {"its requests per minute are used up"}
+
+    def passed_over() -> set[str]:
+        """Why it was: the Manager tells of its decisions beside the answers."""
+        told = (one for decision in decisions for one in decision.candidates if one.worker_id == "w-limited")
+        return {one.passed_over for one in told if one.passed_over}
+
+    await eventually(lambda: passed_over() == {"its requests per minute are used up"})
 
 
 async def test_a_limit_of_tokens_is_never_passed(mesh: SmallMesh) -> None:
@@ -66,7 +79,7 @@ async def test_whoever_asks_a_limited_worker_directly_is_told_when_to_come_again
     assert ["error" in one for one in told] == [False, False, True]
     error = told[-1]["error"]
     assert (error["code"], error["status"], error["retryable"]) == ("rate_limited", 429, True)
-    assert 50_000 < error["retry_after_ms"] <= 60_500
+    assert 30_000 < error["retry_after_ms"] <= 60_500
     assert "2 requests a minute" in error["message"]
 
 
@@ -81,7 +94,7 @@ async def test_a_manager_does_not_let_a_caller_wait_longer_than_it_wants(mesh: S
 async def test_a_request_that_never_fits_the_limit_goes_elsewhere_or_is_told_why(mesh: SmallMesh) -> None:
     await mesh.worker("w-small", tokens_per_minute=500, **CHEAP)
     await mesh.manager()
-    told = await mesh.ask(max_tokens=5000, deadline_ms=5000)
+    told = await mesh.ask(max_tokens=5000, deadline_ms=20_000, timeout=30)
     assert "of 500 a minute" in told["error"]["message"]
     await mesh.worker("w-free", **DEAR)
     answer = await mesh.ask(max_tokens=5000)
@@ -127,7 +140,7 @@ async def test_without_jetstream_each_goes_on_with_its_part(nats: NatsServer) ->
             await mesh.worker(name, requests_per_minute=20, account="main")
             await mesh.ask(s.infer_worker("simulated", name))
         await eventually(lambda: (rate := mesh.beats["w-1"].rate) and rate.rpm_left == 18)
-        reply = await mesh.bus.request("$JS.API.STREAM.DELETE.KV_bullpen_limits", b"", timeout=2)
+        reply = await mesh.bus.request("$JS.API.STREAM.DELETE.KV_bullpen_limits", b"", timeout=SERVER_BACK_WITHIN)
         assert from_json(reply.data)["success"]
         told = [await mesh.ask(s.infer_worker("simulated", "w-1")) for _ in range(20)]
         answered = sum("output" in one for one in told)

@@ -5,10 +5,12 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
+from bullpen import doctor
 from bullpen.doctor import postgres_finding
 from contracts import subjects as s
 from tests.books import Books, response
 from tests.cli import bullpen
+from tests.mesh import SERVER_BACK_WITHIN
 from tests.support import eventually
 
 REFUSE = """
@@ -42,9 +44,9 @@ async def test_a_database_that_takes_nothing_at_all_blames_no_row(
     await owner.execute(REFUSE.format(code=code) + LETTERS_TOO)
     books.start(retry_at_most=0.05)
     books.tell(*(response() for _ in range(5)))
-    await eventually(lambda: books.metrics and "no row at all" in books.latest.database_away)
+    await eventually(lambda: "no row at all" in books.latest.database_away)
     await owner.execute(REFUSE_NO_MORE)
-    await eventually(lambda: books.latest.stored == 5)
+    await eventually(books.booked(5))
     assert await owner.fetchval("SELECT count(*) FROM dead_letters") == 0
 
 
@@ -58,7 +60,7 @@ async def test_a_letter_is_booked_again_when_its_reason_has_passed_and_only_then
     books.tell(*(response(prompt="a secret") for _ in range(3)))
     await books.bus.publish(s.TELEMETRY_CHECK, b"{}")
     await books.bus.publish("telemetry.unheard_of", b"{}")
-    await eventually(lambda: books.metrics and books.latest.dead == 4)
+    await eventually(lambda: books.latest.dead == 4)
     listed = await bullpen("dead-letters", "--json", env=env)
     assert sorted(letter["subject"] for letter in listed.json()) == ["telemetry.response"] * 3 + [
         "telemetry.unheard_of"
@@ -83,7 +85,7 @@ async def test_an_event_that_is_in_the_books_already_leaves_the_letters_and_is_n
     told = response()
     books.start()
     books.tell(told)
-    await eventually(lambda: books.metrics and books.latest.stored == 1)
+    await eventually(books.booked(1))
     await owner.execute(
         "INSERT INTO dead_letters (stream_seq, subject, reason, body) VALUES (7, $1, 'long ago', $2)",
         s.TELEMETRY_RESPONSE,
@@ -92,10 +94,13 @@ async def test_an_event_that_is_in_the_books_already_leaves_the_letters_and_is_n
     again = await bullpen("rebook", env={"DATABASE_URL": database_url})
     assert again.out == "booked 1, 0 stay in dead_letters\n"
     assert await owner.fetchval("SELECT count(*) FROM responses") == 1
-    assert books.statuses["t-1"].why_not() == ""
+    await eventually(lambda: books.statuses["t-1"].why_not() == "")
 
 
-async def test_doctor_writes_and_leaves_nothing(owner: "asyncpg.Connection[asyncpg.Record]", database_url: str) -> None:
+async def test_doctor_writes_and_leaves_nothing(
+    owner: "asyncpg.Connection[asyncpg.Record]", database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "WITHIN", SERVER_BACK_WITHIN)
     assert (await postgres_finding(database_url)).state == "ok"
     assert await owner.fetchval("SELECT count(*) FROM dead_letters") == 0
     name = await owner.fetchval("SELECT current_database()")
@@ -105,9 +110,8 @@ async def test_doctor_writes_and_leaves_nothing(owner: "asyncpg.Connection[async
     assert "nothing can be written" in found.detail
 
 
-async def test_a_wrong_password_names_both_cures(
-    owner: "asyncpg.Connection[asyncpg.Record]", database_url: str
-) -> None:
+async def test_a_wrong_password_names_both_cures(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "WITHIN", SERVER_BACK_WITHIN)
     user, _, rest = database_url.partition("@")
     found = await postgres_finding(f"{user.rpartition(':')[0]}:another@{rest}")
     assert found.state == "fail"

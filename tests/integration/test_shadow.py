@@ -86,13 +86,13 @@ async def test_a_verifier_judges_answers_and_its_cost_is_booked(books: Books, me
     await mesh.worker("w-judge", "openai", **judge.config())
     await mesh.manager(verifier=VERIFIER)
     answer = await mesh.ask(task_id="t-1", model="m-live", prompt="What is one and one?")
-    await eventually(books.booked(1, "feedback"), timeout=10)
+    await eventually(books.booked(1, "feedback"))
     [judged] = await books.rows("feedback")
     assert (judged["task_id"], judged["score"], judged["source"]) == ("t-1", 0.8, "verifier:judge")
     asked = str(judge.received[-1]["messages"])
     assert "What is one and one?" in asked
     assert answer["output"] in asked
-    await eventually(lambda: rows(books, "verify:"), timeout=10)
+    await eventually(lambda: rows(books, "verify:"))
     [row] = await rows(books, "verify:")
     assert row["task_id"] == f"verify:{answer['request_id']}"
     assert (row["model_id"], row["prompt"], row["output"], row["priority"]) == ("judge", None, None, "batch")
@@ -107,7 +107,7 @@ async def test_a_judge_that_says_no_number_says_nothing(books: Books, mesh: Smal
     await mesh.worker("w-judge", "openai", **judge.config())
     await mesh.manager(verifier=VERIFIER)
     assert "output" in await mesh.ask(model="m-live")
-    await eventually(lambda: rows(books, "verify:"), timeout=10)
+    await eventually(lambda: rows(books, "verify:"))
     assert await books.rows("feedback") == []
 
 
@@ -116,7 +116,7 @@ async def test_what_must_stay_in_the_house_is_not_judged_outside(books: Books, m
     await mesh.worker("w-judge", "openai", **judge.config())
     await mesh.manager(verifier=VERIFIER)
     assert "output" in await mesh.ask(model="m-live", policy="local_only")
-    await eventually(lambda: rows(books, "verify:"), timeout=10)
+    await eventually(lambda: rows(books, "verify:"))
     assert {row["status"] for row in await rows(books, "verify:")} == {"error"}
     assert judge.received == []
 
@@ -128,7 +128,7 @@ async def test_a_candidate_is_mirrored_and_no_caller_notices(books: Books, mesh:
     answers = [await mesh.ask(model="m-live", prompt=f"question {number}") for number in range(5)]
     assert Counter(answer["model_id"] for answer in answers) == {"m-live": 5}
     assert all(len(answer["attempts"]) == 1 for answer in answers)
-    await eventually(lambda: _mirrored(books, 5), timeout=15)
+    await eventually(lambda: _mirrored(books, 5))
     [pair] = await compare(books.store)
     assert (pair.live_model, pair.candidate, pair.questions, pair.failed) == ("m-live", "m-next", 5, 0)
     assert pair.live_cost_usd is not None
@@ -143,7 +143,7 @@ async def test_a_candidate_that_fails_harms_no_caller_and_is_counted(books: Book
     await mesh.worker("w-2", error_rate=1.0, **CANDIDATE)
     await mesh.manager(mirrors=[MIRROR])
     assert "output" in await mesh.ask(model="m-live")
-    await eventually(lambda: _mirrored(books, 1), timeout=15)
+    await eventually(lambda: _mirrored(books, 1))
     [pair] = await compare(books.store)
     assert (pair.candidate, pair.questions, pair.failed) == ("m-next", 1, 1)
 
@@ -164,7 +164,7 @@ async def test_no_shadow_request_is_sent_while_every_worker_is_busy(
     await eventually(lambda: mesh.beats["w-judge"].inflight == 1)
     for _ in range(3):
         assert "output" in await mesh.ask(model="m-live")
-    await eventually(books.booked(4), timeout=10)
+    await eventually(books.booked(4))
     assert len(judge.received) == 1
     assert await rows(books, "mirror:") == []
     asked = CancelRequest(task_id=f"verify:{first['request_id']}")
@@ -183,8 +183,8 @@ async def test_calibration_is_by_tenth_and_model(books: Books) -> None:
     for _ in range(2):  # of a name that two bear nobody knows which was meant
         books.tell(response(task_id="twice", confidence=0.95, created_at=now, request_id=new_id()))
     books.tell(feedback(task_id="twice", score=0.0), response(task_id="unjudged", confidence=0.95, created_at=now))
-    await eventually(books.booked(8), timeout=10)
-    await eventually(books.booked(6, "feedback"), timeout=10)
+    await eventually(books.booked(8))
+    await eventually(books.booked(6, "feedback"))
     low, high = await calibration(books.store)
     assert (low.tenth, low.answers, low.confidence, low.judged) == (4, 1, 0.45, 0.5)
     assert (high.tenth, high.answers, high.judged) == (9, 4, 0.75)

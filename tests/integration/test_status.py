@@ -4,13 +4,16 @@ import asyncio
 import re
 import subprocess
 import sys
-import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
 from bullpen import health_check
+from bullpen.supervision import status_server
 from bullpen.supervision.status_server import status_served
 from bus.role_status import RoleStatus
 from tests.books import Books
@@ -31,16 +34,24 @@ async def asked(where: str, path: str = "/readyz", *more: str) -> subprocess.Com
     )
 
 
+async def hears(where: str, told: tuple[int, str]) -> bool:
+    """For `eventually`: a check that hears nothing in time, when this process stands still, asks again."""
+    said = await asked(where)
+    return (said.returncode, said.stdout) == told
+
+
+async def healthy(where: object) -> bool:
+    return (await asked(str(where), "/healthz")).returncode == 0
+
+
 async def test_the_check_of_the_containers_hears_what_the_role_says() -> None:
     status = RoleStatus()
     async with status_served("manager", status, ANYWHERE) as where:
         assert where is not None
-        starting, alive = await asked(where), await asked(where, "/healthz")
+        await eventually(lambda: hears(where, (1, "manager: it starts\n")))
+        await eventually(lambda: healthy(where))
         status.why_not = str
-        ready = await asked(where)
-    assert (starting.returncode, starting.stdout) == (1, "manager: it starts\n")
-    assert alive.returncode == 0
-    assert (ready.returncode, ready.stdout) == (0, "manager: serves\n")
+        await eventually(lambda: hears(where, (0, "manager: serves\n")))
     gone = await asked(where)
     assert gone.returncode == 1
     assert gone.stdout.startswith(f"nothing answers on BULLPEN_STATUS={where}: ")
@@ -66,26 +77,24 @@ async def test_a_check_imports_nothing_of_bullpen_and_hardly_anything_else() -> 
 
 async def test_the_command_asks_the_same_without_importing_the_application() -> None:
     async with status_served("worker", RoleStatus(str), ANYWHERE) as where:
-        told = await asyncio.to_thread(
-            subprocess.run,
-            [sys.executable, "-X", "importtime", "-m", "bullpen", "health", "worker"],
-            env={"BULLPEN_STATUS": str(where)},
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    assert (told.returncode, told.stdout) == (0, "worker: serves\n")
+        command = [sys.executable, "-X", "importtime", "-m", "bullpen", "health", "worker"]
+        run = partial(subprocess.run, env={"BULLPEN_STATUS": str(where)}, cwd=ROOT, capture_output=True, text=True)
+
+        async def served() -> Any:
+            told = await asyncio.to_thread(run, command)
+            return told if (told.returncode, told.stdout) == (0, "worker: serves\n") else None
+
+        told = await eventually(served)
     assert not re.search(r"\| +(typer|bullpen\.cli|nats|asyncio)$", told.stderr, re.MULTILINE)
 
 
 async def test_a_loop_that_stands_still_answers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health_check, "WITHIN", 0.1)
     async with status_served("manager", RoleStatus(str), ANYWHERE) as where:
-        asking = asyncio.get_running_loop().run_in_executor(None, health_check.check, str(where), "/healthz")
-        time.sleep(0.4)  # noqa: ASYNC251 — the fault
-        assert await asking == health_check.UNHEALTHY
-        assert (await asked(str(where), "/healthz")).returncode == 0, "it turns again"
+        with ThreadPoolExecutor() as another:
+            asking = another.submit(health_check.check, str(where), "/healthz")
+            assert asking.result() == health_check.UNHEALTHY  # until then this loop stands still
+        await eventually(lambda: healthy(where))  # it turns again
 
 
 @pytest.mark.parametrize(
@@ -102,7 +111,10 @@ async def test_a_loop_that_stands_still_answers_nothing(monkeypatch: pytest.Monk
         (b"GET /hea", b""),
     ],
 )
-async def test_whatever_is_sent_there_harms_nothing(request_line: bytes, answer: bytes) -> None:
+async def test_whatever_is_sent_there_harms_nothing(
+    request_line: bytes, answer: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status_server, "REQUEST_WITHIN", 30.0)
     async with status_served("manager", RoleStatus(str), ANYWHERE) as where:
         host, _, port = str(where).rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
@@ -115,19 +127,15 @@ async def test_whatever_is_sent_there_harms_nothing(request_line: bytes, answer:
         await _closed(writer)
         assert told.startswith(answer)
         assert bool(told) == bool(answer)
-        assert (await asked(str(where), "/healthz")).returncode == 0
+        await eventually(lambda: healthy(where))
 
 
 async def test_many_who_connect_and_say_nothing_do_not_keep_a_check_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bullpen.supervision.status_server.REQUEST_WITHIN", 0.2)
+    monkeypatch.setattr(status_server, "REQUEST_WITHIN", 0.2)
     async with status_served("manager", RoleStatus(str), ANYWHERE) as where:
         host, _, port = str(where).rpartition(":")
         silent = [await asyncio.open_connection(host, int(port)) for _ in range(40)]
-
-        async def healthy() -> bool:
-            return (await asked(str(where), "/healthz")).returncode == 0
-
-        await eventually(healthy)
+        await eventually(lambda: healthy(where))
         for _, writer in silent:
             await _closed(writer)
 
@@ -146,6 +154,11 @@ async def test_an_address_that_is_taken_stops_no_role() -> None:
     assert [(entry["event"], entry["log_level"]) for entry in logs] == [("status_not_shown", "error")]
 
 
+def shown(status: RoleStatus, *names: str) -> list[float]:
+    figures = {figure.name: figure.value for figure in status.figures()}
+    return [figures[name] for name in names]
+
+
 async def test_a_manager_and_a_worker_say_why_they_serve_nobody(nats: NatsServer) -> None:
     async with SmallMesh(nats.url) as mesh:
         await mesh.worker("w-1")
@@ -153,11 +166,10 @@ async def test_a_manager_and_a_worker_say_why_they_serve_nobody(nats: NatsServer
         manager, worker = mesh.statuses["m-1"], mesh.statuses["w-1"]
         assert (manager.why_not(), worker.why_not()) == ("", "")
         await mesh.ask()
-        figures = {figure.name: figure.value for figure in manager.figures()}
-        assert (figures["requests_total"], figures["workers"], figures["nats_connected"]) == (1, 1, 1)
-        await mesh.bus.request("manager.control.m-1", b'{"op": "drain"}', timeout=2)
-        await mesh.bus.request("worker.control.w-1", b'{"op": "drain"}', timeout=2)
-        assert manager.why_not().startswith("draining")
+        await eventually(lambda: shown(manager, "requests_total", "workers", "nats_connected") == [1, 1, 1])
+        await mesh.bus.request("manager.control.m-1", b'{"op": "drain"}', timeout=20)
+        await mesh.bus.request("worker.control.w-1", b'{"op": "drain"}', timeout=20)
+        await eventually(lambda: manager.why_not().startswith("draining"))
         await eventually(lambda: worker.why_not().startswith("draining"))
         nats.stop()
         await eventually(lambda: manager.why_not() == worker.why_not() == "the connection to NATS is away")
@@ -170,4 +182,4 @@ async def test_an_accountant_without_its_database_is_alive_and_says_so(nats_serv
         books.start("t-1", retry_at_most=0.05)
         status = books.statuses["t-1"]
         await eventually(lambda: status.why_not().startswith("the database is away: "))
-        assert {figure.name: figure.value for figure in status.figures()}["database_away"] == 1
+        assert shown(status, "database_away") == [1]

@@ -10,21 +10,29 @@ from bus import Bus, BusSettings
 from bus.service import EndpointStats
 from contracts import subjects as s
 from outbox.privacy_filter import PrivacyFilter
+from telemetry.recording import feedback
 from telemetry.recording.feedback import serve_feedback
 from tests.books import Books
+from tests.mesh import SERVER_BACK_WITHIN
 from tests.support import eventually
+
+
+@pytest.fixture(autouse=True)
+def patient_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that stands still for some seconds has not refused anything."""
+    monkeypatch.setattr(feedback, "ACK_WITHIN", SERVER_BACK_WITHIN)
 
 
 @pytest.fixture
 async def books(nats_server: str, database_url: str) -> AsyncIterator[Books]:
     async with Books(nats_server, database_url) as books:
         books.start()
-        await eventually(books.booked(0), timeout=10)
+        await eventually(books.booked(0))
         yield books
 
 
 async def judge(bus: Bus, body: bytes) -> tuple[dict[str, Any], dict[str, str]]:
-    reply = await bus.request(s.INFER_FEEDBACK, body, timeout=5)
+    reply = await bus.request(s.INFER_FEEDBACK, body, timeout=20)
     return from_json(reply.data), reply.headers
 
 
@@ -32,20 +40,20 @@ async def test_a_judgement_is_booked(books: Books) -> None:
     answer, headers = await judge(books.bus, b'{"task_id":"t","score":0.5,"source":"user","comment":"fine \\u0000"}')
     assert answer == {"stored": True}
     assert "Nats-Service-Error" not in headers
-    await eventually(books.booked(1, "feedback"), timeout=10)
+    await eventually(books.booked(1, "feedback"))
     [row] = await books.rows("feedback")
     assert (row["task_id"], row["score"], row["source"], row["comment"]) == ("t", 0.5, "user", "fine �")
 
 
 async def test_feedback_without_a_reply_subject_is_booked_too(books: Books) -> None:
     await books.bus.publish(s.INFER_FEEDBACK, b'{"task_id":"t","score":1}')
-    await eventually(books.booked(1, "feedback"), timeout=10)
+    await eventually(books.booked(1, "feedback"))
 
 
 async def test_a_reply_elsewhere_than_an_inbox_is_not_served(books: Books) -> None:
     await books.bus.publish(s.INFER_FEEDBACK, b'{"task_id":"evil","score":1}', reply=s.INFER_AUTO)
     await judge(books.bus, b'{"task_id":"good","score":1}')
-    await eventually(books.booked(1, "feedback"), timeout=10)
+    await eventually(books.booked(1, "feedback"))
     assert [row["task_id"] for row in await books.rows("feedback")] == ["good"]
 
 

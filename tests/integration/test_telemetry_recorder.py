@@ -91,7 +91,7 @@ async def test_a_row_is_what_was_told_to_the_last_digit(books: Books, record: Op
     table = TABLES[SUBJECTS[type(record)]][0]
     books.start()
     books.tell(record)
-    await eventually(books.booked(1, table), timeout=10)
+    await eventually(books.booked(1, table))
     [row] = await books.rows(table)
     told = from_json(record.to_bytes())
     for name in type(record).model_fields:
@@ -108,9 +108,9 @@ async def test_a_time_without_its_zone_is_utc_whatever_the_database_thinks(books
     await books.store.perform(elsewhere)
     told = response()
     books.start()
-    await eventually(books.booked(0), timeout=10)
+    await eventually(books.booked(0))
     await books.publish(s.TELEMETRY_RESPONSE, told.to_bytes().replace(b'12:30:00Z"', b'12:30:00"'))
-    await eventually(books.booked(1), timeout=10)
+    await eventually(books.booked(1))
     assert (await books.rows("responses"))[0]["created_at"] == told.created_at
 
 
@@ -119,7 +119,7 @@ async def test_told_twice_is_booked_once(books: Books) -> None:
     books.tell(one, one, other, one, tried, tried, tried.model_copy(update={"attempt": 2}))
     books.start("t-1")
     books.start("t-2")
-    await eventually(books.booked(2), timeout=10)
+    await eventually(books.booked(2))
     assert (await books.count("responses"), await books.count("attempts")) == (2, 2)
 
 
@@ -127,7 +127,7 @@ async def test_two_accountants_share_the_work(books: Books) -> None:
     books.tell(*(response() for _ in range(400)))
     books.start("t-1", batch_size=10)
     books.start("t-2", batch_size=10)
-    await eventually(books.booked(400), timeout=15)
+    await eventually(books.booked(400))
     assert await books.count() == 400
     await eventually(lambda: {m.source for m in books.metrics if m.stored} == {"t-1", "t-2"})
 
@@ -137,7 +137,7 @@ async def test_what_is_stored_side_by_side_is_counted_once_and_wholly(books: Boo
     books.tell(*(response() for _ in range(500)))
     await books.told()
     books.start(batch_size=10)
-    await eventually(books.booked(500), timeout=15)
+    await eventually(books.booked(500))
     await eventually(lambda: books.latest.stored == 500)
     assert min(metrics.per_second for metrics in books.metrics) >= 0
 
@@ -177,7 +177,7 @@ async def test_killed_between_commit_and_acknowledgement(books: Books, monkeypat
 
     monkeypatch.setattr(recorder, "settle", noted)
     books.start()
-    await eventually(books.booked(100), timeout=10)
+    await eventually(books.booked(100))
     assert await books.count() == 100
     assert sum(count > 1 for count in deliveries) >= committed  # they came again, and were not booked again
 
@@ -205,11 +205,11 @@ async def test_one_of_two_accountants_killed_under_load_loses_nothing_and_double
     await books.ready("t-0")
     await books.ready("t-1")
     books.tell(*told[:700], *tried[:700])
-    await eventually(lambda: {m.source for m in books.metrics if m.stored} == {"t-0", "t-1"}, timeout=10)
+    await eventually(lambda: {m.source for m in books.metrics if m.stored} == {"t-0", "t-1"})
     books.tell(*told[700:], *tried[700:])
     other.kill()
     await other.wait()
-    await eventually(books.booked(1500), timeout=15)
+    await eventually(books.booked(1500))
     for table in ("responses", "attempts"):
         rows = await books.rows(table)
         assert sorted(str(row["request_id"]) for row in rows) == sorted(one.request_id for one in told), table
@@ -221,7 +221,7 @@ async def test_a_row_of_any_month_and_of_any_uuid_finds_its_place(books: Books) 
     books.tell(
         *(response(request_id=id_) for id_ in made_up), *(attempt(request_id=id_) for id_ in made_up), response()
     )
-    await eventually(books.booked(4), timeout=10)
+    await eventually(books.booked(4))
     assert {str(row["request_id"]) for row in await books.rows("attempts")} == set(made_up)
     assert await books.count("dead_letters") == 0
 
@@ -233,10 +233,10 @@ async def test_a_record_of_a_foreign_writer_is_read(books: Books) -> None:
     bare |= {"worker_id": "w", "backend": "b", "model_id": "m", "outcome": "ok", "duration_ms": 1, "newer": "field"}
     whole = from_json(response().to_bytes()) | {"attempts": 2.0, "created_at": NOW.timestamp(), "stored_at": "never"}
     books.start()
-    await eventually(books.booked(0), timeout=10)
+    await eventually(books.booked(0))
     await books.publish(s.TELEMETRY_ATTEMPT, to_json(bare))
     await books.publish(s.TELEMETRY_RESPONSE, to_json(whole), response().to_bytes())
-    await eventually(books.booked(2), timeout=10)
+    await eventually(books.booked(2))
     [row] = await books.rows("attempts")
     assert (row["attempt"], row["simulated"], row["created_at"]) == (1, False, NOW)
     assert {row["attempts"] for row in await books.rows("responses")} == {1, 2}
@@ -252,7 +252,7 @@ async def test_one_bad_row_does_not_take_the_others_with_it(books: Books, monkey
     await books.told()
     with capture_logs() as logs:
         books.start()
-        await eventually(books.booked(199), timeout=10)
+        await eventually(books.booked(199))
     assert await books.count() == 199
     [letter] = await books.rows("dead_letters")
     assert (letter["body"], letter["subject"]) == (bad.to_bytes(), s.TELEMETRY_RESPONSE)
@@ -292,11 +292,11 @@ BAD: dict[str, tuple[str, bytes]] = {
 
 async def test_every_kind_of_poison_is_laid_aside_as_it_came(books: Books) -> None:
     books.start()
-    await eventually(books.booked(0), timeout=10)
+    await eventually(books.booked(0))
     for subject, body in BAD.values():
         await books.publish(subject, body)
         await books.publish(s.TELEMETRY_RESPONSE, response().to_bytes())
-    await eventually(books.booked(len(BAD)), timeout=10)
+    await eventually(books.booked(len(BAD)))
     letters = await books.rows("dead_letters")
     assert {(letter["subject"], letter["body"]) for letter in letters} == set(BAD.values())
     assert all(letter["reason"] for letter in letters)
@@ -310,9 +310,9 @@ async def test_what_people_asked_is_in_no_log(books: Books) -> None:
     unreadable = to_json({"prompt": canary, "task_id": [canary]})
     with capture_logs() as logs:
         books.start()
-        await eventually(books.booked(0), timeout=10)
+        await eventually(books.booked(0))
         await books.publish(s.TELEMETRY_RESPONSE, unreadable, refused.to_bytes())
-        await eventually(books.booked(2, "dead_letters"), timeout=10)
+        await eventually(books.booked(2, "dead_letters"))
         await eventually(lambda: books.latest.dead == 2)
     assert any(entry["event"] == "events_unbookable" for entry in logs)
     assert canary not in str(logs)
@@ -322,14 +322,14 @@ async def test_what_people_asked_is_in_no_log(books: Books) -> None:
 async def test_a_stream_made_anew_is_booked_like_the_first(books: Books) -> None:
     """Also its poison, though it counts from 1 again, and nobody answers twice for the accountant."""
     books.start()
-    await eventually(books.booked(0), timeout=10)
+    await eventually(books.booked(0))
     await books.publish(s.TELEMETRY_RESPONSE, b"one", response().to_bytes())
-    await eventually(books.booked(1), timeout=10)
-    await books.bus.request(f"$JS.API.STREAM.DELETE.{s.TELEMETRY_STREAM}", b"", timeout=2)
+    await eventually(books.booked(1))
+    await books.bus.request(f"$JS.API.STREAM.DELETE.{s.TELEMETRY_STREAM}", b"", timeout=20)
     books.tell(Rubbish(), subject=s.TELEMETRY_RESPONSE)
     await books.told()
     books.tell(response())
-    await eventually(books.booked(2), timeout=10)
+    await eventually(books.booked(2))
     assert {(letter["stream_seq"], letter["body"]) for letter in await books.rows("dead_letters")} == {
         (1, b"one"),
         (1, Rubbish().to_bytes()),
@@ -337,7 +337,7 @@ async def test_a_stream_made_anew_is_booked_like_the_first(books: Books) -> None
     answers: list[Message] = []
     with books.bus.listen(answers.append) as inbox:
         await books.bus.publish("$SRV.PING.bullpen-telemetry", b"", reply=inbox.subject)
-        await books.bus.request(f"$JS.API.STREAM.INFO.{s.TELEMETRY_STREAM}", b"", timeout=2)
+        await books.bus.request(f"$JS.API.STREAM.INFO.{s.TELEMETRY_STREAM}", b"", timeout=20)
         await eventually(lambda: answers)
     assert len(answers) == 1
 
@@ -353,7 +353,7 @@ async def test_many_bytes_are_stored_in_parts(books: Books, monkeypatch: pytest.
     books.tell(*(response(output="x" * 3000) for _ in range(30)), response(output="x" * 20_000))
     await books.told()
     books.start()
-    await eventually(books.booked(31), timeout=10)
+    await eventually(books.booked(31))
     assert sum(transactions) == 31
     assert max(transactions) == 2
 
@@ -375,7 +375,7 @@ async def test_no_more_is_asked_for_than_can_be_read_in_time(books: Books, monke
     books.tell(*large, response(output="x" * 200_000), *(response() for _ in range(300)))
     await books.told()
     books.start()
-    await eventually(books.booked(331), timeout=10)
+    await eventually(books.booked(331))
     assert max(map(sum, fetched)) < 250_000  # one that alone is larger comes all the same
     assert sorted(map(sum, fetched))[-2] <= 100_000
     assert max(map(len, fetched)) > 50
@@ -384,10 +384,10 @@ async def test_no_more_is_asked_for_than_can_be_read_in_time(books: Books, monke
 async def test_a_full_stream_makes_room_for_what_is_new(books: Books) -> None:
     """Three times as much as the stream may hold, told faster than it is booked: nothing is refused for good."""
     books.start(stream_max_bytes=1 << 20)
-    await eventually(books.booked(0), timeout=10)
+    await eventually(books.booked(0))
     books.tell(*(response(output="x" * 10_000) for _ in range(300)))
-    await eventually(lambda: books.outbox.pending == 0, timeout=15)
-    await eventually(books.booked(300), timeout=10)
+    await eventually(lambda: books.outbox.pending == 0)
+    await eventually(books.booked(300))
     assert await books.count() == 300
 
 
@@ -395,16 +395,16 @@ async def test_making_room_drops_nothing_that_is_not_booked(books: Books, postgr
     await postgres.start()
     async with Books(books.settings.servers[0], postgres.url) as kept:
         kept.start(stream_max_bytes=1 << 20, batch_size=10)
-        await eventually(kept.booked(0), timeout=10)
+        await eventually(kept.booked(0))
         kept.tell(*(response(output="x" * 10_000) for _ in range(30)))
-        await eventually(kept.booked(30), timeout=10)
+        await eventually(kept.booked(30))
         postgres.stop()
         kept.tell(*(response(output="x" * 10_000) for _ in range(60)))
         await kept.told()
         room = await stream.make_room(kept.bus, max_bytes=1000)
         assert room == 60
         await postgres.start()
-        await eventually(kept.booked(90), timeout=10)
+        await eventually(kept.booked(90))
         assert await kept.count() == 90
 
 
@@ -413,13 +413,13 @@ async def test_a_database_killed_under_load_loses_nothing(nats_server: str, post
     async with Books(nats_server, postgres.url) as books:
         books.start(batch_size=50)
         books.tell(*(response() for _ in range(300)))
-        await eventually(lambda: books.latest.stored, timeout=10)
+        await eventually(lambda: books.latest.stored)
         postgres.kill()
         books.tell(*(response() for _ in range(300)))
         await books.told()
         await eventually(lambda: books.latest.database_away and books.latest.waiting)
         await postgres.start()
-        await eventually(books.booked(600), timeout=15)
+        await eventually(books.booked(600))
         assert await books.count() == 600
         await eventually(lambda: not books.latest.database_away and books.latest.waiting == 0)
 
@@ -430,13 +430,13 @@ async def test_a_frozen_database_is_left_alone_until_it_wakes(nats_server: str, 
         try:
             books.start(command_timeout=0.5)
             books.tell(response())
-            await eventually(books.booked(1), timeout=10)
+            await eventually(books.booked(1))
             signal_all(postgres, signal.SIGSTOP)
             books.tell(*(response() for _ in range(20)))
             await eventually(lambda: "0.5 s" in books.latest.database_away)
         finally:
             signal_all(postgres, signal.SIGCONT)
-        await eventually(books.booked(21), timeout=15)
+        await eventually(books.booked(21))
         assert await books.count() == 21
 
 
@@ -445,12 +445,12 @@ async def test_nats_killed_under_load_loses_nothing(nats: NatsServer, database_u
     async with Books(nats.url, database_url) as books:
         books.start(batch_size=50)
         books.tell(*(response() for _ in range(500)))
-        await eventually(lambda: books.latest.stored, timeout=10)
+        await eventually(lambda: books.latest.stored)
         nats.kill()
         books.tell(*(response() for _ in range(200)))
         await nats.start()
         await books.told()
-        await eventually(books.booked(700), timeout=18)
+        await eventually(books.booked(700))
         assert await books.count() == 700
 
 
@@ -467,7 +467,7 @@ async def test_events_wait_in_the_stream_for_a_database_that_starts_later(
             await eventually(lambda: books.latest.database_away)
             assert "start Postgres, or check DATABASE_URL" in str(logs)
             await postgres.start()
-            await eventually(books.booked(5), timeout=10)
+            await eventually(books.booked(5))
         assert sum(entry["event"] == "database_back" for entry in logs) == 1
         assert await books.count() == 5
 
@@ -477,24 +477,24 @@ async def test_who_leaves_hands_over_what_it_holds(nats_server: str, postgres: P
     await postgres.start()
     async with Books(nats_server, postgres.url) as books:
         books.start("t-1")
-        await eventually(books.booked(0), timeout=10)
+        await eventually(books.booked(0))
         postgres.stop()
         books.tell(*(response() for _ in range(20)))
-        await eventually(lambda: books.outbox.pending == 0 and books.latest.database_away, timeout=10)
+        await eventually(lambda: books.outbox.pending == 0 and books.latest.database_away)
         await books.stop()
         await postgres.start()
         books.start("t-2")
-        await eventually(books.booked(20), timeout=10)
+        await eventually(books.booked(20))
         assert await books.count() == 20
 
 
 async def test_leaving_in_the_midst_of_work_leaves_nothing_behind(books: Books) -> None:
     books.start("t-1", batch_size=20)
     books.tell(*(response() for _ in range(300)))
-    await eventually(lambda: books.latest.stored, timeout=10)
+    await eventually(lambda: books.latest.stored)
     await books.stop()
     books.start("t-2")
-    await eventually(books.booked(300), timeout=10)
+    await eventually(books.booked(300))
     assert await books.count() == 300
 
 
@@ -508,7 +508,7 @@ async def test_a_connection_lost_for_good_ends_the_process(books: Books, monkeyp
 
     monkeypatch.setattr(Bus, "connect", noted)
     running = books.start()
-    await eventually(books.booked(0), timeout=10)
+    await eventually(books.booked(0))
     await buses[0].nats.close()
     books.forget(running)
     async with asyncio.timeout(5):
@@ -518,8 +518,8 @@ async def test_a_connection_lost_for_good_ends_the_process(books: Books, monkeyp
 
 async def test_service_discovery_shows_the_accountant(books: Books) -> None:
     books.start("t-9")
-    await eventually(books.booked(0), timeout=10)
-    await books.bus.request(s.INFER_FEEDBACK, b'{"task_id":"t","score":1}', timeout=2)
-    told = from_json((await books.bus.request("$SRV.STATS.bullpen-telemetry.t-9", b"", timeout=2)).data)
+    await eventually(books.booked(0))
+    await books.bus.request(s.INFER_FEEDBACK, b'{"task_id":"t","score":1}', timeout=20)
+    told = from_json((await books.bus.request("$SRV.STATS.bullpen-telemetry.t-9", b"", timeout=20)).data)
     assert told["endpoints"][0]["subject"] == s.INFER_FEEDBACK
     assert told["endpoints"][0]["num_requests"] == 1
