@@ -24,6 +24,7 @@ from tests.mesh import PATIENT, SmallMesh
 from tests.servers import NatsServer
 from tests.support import eventually
 
+pytestmark = pytest.mark.timeout(120)  # servers of their own, on a busy machine
 PAID: dict[str, Any] = {
     "local": False,
     "price": {"input_per_mtok": 0.0, "output_per_mtok": 1000.0},

@@ -18,7 +18,7 @@ from tests.servers import NatsServer
 from tests.support import eventually
 from workers.base.engines import engine_set
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 PICKY = '''
 """Serves only models that exist, and takes its time to load them."""

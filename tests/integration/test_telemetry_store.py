@@ -18,6 +18,7 @@ from tests.books import attempt, response, signal_all
 from tests.servers import PostgresServer
 from tests.support import eventually
 
+pytestmark = pytest.mark.timeout(120)  # servers of their own, on a busy machine
 NEWEST = max(available())
 SILENCE = 4.0
 """Seconds after which a database that does not answer counts as away: longer than a busy machine stands still."""
