@@ -8,8 +8,8 @@ What only shows at a provider's side is in `test_providers.py`, what only shows 
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,7 @@ QUESTION = "What is the capital of France?"
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.timeout(60),  # one of them is a real model, on a machine that may be busy
+    pytest.mark.timeout(120),  # one of them is a real model, on a machine that may be busy
 ]
 
 
@@ -245,7 +245,18 @@ async def test_no_answer_is_silent_for_longer_than_it_may_be(subject: Subject) -
 
 Pieces = list[tuple[float, str]]
 SHORT, LONG = 0.15, 0.6
-"""Seconds: of the silences below, and what several of them are longer than."""
+"""Seconds: of the silences below, and what several of them are longer than. Times the pace."""
+PACES = (1, 8, 8)
+"""A busy machine stands still for longer than a silence may be: then it is tried again, slower."""
+
+
+async def at_some_pace(trial: Callable[[int], Awaitable[None]]) -> None:
+    """Runs a trial that depends on short silences until one was not disturbed by a long one."""
+    for pace in PACES[:-1]:
+        with suppress(BullpenError):
+            await trial(pace)
+            return
+    await trial(PACES[-1])
 
 
 def opening_of(provider: Provider) -> Pieces:
@@ -256,65 +267,80 @@ def answer_of(provider: Provider) -> Pieces:
     return [(0.0, piece) for piece in provider.pieces({})[provider.opening :]]
 
 
-def often(piece: str) -> Pieces:
-    return [(SHORT, piece)] * 8
+def blank(_: Provider) -> str:
+    return "\n"
 
 
-def blank(_: Provider) -> Pieces:
-    return often("\n")
+def keep_alive(provider: Provider) -> str:
+    return provider.keep_alive
 
 
-def keep_alive(provider: Provider) -> Pieces:
-    return often(provider.keep_alive)
+def thought(provider: Provider) -> str:
+    return provider.thought()
 
 
-def thoughts(provider: Provider) -> Pieces:
-    return often(provider.thought())
-
-
-def silence_after_the_role(provider: Provider) -> Pieces:
-    return [(0.0, provider.role()), (LONG, provider.keep_alive)]
+def role(provider: Provider) -> str:
+    return provider.role()
 
 
 @pytest.mark.parametrize("headers", [0.0, LONG], ids=["before its first token", "before its headers"])
 async def test_a_slow_first_token_is_waited_for(subject: Subject, provider: Provider, headers: float) -> None:
-    provider.failure = Failure(slow_headers=headers)
-    provider.paced = [(LONG - headers, ""), *opening_of(provider), *answer_of(provider)]
-    answer = await subject.backend.infer(subject.job(silence_ok=SilenceOk(first_token=3000, next_token=300)))
-    assert (answer.text, len(provider.received)) == ("The capital is Paris.", 1)
+    """Longer than it may be silent afterwards."""
+
+    async def trial(pace: int) -> None:
+        provider.received.clear()
+        provider.failure = Failure(slow_headers=headers * pace)
+        provider.paced = [((LONG - headers) * pace, ""), *opening_of(provider), *answer_of(provider)]
+        allowed = SilenceOk(first_token=60_000, next_token=500 * pace)
+        answer = await subject.backend.infer(subject.job(silence_ok=allowed))
+        assert (answer.text, len(provider.received)) == ("The capital is Paris.", 1)
+
+    await at_some_pace(trial)
 
 
-@pytest.mark.parametrize("what", [thoughts, silence_after_the_role], ids=lambda what: what.__name__)
+@pytest.mark.parametrize("what", [thought, role])
 async def test_what_is_no_token_does_not_end_the_wait_for_the_first_one(
-    subject: Subject, provider: Provider, what: Callable[[Provider], Pieces]
+    subject: Subject, provider: Provider, what: Callable[[Provider], str]
 ) -> None:
-    provider.paced = [*opening_of(provider), *what(provider), *answer_of(provider)]
-    answer = await subject.backend.infer(subject.job(silence_ok=SilenceOk(first_token=3000, next_token=100)))
-    assert (answer.text, len(provider.received)) == ("The capital is Paris.", 1)
+    async def trial(pace: int) -> None:
+        provider.received.clear()
+        silence = (LONG * pace, provider.keep_alive)
+        provider.paced = [*opening_of(provider), (0.0, what(provider)), silence, *answer_of(provider)]
+        allowed = SilenceOk(first_token=60_000, next_token=500 * pace)
+        answer = await subject.backend.infer(subject.job(silence_ok=allowed))
+        assert (answer.text, len(provider.received)) == ("The capital is Paris.", 1)
+
+    await at_some_pace(trial)
 
 
-@pytest.mark.parametrize("what", [keep_alive, blank, thoughts], ids=lambda what: what.__name__)
+@pytest.mark.parametrize("what", [keep_alive, blank, thought])
 @pytest.mark.parametrize("at", [0, 2], ids=["before the first token", "between tokens"])
 async def test_whatever_arrives_ends_a_silence_and_is_told(
-    subject: Subject, provider: Provider, what: Callable[[Provider], Pieces], at: int, monkeypatch: pytest.MonkeyPatch
+    subject: Subject, provider: Provider, what: Callable[[Provider], str], at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also what an SDK shows nothing of. All of it together takes far longer than one silence may."""
     monkeypatch.setattr(streaming, "TELL_EVERY", SHORT / 2)
     words = answer_of(provider)
-    provider.paced = [*opening_of(provider), *words[:at], *what(provider), *words[at:]]
-    allowed = SilenceOk(first_token=600, next_token=600)
-    *deltas, done = [piece async for piece in subject.backend.stream(subject.job(silence_ok=allowed))]
-    assert isinstance(done, Done)
-    assert "".join(delta.text for delta in deltas if isinstance(delta, Delta)) == "The capital is Paris."
-    assert sum(isinstance(delta, Delta) and not delta.text for delta in deltas) >= 4
+
+    async def trial(pace: int) -> None:
+        signs = [(SHORT * pace, what(provider))] * 8
+        provider.paced = [*opening_of(provider), *words[:at], *signs, *words[at:]]
+        allowed = SilenceOk(first_token=600 * pace, next_token=600 * pace)
+        *deltas, done = [piece async for piece in subject.backend.stream(subject.job(silence_ok=allowed))]
+        assert isinstance(done, Done)
+        assert "".join(delta.text for delta in deltas if isinstance(delta, Delta)) == "The capital is Paris."
+        assert sum(isinstance(delta, Delta) and not delta.text for delta in deltas) >= 4
+
+    await at_some_pace(trial)
 
 
 @pytest.mark.parametrize("at", [0, 2], ids=["before its first token", "between tokens"])
 async def test_a_silence_that_is_too_long_is_the_end(subject: Subject, provider: Provider, at: int) -> None:
     words = answer_of(provider)
     provider.paced = [*opening_of(provider), *words[:at], (30.0, ""), *words[at:]]
+    allowed = SilenceOk(first_token=20_000 if at else 300, next_token=300)
     with pytest.raises(BullpenError, match="silent for 0.3 s between tokens" if at else "silent for 0.3 s before"):
-        await subject.backend.infer(subject.job(silence_ok=SilenceOk(first_token=300, next_token=300)))
+        await subject.backend.infer(subject.job(silence_ok=allowed))
 
 
 async def test_it_is_well(subject: Subject) -> None:
@@ -329,5 +355,4 @@ async def test_closing_leaves_no_task_and_no_thread(subject: Subject) -> None:
     await backend.infer(subject.job())
     await backend.close()
     await eventually(lambda: tasks() <= before)
-    of_loop = {thread for thread in threading.enumerate() if thread.name.startswith("asyncio_")}
-    assert set(threading.enumerate()) - of_loop <= threads
+    await eventually(lambda: {t for t in threading.enumerate() if not t.name.startswith("asyncio_")} <= threads)

@@ -10,7 +10,6 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from socket import create_server
 from typing import Any
 
 import aiohttp
@@ -19,6 +18,7 @@ from aiohttp import web
 
 from contracts import BullpenError, ChatMessage, ErrorCode, InferenceRequest, Outcome
 from tests.backends.providers import Failure, GeminiProvider, Json, OpenAIProvider, configured
+from tests.servers import free_port
 from tests.support import eventually
 from workers.base import Done, Job
 from workers.gemini.backend import GeminiBackend, GeminiConfig
@@ -351,8 +351,7 @@ async def proxy(litellm: str, behind: OpenAIProvider, directory: Path) -> AsyncI
     models = [{"model_name": "m", "litellm_params": params}]
     config = directory / "litellm.yaml"  # JSON is YAML
     config.write_text(json.dumps({"model_list": models, "general_settings": {"master_key": PROXY_KEY}}))
-    with create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     environ = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "HOME": str(directory)}
     told = ["--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
     with (directory / "litellm.log").open("wb") as log:

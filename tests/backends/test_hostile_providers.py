@@ -14,7 +14,7 @@ import pytest
 
 from config.loader import ConfigError
 from contracts import BullpenError, ErrorCode, InferenceRequest, Price, SilenceOk
-from tests.backends.providers import PROVIDERS, Elsewhere, Failure, Json, Provider, configured, make_impatient
+from tests.backends.providers import PROVIDERS, Elsewhere, Failure, Json, Provider, configured, given_up
 from tests.support import eventually
 from workers.base import Backend, Delta, Done, Job, Usage
 from workers.base.interface.discovery import discover
@@ -90,12 +90,10 @@ def begun(told: Json) -> Json:
 
 
 async def test_a_provider_that_never_answers_is_silent(provider: Provider, backend: Backend[Any]) -> None:
-    make_impatient(backend)
     provider.failure = Failure(mute=True)
-    async with asyncio.timeout(9):
-        with pytest.raises(BullpenError, match=r"silent for 0\.5 s before its first token"):
-            await backend.infer(job(backend))
-        await provider.closed.wait()
+    error = await given_up(provider, backend, job(backend))
+    assert "silent for 0.5 s before its first token" in error.message
+    await eventually(provider.closed.is_set)  # the stand-in would speak again after 30 s
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -189,7 +187,7 @@ async def test_nonsense_in_the_middle_ends_the_call_at_once(
     provider.failure = Failure(hang_after=2 - provider.opening)
     with pytest.raises(BullpenError, match="unusable") as caught:
         await backend.infer(job(backend))
-    await eventually(provider.closed.is_set, timeout=2)
+    await eventually(provider.closed.is_set)
     assert caught.value.__cause__ is not None  # whoever holds the error holds the SDK's frames
 
 
@@ -278,7 +276,7 @@ def put(value: Any, path: Path, what: Any) -> None:
     value[path[-1]] = copy.deepcopy(what)
 
 
-@pytest.mark.timeout(60)  # some hundred answers
+@pytest.mark.timeout(240)  # some hundred answers, on a busy machine
 @pytest.mark.filterwarnings("ignore")  # the SDKs warn about what they do not know
 @pytest.mark.parametrize("tools", [False, True])
 async def test_whatever_stands_in_an_answer_it_is_sound_or_an_error(
@@ -329,11 +327,14 @@ async def test_an_address_that_leads_nowhere(name: str, url: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(PROVIDERS))
-async def test_a_server_that_takes_the_call_and_says_nothing_is_not_available(name: str) -> None:
+async def test_a_server_that_takes_the_call_and_says_nothing_is_not_available(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{discover()[name].module}.QUICK", connection.QUICK)
     with socket.create_server(("127.0.0.1", 0)) as server:  # its backlog takes the call, and nobody reads it
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         cls = discover()[name].load()
-        async with asyncio.timeout(10):  # 2 s is the promise; this machine may be busy
+        async with asyncio.timeout(30):  # 2 s is the promise; this machine may be busy
             told = await cls.available(configured(cls.config_class, {"host" if name == "ollama" else "base_url": url}))
     assert not told.available
 

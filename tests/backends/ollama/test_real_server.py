@@ -8,7 +8,6 @@ import shutil
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
-from socket import create_server
 from typing import Any
 
 import httpx
@@ -17,6 +16,7 @@ import pytest_asyncio
 
 from contracts import BullpenError, ErrorCode, InferenceRequest
 from tests.backends.ollama.stand_in import OPEN, job
+from tests.servers import free_port
 from tests.support import eventually
 from workers.base import Delta, Done, Job, ModelConfig
 from workers.ollama.backend import OllamaBackend, OllamaConfig
@@ -34,8 +34,7 @@ async def real(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ollama
     (directory / "Modelfile").write_text(
         f"FROM {next(Path(spec.origin).parent.glob('*.gguf'))}\nPARAMETER num_ctx 1024\n"
     )
-    with create_server(("127.0.0.1", 0)) as free:
-        host = f"127.0.0.1:{free.getsockname()[1]}"
+    host = f"127.0.0.1:{free_port()}"
     environ = {**os.environ, "HOME": str(directory), "OLLAMA_MODELS": str(directory / "models"), "OLLAMA_HOST": host}
     environ["OLLAMA_NUM_PARALLEL"] = "1"
 
