@@ -89,9 +89,9 @@ class SmallMesh:
         """The task of a role; this mesh does not care for it any more."""
         return self._roles.pop(name)[1]
 
-    async def state(self, worker_id: str, state: str) -> Heartbeat:
+    async def state(self, worker_id: str, state: str, *, within: float = 40) -> Heartbeat:
         """Waits until the worker says that it is in that state."""
-        await eventually(lambda: worker_id in self.beats and self.beats[worker_id].state == state, timeout=30)
+        await eventually(lambda: worker_id in self.beats and self.beats[worker_id].state == state, timeout=within)
         return self.beats[worker_id]
 
     async def knows(self, *worker_ids: str) -> None:

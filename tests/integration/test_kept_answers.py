@@ -36,7 +36,7 @@ class Ledger:
 
     @classmethod
     async def open(cls, name: str, url: str) -> "Ledger":
-        ledger = cls(await Bus.connect(name, BusSettings(servers=(url,)), watchdog=False))
+        ledger = cls(await Bus.connect(name, BusSettings(servers=(url,)), watchdog=False, patience=20))
         ledger.hears = await ledger.bus.subscribe("infer.status", ledger._say)
         return ledger
 

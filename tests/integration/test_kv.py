@@ -27,7 +27,7 @@ async def config(bus: Bus) -> StreamConfig:
 
 @pytest.fixture
 async def bus(nats: NatsServer) -> AsyncIterator[Bus]:
-    bus = await Bus.connect("test", BusSettings(servers=(nats.url,)), watchdog=False)
+    bus = await Bus.connect("test", BusSettings(servers=(nats.url,)), watchdog=False, patience=20)
     yield bus
     await bus.close()
 
@@ -111,7 +111,7 @@ async def test_the_oldest_go_when_the_bucket_is_full(bus: Bus) -> None:
 async def test_without_jetstream_it_is_a_bus_error(tmp_path: Path) -> None:
     server = PlainNats(tmp_path)
     await server.start()
-    bus = await Bus.connect("test", BusSettings(servers=(server.url,)))
+    bus = await Bus.connect("test", BusSettings(servers=(server.url,)), patience=20)
     with pytest.raises(BusError):
         await make(bus)
     await bus.close()
@@ -121,7 +121,7 @@ async def test_without_jetstream_it_is_a_bus_error(tmp_path: Path) -> None:
 async def test_a_bucket_with_replicas_says_too_who_was_late(tmp_path: Path) -> None:
     nodes = nats_cluster(tmp_path)
     await asyncio.gather(*(node.start() for node in nodes))
-    buses = [await Bus.connect("test", BusSettings(servers=(node.url,))) for node in nodes]
+    buses = [await Bus.connect("test", BusSettings(servers=(node.url,)), patience=20) for node in nodes]
     try:
         await eventually(lambda: _with_replicas(buses[0]), timeout=40, every=0.2)
         buckets = [await make(bus) for bus in buses]

@@ -231,7 +231,7 @@ async def test_a_worker_speaks_on_a_subject_of_its_own_and_to_whoever_looks_on(m
 
 async def test_a_worker_that_knows_only_the_open_subject_is_asked_as_ever(mesh: SmallMesh, nats: NatsServer) -> None:
     await mesh.manager()
-    stranger = await Bus.connect("NATS CLI", BusSettings(servers=(nats.url,)))
+    stranger = await Bus.connect("NATS CLI", BusSettings(servers=(nats.url,)), patience=20, watchdog=False)
     async with FakeWorker(stranger, "old-1", acting(lambda asked: asked.answer("here"))):
         assert (await mesh.ask())["worker_id"] == "old-1"
     await stranger.close()

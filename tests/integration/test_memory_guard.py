@@ -182,13 +182,14 @@ def glutton(tmp_path: Path) -> Path:
 
 
 @pytest.mark.root
+@pytest.mark.timeout(180)
 async def test_a_real_worker_in_a_real_cgroup_stops_before_it_is_killed(
     glutton: Path, nats_server: str, limited: Path
 ) -> None:
     process = start_inside(limited, glutton, nats_server)
     try:
         async with SmallMesh(nats_server) as mesh:
-            beat = await mesh.state("g-1", "ready")
+            beat = await mesh.state("g-1", "ready", within=80)
             told = beat.resources
             assert told.memory_limit == 192 * MIB
             assert 0 < told.memory_used < told.memory_limit / 2
@@ -199,7 +200,7 @@ async def test_a_real_worker_in_a_real_cgroup_stops_before_it_is_killed(
             assert refused["error"]["code"] == "no_worker"
             (glutton / "enough").touch()
             assert (await eating)["output"] == f"ate {room_left - 30}"
-            await mesh.state("g-1", "ready")
+            await mesh.state("g-1", "ready", within=80)
             assert (await mesh.ask("infer.glutton", prompt="1"))["output"] == "ate 1"
     finally:
         process.terminate()
@@ -207,6 +208,7 @@ async def test_a_real_worker_in_a_real_cgroup_stops_before_it_is_killed(
 
 
 @pytest.mark.root
+@pytest.mark.timeout(180)
 async def test_who_overeats_at_one_go_is_killed_alone_and_its_question_goes_elsewhere(
     glutton: Path, nats_server: str, limited: Path
 ) -> None:
@@ -216,7 +218,7 @@ async def test_who_overeats_at_one_go_is_killed_alone_and_its_question_goes_else
             dear = {"input_per_mtok": 100, "output_per_mtok": 100}
             await mesh.worker("w-1", models=[{"name": "simulated", "price": dear}])
             await mesh.manager(claim_timeout=40)  # else, when it is slow to claim, it never had the question
-            await mesh.state("g-1", "ready")
+            await mesh.state("g-1", "ready", within=80)
             told = await mesh.ask(prompt="500", policy="cheapest", timeout=50)
             assert [tried["worker_id"] for tried in told["attempts"]] == ["g-1", "w-1"]
             assert told["attempts"][0]["outcome"] == "uncertain"

@@ -17,6 +17,8 @@ from tests.mesh import Json, SmallMesh
 from tests.servers import NatsServer
 from tests.support import eventually
 
+RARE = 3600.0
+"""Seconds between health checks, which fail as a question does: here a question meets it first."""
 PROVIDERS = (OpenAIProvider, GeminiProvider, OllamaProvider)
 MOMENTS = {
     "before the headers": Failure(mute=True),
@@ -32,7 +34,7 @@ async def mesh(nats: NatsServer) -> AsyncIterator[SmallMesh]:
 
 
 async def employ(mesh: SmallMesh, provider: Provider, worker_id: str = "w-1") -> None:
-    await mesh.worker(worker_id, provider.backend, **provider.config())
+    await mesh.worker(worker_id, provider.backend, **{**provider.config(), "health_interval": RARE})
 
 
 async def asked(provider: Provider) -> None:
@@ -86,7 +88,7 @@ async def test_a_client_that_leaves_ends_the_call_to_the_provider(mesh: SmallMes
 async def test_a_revoked_key_takes_its_worker_out_and_others_answer(mesh: SmallMesh) -> None:
     async with OpenAIProvider() as provider:
         model = {"name": "m", "price": {"input_per_mtok": 0, "output_per_mtok": 0}}
-        await mesh.worker("w-1", provider.backend, **{**provider.config(), "models": [model]})
+        await mesh.worker("w-1", provider.backend, **{**provider.config(), "models": [model], "health_interval": RARE})
         await mesh.worker("w-2", price={"input_per_mtok": 90, "output_per_mtok": 90})
         await mesh.manager()
         provider.failure = Failure(status=401, body=json.dumps({"error": {"message": "key sk-planted is revoked"}}))

@@ -215,7 +215,7 @@ async def test_a_stream_is_cut_after_exactly_so_many_bytes(echo: Echo) -> None:
 
 async def test_a_bus_comes_back_after_a_partition(nats: NatsServer) -> None:
     async with Proxy(nats.port) as proxy:
-        bus = await Bus.connect("test", BusSettings(servers=(f"nats://127.0.0.1:{proxy.port}",)))
+        bus = await Bus.connect("test", BusSettings(servers=(f"nats://127.0.0.1:{proxy.port}",)), patience=20)
         proxy.blackhole()
         with pytest.raises(BusError):
             await bus.flush(2)
