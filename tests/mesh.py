@@ -88,6 +88,11 @@ class SmallMesh:
         await eventually(lambda: worker_id in self.beats and self.beats[worker_id].state == state, timeout=30)
         return self.beats[worker_id]
 
+    async def knows(self, *worker_ids: str) -> None:
+        """Waits until these have said something, and the Managers have heard it."""
+        await eventually(lambda: self.beats.keys() >= set(worker_ids))
+        await self._managers_have_heard()
+
     async def _managers_have_heard(self) -> None:
         """What we heard was sent to them too, and they read it before they answer."""
         for name in self._managers & self._roles.keys():
