@@ -11,6 +11,7 @@ from contracts import (
     AttemptSummary,
     BullpenError,
     Chunk,
+    ControlReply,
     ErrorReply,
     FinalResponse,
     Heartbeat,
@@ -152,3 +153,38 @@ class FakeManager:
 
     def _on_cancel(self, message: Message) -> None:
         self.cancelled.append(json.loads(message.data)["task_id"])
+
+
+class FakeWorkers:
+    """Heartbeats of workers that are not there."""
+
+    def __init__(self, manager: FakeManager) -> None:
+        self._bus = manager.bus
+        self.told: list[str] = []
+        self.beats = [
+            heartbeat("local-1", inflight=2, tokens_per_second=41.5),
+            heartbeat("local-2", state="degraded", reason="no key: set SOME_KEY\x1b[2J"),
+        ]
+        self._beating = asyncio.create_task(self._beat())
+
+    async def _beat(self) -> None:
+        while True:
+            for beat in self.beats:
+                await self._bus.publish(s.WORKER_HEARTBEAT, beat.to_bytes())
+            await asyncio.sleep(0.2)
+
+    async def listen(self) -> None:
+        await serve_info(self._bus, Service("bullpen-worker", "local-1", "1.0.0", "fake"))
+        await self._bus.subscribe(s.worker_control("local-1"), self._obey)
+        await self._bus.flush(30)
+
+    async def _obey(self, message: Message) -> None:
+        op = json.loads(message.data)["op"]
+        self.told.append(op)
+        state = {"drain": "draining", "resume": "ready", "status": self.beats[0].state}[op]
+        beat = heartbeat("local-1", state=state, host=self.beats[0].host)
+        await self._bus.publish(message.reply, ControlReply(ok=True, worker_id="local-1", heartbeat=beat).to_bytes())
+
+    async def stop(self) -> None:
+        self._beating.cancel()
+        await asyncio.wait({self._beating})

@@ -1,7 +1,17 @@
-"""Fixtures for roles that live in the test's own process."""
+"""What tests of the client and of commands stand on: a Manager and workers that are played, and books."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
 
 import pytest
 
+from client import Bullpen
+from contracts import AttemptRecord, ResponseRecord, new_id, utc_now
+from telemetry.store import Store
+from telemetry.upkeep.migrate import migrate
+from tests.fake_manager import FakeManager, FakeWorkers
 from tests.mesh import SERVER_BACK_WITHIN
 from workers.base.runtime import reply_channel
 
@@ -10,3 +20,83 @@ from workers.base.runtime import reply_channel
 def patient_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker does not give up on its Manager because this process, or the server, stood still for some seconds."""
     monkeypatch.setattr(reply_channel, "GO_WITHIN", SERVER_BACK_WITHIN)
+
+
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that run in this process give everybody the time that a busy machine takes to answer."""
+    for method in (Bullpen._order, Bullpen._request):
+        monkeypatch.setattr(method, "__defaults__", (30.0,))
+    for limit in ("client.client.REPLY_WITHIN", "bullpen.doctor.WITHIN", "bullpen.doctor.EVENT_WITHIN"):
+        monkeypatch.setattr(limit, 20.0)
+
+
+@pytest.fixture
+async def manager(nats_server: str) -> AsyncIterator[FakeManager]:
+    manager = await FakeManager.start(nats_server)
+    yield manager
+    await manager.bus.close()
+
+
+@pytest.fixture
+async def workers(manager: FakeManager) -> AsyncIterator[FakeWorkers]:
+    workers = FakeWorkers(manager)
+    await workers.listen()
+    yield workers
+    await workers.stop()
+
+
+def booked(**changes: Any) -> bytes:
+    told: dict[str, Any] = {
+        "request_id": new_id(),
+        "task_id": "t",
+        "created_at": utc_now(),
+        "status": "ok",
+        "model_id": "m",
+        "backend": "b",
+        "worker_id": "w-1",
+        "tokens_used": 10,
+        "cost_usd": Decimal("0.0012"),
+        "duration_ms": 53.2,
+        "attempts": 1,
+        "prompt": "Where is\n it?",
+        "output": "Paris",
+        **changes,
+    }
+    return ResponseRecord(**told).to_bytes()
+
+
+def attempt(**changes: Any) -> bytes:
+    told: dict[str, Any] = {
+        "request_id": new_id(),
+        "attempt": 1,
+        "task_id": "t",
+        "created_at": utc_now(),
+        "worker_id": "w-1",
+        "backend": "b",
+        "model_id": "m",
+        "outcome": "ok",
+        "duration_ms": 50.0,
+        "cost_usd": Decimal("0.0012"),
+        **changes,
+    }
+    return AttemptRecord(**told).to_bytes()
+
+
+@pytest.fixture
+async def some_books(database_url: str) -> str:
+    """Four requests, of which one failed, and two attempts."""
+    store = Store(database_url, 5)
+    await migrate(store)
+    rows = [
+        booked(created_at=utc_now() - timedelta(days=3), model_id="old"),
+        booked(created_at=utc_now() - timedelta(minutes=5), cost_usd=None, metadata={"tenant": "acme"}),
+        booked(created_at=utc_now() - timedelta(minutes=1)),
+        booked(
+            status="error", error_code="overloaded", error_message="all full", model_id=None, output=None, cost_usd=0
+        ),
+    ]
+    tries = [attempt(), attempt(cost_usd=None)]
+    assert await store.save({"responses": rows, "attempts": tries}) == len(rows) + len(tries)
+    await store.close()
+    return database_url

@@ -22,13 +22,6 @@ from tests.support import eventually
 
 
 @pytest.fixture
-async def manager(nats_server: str) -> AsyncIterator[FakeManager]:
-    manager = await FakeManager.start(nats_server)
-    yield manager
-    await manager.bus.close()
-
-
-@pytest.fixture
 async def bp(nats_server: str) -> AsyncIterator[Bullpen]:
     async with Bullpen.connect(nats_server) as bullpen:
         yield bullpen

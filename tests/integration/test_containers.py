@@ -84,6 +84,9 @@ class Lab:
         return invoke("upgrade", *arguments, env=self._env)
 
 
+pytestmark = pytest.mark.timeout(300)  # Docker's command line is a process of its own, a hundred times
+
+
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     return Lab(tmp_path, monkeypatch)

@@ -5,7 +5,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +35,30 @@ def taken() -> Iterator[int]:
         yield squatter.getsockname()[1]
 
 
+def soon(check: Callable[[], bool]) -> bool:
+    """Somebody else on this machine may take a port between two looks, but not five times."""
+    return any(check() for _ in range(5))
+
+
 def test_the_standard_port_when_it_is_free(tmp_path: Path) -> None:
-    standard = any_free()
-    assert next(Ports(tmp_path).candidates("nats", standard)) == standard
+    def first(standard: int) -> bool:
+        return next(Ports(tmp_path).candidates("nats", standard)) == standard
+
+    assert soon(lambda: first(any_free()))
 
 
 def test_a_free_port_when_the_standard_one_is_taken_and_the_same_one_next_time(tmp_path: Path, taken: int) -> None:
-    port = next(Ports(tmp_path).candidates("nats", taken))
-    assert port != taken
-    assert is_free(port)
-    Ports(tmp_path).remember("nats", port)
-    Ports(tmp_path).remember("postgres", taken)
-    assert next(Ports(tmp_path).candidates("nats", taken)) == port
-    assert next(Ports(tmp_path).candidates("postgres", taken)) not in (port, taken)
+    def free_and_remembered() -> bool:
+        port = next(Ports(tmp_path).candidates("nats", taken))
+        assert port != taken
+        free = is_free(port)
+        Ports(tmp_path).remember("nats", port)
+        Ports(tmp_path).remember("postgres", taken)
+        same = next(Ports(tmp_path).candidates("nats", taken)) == port
+        assert next(Ports(tmp_path).candidates("postgres", taken)) not in (port, taken)
+        return free and same
+
+    assert soon(free_and_remembered)
 
 
 def test_broken_memory_is_no_obstacle(tmp_path: Path, taken: int) -> None:
@@ -119,7 +130,7 @@ def test_the_lock_is_for_its_owner_only(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", [{"started": 1.0}, {"command": ("bullpen", "up")}])
 def test_a_process_that_only_has_the_number_of_the_mesh_is_left_alone(tmp_path: Path, change: dict[str, Any]) -> None:
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"]) as bystander:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as bystander:
         lock = Lock(tmp_path)  # somebody holds it
         stale = Holder.of(psutil.Process(bystander.pid)).model_copy(update=change)
         (tmp_path / "up.lock").write_text(stale.model_dump_json())

@@ -255,19 +255,30 @@ async def test_models_shows_how_well_each_does(books: Books, mesh: SmallMesh) ->
     bad = attempt(model_id="m-free", worker_id="w-free", created_at=now, outcome="failed", confidence=None)
     books.tell(*good, bad, response(model_id="m-free", worker_id="w-free", created_at=now))
     await eventually(books.booked(10, "attempts"))
-    told = await run(books, "models")
-    assert told.code == 0
-    record = told.out.splitlines()[-1].split()
-    assert record[:3] == ["m-free", "9", "10.0%"]
-    assert "0.90" in record
-    [as_json] = (await run(books, "models", "--json")).json()
-    assert as_json["scorecard"]["answers"] == 9
-    assert as_json["workers"] == ["w-free"]
+
+    async def shown() -> bool:
+        told = await run(books, "models")
+        assert told.code == 0
+        record = told.out.splitlines()[-1].split()
+        assert record[:3] == ["m-free", "9", "10.0%"]
+        return "0.90" in record
+
+    async def told_as_json() -> bool:
+        served = (await run(books, "models", "--json")).json()
+        return [(one["scorecard"] and one["scorecard"]["answers"], one["workers"]) for one in served] == [
+            (9, ["w-free"])
+        ]
+
+    await eventually(shown)
+    await eventually(told_as_json)
 
 
 async def test_models_answers_without_books(nats: NatsServer, mesh: SmallMesh) -> None:
     await mesh.worker("w-free", **FREE)
-    told = await bullpen("models", "--json", env={"NATS_URL": nats.url})
-    [served] = told.json()
+
+    async def heard() -> Any:
+        return (await bullpen("models", "--json", env={"NATS_URL": nats.url})).json()
+
+    [served] = await eventually(heard)
     assert (served["model_id"], served["scorecard"], served["grades"]) == ("m-free", None, [])
     assert to_json(served["price"]) != b"null"

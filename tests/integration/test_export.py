@@ -246,7 +246,7 @@ async def test_a_reader_who_has_seen_enough_ends_it_quietly(store: Store, databa
         env=environment(DATABASE_URL=database_url),
         capture_output=True,
         text=True,
-        timeout=15,
+        timeout=100,
         check=False,
     )
     assert told.stdout.startswith("request_id,")

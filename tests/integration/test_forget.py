@@ -154,16 +154,17 @@ async def test_more_than_one_batch_is_forgotten(case: Case, monkeypatch: pytest.
     assert await case.tasks() == only()
 
 
-async def test_an_event_on_its_way_is_not_booked_after_the_command(case: Case) -> None:
+async def test_an_event_on_its_way_is_not_booked_after_the_command(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forgetting, "BOOKED_WITHIN", 100.0)
     await case.know(*about("acme", "t-0"))
     await case.books.stop()
     case.books.tell(*about("acme", "t-1"))
     await case.books.told()
-    forgetting = asyncio.create_task(case.forget("--tenant", "acme", "--yes", "--json"))
+    command = asyncio.create_task(case.forget("--tenant", "acme", "--yes", "--json"))
     await asyncio.sleep(0.5)
-    assert not forgetting.done()
+    assert not command.done()
     case.books.start()
-    told = (await forgetting).json()
+    told = (await command).json()
     assert (told["responses"], told["left"]) == (2, [])
     assert await case.tasks() == only()
 
@@ -184,7 +185,7 @@ async def test_nothing_of_it_is_left_in_the_stream_that_it_came_through(case: Ca
     await case.know(*about("acme", "t-1"))
     assert case.traces(WORD)
     assert (await case.forget("--task", "t-1", "--yes", "--json")).json()["events"] >= 3
-    assert case.traces(WORD) == []
+    await eventually(lambda: case.traces(WORD) == [])
 
 
 async def test_kept_answers_are_forgotten_too(case: Case) -> None:
@@ -195,7 +196,7 @@ async def test_kept_answers_are_forgotten_too(case: Case) -> None:
         await mesh.manager()
         for tenant, task_id in (("acme", "a.1"), ("other", "a/1")):
             await mesh.ask(prompt=f"{WORD} {tenant}", task_id=task_id, idempotency_key="k", metadata={"tenant": tenant})
-            await mesh.bus.request(s.result_before(task_id), to_json({"task_id": task_id, "output": WORD}), timeout=2)
+            await mesh.bus.request(s.result_before(task_id), to_json({"task_id": task_id, "output": WORD}), timeout=30)
         await eventually(case.books.booked(2))
         told = (await case.forget("--tenant", "acme", "--yes", "--json")).json()
         assert (told["responses"], told["replays"], told["results"], told["left"]) == (1, 1, 1, [])
