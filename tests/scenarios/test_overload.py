@@ -35,7 +35,7 @@ async def test_three_times_too_much_is_refused_at_once_and_the_rest_is_answered(
     roles.worker("w-1", **SMALL)
     await roles.ready()
     memory = psutil.Process(roles.pid("m-1")).memory_info
-    await rush(roles, 0.7, 3 * CAPACITY)
+    await roles.answered(await rush(roles, 0.7, 3 * CAPACITY))
     before = memory().rss
     asked = await roles.answered(await rush(roles, 2, 3 * CAPACITY))
     refused = [question for question in asked if question.code]
@@ -61,7 +61,7 @@ async def test_under_too_much_batch_work_interactive_questions_are_served(roles:
     asking = asyncio.create_task(ask_too_much())
     await eventually(lambda: any(question.finals and question.code for question in batch))
     interactive = await rush(roles, 1, CAPACITY / 2)
-    assert unwell(await roles.answered(interactive)) == []
     asking.cancel()
+    assert unwell(await roles.answered(interactive)) == []
     everything = await roles.answered(batch)
     assert {question.code for question in everything} == {"", "overloaded"}
