@@ -231,6 +231,13 @@ class PatchedClient(Client):
             self._pending, self._pending_data_size = [], 0
             self._status = Client.DISCONNECTED
             await super()._close(status, do_cbs)
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise
+            # Not we were cancelled, but another task that waited for this connection's end, and with it the future.
+            _abort(_writer(self._transport))
+            self._transport, self._status = None, Client.DISCONNECTED
+            await super()._close(status, do_cbs)
 
 
 @contextmanager

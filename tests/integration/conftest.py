@@ -1,4 +1,4 @@
-"""What tests of the client and of commands stand on: a Manager and workers that are played, and books."""
+"""What several files stand on: a connection, a small mesh, a Manager and workers that are played, and books."""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from client import Bullpen
+from bus import Bus, BusSettings
+from client import Bullpen, watch
 from contracts import AttemptRecord, ResponseRecord, new_id, utc_now
 from telemetry.store import Store
 from telemetry.upkeep.migrate import migrate
 from tests.fake_manager import FakeManager, FakeWorkers
-from tests.mesh import SERVER_BACK_WITHIN
+from tests.mesh import SERVER_BACK_WITHIN, SmallMesh
+from tests.servers import NatsServer
 from workers.base.runtime import reply_channel
 
 
@@ -100,3 +102,36 @@ async def some_books(database_url: str) -> str:
     assert await store.save({"responses": rows, "attempts": tries}) == len(rows) + len(tries)
     await store.close()
     return database_url
+
+
+@pytest.fixture
+async def bus(nats_server: str) -> AsyncIterator[Bus]:
+    bus = await Bus.connect("test", BusSettings(servers=(nats_server,)))
+    yield bus
+    await bus.close()
+
+
+@pytest.fixture
+async def bp(nats_server: str) -> AsyncIterator[Bullpen]:
+    async with Bullpen.connect(nats_server) as bullpen:
+        yield bullpen
+        assert not bullpen._open, "an exchange was left open"
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a tenth of the time the Manager is asked whether it has the task; it has as long as ever to say so."""
+    for name in ("QUIET", "HELD", "WITHOUT_MANAGER"):
+        monkeypatch.setattr(watch, name, getattr(watch, name) / 10)
+
+
+@pytest.fixture
+def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Manager that is asked whether it has the task may take its time: it is not lost, only the machine is busy."""
+    monkeypatch.setattr(watch, "REPLY_WITHIN", 30.0)
+
+
+@pytest.fixture
+async def mesh(nats: NatsServer) -> AsyncIterator[SmallMesh]:
+    async with SmallMesh(nats.url) as mesh:
+        yield mesh

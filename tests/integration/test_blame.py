@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ from manager.routing import circuit_breaker, forecast
 from manager.routing.circuit_breaker import CircuitBreaker
 from tests.backends.providers import Failure, Json, OpenAIProvider
 from tests.mesh import SmallMesh
-from tests.servers import NatsServer
 from tests.support import eventually
 
 FREE = {"input_per_mtok": 0, "output_per_mtok": 0}
@@ -47,12 +45,6 @@ class Refusing(OpenAIProvider):
             return await super().answer(request)
         finally:
             self.failure = failure
-
-
-@pytest.fixture
-async def mesh(nats: NatsServer) -> AsyncIterator[SmallMesh]:
-    async with SmallMesh(nats.url) as mesh:
-        yield mesh
 
 
 async def ask_many(mesh: SmallMesh, count: int, **request: Any) -> list[Json]:

@@ -1,7 +1,6 @@
 """A stream is made and raised, never lowered; a durable consumer is pulled from at speed, and nothing gets lost."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,13 +13,6 @@ from tests.servers import NatsServer, PlainNats
 from tests.support import eventually
 
 SPEC = StreamSpec("S", ("s.>",), max_age_s=3600, max_bytes=64 << 20, duplicate_window_s=60)
-
-
-@pytest.fixture
-async def bus(nats_server: str) -> AsyncIterator[Bus]:
-    bus = await Bus.connect("test", BusSettings(servers=(nats_server,)))
-    yield bus
-    await bus.close()
 
 
 async def config(bus: Bus) -> dict[str, object]:

@@ -104,12 +104,6 @@ class GeminiRecorded(GeminiProvider):
 
 
 @pytest.fixture
-async def mesh(nats: NatsServer) -> AsyncIterator[SmallMesh]:
-    async with SmallMesh(nats.url) as mesh:
-        yield mesh
-
-
-@pytest.fixture
 async def books(mesh: SmallMesh, nats: NatsServer, database_url: str) -> AsyncIterator[Books]:
     async with Books(nats.url, database_url) as books:
         books.start()

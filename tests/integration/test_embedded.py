@@ -34,13 +34,6 @@ asyncio.run(main())
 
 
 @pytest.fixture
-async def bus(nats_server: str) -> AsyncIterator[Bus]:
-    bus = await Bus.connect("test", BusSettings(servers=(nats_server,)))
-    yield bus
-    await bus.close()
-
-
-@pytest.fixture
 async def client(bus: Bus, nats_server: str) -> AsyncIterator[Process]:
     """Somebody else's process, connected as `worker:x:x-1`."""
     connected: list[Message] = []

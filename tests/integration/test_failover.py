@@ -2,184 +2,20 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from decimal import Decimal
-from functools import partial
 from time import time
 from typing import Any
 
 import pytest
 from pydantic_core import from_json, to_json
 
-from bus import Bus, Message, NoResponders
 from config.loader import ConfigError
-from contracts import AttemptRecord, BullpenError, ErrorCode, PartialUsage, Price
+from contracts import BullpenError, ErrorCode
 from contracts import headers as h
 from tests.fake_worker import Asked, FakeWorker, acting
+from tests.ill_workers import DEAR, FREE_OF_CHARGE, HANGS, IMPATIENT, Attempts
 from tests.mesh import Json, SmallMesh
 from tests.servers import NatsServer
 from tests.support import eventually
-
-WORDY: dict[str, Any] = {"tokens_per_second": 200.0, "output_tokens": 40}
-IMPATIENT: dict[str, Any] = {"next_token_timeout": 0.4, "first_token_timeout": 0.6}
-HANGS: dict[str, Any] = {**WORDY, "next_token_timeout": 3, "first_token_timeout": 3, "hang_after_tokens": 10}
-FREE: dict[str, Any]
-DEAR: dict[str, Any]
-FREE, DEAR = ({"price": {"input_per_mtok": usd, "output_per_mtok": usd}} for usd in (0, 400))
-"""Of two workers that are otherwise equal, `cheapest` asks the free one first."""
-FREE_OF_CHARGE = Price(input_per_mtok=Decimal(0), output_per_mtok=Decimal(0))
-
-
-@pytest.fixture
-async def mesh(nats: NatsServer) -> AsyncIterator[SmallMesh]:
-    async with SmallMesh(nats.url) as mesh:
-        yield mesh
-
-
-class Attempts:
-    """The rows that are booked for attempts, as they come."""
-
-    def __init__(self) -> None:
-        self.rows: list[AttemptRecord] = []
-
-    @classmethod
-    async def of(cls, mesh: SmallMesh) -> "Attempts":
-        attempts = cls()
-        await mesh.bus.subscribe_inline("telemetry.attempt", attempts._hear)
-        return attempts
-
-    async def outcomes(self, *expected: str) -> list[AttemptRecord]:
-        """Waits until these are booked, in the order of the attempts."""
-        await eventually(lambda: [r.outcome for r in sorted(self.rows, key=lambda r: r.attempt)] == list(expected))
-        return sorted(self.rows, key=lambda row: row.attempt)
-
-    def _hear(self, message: Message) -> None:
-        row = AttemptRecord.model_validate_json(message.data)
-        if row not in self.rows:  # it is told again when nobody acknowledged it in time
-            self.rows.append(row)
-
-
-def check_stream(heard: list[Json | None]) -> tuple[str, Json]:
-    """The text a reader has at the end, and the last message; nothing may be missing or come twice."""
-    *pieces, final, end = heard
-    assert end is None
-    assert final is not None
-    told = [piece for piece in pieces if piece is not None]
-    assert [piece["seq"] for piece in told] == list(range(len(told)))
-    text = ""
-    for piece in told:
-        if piece["type"] == "chunk":
-            text += piece["delta"]
-        elif piece["mode"] == "restarted":
-            text = ""
-    return text, final
-
-
-# Streams
-
-
-async def test_a_stream_whose_worker_stalls_goes_on_where_it_stopped(mesh: SmallMesh) -> None:
-    booked = await Attempts.of(mesh)
-    await mesh.worker("w-1", **HANGS, **FREE)
-    await mesh.worker("w-2", **WORDY, **DEAR)
-    await mesh.manager()
-    text, final = check_stream(heard := await mesh.stream(prompt="tell me more", policy="cheapest"))
-    [resumed] = [piece for piece in heard if piece and piece.get("type") == "resumed"]
-    assert (resumed["from"], resumed["to"], resumed["mode"]) == ("w-1", "w-2", "continued")
-    assert text == final["output"]
-    assert final["resumed"]
-    assert (final["completion_tokens"], final["finish_reason"]) == (40, "stop")
-    assert [attempt["outcome"] for attempt in final["attempts"]] == ["failed", "ok"]
-    first, second = await booked.outcomes("failed", "ok")
-    assert (first.completion_tokens, second.completion_tokens) == (10, 30)
-    assert text == (await mesh.ask(prompt="tell me more"))["output"]
-
-
-async def test_the_limit_of_tokens_holds_for_the_whole_answer(mesh: SmallMesh) -> None:
-    await mesh.worker("w-1", **HANGS, **FREE)
-    await mesh.worker("w-2", **WORDY, **DEAR)
-    await mesh.manager()
-    text, final = check_stream(await mesh.stream(max_tokens=25, policy="cheapest"))
-    assert (len(text.split()), final["completion_tokens"], final["finish_reason"]) == (25, 25, "length")
-
-
-async def test_an_answer_that_was_all_delivered_needs_only_its_end(mesh: SmallMesh) -> None:
-    await mesh.worker("w-1", **HANGS, **FREE)
-    await mesh.worker("w-2", **WORDY, **DEAR)
-    await mesh.manager()
-    heard = await mesh.stream(max_tokens=10, policy="cheapest")  # it hangs with the last word out
-    text, final = check_stream(heard)
-    assert (len(text.split()), final["finish_reason"], final["output"]) == (10, "length", text)
-
-
-async def test_json_is_never_continued_but_starts_anew(mesh: SmallMesh) -> None:
-    async def half(asked: Asked) -> None:
-        await asked.chunk('{"a": ')
-        await asked.fail(BullpenError(ErrorCode.UPSTREAM_ERROR, "cut off"))
-
-    async def whole(asked: Asked) -> None:
-        await asked.chunk('{"a": 1}')
-        await asked.answer('{"a": 1}')
-
-    turns = iter((half, whole))
-
-    async def taking_turns(asked: Asked) -> None:
-        await next(turns)(asked)
-
-    async with FakeWorker(mesh.bus, "f-1", acting(taking_turns)) as one:
-        await mesh.manager()
-        async with FakeWorker(mesh.bus, "f-2", acting(taking_turns)) as two:
-            await mesh.knows("f-1", "f-2")
-            heard = await mesh.stream(response_format={"type": "json_object"})
-    text, final = check_stream(heard)
-    assert text == final["output"] == '{"a": 1}'
-    assert [piece["mode"] for piece in heard if piece and piece.get("type") == "resumed"] == ["restarted"]
-    assert not any(h.CONTINUE in asked.headers for asked in one.asked + two.asked)
-
-
-async def test_a_piece_that_was_lost_on_the_way_comes_with_the_answer(mesh: SmallMesh) -> None:
-    async def leaky(asked: Asked) -> None:
-        await asked.chunk("one ")
-        await asked.chunk("two ", lost=True)
-        await asked.chunk("three")
-        await asked.answer("one two three")
-
-    async with FakeWorker(mesh.bus, "f-1", acting(leaky)):
-        await mesh.manager()
-        text, final = check_stream(await mesh.stream())
-    assert text == final["output"] == "one two three"
-
-
-@pytest.mark.parametrize("second_fails", [False, True])
-async def test_who_reads_ends_with_the_text_of_the_answer_that_counts(mesh: SmallMesh, second_fails: bool) -> None:
-    """The second one asked is less sure than the first, or fails in the middle: its text was shown in vain."""
-
-    async def speaks(asked: Asked) -> None:
-        if asked.headers[h.ATTEMPT] == "1":
-            await asked.chunk("the first")
-            await asked.answer("the first", confidence=0.5)
-            return
-        await asked.chunk("a worse one")
-        if second_fails:
-            await asked.fail(BullpenError(ErrorCode.UPSTREAM_ERROR, "no"))
-        else:
-            await asked.answer("a worse one", confidence=0.3)
-
-    async with FakeWorker(mesh.bus, "f-1", acting(speaks)), FakeWorker(mesh.bus, "f-2", acting(speaks)):
-        await mesh.manager()
-        text, final = check_stream(await mesh.stream(min_confidence=0.9))
-    assert (text, final["output"], final["confidence"]) == ("the first", "the first", 0.5)
-
-
-async def test_a_stream_that_nobody_reads_any_more_is_stopped(mesh: SmallMesh) -> None:
-    booked = await Attempts.of(mesh)
-    await mesh.worker("w-1", tokens_per_second=50.0, output_tokens=2000)
-    await mesh.manager()
-    await mesh.bus.publish("infer.auto", b'{"prompt": "hi", "stream": true}', reply="_INBOX.nobody.is.here")
-    [row] = await booked.outcomes("cancelled")
-    assert row.completion_tokens is not None
-    assert row.completion_tokens < 2000, "it was not stopped"
-
 
 # Attempts that nobody waits for any more
 
@@ -372,61 +208,6 @@ async def test_an_expired_request_for_a_worker_with_another_clock_is_written_in_
     assert 20 < left <= 60.5
 
 
-# Hedging
-
-
-async def test_a_question_that_takes_unusually_long_is_given_to_an_idle_worker_too(mesh: SmallMesh) -> None:
-    slow = asyncio.Event()
-
-    async def script(asked: Asked) -> None:
-        await asked.claim()
-        await asked.progress()
-        if slow.is_set():
-            await eventually(lambda: fake.told)
-            await asked.fail(BullpenError(ErrorCode.CANCELLED, "stopped"), PartialUsage(completion_tokens=3))
-        else:
-            await asked.answer("quick")
-
-    booked = await Attempts.of(mesh)
-    await mesh.worker("w-1", latency_ms=300)
-    await mesh.manager()
-    assert "output" in await mesh.ask()  # from now on w-1 is known to be slow
-    async with FakeWorker(mesh.bus, "f-1", acting(script)) as fake:
-        await mesh.knows("f-1")
-        asked = ["w-1"]
-        while asked.count("f-1") < 25 or set(asked[-20:]) != {"f-1"}:
-            asked.append((await mesh.ask(policy="fastest", hedge=False))["worker_id"])
-        await eventually(lambda: len(booked.rows) >= len(asked))
-        booked.rows.clear()
-        slow.set()
-        answer = await mesh.ask(policy="fastest")
-        assert answer["worker_id"] == "w-1"
-        assert [attempt["outcome"] for attempt in answer["attempts"]] == ["hedged_loser", "ok"]
-        loser, _ = await booked.outcomes("hedged_loser", "ok")
-        assert loser.completion_tokens == 3
-        slow.clear()
-
-
-async def test_batch_work_is_not_hedged(mesh: SmallMesh) -> None:
-    slow = asyncio.Event()
-
-    async def script(asked: Asked) -> None:
-        await asked.claim()
-        await asked.progress()
-        await asyncio.sleep(0.8 if slow.is_set() else 0)
-        await asked.answer("here")
-
-    await mesh.worker("w-1", latency_ms=300)
-    async with FakeWorker(mesh.bus, "f-1", acting(script)):
-        await mesh.manager()
-        await mesh.knows("f-1")
-        for _ in range(25):
-            await mesh.ask(policy="fastest", hedge=False)
-        slow.set()
-        answer = await mesh.ask(policy="fastest", priority="batch")
-    assert [attempt["outcome"] for attempt in answer["attempts"]] == ["ok"]
-
-
 # A connection that breaks
 
 
@@ -465,58 +246,6 @@ async def test_a_worker_says_again_what_it_said_while_the_manager_was_away(mesh:
 
 
 # Managers
-
-
-async def _answer_when(release: asyncio.Event, asked: Asked) -> None:
-    await asked.claim()
-    await asked.progress()
-    await release.wait()
-    await asked.answer("here")
-
-
-async def test_the_manager_that_has_a_task_says_so_and_no_other(mesh: SmallMesh) -> None:
-    release = asyncio.Event()
-    async with FakeWorker(mesh.bus, "f-1", acting(partial(_answer_when, release))) as fake:
-        await mesh.manager("m-1")
-        await mesh.manager("m-2")
-        asking = asyncio.create_task(mesh.ask(task_id="mine"))
-        await eventually(lambda: fake.asked)
-        told = from_json((await mesh.bus.request("infer.status", b'{"task_id": "mine"}', timeout=30)).data)
-        assert (told["task_id"], told["state"]) == ("mine", "running")
-        release.set()
-        assert (await asking)["request_id"] == told["request_id"]
-    answers: list[Any] = []
-    with mesh.bus.listen(answers.append) as inbox:
-        await mesh.bus.publish("infer.status", b'{"task_id": "mine"}', reply=inbox.subject)
-        await mesh.bus.request("manager.control.m-1", b'{"op": "status"}', timeout=30)
-        await mesh.bus.request("manager.control.m-2", b'{"op": "status"}', timeout=30)
-    assert answers == []
-
-
-async def test_a_draining_manager_takes_nothing_new_until_it_resumes(mesh: SmallMesh) -> None:
-    release = asyncio.Event()
-    async with FakeWorker(mesh.bus, "f-1", acting(partial(_answer_when, release))) as fake:
-        await mesh.manager("m-1")
-        asking = asyncio.create_task(mesh.ask())
-        await eventually(lambda: fake.asked)
-        drained = await control(mesh.bus, "m-1", "drain")
-        assert (drained["state"], drained["inflight"]) == ("draining", 1)
-        release.set()
-        assert (await asking)["output"]
-        with pytest.raises(NoResponders, match="no subscriber"):
-            await mesh.ask()
-        assert (await control(mesh.bus, "m-1", "resume"))["state"] == "ready"
-        assert (await mesh.ask())["output"]
-    refused = await control(mesh.bus, "m-1", "swap")
-    assert not refused["ok"]
-    assert "cannot swap" in refused["message"]
-
-
-async def control(bus: Bus, manager_id: str, op: str) -> Json:
-    answer: Json = from_json(
-        (await bus.request(f"manager.control.{manager_id}", b'{"op": "%s"}' % op.encode(), timeout=30)).data
-    )
-    return answer
 
 
 async def test_of_two_workers_with_one_name_the_older_leaves(mesh: SmallMesh) -> None:

@@ -20,7 +20,7 @@ from contracts import (
 )
 from contracts import headers as h
 from tests.fake_worker import Asked, FakeWorker, acting
-from tests.integration.test_failover import HANGS, WORDY
+from tests.ill_workers import HANGS, WORDY
 from tests.mesh import Json, SmallMesh
 from tests.support import eventually
 
