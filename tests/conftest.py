@@ -128,6 +128,13 @@ def patient_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bus.kv.API_TIMEOUT", 10.0)
 
 
+@pytest.fixture
+def patient_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for a provider, in this process, may take its time to let a worker connect."""
+    for name in ("anthropic", "gemini", "ollama", "openai"):
+        monkeypatch.setattr(f"workers.{name}.backend.CONNECT_TIMEOUT", 40.0)
+
+
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """One Postgres for all tests. A test that stops it must start it again."""

@@ -11,6 +11,7 @@ from tests.mesh import Json, SmallMesh
 from tests.servers import NatsServer
 from tests.support import eventually
 
+pytestmark = pytest.mark.usefixtures("patient_backends")
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
 RARE = 3600.0
 """Seconds between health checks: what is told without one is told because it was learned."""
@@ -43,15 +44,17 @@ class Nameless(AnthropicProvider):
         return [piece.replace('"name": "add"', '"name": " "') for piece in super().pieces(body)]
 
 
-def broken() -> list[Provider]:
-    openai = OpenAIProvider()
-    openai.play(calls(piece_of_call("add", '{"a": 1', index=0, id="a")))
-    return [openai, Nameless()]
+class Breaking(OpenAIProvider):
+    """Breaks off in the middle of a call's arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.play(calls(piece_of_call("add", '{"a": 1', index=0, id="a")))
 
 
-@pytest.mark.parametrize("provider", broken(), ids=["openai", "anthropic"])
-async def test_a_call_that_no_caller_can_use_is_a_failed_attempt(mesh: SmallMesh, provider: Provider) -> None:
-    async with provider, OpenAIProvider() as sound:
+@pytest.mark.parametrize("kind", [Breaking, Nameless], ids=["openai", "anthropic"])
+async def test_a_call_that_no_caller_can_use_is_a_failed_attempt(mesh: SmallMesh, kind: type[Provider]) -> None:
+    async with kind() as provider, OpenAIProvider() as sound:
         await employ(mesh, provider)
         await mesh.manager()
         alone = await mesh.ask(tools=TOOLS)

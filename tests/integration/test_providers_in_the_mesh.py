@@ -17,6 +17,7 @@ from tests.mesh import Json, SmallMesh
 from tests.servers import NatsServer
 from tests.support import eventually
 
+pytestmark = pytest.mark.usefixtures("patient_backends")
 RARE = 3600.0
 """Seconds between health checks, which fail as a question does: here a question meets it first."""
 PROVIDERS = (OpenAIProvider, GeminiProvider, OllamaProvider)
