@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bus import Message
+from bus.delivered import Delivered
 from contracts import (
     BullpenError,
     ErrorCode,
@@ -278,7 +279,7 @@ def test_the_caller_hears_what_was_used_also_when_the_answer_cannot_be_sent() ->
 
 def inflight(*attempts: Attempt) -> RequestState:
     request = InferenceRequest(prompt="hello")
-    reply = Mock(first_chunk_at=None, was_resumed=False, delivered="")
+    reply = Mock(first_chunk_at=None, was_resumed=False, delivered=Delivered())
     return RequestState(
         request=request,
         key=None,

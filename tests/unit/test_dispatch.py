@@ -2,6 +2,7 @@
 
 from unittest.mock import Mock
 
+from bus.delivered import Delivered
 from contracts import Outcome
 from manager.config import ManagerConfig
 from manager.request.dispatch import Dispatcher
@@ -18,7 +19,7 @@ async def test_a_late_answer_counts_only_while_there_is_none() -> None:
     late.on(Gone("silent", died=False), 102.0)
     beaten.on(CalledOff(STOPPED, beaten=True), 102.0)
     state = inflight(late, quick, beaten)
-    state.reply = Mock(streaming=False, delivered="", was_resumed=False, first_chunk_at=None)
+    state.reply = Mock(streaming=False, delivered=Delivered(), was_resumed=False, first_chunk_at=None)
     quick.on(answer(), 103.0)
     for one in (late, beaten):
         state.events.put(Heard(one, answer()))

@@ -170,9 +170,9 @@ def test_among_many_workers_none_is_overlooked_for_a_stand_in() -> None:
 def test_it_does_not_go_on_with_another_model_s_stream_that_could_start_anew() -> None:
     """Only the stand-in can go on after a begun answer; the other model's answer from the start is better."""
     shared, request = Clocked(random.Random(1)), inflight()
-    has = Delivered()
-    has.take(Piece("Once upon"))
-    request.reply = Mock(delivered=has, streaming=True)
+    delivered = Delivered()
+    delivered.take(Piece("Once upon"))
+    request.reply = Mock(delivered=delivered, streaming=True)
     shared.registry.hear(toy(capabilities=("chat", "stream", "prefill")).heartbeat, 0.0, wall=0.0)
     selector = WorkerSelector(shared, request)
     assert request.continuable and winner(selector.rank(Ask())) == "toy"
