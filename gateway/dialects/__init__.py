@@ -26,7 +26,7 @@ class Asked:
     options: Any = None
     """The dialect's own."""
     parts: tuple[JsonObject, ...] = ({},)
-    """Fields by question, for several at once: each is asked `copies` times."""
+    """Fields by question, for several at once: each is asked `copies` times. None at all: no model has to be asked."""
 
     @property
     def answers(self) -> int:

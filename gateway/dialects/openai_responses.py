@@ -1,0 +1,547 @@
+"""OpenAI's Responses API, stateless: `POST /v1/responses`. Nothing is kept, so a client sends the conversation itself.
+
+`store` is taken and does nothing; what would need something kept (`previous_response_id`, `conversation`,
+`item_reference`, `background`) is refused by name. Tools of type `function` are used; those that run at OpenAI, or have
+a grammar of their own (`custom`), are skipped and named as ignored.
+
+What only one kind of backend understands of an answer (`extra`) is sealed into a reasoning item's `encrypted_content`;
+what another service has encrypted there is passed over.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, assert_never
+
+from contracts import BullpenError, Chunk, ErrorCode, FinalResponse, InferenceResponse, JsonObject, TokenLogprob
+from contracts.request import ReasoningEffort
+from contracts.response import TopLogprob
+from gateway.dialects import Asked
+from gateway.dialects.about import comments
+from gateway.dialects.blocks import Block, Blocks, Call, Closed, Grown, Opened, Step, calls_of
+from gateway.dialects.events import dumped, event
+from gateway.dialects.fields import Fields, ignored, share
+from gateway.dialects.sealed import sealed, unsealed
+from gateway.dialects.turns import Turns, file_part, image_part, says_something, text_part
+
+NOT_KEPT = "nothing is kept between requests here: send the conversation itself in `input`"
+REFUSED = {
+    "previous_response_id": NOT_KEPT,
+    "conversation": NOT_KEPT,
+    "prompt": "prompt templates are kept at OpenAI: send `instructions` and `input`",
+}
+PROBE_TOKENS = 16
+"""Clients that only look whether a model answers ask for an answer this short, some with no question at all."""
+PROBE = "Hello"
+WITH_LOGPROBS = "message.output_text.logprobs"
+DETAILS = ("auto", "low", "high")
+ROLES = ("user", "assistant", "system", "developer")
+EFFORTS: dict[str, ReasoningEffort] = {
+    "none": "none",
+    "minimal": "minimal",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "xhigh": "xhigh",
+    "max": "xhigh",
+}
+CHOICES = ("none", "auto", "required")
+ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+FAILURES: dict[str, str] = {
+    ErrorCode.INVALID_REQUEST: "invalid_prompt",
+    ErrorCode.CONTEXT_LENGTH_EXCEEDED: "context_length_exceeded",
+    ErrorCode.RATE_LIMITED: "rate_limit_exceeded",
+    ErrorCode.OVERLOADED: "rate_limit_exceeded",
+}
+"""How an answer that failed says why; everything else is a `server_error`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    echoed: JsonObject = field(default_factory=dict)
+    """What a response repeats of its request."""
+    logprobs: bool = False
+
+
+class OpenAIResponses:
+    name = "responses"
+
+    def read(self, body: JsonObject, headers: Mapping[str, str]) -> Asked:
+        return _Reader(Fields(body)).asked()
+
+    def writer(self, asked: Asked, request_id: str, created: int) -> "ResponsesWriter":
+        return ResponsesWriter(asked, request_id, created)
+
+    def error(self, status: int, code: str, message: str, param: str | None, request_id: str) -> bytes:
+        kind = ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+        return dumped({"error": {"message": message, "type": kind, "param": param, "code": code}})
+
+
+class _Reader:
+    def __init__(self, fields: Fields) -> None:
+        self._fields = fields
+        self._ignored: list[str] = []
+        self._turns = Turns()
+        self._tools: list[JsonObject] = []
+
+    def asked(self) -> Asked:
+        fields = self._fields
+        for name, why in REFUSED.items():
+            if fields.take(name) is not None:
+                raise fields.refused(name, why)
+        if fields.flag("background"):
+            raise fields.refused("background", NOT_KEPT)
+        model, stream = fields.text("model") or "auto", fields.flag("stream") or False
+        instructions, most = fields.text("instructions"), fields.integer("max_output_tokens")
+        for tool in fields.objects("tools"):
+            self._tool(tool)
+        if instructions:
+            self._turns.system(instructions)
+        self._input()
+        messages = self._turns.messages
+        if not says_something(messages) and most is not None and most <= PROBE_TOKENS:
+            messages.append({"role": "user", "content": PROBE})
+        effort, top_logprobs = self._effort(), fields.integer("top_logprobs")
+        logprobs = WITH_LOGPROBS in fields.texts("include") or bool(top_logprobs)
+        wanted = {
+            "max_tokens": most,
+            "temperature": fields.number("temperature"),
+            "top_p": share(fields.number("top_p")),
+            **self._choice(),
+            "tools": self._tools,
+            "parallel_tool_calls": fields.flag("parallel_tool_calls") if self._tools else None,
+            "response_format": self._format(),
+            "reasoning_effort": effort,
+            "logprobs": logprobs or None,
+            "top_logprobs": top_logprobs,
+        }
+        request = {name: value for name, value in wanted.items() if value not in (None, [])}
+        options = Options(self._echoed(), logprobs)
+        unused = ignored(*self._ignored, *fields.unread)
+        return Asked({"messages": messages, **request}, model, stream, unused, options=options)
+
+    def _input(self) -> None:
+        told = self._fields.take("input")
+        if isinstance(told, str):
+            self._turns.user([text_part(told)] if told else [])
+            return
+        for item in self._fields.objects("input"):
+            kind = item.text("type") or "message"
+            read = _ITEMS.get(kind)
+            if read is None:
+                self._ignored.append(f"input.{kind}")
+            else:
+                read(self, item)
+
+    def _message(self, item: Fields) -> None:
+        role = item.needed_text("role")
+        if role not in ROLES:
+            raise item.refused("role", f"should be one of {', '.join(ROLES)}")
+        told = item.take("content")
+        if isinstance(told, str):
+            parts = [text_part(told)]
+        else:
+            parts = [part for inner in item.objects("content") for part in self._parts(inner)]
+        if role == "user":
+            self._turns.user(parts)
+            return
+        text = "\n".join(part["text"] for part in parts if part["type"] == "text")
+        if role == "assistant":
+            self._turns.said(text)
+        elif text:
+            self._turns.system(text)
+
+    def _call(self, item: Fields) -> None:
+        self._turns.called(item.needed_text("call_id"), item.needed_text("name"), item.text("arguments") or "{}")
+
+    def _custom_call(self, item: Fields) -> None:
+        """Of an earlier turn, by a model that had tools of another form."""
+        arguments = dumped({"input": item.text("input") or ""}).decode()
+        self._turns.called(item.needed_text("call_id"), item.needed_text("name"), arguments)
+
+    def _output(self, item: Fields) -> None:
+        told = item.take("output")
+        if isinstance(told, str):
+            parts = [text_part(told)]
+        else:
+            parts = [part for inner in item.objects("output") for part in self._parts(inner)]
+        self._turns.returned(item.needed_text("call_id"), parts)
+
+    def _thought(self, item: Fields) -> None:
+        texts = [part.text("text") or "" for name in ("content", "summary") for part in item.objects(name)]
+        self._turns.thought("\n".join(texts), unsealed(item.text("encrypted_content")))
+
+    def _more_tools(self, item: Fields) -> None:
+        for tool in item.objects("tools"):
+            self._tool(tool)
+
+    def _refused_item(self, item: Fields) -> None:
+        raise item.refused("type", NOT_KEPT)
+
+    def _parts(self, part: Fields) -> list[JsonObject]:
+        kind = part.needed_text("type")
+        read = _PARTS.get(kind)
+        if read is None:
+            raise part.refused("type", f"{kind[:64]!r} is no kind of content that can be handed on")
+        return [read(part)]
+
+    def _tool(self, tool: Fields) -> None:
+        kind = tool.needed_text("type")
+        if kind != "function":
+            self._ignored.append(f"tools.{kind}")
+            return
+        function = {
+            "name": tool.needed_text("name"),
+            "description": tool.text("description"),
+            "parameters": tool.json_object("parameters"),
+            "strict": tool.flag("strict"),
+        }
+        told = {name: value for name, value in function.items() if value is not None}
+        self._tools.append({"type": "function", "function": told})
+
+    def _choice(self) -> JsonObject:
+        """`tool_choice`, and the tools that it allows."""
+        told = self._fields.take("tool_choice")
+        if told is None or told == "auto":
+            return {}
+        if isinstance(told, str):
+            if told not in CHOICES:
+                raise self._fields.refused("tool_choice", f"should be one of {', '.join(CHOICES)}, or an object")
+            if told == "required" and not self._tools:
+                raise self._fields.refused("tool_choice", "needs a tool of type function")
+            return {"tool_choice": told} if self._tools else {}
+        choice = self._fields.object("tool_choice")
+        assert choice is not None
+        kind = choice.needed_text("type")
+        if kind == "function":
+            return {"tool_choice": {"type": "function", "function": {"name": choice.needed_text("name")}}}
+        if kind != "allowed_tools":
+            raise choice.refused("type", f"{kind[:64]!r} is no tool that runs here")
+        allowed = {tool.text("name") for tool in choice.objects("tools")}
+        self._tools = [tool for tool in self._tools if tool["function"]["name"] in allowed]
+        return {"tool_choice": "required"} if choice.text("mode") == "required" and self._tools else {}
+
+    def _effort(self) -> ReasoningEffort | None:
+        reasoning = self._fields.object("reasoning")
+        effort = reasoning.text("effort") if reasoning is not None else None
+        if reasoning is None or effort is None:
+            return None
+        if effort not in EFFORTS:
+            raise reasoning.refused("effort", f"should be one of {', '.join(EFFORTS)}")
+        return EFFORTS[effort]
+
+    def _format(self) -> JsonObject | None:
+        text = self._fields.object("text")
+        wanted = text.object("format") if text is not None else None
+        if wanted is None:
+            return None
+        kind = wanted.needed_text("type")
+        if kind == "text":
+            return None
+        if kind == "json_object":
+            return {"type": "json_object"}
+        if kind != "json_schema":
+            raise wanted.refused("type", "should be text, json_object or json_schema")
+        schema = wanted.json_object("schema")
+        if schema is None:
+            raise wanted.refused("schema", "is missing")
+        described = {
+            "name": wanted.text("name") or "answer",
+            "description": wanted.text("description"),
+            "schema": schema,
+            "strict": wanted.flag("strict"),
+        }
+        present = {name: value for name, value in described.items() if value is not None}
+        return {"type": "json_schema", "json_schema": present}
+
+    def _echoed(self) -> JsonObject:
+        told = self._fields
+        reasoning = told.take("reasoning") or {}
+        return {
+            "instructions": told.take("instructions"),
+            "max_output_tokens": told.take("max_output_tokens"),
+            "metadata": told.json_object("metadata") or {},
+            "parallel_tool_calls": told.take("parallel_tool_calls") is not False,
+            "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")},
+            "temperature": told.take("temperature"),
+            "text": told.take("text") or {"format": {"type": "text"}},
+            "tool_choice": told.take("tool_choice") or "auto",
+            "tools": told.take("tools") or [],
+            "top_logprobs": told.take("top_logprobs"),
+            "top_p": told.take("top_p"),
+            "truncation": "disabled",
+        }
+
+
+_ITEMS: dict[str, Callable[[_Reader, Fields], None]] = {
+    "message": _Reader._message,
+    "function_call": _Reader._call,
+    "function_call_output": _Reader._output,
+    "custom_tool_call": _Reader._custom_call,
+    "custom_tool_call_output": _Reader._output,
+    "reasoning": _Reader._thought,
+    "additional_tools": _Reader._more_tools,
+    "item_reference": _Reader._refused_item,
+    "compaction": _Reader._refused_item,
+}
+"""All other items are of tools that run at OpenAI: they say nothing to another model, and are named as ignored."""
+
+
+def _image(part: Fields) -> JsonObject:
+    if part.text("file_id"):
+        raise part.refused("file_id", "files are kept at OpenAI: send the image as a data URL in `image_url`")
+    url, detail = part.needed_text("image_url"), part.text("detail")
+    if not url.startswith("data:"):
+        raise part.refused("image_url", "is not fetched: send the image itself, as a data URL")
+    return image_part(url, detail if detail in DETAILS else None)
+
+
+def _file(part: Fields) -> JsonObject:
+    for name in ("file_id", "file_url"):
+        if part.text(name):
+            raise part.refused(name, "is not fetched: send the file itself in `file_data`")
+    return file_part(part.needed_text("file_data"), None, part.text("filename"))
+
+
+def _audio(part: Fields) -> JsonObject:
+    audio = part.object("input_audio")
+    if audio is None:
+        raise part.refused("input_audio", "is missing")
+    told = {"data": audio.needed_text("data"), "format": audio.needed_text("format")}
+    return {"type": "input_audio", "input_audio": told}
+
+
+def _text(part: Fields) -> JsonObject:
+    return text_part(part.needed_text("text"))
+
+
+_PARTS: dict[str, Callable[[Fields], JsonObject]] = {
+    "input_text": _text,
+    "output_text": _text,
+    "text": _text,
+    "summary_text": _text,
+    "refusal": lambda part: text_part(part.needed_text("refusal")),
+    "input_image": _image,
+    "input_file": _file,
+    "input_audio": _audio,
+}
+
+
+Status = Literal["in_progress", "completed", "incomplete", "failed"]
+INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
+_ITEM_NAMES = {"thought": "rs", "text": "msg", "refusal": "msg", "call": "fc"}
+
+
+class ResponsesWriter:
+    content_type = "text/event-stream"
+
+    def __init__(self, asked: Asked, request_id: str, created: int) -> None:
+        self._model = asked.model
+        self._options: Options = asked.options
+        self._id = request_id.replace("-", "")
+        self._created = created
+        self._blocks = Blocks()
+        self._sequence = 0
+        self._output: list[JsonObject] = []
+        """The items that are finished."""
+
+    def start(self) -> bytes:
+        response = self._response("in_progress", self._model, [])
+        return self._event("response.created", response=response) + self._event(
+            "response.in_progress", response=response
+        )
+
+    def piece(self, chunk: Chunk, index: int = 0) -> bytes:
+        return self._steps(self._blocks.piece(chunk))
+
+    def keep_alive(self) -> bytes:
+        return b": keep-alive\n\n"
+
+    def end(self, response: FinalResponse, index: int = 0, last: bool = True) -> bytes:
+        written = [self._steps(self._blocks.end(response))]
+        if secret := sealed(response.extra):
+            item = self._reasoning(len(self._output), "", secret)
+            place = len(self._output)
+            written.append(self._event("response.output_item.added", output_index=place, item=item))
+            written.append(self._event("response.output_item.done", output_index=place, item=item))
+            self._output.append(item)
+        status = _status(response)
+        told = self._response(status, response.model_id, self._output, response)
+        written += [comments(response), self._event(f"response.{status}", response=told)]
+        return b"".join(written)
+
+    def failed(self, error: BullpenError) -> bytes:
+        code = FAILURES.get(error.code, "server_error")
+        response = self._response("failed", self._model, self._output)
+        response["error"] = {"code": code, "message": error.message}
+        said = self._event("error", code=error.code, message=error.message, param=error.field)
+        return said + self._event("response.failed", response=response)
+
+    def whole(self, responses: Sequence[InferenceResponse]) -> bytes:
+        response = responses[0]
+        output: list[JsonObject] = []
+        secret = sealed(response.extra)
+        if response.reasoning or secret:
+            output.append(self._reasoning(0, response.reasoning or "", secret))
+        if response.output or response.refusal:
+            content = (
+                self._text(response.output, response.logprobs or ())
+                if response.output
+                else {"type": "refusal", "refusal": response.refusal}
+            )
+            output.append(self._message(len(output), _status(response), [content]))
+        for call in calls_of(response):
+            output.append(self._call(len(output), "completed", call))
+        return dumped(self._response(_status(response), response.model_id, output, response))
+
+    def _event(self, kind: str, **told: Any) -> bytes:
+        numbered = {"type": kind, **told, "sequence_number": self._sequence}
+        self._sequence += 1
+        return event(numbered)
+
+    def _steps(self, steps: Iterator[Step]) -> bytes:
+        return b"".join(written for step in steps for written in self._step(step))
+
+    def _step(self, step: Step) -> Iterator[bytes]:
+        match step:
+            case Opened(block):
+                yield from self._opened(block)
+            case Grown():
+                yield self._grown(step)
+            case Closed(block):
+                yield from self._closed(block)
+            case _:
+                assert_never(step)
+
+    def _opened(self, block: Block) -> Iterator[bytes]:
+        item = self._item(block, "in_progress")
+        yield self._event("response.output_item.added", output_index=block.index, item=item)
+        if block.kind == "thought":
+            part = {"type": "summary_text", "text": ""}
+            yield self._event("response.reasoning_summary_part.added", **self._place(block), part=part)
+        elif block.kind != "call":
+            part = self._part(block, "", ())
+            yield self._event("response.content_part.added", **self._place(block), part=part)
+
+    def _grown(self, step: Grown) -> bytes:
+        place = self._place(step.block)
+        match step.block.kind:
+            case "thought":
+                return self._event("response.reasoning_summary_text.delta", **place, delta=step.text)
+            case "text":
+                logprobs = self._logprobs(step.logprobs)
+                return self._event("response.output_text.delta", **place, delta=step.text, logprobs=logprobs)
+            case "refusal":
+                return self._event("response.refusal.delta", **place, delta=step.text)
+            case "call":
+                return self._event("response.function_call_arguments.delta", **place, delta=step.text)
+            case _:
+                assert_never(step.block.kind)
+
+    def _closed(self, block: Block) -> Iterator[bytes]:
+        place, text = self._place(block), block.text
+        match block.kind:
+            case "thought":
+                part: JsonObject = {"type": "summary_text", "text": text}
+                yield self._event("response.reasoning_summary_text.done", **place, text=text)
+                yield self._event("response.reasoning_summary_part.done", **place, part=part)
+            case "text":
+                logprobs = self._logprobs(block.logprobs)
+                yield self._event("response.output_text.done", **place, text=text, logprobs=logprobs)
+                part = self._part(block, text, block.logprobs)
+                yield self._event("response.content_part.done", **place, part=part)
+            case "refusal":
+                yield self._event("response.refusal.done", **place, refusal=text)
+                yield self._event("response.content_part.done", **place, part=self._part(block, text, ()))
+            case "call":
+                yield self._event("response.function_call_arguments.done", **place, name=block.name, arguments=text)
+            case _:
+                assert_never(block.kind)
+        item = self._item(block, "completed")
+        self._output.append(item)
+        yield self._event("response.output_item.done", output_index=block.index, item=item)
+
+    def _place(self, block: Block) -> JsonObject:
+        place: JsonObject = {"item_id": self._item_id(block.kind, block.index), "output_index": block.index}
+        if block.kind == "thought":
+            return {**place, "summary_index": 0}
+        return place if block.kind == "call" else {**place, "content_index": 0}
+
+    def _item(self, block: Block, status: Status) -> JsonObject:
+        """As it is when it begins, or is finished."""
+        done = status == "completed"
+        if block.kind == "thought":
+            return self._reasoning(block.index, block.text if done else "", "")
+        if block.kind == "call":
+            return self._call(block.index, status, Call(block.id, block.name, block.text if done else ""))
+        content = [self._part(block, block.text, block.logprobs)] if done else []
+        return self._message(block.index, status, content)
+
+    def _part(self, block: Block, text: str, logprobs: Sequence[TokenLogprob]) -> JsonObject:
+        return {"type": "refusal", "refusal": text} if block.kind == "refusal" else self._text(text, logprobs)
+
+    def _text(self, text: str, logprobs: Sequence[TokenLogprob]) -> JsonObject:
+        return {"type": "output_text", "text": text, "annotations": [], "logprobs": self._logprobs(logprobs)}
+
+    def _message(self, index: int, status: Status, content: list[JsonObject]) -> JsonObject:
+        named = {"id": self._item_id("text", index), "type": "message", "status": status}
+        return {**named, "role": "assistant", "content": content}
+
+    def _reasoning(self, index: int, text: str, secret: str) -> JsonObject:
+        summary = [{"type": "summary_text", "text": text}] if text else []
+        named = {"id": self._item_id("thought", index), "type": "reasoning", "summary": summary}
+        return {**named, "encrypted_content": secret or None}
+
+    def _call(self, index: int, status: Status, call: Call) -> JsonObject:
+        named = {"id": self._item_id("call", index), "type": "function_call", "status": status}
+        return {**named, "call_id": call.id, "name": call.name, "arguments": call.arguments}
+
+    def _item_id(self, kind: str, index: int) -> str:
+        return f"{_ITEM_NAMES[kind]}_{self._id}_{index}"
+
+    def _logprobs(self, told: Sequence[TokenLogprob]) -> list[JsonObject]:
+        if not self._options.logprobs:
+            return []
+        return [{**_token(one), "top_logprobs": [_token(other) for other in one.top_logprobs]} for one in told]
+
+    def _response(
+        self, status: Status, model: str, output: list[JsonObject], response: InferenceResponse | None = None
+    ) -> JsonObject:
+        why = INCOMPLETE.get(response.finish_reason) if response is not None and status == "incomplete" else None
+        return {
+            "id": f"resp_{self._id}",
+            "object": "response",
+            "created_at": self._created,
+            "status": status,
+            "background": False,
+            "completed_at": int(response.created_at.timestamp()) if response and status == "completed" else None,
+            "error": None,
+            "incomplete_details": {"reason": why} if why else None,
+            "model": model,
+            "output": list(output),
+            "previous_response_id": None,
+            "service_tier": "default",
+            "store": False,
+            "usage": None if response is None else usage(response),
+            **self._options.echoed,
+        }
+
+
+def usage(response: InferenceResponse) -> JsonObject:
+    prompt, completion = response.prompt_tokens or 0, response.completion_tokens
+    told = {"cached_tokens": response.cached_tokens or 0, "cache_write_tokens": response.cache_write_tokens or 0}
+    return {
+        "input_tokens": prompt,
+        "input_tokens_details": told,
+        "output_tokens": completion,
+        "output_tokens_details": {"reasoning_tokens": response.reasoning_tokens or 0},
+        "total_tokens": prompt + completion,
+    }
+
+
+def _status(response: InferenceResponse) -> Literal["completed", "incomplete"]:
+    return "incomplete" if response.finish_reason in INCOMPLETE else "completed"
+
+
+def _token(told: TopLogprob) -> JsonObject:
+    spelled = told.token.encode(errors="replace") if told.bytes is None else told.bytes
+    return {"token": told.token, "logprob": told.logprob, "bytes": list(spelled)}

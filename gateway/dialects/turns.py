@@ -1,0 +1,108 @@
+"""A conversation in the words of `InferenceRequest`, put together from what other dialects call its parts.
+
+They have one item, or block, for each thing that was said, thought, called or returned; here one message of the
+assistant has all of it until somebody else speaks. Images and files that a tool returned follow as the user's, because
+a message of a tool has only text.
+"""
+
+from mimetypes import guess_type
+
+from contracts import JsonObject
+
+FROM_TOOL = "What the tool returned besides text:"
+
+
+class Turns:
+    def __init__(self) -> None:
+        self._messages: list[JsonObject] = []
+        self._assistant: JsonObject | None = None
+        """The assistant's message that is still growing."""
+        self._returned: list[JsonObject] = []
+        """Parts that tools returned and that no message may carry yet."""
+
+    @property
+    def messages(self) -> list[JsonObject]:
+        self._hand_over()
+        return self._messages
+
+    def system(self, text: str) -> None:
+        self._add({"role": "system", "content": text})
+
+    def user(self, parts: list[JsonObject]) -> None:
+        if parts:
+            self._add({"role": "user", "content": content(parts)})
+
+    def said(self, text: str) -> None:
+        message = self._speaking()
+        message["content"] = "\n".join(filter(None, (message.get("content"), text)))
+
+    def thought(self, text: str, extra: JsonObject | None = None) -> None:
+        message = self._speaking()
+        if text:
+            message["reasoning_content"] = "\n".join(filter(None, (message.get("reasoning_content"), text)))
+        if extra:
+            message["extra"] = {**message.get("extra", {}), **extra}
+
+    def called(self, call_id: str, name: str, arguments: str) -> None:
+        call = {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+        self._speaking().setdefault("tool_calls", []).append(call)
+
+    def returned(self, call_id: str, parts: list[JsonObject]) -> None:
+        """What a tool returned."""
+        self._assistant = None
+        text = "\n".join(part["text"] for part in parts if part["type"] == "text")
+        self._messages.append({"role": "tool", "tool_call_id": call_id, "content": text})
+        self._returned += [part for part in parts if part["type"] != "text"]
+
+    def _speaking(self) -> JsonObject:
+        if self._assistant is None:
+            self._hand_over()
+            self._assistant = {"role": "assistant"}
+            self._messages.append(self._assistant)
+        return self._assistant
+
+    def _add(self, message: JsonObject) -> None:
+        self._hand_over()
+        self._assistant = None
+        self._messages.append(message)
+
+    def _hand_over(self) -> None:
+        if self._returned:
+            self._messages.append({"role": "user", "content": [text_part(FROM_TOOL), *self._returned]})
+            self._returned = []
+
+
+def content(parts: list[JsonObject]) -> str | list[JsonObject]:
+    """A message's content: plain text where there is nothing but text."""
+    if any(part["type"] != "text" for part in parts):
+        return parts
+    return "\n".join(part["text"] for part in parts)
+
+
+def says_something(messages: list[JsonObject]) -> bool:
+    """Whether anybody but the system says anything."""
+    spoken = [message for message in messages if message["role"] not in ("system", "developer")]
+    return any(
+        message["role"] == "tool" or message.get("tool_calls") or _has_content(message.get("content"))
+        for message in spoken
+    )
+
+
+def text_part(text: str) -> JsonObject:
+    return {"type": "text", "text": text}
+
+
+def image_part(url: str, detail: str | None = None) -> JsonObject:
+    return {"type": "image_url", "image_url": {"url": url, **({"detail": detail} if detail else {})}}
+
+
+def file_part(data: str, media_type: str | None, filename: str | None) -> JsonObject:
+    """`data`: base64, or a data URL already."""
+    if not data.startswith("data:"):
+        kind = media_type or guess_type(filename or "")[0] or "application/octet-stream"
+        data = f"data:{kind};base64,{data}"
+    return {"type": "file", "file": {"file_data": data, **({"filename": filename} if filename else {})}}
+
+
+def _has_content(told: str | list[JsonObject] | None) -> bool:
+    return bool(told.strip()) if isinstance(told, str) else bool(told)
