@@ -11,6 +11,8 @@ from contracts import JsonObject, ModelCard, Policy
 from gateway.dialects import Refused
 
 AUTO, BY_POLICY = "auto", "policy:"
+LATEST = ":latest"
+"""Ollama's clients write it behind a name that has no tag."""
 GONE_AFTER = 600.0
 """Seconds without a heartbeat after which a worker's models are unknown. Until then the Manager says what is wrong."""
 MOST_LISTED = 20
@@ -52,8 +54,9 @@ class Models:
 
     def resolve(self, name: str, now: float) -> JsonObject:
         """The fields of a request for that name. Raises `Refused` (404) that lists what is served."""
-        if (fields := self._direct(name)) is not None:
-            return fields
+        for known in (name, name.removesuffix(LATEST)):
+            if (fields := self._direct(known)) is not None:
+                return fields
         for pattern, target in self._aliases.items():
             if fnmatchcase(name, pattern):
                 return self._direct(target) or {"model": target}

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Protocol
 
 from aiohttp.web import BaseRequest, Response, StreamResponse
@@ -9,11 +10,15 @@ from pydantic_core import to_json
 
 from contracts import BullpenError, JsonObject
 from gateway.dialects import Dialect, Refused
+from gateway.dialects.anthropic_messages import AnthropicMessages, AnthropicTokenCount
 from gateway.dialects.completions import Completions
+from gateway.dialects.ollama import Ollama
 from gateway.dialects.openai_chat import OpenAIChat
+from gateway.dialects.openai_responses import OpenAIResponses
 from gateway.http import JSON, Failure
 from gateway.keys import Caller
 from gateway.models import Models, ServedModel
+from gateway.ollama_pages import OLLAMA, OllamaPages
 from gateway.openapi import document
 from gateway.serving import Answering
 
@@ -21,10 +26,17 @@ OPENAI = OpenAIChat()
 QUESTIONS: Mapping[str, Dialect] = {
     "/v1/chat/completions": OPENAI,
     "/v1/completions": Completions(),
+    "/v1/messages": AnthropicMessages(),
+    "/v1/messages/count_tokens": AnthropicTokenCount(),
+    "/v1/responses": OpenAIResponses(),
+    "/api/chat": Ollama("chat"),
+    "/api/generate": Ollama("generate"),
 }
 """What is asked with POST. `/v1` may be left out: some clients add it, and some do not."""
 MODELS = "/v1/models"
 OPENAPI = "/openapi.json"
+START = datetime.fromtimestamp(0, UTC)
+"""Of what no worker serves: `auto`, policies."""
 STATUS = ("/healthz", "/readyz", "/metrics")
 TEXT = "text/plain"
 WELCOME = "Bullpen's gateway: ask at /v1/chat/completions, models are listed at /v1/models\n"
@@ -46,14 +58,17 @@ class Routes:
         self._answering = answering
         self._models = models
         self._pages = pages
+        self._ollama = OllamaPages(models, answering.admit)
 
     async def handle(self, request: BaseRequest) -> StreamResponse:
         """Any request at all."""
-        path = request.path if request.path.startswith("/v1/") else f"/v1{request.path}"
+        path = request.path if request.path.startswith(("/v1/", OLLAMA)) else f"/v1{request.path}"
         if (dialect := QUESTIONS.get(path)) is not None:
             if request.method == "POST":
                 return await self._answering.answer(request, dialect)
             return _not_allowed(request, dialect, "POST")
+        if path.startswith(OLLAMA):
+            return await self._ollama.answer(request)
         return self._page(request, path)
 
     def _page(self, request: BaseRequest, path: str) -> Response:
@@ -83,19 +98,21 @@ class Routes:
         """The models that this caller may ask for, or the one of that name. Raises `Refused` (404)."""
         now = asyncio.get_running_loop().time()
         if not name:
-            return {
-                "object": "list",
-                "data": [_model(model) for model in self._models.served(now) if caller.may_ask(model.name)],
-            }
-        found = self._models.find(name, now)
-        if found is None or not caller.may_ask(name):
+            listed = [_model(model) for model in self._models.served(now) if caller.may_ask(model.name)]
+            ends = {"first_id": listed[0]["id"], "last_id": listed[-1]["id"]} if listed else {}
+            return {"object": "list", "data": listed, "has_more": False, **ends}
+        model = self._models.find(name, now)
+        if model is None or not caller.may_ask(name):
             raise self._models.unknown(name, now)
-        return _model(found)
+        return _model(model)
 
 
 def _model(model: ServedModel) -> JsonObject:
-    created = int(model.since.timestamp()) if model.since is not None else 0
-    return {"id": model.name, "object": "model", "created": created, "owned_by": model.backend or "bullpen"}
+    """In the forms of OpenAI and Anthropic, whose clients pass over each other's fields."""
+    since = model.since or START
+    openai = {"object": "model", "created": int(since.timestamp()), "owned_by": model.backend or "bullpen"}
+    anthropic = {"type": "model", "display_name": model.name, "created_at": since.astimezone(UTC).isoformat()}
+    return {"id": model.name, **openai, **anthropic}
 
 
 def _json(told: JsonObject) -> Response:

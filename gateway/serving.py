@@ -90,6 +90,8 @@ class Answering:
             raise Refused(why, "model", 403, "model_not_allowed")
         questions = self._questions(asked, caller, request_id, request.headers.get(IDEMPOTENCY_KEY))
         writer = dialect.writer(asked, request_id, int(time.time()))
+        if not questions:
+            return Response(body=writer.whole(()), headers={**headers, REQUEST_ID: request_id}, content_type=JSON)
         caller.begin(asked.answers)
         if asked.stream:
             headers[REQUEST_ID] = request_id

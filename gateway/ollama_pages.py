@@ -1,0 +1,83 @@
+"""What Ollama's clients look at before they ask: which models there are, what one can do, which version this is.
+
+Models come and go with their workers, so nothing is loaded, made or deleted here: a client that pulls a model first is
+told that it is there, or that there is none of that name.
+"""
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from aiohttp.web import BaseRequest, Response
+
+from contracts import BullpenError, JsonObject
+from gateway.dialects import Refused
+from gateway.dialects import ollama as dialect
+from gateway.dialects.events import dumped
+from gateway.http import JSON, Failure, body_of, json_object
+from gateway.keys import Caller
+from gateway.models import Models
+
+OLLAMA = "/api/"
+READING = frozenset({"/api/tags", "/api/ps", "/api/version"})
+ABOUT_ONE = frozenset({"/api/show", "/api/pull"})
+LARGEST_BODY = 1 << 20
+BODY_WITHIN = 10.0
+KEPT_FOR = timedelta(days=365)
+ERRORS = dialect.Ollama("chat")
+
+
+class OllamaPages:
+    def __init__(self, models: Models, admit: Callable[[BaseRequest], Caller]) -> None:
+        """`admit`: who asks; raises `Refused` for who may not."""
+        self._models = models
+        self._admit = admit
+
+    async def answer(self, request: BaseRequest) -> Response:
+        """Of a path that starts with `/api/` and asks no model."""
+        try:
+            caller = self._admit(request)
+            return Response(body=await self._page(request, caller), content_type=JSON)
+        except (Refused, BullpenError) as refused:
+            return Failure.of(refused).answer(ERRORS, "", {})
+
+    async def _page(self, request: BaseRequest, caller: Caller) -> bytes:
+        """Only of the models that this caller may ask for."""
+        path = request.path.rstrip("/")
+        if path in ABOUT_ONE:
+            _check_method(request, "POST")
+            body = json_object(await body_of(request, limit=LARGEST_BODY, within=BODY_WITHIN))
+            model = self._found(body, caller)
+            return dialect.shown(model) if path == "/api/show" else dumped({"status": "success"}) + b"\n"
+        if path not in READING:
+            raise Refused(f"{request.path[:200]} is not served here: models belong to workers", None, 404, "not_found")
+        _check_method(request, "GET", "HEAD")
+        if path == "/api/version":
+            return dialect.version()
+        served = [model for model in self._models.served(_now()) if caller.may_ask(model.name)]
+        listed = [dialect.Listed(model.name, model.card, model.since) for model in served]
+        return dialect.tags(listed) if path == "/api/tags" else dialect.running(listed, datetime.now(UTC) + KEPT_FOR)
+
+    def _found(self, body: JsonObject, caller: Caller) -> dialect.Listed:
+        """The model that a body names. Raises `Refused` (404)."""
+        name = body.get("model") or body.get("name")
+        if not isinstance(name, str):
+            raise Refused("model: is missing", "model")
+        if not caller.may_ask(name):
+            raise self._models.unknown(name, _now())
+        for wanted in (name, name.removesuffix(":latest")):
+            if (found := self._models.find(wanted, _now())) is not None:
+                return dialect.Listed(name, found.card, found.since)
+        self._models.resolve(name, _now())
+        return dialect.Listed(name, None)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _check_method(request: BaseRequest, *allowed: str) -> None:
+    if request.method not in allowed:
+        raise Refused(
+            f"{request.method} is not allowed here, but {', '.join(allowed)}", None, 405, "method_not_allowed"
+        )
