@@ -121,7 +121,7 @@ class Books:
         self._patience = patch.object(watchdog, "ECHO_WAIT", SERVER_BACK_WITHIN)
 
     async def __aenter__(self) -> Self:
-        self.bus = await Bus.connect("test", self.settings)
+        self.bus = await Bus.connect("test", self.settings, patience=20)
         self.outbox = await Outbox.open("test", self.settings)
         await self.bus.subscribe_inline(s.METRICS_MESH, self._on_metrics)
         self._patience.start()

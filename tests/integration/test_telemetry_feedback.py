@@ -88,7 +88,7 @@ BAD: list[tuple[bytes, str | None]] = [
 
 
 async def test_a_bad_one_is_told_the_field(nats_server: str) -> None:
-    bus = await Bus.connect("test", BusSettings(servers=(nats_server,)))
+    bus = await Bus.connect("test", BusSettings(servers=(nats_server,)), patience=20)
     await serve_feedback(bus, EndpointStats("feedback", s.INFER_FEEDBACK, s.INFER_QUEUE), PrivacyFilter())
     for body, field in BAD:
         answer, headers = await judge(bus, body)
@@ -103,7 +103,7 @@ async def test_a_bad_one_is_told_the_field(nats_server: str) -> None:
 
 async def test_stored_is_not_said_when_it_is_not(nats_server: str) -> None:
     """No stream is there: the caller is told to try again."""
-    bus = await Bus.connect("test", BusSettings(servers=(nats_server,)))
+    bus = await Bus.connect("test", BusSettings(servers=(nats_server,)), patience=20)
     stats = EndpointStats("feedback", s.INFER_FEEDBACK, s.INFER_QUEUE)
     await serve_feedback(bus, stats, PrivacyFilter())
     answer, headers = await judge(bus, b'{"task_id":"t","score":1}')
