@@ -17,7 +17,7 @@ def lines(endpoints: Endpoints, plan: StartPlan, data_dir: Path) -> Iterator[str
     yield ""
     yield f"  NATS      {endpoints.nats_url}"
     if endpoints.http_url is not None:
-        yield f"  HTTP      {endpoints.http_url}/v1  (for programs that speak OpenAI's API)"
+        yield f"  HTTP      {endpoints.http_url}  (the base URL of most clients: {endpoints.http_url}/v1)"
     yield f"  Postgres  {_books(endpoints, data_dir)}"
     yield f"  Logs      {data_dir / 'logs'}"
     yield ""

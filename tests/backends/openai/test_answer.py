@@ -158,7 +158,7 @@ def test_what_has_the_wrong_type_is_unusable(told: JsonObject) -> None:
 def test_thoughts_are_no_part_of_the_answer_and_end_somewhere() -> None:
     thoughts = [{"reasoning": "Hm."}, {"thinking": "Hm."}, {"content": [{"type": "thinking", "thinking": "Hm."}]}]
     reading = answer()
-    assert [reading.take(piece(thought)) for thought in thoughts] == [Delta("", 0)] * 3
+    assert [reading.take(piece(thought)) for thought in thoughts] == [Delta("", 0, reasoning="Hm.")] * 3
     assert reading.has_begun
     endless = piece({"reasoning_content": "x" * (THOUGHTS_LEAST // 10)})
     with pytest.raises(BullpenError, match="far more than was asked for"):
