@@ -253,6 +253,9 @@ class Exchange:
         self._watch.asked(self._now())
 
     async def _send(self) -> None:
+        if self._question.is_seamless and self._pieces.has_text:
+            why = "the stream was lost with its Manager, or our connection, and no other text would join it"
+            raise self._fail(ErrorCode.UPSTREAM_ERROR, why)
         if self._question.stream and self._inboxes:
             self._inboxes[-1].close()
         self._sending = len(self._inboxes) + 1

@@ -16,6 +16,11 @@ class Pieces:
         self._characters = 0
         """Text that the caller has and that is not void."""
 
+    @property
+    def has_text(self) -> bool:
+        """Whether the caller has text that is not void."""
+        return self._characters > 0
+
     def start_over(self) -> Resumed | None:
         """Another Manager begins from the start: the news for a caller that has something already."""
         self._base = self._given

@@ -28,7 +28,18 @@ from contracts import (
 )
 from manager.budgets.accounts import Reservation
 from manager.config import ManagerConfig
-from manager.request.events import Accepted, AttemptEvent, CalledOff, GivenUp, Gone, Overdue, Piece, Unreadable
+from manager.request.events import (
+    Accepted,
+    AttemptEvent,
+    CalledOff,
+    GivenUp,
+    Gone,
+    Overdue,
+    Piece,
+    Unjoined,
+    Unreadable,
+)
+from manager.request.seam import Anchor, Joint
 from manager.routing.query import Choice, RoutingQuery
 from manager.routing.registry import NO_PROBE, Probe, UncountedRequest
 
@@ -128,7 +139,7 @@ def signal_of(event: AttemptEvent) -> Signal:
             return Signal.ANSWER
         case ErrorReply():
             return _signal_of_error(event)
-        case Unreadable():
+        case Unreadable() | Unjoined():
             return Signal.FAILURE
         case Gone():
             return Signal.GONE
@@ -163,6 +174,10 @@ class Start:
 
     text: str = ""
     tokens: int = 0
+    anchor: Anchor | None = None
+    """By which the answer is joined to it. None: the worker is given the start, and goes on by itself."""
+    room: int | None = None
+    """Tokens that the answer may still have, where the caller said how many it may have in all."""
 
 
 NOTHING = Start()
@@ -195,6 +210,8 @@ class Attempt:
         self.uncounted = uncounted or UncountedRequest(0.0)
         """What its worker's limits have to give for it, until a heartbeat counts it."""
         self.start = start
+        self.joint: Joint | None = None
+        """What of its words the caller of a seamless stream gets; None for all others, who get all of them."""
         self.probe = probe
         """Of which breakers it decides whether they close again."""
         self.reservation: Reservation | None = None
@@ -232,9 +249,10 @@ class Attempt:
         before, self.state = self.state, TRANSITIONS[self.state].get(signal := signal_of(event), self.state)
         if before in LIVE:
             self._note(event, signal, before, now)
-        if isinstance(event, FinalResponse | ErrorReply):
-            self.final = event
-            self._usage = _usage_of(event, self._usage, refused=self.state is State.REFUSED)
+        word = event.answer if isinstance(event, Unjoined) else event
+        if isinstance(word, FinalResponse | ErrorReply):
+            self.final = word
+            self._usage = _usage_of(word, self._usage, refused=self.state is State.REFUSED)
         if before in LIVE and self.state not in LIVE:
             self.reached, self.ending, self.ended_at = before, event, now
             self.error = self._why(event)
@@ -373,6 +391,11 @@ class Attempt:
     # How it ended
 
     @property
+    def withheld(self) -> int:
+        """How many of its answer's tokens the caller of a seamless stream did not get: they were there already."""
+        return 0 if self.joint is None or self.answer is None else self.joint.withheld(self.answer.completion_tokens)
+
+    @property
     def answer(self) -> FinalResponse | None:
         """The answer, also one that came too late."""
         return self.final if isinstance(self.final, FinalResponse) else None
@@ -403,6 +426,9 @@ class Attempt:
                 return BullpenError.from_detail(ending.error)
             case Unreadable() | CalledOff() | GivenUp():
                 return ending.error
+            case Unjoined():
+                why = f"what {self.worker_id} says does not join the text that was delivered"
+                return BullpenError(ErrorCode.UPSTREAM_ERROR, why, fault="request")
             case Gone():
                 return BullpenError(ErrorCode.NO_WORKER, f"{self.worker_id} went away ({ending.why})")
             case Overdue() if self.reached is State.SENT:

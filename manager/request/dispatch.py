@@ -26,7 +26,7 @@ from contracts import (
 )
 from contracts import subjects as s
 from manager.budgets.accounts import Reservation
-from manager.request.attempt import Attempt, Start, State
+from manager.request.attempt import NOTHING, Attempt, Start, State
 from manager.request.event_queue import Heard
 from manager.request.events import (
     Accepted,
@@ -36,6 +36,7 @@ from manager.request.events import (
     Gone,
     Overdue,
     Piece,
+    Unjoined,
     Unreadable,
 )
 from manager.request.retry_policy import (
@@ -50,6 +51,7 @@ from manager.request.retry_policy import (
     out_of_time,
     started,
 )
+from manager.request.seam import Verdict
 from manager.request.selection import WorkerSelector
 from manager.request.shared_state import SharedState
 from manager.request.state import RequestState
@@ -115,6 +117,7 @@ class Dispatcher:
             max_attempts_paid=self._config.max_attempts_paid,
             left_s=self._state.remaining(self._shared.now()),
             min_confidence=self._state.request.min_confidence or 0.0,
+            seam=self._state.seam,
             reconnected_at=self._shared.reconnected_at,
             retries_allowed=self._retries_allowed,
         )
@@ -179,6 +182,7 @@ class Dispatcher:
             start=start,
             probe=probe,
         )
+        attempt.joint = state.joint_of(start)
         attempt.reservation, self._reservation = self._reservation, None
         state.attempts.append(attempt)
         listener = shared.bus.listen(lambda message: self._hear(attempt, message), of=attempt.backend)
@@ -187,21 +191,23 @@ class Dispatcher:
         subject = s.infer_worker(attempt.backend, attempt.worker_id)
         headers = state.headers_for(attempt, now)
         try:
-            await shared.bus.publish(subject, state.body, reply=listener.subject, headers=headers)
+            await shared.bus.publish(subject, state.body_for(attempt), reply=listener.subject, headers=headers)
         except BullpenError as error:  # too large with what we add to it: the worker never hears of it
             self._on(attempt, ErrorReply(error=error.detail()))
             raise
 
     async def _resume(self, choice: Choice) -> Start:
-        """What the next worker has to go on after. A caller that has text already is told what becomes of it."""
+        """What the next worker has to go on after. A caller that has text already is told what becomes of it.
+
+        Unless its words have to join that text first: then it is told when they do.
+        """
         state = self._state
         previous, reply = state.current, state.reply
         if previous is None or not reply.delivered:
-            return Start()
-        start = Start()
-        if state.continuable and "prefill" in choice.card.capabilities:
-            start = Start(reply.delivered, state.delivered_tokens)
-        await reply.resumed(previous.worker_id, choice.worker.worker_id, continued=bool(start.text))
+            return NOTHING
+        start = state.start_for(choice)
+        if start.anchor is None:
+            await reply.resumed(previous.worker_id, choice.worker.worker_id, continued=bool(start.text))
         return start
 
     def _hear(self, attempt: Attempt, message: Message) -> None:
@@ -260,9 +266,8 @@ class Dispatcher:
             case Piece():
                 await self._take_piece(attempt, event)
             case FinalResponse():
-                await self._catch_up(attempt, event)
-                self._on(attempt, event)
-            case Gone() | Unreadable():
+                await self._take_answer(attempt, event)
+            case Gone() | Unreadable() | Unjoined():
                 await self._give_up(attempt, event)  # it may live: a lost connection is no death
             case ErrorReply() | Overdue() | CalledOff() | GivenUp() | Accepted():
                 self._on(attempt, event)
@@ -281,10 +286,41 @@ class Dispatcher:
         self._on(attempt, piece)
         if attempt.lost_a_piece:
             return  # the rest comes with the answer
+        new = piece.delta if attempt.joint is None else attempt.joint.take(piece.delta, attempt.tokens)
+        if new is Verdict.NO_JOIN:
+            await self._give_up(attempt, Unjoined())
+        if isinstance(new, Verdict):
+            return
         self._hedge_at = inf
         if len(self._state.running) > 1:
             await self._call_off(_beaten(), but=attempt)
-        await self._deliver(piece.delta, attempt.start.tokens + attempt.tokens)
+        await self._tell_joined(attempt)
+        withheld = 0 if attempt.joint is None else attempt.joint.withheld(attempt.tokens)
+        await self._deliver(new, attempt.start.tokens + attempt.tokens - withheld)
+        self._state.spoke_last = attempt.worker_id
+
+    async def _tell_joined(self, attempt: Attempt) -> None:
+        """Of a seamless stream: another worker's words go on after the text that its caller has."""
+        state = self._state
+        if attempt.start.anchor is not None and state.spoke_last != attempt.worker_id:
+            await state.reply.resumed(state.spoke_last, attempt.worker_id, continued=True)
+            state.spoke_last = attempt.worker_id
+
+    async def _take_answer(self, attempt: Attempt, answer: FinalResponse) -> None:
+        """The whole answer; of a seamless stream what joins the text that its caller has."""
+        joint = attempt.joint
+        if joint is None:
+            await self._catch_up(attempt, answer)
+            self._on(attempt, answer)
+            return
+        new = joint.finish(answer.output, answer.completion_tokens)
+        if isinstance(new, Verdict):
+            self._on(attempt, Unjoined(answer))
+            return
+        await self._tell_joined(attempt)
+        ended = {"output": joint.text, **({"finish_reason": "length"} if joint.was_cut else {})}
+        self._on(attempt, answer.model_copy(update=ended))
+        await self._deliver(new, attempt.start.tokens + answer.completion_tokens - attempt.withheld)
 
     async def _deliver(self, text: str, tokens: int) -> None:
         """More text for a streaming caller, who then has so many tokens of the answer."""

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 
 from config.loader import ConfigModel
 from contracts import Capability, ErrorCode, FinishReason, ModelCard, Price
+from contracts.going_on import Interrupted
 from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, ModelConfig, Report, Usage
 from workers.base.provider.errors import ProviderRefused
 from workers.base.provider.streaming import patiently
@@ -99,6 +100,8 @@ class SimulatedConfig(BackendConfig):
     price: Price | None = None
     """Of every model that has none of its own. US dollars per million tokens."""
     text: Literal["deterministic"] = "deterministic"
+    story: str = ""
+    """When set, every answer is this text, and `output_tokens` does not count."""
     hang_after_tokens: Annotated[int, Field(ge=0)] | None = None
     """After so many words of its own nothing more ever comes; a shorter answer ends as usual."""
     local: bool = True
@@ -179,15 +182,23 @@ class SimulatedBackend(Backend[SimulatedConfig]):
             yield max(0.0, latency - ttft), []
 
     def _words(self, job: Job) -> tuple[list[str], FinishReason]:
-        """What is left of the answer after the job's prefix, word by word, and why it ends there."""
-        words = _after(job.prefix, _cut(self._whole(job), job.request.stops))
+        """What is left of the answer after the job's prefix, word by word, and why it ends there.
+
+        Asked to go on in words, it obeys: the end of what was said, then the rest.
+        """
+        cut_off = Interrupted.of(job.request)
+        whole = _cut(self._whole(cut_off.question if cut_off else job.request.question), job.request.stops)
+        words = [*_split(cut_off.anchor), *_after(cut_off.begun, whole)] if cut_off else whole
+        words = _after(job.prefix, words)
         if job.max_tokens is not None and job.max_tokens < len(words):
             return words[: job.max_tokens], "length"
         return words, "stop"
 
-    def _whole(self, job: Job) -> list[str]:
+    def _whole(self, question: str) -> list[str]:
         """The words for this question, always the same; every word but the first brings its own space."""
-        rng = random.Random(f"{self.config.seed}/{job.request.question}")  # noqa: S311 — the same words every time
+        if self.config.story:
+            return _split(self.config.story)
+        rng = random.Random(f"{self.config.seed}/{question}")  # noqa: S311 — the same words every time
         wanted = self.config.output_tokens
         count = wanted if isinstance(wanted, int) else max(1, round(wanted.draw(rng)))
         first, *rest = rng.choices(WORDS, k=count)
@@ -203,15 +214,19 @@ def _cut(words: list[str], stops: tuple[str, ...]) -> list[str]:
     ends = [text.find(stop) for stop in stops if stop and stop in text]
     if not ends:
         return words
-    first, *rest = text[: min(ends)].split(" ")
-    return [first, *(f" {word}" for word in rest)] if first else []
+    return _split(text[: min(ends)])
+
+
+def _split(text: str) -> list[str]:
+    """Its words, each with the blanks before it."""
+    return re.findall(r"\s*\S+|\s+\Z", text)
 
 
 def _after(prefix: str, words: list[str]) -> list[str]:
     """What comes after the start of the answer, wherever it was cut; of another answer's, after as many words."""
     whole = "".join(words)
     if whole.startswith(prefix):
-        return re.findall(r" ?[^ ]+| ", whole[len(prefix) :])
+        return _split(whole[len(prefix) :])
     first, *rest = words[_count(prefix) :] or [""]
     return [first.lstrip() if prefix[-1].isspace() else first, *rest] if first else []
 
