@@ -10,14 +10,12 @@ from typing import Self
 
 from contracts.request import ChatMessage, InferenceRequest
 
-_BEFORE = (
-    "Your last message was cut off in the middle. Write the rest of it. First repeat these last words of it exactly:"
+_ASK = (
+    "Your last message was cut off. Go on with it exactly where it stopped, without a comment. "
+    "Begin with its last words, exactly:\n\n"
 )
-_AFTER = (
-    "Then go on at once from there, in the same sentence or line, until the end. Do not begin again, do not explain, "
-    "and put nothing before the repeated words."
-)
-_ASKED = re.compile(re.escape(_BEFORE) + r"\n\n(.+)\n\n" + re.escape(_AFTER), re.DOTALL)
+"""Few words, and the anchor last: very small models lose their way in more."""
+_ASKED = re.compile(re.escape(_ASK) + "(.+)", re.DOTALL)
 
 
 def asked_to_go_on(request: InferenceRequest, begun: str, anchor: str, max_tokens: int | None) -> InferenceRequest:
@@ -27,7 +25,7 @@ def asked_to_go_on(request: InferenceRequest, begun: str, anchor: str, max_token
         earlier.append(last.model_copy(update={"content": last.text + begun}))
     else:
         earlier += [last, ChatMessage(role="assistant", content=begun)]
-    ask = ChatMessage(role="user", content=f"{_BEFORE}\n\n{anchor}\n\n{_AFTER}")
+    ask = ChatMessage(role="user", content=_ASK + anchor)
     changes = {"prompt": None, "messages": (*earlier, ask)}
     return request.model_copy(update=changes if max_tokens is None else {**changes, "max_tokens": max_tokens})
 

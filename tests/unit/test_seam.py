@@ -230,7 +230,7 @@ def test_a_model_is_shown_its_first_half_and_asked_for_its_end_and_the_rest(aske
     *earlier, begun, last = sent.conversation
     assert (begun.role, last.role, sent.max_tokens) == ("assistant", "user", 50)
     assert begun.text.endswith(STORY)
-    assert f"\n\n{ENDS_SO}\n\n" in last.text
+    assert last.text.endswith(f":\n\n{ENDS_SO}")
     before = [m for m in request.conversation if m.role != "assistant"]
     assert [m.text for m in earlier] == [m.text for m in before]
     assert "temperature" not in sent.model_fields_set
