@@ -313,7 +313,7 @@ class Dispatcher:
             await self._catch_up(attempt, answer)
             self._on(attempt, answer)
             return
-        new = joint.finish(answer.output, answer.completion_tokens)
+        new = joint.finish(answer.output, answer.completion_tokens, has_gap=attempt.lost_a_piece)
         if isinstance(new, Verdict):
             self._on(attempt, Unjoined(answer))
             return

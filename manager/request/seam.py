@@ -297,12 +297,15 @@ class Joint:
         self.text += new
         return new
 
-    def finish(self, output: str, tokens: int) -> str | Verdict:
-        """The answer has come: what is new in it, and was not heard before."""
-        if not output.startswith(self._heard):
-            lost = not self._heard.startswith(output) or self._heard[len(output) :].strip()
-            return Verdict.NO_JOIN if lost else self._end("", tokens)
-        return self._end(output[len(self._heard) :], tokens)
+    def finish(self, output: str, tokens: int, *, has_gap: bool = False) -> str | Verdict:
+        """The answer has come: what is new in it, and was not heard before.
+
+        Some workers tell at the end another text than in pieces (without blanks around it): then what was heard is the
+        answer, unless it `has_gap`.
+        """
+        if output.startswith(self._heard):
+            return self._end(output[len(self._heard) :], tokens)
+        return Verdict.NO_JOIN if has_gap else self._end("", tokens)
 
     def _end(self, rest: str, tokens: int) -> str | Verdict:
         new = self.take(rest, tokens) if rest else ""

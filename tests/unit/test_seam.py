@@ -202,13 +202,17 @@ def test_what_came_before_a_piece_was_lost_is_not_taken_twice() -> None:
     assert Joint().finish("all of it", 3) == "all of it"
 
 
-def test_an_answer_that_lost_only_blanks_at_its_end_is_the_text_that_was_delivered() -> None:
+@pytest.mark.parametrize("output", ["one two", "One two."])
+def test_an_answer_that_is_told_otherwise_at_its_end_is_the_text_that_was_delivered(output: str) -> None:
     joint = Joint()
-    joint.take("one two\n", 2)
-    assert (joint.finish("one two", 2), joint.text) == ("", "one two\n")
-    other = Joint()
-    other.take("one two", 2)
-    assert other.finish("three", 1) is Verdict.NO_JOIN
+    joint.take(" one two\n", 2)
+    assert (joint.finish(output, 2), joint.text) == ("", " one two\n")
+
+
+def test_of_an_answer_with_a_gap_the_end_cannot_be_told_when_it_is_another_text() -> None:
+    joint = Joint()
+    joint.take("one two", 2)
+    assert joint.finish("three", 3, has_gap=True) is Verdict.NO_JOIN
 
 
 # What is asked
