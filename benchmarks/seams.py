@@ -26,34 +26,27 @@ Json = dict[str, Any]
 STORY = """\
 # The ferry
 
-It was late. “We should go,” said the old man, and nobody said a word. The river ran below the hill, black and slow; the
-river ran below the hill, black and slow, and the boat lay where it had always lain – tied to the same post, with the
-same rope, under the same lamp.
+It was late. “We should go,” said the old man. The river ran below the hill, black and slow; the river ran below the
+hill, black and slow – and the boat lay there.
 
-1. First they counted the oars.
-2. Then they counted the oars again.
-3. Then they counted the oars again.
+1. They counted the oars again.
+2. They counted the oars again.
 
-"Ha ha ha ha ha ha ha ha," the boy laughed, "ha ha ha ha ha ha ha ha, there are *two* of them!" — “Deux?” she said.
+"Ha ha ha ha ha ha ha ha ha ha ha," the boy laughed: *two*!
 
 ```python
-def cross(river, times):
-    for crossing in range(times):
-        river.row()
-        river.row()
-    return river
+for crossing in range(times):
+    river.row()
+    river.row()
 ```
 
-| night | came | went |
-|---|---|---|
-| 1 | 12 | 12 |
-| 2 | 12 | 12 |
-| 3 | 12 | 11 |
+| night | went |
+|---|---|
+| 1 | 12 |
 
-Ночь была тихая, 夜は静かだった。 In the morning the door stood open 🚪, and they were gone, all but one, who had never
-learned to swim and never said so."""
+Ночь была тихая, 夜は静かだった。 In the morning they were gone 🚪, all but one."""
 """With what makes joining hard: the same words twice, verse, lists, code, tables, other scripts."""
-WORDS_PER_SECOND = 40
+WORDS_PER_SECOND = 15
 TELLING = {
     "BULLPEN_SIMULATED__STORY": STORY,
     "BULLPEN_SIMULATED__TOKENS_PER_SECOND": str(WORDS_PER_SECOND),
@@ -65,8 +58,10 @@ WAYS: dict[str, dict[str, str]] = {
 }
 GENEROUS = {"BULLPEN_MANAGER__RETRIES": '{"share": 1.0, "per_second": 1000, "burst": 1000}'}
 """Nearly every stream is tried again here, and what is measured is not whether that is allowed."""
-AT_ONCE = 100
-NEAR = 90.0
+AT_ONCE = 200
+WITHIN = 4.0
+"""Seconds in which they begin, less than a story takes."""
+NEAR = 120.0
 
 QUESTIONS = (
     "Why is the sky blue?",
@@ -129,7 +124,7 @@ async def _streams_with_a_kill(roles: Roles, victim: str, chance: random.Random)
     streams: list[Question] = []
     for _ in range(AT_ONCE):
         streams.append(await roles.ask(stream=True, continuation="seamless"))
-        await asyncio.sleep(chance.uniform(0, 2.0 / AT_ONCE))
+        await asyncio.sleep(chance.uniform(0, 2 * WITHIN / AT_ONCE))
     roles.kill(victim)
     return await roles.answered(streams, within=NEAR)
 
