@@ -20,6 +20,7 @@ from benchmarks import (
     overhead,
     ranking,
     routing,
+    seams,
     soak,
     streams,
     swap,
@@ -61,6 +62,15 @@ COMMANDS: dict[str, tuple[str, str | None, Command, dict[str, dict[str, Any]]]] 
         streams.__doc__,
         lambda asked: streams.main(asked.streams),
         {"streams": {"type": int, "default": 2000, "help": "at once"}},
+    ),
+    "seams": (
+        "whether a reader sees where a killed worker's stream goes on at another",
+        seams.__doc__,
+        lambda asked: seams.main(asked.kills, asked.questions),
+        {
+            "kills": {"type": int, "default": 1000, "help": "streams that lose their worker, for each way"},
+            "questions": {"type": int, "default": 8, "help": "to the bundled model; 0: none"},
+        },
     ),
     "failover": (
         "how long a caller waits for a dead worker: every fault of the failover table",

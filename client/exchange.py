@@ -261,6 +261,9 @@ class Exchange:
         self._watch.asked(self._now())
 
     async def _send(self) -> None:
+        if self._question.is_seamless and self._pieces.has_answer:
+            why = "the stream was lost with its Manager, or our connection, and nothing else would join it"
+            raise self._fail(ErrorCode.UPSTREAM_ERROR, why)
         if self._question.stream and self._inboxes:
             self._inboxes[-1].close()
         self._sending = len(self._inboxes) + 1

@@ -16,6 +16,9 @@ class Pieces:
         self._characters = self._thought = 0
         """Text of the answer, and of its thoughts, that the caller has and that is not void."""
 
+        self.has_answer = False
+        """Whether the caller has some of the answer, and not thoughts alone, that is not void."""
+
     def start_over(self) -> Resumed | None:
         """Another Manager begins from the start: the news for a caller that has something already."""
         self._base = self._given
@@ -48,5 +51,7 @@ class Pieces:
         if isinstance(event, Chunk):
             self._characters += len(event.delta)
             self._thought += len(event.reasoning or "")
+            self.has_answer = self.has_answer or event.piece.answers
         elif event.mode == "restarted":
             self._characters = self._thought = 0
+            self.has_answer = False

@@ -68,6 +68,8 @@ class Question:
     task_id: str
     deadline_ms: int
     stream: bool
+    is_seamless: bool = False
+    """Its caller cannot take back text that it has."""
     cancel_token: str = ""
     """What a cancel has to know; empty: nothing."""
 
@@ -90,7 +92,8 @@ class Question:
         if once:
             said["idempotency_key"] = said.get("idempotency_key") or new_id()
         body = _json({name: value for name, value in said.items() if value is not None})
-        return cls(body, task_id, parse_request(body).deadline_ms, stream, token)
+        asked = parse_request(body)
+        return cls(body, task_id, asked.deadline_ms, stream, asked.continuation == "seamless", token)
 
 
 def _json(said: JsonObject) -> bytes:

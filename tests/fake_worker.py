@@ -10,6 +10,7 @@ from pydantic_core import from_json
 from bus import Bus, Message
 from contracts import (
     BullpenError,
+    Capability,
     Chunk,
     Claim,
     ControlRequest,
@@ -116,6 +117,7 @@ class FakeWorker:
         clock: float = 0.0,
         price: Price | None = None,
         capacity: int | None = None,
+        prefill: bool = True,
     ) -> None:
         """`clock`: seconds that its wall clock is ahead of everybody else's. `capacity` None: always idle."""
         self._bus = bus
@@ -124,6 +126,7 @@ class FakeWorker:
         self._clock = clock
         self._price = price
         self._capacity = capacity
+        self._able: tuple[Capability, ...] = ("chat", "stream", "json", "tools", *(("prefill",) if prefill else ()))
         self._epoch = new_id()
         self._seq = 0
         self.asked: list[Asked] = []
@@ -161,7 +164,7 @@ class FakeWorker:
         card = ModelCard(
             model_id="fake",
             context_window=8192,
-            capabilities=("chat", "stream", "prefill", "json"),
+            capabilities=self._able,
             price=self._price,
             local=True,
         )

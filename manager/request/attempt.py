@@ -6,12 +6,12 @@ An attempt that ended from our side (silence, a lost worker, a cancel) may still
 much it used, or an answer that came too late.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from math import inf
-from typing import assert_never
+from typing import Any, assert_never
 
 from contracts import (
     NOT_STARTED,
@@ -23,13 +23,25 @@ from contracts import (
     InferenceResponse,
     Outcome,
     PartialUsage,
+    Piece,
     Progress,
     SilenceOk,
     TokenLogprob,
 )
 from manager.budgets.accounts import Reservation
 from manager.config import ManagerConfig
-from manager.request.events import Accepted, AttemptEvent, CalledOff, GivenUp, Gone, Overdue, Streamed, Unreadable
+from manager.request.events import (
+    Accepted,
+    AttemptEvent,
+    CalledOff,
+    GivenUp,
+    Gone,
+    Overdue,
+    Streamed,
+    Unjoined,
+    Unreadable,
+)
+from manager.request.seam import Anchor, Joint, Verdict
 from manager.routing.query import Choice, RoutingQuery
 from manager.routing.registry import NO_PROBE, Probe, UncountedRequest
 
@@ -129,7 +141,7 @@ def signal_of(event: AttemptEvent) -> Signal:
             return Signal.ANSWER
         case ErrorReply():
             return _signal_of_error(event)
-        case Unreadable():
+        case Unreadable() | Unjoined():
             return Signal.FAILURE
         case Gone():
             return Signal.GONE
@@ -166,6 +178,15 @@ class Start:
     tokens: int = 0
     reasoning: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
+    anchor: Anchor | None = None
+    """By which the answer is joined to it. None: the worker is given the start, and goes on by itself."""
+    room: int | None = None
+    """Tokens that the answer may still have, where the caller said how many it may have in all."""
+
+    @property
+    def has_seam(self) -> bool:
+        """Whether an answer is joined to its text. Of such words no log-probabilities are told."""
+        return self.anchor is not None and bool(self.text)
 
 
 NOTHING = Start()
@@ -198,6 +219,12 @@ class Attempt:
         self.uncounted = uncounted or UncountedRequest(0.0)
         """What its worker's limits have to give for it, until a heartbeat counts it."""
         self.start = start
+        self.joint: Joint | None = None
+        """What of its words the caller of a seamless stream gets; None for all others, who get all of them."""
+        self._held = Piece()
+        """Thoughts and calls that came before its words had joined."""
+        self._thoughts = ""
+        """All of them, of a seamless stream."""
         self.probe = probe
         """Of which breakers it decides whether they close again."""
         self.reservation: Reservation | None = None
@@ -235,9 +262,10 @@ class Attempt:
         before, self.state = self.state, TRANSITIONS[self.state].get(signal := signal_of(event), self.state)
         if before in LIVE:
             self._note(event, signal, before, now)
-        if isinstance(event, FinalResponse | ErrorReply):
-            self.final = event
-            self._usage = _usage_of(event, self._usage, refused=self.state is State.REFUSED)
+        word = event.answer if isinstance(event, Unjoined) else event
+        if isinstance(word, FinalResponse | ErrorReply):
+            self.final = word
+            self._usage = _usage_of(word, self._usage, refused=self.state is State.REFUSED)
         if before in LIVE and self.state not in LIVE:
             self.reached, self.ending, self.ended_at = before, event, now
             self.error = self._why(event)
@@ -380,17 +408,49 @@ class Attempt:
         """The answer, also one that came too late."""
         return self.final if isinstance(self.final, FinalResponse) else None
 
-    def joined(self, answer: FinalResponse) -> FinalResponse:
-        """An answer of its worker with the start that the caller had already."""
-        start = self.start
-        if not start.text:
+    def new_in(self, piece: Piece) -> Piece | Verdict:
+        """What the caller gets of a piece; of a seamless stream what is new in it.
+
+        Thoughts and calls wait until the words have joined.
+        """
+        joint = self.joint
+        if joint is None:
+            return replace(piece, tokens=self.start.tokens + self.tokens)
+        text = joint.take(piece.text, self.tokens)
+        self._thoughts += piece.reasoning
+        self._held += replace(piece, text="", logprobs=() if self.start.has_seam else piece.logprobs)
+        if isinstance(text, Verdict):
+            return text
+        held, self._held = self._held, Piece()
+        return replace(held, text=text, tokens=self.start.tokens + self.tokens - joint.withheld(self.tokens))
+
+    def ended(self, answer: FinalResponse) -> FinalResponse | None:
+        """Its answer, of a seamless stream what is new in it; None: its words do not join."""
+        joint = self.joint
+        if joint is None:
             return answer
+        if isinstance(joint.finish(answer.output, answer.completion_tokens, has_gap=self.lost_a_piece), Verdict):
+            return None
+        told: dict[str, Any] = {"output": joint.text}
+        if not (answer.reasoning or "").startswith(self._thoughts):
+            told["reasoning"] = self._thoughts
+        if joint.was_cut:
+            told["finish_reason"] = "length"
+        return answer.model_copy(update=told)
+
+    def joined(self, answer: FinalResponse) -> FinalResponse:
+        """What `ended` told of its answer, with the start that the caller had already."""
+        start = self.start
+        if start == NOTHING:
+            return answer
+        withheld = 0 if self.joint is None else self.joint.withheld(answer.completion_tokens)
+        logprobs = None if answer.logprobs is None else (*start.logprobs, *answer.logprobs)
         told = {
             "output": start.text + answer.output,
             "reasoning": start.reasoning + (answer.reasoning or "") or None,
-            "logprobs": None if answer.logprobs is None else (*start.logprobs, *answer.logprobs),
-            "completion_tokens": start.tokens + answer.completion_tokens,
-            "tokens_used": start.tokens + answer.tokens_used,
+            "logprobs": start.logprobs or None if start.has_seam else logprobs,
+            "completion_tokens": start.tokens + answer.completion_tokens - withheld,
+            "tokens_used": start.tokens + answer.tokens_used - withheld,
         }
         return answer.model_copy(update=told)
 
@@ -420,6 +480,9 @@ class Attempt:
                 return BullpenError.from_detail(ending.error)
             case Unreadable() | CalledOff() | GivenUp():
                 return ending.error
+            case Unjoined():
+                why = f"what {self.worker_id} says does not join the text that was delivered"
+                return BullpenError(ErrorCode.UPSTREAM_ERROR, why, fault="request")
             case Gone():
                 return BullpenError(ErrorCode.NO_WORKER, f"{self.worker_id} went away ({ending.why})")
             case Overdue() if self.reached is State.SENT:

@@ -6,7 +6,6 @@ out to a streaming caller is never taken back: the next worker goes on after it,
 """
 
 from contextlib import suppress
-from dataclasses import replace
 from decimal import Decimal
 from math import inf
 from typing import assert_never
@@ -28,7 +27,7 @@ from contracts import (
 )
 from contracts import subjects as s
 from manager.budgets.accounts import Reservation
-from manager.request.attempt import Attempt, Start, State
+from manager.request.attempt import NOTHING, Attempt, Start, State
 from manager.request.event_queue import Heard
 from manager.request.events import (
     Accepted,
@@ -38,6 +37,7 @@ from manager.request.events import (
     Gone,
     Overdue,
     Streamed,
+    Unjoined,
     Unreadable,
 )
 from manager.request.retry_policy import (
@@ -52,6 +52,7 @@ from manager.request.retry_policy import (
     out_of_time,
     started,
 )
+from manager.request.seam import Verdict
 from manager.request.selection import WorkerSelector
 from manager.request.shared_state import SharedState
 from manager.request.state import RequestState
@@ -117,6 +118,7 @@ class Dispatcher:
             max_attempts_paid=self._config.max_attempts_paid,
             left_s=self._state.remaining(self._shared.now()),
             min_confidence=self._state.request.min_confidence or 0.0,
+            seam=self._state.seam,
             reconnected_at=self._shared.reconnected_at,
             retries_allowed=self._retries_allowed,
         )
@@ -181,6 +183,7 @@ class Dispatcher:
             start=start,
             probe=probe,
         )
+        attempt.joint = state.joint_of(start)
         attempt.reservation, self._reservation = self._reservation, None
         state.attempts.append(attempt)
         listener = shared.bus.listen(lambda message: self._hear(attempt, message), of=attempt.backend)
@@ -189,22 +192,23 @@ class Dispatcher:
         subject = s.infer_worker(attempt.backend, attempt.worker_id)
         headers = state.headers_for(attempt, now)
         try:
-            await shared.bus.publish(subject, state.body, reply=listener.subject, headers=headers)
+            await shared.bus.publish(subject, state.body_for(attempt), reply=listener.subject, headers=headers)
         except BullpenError as error:  # too large with what we add to it: the worker never hears of it
             self._on(attempt, ErrorReply(error=error.detail()))
             raise
 
     async def _resume(self, choice: Choice) -> Start:
-        """What the next worker has to go on after. A caller that has text already is told what becomes of it."""
+        """What the next worker has to go on after. A caller that has text already is told what becomes of it.
+
+        Unless its words have to join that text first: then it is told when they do.
+        """
         state = self._state
         previous, reply = state.current, state.reply
         if previous is None or not reply.delivered:
-            return Start()
-        start = Start()
-        if state.continuable and "prefill" in choice.card.capabilities:
-            has = reply.delivered
-            start = Start(has.text, state.delivered_tokens, has.reasoning, has.logprobs)
-        await reply.resumed(previous.worker_id, choice.worker.worker_id, continued=bool(start.text))
+            return NOTHING
+        start = state.start_for(choice)
+        if start.anchor is None:
+            await reply.resumed(previous.worker_id, choice.worker.worker_id, continued=bool(start.text))
         return start
 
     def _hear(self, attempt: Attempt, message: Message) -> None:
@@ -263,9 +267,8 @@ class Dispatcher:
             case Streamed():
                 await self._take_piece(attempt, event)
             case FinalResponse():
-                await self._catch_up(attempt, event)
-                self._on(attempt, event)
-            case Gone() | Unreadable():
+                await self._take_answer(attempt, event)
+            case Gone() | Unreadable() | Unjoined():
                 await self._give_up(attempt, event)  # it may live: a lost connection is no death
             case ErrorReply() | Overdue() | CalledOff() | GivenUp() | Accepted():
                 self._on(attempt, event)
@@ -284,21 +287,42 @@ class Dispatcher:
         self._on(attempt, event)
         if attempt.lost_a_piece:
             return  # the rest comes with the answer
+        new = attempt.new_in(event.piece)
+        if new is Verdict.NO_JOIN:
+            await self._give_up(attempt, Unjoined())
+        if isinstance(new, Verdict):
+            return
         self._hedge_at = inf
         if len(self._state.running) > 1:
             await self._call_off(_beaten(), but=attempt)
-        await self._deliver(replace(event.piece, tokens=attempt.start.tokens + attempt.tokens))
+        await self._tell_joined(attempt)
+        await self._deliver(new)
+        self._state.spoke_last = attempt.worker_id
+
+    async def _tell_joined(self, attempt: Attempt) -> None:
+        """Of a seamless stream: another worker's words go on after what its caller has."""
+        state = self._state
+        if attempt.start.anchor is not None and state.spoke_last != attempt.worker_id:
+            await state.reply.resumed(state.spoke_last, attempt.worker_id, continued=True)
+            state.spoke_last = attempt.worker_id
+
+    async def _take_answer(self, attempt: Attempt, answer: FinalResponse) -> None:
+        """The whole answer. A piece may be lost when a connection breaks: what a streaming caller misses is in it."""
+        told, reply = attempt.ended(answer), self._state.reply
+        missing = reply.delivered.missing(attempt.joined(told)) if told is not None and reply.streaming else None
+        if told is None or (attempt.joint is not None and missing is None):
+            self._on(attempt, Unjoined(answer))
+            return
+        if missing is not None:
+            await self._tell_joined(attempt)
+        if missing:
+            await self._deliver(missing)
+        self._on(attempt, told)
 
     async def _deliver(self, piece: Piece) -> None:
         """More of the answer for a streaming caller."""
         self._state.delivered_tokens = piece.tokens or 0
         await self._state.reply.chunk(piece)
-
-    async def _catch_up(self, attempt: Attempt, answer: FinalResponse) -> None:
-        """A piece may be lost when a connection breaks: what the caller misses is in the answer itself."""
-        reply = self._state.reply
-        if reply.streaming and (missing := reply.delivered.missing(attempt.joined(answer))):
-            await self._deliver(missing)
 
     def _take_late(self, attempt: Attempt, event: AttemptEvent) -> bool:
         """The answer of a worker that was given up counts, as long as no other has answered. True: it does."""

@@ -53,6 +53,14 @@ class Unreadable:
 
 
 @dataclass(frozen=True, slots=True)
+class Unjoined:
+    """What the worker says does not join the text that the caller of a seamless stream has."""
+
+    answer: FinalResponse | None = None
+    """Where it has said all of it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Gone:
     """The worker went away."""
 
@@ -89,7 +97,7 @@ class Accepted:
 
 WorkerWord = Claim | Progress | Streamed | FinalResponse | ErrorReply | Unreadable
 """What a worker says."""
-AttemptEvent = WorkerWord | Gone | Overdue | CalledOff | GivenUp | Accepted
+AttemptEvent = WorkerWord | Unjoined | Gone | Overdue | CalledOff | GivenUp | Accepted
 
 
 def read_event(data: bytes, known: Mapping[str, object] = MappingProxyType({})) -> WorkerWord:

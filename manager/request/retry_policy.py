@@ -10,12 +10,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from enum import Enum
 from typing import Protocol, assert_never
 
 from contracts import BullpenError, ErrorCode, FinalResponse
 from manager.config import SOON_MS
 from manager.request.attempt import Attempt, State
-from manager.request.events import Overdue
+from manager.request.events import Overdue, Unjoined
 from manager.routing.filters import RejectReason
 from manager.routing.query import NONE_EXCLUDED, Excluded
 from manager.routing.ranking import Ranking
@@ -117,6 +118,17 @@ class Look:
     """The models served now."""
 
 
+class Seam(Enum):
+    """What may follow the text that a streaming caller has."""
+
+    FREE = "free"
+    """Anything: there is none, or the caller can forget it."""
+    JOIN = "join"
+    """Only what goes on after it."""
+    NONE = "none"
+    """Nothing: it is of a kind that no other worker can go on with."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What the caller and the config allow for one request."""
@@ -126,6 +138,7 @@ class Limits:
     left_s: float
     """Seconds until the deadline."""
     min_confidence: float = 0.0
+    seam: Seam = Seam.FREE
     reconnected_at: float = 0.0
     """When our connection was last made anew: what was sent before and not claimed never arrived."""
     retries_allowed: int = 0
@@ -148,7 +161,7 @@ def decide(attempts: Sequence[Attempt], look: Look | None, limits: Limits, budge
     `look`: None when no worker was looked for since the last attempt ended. `now`: the loop's clock, seconds.
     """
     best = best_of(attempts)
-    if best is not None and best.confidence >= limits.min_confidence:
+    if best is not None and (best.confidence >= limits.min_confidence or limits.seam is not Seam.FREE):
         return Answered(best)
     if limits.left_s <= 0:
         return _end(best, out_of_time())
@@ -157,6 +170,8 @@ def decide(attempts: Sequence[Attempt], look: Look | None, limits: Limits, budge
         return _end(best, verdict)
     if verdict is not None:
         return verdict
+    if limits.seam is Seam.NONE:
+        return Fail(exhausted(attempts, "no other answer can be joined to the half that was delivered"))
     if look is None:
         return Ask(
             exclude=excluded(attempts, limits.reconnected_at),
@@ -209,6 +224,8 @@ def _may_be_sent_again(attempt: Attempt, reconnected_at: float, *, unclaimed: bo
 def _concerns_model(attempt: Attempt) -> bool:
     """Whether what happened says nothing of the worker's other models."""
     if attempt.state is State.ANSWERED or attempt.declined or attempt.prompt_is:
+        return True
+    if isinstance(attempt.ending, Unjoined):
         return True
     error = attempt.error
     return error is not None and (error.fault == "model" or error.code in ABOUT_MODEL)
@@ -273,7 +290,7 @@ def _may_still_run(begun: Sequence[Attempt]) -> Attempt | None:
         (
             a
             for a in begun
-            if a.paid and isinstance(a.ending, Overdue) and a.awaits_last_word and not a.choice.worker.gone
+            if a.paid and isinstance(a.ending, Overdue | Unjoined) and a.awaits_last_word and not a.choice.worker.gone
         ),
         None,
     )

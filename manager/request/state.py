@@ -24,14 +24,16 @@ from contracts import (
     utc_now,
 )
 from contracts import headers as h
+from contracts.going_on import asked_to_go_on
 from contracts.subjects import header_value
 from manager.idempotency import Mine
-from manager.request.attempt import Attempt, State
+from manager.request.attempt import NOTHING, Attempt, Start, State
 from manager.request.event_queue import EventQueue, Heard
 from manager.request.events import NO_RESPONDERS, CalledOff, Gone, read_event
 from manager.request.plausible import Given, believed
-from manager.request.retry_policy import Ask, best_of
-from manager.routing.query import RoutingQuery
+from manager.request.retry_policy import Ask, Seam, best_of
+from manager.request.seam import Anchor, Joint
+from manager.routing.query import Choice, RoutingQuery
 
 T = TypeVar("T")
 PASSED_ON = (h.TRACEPARENT, h.TRACESTATE, h.CANCEL_TOKEN)
@@ -73,6 +75,8 @@ class RequestState:
     """It is a job, and comes again when no worker can begin it."""
     delivered_tokens: int = 0
     """Of the answer that a streaming caller has so far."""
+    spoke_last: str = ""
+    """The worker of that answer's end."""
 
     @property
     def current(self) -> Attempt | None:
@@ -93,6 +97,43 @@ class RequestState:
         """Whether the caller has the start of an answer that another worker can go on with."""
         whole = self.request.tools or self.request.response_format or self.reply.delivered.has_calls
         return bool(self.reply.delivered.text) and self.best is None and not whole
+
+    @property
+    def is_seamless(self) -> bool:
+        """Whether it streams to a caller that cannot take back what it has."""
+        return self.reply.streaming and self.request.continuation == "seamless"
+
+    @property
+    def seam(self) -> Seam:
+        """What may follow what its caller has."""
+        has = self.reply.delivered
+        if not self.is_seamless or not has:
+            return Seam.FREE
+        return Seam.NONE if has.has_calls or (has.text and json_wanted(self.request)) else Seam.JOIN
+
+    def start_for(self, choice: Choice) -> Start:
+        """What of the answer a worker is given, when another one has begun it. Thoughts alone are no start of it."""
+        has, most = self.reply.delivered, self.request.max_tokens
+        start = Start(has.text, self.delivered_tokens, has.reasoning, has.logprobs)
+        if self.continuable and "prefill" in choice.card.capabilities:
+            return start
+        if self.seam is not Seam.JOIN:
+            return NOTHING
+        if not has.text:
+            return replace(start, tokens=0, anchor=Anchor.of(""))
+        return replace(start, anchor=Anchor.of(has.text), room=None if most is None else max(0, most - start.tokens))
+
+    def joint_of(self, start: Start) -> Joint | None:
+        return Joint(start.anchor, start.room) if self.is_seamless else None
+
+    def body_for(self, attempt: Attempt) -> bytes:
+        """The caller's own words; to a model that cannot be given a start, with it and how to go on after it."""
+        start = attempt.start
+        if start.anchor is None or not start.anchor.text:
+            return self.body
+        most = None if start.room is None else (start.room and start.room + start.anchor.most_tokens) or 1
+        asked = asked_to_go_on(self.request, start.text.rstrip(), start.anchor.text, most)
+        return asked.model_dump_json(exclude_unset=True).encode()
 
     @property
     def other_model_at_it(self) -> bool:
@@ -129,7 +170,7 @@ class RequestState:
         best = self.best
         return replace(
             self.asked,
-            at_least=max((attempt.prompt_is for attempt in self.attempts), default=0),
+            at_least=max((self._tokens_in, *(attempt.prompt_is for attempt in self.attempts))),
             excluded=ask.exclude,
             include_full=ask.include_full,
             include_unclaimed=ask.include_unclaimed,
@@ -144,6 +185,12 @@ class RequestState:
             other_model_at_it=self.other_model_at_it,
         )
 
+    @property
+    def _tokens_in(self) -> int:
+        """Of the prompt, with the start of the answer that has to be read as well; 0: as was asked."""
+        has_start = self.is_seamless and self.reply.delivered.text
+        return self.asked.tokens_in + self.delivered_tokens if has_start else 0
+
     def remaining(self, now: float) -> float:
         """Seconds until the deadline."""
         return self.deadline - now
@@ -151,7 +198,7 @@ class RequestState:
     def headers_for(self, attempt: Attempt, now: float) -> dict[str, str]:
         """What the worker must know beside the caller's own words."""
         told = {name: self.headers[name] for name in PASSED_ON if name in self.headers}
-        if attempt.start.text:
+        if attempt.start.text and attempt.start.anchor is None:
             told[h.CONTINUE] = b64encode(attempt.start.text.encode()).decode()
             told[h.CONTINUE_TOKENS] = str(attempt.start.tokens)
         return {
@@ -276,6 +323,10 @@ class RequestState:
 
 def hops(headers: Mapping[str, str]) -> int:
     return h.number(headers.get(h.HOPS), 0)
+
+
+def json_wanted(request: InferenceRequest) -> bool:
+    return "json" in request.needs
 
 
 def cancelled(why: str) -> BullpenError:

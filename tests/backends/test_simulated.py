@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from config.loader import load_config
 from contracts import BullpenError, ErrorCode, InferenceRequest
+from contracts.going_on import asked_to_go_on
 from tests.support import eventually
 from workers.base import Backend, Delta, Done, Job
 from workers.base.interface.discovery import discover
@@ -70,6 +71,18 @@ async def test_a_continuation_completes_the_answer_also_when_it_was_cut_within_a
     for at in range(len(whole) + 1):
         rest = await backend.infer(job(backend, prefix=whole[:at]))
         assert whole[:at] + rest.text == whole
+
+
+@pytest.mark.parametrize("told", [{"output_tokens": 12}, {"story": "One day,\n\n  two\tfoxes – “no!” – went home.\n"}])
+async def test_asked_in_words_it_goes_on_after_the_words_it_was_asked_for(told: dict[str, Any]) -> None:
+    backend = simulated(**told)
+    whole = await text(backend)
+    for at in range(1, len(whole) + 1):
+        begun = whole[:at].rstrip()
+        anchor = begun[-10:].lstrip()
+        request = asked_to_go_on(InferenceRequest(prompt="Why?"), begun, anchor, None)
+        rest = await backend.infer(Job(request, backend.models()[0], None))
+        assert rest.text == anchor + whole[len(begun) :]
 
 
 async def test_a_continuation_has_the_tokens_that_are_left_and_hangs_after_words_of_its_own() -> None:

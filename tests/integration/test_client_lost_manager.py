@@ -93,6 +93,20 @@ async def test_a_stream_starts_over_at_another_manager(
 
 
 @pytest.mark.usefixtures("impatient")
+async def test_a_seamless_stream_never_starts_over(
+    manager: FakeManager, bp: Bullpen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Lossy(manager, monkeypatch)
+    events = bp.stream("hi", continuation="seamless")
+    assert isinstance(await anext(events), Chunk)
+    with pytest.raises(RequestFailed, match="would join"):
+        await anext(events)
+    assert len(manager.requests) == 1
+    Lossy(manager, monkeypatch, forgets=2, says="")
+    assert await text_of(bp, continuation="seamless") == "Paris"
+
+
+@pytest.mark.usefixtures("impatient")
 async def test_a_stream_of_which_nothing_had_come_says_nothing_of_it(
     manager: FakeManager, bp: Bullpen, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from contracts import BullpenError, ErrorCode, Fault, Outcome
 from manager.request.attempt import Attempt, State
-from manager.request.events import NO_RESPONDERS, AttemptEvent, CalledOff, Gone, Overdue
+from manager.request.events import NO_RESPONDERS, AttemptEvent, CalledOff, Gone, Overdue, Unjoined
 from manager.request.retry_policy import (
     FREE_REFUSALS,
     REFUSALS_ALLOWED,
@@ -25,6 +25,7 @@ from manager.request.retry_policy import (
     Fail,
     Limits,
     Look,
+    Seam,
     Wait,
     WaitForWord,
     decide,
@@ -123,6 +124,10 @@ def shown(decision: Decision) -> str:
 
 def unsure() -> Attempt:
     return tried(answer(confidence=0.4))
+
+
+def unjoined(*, local: bool = True) -> Attempt:
+    return tried(READS, WRITES, Unjoined(), local=local)
 
 
 def overdue_paid(*, gone: str = "") -> Attempt:
@@ -272,6 +277,22 @@ def cases() -> list[Case]:
         Case("a paid worker is silent for too long, and lives", "wait for its last word, 2 s", [overdue_paid()]),
         Case("the same, and it says no last word", "fail: upstream_error", [overdue_paid()], now=NOW + 2.0),
         Case("the same, and its process ended", "ask, not w1 (is retry)", [overdue_paid(gone="disconnected")]),
+        # Seamless streams
+        Case(
+            "a seamless stream's answer is not sure enough",
+            "answered",
+            [unsure()],
+            limits=limits(min_confidence=0.9, seam=Seam.JOIN),
+        ),
+        Case("a seamless stream lost its worker", "ask, not w1 (is retry)", [failed(1)], limits=limits(seam=Seam.JOIN)),
+        Case(
+            "the same, and no other worker can go on with its text",
+            "fail: upstream_error",
+            [failed(1)],
+            limits=limits(seam=Seam.NONE),
+        ),
+        Case("a worker's words do not join the text", "ask, not w1 (is retry)", [unjoined()]),
+        Case("the same, and it is paid, and lives", "wait for its last word, 2 s", [unjoined(local=False)]),
         # No worker can be chosen
         Case("every worker is full", "wait, 60 s", look=look(full)),
         Case(

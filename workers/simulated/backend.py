@@ -22,7 +22,7 @@ from workers.base.provider.errors import ProviderRefused
 from workers.base.provider.parameters import STEERS, asked_in_vain
 from workers.base.provider.streaming import patiently
 from workers.simulated.schema import NoExample
-from workers.simulated.script import Script, Unit, count, delta_of, script_of
+from workers.simulated.script import Script, Unit, count, delta_of, question_of, script_of, sentence, split
 
 ABLE: tuple[Capability, ...] = ("chat", "stream", "prefill", "tools", "json", "logprobs", "reasoning")
 PIECE = 8
@@ -99,6 +99,8 @@ class SimulatedConfig(BackendConfig):
     price: Price | None = None
     """Of every model that has none of its own. US dollars per million tokens."""
     text: Literal["deterministic"] = "deterministic"
+    story: str = ""
+    """When set, every answer is this text, and `output_tokens` does not count."""
     hang_after_tokens: Annotated[int, Field(ge=0)] | None = None
     """After so many words of its own nothing more ever comes; a shorter answer ends as usual."""
     local: bool = True
@@ -162,14 +164,20 @@ class SimulatedBackend(Backend[SimulatedConfig]):
 
     def _script(self, job: Job) -> Script:
         """What it will say. Raises `BullpenError` when nothing fits what is asked for."""
-        wanted = self.config.output_tokens
-        rng = random.Random(f"{self.config.seed}/length/{job.request.question}")  # noqa: S311 — always the same
-        length = wanted if isinstance(wanted, int) else max(1, round(wanted.draw(rng)))
         try:
-            return script_of(job, self.config.seed, length, may_think=_may_think(job))
+            return script_of(job, self.config.seed, self._plain(question_of(job.request)), may_think=_may_think(job))
         except NoExample:
             why = "no example of this JSON schema is found here"
             raise BullpenError(ErrorCode.INVALID_REQUEST, why, field="response_format", fault="model") from None
+
+    def _plain(self, question: str) -> list[str]:
+        """The words of a plain answer to this question, always the same."""
+        if self.config.story:
+            return split(self.config.story)
+        wanted = self.config.output_tokens
+        rng = random.Random(f"{self.config.seed}/length/{question}")  # noqa: S311 — always the same
+        length = wanted if isinstance(wanted, int) else max(1, round(wanted.draw(rng)))
+        return sentence(f"{self.config.seed}/{question}", length)
 
     async def _spoken(self, units: list[Unit], chance: random.Random) -> AsyncIterator[list[Unit]]:
         """The tokens in pieces, each at its time; where it is told to hang, nothing more and no end."""

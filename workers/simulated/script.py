@@ -12,6 +12,7 @@ from hashlib import sha256
 from typing import Literal
 
 from contracts import FinishReason, FunctionDelta, InferenceRequest, JsonObject, TokenLogprob, ToolCallDelta, TopLogprob
+from contracts.going_on import Interrupted
 from workers.base import Delta, Job
 from workers.base.provider.chat import json_wanted
 from workers.simulated.schema import NoExample, example
@@ -52,16 +53,27 @@ class Script:
         return sum(unit.kind == "thought" for unit in self.units)
 
 
-def script_of(job: Job, seed: int, length: int | None, *, may_think: bool) -> Script:
-    """`length`: words of a plain answer. Raises `NoExample` for a schema that no value fits."""
+def question_of(request: InferenceRequest) -> str:
+    """What is asked; of a request to go on what was asked at first."""
+    cut_off = Interrupted.of(request)
+    return cut_off.question if cut_off else request.question
+
+
+def script_of(job: Job, seed: int, plain: list[str], *, may_think: bool) -> Script:
+    """`plain`: the words of an answer that is neither JSON nor a call. Raises `NoExample` for a schema without a value.
+
+    Asked to go on in words, it obeys: the end of what was said, then the rest.
+    """
     request = job.request
     thoughts = _thoughts(request, seed) if may_think and not job.prefix else []
     called = _tools_to_call(request)
     if called:
+        cut_off = Interrupted.of(request)
+        again = [Unit("word", word) for word in split(cut_off.anchor)] if cut_off else []
         calls = tuple(_call(tool, request, seed, number) for number, tool in enumerate(called))
         units = [unit for index, call in enumerate(calls) for unit in _call_units(index, call)]
-        return Script([*thoughts, *units], "tool_calls", calls)
-    words, finish = _words(job, seed, length)
+        return Script([*thoughts, *again, *units], "tool_calls", calls)
+    words, finish = _words(job, seed, plain)
     return Script([*thoughts, *(Unit("word", word) for word in words)], finish)
 
 
@@ -81,16 +93,16 @@ def delta_of(units: Sequence[Unit], request: InferenceRequest, seed: int) -> Del
 # Words
 
 
-def _words(job: Job, seed: int, length: int | None) -> tuple[list[str], FinishReason]:
+def _words(job: Job, seed: int, plain: list[str]) -> tuple[list[str], FinishReason]:
     """What is left of the answer after the job's prefix, token by token, and why it ends there."""
     request = job.request
     is_json, schema = json_wanted(request.response_format)
     if is_json:
-        value = example(ANY_OBJECT if schema is None else schema, _chance(seed, request.question, "json"))
-        whole = TOKEN.findall(json.dumps(value))
-    else:
-        whole = sentence(f"{seed}/{request.question}", length)
-    tokens = _after(job.prefix, _cut(whole, request.stops))
+        value = example(ANY_OBJECT if schema is None else schema, _chance(seed, question_of(request), "json"))
+        plain = TOKEN.findall(json.dumps(value))
+    cut_off, whole = Interrupted.of(request), _cut(plain, request.stops)
+    told = [*split(cut_off.anchor), *_after(cut_off.begun, whole)] if cut_off else whole
+    tokens = _after(job.prefix, told)
     if job.max_tokens is not None and job.max_tokens < len(tokens):
         return tokens[: job.max_tokens], "length"
     return tokens, "stop"
@@ -105,8 +117,13 @@ def sentence(seed: str, length: int | None) -> list[str]:
 
 def _thoughts(request: InferenceRequest, seed: int) -> list[Unit]:
     count = THOUGHTS[request.reasoning_effort or "none"]
-    words = sentence(f"{seed}/thoughts/{request.question}", count) if count else []
+    words = sentence(f"{seed}/thoughts/{question_of(request)}", count) if count else []
     return [Unit("thought", word) for word in words]
+
+
+def split(text: str) -> list[str]:
+    """Its words, each with the blanks before it."""
+    return re.findall(r"\s*\S+|\s+\Z", text)
 
 
 def _cut(tokens: list[str], stops: Iterable[str]) -> list[str]:
@@ -130,7 +147,7 @@ def _after(prefix: str, words: list[str]) -> list[str]:
     if not prefix:
         return words
     if whole.startswith(prefix):
-        return re.findall(r" ?[^ ]+| ", whole[len(prefix) :])
+        return split(whole[len(prefix) :])
     first, *rest = words[count(prefix) :] or [""]
     return [first.lstrip() if prefix[-1].isspace() else first, *rest] if first else []
 
