@@ -6,23 +6,8 @@ from contracts import BullpenError, ErrorCode
 from contracts import headers as h
 from tests.fake_worker import Asked, FakeWorker, acting
 from tests.ill_workers import DEAR, FREE, HANGS, WORDY, Attempts
-from tests.mesh import Json, SmallMesh
-
-
-def check_stream(heard: list[Json | None]) -> tuple[str, Json]:
-    """The text a reader has at the end, and the last message; nothing may be missing or come twice."""
-    *pieces, final, end = heard
-    assert end is None
-    assert final is not None
-    told = [piece for piece in pieces if piece is not None]
-    assert [piece["seq"] for piece in told] == list(range(len(told)))
-    text = ""
-    for piece in told:
-        if piece["type"] == "chunk":
-            text += piece["delta"]
-        elif piece["mode"] == "restarted":
-            text = ""
-    return text, final
+from tests.mesh import SmallMesh
+from tests.streams import check_stream
 
 
 async def test_a_stream_whose_worker_stalls_goes_on_where_it_stopped(mesh: SmallMesh) -> None:

@@ -11,9 +11,10 @@ from contracts import headers as h
 from contracts.going_on import Interrupted
 from contracts.request import InferenceRequest
 from tests.fake_worker import Asked, FakeWorker, acting
-from tests.integration.test_failover import HANGS, WORDY, Attempts, check_stream
+from tests.ill_workers import HANGS, WORDY, Attempts
 from tests.mesh import Json, SmallMesh
 from tests.servers import NatsServer
+from tests.streams import check_stream
 from tests.support import eventually
 
 STORY = "It was late. “We should go,” said the old man.\n\n1. the river\n2. the hill\n\nAnd so they went, both of them."
