@@ -55,7 +55,7 @@ async def played(mesh: SmallMesh, script: Any, **config: Any) -> AsyncIterator[t
 async def test_a_message_has_its_answer_and_says_who_gave_it(simulated: Door) -> None:
     async with sdk(simulated) as client:
         raw = await client.messages.with_raw_response.create(model="auto", messages=HELLO, max_tokens=7)
-    answer = raw.parse()
+    answer = await raw.parse()
     assert len(answer.content[0].text.split()) == 7
     assert (answer.stop_reason, answer.usage.output_tokens) == ("max_tokens", 7)
     assert answer.model == raw.headers["x-bullpen-model"] == "simulated"

@@ -22,8 +22,19 @@ WEATHER: Any = {
 CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Bern"}'}}
 
 
+_clients: list[Any] = []
+
+
 def sdk(door: Door) -> Any:
-    return ollama.AsyncClient(host=door.url, timeout=PATIENT)
+    _clients.append(ollama.AsyncClient(host=door.url, timeout=PATIENT))
+    return _clients[-1]
+
+
+@pytest.fixture(autouse=True)
+async def clients_are_closed() -> AsyncIterator[None]:
+    yield
+    while _clients:
+        await _clients.pop().close()
 
 
 @pytest.fixture
