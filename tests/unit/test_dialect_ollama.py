@@ -198,6 +198,13 @@ def test_the_lines_join_to_the_whole_answer(stream: tuple[list[Chunk], FinalResp
     assert [made for message in said for made in message.get("tool_calls", [])] == whole.get("tool_calls", [])
 
 
+@pytest.mark.parametrize("end", ["\x85", "\u2028", "\u2029", "\x1c", "\n", "\r"])
+def test_no_line_is_broken_by_what_a_model_says(end: str) -> None:
+    """The ollama client splits lines where Unicode does."""
+    (line,) = CHAT.writer(read(), REQUEST_ID, CREATED).piece(chunk(f"a{end}b")).decode().splitlines()
+    assert json.loads(line)["message"]["content"] == f"a{end}b"
+
+
 def test_thinking_that_was_switched_off_is_not_shown() -> None:
     writer = CHAT.writer(read(think=False), REQUEST_ID, CREATED)
     assert writer.piece(chunk(reasoning="Hm.")) == b""
