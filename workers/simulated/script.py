@@ -180,9 +180,10 @@ def _tools_to_call(request: InferenceRequest) -> list[JsonObject]:
         return []
     if isinstance(choice, dict):
         return [function for function in functions if function["name"] == choice["function"]["name"]][:1]
-    if choice == "auto" and request.conversation[-1].role == "tool":
+    turns = request.conversation[: -2 if Interrupted.of(request) else None]
+    if choice == "auto" and turns and turns[-1].role == "tool":
         return []
-    named = [function for function in functions if _is_named(str(function["name"]), request.question)]
+    named = [function for function in functions if _is_named(str(function["name"]), question_of(request))]
     return (named or functions[:1])[: None if request.parallel_tool_calls is not False else 1]
 
 
@@ -193,7 +194,7 @@ def _is_named(name: str, question: str) -> bool:
 def _call(function: JsonObject, request: InferenceRequest, seed: int, number: int) -> JsonObject:
     name = str(function["name"])
     schema = function.get("parameters") or {"type": "object"}
-    arguments = example(schema, _chance(seed, request.question, name))
+    arguments = example(schema, _chance(seed, question_of(request), name))
     if not isinstance(arguments, dict):
         raise NoExample
     turns = len(request.conversation)
