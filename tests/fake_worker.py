@@ -28,6 +28,8 @@ from contracts import (
 )
 from contracts import headers as h
 from contracts import subjects as s
+from contracts.going_on import Interrupted
+from contracts.request import InferenceRequest
 
 INTERVAL = 0.2
 """Seconds between its heartbeats."""
@@ -59,6 +61,12 @@ class Asked:
         self.is_open = True
         """Until it is answered or fails."""
 
+    @property
+    def anchor(self) -> str:
+        """The words that it is asked to repeat before it goes on; empty: none."""
+        interrupted = Interrupted.of(InferenceRequest.model_validate(self.body, strict=False))
+        return "" if interrupted is None else interrupted.anchor
+
     async def say(self, message: OpenModel) -> None:
         await self._bus.publish(self._inbox, message.to_bytes())
 
@@ -68,11 +76,11 @@ class Asked:
     async def progress(self, tokens: int = 0, moved: int | None = None) -> None:
         await self.say(Progress(tokens=tokens, phase="decode" if tokens else "prefill", moved=moved))
 
-    async def chunk(self, text: str, *, lost: bool = False) -> None:
-        """A piece of the answer; a `lost` one never arrives."""
+    async def chunk(self, text: str, *, lost: bool = False, **told: Any) -> None:
+        """A piece of the answer; a `lost` one never arrives. `told`: what it brings beside text."""
         seq, self._pieces = self._pieces, self._pieces + 1
         if not lost:
-            await self.say(Chunk(task_id=self.headers[h.TASK], seq=seq, delta=text, tokens=seq + 1))
+            await self.say(Chunk(task_id=self.headers[h.TASK], seq=seq, delta=text, tokens=seq + 1, **told))
 
     async def answer(
         self, output: str, *, tokens: int = 2, cost_usd: Decimal | None = None, confidence: float = 0.9, **told: Any
@@ -144,10 +152,14 @@ class FakeWorker:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._beating.cancel()
-        await asyncio.gather(self._beating, return_exceptions=True)
         for subscription in self._listening:
             await subscription.stop()
+        await self.leave()
+
+    async def leave(self) -> None:
+        """Says that it is gone; what it was asked stays undone."""
+        self.hold_breath()
+        await asyncio.gather(self._beating, return_exceptions=True)
         await self._bus.publish(s.WORKER_HEARTBEAT, self._heartbeat(1_000_000, "stopped").to_bytes())
 
     def hold_breath(self) -> None:

@@ -16,7 +16,7 @@ from contracts import headers as h
 from gateway.config import GatewayConfig
 from gateway.gateway import run as run_gateway
 from tests.fake_worker import Asked as FakeRequest
-from tests.fake_worker import FakeWorker
+from tests.fake_worker import FakeWorker, acting
 from tests.mesh import SmallMesh
 from tests.support import eventually
 
@@ -79,6 +79,56 @@ async def door_of(mesh: SmallMesh, name: str = "g-1", **config: Any) -> AsyncIte
     finally:
         stop.set()
         await running
+
+
+STORY = "It was late. “We should go,” said the old man.\n\n1. the river\n2. the hill\n\nAnd so they went, both of them."
+HALF = 71
+"""Characters of it."""
+
+
+@dataclass(slots=True)
+class Torn:
+    """A gateway before two workers that tell the story: the first is gone after half of it, and the other goes on."""
+
+    door: Door
+    half_read: asyncio.Event
+    """Set by the reader; the worker that has told the first half leaves then."""
+    went_on: list[FakeRequest]
+    """Requests to go on."""
+
+    def read(self, told: str) -> None:
+        """The reader has so much by now."""
+        if told:
+            self.half_read.set()
+
+
+@asynccontextmanager
+async def torn(mesh: SmallMesh, *, prefill: bool) -> AsyncIterator[Torn]:
+    half_read, went_on, left = asyncio.Event(), list[FakeRequest](), list[FakeWorker]()
+
+    def tells(name: str) -> FakeWorker:
+        async def tell(asked: FakeRequest) -> None:
+            await asked.claim()
+            if asked.anchor or h.CONTINUE in asked.headers:
+                went_on.append(asked)
+                await asked.chunk(asked.anchor[:20])
+                await asked.chunk(asked.anchor[20:] + STORY[HALF : HALF + 5])
+                await asked.chunk(STORY[HALF + 5 :])
+                await asked.answer(asked.anchor + STORY[HALF:], tokens=3)
+                return
+            await asked.chunk(STORY[:HALF])
+            await half_read.wait()
+            if not left:
+                left.append(worker)
+                await worker.leave()
+
+        worker = FakeWorker(mesh.bus, name, acting(tell), prefill=prefill)
+        return worker
+
+    async with tells("fake-1"), tells("fake-2"):
+        await mesh.knows("fake-1", "fake-2")
+        async with door_of(mesh) as door:
+            yield Torn(door, half_read, went_on)
 
 
 class AbleWorker(FakeWorker):

@@ -9,9 +9,10 @@ from jsonschema import Draft202012Validator
 
 from bus.delivered import Delivered
 from contracts import BullpenError, InferenceRequest, Piece, ToolCallDelta
+from contracts.going_on import asked_to_go_on
 from tests.backends.test_simulated import job, simulated
 from tests.fake_manager import response
-from workers.base import Delta
+from workers.base import Delta, Job
 from workers.base.interface.backend import Completion
 from workers.simulated.schema import NoExample, example
 
@@ -190,6 +191,14 @@ async def test_the_choice_of_tools_is_respected(asked: dict[str, Any], names: li
     got = await answer(**{"tools": TOOLS, **asked})
     assert called(got) == names
     assert bool(got.text) == (not names)
+
+
+async def test_asked_to_go_on_it_repeats_the_words_before_it_calls() -> None:
+    request = InferenceRequest.model_validate({"prompt": "please find it", "tools": TOOLS}, strict=False)
+    asked = asked_to_go_on(request, "Let me look.", "look.", None)
+    backend = simulated()
+    got = await backend.infer(Job(asked, backend.models()[0], None))
+    assert (got.text, called(got)) == ("look.", ["find"])
 
 
 async def test_after_the_result_of_a_tool_it_answers_in_words() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from contracts import BullpenError, ErrorCode
 from tests.fake_worker import Asked, acting
-from tests.gateway import PATIENT, AbleWorker, Door, door_of, final
+from tests.gateway import PATIENT, STORY, AbleWorker, Door, door_of, final, torn
 from tests.mesh import SmallMesh
 from tests.support import eventually
 
@@ -169,6 +169,18 @@ async def test_a_worker_lost_in_mid_stream_is_an_error_event(mesh: SmallMesh) ->
                 async for text in stream.text_stream:
                     told += text
     assert told == "the first half, "
+
+
+@pytest.mark.parametrize("prefill", [True, False], ids=["prefill", "anchor"])
+async def test_a_text_whose_worker_is_lost_is_one_text(mesh: SmallMesh, prefill: bool) -> None:
+    async with torn(mesh, prefill=prefill) as story, sdk(story.door) as client:
+        told = ""
+        async with client.messages.stream(model="fake", messages=HELLO, max_tokens=50) as stream:
+            async for text in stream.text_stream:
+                story.read(told := told + text)
+            answer = await stream.get_final_message()
+    assert [block.text for block in answer.content] == [told]
+    assert (told, answer.stop_reason, len(story.went_on)) == (STORY, "end_turn", 1)
 
 
 async def test_a_silent_stream_pings(mesh: SmallMesh) -> None:

@@ -1,14 +1,14 @@
 """The ollama client, unmodified, against a gateway before real NATS, a real Manager and workers."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
 
 from contracts import BullpenError, ErrorCode
 from tests.fake_worker import Asked, acting
-from tests.gateway import PATIENT, AbleWorker, Door, door_of, final
+from tests.gateway import PATIENT, STORY, AbleWorker, Door, door_of, final, torn
 from tests.mesh import SmallMesh
 from tests.support import eventually
 
@@ -113,12 +113,21 @@ async def test_thoughts_and_calls_of_tools_whole_and_streamed(mesh: SmallMesh, s
 
 
 async def test_models_are_listed_and_shown(simulated: Door, sdk: Sdk) -> None:
-    listed = await sdk(simulated).list()
-    assert {"auto", "simulated"} <= {model.model for model in listed.models}
-    shown = await sdk(simulated).show("simulated")
+    client = sdk(simulated)
+
+    async def listed() -> bool:
+        """Not those of a worker whose heart has paused."""
+        names = {model.model for model in (await client.list()).models}
+        return {"auto", "simulated"} <= names == {model.model for model in (await client.ps()).models}
+
+    async def shown_now() -> Any:
+        with suppress(ollama.ResponseError):
+            return await client.show("simulated")
+
+    await eventually(listed, timeout=PATIENT)
+    shown = await eventually(shown_now, timeout=PATIENT)
     assert "completion" in shown.capabilities
     assert shown.modelinfo["general.architecture"] == "bullpen"
-    assert {model.model for model in (await sdk(simulated).ps()).models} == {model.model for model in listed.models}
     assert (await sdk(simulated).pull("simulated")).status == "success"
     with pytest.raises(ollama.ResponseError) as refused:
         await sdk(simulated).show("nobody")
@@ -143,3 +152,13 @@ async def test_a_worker_lost_in_mid_stream_is_an_error(mesh: SmallMesh, sdk: Sdk
             async for part in await sdk(door).chat(model="fake", messages=HELLO, stream=True):
                 told += part.message.content
     assert told == "the first half, "
+
+
+@pytest.mark.parametrize("prefill", [True, False], ids=["prefill", "anchor"])
+async def test_a_text_whose_worker_is_lost_is_one_text(mesh: SmallMesh, sdk: Sdk, prefill: bool) -> None:
+    async with torn(mesh, prefill=prefill) as story:
+        told, ended = "", []
+        async for part in await sdk(story.door).chat(model="fake", messages=HELLO, stream=True):
+            story.read(told := told + part.message.content)
+            ended += [part.done_reason] if part.done else []
+    assert (told, ended, len(story.went_on)) == (STORY, ["stop"], 1)

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from contracts import BullpenError, ErrorCode
 from contracts import headers as h
 from tests.fake_worker import Asked, acting
-from tests.gateway import PATIENT, AbleWorker, Door, door_of, final
+from tests.gateway import PATIENT, STORY, AbleWorker, Door, door_of, final, torn
 from tests.mesh import SmallMesh
 from tests.proxy import Proxy
 from tests.support import eventually
@@ -117,9 +117,18 @@ async def test_old_completions_answer_each_prompt(simulated: Door) -> None:
 
 async def test_models_are_listed_and_found(simulated: Door) -> None:
     async with sdk(simulated) as client:
-        names = [model.id async for model in client.models.list()]
-        assert {"auto", "policy:cheapest", "simulated"} <= set(names)
-        assert (await client.models.retrieve("simulated")).owned_by == "simulated"
+
+        async def listed() -> bool:
+            """Not those of a worker whose heart has paused."""
+            names = {model.id async for model in client.models.list()}
+            return {"auto", "policy:cheapest", "simulated"} <= names
+
+        async def found() -> Any:
+            with suppress(openai.NotFoundError):
+                return await client.models.retrieve("simulated")
+
+        await eventually(listed, timeout=PATIENT)
+        assert (await eventually(found, timeout=PATIENT)).owned_by == "simulated"
         with pytest.raises(openai.NotFoundError, match="served are auto"):
             await client.models.retrieve("gpt-99")
 
@@ -300,6 +309,17 @@ async def test_a_worker_lost_in_mid_stream_never_doubles_a_text(mesh: SmallMesh)
             async for chunk in stream:
                 told += chunk.choices[0].delta.content or ""
     assert told.count("the first half, ") == 1
+
+
+@pytest.mark.parametrize("prefill", [True, False], ids=["prefill", "anchor"])
+async def test_a_text_whose_worker_is_lost_is_one_text(mesh: SmallMesh, prefill: bool) -> None:
+    async with torn(mesh, prefill=prefill) as story, sdk(story.door) as client:
+        stream = await client.chat.completions.create(model="fake", messages=HELLO, stream=True)
+        told, ended = "", []
+        async for chunk in stream:
+            story.read(told := told + (chunk.choices[0].delta.content or ""))
+            ended += [reason] if (reason := chunk.choices[0].finish_reason) else []
+    assert (told, ended, len(story.went_on)) == (STORY, ["stop"], 1)
 
 
 async def test_the_role_is_told_when_a_worker_has_the_question(mesh: SmallMesh) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from contracts import BullpenError, ErrorCode
 from tests.fake_worker import Asked, acting
-from tests.gateway import PATIENT, AbleWorker, Door, door_of, final
+from tests.gateway import PATIENT, STORY, AbleWorker, Door, door_of, final, torn
 from tests.mesh import SmallMesh
 from tests.support import eventually
 
@@ -160,3 +160,15 @@ async def test_a_worker_lost_in_mid_stream_is_an_error(mesh: SmallMesh) -> None:
             failures += [event.type] if event.type in ("error", "response.failed") else []
     assert told == "the first half, "
     assert failures == ["error", "response.failed"]
+
+
+@pytest.mark.parametrize("prefill", [True, False], ids=["prefill", "anchor"])
+async def test_a_text_whose_worker_is_lost_is_one_text(mesh: SmallMesh, prefill: bool) -> None:
+    async with torn(mesh, prefill=prefill) as story, sdk(story.door) as client:
+        told = ""
+        async with client.responses.stream(model="fake", input="hi") as stream:
+            async for event in stream:
+                story.read(told := told + (event.delta if event.type == "response.output_text.delta" else ""))
+            answer = await stream.get_final_response()
+    assert (told, answer.status, len(story.went_on)) == (STORY, "completed", 1)
+    assert answer.output_text == STORY

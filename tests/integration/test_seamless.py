@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 
-from contracts import BullpenError, ErrorCode
+from contracts import BullpenError, ErrorCode, FunctionDelta, ToolCallDelta
 from contracts import headers as h
-from contracts.going_on import Interrupted
-from contracts.request import InferenceRequest
 from tests.fake_worker import Asked, FakeWorker, acting
 from tests.ill_workers import HANGS, WORDY, Attempts
+from tests.integration.test_stream_pieces import read as joined
 from tests.mesh import Json, SmallMesh
 from tests.servers import NatsServer
 from tests.streams import check_stream
@@ -20,6 +19,11 @@ from tests.support import eventually
 STORY = "It was late. “We should go,” said the old man.\n\n1. the river\n2. the hill\n\nAnd so they went, both of them."
 SAID, REST = STORY[:71], STORY[71:]
 NO_PREFILL: dict[str, Any] = {"models": [{"name": "simulated", "capabilities": ["chat", "stream"]}]}
+THINKS: dict[str, Any] = {
+    "models": [{"name": "simulated", "capabilities": ["chat", "stream", "reasoning", "logprobs"]}],
+}
+LOOK = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+CALL = {"id": "c", "type": "function", "function": {"name": "look", "arguments": '{"at": 1}'}}
 SEAMLESS: dict[str, Any] = {"continuation": "seamless"}
 
 
@@ -33,11 +37,6 @@ def seams(heard: list[Json | None]) -> list[tuple[str, str, str]]:
     return [(p["from"], p["to"], p["mode"]) for p in heard if p and p.get("type") == "resumed"]
 
 
-def anchor_of(asked: Asked) -> str:
-    interrupted = Interrupted.of(InferenceRequest.model_validate(asked.body, strict=False))
-    return "" if interrupted is None else interrupted.anchor
-
-
 async def fails(asked: Asked) -> None:
     """In the middle."""
     for at in range(0, len(SAID), 9):
@@ -46,7 +45,7 @@ async def fails(asked: Asked) -> None:
 
 
 async def obeys(asked: Asked) -> None:
-    said = anchor_of(asked) + REST
+    said = asked.anchor + REST
     for at in range(0, len(said), 7):
         await asked.chunk(said[at : at + 7])
     await asked.answer(said, tokens=-(-len(said) // 7))
@@ -211,7 +210,7 @@ async def test_without_it_a_stream_begins_anew_as_ever(mesh: SmallMesh) -> None:
 
 async def test_a_piece_that_was_lost_after_the_seam_comes_with_the_answer(mesh: SmallMesh) -> None:
     async def leaky(asked: Asked) -> None:
-        said = anchor_of(asked)
+        said = asked.anchor
         await asked.chunk(said + REST[:4])
         await asked.chunk(REST[4:9], lost=True)
         await asked.chunk(REST[9:])
@@ -222,7 +221,78 @@ async def test_a_piece_that_was_lost_after_the_seam_comes_with_the_answer(mesh: 
 
 
 async def test_tools_that_were_not_called_yet_do_not_keep_a_stream_from_going_on(mesh: SmallMesh) -> None:
-    tools = [{"type": "function", "function": {"name": "look"}}]
-    heard, asked = await by_turns(mesh, fails, obeys, tools=tools, prefill=True)
+    heard, asked = await by_turns(mesh, fails, obeys, tools=[LOOK], prefill=True)
     assert check_stream(heard)[0] == STORY
-    assert asked[1].body["tools"] == tools
+    assert asked[1].body["tools"] == [LOOK]
+
+
+# Thoughts, log-probabilities and calls
+
+
+async def test_thoughts_follow_each_other_and_only_the_first_half_tells_log_probabilities(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1", **{**HANGS, "hang_after_tokens": 18})
+    await mesh.manager()
+    told: dict[str, Any] = {"prompt": "tell me more", "reasoning_effort": "low", "logprobs": True}
+    asking = asyncio.create_task(mesh.stream(**told, **SEAMLESS))
+    await mesh.worker("w-2", **WORDY, **THINKS)
+    has, modes, final = joined(await asking)
+    whole = await mesh.ask(**told)
+    assert (modes, final.output) == (["continued"], whole["output"])
+    assert final.reasoning == 2 * whole["reasoning"]
+    first_half = "".join(token.token for token in final.logprobs or ())
+    assert len(first_half.split()) == 10
+    assert final.output.startswith(first_half)
+    assert has.is_all_of(final)
+
+
+async def test_nothing_is_told_of_the_thoughts_and_calls_of_one_whose_words_do_not_join(mesh: SmallMesh) -> None:
+    async def other(asked: Asked) -> None:
+        await asked.chunk("", reasoning="what did I say? ")
+        await asked.chunk("", tool_calls=begun("d"))
+        await begins_again(asked)
+
+    async def calls(asked: Asked) -> None:
+        await asked.chunk("", reasoning="ah ")
+        await asked.chunk(asked.anchor[:9])
+        await asked.chunk(asked.anchor[9:] + REST)
+        await asked.chunk("", reasoning="so ", tool_calls=begun("c"))
+        said = asked.anchor + REST
+        await asked.answer(said, reasoning="ah so ", tool_calls=(CALL,), finish_reason="tool_calls")
+
+    heard, _ = await by_turns(mesh, fails, other, calls, tools=[LOOK])
+    has, modes, final = joined(heard)
+    assert (modes, has.text, has.reasoning, final.tool_calls) == (["continued"], STORY, "ah so ", (CALL,))
+    assert has.is_all_of(final)
+
+
+async def test_after_thoughts_alone_another_worker_thinks_anew(mesh: SmallMesh) -> None:
+    async def thinks(asked: Asked) -> None:
+        await asked.chunk("", reasoning="hm ")
+        await asked.fail(BullpenError(ErrorCode.UPSTREAM_ERROR, "cut off"))
+
+    async def answers(asked: Asked) -> None:
+        await asked.chunk("", reasoning="well ")
+        await asked.chunk("yes")
+        await asked.answer("yes", reasoning="well ")
+
+    heard, asked = await by_turns(mesh, thinks, answers, prefill=True, response_format={"type": "json_object"})
+    has, modes, final = joined(heard)
+    assert (modes, has.text, has.reasoning) == (["continued"], "yes", "hm well ")
+    assert has.is_all_of(final)
+    assert (asked[1].body["prompt"], h.CONTINUE in asked[1].headers) == ("hello there", False)
+
+
+async def test_a_call_that_has_begun_ends_the_stream(mesh: SmallMesh) -> None:
+    async def calls(asked: Asked) -> None:
+        await asked.chunk("Let me see. ", tool_calls=begun("c"))
+        await asked.fail(BullpenError(ErrorCode.UPSTREAM_ERROR, "cut off"))
+
+    heard, asked = await by_turns(mesh, calls, obeys, tools=[LOOK])
+    assert seams(heard) == []
+    assert heard[-2] is not None
+    assert "can be joined" in heard[-2]["error"]["message"]
+    assert len(asked) == 1
+
+
+def begun(call_id: str) -> tuple[ToolCallDelta, ...]:
+    return (ToolCallDelta(index=0, id=call_id, function=FunctionDelta(name="look", arguments='{"at')),)

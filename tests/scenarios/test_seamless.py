@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.roles import Question, Roles, unwell
+from tests.roles import PROMPT, Question, Roles, unwell
 from tests.scenarios.test_worker_faults import read
 from tests.servers import NatsServer
 from tests.support import eventually
@@ -36,7 +36,7 @@ async def test_what_is_read_is_the_text_of_an_undisturbed_stream(
 ) -> None:
     """Rows 4 and 5."""
     async with Roles(tmp_path, nats.url) as roles:
-        roles.manager()
+        roles.manager(**PROMPT)
         for name in ("w-1", "w-2"):
             roles.worker(name, **READING, **able)
         await roles.ready()

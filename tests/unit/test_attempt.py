@@ -1,5 +1,6 @@
 """The life of one attempt: what a worker says, or keeps back, and what follows from it."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from math import inf
 from pathlib import Path
@@ -13,16 +14,19 @@ from contracts import (
     ErrorReply,
     Fault,
     FinalResponse,
+    FunctionDelta,
     InferenceRequest,
     Outcome,
     PartialUsage,
     Piece,
     Progress,
     SilenceOk,
+    TokenLogprob,
+    ToolCallDelta,
     utc_now,
 )
 from manager.config import ManagerConfig
-from manager.request.attempt import LIVE, MARGIN, TRANSITIONS, Attempt, Signal, State
+from manager.request.attempt import LIVE, MARGIN, TRANSITIONS, Attempt, Signal, Start, State
 from manager.request.events import (
     NO_RESPONDERS,
     Accepted,
@@ -37,6 +41,7 @@ from manager.request.events import (
 )
 from manager.request.fault import Fault as Blame
 from manager.request.fault import fault_of
+from manager.request.seam import Anchor, Joint, Verdict
 from manager.routing.query import Choice, RoutingQuery
 from tests.unit.test_ranking import worker
 
@@ -365,3 +370,78 @@ def test_an_answer_that_lacks_a_field_is_unreadable_and_the_error_names_it(text:
     event = read_event(text, known)
     assert isinstance(event, Unreadable)
     assert named in event.error.message
+
+
+# A seamless stream
+
+BEGUN = "It was late, and the old man went home"
+TOKEN = TokenLogprob(token="x", logprob=-0.5)
+
+
+def going_on(begun: str = BEGUN) -> Attempt:
+    """An attempt that has to join a text of nine tokens, with thoughts and log-probabilities."""
+    second = attempt(2)
+    second.start = Start(begun, 9, "hm ", (TOKEN,), Anchor.of(begun))
+    second.joint = Joint(second.start.anchor)
+    return second
+
+
+def take(attempt: Attempt, *pieces: Piece) -> list[Piece | Verdict]:
+    told: list[Piece | Verdict] = []
+    for seq, piece in enumerate(pieces):
+        attempt.on(Streamed(piece, seq, seq), 101.0)
+        told.append(attempt.new_in(piece))
+    return told
+
+
+def test_thoughts_and_calls_wait_until_the_words_have_joined() -> None:
+    call = ToolCallDelta(index=0, id="c", function=FunctionDelta(name="look"))
+    told = take(
+        going_on(),
+        Piece(reasoning="well ", tokens=2),
+        Piece(BEGUN[:20], tool_calls=(call,), logprobs=(TOKEN,), tokens=6),
+        Piece(BEGUN[20:], tokens=11),
+        Piece(" alone.", "so ", logprobs=(TOKEN,), tokens=13),
+    )
+    assert told == [
+        Verdict.WAIT,
+        Verdict.WAIT,
+        Piece("", "well ", (call,), tokens=11),
+        Piece(" alone.", "so ", tokens=13),
+    ]
+
+
+def test_of_words_that_do_not_join_nothing_is_left() -> None:
+    second = going_on("The cap")
+    assert take(second, Piece(reasoning="well "), Piece("Su")) == [Verdict.WAIT, Verdict.NO_JOIN]
+    assert second.ended(answer().model_copy(update={"output": "Sun"})) is None
+
+
+@pytest.mark.parametrize("repeats_thoughts", [True, False])
+def test_a_joined_answer_has_both_halves_and_log_probabilities_of_the_first_alone(*, repeats_thoughts: bool) -> None:
+    second = going_on()
+    take(second, Piece(reasoning="well ", tokens=2), Piece(BEGUN + " alone.", logprobs=(TOKEN,), tokens=13))
+    own = {
+        "output": BEGUN + " alone.",
+        "reasoning": "well " if repeats_thoughts else None,
+        "logprobs": (TOKEN, TOKEN),
+        "completion_tokens": 13,
+    }
+    ended = second.ended(answer().model_copy(update=own))
+    assert ended is not None
+    whole = second.joined(ended)
+    assert (whole.output, whole.reasoning, whole.logprobs) == (BEGUN + " alone.", "hm well ", (TOKEN,))
+    assert second.joint is not None
+    assert whole.completion_tokens == 9 + 13 - second.joint.withheld(13)
+
+
+def test_after_thoughts_alone_all_of_the_answer_is_new() -> None:
+    second = attempt(2)
+    second.start = Start("", 0, "hm ", (), Anchor.of(""))
+    second.joint = Joint(second.start.anchor)
+    pieces = [Piece(reasoning="well "), Piece("yes", logprobs=(TOKEN,))]
+    assert take(second, *pieces) == [replace(pieces[0], tokens=1), replace(pieces[1], tokens=2)]
+    ended = second.ended(answer().model_copy(update={"output": "yes", "logprobs": (TOKEN,)}))
+    assert ended is not None
+    whole = second.joined(ended)
+    assert (whole.output, whole.reasoning, whole.logprobs) == ("yes", "hm well ", (TOKEN,))

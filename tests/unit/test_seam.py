@@ -193,6 +193,19 @@ def test_the_answer_has_no_more_tokens_than_are_left() -> None:
     assert joint.was_cut
 
 
+def test_pieces_without_text_use_up_no_room_and_are_not_withheld() -> None:
+    """Thoughts before the repeat and after it, and a call."""
+    joint = Joint(Anchor.of(STORY), room=4)
+    assert joint.take("", 30) is Verdict.WAIT
+    assert joint.take(ENDS_SO, 30 + len(ENDS_SO)) == ""
+    assert joint.take("", 90 + len(ENDS_SO)) == ""
+    assert joint.take(" and", 94 + len(ENDS_SO)) == " and"
+    assert joint.take("", 99 + len(ENDS_SO)) == ""
+    assert (joint.withheld(99 + len(ENDS_SO)), joint.was_cut) == (len(ENDS_SO), False)
+    assert joint.take("!", 100 + len(ENDS_SO)) == ""
+    assert (joint.withheld(100 + len(ENDS_SO)), joint.was_cut) == (len(ENDS_SO) + 1, True)
+
+
 def test_what_came_before_a_piece_was_lost_is_not_taken_twice() -> None:
     whole, joint = ENDS_SO + " and went home", Joint(Anchor.of(STORY))
     joint.take(ENDS_SO + " and", 8)
