@@ -12,7 +12,7 @@ from contracts import subjects as s
 from tests.cli import bullpen, finish, invoke, start
 from tests.fake_manager import FakeManager, FakeWorkers, heartbeat
 from tests.mesh import SmallMesh
-from tests.support import eventually
+from tests.support import eventually, tcp_server
 
 NOWHERE = "nats://127.0.0.1:1"
 
@@ -114,11 +114,8 @@ async def test_a_role_whose_connection_is_closed_for_good_exits_78() -> None:
                 writer.write(b"PONG\r\n")
             if line.startswith(b"SUB $SRV.STATS"):
                 writer.write(b"-ERR 'Something Final'\r\n")
-        writer.close()
 
-    server = await asyncio.start_server(fatal_server, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    told = await finish(await start("manager", NATS_URL=f"nats://127.0.0.1:{port}"))
-    server.close()
+    async with tcp_server(fatal_server) as port:
+        told = await finish(await start("manager", NATS_URL=f"nats://127.0.0.1:{port}"))
     assert told.code == 78, told.err
     assert told.err.splitlines()[-1].startswith("bullpen manager: ")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli import finish, start
-from tests.support import eventually
+from tests.support import eventually, tcp_server
 
 
 def score(pid: int) -> str:
@@ -20,8 +20,10 @@ def score(pid: int) -> str:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's choice of whom to kill is Linux's")
 async def test_when_memory_is_short_the_check_is_killed_and_not_its_role() -> None:
-    async with await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0) as mute:
-        port = mute.sockets[0].getsockname()[1]
+    async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with tcp_server(mute) as port:
 
         async def dies_first() -> bool:
             """As one check says of itself; it may be over before anybody has looked."""

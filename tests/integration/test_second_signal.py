@@ -20,10 +20,11 @@ async def mesh(nats: NatsServer) -> AsyncIterator[SmallMesh]:
         yield mesh
 
 
-@pytest.mark.parametrize("role", ["w-1", "m-1"])
+@pytest.mark.parametrize(("role", "subject"), [("w-1", "infer.simulated"), ("m-1", "infer.auto")])
 async def test_a_second_signal_that_comes_early_is_heeded(
-    mesh: SmallMesh, monkeypatch: pytest.MonkeyPatch, role: str
+    mesh: SmallMesh, monkeypatch: pytest.MonkeyPatch, role: str, subject: str
 ) -> None:
+    """Whoever leaves says so to its own callers: a Manager might hear sooner that a worker has stopped."""
     stop = Subscription.stop
 
     async def cancelled_meanwhile(subscription: Subscription) -> None:
@@ -32,7 +33,7 @@ async def test_a_second_signal_that_comes_early_is_heeded(
         task.cancel()
         await stop(subscription)
 
-    asked: asyncio.Task[Any] = asyncio.create_task(mesh.ask())
+    asked: asyncio.Task[Any] = asyncio.create_task(mesh.ask(subject))
     await eventually(lambda: mesh.beats["w-1"].inflight)
     monkeypatch.setattr(Subscription, "stop", cancelled_meanwhile)
     await mesh.stop(role)

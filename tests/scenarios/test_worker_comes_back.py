@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.proxy import Proxy
-from tests.roles import Roles, unwell
+from tests.roles import PROMPT, Roles, unwell
 from tests.scenarios.test_worker_faults import WORDY, read
 from tests.servers import NatsServer
 from tests.support import eventually
@@ -25,7 +25,7 @@ async def proxy(nats: NatsServer) -> AsyncIterator[Proxy]:
 async def roles(tmp_path: Path, nats: NatsServer, proxy: Proxy) -> AsyncIterator[Roles]:
     """A Manager and two workers; what `w-1` says goes through the proxy."""
     async with Roles(tmp_path, nats.url) as roles:
-        roles.manager()
+        roles.manager(**PROMPT)
         roles.worker("w-1", **WORDY, NATS_URL=f"nats://127.0.0.1:{proxy.port}")
         roles.worker("w-2", **WORDY)
         await roles.ready()
