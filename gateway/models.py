@@ -1,6 +1,6 @@
 """Which models there are, as clients name them: `auto`, `policy:<name>`, what the workers serve, and the aliases."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -17,6 +17,8 @@ GONE_AFTER = 600.0
 """Seconds without a heartbeat after which a worker's models are unknown. Until then the Manager says what is wrong."""
 MOST_LISTED = 20
 """Names in an error."""
+MayAsk = Callable[[str], bool]
+"""Whether a model of this name is for the caller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +54,25 @@ class Models:
     def find(self, name: str, now: float) -> ServedModel | None:
         return next((model for model in self.served(now) if model.name == name), None)
 
-    def resolve(self, name: str, now: float) -> JsonObject:
-        """The fields of a request for that name. Raises `Refused` (404) that lists what is served."""
-        for known in (name, name.removesuffix(LATEST)):
-            if (fields := self._direct(known)) is not None:
-                return fields
+    def meant(self, name: str) -> str:
+        """The name without the tag that Ollama's clients write behind one that has none."""
+        bare = name.removesuffix(LATEST)
+        return bare if self._direct(name) is None and self._direct(bare) is not None else name
+
+    def resolve(self, name: str, now: float, may_ask: MayAsk) -> JsonObject:
+        """The fields of a request for that name. Raises `Refused` (404), see `unknown`."""
+        if (fields := self._direct(self.meant(name))) is not None:
+            return fields
         for pattern, target in self._aliases.items():
             if fnmatchcase(name, pattern):
                 return self._direct(target) or {"model": target}
         if self._unknown_is_auto:
             return {}
-        raise self.unknown(name, now)
+        raise self.unknown(name, now, may_ask)
 
-    def unknown(self, name: str, now: float) -> Refused:
-        """That nobody serves a model of this name, and which there are."""
-        names = [model.name for model in self.served(now)]
+    def unknown(self, name: str, now: float, may_ask: MayAsk) -> Refused:
+        """That nobody serves a model of this name, and which there are for this caller."""
+        names = [model.name for model in self.served(now) if may_ask(model.name)]
         rest = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
         why = f"The model `{name[:256]}` does not exist; served are {', '.join(names[:MOST_LISTED])}{rest}"
         return Refused(why, "model", 404, "model_not_found")

@@ -63,12 +63,12 @@ class OllamaPages:
         name = body.get("model") or body.get("name")
         if not isinstance(name, str):
             raise Refused("model: is missing", "model")
-        if not caller.may_ask(name):
-            raise self._models.unknown(name, _now())
-        for wanted in (name, name.removesuffix(":latest")):
-            if (found := self._models.find(wanted, _now())) is not None:
-                return dialect.Listed(name, found.card, found.since)
-        self._models.resolve(name, _now())
+        meant = self._models.meant(name)
+        if not caller.may_ask(meant):
+            raise self._models.unknown(name, _now(), caller.may_ask)
+        if (found := self._models.find(meant, _now())) is not None:
+            return dialect.Listed(name, found.card, found.since)
+        self._models.resolve(name, _now(), caller.may_ask)
         return dialect.Listed(name, None)
 
 

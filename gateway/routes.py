@@ -105,7 +105,7 @@ class Routes:
             return {"object": "list", "data": listed, "has_more": False, **ends}
         model = self._models.find(name, now)
         if model is None or not caller.may_ask(name):
-            raise self._models.unknown(name, now)
+            raise self._models.unknown(name, now, caller.may_ask)
         return _model(model)
 
 

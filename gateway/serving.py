@@ -85,7 +85,7 @@ class Answering:
         asked = dialect.read(body, {name.lower(): value for name, value in request.headers.items()})
         if asked.ignored:
             headers[IGNORED] = visible(", ".join(asked.ignored))
-        if not caller.may_ask(asked.model):
+        if not caller.may_ask(self._models.meant(asked.model)):
             why = f"this API key may not ask for {asked.model}"
             raise Refused(why, "model", 403, "model_not_allowed")
         questions = self._questions(asked, caller, request_id, request.headers.get(IDEMPOTENCY_KEY))
@@ -105,7 +105,7 @@ class Answering:
     def _questions(self, asked: Asked, caller: Caller, request_id: str, key: str | None) -> list[Options]:
         """What to ask the mesh: as many questions as answers are wanted. Raises `Refused`."""
         fields: JsonObject = {"deadline_ms": int(self._config.deadline * 1000), **asked.request}
-        fields |= self._models.resolve(asked.model, asyncio.get_running_loop().time())
+        fields |= self._models.resolve(asked.model, asyncio.get_running_loop().time(), caller.may_ask)
         if caller.tenant is not None:
             fields["metadata"] = {**(fields.get("metadata") or {}), "tenant": caller.tenant}
         if asked.stream:

@@ -120,10 +120,16 @@ async def test_a_key_opens_its_models_only(mesh: SmallMesh, office: KeyOffice, w
     _, secret = await office.create("acme", models=("fa*",))
     async with door_of(mesh, keys="required") as door:
         assert await status(door, secret) == 200
-        assert await ask(door, secret, model="auto") == (403, "model_not_allowed")
+        for other in ("auto", "nobody", "simulated:latest"):
+            assert await ask(door, secret, model=other) == (403, "model_not_allowed")
+        assert await status(door, secret, model="fake:latest") == 200
         headers = {"Authorization": f"Bearer {secret}"}
         async with aiohttp.ClientSession(headers=headers) as session, session.get(door.url + "/v1/models") as answer:
             assert {model["id"] for model in (await answer.json())["data"]} == {"fake", "fake-alias"}
+            async with session.get(door.url + "/v1/models/fa-none") as missing:
+                assert (await missing.json())["error"]["message"].endswith("served are fake, fake-alias")
+        _, tagged = await office.create("acme", models=("*:latest",))
+        await eventually(lambda: _is(ask(door, tagged, model="fake:latest"), (403, "model_not_allowed")))
 
 
 async def test_a_key_that_asked_too_much_has_to_wait(mesh: SmallMesh, office: KeyOffice, worker: AbleWorker) -> None:
