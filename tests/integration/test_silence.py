@@ -114,8 +114,8 @@ async def test_what_a_model_was_slow_at_is_allowed_longer(mesh: SmallMesh, monke
         paced(provider, (0.2, ""), between=0.2)
         first, second = [(await Attempt(mesh).ask()).of("claim")[0]["silence_ok_ms"] for _ in range(2)]
     assert first == {"first_token": 10_000, "next_token": 10_000}
-    assert 20_000 <= second["first_token"] <= 100_000
-    assert 20_000 <= second["next_token"] <= 100_000
+    assert 10_000 < second["first_token"] <= 100_000  # some 20,000; a piece may be read late, and the next one in time
+    assert 10_000 < second["next_token"] <= 100_000
 
 
 async def test_keep_alives_are_progress_that_the_manager_hears_of(
