@@ -1,15 +1,13 @@
 """One attempt: a request that was sent to one worker, and what became of it. Pure.
 
-`TRANSITIONS` is the whole life of an attempt. `Attempt.on` is the only way it changes: an event comes, the table says
-which state follows. The states before the end say how far the worker is; those after it say what the books call it.
-An attempt that ended from our side (silence, a lost worker, a cancel) may still get a last word from its worker: how
-much it used, or an answer that came too late.
+`Attempt.on` is the only way it changes: an event comes, the table in `lifecycle` says which state follows. An attempt
+that ended from our side (silence, a lost worker, a cancel) may still get a last word from its worker: how much it used,
+or an answer that came too late.
 """
 
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
-from enum import StrEnum
 from math import inf
 from typing import Any, assert_never
 
@@ -41,128 +39,15 @@ from manager.request.events import (
     Unjoined,
     Unreadable,
 )
+from manager.request.lifecycle import LIVE, SAID_NO, TRANSITIONS, Signal, State, signal_of
 from manager.request.seam import Anchor, Joint, Verdict
 from manager.routing.query import Choice, RoutingQuery
 from manager.routing.registry import NO_PROBE, Probe, UncountedRequest
 
-
-class State(StrEnum):
-    """How an attempt stands."""
-
-    SENT = "sent"
-    """Not claimed: not started."""
-    QUEUED = "queued"
-    """Claimed; waits inside the worker."""
-    PREFILL = "prefill"
-    """The worker computes; no token yet."""
-    DECODE = "decode"
-    ANSWERED = "answered"
-    REFUSED = "refused"
-    """Not begun, and it cost nothing: the worker said no, or did not claim it."""
-    FAILED = "failed"
-    UNCERTAIN = "uncertain"
-    """It may have been computed: the worker fell silent, or went away."""
-    CANCELLED = "cancelled"
-    LATE = "late"
-    """Its answer came after it was given up."""
-
-
-LIVE = frozenset({State.SENT, State.QUEUED, State.PREFILL, State.DECODE})
-
-
-class Signal(StrEnum):
-    """What an event means to the state of an attempt."""
-
-    CLAIM = "claim"
-    WAITS = "waits inside the worker"
-    READS = "reads the prompt"
-    WRITES = "writes the answer"
-    ANSWER = "answer"
-    REFUSAL = "refusal"
-    FAILURE = "failure"
-    STOPPED = "stopped by the worker"
-    GONE = "worker gone"
-    OVERDUE = "overdue"
-    CALLED_OFF = "called off"
-    GIVEN_UP = "given up"
-    ACCEPTED = "accepted after all"
-
-
-_ENDS = {
-    Signal.ANSWER: State.ANSWERED,
-    Signal.REFUSAL: State.REFUSED,
-    Signal.FAILURE: State.FAILED,
-    Signal.STOPPED: State.CANCELLED,
-    Signal.GONE: State.UNCERTAIN,
-    Signal.OVERDUE: State.UNCERTAIN,
-    Signal.CALLED_OFF: State.CANCELLED,
-    Signal.GIVEN_UP: State.UNCERTAIN,
-}
-_LATE = {Signal.ANSWER: State.LATE}
-
-TRANSITIONS: dict[State, dict[Signal, State]] = {
-    State.SENT: {
-        **_ENDS,
-        Signal.CLAIM: State.QUEUED,
-        Signal.WAITS: State.QUEUED,
-        Signal.READS: State.PREFILL,
-        Signal.WRITES: State.DECODE,
-        Signal.OVERDUE: State.REFUSED,
-    },
-    State.QUEUED: {**_ENDS, Signal.READS: State.PREFILL, Signal.WRITES: State.DECODE},
-    State.PREFILL: {**_ENDS, Signal.WRITES: State.DECODE},
-    State.DECODE: _ENDS,
-    State.ANSWERED: {},
-    State.REFUSED: _LATE,
-    State.FAILED: _LATE,
-    State.UNCERTAIN: _LATE,
-    State.CANCELLED: _LATE,
-    State.LATE: {Signal.ACCEPTED: State.ANSWERED},
-}
-"""From a state, on a signal, to a state. A signal that is not listed changes nothing."""
-
-SAID_NO = NOT_STARTED | {ErrorCode.INVALID_REQUEST, ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.UPSTREAM_AUTH}
-"""Codes with which a worker, or its provider, declines a request; nothing was computed, as long as nothing was used."""
 FREE = PartialUsage(cost_usd=Decimal(0))
 """Of an attempt that was surely not begun."""
 MARGIN, MARGIN_SHARE = 2.0, 0.1
 """Seconds, and a share, by which we wait longer than a worker says that its silence is normal: it decides first."""
-
-
-def signal_of(event: AttemptEvent) -> Signal:
-    match event:
-        case Claim():
-            return Signal.CLAIM
-        case Progress():
-            return {"queued": Signal.WAITS, "prefill": Signal.READS, "decode": Signal.WRITES}[event.phase]
-        case Streamed():
-            return Signal.WRITES if event.piece.answers else Signal.READS  # thoughts are no token yet
-        case FinalResponse():
-            return Signal.ANSWER
-        case ErrorReply():
-            return _signal_of_error(event)
-        case Unreadable() | Unjoined():
-            return Signal.FAILURE
-        case Gone():
-            return Signal.GONE
-        case Overdue():
-            return Signal.OVERDUE
-        case CalledOff():
-            return Signal.CALLED_OFF
-        case GivenUp():
-            return Signal.GIVEN_UP
-        case Accepted():
-            return Signal.ACCEPTED
-        case _:
-            assert_never(event)
-
-
-def _signal_of_error(reply: ErrorReply) -> Signal:
-    if reply.error.code is ErrorCode.CANCELLED:
-        return Signal.STOPPED
-    began = reply.usage is not None and bool(reply.usage.completion_tokens or reply.usage.cost_usd)
-    declined = reply.error.code in SAID_NO or reply.error.prompt_tokens is not None
-    return Signal.REFUSAL if declined and not began else Signal.FAILURE
 
 
 def used(answer: InferenceResponse) -> PartialUsage:

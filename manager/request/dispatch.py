@@ -27,7 +27,7 @@ from contracts import (
 )
 from contracts import subjects as s
 from manager.budgets.accounts import Reservation
-from manager.request.attempt import NOTHING, Attempt, Start, State
+from manager.request.attempt import NOTHING, Attempt, Start
 from manager.request.event_queue import Heard
 from manager.request.events import (
     Accepted,
@@ -40,6 +40,7 @@ from manager.request.events import (
     Unjoined,
     Unreadable,
 )
+from manager.request.lifecycle import State
 from manager.request.retry_policy import (
     Answered,
     Ask,

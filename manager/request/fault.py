@@ -3,7 +3,8 @@
 from enum import Enum
 
 from contracts import ErrorCode, Outcome
-from manager.request.attempt import Attempt, State
+from manager.request.attempt import Attempt
+from manager.request.lifecycle import State
 
 CONCERNS_WORKER = frozenset({"worker", "account"})
 SAYS_NOTHING = frozenset({ErrorCode.NO_WORKER, ErrorCode.DRAINING, ErrorCode.OVERLOADED, ErrorCode.RATE_LIMITED})

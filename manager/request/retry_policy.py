@@ -15,8 +15,9 @@ from typing import Protocol, assert_never
 
 from contracts import BullpenError, ErrorCode, FinalResponse
 from manager.config import SOON_MS
-from manager.request.attempt import Attempt, State
+from manager.request.attempt import Attempt
 from manager.request.events import Overdue, Unjoined
+from manager.request.lifecycle import State
 from manager.routing.filters import RejectReason
 from manager.routing.query import NONE_EXCLUDED, Excluded
 from manager.routing.ranking import Ranking

@@ -13,8 +13,9 @@ from contracts import ErrorCode, Outcome, Policy
 from manager.budgets.ledger import BudgetLedger
 from manager.config import ManagerConfig
 from manager.metrics import Metrics
-from manager.request.attempt import Attempt, State
+from manager.request.attempt import Attempt
 from manager.request.fault import Fault, fault_of
+from manager.request.lifecycle import State
 from manager.request.queue import RequestQueue
 from manager.request.retry_budget import DuplicateSpendCap, RetryBudget
 from manager.routing.costs import limit_tokens

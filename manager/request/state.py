@@ -27,9 +27,10 @@ from contracts import headers as h
 from contracts.going_on import asked_to_go_on
 from contracts.subjects import header_value
 from manager.idempotency import Mine
-from manager.request.attempt import NOTHING, Attempt, Start, State
+from manager.request.attempt import NOTHING, Attempt, Start
 from manager.request.event_queue import EventQueue, Heard
 from manager.request.events import NO_RESPONDERS, CalledOff, Gone, read_event
+from manager.request.lifecycle import State
 from manager.request.plausible import Given, believed
 from manager.request.retry_policy import Ask, Seam, best_of
 from manager.request.seam import Anchor, Joint

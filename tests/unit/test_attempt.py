@@ -26,7 +26,7 @@ from contracts import (
     utc_now,
 )
 from manager.config import ManagerConfig
-from manager.request.attempt import LIVE, MARGIN, TRANSITIONS, Attempt, Signal, Start, State
+from manager.request.attempt import MARGIN, Attempt, Start
 from manager.request.events import (
     NO_RESPONDERS,
     Accepted,
@@ -41,6 +41,7 @@ from manager.request.events import (
 )
 from manager.request.fault import Fault as Blame
 from manager.request.fault import fault_of
+from manager.request.lifecycle import LIVE, TRANSITIONS, Signal, State
 from manager.request.seam import Anchor, Joint, Verdict
 from manager.routing.query import Choice, RoutingQuery
 from tests.unit.test_ranking import worker

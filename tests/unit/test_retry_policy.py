@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts import BullpenError, ErrorCode, Fault, Outcome
-from manager.request.attempt import Attempt, State
+from manager.request.attempt import Attempt
 from manager.request.events import NO_RESPONDERS, AttemptEvent, CalledOff, Gone, Overdue, Unjoined
+from manager.request.lifecycle import State
 from manager.request.retry_policy import (
     FREE_REFUSALS,
     REFUSALS_ALLOWED,
