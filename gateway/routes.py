@@ -37,9 +37,8 @@ MODELS = "/v1/models"
 START = datetime.fromtimestamp(0, UTC)
 """Of what no worker serves: `auto`, policies."""
 OPENAPI = "/openapi.json"
-START = datetime.fromtimestamp(0, UTC)
-"""Of what no worker serves: `auto`, policies."""
 STATUS = ("/healthz", "/readyz", "/metrics")
+PAGES = (*STATUS, OPENAPI, "/")
 TEXT = "text/plain"
 WELCOME = "Bullpen's gateway: ask at /v1/chat/completions, models are listed at /v1/models\n"
 
@@ -74,21 +73,21 @@ class Routes:
         return self._page(request, path)
 
     def _page(self, request: BaseRequest, path: str) -> Response:
+        if path != MODELS and not path.startswith(f"{MODELS}/") and request.path not in PAGES:
+            missing = Refused(f"There is nothing at {request.path[:200]}", None, 404, "not_found")
+            return Failure.of(missing).answer(OPENAI, "", {})
         if request.method not in ("GET", "HEAD"):
             return _not_allowed(request, OPENAI, "GET, HEAD")
         if (page := self._plain(request.path)) is not None:
             return page
         try:
-            if path == MODELS or path.startswith(f"{MODELS}/"):
-                caller = self._answering.admit(request)
-                return _json(self._listed(path.removeprefix(MODELS).lstrip("/"), caller))
+            caller = self._answering.admit(request)
+            return _json(self._listed(path.removeprefix(MODELS).lstrip("/"), caller))
         except (Refused, BullpenError) as refused:
             return Failure.of(refused).answer(OPENAI, "", {})
-        missing = Refused(f"There is nothing at {request.path[:200]}", None, 404, "not_found")
-        return Failure.of(missing).answer(OPENAI, "", {})
 
     def _plain(self, path: str) -> Response | None:
-        """A page for people and operators; None: there is none at this path."""
+        """A page for people and operators; None: models are asked for."""
         if path in STATUS:
             page = self._pages(path)
             return Response(status=page.code, body=page.body.encode(), headers={"Content-Type": page.content_type})

@@ -5,7 +5,7 @@ wrong is an ordinary error with its own status. Several answers (`n`) are severa
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import structlog
 from aiohttp.web import BaseRequest, StreamResponse
@@ -64,7 +64,10 @@ class AnswerStream:
 
     async def _ask(self, bullpen: Bullpen, index: int, question: Options) -> None:
         """One question: all that is heard of it, and last what it ended with."""
-        put: Callable[[Event], None] = lambda event: self._events.put_nowait((index, event))  # noqa: E731
+
+        def put(event: Event) -> None:
+            self._events.put_nowait((index, event))
+
         try:
             async with bullpen.exchange(stream=True, **question) as exchange:
                 exchange.on_running = lambda: put(None)

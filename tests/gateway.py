@@ -140,6 +140,15 @@ class AbleWorker(FakeWorker):
         return beat.model_copy(update={"models": (card,)})
 
 
+@asynccontextmanager
+async def played(mesh: SmallMesh, script: Any, **config: Any) -> AsyncIterator[tuple[Door, AbleWorker]]:
+    """A gateway before one worker that does what the script says."""
+    async with AbleWorker(mesh.bus, "fake-1", acting(script)) as worker:
+        await eventually(lambda: "fake-1" in mesh.beats, timeout=PATIENT)
+        async with door_of(mesh, **config) as door:
+            yield door, worker
+
+
 def final(asked: FakeRequest, **fields: Any) -> FinalResponse:
     """The answer of a fake worker, with these fields."""
     told: dict[str, Any] = {

@@ -301,12 +301,13 @@ async def test_an_ollama_model_that_cannot_think_is_not_told_to(monkeypatch: pyt
 )
 def test_gemini_is_told_a_budget_or_a_level(name: str, effort: str, told: Json | None) -> None:
     folder = discover()["gemini"].load()
-    backend = folder(configured(folder.config_class, {"base_url": "http://127.0.0.1:1", "models": [{"name": name}]}))
-    request = InferenceRequest(prompt="hi", reasoning_effort=effort)  # type: ignore[arg-type]
-    _, generation = backend._question(Job(request, backend.models()[0], 50))  # type: ignore[attr-defined]
+    config = configured(folder.config_class, {"base_url": "http://127.0.0.1:1", "models": [{"name": name}]})
+    backend: Any = folder(config)
+    request = InferenceRequest.model_validate({"prompt": "hi", "reasoning_effort": effort})
+    _, generation = backend._question(Job(request, backend.models()[0], 50))
     dumped = generation.model_dump(mode="json", by_alias=True, exclude_none=True)
     assert dumped.get("thinkingConfig") == told
-    assert tuple(backend._left_out((None, generation), None)) == (() if told else ("reasoning_effort",))  # type: ignore[attr-defined]
+    assert tuple(backend._left_out((None, generation), None)) == (() if told else ("reasoning_effort",))
 
 
 async def test_gemini_gets_sounds_files_penalties_and_its_own_signatures(monkeypatch: pytest.MonkeyPatch) -> None:

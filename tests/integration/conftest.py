@@ -10,8 +10,10 @@ import pytest
 from bus import Bus, BusSettings
 from client import Bullpen, watch
 from contracts import AttemptRecord, ResponseRecord, new_id, utc_now
+from telemetry.recording import recorder
 from telemetry.store import Store
 from telemetry.upkeep.migrate import migrate
+from tests.books import Books
 from tests.fake_manager import FakeManager, FakeWorkers
 from tests.mesh import SERVER_BACK_WITHIN, SmallMesh
 from tests.servers import NatsServer
@@ -129,6 +131,24 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Manager that is asked whether it has the task may take its time: it is not lost, only the machine is busy."""
     monkeypatch.setattr(watch, "REPLY_WITHIN", 30.0)
+
+
+@pytest.fixture
+async def books(nats_server: str, database_url: str) -> AsyncIterator[Books]:
+    async with Books(nats_server, database_url) as books:
+        yield books
+
+
+@pytest.fixture
+def short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an accountant that was killed held is given to the next one after 1 s."""
+    monkeypatch.setattr(recorder, "ACK_WAIT", 1.0)
+
+
+@pytest.fixture
+def long_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an accountant holds, and does not give back, nobody else gets in the time of a test."""
+    monkeypatch.setattr(recorder, "ACK_WAIT", 600.0)
 
 
 @pytest.fixture

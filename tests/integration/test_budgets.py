@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
@@ -39,12 +38,6 @@ def patience_at_noon(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"manager.budgets.ledger.{name}", 20.0)
     began = time.monotonic()
     monkeypatch.setattr(BudgetLedger.__init__, "__defaults__", (lambda: NOON + time.monotonic() - began,))
-
-
-@pytest.fixture
-async def mesh(nats: NatsServer) -> AsyncIterator[SmallMesh]:
-    async with SmallMesh(nats.url) as small:
-        yield small
 
 
 def spent(answers: list[Json]) -> Decimal:

@@ -1,10 +1,7 @@
 """Answers that are not sure enough: a better model is asked, and the surest answer counts."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
-
-import pytest
 
 from tests.gate import Gate
 from tests.mesh import Json, SmallMesh
@@ -12,12 +9,6 @@ from tests.support import eventually
 
 CHEAP: Json = {"price": {"input_per_mtok": 0.01, "output_per_mtok": 0.01}}
 DEAR: Json = {"price": {"input_per_mtok": 100, "output_per_mtok": 100}}
-
-
-@pytest.fixture
-async def mesh(nats_server: str) -> AsyncIterator[SmallMesh]:
-    async with SmallMesh(nats_server) as mesh:
-        yield mesh
 
 
 async def test_too_little_confidence_escalates_to_another_model(mesh: SmallMesh) -> None:

@@ -1,19 +1,10 @@
 """Workers and Managers that leave: what they have begun they finish, and they take nothing new."""
 
 import asyncio
-from collections.abc import AsyncIterator
-
-import pytest
 
 from tests.gate import Gate
 from tests.mesh import Json, SmallMesh
 from tests.support import eventually
-
-
-@pytest.fixture
-async def mesh(nats_server: str) -> AsyncIterator[SmallMesh]:
-    async with SmallMesh(nats_server) as mesh:
-        yield mesh
 
 
 async def test_draining_finishes_what_runs_and_takes_nothing_new(mesh: SmallMesh, gate: Gate) -> None:

@@ -31,12 +31,6 @@ async def books(nats: NatsServer, database_url: str) -> AsyncIterator[Books]:
         yield fresh
 
 
-@pytest.fixture
-async def mesh(nats: NatsServer) -> AsyncIterator[SmallMesh]:
-    async with SmallMesh(nats.url) as fresh:
-        yield fresh
-
-
 async def run(books: Books, *arguments: str) -> Result:
     return await bullpen(
         *arguments, env={"NATS_URL": books.settings.servers[0], "DATABASE_URL": books.database_url, "COLUMNS": "160"}

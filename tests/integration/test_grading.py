@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -25,12 +24,6 @@ from tests.servers import NatsServer
 from tests.support import eventually
 
 FAILED = {"outcome": Outcome.FAILED, "confidence": None}
-
-
-@pytest.fixture
-async def books(nats_server: str, database_url: str) -> AsyncIterator[Books]:
-    async with Books(nats_server, database_url) as fresh:
-        yield fresh
 
 
 def tries(count: int, worker: str, **changes: Any) -> list[Any]:

@@ -2,23 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 
 import pytest
 
 from bus import RequestTimeout
 from tests.gate import Gate
 from tests.mesh import SmallMesh
-from tests.servers import NatsServer
 from tests.support import eventually
 
 pytestmark = pytest.mark.usefixtures("patient_keys")
-
-
-@pytest.fixture
-async def mesh(nats: NatsServer) -> AsyncIterator[SmallMesh]:
-    async with SmallMesh(nats.url) as mesh:
-        yield mesh
 
 
 async def test_fifty_at_once_over_three_managers_run_once(mesh: SmallMesh) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -26,12 +25,6 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("STORE_WITHIN", "CALL_WITHIN"):
         monkeypatch.setattr(f"manager.jobs.consumer.{name}", 15.0)
     monkeypatch.setattr("bus.kv.API_TIMEOUT", 15.0)
-
-
-@pytest.fixture
-async def mesh(nats_server: str) -> AsyncIterator[SmallMesh]:
-    async with SmallMesh(nats_server) as small:
-        yield small
 
 
 async def streams_are_there(mesh: SmallMesh) -> None:

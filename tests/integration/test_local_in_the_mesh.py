@@ -1,12 +1,10 @@
 """A real model behind a Manager: long prompts are waited for, and it goes on where another worker stopped."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
 from tests.mesh import Json, SmallMesh
-from tests.servers import NatsServer
 
 pytest.importorskip("xllamacpp", reason="the wheel with llama.cpp is not installed")
 pytestmark = pytest.mark.timeout(280)  # a real model on a busy machine
@@ -16,12 +14,6 @@ FREE, DEAR = ({"input_per_mtok": usd, "output_per_mtok": usd} for usd in (0, 90)
 PATIENT: Json = {"claim_timeout": 60, "silent_after_beats": 300}
 """Of a Manager in the process that loads the model, and hears nothing meanwhile."""
 LONG: Json = {"timeout": 240, "deadline_ms": 240_000}
-
-
-@pytest.fixture
-async def mesh(nats: NatsServer) -> AsyncIterator[SmallMesh]:
-    async with SmallMesh(nats.url) as mesh:
-        yield mesh
 
 
 async def test_prompts_that_take_long_to_read_are_waited_for(mesh: SmallMesh) -> None:

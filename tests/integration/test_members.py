@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -22,12 +21,6 @@ from tests.support import eventually
 
 QUICK: dict[str, Any] = {"latency_ms": {"fixed": 1}}
 LIE = {"code": "invalid_request", "status": 400, "message": "a lie", "retryable": False}
-
-
-@pytest.fixture
-async def mesh(nats: NatsServer) -> AsyncIterator[SmallMesh]:
-    async with SmallMesh(nats.url) as small:
-        yield small
 
 
 async def made_up(mesh: SmallMesh, count: int, **changes: Any) -> None:

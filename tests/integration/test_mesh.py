@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -20,12 +19,6 @@ SLOW: Json = {"latency_ms": {"fixed": 400}}
 PACED: Json = {"tokens_per_second": 100, "output_tokens": 30}
 CHEAP: Json = {"price": {"input_per_mtok": 0.01, "output_per_mtok": 0.01}}
 DEAR: Json = {"price": {"input_per_mtok": 100, "output_per_mtok": 100}}
-
-
-@pytest.fixture
-async def mesh(nats_server: str) -> AsyncIterator[SmallMesh]:
-    async with SmallMesh(nats_server) as mesh:
-        yield mesh
 
 
 async def test_a_question_gets_a_whole_answer(mesh: SmallMesh) -> None:

@@ -10,19 +10,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
 from typing import Any
 
-import pytest
-
 from bus import Bus, Message
 from tests.mesh import Json, SmallMesh
 
 QUARTER_SECOND = 0.25
 SEED: Json = {"model_id": "bash-1", "output": "hello from bash", "tokens_used": 9, "duration_ms": 5, "confidence": 0.5}
-
-
-@pytest.fixture
-async def mesh(nats_server: str) -> AsyncIterator[SmallMesh]:
-    async with SmallMesh(nats_server) as mesh:
-        yield mesh
 
 
 Answer = Callable[[Json], list[Any]]

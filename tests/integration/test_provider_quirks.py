@@ -1,26 +1,17 @@
 """What providers do differently, seen from the mesh: another worker answers, the heartbeat tells what was learned."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from tests.backends.providers import AnthropicProvider, Failure, OpenAIProvider, Provider
 from tests.backends.quirks import Quirk
 from tests.backends.quirks_openai import QUIRKS, calls, piece_of_call
 from tests.mesh import Json, SmallMesh
-from tests.servers import NatsServer
 from tests.support import eventually
 
 pytestmark = pytest.mark.usefixtures("patient_backends")
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
 RARE = 3600.0
 """Seconds between health checks: what is told without one is told because it was learned."""
-
-
-@pytest.fixture
-async def mesh(nats: NatsServer) -> AsyncIterator[SmallMesh]:
-    async with SmallMesh(nats.url) as mesh:
-        yield mesh
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,6 @@ The providers are stand-ins at their HTTP boundary; everything between them and 
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from time import monotonic
 
 import pytest
@@ -26,12 +25,6 @@ MOMENTS = {
     "before the first token": Failure(hang_after=0),
     "in the middle": Failure(hang_after=2),
 }
-
-
-@pytest.fixture
-async def mesh(nats: NatsServer) -> AsyncIterator[SmallMesh]:
-    async with SmallMesh(nats.url) as mesh:
-        yield mesh
 
 
 async def employ(mesh: SmallMesh, provider: Provider, worker_id: str = "w-1") -> None:

@@ -1,21 +1,12 @@
 """Requests that find every worker full: they wait at the Manager, in order, and are told when too many do."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from functools import partial
-
-import pytest
 
 from tests.fake_worker import Asked, FakeWorker, acting
 from tests.gate import Gate
 from tests.mesh import Json, SmallMesh
 from tests.support import eventually
-
-
-@pytest.fixture
-async def mesh(nats_server: str) -> AsyncIterator[SmallMesh]:
-    async with SmallMesh(nats_server) as mesh:
-        yield mesh
 
 
 async def test_more_requests_than_places_wait_their_turn(mesh: SmallMesh) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -25,12 +24,6 @@ def patient_accounts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker waits for JetStream, however long that stands still, before it goes on with its part of an account."""
     monkeypatch.setattr(account, "WITHIN", SERVER_BACK_WITHIN)
     monkeypatch.setattr(kv, "API_TIMEOUT", SERVER_BACK_WITHIN)
-
-
-@pytest.fixture
-async def mesh(nats: NatsServer) -> AsyncIterator[SmallMesh]:
-    async with SmallMesh(nats.url) as fresh:
-        yield fresh
 
 
 async def many(mesh: SmallMesh, count: int, **request: Any) -> list[Json]:

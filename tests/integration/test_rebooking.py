@@ -24,12 +24,6 @@ LETTERS_TOO = "CREATE TRIGGER refuse BEFORE INSERT ON dead_letters FOR EACH ROW 
 
 
 @pytest.fixture
-async def books(nats_server: str, database_url: str) -> AsyncIterator[Books]:
-    async with Books(nats_server, database_url) as books:
-        yield books
-
-
-@pytest.fixture
 async def owner(database_url: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
     connection = await asyncpg.connect(database_url)
     yield connection

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from telemetry.reload import follow
 from tests.cli import bullpen
 from tests.fake_worker import Asked, FakeWorker, acting
 from tests.mesh import PATIENT, SmallMesh
-from tests.servers import NatsServer
 from tests.support import eventually
 
 pytestmark = pytest.mark.timeout(120)  # servers of their own, on a busy machine
@@ -35,12 +33,6 @@ PAID: dict[str, Any] = {
 
 PATIENT_LINES = "".join(f"{name}: {value}\n" for name, value in PATIENT.items())
 """Of the Manager: the last lines of its file."""
-
-
-@pytest.fixture
-async def mesh(nats: NatsServer) -> AsyncIterator[SmallMesh]:
-    async with SmallMesh(nats.url) as mesh:
-        yield mesh
 
 
 @pytest.fixture

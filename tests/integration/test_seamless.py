@@ -1,7 +1,6 @@
 """Seamless streams: whatever befalls their workers, the text that a reader has is one text. Real NATS, real Manager."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ from tests.fake_worker import Asked, FakeWorker, acting
 from tests.ill_workers import HANGS, WORDY, Attempts
 from tests.integration.test_stream_pieces import read as joined
 from tests.mesh import Json, SmallMesh
-from tests.servers import NatsServer
 from tests.streams import check_stream
 from tests.support import eventually
 
@@ -25,12 +23,6 @@ THINKS: dict[str, Any] = {
 LOOK = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 CALL = {"id": "c", "type": "function", "function": {"name": "look", "arguments": '{"at": 1}'}}
 SEAMLESS: dict[str, Any] = {"continuation": "seamless"}
-
-
-@pytest.fixture
-async def mesh(nats: NatsServer) -> AsyncIterator[SmallMesh]:
-    async with SmallMesh(nats.url) as mesh:
-        yield mesh
 
 
 def seams(heard: list[Json | None]) -> list[tuple[str, str, str]]:

@@ -40,7 +40,9 @@ async def test_a_second_signal_that_comes_early_is_heeded(
     assert f"{role} is leaving" in str(await asked)
 
 
-async def test_a_task_that_is_cancelled_when_its_flush_is_over_ends(nats: NatsServer) -> None:
+async def test_a_task_that_is_cancelled_when_its_flush_is_over_ends(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bus = await Bus.connect("test", BusSettings(servers=(nats.url,)), watchdog=False)
     process_pong = bus.nats._process_pong
 
@@ -48,9 +50,9 @@ async def test_a_task_that_is_cancelled_when_its_flush_is_over_ends(nats: NatsSe
         await process_pong()
         flushing.cancel()
 
-    bus.nats._process_pong = cancel_in_that_instant  # type: ignore[method-assign]
+    monkeypatch.setattr(bus.nats, "_process_pong", cancel_in_that_instant)
     flushing = asyncio.create_task(bus.flush(20))
     with pytest.raises(asyncio.CancelledError):
         await flushing
-    bus.nats._process_pong = process_pong  # type: ignore[method-assign]
+    monkeypatch.undo()
     await bus.close()

@@ -46,12 +46,6 @@ async def judge() -> AsyncIterator[Judge]:
 
 
 @pytest.fixture
-async def mesh(nats: NatsServer) -> AsyncIterator[SmallMesh]:
-    async with SmallMesh(nats.url) as fresh:
-        yield fresh
-
-
-@pytest.fixture
 async def books(nats: NatsServer, database_url: str) -> AsyncIterator[Books]:
     async with Books(nats.url, database_url) as fresh:
         fresh.start()

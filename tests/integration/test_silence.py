@@ -4,7 +4,6 @@ The test stands in for the Manager, on an inbox of its own, where it has to see 
 """
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -14,18 +13,11 @@ from contracts import headers as h
 from tests.backends.providers import PROVIDERS, Failure, OllamaProvider, OpenAIProvider, Provider
 from tests.integration.test_jobs import results, streams_are_there, submit
 from tests.mesh import Json, SmallMesh
-from tests.servers import NatsServer
 from tests.support import eventually
 from workers.base.interface import silence
 from workers.base.provider import streaming
 
 ANSWER = "The capital is Paris."
-
-
-@pytest.fixture
-async def mesh(nats: NatsServer) -> AsyncIterator[SmallMesh]:
-    async with SmallMesh(nats.url) as mesh:
-        yield mesh
 
 
 @pytest.fixture(autouse=True)

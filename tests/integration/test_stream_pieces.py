@@ -1,7 +1,6 @@
 """Thoughts, calls and log-probabilities on their way through the mesh: what the pieces of a stream join to."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -26,12 +25,6 @@ from tests.support import eventually
 
 LOOK = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 CALL = {"id": "c", "type": "function", "function": {"name": "look", "arguments": '{"at": 1}'}}
-
-
-@pytest.fixture
-async def mesh(nats_server: str) -> AsyncIterator[SmallMesh]:
-    async with SmallMesh(nats_server) as mesh:
-        yield mesh
 
 
 def read(heard: list[Json | None]) -> tuple[Delivered, list[str], FinalResponse]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from contracts import ControlReply, WorkerEventRecord
 from contracts import subjects as s
 from tests.gate import Gate
 from tests.mesh import SERVER_BACK_WITHIN, SmallMesh
-from tests.servers import NatsServer
 from tests.support import eventually
 from workers.base.engines import engine_set
 
@@ -59,12 +57,6 @@ models:
   - name: one
 """
 SECOND = FIRST.replace("one", "two")
-
-
-@pytest.fixture
-async def mesh(nats: NatsServer) -> AsyncIterator[SmallMesh]:
-    async with SmallMesh(nats.url) as mesh:
-        yield mesh
 
 
 @pytest.fixture

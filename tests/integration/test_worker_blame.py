@@ -14,7 +14,6 @@ from contracts import Heartbeat, ModelCard
 from contracts import subjects as s
 from tests.backends.providers import Failure, Json, OllamaProvider, OpenAIProvider
 from tests.mesh import SmallMesh
-from tests.servers import NatsServer
 from tests.support import eventually
 from workers.base.runtime import health
 
@@ -70,12 +69,6 @@ class Installed(OllamaProvider):
 
     async def show(self, request: web.Request) -> web.Response:
         return web.json_response({"model_info": {}, **self.installed[(await request.json())["model"]]})
-
-
-@pytest.fixture
-async def mesh(nats: NatsServer) -> AsyncIterator[SmallMesh]:
-    async with SmallMesh(nats.url) as mesh:
-        yield mesh
 
 
 @pytest.fixture

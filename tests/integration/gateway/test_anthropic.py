@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from contracts import BullpenError, ErrorCode
-from tests.fake_worker import Asked, acting
-from tests.gateway import PATIENT, STORY, AbleWorker, Door, door_of, final, torn
+from tests.fake_worker import Asked
+from tests.gateway import PATIENT, STORY, Door, final, played, torn
 from tests.mesh import SmallMesh
 from tests.support import eventually
 
@@ -27,29 +27,6 @@ async def sdk(door: Door, **options: Any) -> AsyncIterator[Any]:
     told = {"base_url": door.url, "api_key": "none", "timeout": PATIENT, "max_retries": 0, **options}
     async with anthropic.AsyncAnthropic(**told) as client:
         yield client
-
-
-@pytest.fixture
-async def mesh(nats_server: str) -> AsyncIterator[SmallMesh]:
-    async with SmallMesh(nats_server) as mesh:
-        await mesh.manager()
-        yield mesh
-
-
-@pytest.fixture
-async def simulated(mesh: SmallMesh) -> AsyncIterator[Door]:
-    await mesh.worker("w-1")
-    async with door_of(mesh) as door:
-        yield door
-
-
-@asynccontextmanager
-async def played(mesh: SmallMesh, script: Any, **config: Any) -> AsyncIterator[tuple[Door, AbleWorker]]:
-    """A gateway before one worker that does what the script says."""
-    async with AbleWorker(mesh.bus, "fake-1", acting(script)) as worker:
-        await eventually(lambda: "fake-1" in mesh.beats, timeout=PATIENT)
-        async with door_of(mesh, **config) as door:
-            yield door, worker
 
 
 async def test_a_message_has_its_answer_and_says_who_gave_it(simulated: Door) -> None:

@@ -21,13 +21,6 @@ HELLO = [{"role": "user", "content": "hello there"}]
 
 
 @pytest.fixture
-async def mesh(nats_server: str) -> AsyncIterator[SmallMesh]:
-    async with SmallMesh(nats_server) as mesh:
-        await mesh.manager()
-        yield mesh
-
-
-@pytest.fixture
 async def door(mesh: SmallMesh) -> AsyncIterator[Door]:
     await mesh.worker("w-1")
     async with door_of(mesh, body_limit_mb=1, body_within=1.0) as door:
@@ -262,6 +255,9 @@ async def test_a_page_of_another_site_may_not_ask(door: Door) -> None:
         ("GET", CHAT, 405),
         ("DELETE", "/v1/models", 405),
         ("GET", "/v1/nothing", 404),
+        ("POST", "/v1/nothing", 404),
+        ("POST", "/nothing", 404),
+        ("PUT", "/api/nothing", 404),
         ("POST", "/chat/completions", 400),
     ],
 )

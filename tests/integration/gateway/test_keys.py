@@ -28,13 +28,6 @@ CHAT = "/v1/chat/completions"
 
 
 @pytest.fixture
-async def mesh(nats_server: str) -> AsyncIterator[SmallMesh]:
-    async with SmallMesh(nats_server) as mesh:
-        await mesh.manager()
-        yield mesh
-
-
-@pytest.fixture
 async def office(mesh: SmallMesh) -> KeyOffice:
     return await KeyOffice.open(mesh.bus)
 

@@ -1,14 +1,14 @@
 """The ollama client, unmodified, against a gateway before real NATS, a real Manager and workers."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import pytest
 
 from contracts import BullpenError, ErrorCode
-from tests.fake_worker import Asked, acting
-from tests.gateway import PATIENT, STORY, AbleWorker, Door, door_of, final, torn
+from tests.fake_worker import Asked
+from tests.gateway import PATIENT, STORY, Door, final, played, torn
 from tests.mesh import SmallMesh
 from tests.support import eventually
 
@@ -36,29 +36,6 @@ async def sdk() -> AsyncIterator[Sdk]:
             return made
 
         yield client
-
-
-@pytest.fixture
-async def mesh(nats_server: str) -> AsyncIterator[SmallMesh]:
-    async with SmallMesh(nats_server) as mesh:
-        await mesh.manager()
-        yield mesh
-
-
-@pytest.fixture
-async def simulated(mesh: SmallMesh) -> AsyncIterator[Door]:
-    await mesh.worker("w-1")
-    async with door_of(mesh) as door:
-        yield door
-
-
-@asynccontextmanager
-async def played(mesh: SmallMesh, script: Any, **config: Any) -> AsyncIterator[tuple[Door, AbleWorker]]:
-    """A gateway before one worker that does what the script says."""
-    async with AbleWorker(mesh.bus, "fake-1", acting(script)) as worker:
-        await eventually(lambda: "fake-1" in mesh.beats, timeout=PATIENT)
-        async with door_of(mesh, **config) as door:
-            yield door, worker
 
 
 async def test_a_chat_has_its_answer(simulated: Door, sdk: Sdk) -> None:
