@@ -2,7 +2,8 @@
 
 A Manager and a worker of each kind that asks a provider, as processes; the provider is ours, speaks the documented
 protocol and stops in the middle. A stream is asked for on `infer.auto`; then `infer.cancel` is published, and the clock
-runs until the provider sees the connection closed. `answered`: until the caller is told `cancelled`.
+runs until the provider sees the connection closed. `answered`: until the caller is told `cancelled`. Or it is asked for
+over HTTP, at a gateway that is another process, and the client closes its connection: it is told nothing.
 """
 
 import asyncio
@@ -10,16 +11,22 @@ import json
 import statistics
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import aiohttp
 
 from benchmarks import results
 from contracts import subjects as s
 from tests.backends.providers import PROVIDERS, Failure, Provider
 from tests.roles import AS_SHIPPED, Roles, roles_on_a_server
+from tests.servers import free_port
 from tests.support import eventually
 
 FAILURES = {"before the first token": Failure(mute=True), "between two tokens": Failure(hang_after=2)}
+LEAVES = {"HTTP client leaves a stream": True, "HTTP client leaves unstreamed": False}
+"""Whether the client has asked for a stream."""
 NEAR = 40.0
 
 Json = dict[str, Any]
@@ -29,10 +36,11 @@ def main(rounds: int) -> None:
     """Measures, prints, writes `benchmarks/results/cancel.json`."""
     with tempfile.TemporaryDirectory() as directory:
         measured = asyncio.run(_run(Path(directory), rounds))
-    print(f"{'backend':<12}{'cancelled':<26}{'closed (ms, median / max)':>28}{'answered (ms, median)':>26}")
+    print(f"{'backend':<12}{'cancelled':<32}{'closed (ms, median / max)':>28}{'answered (ms, median)':>26}")
     for one in measured:
         closed = f"{one['closed_ms']:.1f} / {one['closed_max_ms']:.1f}"
-        print(f"{one['backend']:<12}{one['when']:<26}{closed:>28}{one['answered_ms']:>26.1f}")
+        answered = f"{one['answered_ms']:.1f}" if "answered_ms" in one else "–"
+        print(f"{one['backend']:<12}{one['when']:<32}{closed:>28}{answered:>26}")
     results.write(
         "cancel",
         {"rounds": rounds, "rows": measured},
@@ -44,10 +52,12 @@ async def _run(folder: Path, rounds: int) -> list[Json]:
     measured: list[Json] = []
     async with roles_on_a_server(folder) as roles:
         roles.manager(**AS_SHIPPED)
+        url = await _gateway(roles)
         for number, provider_class in enumerate(PROVIDERS.values()):
             async with provider_class() as provider:
                 await _join(roles, f"w-{number}", provider)
                 measured += [await _measure(roles, provider, when, rounds) for when in FAILURES]
+                measured += [await _measure_leaving(url, provider, when, rounds) for when in LEAVES]
                 roles.kill(f"w-{number}")
     return measured
 
@@ -58,6 +68,47 @@ async def _join(roles: Roles, name: str, provider: Provider) -> None:
     told = {key: value if isinstance(value, str) else json.dumps(value) for key, value in config.items()}
     roles.worker(name, provider.backend, **{f"{prefix}{key.upper()}": value for key, value in told.items()})
     await roles.ready(within=NEAR)
+
+
+async def _gateway(roles: Roles) -> str:
+    """Starts one; returns where it listens, when it does."""
+    url = f"http://127.0.0.1:{free_port()}"
+    roles.gateway(BULLPEN_GATEWAY__LISTEN=url.removeprefix("http://"), BULLPEN_GATEWAY__KEYS="off")
+
+    async def is_ready() -> bool:
+        async with aiohttp.ClientSession() as session, session.get(f"{url}/readyz") as answer:
+            return answer.status == 200
+
+    async def listens() -> bool:
+        with suppress(aiohttp.ClientError):
+            return await is_ready()
+        return False
+
+    await eventually(listens, timeout=NEAR)
+    return url
+
+
+async def _measure_leaving(url: str, provider: Provider, when: str, rounds: int) -> Json:
+    provider.failure = Failure(mute=True)
+    closed = [await _leave(url, provider, stream=LEAVES[when]) for _ in range(rounds)]
+    told = {"closed_ms": statistics.median(closed), "closed_max_ms": max(closed)}
+    return {"backend": provider.backend, "when": when, **told}
+
+
+async def _leave(url: str, provider: Provider, *, stream: bool) -> float:
+    """Milliseconds from the end of an HTTP client's connection until the provider saw its own closed."""
+    provider.closed.clear()
+    before = len(provider.received)
+    body: Json = {"model": "auto", "backend": provider.backend, "stream": stream}
+    body["messages"] = [{"role": "user", "content": "hello there"}]
+    async with aiohttp.ClientSession() as session:
+        asking = asyncio.create_task(session.post(f"{url}/v1/chat/completions", json=body).__aenter__())
+        await eventually(lambda: len(provider.received) > before, timeout=NEAR, every=0.005)
+        began = time.monotonic()
+        asking.cancel()
+        await asyncio.wait([asking])
+    await asyncio.wait_for(provider.closed.wait(), NEAR)
+    return (time.monotonic() - began) * 1000
 
 
 async def _measure(roles: Roles, provider: Provider, when: str, rounds: int) -> Json:
