@@ -12,6 +12,7 @@ from benchmarks import (
     books,
     cancel,
     chaos,
+    cost,
     failover,
     fuzz,
     growth,
@@ -40,6 +41,16 @@ COMMANDS: dict[str, tuple[str, str | None, Command, dict[str, dict[str, Any]]]] 
             "rounds": {"type": int, "default": 5, "help": "how often every path is measured, in turn"},
             "requests": {"type": int, "default": 300, "help": "one after the other, per path and round"},
             "burst": {"type": int, "default": 2000, "help": "64 at a time, per path and round"},
+        },
+    ),
+    "cost": (
+        "what a request costs each role, in microseconds of processor time",
+        cost.__doc__,
+        lambda asked: cost.main(asked.rounds, asked.requests, asked.only),
+        {
+            "rounds": {"type": int, "default": 3, "help": "of every path, in turn"},
+            "requests": {"type": int, "default": 4000, "help": "per path and round"},
+            "only": {"default": "", "help": "of requests,streams,books these, with commas between (default: all)"},
         },
     ),
     "fuzz": (
