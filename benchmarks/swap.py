@@ -17,6 +17,7 @@ from benchmarks import results
 from bus import Message
 from contracts import WorkerEventRecord
 from contracts import subjects as s
+from outbox.batch import unpacked
 from tests.local_models import LocalModels
 from tests.roles import AS_SHIPPED, Question, Roles
 from tests.servers import PlainNats
@@ -65,9 +66,8 @@ async def _swap(roles: Roles, models: LocalModels, wanted: str) -> Json:
     loaded: list[int] = []
 
     def hear(message: Message) -> None:
-        event = WorkerEventRecord.model_validate_json(message.data)
-        if event.detail.get("event") == "swapped":
-            loaded.append(int(event.detail["took_ms"]))
+        told = [WorkerEventRecord.model_validate_json(event).detail for event in unpacked(message.data)]
+        loaded.extend(int(detail["took_ms"]) for detail in told if detail.get("event") == "swapped")
 
     listening = await roles.bus.subscribe_inline(s.TELEMETRY_WORKER, hear)
     asked = await roles.ask_many(IN_FLIGHT, max_tokens=8, deadline_ms=120_000)

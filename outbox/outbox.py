@@ -1,18 +1,17 @@
 """Telemetry on its way out: an event is kept until JetStream, or the accountant itself, has acknowledged it.
 
-The request path only calls `put`, which never waits. Pumps with a connection of their own publish each event. One
-that is not acknowledged at once, because JetStream is away, slow or full, goes to a spool on disk and is published
-again from there, with the same `Nats-Msg-Id`, until it is: the stream drops duplicates, and so do the books. So events
-older than some two seconds survive the death of this process. Where there is no spool they wait in memory, up to
-`MAX_BYTES`. What fits nowhere is dropped, loudly.
+The request path only calls `put`, which never waits. Pumps with a connection of their own gather events for some
+milliseconds and publish those of one subject in one message (see `batch`). Events that are not acknowledged at once,
+because JetStream is away, slow or full, go to a spool on disk and are published again from there until they are: an
+event that comes twice is booked once. So events older than some two seconds survive the death of this process. Where
+there is no spool they wait in memory, up to `MAX_BYTES`. What fits nowhere is dropped, loudly.
 
-With `before_reply` no answer leaves before its events are safe: `secure` waits for their acknowledgement, a little, and
-then writes them through to the disk.
+With `before_reply` no answer leaves before its events are safe: nothing is gathered, `secure` waits for their
+acknowledgement, a little, and then writes them through to the disk.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -29,13 +28,16 @@ from bus.settings import BusSettings
 from bus.tasks import Tasks
 from contracts import BullpenError, ContentMode
 from contracts.headers import MESSAGE_ID
+from outbox.batch import Batches, batch_id, packed, portions
 from outbox.spool import Event, Spool
 
 log = structlog.get_logger(__name__)
 
 MAX_BYTES = 64 << 20
-PUMPS = 64
-"""Events that may wait for their acknowledgement at the same time."""
+PUMPS = 8
+"""Messages that may wait for their acknowledgement at the same time."""
+GATHER = 0.01
+"""Seconds in which others may join an event, where answers do not wait for it."""
 ACK_WITHIN = 2.0
 RETRY = Backoff(0.1, 2.0)
 REOPEN = Backoff(2.0, 60.0)
@@ -69,8 +71,21 @@ class Waiting:
 
     event: Event
     since: float
-    safe: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when it is acknowledged, or finally dropped."""
+    is_safe: bool = False
+    """It is acknowledged, or finally dropped."""
+    _noticed: asyncio.Event | None = None
+
+    def settle(self) -> None:
+        """It is safe from now on."""
+        self.is_safe = True
+        if self._noticed is not None:
+            self._noticed.set()
+
+    async def safe(self) -> None:
+        """Returns when it is."""
+        if not self.is_safe:
+            self._noticed = self._noticed or asyncio.Event()
+            await self._noticed.wait()
 
 
 class Outbox:
@@ -80,7 +95,8 @@ class Outbox:
         self._bus = bus
         self.settings = settings
         self._spool = spool
-        self._waiting: deque[Waiting] = deque()
+        self._waiting: Batches[Waiting] = Batches()
+        self._gathering = asyncio.Lock()
         self._bytes = 0
         self._in_flight: set[Waiting] = set()
         self._something = asyncio.Event()
@@ -158,7 +174,7 @@ class Outbox:
         waiting = Waiting(event, asyncio.get_running_loop().time())
         if self._bytes + len(event.body) <= MAX_BYTES:
             self._bytes += len(event.body)
-            self._waiting.append(waiting)
+            self._waiting.put(subject, waiting, len(event.body))
             self._settled.clear()
             self._something.set()
         elif not self._lay_aside(event):
@@ -170,9 +186,9 @@ class Outbox:
         try:
             async with asyncio.timeout(SECURE_WITHIN):
                 for waiting in events:
-                    await waiting.safe.wait()
+                    await waiting.safe()
         except TimeoutError:
-            unsafe = [waiting.event for waiting in events if not waiting.safe.is_set()]
+            unsafe = [waiting.event for waiting in events if not waiting.is_safe]
             if self._spool is None or not await self._spool.secure(unsafe):
                 reason = self._spool.failed if self._spool else "there is no spool"
                 log.error("telemetry_not_secured", events=len(unsafe), reason=reason)
@@ -199,27 +215,40 @@ class Outbox:
 
     async def _pump(self) -> None:
         while True:
+            async with self._gathering:
+                batch = await self._gather()
+            self._in_flight.update(batch)
+            await self._send(batch)
+
+    async def _gather(self) -> list[Waiting]:
+        """The next events that go in one message."""
+        while True:
             while not self._waiting:
                 self._something.clear()
                 await self._something.wait()
-            waiting = self._waiting.popleft()
-            self._in_flight.add(waiting)
-            await self._send(waiting)
-            self._in_flight.discard(waiting)
-            self._forget(waiting)
+            if self.settings.mode == "after_reply" and not self._waiting.is_full:
+                await asyncio.sleep(GATHER)
+            if batch := self._waiting.take():
+                return batch
 
-    async def _send(self, waiting: Waiting) -> None:
-        """Until it is acknowledged, or on the disk."""
+    async def _send(self, batch: list[Waiting]) -> None:
+        """Until they are acknowledged, or on the disk."""
         attempt = 0
-        while not await self._publish(waiting.event):
-            if self._lay_aside(waiting.event):
+        while not await self._publish([waiting.event for waiting in batch]):
+            laid_aside = {waiting for waiting in batch if self._lay_aside(waiting.event)}
+            self._forget(laid_aside)
+            batch = [waiting for waiting in batch if waiting not in laid_aside]
+            if not batch:
                 return
             attempt += 1
             await asyncio.sleep(RETRY.wait(attempt))
-        waiting.safe.set()
+        for waiting in batch:
+            waiting.settle()
+        self._forget(batch)
 
-    def _forget(self, waiting: Waiting) -> None:
-        self._bytes -= len(waiting.event.body)
+    def _forget(self, events: Collection[Waiting]) -> None:
+        self._in_flight.difference_update(events)
+        self._bytes -= sum(len(waiting.event.body) for waiting in events)
         if not self.pending:
             self._settled.set()
 
@@ -227,7 +256,7 @@ class Outbox:
         return self._spool is not None and self._spool.append(event)
 
     def _drop(self, waiting: Waiting) -> None:
-        waiting.safe.set()
+        waiting.settle()
         self.dropped += 1
         if self.dropped.bit_count() == 1:
             spool = f", and so is the spool: {self._spool.failed}" if self._spool else ""
@@ -254,8 +283,9 @@ class Outbox:
         now = asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(OLD / 2)
-            while self._waiting and self._waiting[0].since < now() - OLD and spool.append(self._waiting[0].event):
-                self._forget(self._waiting.popleft())
+            while (oldest := self._waiting.oldest()) and oldest.since < now() - OLD and spool.append(oldest.event):
+                self._waiting.remove(oldest.event.subject)
+                self._forget([oldest])
 
     async def _replay(self, spool: Spool) -> None:
         """Publishes what is on disk, a file at a time, whenever JetStream takes it."""
@@ -274,18 +304,18 @@ class Outbox:
                 failures += 1
 
     async def _publish_all(self, events: Sequence[Event]) -> bool:
-        """Whether all of them are acknowledged. Stops at the first that is not."""
-        for start in range(0, len(events), PUMPS):
-            taken = await asyncio.gather(*map(self._publish, events[start : start + PUMPS]))
-            if not all(taken):
+        """Whether all of them are acknowledged. Stops at the first that are not."""
+        for batch in portions(events):
+            if not await self._publish(batch):
                 return False
         return True
 
-    async def _publish(self, event: Event) -> bool:
-        """Whether the event needs no further care: acknowledged, or one that can never be stored."""
+    async def _publish(self, events: Sequence[Event]) -> bool:
+        """Whether events of one subject need no further care: acknowledged, or one that can never be stored."""
+        event = events[0]
         try:
             ack = await self._bus.request(
-                event.subject, event.body, timeout=ACK_WITHIN, headers={MESSAGE_ID: event.message_id}
+                event.subject, packed(events), timeout=ACK_WITHIN, headers={MESSAGE_ID: batch_id(events)}
             )
             refusal = from_json(ack.data).get("error")
         except BullpenError as error:

@@ -5,6 +5,7 @@ from typing import Any
 
 from bus import Message
 from contracts import AttemptRecord, Price
+from outbox.batch import unpacked
 from tests.mesh import SmallMesh
 from tests.support import eventually
 
@@ -35,6 +36,6 @@ class Attempts:
         return sorted(self.rows, key=lambda row: row.attempt)
 
     def _hear(self, message: Message) -> None:
-        row = AttemptRecord.model_validate_json(message.data)
-        if row not in self.rows:  # it is told again when nobody acknowledged it in time
-            self.rows.append(row)
+        rows = [AttemptRecord.model_validate_json(event) for event in unpacked(message.data)]
+        # It is told again when nobody acknowledged it in time.
+        self.rows += [row for row in rows if row not in self.rows]

@@ -2,8 +2,8 @@
 
 A server without JetStream has no stream for events to wait in. Accountants then listen on `telemetry.>` themselves,
 sharing the work, and answer `{"stored": true}` only after the commit, or `{"error": …}`, as a stream would.
-An event that comes twice is booked once, as ever. Nothing waits here for a database that is away: events stay with
-the roles that sent them.
+A message may carry many events; one that comes twice is booked once, as ever. Nothing waits here for a database that
+is away: events stay with the roles that sent them.
 """
 
 import asyncio
@@ -99,7 +99,7 @@ class Direct:
     def _reason_to_refuse(self, size: int) -> str:
         if not self.open_books.is_set() or self._database.away:
             return f"the database is away: {self._database.away or 'its tables are not made yet'}"
-        return "too many events wait to be booked" if self._bytes + size > MAX_BYTES else ""
+        return "too many events wait to be booked" if self._bytes and self._bytes + size > MAX_BYTES else ""
 
     async def _keep_booking(self) -> None:
         while True:

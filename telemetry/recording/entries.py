@@ -1,7 +1,7 @@
-"""Turns an event into a row for its table, or finds out why it cannot be booked."""
+"""Turns the events of a message into rows for their table, or finds out why they cannot be booked."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from contracts import AttemptRecord, FeedbackRecord, OpenModel, ResponseRecord, WorkerEventRecord
 from contracts import subjects as s
+from outbox.batch import unpacked
 from telemetry.store import DeadLetter
 
 TABLES: dict[str, tuple[str, type[OpenModel]]] = {
@@ -26,8 +27,8 @@ REPLACED = rb"\1\\ufffd"
 REASON_CHARACTERS = 500
 
 
-class QueuedEvent(Protocol):
-    """A message of the stream, as far as it matters here."""
+class QueuedMessage(Protocol):
+    """A message of the stream, as far as it matters here: one event, or an array of them."""
 
     subject: str
     data: bytes
@@ -37,10 +38,22 @@ class QueuedEvent(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Event:
+    """One event, as it came."""
+
+    message: QueuedMessage
+    data: bytes
+
+    @property
+    def subject(self) -> str:
+        return self.message.subject
+
+
+@dataclass(frozen=True, slots=True)
 class Booking:
     """One event, ready to be booked."""
 
-    event: QueuedEvent
+    event: Event
     table: str
     row: bytes
     """A JSON object whose keys are columns."""
@@ -50,29 +63,29 @@ class Booking:
 class Unbookable:
     """One event that will never be a row."""
 
-    event: QueuedEvent
+    event: Event
     reason: str
 
     @property
     def letter(self) -> DeadLetter:
         subject, reason = (text.replace("\0", "�") for text in (self.event.subject, self.reason))
-        return DeadLetter(self.event.stream_seq, subject, reason, self.event.data)
+        return DeadLetter(self.event.message.stream_seq, subject, reason, self.event.data)
 
 
-def read(batch: Sequence[QueuedEvent]) -> tuple[list[Booking], list[Unbookable]]:
-    """The batch as rows, and what of it can't be read. A check of the stream is neither."""
+def read(batch: Sequence[QueuedMessage]) -> tuple[list[Booking], list[Unbookable]]:
+    """All events of the batch as rows, and what of it can't be read. A check of the stream is neither."""
     entries: list[Booking] = []
     unbookable: list[Unbookable] = []
-    for event in batch:
-        if event.subject == s.TELEMETRY_CHECK:
+    for message in batch:
+        if message.subject == s.TELEMETRY_CHECK:
             continue
-        if event.subject not in TABLES:
-            unbookable.append(Unbookable(event, "no such subject"))
-            continue
-        try:
-            entries.append(_entry(event))
-        except ValidationError as error:
-            unbookable.append(Unbookable(event, _reason(error)))
+        for event in [Event(message, data) for data in unpacked(message.data)]:
+            try:
+                entries.append(_entry(event))
+            except KeyError:
+                unbookable.append(Unbookable(event, "no such subject"))
+            except ValidationError as error:
+                unbookable.append(Unbookable(event, _reason(error)))
     return entries, unbookable
 
 
@@ -87,21 +100,32 @@ def parts(entries: Sequence[Booking], max_bytes: int) -> Iterator[Sequence[Booki
     yield entries[start:]
 
 
+def by_table(entries: Iterable[Booking]) -> dict[str, list[bytes]]:
+    """Their rows, as `Store.save` wants them."""
+    tables: dict[str, list[bytes]] = {}
+    for entry in entries:
+        tables.setdefault(entry.table, []).append(entry.row)
+    return tables
+
+
 def rewritten(entry: Booking) -> Booking:
     """The same row in canonical JSON: Postgres may be stricter than pydantic with numbers and times."""
     _, record = TABLES[entry.event.subject]
     return _booked(entry.event, entry.table, record.model_validate_json(entry.event.data).to_bytes())
 
 
-def _entry(event: QueuedEvent) -> Booking:
-    """Raises `ValidationError`. What has all its fields is passed on as it came, because writing it anew takes time."""
+def _entry(event: Event) -> Booking:
+    """What has all its fields is passed on as it came, because writing it anew takes time.
+
+    Raises `KeyError`, `ValidationError`.
+    """
     table, record = TABLES[event.subject]
     read = record.model_validate_json(event.data)
     whole = len(read.model_fields_set) == FIELDS[event.subject]
     return _booked(event, table, event.data if whole else read.to_bytes())
 
 
-def _booked(event: QueuedEvent, table: str, row: bytes) -> Booking:
+def _booked(event: Event, table: str, row: bytes) -> Booking:
     # Postgres has no U+0000 in text; the event's own bytes keep it in the stream.
     return Booking(event, table, NUL.sub(REPLACED, row) if b"\\u0000" in row else row)
 

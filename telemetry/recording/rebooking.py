@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from telemetry.recording.entries import read, rewritten
+from telemetry.recording.entries import by_table, read, rewritten
 from telemetry.store import LetterKey, RowsRefused, Store
 
 BATCH = 100
@@ -45,17 +45,18 @@ async def kept_letters(store: Store, *, most: int | None = None) -> AsyncIterato
 
 
 async def rebook(store: Store, letter: KeptLetter) -> str:
-    """Books the event of a letter and removes the letter. Returns why not; empty: done. Raises `DatabaseAway`."""
+    """Books all events of a letter and removes the letter. Returns why not; empty: done. Raises `DatabaseAway`."""
     entries, unbookable = read([letter])
     if unbookable:
         return unbookable[0].reason
+    if not entries:
+        return "there is nothing to book in it"
     refusal = ""
-    for entry in entries:
-        for form in (entry, rewritten(entry)):
-            try:
-                await store.save({form.table: [form.row]}, booked=[letter.key])
-            except RowsRefused as error:
-                refusal = str(error)
-            else:
-                return ""
-    return refusal or "there is nothing to book in it"
+    for forms in (entries, map(rewritten, entries)):
+        try:
+            await store.save(by_table(forms), booked=[letter.key])
+        except RowsRefused as error:
+            refusal = str(error)
+        else:
+            return ""
+    return refusal

@@ -17,7 +17,7 @@ from bus.pull import ACK, IN_PROGRESS, NAK, TERM, StoredMessage, settle
 from contracts import subjects as s
 from outbox.privacy_filter import PrivacyFilter
 from telemetry.config import TelemetryConfig
-from telemetry.recording.entries import Booking, QueuedEvent, Unbookable, parts, read, rewritten
+from telemetry.recording.entries import Booking, QueuedMessage, Unbookable, by_table, parts, read, rewritten
 from telemetry.recording.retry_forever import RetryForever
 from telemetry.store import DatabaseAway, DeadLetter, RowsRefused, Store
 from telemetry.stream import ACK_WAIT, CONSUMER
@@ -85,8 +85,11 @@ class Recorder:
         await settle(self._bus, [message for message in batch if message not in unbookable], ACK)
         await settle(self._bus, [message for message in batch if message in unbookable], TERM)
 
-    async def book(self, batch: Sequence[QueuedEvent]) -> set[QueuedEvent]:
-        """Every event is in its table or in `dead_letters`; returns the latter. Waits while the database is away."""
+    async def book(self, batch: Sequence[QueuedMessage]) -> set[QueuedMessage]:
+        """Every event is in its table or in `dead_letters`. Returns the messages of the latter.
+
+        Waits while the database is away.
+        """
         entries, unbookable = read(batch)
         unsaved = unbookable
         for part in parts(entries, MAX_BYTES):
@@ -96,7 +99,7 @@ class Recorder:
             first = unbookable[0]
             log.error("events_unbookable", events=len(unbookable), subject=first.event.subject, reason=first.reason)
         self.dead += len(unbookable)
-        return {one.event for one in unbookable}
+        return {one.event.message for one in unbookable}
 
     async def _save(self, entries: Sequence[Booking], unbookable: Sequence[Unbookable]) -> list[Unbookable]:
         """Stores both. Of entries that the database refuses, the halves, down to the bad ones, which are returned."""
@@ -132,12 +135,9 @@ class Recorder:
 
     async def _store_now(self, entries: Sequence[Booking], unbookable: Sequence[Unbookable]) -> None:
         """One transaction. Raises `DatabaseAway`, also when not even a letter is taken, and `RowsRefused`."""
-        tables: dict[str, list[bytes]] = {}
-        for entry in entries:
-            tables.setdefault(entry.table, []).append(entry.row)
         letters = list(map(self._letter, unbookable))
         try:
-            new = await self._store.save(tables, letters)
+            new = await self._store.save(by_table(entries), letters)
         except RowsRefused as error:
             if entries:
                 raise

@@ -1,7 +1,6 @@
 """`bullpen ask`: what stands on the screen, exit codes, and what becomes of the work when it is broken off."""
 
 import asyncio
-import json
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from bus import Message
 from client import watch
 from contracts import BullpenError, ErrorCode, Resumed
 from contracts import subjects as s
+from tests.books_stream import rows_in
 from tests.cli import Terminal, bullpen, finish, start
 from tests.fake_manager import FakeManager
 from tests.mesh import SmallMesh
@@ -169,7 +169,7 @@ async def test_a_signal_stops_the_work_at_the_worker_and_is_booked(nats_server: 
         await mesh.manager()
         await mesh.worker("w-1", latency_ms={"fixed": 60_000})
         booked: list[dict[str, Any]] = []
-        await mesh.bus.subscribe_inline(s.TELEMETRY_ATTEMPT, lambda message: booked.append(json.loads(message.data)))
+        await mesh.bus.subscribe_inline(s.TELEMETRY_ATTEMPT, lambda message: booked.extend(rows_in(message)))
         asking = await start("ask", "hi", "--task-id", "mine", NATS_URL=nats_server)
         await eventually(lambda: mesh.beats["w-1"].inflight == 1)
         told = await finish(asking, sign=sign)

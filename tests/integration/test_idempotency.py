@@ -6,6 +6,7 @@ import json
 import pytest
 
 from bus import RequestTimeout
+from tests.books_stream import rows_in
 from tests.gate import Gate
 from tests.mesh import SmallMesh
 from tests.support import eventually
@@ -15,7 +16,9 @@ pytestmark = pytest.mark.usefixtures("patient_keys")
 
 async def test_fifty_at_once_over_three_managers_run_once(mesh: SmallMesh) -> None:
     ran: set[str] = set()
-    await mesh.bus.subscribe_inline("telemetry.attempt", lambda told: ran.add(json.loads(told.data)["request_id"]))
+    await mesh.bus.subscribe_inline(
+        "telemetry.attempt", lambda told: ran.update(row["request_id"] for row in rows_in(told))
+    )
     await mesh.worker("w-1", latency_ms=300)
     managers = [f"m-{number}" for number in range(3)]
     for name in managers:

@@ -11,6 +11,7 @@ from bus.jetstream import api
 from bus.queue import ArchivedMessage, Receipt, read_after, store
 from client import Bullpen, RequestFailed
 from contracts import subjects as s
+from tests.books_stream import rows_in
 from tests.gate import Gate
 from tests.mesh import SmallMesh
 from tests.support import eventually
@@ -176,7 +177,9 @@ async def test_a_job_that_fails_again_and_again_is_tried_so_often_by_all_manager
         await mesh.manager(name, jobs={**QUICK, "attempts": 3})
     await streams_are_there(mesh)
     tries: set[str] = set()
-    await mesh.bus.subscribe_inline(s.TELEMETRY_RESPONSE, lambda told: tries.add(json.loads(told.data)["request_id"]))
+    await mesh.bus.subscribe_inline(
+        s.TELEMETRY_RESPONSE, lambda told: tries.update(row["request_id"] for row in rows_in(told))
+    )
     await submit(mesh, {"prompt": "hello", "task_id": "t1"})
     (kept,) = await results(mesh, "t1")
     assert json.loads(kept.data)["error"]["retryable"]
@@ -193,7 +196,7 @@ async def test_a_job_that_nobody_has_room_for_is_given_up_when_its_time_is_over(
     booked: dict[str, Json] = {}
 
     def book(message: Message) -> None:
-        booked.update({(row := json.loads(message.data))["request_id"]: row})
+        booked.update({row["request_id"]: row for row in rows_in(message)})
 
     await mesh.bus.subscribe_inline(s.TELEMETRY_RESPONSE, book)
     await submit(mesh, {"prompt": "hello", "task_id": "t1"})
@@ -240,8 +243,7 @@ async def test_a_drained_manager_takes_no_jobs(mesh: SmallMesh) -> None:
     did: dict[str, str] = {}
 
     def book(message: Message) -> None:
-        row = json.loads(message.data)
-        did[row["task_id"]] = row["manager_id"]
+        did.update({row["task_id"]: row["manager_id"] for row in rows_in(message)})
 
     await mesh.bus.subscribe_inline(s.TELEMETRY_RESPONSE, book)
     await mesh.worker("w-1")

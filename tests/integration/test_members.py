@@ -13,6 +13,7 @@ from client import Bullpen, RequestFailed
 from contracts import Claim, ErrorReply, Heartbeat, new_id
 from contracts import headers as h
 from contracts import subjects as s
+from tests.books_stream import rows_in
 from tests.fake_worker import Asked, FakeWorker, acting
 from tests.gate import Gate
 from tests.mesh import Json, SmallMesh
@@ -179,7 +180,7 @@ async def test_headers_of_a_manager_count_for_nothing_from_a_caller(mesh: SmallM
     await mesh.worker("real", **QUICK)
     forged = {h.EVENTS: "1", h.REQUEST: new_id(), h.ATTEMPT: "7", h.TASK: "theirs", h.MODEL: "none", h.CONTINUE: "!"}
     booked: list[Json] = []
-    await mesh.bus.subscribe_inline(s.TELEMETRY_RESPONSE, lambda message: booked.append(from_json(message.data)))
+    await mesh.bus.subscribe_inline(s.TELEMETRY_RESPONSE, lambda message: booked.extend(rows_in(message)))
     answer = await mesh.ask("infer.simulated", task_id="mine", headers=forged)
     assert "output" in answer
     assert answer["task_id"] == "mine"

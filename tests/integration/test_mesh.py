@@ -11,6 +11,7 @@ from bus import Message
 from bus.jetstream import PullConsumer
 from contracts import InferenceResponse, Terms
 from contracts import subjects as s
+from tests.books_stream import rows_in
 from tests.gate import Gate
 from tests.mesh import Json, SmallMesh
 from tests.support import eventually
@@ -293,7 +294,7 @@ async def test_every_request_and_every_attempt_is_booked_once(mesh: SmallMesh) -
     rows: dict[str, list[Any]] = {s.TELEMETRY_RESPONSE: [], s.TELEMETRY_ATTEMPT: [], s.TELEMETRY_WORKER: []}
     while await books.pending():
         for stored in await books.fetch(100, timeout=0.2):
-            rows[stored.subject].append(from_json(stored.data))
+            rows[stored.subject] += rows_in(stored)
             await stored.ack()
     tried = sum(len(a["attempts"]) for a in answers) + 2  # and one for each asked directly
     assert sorted(r["request_id"] for r in rows[s.TELEMETRY_RESPONSE]) == sorted(a["request_id"] for a in answers)

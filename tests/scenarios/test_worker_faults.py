@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic_core import from_json
 
+from tests.books_stream import rows_in
 from tests.diary import Diary
 from tests.proxy import Direction, Proxy
 from tests.roles import PROMPT, Question, Roles, unwell
@@ -114,7 +114,7 @@ async def test_a_worker_whose_connection_breaks_stops_what_others_do_now(
 ) -> None:
     """It is back at once and well, but its question is somebody else's; what it had used is booked."""
     booked: list[Any] = []
-    await roles.bus.subscribe_inline("telemetry.attempt", lambda message: booked.append(from_json(message.data)))
+    await roles.bus.subscribe_inline("telemetry.attempt", lambda message: booked.extend(rows_in(message)))
     async with Proxy(nats.port) as proxy:
         roles.manager()
         roles.worker("w-1", **ENDLESS, NATS_URL=f"nats://127.0.0.1:{proxy.port}")

@@ -13,7 +13,9 @@ from pydantic_core import from_json
 
 from contracts import AttemptRecord, OpenModel, Outcome, PartialUsage, ResponseRecord, utc_now
 from contracts import subjects as s
-from telemetry.recording.entries import TABLES, Booking, Unbookable, parts, read
+from outbox import spool
+from outbox.batch import packed
+from telemetry.recording.entries import TABLES, Booking, Event, Unbookable, parts, read
 from telemetry.store import sql
 from telemetry.upkeep.migrate import available
 from tests.books import attempt, feedback, response, worker_event
@@ -59,6 +61,17 @@ def test_each_kind_of_event_has_its_table() -> None:
     assert [entry.table for entry in entries] == ["responses", "attempts", "feedback", "worker_events"]
 
 
+def test_every_event_of_a_message_is_a_row_of_its_own_and_a_bad_one_takes_none_with_it() -> None:
+    good = [response().to_bytes() for _ in range(2)]
+    message = Told(
+        packed([spool.Event("x", body, str(n)) for n, body in enumerate([good[0], b'{"output": 1}', good[1]])])
+    )
+    entries, [unbookable] = read([message])
+    assert [entry.row for entry in entries] == good
+    assert (unbookable.letter.body, unbookable.letter.stream_seq) == (b'{"output": 1}', 7)
+    assert unbookable.event.message is message
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -92,7 +105,7 @@ def test_a_reason_does_not_tell_what_people_asked() -> None:
 
 @given(st.lists(st.integers(0, 50), max_size=30), st.integers(1, 100))
 def test_parts_are_small_and_keep_order(sizes: list[int], limit: int) -> None:
-    entries = [Booking(Told(b"", stream_seq=n), "responses", b"x" * size) for n, size in enumerate(sizes)]
+    entries = [Booking(Event(Told(b"", stream_seq=n), b""), "responses", b"x" * size) for n, size in enumerate(sizes)]
     found = list(parts(entries, limit))
     assert list(chain.from_iterable(found)) == entries
     assert all(sum(len(entry.row) for entry in part) <= limit or len(part) == 1 for part in found)
