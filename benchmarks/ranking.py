@@ -49,13 +49,8 @@ def _timed(shared: SharedState, decisions: int, *, all_of_them: bool = False) ->
     return micros
 
 
-class _Clocked(SharedState):
-    def now(self) -> float:
-        return time.monotonic()
-
-
 def _shared(size: int) -> SharedState:
-    shared = _Clocked(cast("Bus", None), ManagerConfig(), "m-1", cast("Metrics", None))
+    shared = SharedState(cast("Bus", None), ManagerConfig(), "m-1", cast("Metrics", None), clock=time.monotonic)
     rng = random.Random(1)
     for number in range(size):
         shared.registry.hear(_beat(number, rng), shared.now(), wall=time.time())

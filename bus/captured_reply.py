@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 
-from bus.connection import Bus, Headers
+from bus.connection import Bus
 from bus.delivered import Delivered
+from bus.headers import Headers
 from bus.reply import FinalMessage, FinalMessages
 from contracts import AttemptSummary, BullpenError, InferenceResponse, Piece
 

@@ -20,6 +20,7 @@ from nats.aio.subscription import Subscription as NatsSubscription
 
 from bus.backoff import Backoff
 from bus.errors import BusError, BusUnreachable, NoResponders, RequestTimeout
+from bus.headers import Headers, read_headers
 from bus.inbox import Inbox, Listener
 from bus.lean_nats import allow_web_sockets
 from bus.once import Once
@@ -47,8 +48,6 @@ RECONNECT = Backoff(0.8, 3.0)
 AT_ONCE = 20_000
 """Messages of one subscription that may be handled at the same time."""
 
-Headers = dict[str, str]
-
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -71,7 +70,8 @@ Handler = Callable[[Message], Awaitable[None]]
 class Subscription:
     """Interest in a subject. `drain` stops new messages and waits for those already here."""
 
-    def __init__(self, nats: NatsSubscription, tasks: Tasks) -> None:
+    def __init__(self, client: PatchedClient, nats: NatsSubscription, tasks: Tasks) -> None:
+        self._client = client
         self._nats = nats
         self._tasks = tasks
 
@@ -81,6 +81,8 @@ class Subscription:
             await self._nats.drain()
         except nats_errors.Error as error:
             log.debug("unsubscribe_failed", error=repr(error))
+        finally:
+            self._client.forget_tap(self._nats)
 
     async def drain(self) -> None:
         """No new messages, and every handler has finished."""
@@ -175,6 +177,9 @@ class Bus:
         """
         size = len(data)
         if headers is not None:
+            characters = len("".join((*headers, *headers.values())))
+            if size + HEADER_FRAME + 4 * (characters + len(headers)) <= self.max_payload:
+                return  # as UTF-8 no character has more than four bytes
             size += HEADER_FRAME + sum(len(f"{name}: {value}\r\n".encode()) for name, value in headers.items())
         if size > self.max_payload:
             raise BullpenError(
@@ -197,6 +202,11 @@ class Bus:
             ) from error
         except (nats_errors.Error, OSError) as error:
             raise BusError(f"cannot publish on {subject}: {error!r}") from error
+
+    def publish_soon(self, subject: str, data: bytes) -> None:
+        """Publishes what may be lost, without waiting: it is dropped when the server is away or takes no more."""
+        if len(data) > self.max_payload or not self._client.post(subject, data):
+            log.debug("not_published", name=self.name, subject=subject, size=len(data))
 
     async def request(self, subject: str, data: bytes, *, timeout: float, headers: Headers | None = None) -> Message:
         """Waits for the one answer. Raises `NoResponders`, `RequestTimeout`, `Denied`, and as `publish`."""
@@ -239,22 +249,31 @@ class Bus:
 
         async def received(msg: Msg) -> None:
             await free.acquire()
-            tasks.start(handled(_message(msg)), subject)
+            tasks.start(handled(Message(msg.subject, msg.data, msg.reply, msg.headers or {})), subject)
 
-        return Subscription(await self._subscribe(subject, queue, received), tasks)
+        try:
+            nats = await self._client.subscribe(subject, queue=queue, cb=received)
+        except nats_errors.Error as error:
+            raise BusError(f"cannot subscribe to {subject}: {error!r}") from error
+        return Subscription(self._client, nats, tasks)
 
     async def subscribe_inline(
         self, subject: str, callback: Callable[[Message], None], *, queue: str = ""
     ) -> Subscription:
-        """Calls `callback` for each message, in order, without a task: for short, plain functions."""
+        """Calls `callback` for each message, in order, as soon as it is read: for short, plain functions."""
 
-        async def received(msg: Msg) -> None:
+        def received(at: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+            message = Message(at.decode(), data, reply.decode(), read_headers(headers))
             try:
-                callback(_message(msg))
+                callback(message)
             except Exception:
                 log.exception("handler_failed", subject=subject)
 
-        return Subscription(await self._subscribe(subject, queue, received), Tasks(subject))
+        try:
+            nats = await self._client.tap(subject, received, queue=queue)
+        except nats_errors.Error as error:
+            raise BusError(f"cannot subscribe to {subject}: {error!r}") from error
+        return Subscription(self._client, nats, Tasks(subject))
 
     async def flush(self, timeout: float = 2.0) -> None:
         """Returns when the server has everything that was published before. Raises `BusError`."""
@@ -296,7 +315,7 @@ class Bus:
                 # Only now: a first connect that may "reconnect" hides wrong credentials for two minutes.
                 self._client.set_server_pool(servers)
                 self._client.options.update(allow_reconnect=True, max_reconnect_attempts=-1)
-                await self._subscribe(self._inbox.wildcard, "", self._deliver)
+                await self.subscribe_inline(self._inbox.wildcard, self._inbox.deliver)
                 self._established = True
                 return
         raise explain(failure, self.settings) from failure
@@ -337,17 +356,6 @@ class Bus:
             **{key: value for key, value in options.items() if value is not None},
         )
 
-    async def _subscribe(
-        self, subject: str, queue: str, callback: Callable[[Msg], Awaitable[None]]
-    ) -> NatsSubscription:
-        try:
-            return await self._client.subscribe(subject, queue=queue, cb=callback)
-        except nats_errors.Error as error:
-            raise BusError(f"cannot subscribe to {subject}: {error!r}") from error
-
-    async def _deliver(self, msg: Msg) -> None:
-        self._inbox.deliver(_message(msg))
-
     async def _on_error(self, error: Exception) -> None:
         if isinstance(error, nats_errors.SlowConsumerError):
             self._slow += 1
@@ -379,10 +387,6 @@ class Bus:
         if self._established and not self._closing:
             log.error("bus_lost", name=self.name, error=repr(self._client.last_error), cure="exiting to be restarted")
             self.lost.set()
-
-
-def _message(msg: Msg) -> Message:
-    return Message(msg.subject, msg.data, msg.reply, msg.headers or {})
 
 
 def next_server(servers: list[Server], info: dict[str, Any]) -> tuple[Server, float]:

@@ -23,12 +23,14 @@ class HasSubject(Protocol):
 M = TypeVar("M", bound=HasSubject)
 
 TOKEN_BYTES = 16
+TOKENS = 100
 
 
 class Inbox(Generic[M]):
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
         self._waiting: dict[str, Callable[[M], None]] = {}
+        self._random: list[str] = []
 
     @property
     def wildcard(self) -> str:
@@ -40,9 +42,16 @@ class Inbox(Generic[M]):
     def open(self, callback: Callable[[M], None], of: str = "") -> "Listener[M]":
         """`of`: a part of the inbox, one subject token, for answers of one kind of sender."""
         part = f"{of}." if of else ""
-        subject = f"{self._prefix}.{part}{secrets.token_hex(TOKEN_BYTES)}"
+        subject = f"{self._prefix}.{part}{self._token()}"
         self._waiting[subject] = callback
         return Listener(self, subject)
+
+    def _token(self) -> str:
+        """Random, so that nobody can guess it; drawn many at a time, because each draw is a call of the system."""
+        if not self._random:
+            drawn = secrets.token_hex(TOKENS * TOKEN_BYTES)
+            self._random = [drawn[at : at + 2 * TOKEN_BYTES] for at in range(0, len(drawn), 2 * TOKEN_BYTES)]
+        return self._random.pop()
 
     def close(self, subject: str) -> None:
         self._waiting.pop(subject, None)

@@ -11,8 +11,9 @@ from typing import Literal
 
 import structlog
 
-from bus.connection import Bus, Headers, Message
+from bus.connection import Bus, Message
 from bus.delivered import Delivered
+from bus.headers import Headers
 from bus.inbox import Listener
 from bus.publish_with_retry import BACK_WITHIN, publish_with_retry
 from bus.reply import FinalMessage, FinalMessages

@@ -93,12 +93,12 @@ class PatchedClient(Client):
         backlog = writer.transport.get_write_buffer_size() if writer is not None else 0
         return Traffic(self.stats["in_msgs"], self.stats["out_bytes"] - self._pending_data_size - backlog, backlog)
 
-    async def tap(self, subject: str, callback: "Tap") -> Subscription:
+    async def tap(self, subject: str, callback: "Tap", *, queue: str = "") -> Subscription:
         """Hands every message of a subject to `callback` as it was read: no queue, no task, no limit but the asker's.
 
         Raises `nats.errors.Error`.
         """
-        subscription = await self.subscribe(subject, cb=_nothing)
+        subscription = await self.subscribe(subject, queue=queue, cb=_nothing)
         self._taps[subscription._id] = callback
         return subscription
 
@@ -110,6 +110,23 @@ class PatchedClient(Client):
                 await self.flush(timeout=UNTAP_WITHIN)
         finally:
             self._taps.pop(subscription._id, None)
+
+    def post(self, subject: str, data: bytes) -> bool:
+        """Puts a message among those that leave next, without waiting. False: too much waits already."""
+        if not self.is_connected or self._flush_queue is None or self._pending_data_size > self._max_pending_size:
+            return False
+        command = b"PUB %b  %d\r\n%b\r\n" % (subject.encode(), len(data), data)
+        self.stats["out_msgs"] += 1
+        self.stats["out_bytes"] += len(data)
+        self._pending.append(command)
+        self._pending_data_size += len(command)
+        if self._flush_queue.empty():
+            self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
+        return True
+
+    def forget_tap(self, subscription: Subscription) -> None:
+        """Of a subscription that has ended."""
+        self._taps.pop(subscription._id, None)
 
     async def publish_many(self, subjects: Sequence[str], data: bytes) -> None:
         """The same to all of them, in one write. Raises as `publish`."""

@@ -8,8 +8,9 @@ import asyncio
 
 import structlog
 
-from bus.connection import Bus, Headers, Message
+from bus.connection import Bus, Message
 from bus.errors import BusError
+from bus.headers import Headers
 
 log = structlog.get_logger(__name__)
 

@@ -15,8 +15,9 @@ from nats import errors as nats_errors
 from nats.aio.subscription import Subscription
 from pydantic_core import to_json
 
-from bus.connection import Bus, Headers
+from bus.connection import Bus
 from bus.errors import BusError
+from bus.headers import Headers, read_headers
 from contracts import new_id
 
 log = structlog.get_logger(__name__)
@@ -96,16 +97,6 @@ async def settle(bus: Bus, messages: Sequence[StoredMessage], verdict: bytes) ->
         await bus.nats.publish_many([message.settles_at for message in messages], verdict)
     except (nats_errors.Error, OSError) as error:
         raise BusError(f"cannot acknowledge: {error!r}") from error
-
-
-def read_headers(block: bytes | None) -> Headers:
-    """The headers of a message, as they stand on the wire; of several with one name the first."""
-    found: Headers = {}
-    for line in (block or b"").decode("utf-8", "replace").split("\r\n")[1:]:
-        name, colon, value = line.partition(":")
-        if colon:
-            found.setdefault(name.strip(), value.strip())
-    return found
 
 
 class Puller:

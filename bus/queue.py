@@ -13,8 +13,9 @@ from nats.js.api import DiscardPolicy, RetentionPolicy, StreamConfig
 from pydantic_core import to_json
 
 from bus.acknowledgement import Acknowledgement
-from bus.connection import Bus, Headers, Message
+from bus.connection import Bus, Message
 from bus.errors import BusError, NoResponders, RequestTimeout
+from bus.headers import Headers
 from bus.jetstream import StreamSpec
 from contracts.headers import MESSAGE_ID
 

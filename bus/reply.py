@@ -7,8 +7,9 @@ silence, never two answers, and an answer that is too large becomes an error tha
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from bus.connection import Bus, Headers
+from bus.connection import Bus
 from bus.delivered import Delivered
+from bus.headers import Headers
 from contracts import AttemptSummary, BullpenError, ErrorCode, ErrorReply, FinalResponse, InferenceResponse, Piece
 from contracts.headers import CONTENT_TYPE, JSON, SERVICE_ERROR, SERVICE_ERROR_CODE, TASK
 from contracts.subjects import header_value, may_receive_reply

@@ -8,7 +8,7 @@ during an upgrade.
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import uuid_utils
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
@@ -42,6 +42,19 @@ class OpenModel(BaseModel):
         hide_input_in_errors=True,
         protected_namespaces=(),
     )
+
+    @classmethod
+    def built(cls, values: dict[str, Any]) -> Self:
+        """A message of our own making: `values` has every field, each as it should be. Nothing is checked.
+
+        `model_construct` does the same in ten times as long, because it looks for fields that are missing.
+        """
+        message = cls.__new__(cls)
+        object.__setattr__(message, "__dict__", values)
+        object.__setattr__(message, "__pydantic_fields_set__", set(values))
+        object.__setattr__(message, "__pydantic_extra__", None)
+        object.__setattr__(message, "__pydantic_private__", None)
+        return message
 
     def to_bytes(self) -> bytes:
         """The message as UTF-8 JSON, as it travels."""
@@ -80,7 +93,8 @@ def _cut_to(most: int) -> Callable[[str], str]:
     return lambda text: text if len(text) <= most else f"{text[:most]}…"
 
 
-Words = Annotated[str, AfterValidator(_cut_to(2000))]
+words = _cut_to(2000)
+Words = Annotated[str, AfterValidator(words)]
 """For people: what is longer is cut."""
 Label = Annotated[str, AfterValidator(_cut_to(256))]
 """For people as well: a host, a version."""

@@ -258,7 +258,7 @@ class InferenceRequest(StrictModel):
             needed.add("json")
         if self.logprobs:
             needed.add("logprobs")
-        for message in self.conversation:
+        for message in (*self._earlier_turns(), *(self.messages or ())):
             if message.images:
                 needed.add("vision")
             for attachment in message.attachments:

@@ -19,6 +19,8 @@ from contracts.response import ConfidenceSource, InferenceResponse, Outcome
 
 MOST_ESCAPED = len(r"\u0000")
 """Bytes that a character of one byte has in JSON at most."""
+MOST_AROUND = 100
+"""Bytes of quotes and brackets around the content."""
 
 
 class ResponseRecord(OpenModel):
@@ -74,7 +76,7 @@ class ResponseRecord(OpenModel):
 
         Prompt and answer are cut, and say so; figures and the tenant never are.
         """
-        if len(to_json((self.prompt, self.output, self.context, self.metadata))) <= most:
+        if self._is_small(most) or len(to_json((self.prompt, self.output, self.context, self.metadata))) <= most:
             return self
         metadata = self.metadata
         if len(to_json(metadata)) > most // 4:
@@ -88,6 +90,11 @@ class ResponseRecord(OpenModel):
             }
         )
 
+    def _is_small(self, most: int) -> bool:
+        """Whether it fits for sure, told without writing it down."""
+        characters = len(self.prompt or "") + len(self.output or "")
+        return not self.context and not self.metadata and MOST_ESCAPED * characters + MOST_AROUND <= most
+
     @classmethod
     def answered(
         cls,
@@ -100,17 +107,20 @@ class ResponseRecord(OpenModel):
         manager_id: str | None = None,
     ) -> "ResponseRecord":
         """The row of a request that got its answer; `cost_usd` is that of all attempts together."""
-        shared = {name: getattr(response, name) for name in _SHARED}
+        told = response.__dict__
         own = {
             "created_at": created_at,
             "status": "ok",
+            "error_code": None,
+            "error_message": None,
             "manager_id": manager_id,
             "cost_usd": cost_usd,
             "price": price,
             "attempts": 0 if response.replayed else max(1, len(response.attempts)),
             "output": response.output or response.refusal or "",
+            "content": "full",
         }
-        return cls.model_construct(**{**shared, **_asked(request), **own})
+        return cls.built({**{name: told[name] for name in _SHARED}, **_asked(request), **own})
 
     @classmethod
     def failed(
@@ -221,25 +231,28 @@ class AttemptRecord(OpenModel):
         price: Price | None,
     ) -> "AttemptRecord":
         """The row of one attempt. Nothing has a default, so that every writer sets every field."""
-        return cls(
-            request_id=request_id,
-            attempt=attempt,
-            task_id=task_id,
-            created_at=created_at,
-            worker_id=worker_id,
-            backend=backend,
-            model_id=model_id,
-            epoch=epoch,
-            outcome=outcome,
-            error_code=error.code if error else None,
-            error_message=error.message if error else None,
-            duration_ms=duration_ms,
-            ttft_ms=ttft_ms,
-            queue_ms=queue_ms,
-            confidence=answer.confidence if answer else None,
-            simulated=answer.simulated if answer else False,
-            price=price,
-            **{**dict(usage), "cost_usd": cost_usd},
+        return cls.built(
+            {
+                "request_id": request_id,
+                "attempt": attempt,
+                "task_id": task_id,
+                "created_at": created_at,
+                "worker_id": worker_id,
+                "backend": backend,
+                "model_id": model_id,
+                "epoch": epoch,
+                "outcome": outcome,
+                "error_code": error.code if error else None,
+                "error_message": error.message if error else None,
+                "duration_ms": duration_ms,
+                "ttft_ms": ttft_ms,
+                "queue_ms": queue_ms,
+                "confidence": answer.confidence if answer else None,
+                "simulated": answer.simulated if answer else False,
+                "price": price,
+                **usage.__dict__,
+                "cost_usd": cost_usd,
+            }
         )
 
 

@@ -219,9 +219,13 @@ class Manager:
                     self._metrics.count(failed=failure is not None, rerouted=len(state.attempts) > 1)
                 if response is not None and failure is None and self._requests is not None:
                     self._shadow.consider(state, response)
-                await asyncio.gather(
-                    self._settlement.settle(state, response, failure), self._keep(state, response, failure)
-                )
+                if state.entry is None:
+                    await self._settlement.settle(state, response, failure)
+                else:
+                    await asyncio.gather(
+                        self._settlement.settle(state, response, failure),
+                        self._keep(state.entry, state, response, failure),
+                    )
             return failure
         finally:
             self._running.discard(state)
@@ -271,16 +275,14 @@ class Manager:
         return answer
 
     async def _keep(
-        self, state: RequestState, response: InferenceResponse | None, failure: BullpenError | None
+        self, entry: Mine, state: RequestState, response: InferenceResponse | None, failure: BullpenError | None
     ) -> None:
         """Remembers the answer for its key. An error is none, and one that must not be kept cannot be had again."""
-        if state.entry is None:
-            return
         may_keep = stricter(self._outbox.settings.content, state.request.content) == "full"
         if response is not None and failure is None and may_keep:
-            await self._answers.finish(state.entry, response)
+            await self._answers.finish(entry, response)
         else:
-            await self._answers.release(state.entry)
+            await self._answers.release(entry)
 
     def _admit(self, message: Message) -> RequestState:
         """Reads the request. Raises `BullpenError(invalid_request)`."""

@@ -1,12 +1,11 @@
 """Live figures for every listener: published, never waited for."""
 
-import asyncio
 from collections import Counter
 
 import structlog
 
-from bus import Bus, BusError, Tasks
-from contracts import BullpenError, MeshMetrics, ModelMetrics, OpenModel, WorkerMetrics, utc_now
+from bus import Bus
+from contracts import MeshMetrics, ModelMetrics, OpenModel, WorkerMetrics, utc_now
 from contracts.subjects import METRICS_MESH, metrics_model, metrics_worker
 from manager.routing.estimates import Estimates
 from manager.routing.registry import Registry
@@ -24,7 +23,6 @@ class Metrics:
     def __init__(self, bus: Bus, source: str) -> None:
         self._bus = bus
         self._source = source
-        self._tasks = Tasks("metrics")
         self._answered = 0
         self._failed = 0
         self._rerouted = 0
@@ -35,8 +33,8 @@ class Metrics:
         self._rerouted += rerouted
 
     def tell(self, subject: str, message: OpenModel) -> None:
-        """Publishes in a task of its own; figures that cannot be sent are dropped."""
-        self._tasks.start(self._publish(subject, message.to_bytes()), subject)
+        """Publishes; figures that cannot be sent are dropped."""
+        self._bus.publish_soon(subject, message.to_bytes())
 
     def tell_all(
         self,
@@ -102,9 +100,3 @@ class Metrics:
                 mean_ms=record.mean_ms,
             )
             self.tell(metrics_model(model_id), model)
-
-    async def _publish(self, subject: str, body: bytes) -> None:
-        try:
-            await self._bus.publish(subject, body)
-        except (BusError, BullpenError, asyncio.CancelledError) as error:
-            log.debug("metrics_not_sent", subject=subject, error=str(error))

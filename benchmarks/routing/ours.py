@@ -32,12 +32,11 @@ class Clocked(SharedState):
     """A shared whose time is the simulation's."""
 
     def __init__(self, rng: random.Random) -> None:
-        super().__init__(cast("Bus", None), ManagerConfig(), "simulated", cast("Metrics", None))
+        super().__init__(
+            cast("Bus", None), ManagerConfig(), "simulated", cast("Metrics", None), clock=lambda: self.time
+        )
         self._rng = rng
         self.time = 0.0
-
-    def now(self) -> float:
-        return self.time
 
 
 class Bullpen:

@@ -44,6 +44,7 @@ from manager.request.seam import Anchor, Joint, Verdict
 from manager.routing.query import Choice, RoutingQuery
 from manager.routing.registry import NO_PROBE, Probe, UncountedRequest
 
+USED = tuple(PartialUsage.model_fields)
 FREE = PartialUsage(cost_usd=Decimal(0))
 """Of an attempt that was surely not begun."""
 MARGIN, MARGIN_SHARE = 2.0, 0.1
@@ -52,7 +53,8 @@ MARGIN, MARGIN_SHARE = 2.0, 0.1
 
 def used(answer: InferenceResponse) -> PartialUsage:
     """What an answer has used."""
-    return PartialUsage.model_construct(**{name: getattr(answer, name) for name in PartialUsage.model_fields})
+    told = answer.__dict__
+    return PartialUsage.built({name: told[name] for name in USED})
 
 
 @dataclass(frozen=True, slots=True)

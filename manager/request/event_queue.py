@@ -49,8 +49,8 @@ class EventQueue:
             self._waiting[-1] = joined
         else:
             self._waiting.append(heard)
-        if self._listener is not None and not self._listener.done():
-            self._listener.set_result(None)
+        if self._listener is not None:
+            _wake(self._listener)
 
     def take(self) -> Heard | None:
         """The oldest; None when there is none now."""
@@ -61,9 +61,16 @@ class EventQueue:
         loop = asyncio.get_running_loop()
         while not self._waiting:
             self._listener = loop.create_future()
+            timer = loop.call_at(until, _wake, self._listener)
             try:
-                async with asyncio.timeout_at(until):
-                    await self._listener
-            except TimeoutError:
+                await self._listener
+            finally:
+                timer.cancel()
+            if not self._waiting and loop.time() >= until:
                 return None
         return self._waiting.popleft()
+
+
+def _wake(listener: "asyncio.Future[None]") -> None:
+    if not listener.done():
+        listener.set_result(None)

@@ -88,19 +88,22 @@ class WorkerSelector:
     def explain(self, ranking: Ranking) -> None:
         """Says on `metrics.route` which candidates were considered, and why the winner won."""
         winner, state, shared = ranking.winner, self._state, self._shared
-        decision = RouteDecision(
-            manager_id=shared.manager_id,
-            request_id=state.request_id,
-            task_id=veiled(state.task_id),
-            attempt=len(state.attempts) + 1,
-            policy=self._policy,
-            weights=shared.config.policies[self._policy],
-            winner=winner.worker.worker_id if winner else None,
-            model_id=winner.card.model_id if winner else None,
-            candidates=ranking.candidates,
-            created_at=utc_now(),
-            why=self._why,
-            wishes=self._wishes(),
+        policy = self._policy
+        decision = RouteDecision.built(
+            {
+                "manager_id": shared.manager_id,
+                "request_id": state.request_id,
+                "task_id": veiled(state.task_id),
+                "attempt": len(state.attempts) + 1,
+                "policy": policy,
+                "weights": shared.config.policies[policy],
+                "winner": winner.worker.worker_id if winner else None,
+                "model_id": winner.card.model_id if winner else None,
+                "candidates": ranking.candidates,
+                "created_at": utc_now(),
+                "why": self._why,
+                "wishes": self._wishes(),
+            }
         )
         shared.metrics.tell(METRICS_ROUTE, decision)
 
@@ -115,15 +118,17 @@ class WorkerSelector:
 
     def _wishes(self) -> Wishes:
         request, state = self._state.request, self._state
-        return Wishes(
-            policy=request.policy,
-            model=request.model,
-            backend=request.backend,
-            priority=request.priority,
-            left_ms=round(state.remaining(self._shared.now()) * 1000),
-            min_confidence=request.min_confidence,
-            max_cost_usd=request.max_cost_usd,
-            max_tokens=request.max_tokens,
-            prompt_tokens=state.asked.tokens_in,
-            needs=tuple(sorted(state.asked.needs)),
+        return Wishes.built(
+            {
+                "policy": request.policy,
+                "model": request.model,
+                "backend": request.backend,
+                "priority": request.priority,
+                "left_ms": round(state.remaining(self._shared.now()) * 1000),
+                "min_confidence": request.min_confidence,
+                "max_cost_usd": request.max_cost_usd,
+                "max_tokens": request.max_tokens,
+                "prompt_tokens": state.asked.tokens_in,
+                "needs": tuple(sorted(state.asked.needs)),
+            }
         )

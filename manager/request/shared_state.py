@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import assert_never
@@ -39,7 +39,17 @@ LOOKED_AT = 12
 
 
 class SharedState:
-    def __init__(self, bus: Bus, config: ManagerConfig, manager_id: str, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        config: ManagerConfig,
+        manager_id: str,
+        metrics: Metrics,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        """`clock`: seconds; the running loop's, unless time is simulated."""
+        self.now = clock or asyncio.get_running_loop().time
+        """Seconds."""
         self.bus = bus
         self.config = config
         self.manager_id = manager_id
@@ -74,10 +84,6 @@ class SharedState:
         self.hedges.reconfigure(config.hedging.share, burst=HEDGES_AT_ONCE)
         self.spending.reconfigure(retries.duplicate_spend_share, retries.duplicate_spend_floor_usd)
         self.budgets.reconfigure(config.budgets)
-
-    def now(self) -> float:
-        """The loop's clock, seconds."""
-        return asyncio.get_running_loop().time()
 
     async def hears(self) -> bool:
         """Whether our own connection lives. A server that leaves tells workers before us, and then they seem gone."""

@@ -24,6 +24,7 @@ from contracts import (
     utc_now,
 )
 from contracts import headers as h
+from contracts.base import words
 from contracts.going_on import asked_to_go_on
 from contracts.subjects import header_value
 from manager.idempotency import Mine
@@ -39,6 +40,7 @@ from manager.routing.query import Choice, RoutingQuery
 T = TypeVar("T")
 PASSED_ON = (h.TRACEPARENT, h.TRACESTATE, h.CANCEL_TOKEN)
 """Headers of the caller that the worker gets as they are."""
+ANSWER = tuple(InferenceResponse.model_fields)
 PREFILL: frozenset[Capability] = frozenset({"prefill"})
 
 
@@ -145,12 +147,14 @@ class RequestState:
     @property
     def summaries(self) -> tuple[AttemptSummary, ...]:
         return tuple(
-            AttemptSummary(
-                worker_id=attempt.worker_id,
-                model_id=attempt.model_id,
-                outcome=attempt.outcome,
-                duration_ms=attempt.duration_ms,
-                error=str(attempt.error) if attempt.error else None,
+            AttemptSummary.built(
+                {
+                    "worker_id": attempt.worker_id,
+                    "model_id": attempt.model_id,
+                    "outcome": attempt.outcome,
+                    "duration_ms": attempt.duration_ms,
+                    "error": words(str(attempt.error)) if attempt.error else None,
+                }
             )
             for attempt in self.attempts
         )
@@ -277,8 +281,8 @@ class RequestState:
             "cost_usd": self.cost,
             "resumed": self.reply.was_resumed,
         }
-        values = {name: getattr(answer, name) for name in InferenceResponse.model_fields}
-        return InferenceResponse.model_construct(**{**values, **told})
+        values = answer.__dict__
+        return InferenceResponse.built({**{name: values[name] for name in ANSWER}, **told})
 
     def replayed(self, answer: InferenceResponse, now: float) -> InferenceResponse:
         """An answer that was given before, as the answer to this request: nothing was computed for it."""

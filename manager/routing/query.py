@@ -6,7 +6,6 @@ from decimal import Decimal
 from math import inf
 
 from contracts import Capability, InferenceRequest, ModelCard
-from contracts.tokens import prompt_tokens
 from manager.routing.prefix_cache import Opening, openings
 from manager.routing.registry import WorkerView
 
@@ -86,7 +85,8 @@ class RoutingQuery:
     def of(cls, request: InferenceRequest, excluded: Iterable[str] = ()) -> "RoutingQuery":
         """The query of a request that was not tried yet. `excluded`: workers, by id."""
         apart = Excluded(workers=frozenset(excluded))
-        return cls(request, prompt_tokens(request), request.needs, apart, openings=openings(request))
+        known = openings(request)
+        return cls(request, known[-1].tokens if known else 1, request.needs, apart, openings=known)
 
     @property
     def names_its_model(self) -> bool:

@@ -62,13 +62,16 @@ class ScoredCandidate(NamedTuple):
 
     def told(self) -> Candidate:
         """As `metrics.route` has it."""
-        return Candidate(
-            worker_id=self.choice.worker.worker_id,
-            backend=self.choice.worker.heartbeat.backend,
-            model_id=self.choice.card.model_id,
-            terms=Terms(**self.terms._asdict()) if self.terms else None,
-            score=self.score if self.terms else None,
-            passed_over=self.why or None,
+        beat = self.choice.worker.heartbeat
+        return Candidate.built(
+            {
+                "worker_id": beat.worker_id,
+                "backend": beat.backend,
+                "model_id": self.choice.card.model_id,
+                "terms": Terms.built(self.terms._asdict()) if self.terms else None,
+                "score": self.score if self.terms else None,
+                "passed_over": self.why or None,
+            }
         )
 
 
