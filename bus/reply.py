@@ -71,13 +71,14 @@ class FinalMessages:
         self._bus = bus
         self.task_id = task_id
         self.request_id = request_id
+        self._headers = {CONTENT_TYPE: JSON, TASK: header_value(task_id)}
 
     def headers(self, extra: Headers) -> Headers:
-        return {CONTENT_TYPE: JSON, TASK: header_value(self.task_id), **extra}
+        return {**self._headers, **extra}
 
     def response(self, response: InferenceResponse, extra: Headers, *, streaming: bool) -> FinalMessage:
         """Raises `BullpenError(payload_too_large)`."""
-        body = FinalResponse(**dict(response)).to_bytes() if streaming else response.to_bytes()
+        body = FinalResponse.of(response).to_bytes() if streaming else response.to_bytes()
         headers = self.headers(extra)
         self._bus.check_size(body, headers)
         return FinalMessage(body, headers)

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from contracts.base import Cost, Epoch, OpenModel, Tokens, Whole, WholeMilliseconds, Words
-from contracts.response import MOST_ATTEMPTS, AttemptSummary, Outcome
+from contracts.response import MOST_ATTEMPTS, AttemptSummary, InferenceResponse, Outcome
 
 
 class ErrorCode(StrEnum):
@@ -145,6 +145,12 @@ class PartialUsage(OpenModel):
     reasoning_tokens: Tokens | None = None
     """Among the completion's."""
     cost_usd: Cost | None = None
+
+    @classmethod
+    def of(cls, answer: InferenceResponse) -> "PartialUsage":
+        """What an answer has used."""
+        told = answer.__dict__
+        return cls.built({name: told[name] for name in cls.model_fields})
 
 
 class ErrorReply(OpenModel):

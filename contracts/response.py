@@ -190,14 +190,17 @@ class Chunk(OpenModel):
 
     @classmethod
     def of(cls, task_id: str, seq: int, piece: Piece) -> "Chunk":
-        return cls.model_construct(
-            task_id=task_id,
-            seq=seq,
-            delta=piece.text,
-            reasoning=piece.reasoning or None,
-            tool_calls=piece.tool_calls or None,
-            logprobs=piece.logprobs or None,
-            tokens=piece.tokens,
+        return cls.built(
+            {
+                "type": "chunk",
+                "task_id": task_id,
+                "seq": seq,
+                "delta": piece.text,
+                "reasoning": piece.reasoning or None,
+                "tool_calls": piece.tool_calls or None,
+                "logprobs": piece.logprobs or None,
+                "tokens": piece.tokens,
+            }
         )
 
     @property
@@ -224,6 +227,11 @@ class FinalResponse(InferenceResponse):
     """Worker to Manager: of which attempt it is the answer. One that names another attempt, or epoch, is ignored."""
     epoch: Epoch | None = None
     """Worker to Manager: the worker's."""
+
+    @classmethod
+    def of(cls, response: InferenceResponse, attempt: int | None = None, epoch: str | None = None) -> "FinalResponse":
+        """The same answer as the last message of a stream, or of a worker to its Manager."""
+        return cls.built({**response.__dict__, "type": "response", "attempt": attempt, "epoch": epoch})
 
 
 StreamEvent = Annotated[Chunk | Resumed | FinalResponse, Field(discriminator="type")]

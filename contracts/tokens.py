@@ -25,6 +25,8 @@ def utf8_bytes(text: str) -> int:
 
 def message_bytes(message: ChatMessage) -> int:
     """As many as a text of so many tokens would have: of a message's words, images and calls."""
+    if isinstance(message.content, str) and not message.tool_calls:
+        return utf8_bytes(message.content)
     size = utf8_bytes(message.text) + _json_bytes(message.tool_calls)
     size += utf8_bytes(message.reasoning_content or "") if message.tool_calls else 0
     size += sum(_attached_bytes(part) for part in message.attachments)

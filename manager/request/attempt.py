@@ -18,7 +18,6 @@ from contracts import (
     ErrorCode,
     ErrorReply,
     FinalResponse,
-    InferenceResponse,
     Outcome,
     PartialUsage,
     Piece,
@@ -44,17 +43,10 @@ from manager.request.seam import Anchor, Joint, Verdict
 from manager.routing.query import Choice, RoutingQuery
 from manager.routing.registry import NO_PROBE, Probe, UncountedRequest
 
-USED = tuple(PartialUsage.model_fields)
 FREE = PartialUsage(cost_usd=Decimal(0))
 """Of an attempt that was surely not begun."""
 MARGIN, MARGIN_SHARE = 2.0, 0.1
 """Seconds, and a share, by which we wait longer than a worker says that its silence is normal: it decides first."""
-
-
-def used(answer: InferenceResponse) -> PartialUsage:
-    """What an answer has used."""
-    told = answer.__dict__
-    return PartialUsage.built({name: told[name] for name in USED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -429,5 +421,5 @@ class Attempt:
 def _usage_of(word: FinalResponse | ErrorReply, seen: PartialUsage | None, *, refused: bool) -> PartialUsage:
     """What a worker's last word says that it used. `seen`: what we knew when the attempt was given up; None: it ran."""
     if isinstance(word, FinalResponse):
-        return used(word)
+        return PartialUsage.of(word)
     return word.usage or seen or (FREE if refused else PartialUsage())

@@ -196,6 +196,8 @@ def excluded(attempts: Sequence[Attempt], reconnected_at: float, *, include_full
     worker at which an attempt failed is left alone, unless no other one is left (`include_full`). One that never got
     the request may be sent it again, and one that had no place for it too, a few times.
     """
+    if not attempts:
+        return NONE_EXCLUDED
     full = Counter(a.worker_id for a in attempts if a.found_no_place)
     often = {worker_id for worker_id, times in full.items() if times >= TIMES_FULL or not include_full}
     unheard = Counter(a.worker_id for a in attempts if not a.found_no_place)

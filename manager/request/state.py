@@ -80,6 +80,8 @@ class RequestState:
     """Of the answer that a streaming caller has so far."""
     spoke_last: str = ""
     """The worker of that answer's end."""
+    _given: dict[int, Given] = field(default_factory=dict)
+    """By attempt, what a worker cannot know better than we do."""
 
     @property
     def current(self) -> Attempt | None:
@@ -222,14 +224,14 @@ class RequestState:
         if message.no_responders:
             self.events.put(Heard(attempt, NO_RESPONDERS))
             return ()
-        given = self._given(attempt)
+        given = self._given.get(attempt.number) or self._give(attempt)
         word, refused = believed(read_event(message.data, given.known), given, (now - attempt.sent_at) * 1000)
         if word is not None:
             self.events.put(Heard(attempt, word, message.reply))
         return refused
 
-    def _given(self, attempt: Attempt) -> Given:
-        return Given(
+    def _give(self, attempt: Attempt) -> Given:
+        given = self._given[attempt.number] = Given(
             request_id=self.request_id,
             task_id=self.task_id,
             number=attempt.number,
@@ -241,6 +243,7 @@ class RequestState:
             max_tokens=self.request.max_tokens,
             logprobs=self.request.logprobs,
         )
+        return given
 
     def comes_again(self, failure: BullpenError | None) -> bool:
         """Whether nothing was done for it yet: a job that waits a day for a worker is not booked every minute."""

@@ -5,10 +5,10 @@ trusted), and how long they are, by the size of the prompt. Of a worker: how lon
 out, and how often it fails. What is old counts ever less.
 """
 
-from collections import deque
 from dataclasses import dataclass, field
 
 from config.bounded import Latest
+from config.recent import RecentValues
 from contracts import InferenceResponse, WorkRecord
 from manager.routing.averages import MEMORY, Mean, Share
 
@@ -45,13 +45,12 @@ class ModelRecord:
     mean_ms: float | None = None
     answered: int = 0
     failed: int = 0
-    recent_ms: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+    recent_ms: RecentValues = field(default_factory=lambda: RecentValues(RECENT))
 
     @property
     def slow_ms(self) -> float:
         """Milliseconds that 95 of 100 of the last answers needed at most (p95); infinite when there are none."""
-        ordered = sorted(self.recent_ms)
-        return ordered[int(SLOW * len(ordered))] if ordered else float("inf")
+        return self.recent_ms.below(int(SLOW * len(self.recent_ms))) if self.recent_ms else float("inf")
 
     @property
     def quality(self) -> float:
@@ -143,7 +142,7 @@ class Estimates:
         """
         record = self.of(response.model_id)
         record.answered += 1
-        record.recent_ms.append(service_ms)
+        record.recent_ms.add(service_ms)
         record.learn(response.confidence)
         record.learn_length(tokens_in, response.completion_tokens)
         record.mean_ms = service_ms if record.mean_ms is None else record.mean_ms + 0.1 * (service_ms - record.mean_ms)

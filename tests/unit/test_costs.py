@@ -30,7 +30,7 @@ from contracts import (
     Progress,
     utc_now,
 )
-from manager.request.attempt import FREE, Attempt, used
+from manager.request.attempt import FREE, Attempt
 from manager.request.events import CalledOff, Gone, Overdue, read_event
 from manager.request.recording import attempt_record
 from manager.request.retry_policy import Ask
@@ -268,7 +268,7 @@ def test_a_refusal_is_free_and_one_after_it_had_begun_is_a_failure() -> None:
 
 
 def test_the_caller_hears_what_was_used_also_when_the_answer_cannot_be_sent() -> None:
-    told = used(answer(10, 5, Decimal("0.5"), cached_tokens=3, reasoning_tokens=2))
+    told = PartialUsage.of(answer(10, 5, Decimal("0.5"), cached_tokens=3, reasoning_tokens=2))
     assert told == PartialUsage(
         prompt_tokens=10, completion_tokens=5, cached_tokens=3, reasoning_tokens=2, cost_usd=Decimal("0.5")
     )

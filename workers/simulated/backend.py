@@ -175,9 +175,10 @@ class SimulatedBackend(Backend[SimulatedConfig]):
         if self.config.story:
             return split(self.config.story)
         wanted = self.config.output_tokens
-        rng = random.Random(f"{self.config.seed}/length/{question}")  # noqa: S311 — always the same
-        length = wanted if isinstance(wanted, int) else max(1, round(wanted.draw(rng)))
-        return sentence(f"{self.config.seed}/{question}", length)
+        if not isinstance(wanted, int):
+            rng = random.Random(f"{self.config.seed}/length/{question}")  # noqa: S311 — always the same
+            wanted = max(1, round(wanted.draw(rng)))
+        return sentence(f"{self.config.seed}/{question}", wanted)
 
     async def _spoken(self, units: list[Unit], chance: random.Random) -> AsyncIterator[list[Unit]]:
         """The tokens in pieces, each at its time; where it is told to hang, nothing more and no end."""

@@ -6,10 +6,10 @@ was learned only ever extends it, so that a few quick answers never make a slow 
 exactly this, and tells it to the Manager with its claim.
 """
 
-from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections import OrderedDict
 from dataclasses import dataclass
 
+from config.recent import RecentValues
 from contracts import SilenceOk
 from workers.base.interface.config import BackendConfig, ModelConfig
 
@@ -62,24 +62,30 @@ class SilenceHistory:
     """The silences of each model's answers of late."""
 
     def __init__(self) -> None:
-        self._answers: OrderedDict[str, deque[Silence]] = OrderedDict()
+        self._answers: OrderedDict[str, tuple[RecentValues, RecentValues]] = OrderedDict()
+        """Before the first token, and between tokens."""
 
     def learn(self, model: str, silence: Silence) -> None:
-        self._answers.setdefault(model, deque(maxlen=ANSWERS)).append(silence)
+        if model not in self._answers:
+            self._answers[model] = RecentValues(ANSWERS), RecentValues(ANSWERS)
+        first, following = self._answers[model]
+        first.add(silence.first_token)
+        following.add(silence.next_token)
         self._answers.move_to_end(model)
         if len(self._answers) > MODELS:
             self._answers.popitem(last=False)
 
     def usual(self, model: str) -> Silence:
         """What 99 of 100 answers kept to; of nothing, nothing."""
-        answers = self._answers.get(model, ())
-        return Silence(_p99(one.first_token for one in answers), _p99(one.next_token for one in answers))
+        if model not in self._answers:
+            return NOTHING_LEARNED
+        first, following = self._answers[model]
+        return Silence(_p99(first), _p99(following))
 
 
 def _milliseconds(allowed: float, learned: float) -> int:
     return round(1000 * max(allowed, min(LEARNED * learned, MOST * allowed)))
 
 
-def _p99(values: Iterable[float]) -> float:
-    ordered = sorted(values)
-    return ordered[(99 * len(ordered) - 1) // 100] if ordered else 0.0
+def _p99(values: RecentValues) -> float:
+    return values.below((99 * len(values) - 1) // 100)

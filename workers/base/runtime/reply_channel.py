@@ -155,12 +155,9 @@ class ManagerChannel:
 
     async def response(self, response: InferenceResponse) -> BullpenError | None:
         try:
-            await self._last_word(
-                FinalResponse(**dict(response), attempt=self._claim.attempt, epoch=self._claim.epoch).to_bytes()
-            )
+            await self._last_word(FinalResponse.of(response, self._claim.attempt, self._claim.epoch).to_bytes())
         except BullpenError as error:
-            usage = {name: getattr(response, name) for name in PartialUsage.model_fields}
-            await self.error(error, PartialUsage.model_construct(**usage))
+            await self.error(error, PartialUsage.of(response))
             return error
         return None
 
