@@ -19,6 +19,7 @@ from benchmarks import (
     ingest,
     jobs,
     overhead,
+    performance,
     ranking,
     routing,
     seams,
@@ -53,6 +54,15 @@ COMMANDS: dict[str, tuple[str, str | None, Command, dict[str, dict[str, Any]]]] 
             "only": {"default": "", "help": "of requests,streams,books these, with commas between (default: all)"},
         },
     ),
+    "all": (
+        "each target of speed with its figure; writes docs/performance.md",
+        performance.__doc__,
+        lambda asked: performance.main(asked.rounds, asked.requests),
+        {
+            "rounds": {"type": int, "default": 3, "help": "of every measurement"},
+            "requests": {"type": int, "default": 4000, "help": "per round"},
+        },
+    ),
     "fuzz": (
         "100,000 messages that are wrong in some way: none ends a role",
         fuzz.__doc__,
@@ -71,8 +81,11 @@ COMMANDS: dict[str, tuple[str, str | None, Command, dict[str, dict[str, Any]]]] 
     "streams": (
         "how many streams a Manager relays at once",
         streams.__doc__,
-        lambda asked: streams.main(asked.streams),
-        {"streams": {"type": int, "default": 2000, "help": "at once"}},
+        lambda asked: streams.main(asked.streams, asked.words),
+        {
+            "streams": {"type": int, "default": 2000, "help": "at once"},
+            "words": {"type": float, "default": 10.0, "help": "a second, of each"},
+        },
     ),
     "seams": (
         "whether a reader sees where a killed worker's stream goes on at another",

@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,7 +122,7 @@ class Load:
     """The client of all paths: one connection to NATS, and one HTTP session."""
 
     def __init__(self, bus: Bus, http: aiohttp.ClientSession, url: str) -> None:
-        self._bus = bus
+        self.bus = bus
         self._http = http
         self._url = f"{url}/v1/chat/completions"
 
@@ -130,12 +130,12 @@ class Load:
         """Those of a worker that answers at once."""
         few = max(AT_ONCE, requests // 10)
         return [
-            Way("infer.auto", "the Manager picks a worker", self._asking(s.INFER_AUTO), requests),
-            Way("infer.simulated", "a worker asked directly", self._asking("infer.simulated"), requests),
+            Way("infer.auto", "the Manager picks a worker", self.asking(s.INFER_AUTO), requests),
+            Way("infer.simulated", "a worker asked directly", self.asking("infer.simulated"), requests),
             Way("job", "a durable request, to its result", self._jobs, few),
             Way("http", "an OpenAI chat request", self._chatting, requests // 2),
             Way("heartbeat", f"of {WORKERS_HEARD} workers", self._heartbeats, 5),
-            Way("bare.relay", "nats-py relay to the echo", self._asking("bare.relay"), requests),
+            Way("bare.relay", "nats-py relay to the echo", self.asking("bare.relay"), requests),
         ]
 
     def streams(self) -> list[Way]:
@@ -150,21 +150,23 @@ class Load:
         async with asyncio.timeout(READY_WITHIN):
             while True:
                 try:
-                    if b'"output"' in (await self._bus.request(subject, BODY, timeout=5)).data:
+                    if b'"output"' in (await self.bus.request(subject, BODY, timeout=5)).data:
                         return
                 except BusError:
                     await asyncio.sleep(0.1)
 
-    def _asking(self, subject: str) -> Callable[[int], Awaitable[int]]:
-        async def ask() -> int:
-            reply = await self._bus.request(subject, BODY, timeout=60)
-            assert b'"output"' in reply.data, reply.data
-            return 1
+    def asking(self, subject: str, body: bytes = BODY) -> Callable[[int], Awaitable[int]]:
+        """Asks there so many times, 64 at a time."""
+        return lambda count: many(count, lambda: self.ask(subject, body))
 
-        return lambda count: _many(count, ask)
+    async def ask(self, subject: str, body: bytes = BODY) -> int:
+        """One request."""
+        reply = await self.bus.request(subject, body, timeout=60)
+        assert b'"output"' in reply.data, reply.data
+        return 1
 
     async def _streaming(self, count: int) -> int:
-        return await _many(count, self._read_stream)
+        return await many(count, self._read_stream)
 
     async def _read_stream(self) -> int:
         """Pieces."""
@@ -176,20 +178,20 @@ class Load:
             if not message.data:
                 ended.set()
 
-        with self._bus.listen(heard) as inbox:
-            await self._bus.publish(s.INFER_AUTO, STREAM, reply=inbox.subject)
+        with self.bus.listen(heard) as inbox:
+            await self.bus.publish(s.INFER_AUTO, STREAM, reply=inbox.subject)
             async with asyncio.timeout(60):
                 await ended.wait()
         return pieces - 2
 
     async def _jobs(self, count: int) -> int:
-        bullpen = Bullpen(self._bus)
+        bullpen = Bullpen(self.bus)
 
         async def job() -> int:
             await bullpen.result(await bullpen.submit(PROMPT), 60)
             return 1
 
-        return await _many(count, job)
+        return await many(count, job)
 
     async def _chatting(self, count: int) -> int:
         async def chat() -> int:
@@ -198,7 +200,7 @@ class Load:
                 await answer.read()
             return 1
 
-        return await _many(count, chat)
+        return await many(count, chat)
 
     async def _chat_streams(self, count: int) -> int:
         async def read() -> int:
@@ -208,11 +210,11 @@ class Load:
                     pieces += line.startswith(b"data: {")
             return pieces
 
-        return await _many(count, read)
+        return await many(count, read)
 
     async def _heartbeats(self, rounds: int) -> int:
         """So many rounds of all of them, paced: they arrive as heartbeats do, not as one block."""
-        heard = await Bullpen(self._bus).workers(1.5)
+        heard = await Bullpen(self.bus).workers(1.5)
         like = next(beat for beat in heard if beat.backend == "simulated")
         for seq in range(1, rounds + 1):
             await self._beat(like.model_copy(update={"state": "draining", "seq": like.seq + seq}))
@@ -225,10 +227,10 @@ class Load:
         for number in range(WORKERS_HEARD):
             worker_id = f"heard-{number}"
             body = beat.model_copy(update={"worker_id": worker_id}).to_bytes()
-            await self._bus.publish(s.worker_heartbeat("simulated", worker_id), body)
+            await self.bus.publish(s.worker_heartbeat("simulated", worker_id), body)
 
 
-async def _many(count: int, one: Callable[[], Awaitable[int]]) -> int:
+async def many(count: int, one: Callable[[], Awaitable[int]]) -> int:
     """`one` so many times, 64 at a time. Returns the units of all of them."""
     left, units = iter(range(count)), 0
 
@@ -243,7 +245,7 @@ async def _many(count: int, one: Callable[[], Awaitable[int]]) -> int:
 
 
 @asynccontextmanager
-async def _load(mesh: Mesh, *, with_books: bool = False) -> AsyncIterator[Load]:
+async def opened(mesh: Mesh, *, with_books: bool = False) -> AsyncIterator[Load]:
     bus = await Bus.connect("benchmark", BusSettings(servers=(mesh.endpoints.nats_url,)))
     if not with_books:  # nobody else makes the stream that events go to
         await ensure_stream(bus, StreamSpec(s.TELEMETRY_STREAM, (s.TELEMETRY_ANY,)))
@@ -253,7 +255,7 @@ async def _load(mesh: Mesh, *, with_books: bool = False) -> AsyncIterator[Load]:
     await bus.close()
 
 
-async def _rounds(meter: Meter, ways: list[Way], rounds: int) -> dict[str, Figures]:
+async def rounds_of(meter: Meter, ways: list[Way], rounds: int) -> dict[str, Figures]:
     figures = {way.name: Figures() for way in ways}
     for way in ways:
         await way.run(way.units // 4 or 1)
@@ -273,24 +275,24 @@ async def _requests(folder: Path, rounds: int, requests: int) -> dict[str, Figur
             ).pid
             for role in ("echo", "relay")
         }
-        load = await stack.enter_async_context(_load(mesh))
+        load = await stack.enter_async_context(opened(mesh))
         for subject in (s.INFER_AUTO, "infer.simulated", "bare.relay"):
             await load.ready(subject)
         meter = Meter({name: mesh.pid(place) for name, place in ROLES.items()} | bare)
-        return await _rounds(meter, load.paths(requests), rounds)
+        return await rounds_of(meter, load.paths(requests), rounds)
 
 
 async def _streams(folder: Path, rounds: int) -> dict[str, Figures]:
     mesh = Mesh(folder, workers=[("simulated", 1)], postgres=False, http=True, env=PACED_ENV)
-    async with mesh, _load(mesh) as load:
+    async with mesh, opened(mesh) as load:
         await load.ready(s.INFER_AUTO)
         meter = Meter({name: mesh.pid(place) for name, place in ROLES.items()})
-        return await _rounds(meter, load.streams(), rounds)
+        return await rounds_of(meter, load.streams(), rounds)
 
 
 async def _rows(folder: Path, rounds: int, requests: int) -> dict[str, Figures]:
     """What is booked of a request is two rows: its own, and its attempt's."""
-    async with Mesh(folder, workers=[("simulated", 1)], env=AT_ONCE_ENV) as mesh, _load(mesh, with_books=True) as load:
+    async with Mesh(folder, workers=[("simulated", 1)], env=AT_ONCE_ENV) as mesh, opened(mesh, with_books=True) as load:
         await load.ready(s.INFER_AUTO)
         asking = load.paths(requests)[0]
 
@@ -300,7 +302,7 @@ async def _rows(folder: Path, rounds: int, requests: int) -> dict[str, Figures]:
             return rows
 
         meter = Meter({name: mesh.pid(place) for name, place in BOOKS.items()})
-        return await _rounds(meter, [Way("booked row", "in Postgres", book, requests)], rounds)
+        return await rounds_of(meter, [Way("booked row", "in Postgres", book, requests)], rounds)
 
 
 def starting() -> dict[str, dict[str, float]]:
@@ -318,7 +320,8 @@ def _imported(code: str) -> tuple[float, float]:
     return float(told[0]), float(told[1])
 
 
-async def _measure(rounds: int, requests: int, parts: list[str]) -> dict[str, dict[str, float]]:
+async def measure(rounds: int, requests: int, parts: Sequence[str] = PARTS) -> dict[str, dict[str, float]]:
+    """Medians by way: µs of processor time per unit of each role, and units per second."""
     measured: dict[str, Figures] = {}
     for part in parts:
         with tempfile.TemporaryDirectory() as folder:
@@ -336,7 +339,7 @@ async def _measure(rounds: int, requests: int, parts: list[str]) -> dict[str, di
 
 def main(rounds: int, requests: int, only: str) -> None:
     """Measures, prints a table, writes `benchmarks/results/cost.json`."""
-    rows = uvloop.run(_measure(rounds, requests, only.split(",") if only else list(PARTS)))
+    rows = uvloop.run(measure(rounds, requests, only.split(",") if only else list(PARTS)))
     roles = sorted({name for row in rows.values() for name in row if name.endswith("_us")})
     print(f"µs of processor time per unit, medians of {rounds} rounds; * above its budget")
     print(f"{'':<18}" + "".join(f"{role.removesuffix('_us'):>12}" for role in roles) + f"{'per s':>10}")

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -40,16 +41,21 @@ SIMULATED = {"LATENCY_MS": '{"fixed": 0}', "OUTPUT_TOKENS": "8", "MAX_CONCURRENC
 
 async def run(rounds: int, requests: int, burst: int) -> None:
     """Measures, prints a table, writes `benchmarks/results/overhead.json`."""
+    _report(await measure(rounds, requests, burst), rounds)
+
+
+async def measure(rounds: int, requests: int, burst: int) -> dict[str, dict[str, Any]]:
+    """By path, round trips, rates, and both against the bare relay's."""
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
         url = stack.enter_context(serve_nats(Path(directory)))
         for words in (["manager", "--id", "bench"], ["worker", "simulated", "--id", "bench-1"]):
             stack.enter_context(started([sys.executable, "-m", "bullpen", *words], url))
         for role in ("echo", "relay"):
             stack.enter_context(started([sys.executable, "-m", "benchmarks.bare", role], url))
-        await asyncio.to_thread(lambda: uvloop.run(_measure_all(url, rounds, requests, burst)))
+        return await asyncio.to_thread(lambda: uvloop.run(_measure_all(url, rounds, requests, burst)))
 
 
-async def _measure_all(url: str, rounds: int, requests: int, burst: int) -> None:
+async def _measure_all(url: str, rounds: int, requests: int, burst: int) -> dict[str, dict[str, Any]]:
     bus = await Bus.connect("benchmark", BusSettings(servers=(url,)), patience=10)
     await ensure_stream(bus, StreamSpec(s.TELEMETRY_STREAM, (s.TELEMETRY_ANY,)))
     medians: dict[str, list[float]] = {path: [] for path in PATHS}
@@ -61,7 +67,7 @@ async def _measure_all(url: str, rounds: int, requests: int, burst: int) -> None
             medians[path].append(await _one_by_one(bus, path, requests))
             rates[path].append(await _many(bus, path, burst))
     await bus.close()
-    _report(medians, rates, rounds=rounds)
+    return _figures(medians, rates)
 
 
 async def _warm(bus: Bus, path: str) -> None:
@@ -104,10 +110,10 @@ async def _many(bus: Bus, path: str, requests: int) -> float:
     return requests / (time.perf_counter() - start)
 
 
-def _report(medians: dict[str, list[float]], rates: dict[str, list[float]], *, rounds: int) -> None:
+def _figures(medians: dict[str, list[float]], rates: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
     ms = {path: statistics.median(values) for path, values in medians.items()}
     rate = {path: statistics.median(values) for path, values in rates.items()}
-    figures = {
+    return {
         path: {
             "what": PATHS[path],
             "round_trip_ms": round(ms[path], 3),
@@ -120,6 +126,9 @@ def _report(medians: dict[str, list[float]], rates: dict[str, list[float]], *, r
         }
         for path in PATHS
     }
+
+
+def _report(figures: dict[str, dict[str, Any]], rounds: int) -> None:
     print(f"{'path':<18}{'round trip':>12}{'vs relay':>10}{'req/s':>10}{'vs relay':>10}   (medians of {rounds} rounds)")
     for path, row in figures.items():
         trip = f"{row['round_trip_ms']:.3f} ms"

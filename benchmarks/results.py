@@ -16,8 +16,8 @@ def write(name: str, figures: dict[str, Any], *, does_not_prove: list[str]) -> P
     FOLDER.mkdir(exist_ok=True)
     document = {
         "benchmark": name,
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "commit": git("rev-parse", "HEAD"),
+        "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {"cpus": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()},
         "figures": figures,
@@ -28,7 +28,8 @@ def write(name: str, figures: dict[str, Any], *, does_not_prove: list[str]) -> P
     return path
 
 
-def _git(*words: str) -> str:
+def git(*words: str) -> str:
+    """What git says; `unknown` without it."""
     try:
         told = subprocess.run(["git", *words], cwd=FOLDER.parent, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

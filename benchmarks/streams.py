@@ -19,7 +19,7 @@ from benchmarks import results
 from bullpen.supervision.mesh import Mesh
 from bus import Bus, BusSettings, Message
 
-WORDS_PER_SECOND, SECONDS = 10.0, 5
+SECONDS = 5
 DIRECT, ROUTED = "infer.simulated", "infer.auto"
 WITHIN = 120.0
 
@@ -34,27 +34,30 @@ class Run:
     took: float = 0.0
     manager_cpu: float = 0.0
 
-    def figures(self) -> dict[str, float]:
+    def figures(self, pause_s: float) -> dict[str, float]:
+        """`pause_s`: between two words, as the worker says them."""
         ordered = sorted(self.pauses)
         return {
             "pieces_per_s": round(self.pieces / self.took),
             "pause_p50_ms": round(statistics.median(ordered) * 1000, 1),
             "pause_p99_ms": round(ordered[int(0.99 * len(ordered))] * 1000, 1),
+            "late_p99_ms": round((ordered[int(0.99 * len(ordered))] - pause_s) * 1000, 1),
             "manager_us_per_piece": round(self.manager_cpu / self.pieces * 1e6, 1),
             "took_s": round(self.took, 2),
             "failed": self.failed,
         }
 
 
-def main(streams: int) -> None:
+def main(streams: int, words: float) -> None:
     """Measures, prints a table, writes `benchmarks/results/streams.json`."""
-    uvloop.run(_measure(streams))
+    _report(streams, words, uvloop.run(measure(streams, words)))
 
 
-async def _measure(streams: int) -> None:
+async def measure(streams: int, words: float) -> dict[str, dict[str, float]]:
+    """By subject, how so many streams of so many words a second fared."""
     settings = {
-        "TOKENS_PER_SECOND": str(WORDS_PER_SECOND),
-        "OUTPUT_TOKENS": str(int(WORDS_PER_SECOND * SECONDS)),
+        "TOKENS_PER_SECOND": str(words),
+        "OUTPUT_TOKENS": str(int(words * SECONDS)),
         "MAX_CONCURRENCY": str(streams),
     }
     env = {f"BULLPEN_SIMULATED__{name}": value for name, value in settings.items()} | {"BULLPEN_LOG_LEVEL": "error"}
@@ -64,7 +67,7 @@ async def _measure(streams: int) -> None:
             manager = psutil.Process(mesh.pid("manager-1"))
             runs = {subject: await _run(bus, manager, subject, streams) for subject in (DIRECT, ROUTED)}
             await bus.close()
-    _report(streams, runs)
+    return {subject: run.figures(1 / words) for subject, run in runs.items()}
 
 
 async def _run(bus: Bus, manager: psutil.Process, subject: str, streams: int) -> Run:
@@ -100,14 +103,13 @@ def _cpu(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def _report(streams: int, runs: dict[str, Run]) -> None:
-    figures = {subject: run.figures() for subject, run in runs.items()}
-    print(f"{streams} streams at once, {WORDS_PER_SECOND:g} words a second each, {SECONDS} s")
+def _report(streams: int, words: float, figures: dict[str, dict[str, float]]) -> None:
+    print(f"{streams} streams at once, {words:g} words a second each, {SECONDS} s")
     for subject, row in figures.items():
         print(f"{subject:<18}" + "".join(f"{name} {value:<10}" for name, value in row.items()))
     limits = [
         "the caller, the server, the Manager and the worker share the processors of this one machine",
         "one worker makes all the words, as no real one could",
     ]
-    told = {"streams": streams, "words_per_s": WORDS_PER_SECOND, "paths": figures}
+    told = {"streams": streams, "words_per_s": words, "paths": figures}
     print(f"written to {results.write('streams', told, does_not_prove=limits)}")

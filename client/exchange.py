@@ -191,11 +191,14 @@ class Exchange:
 
     async def _hear(self) -> Received | None:
         """The next message; None when it is time to do something else."""
-        try:
-            async with asyncio.timeout_at(min(self._end, self._watch.due)):
-                heard = await self._heard.get()
-        except TimeoutError:
-            return None
+        if not self._heard.empty():
+            heard = self._heard.get_nowait()
+        else:
+            try:
+                async with asyncio.timeout_at(min(self._end, self._watch.due)):
+                    heard = await self._heard.get()
+            except TimeoutError:
+                return None
         if isinstance(heard, BusError):
             raise heard
         return heard

@@ -53,6 +53,9 @@ class AnswerStream:
                 asking.start(self._ask(bullpen, index, question), f"answer-{index}")
             while self._open:
                 written = self._written(await self._heard(keep_alive_every))
+                if self._reader_keeps_up():
+                    await self._write(written)
+                    continue
                 async with asyncio.timeout(slow_reader_timeout):
                     await self._write(written)
         except TimeoutError:
@@ -61,6 +64,11 @@ class AnswerStream:
             await asking.cancel()
         await self._response.write_eof()
         return self._response
+
+    def _reader_keeps_up(self) -> bool:
+        """Whether all that was written is on its way, so that writing more does not wait."""
+        transport = self._request.transport
+        return self._begun and transport is not None and not transport.get_write_buffer_size()
 
     async def _ask(self, bullpen: Bullpen, index: int, question: Options) -> None:
         """One question: all that is heard of it, and last what it ended with."""
@@ -85,11 +93,14 @@ class AnswerStream:
 
     async def _heard(self, within: float) -> list[tuple[int, Event]]:
         """What there is by now, one event at least; nothing after so many seconds of silence."""
-        try:
-            async with asyncio.timeout(within):
-                heard = [await self._events.get()]
-        except TimeoutError:
-            return []
+        if self._events.empty():
+            try:
+                async with asyncio.timeout(within):
+                    heard = [await self._events.get()]
+            except TimeoutError:
+                return []
+        else:
+            heard = [self._events.get_nowait()]
         while not self._events.empty():
             heard.append(self._events.get_nowait())
         return heard

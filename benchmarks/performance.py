@@ -1,0 +1,242 @@
+"""All that is measured of speed, in one run, and `docs/performance.md` from it: each target with its figure.
+
+Takes some twenty minutes. Every part is a real mesh on loopback; see `cost`, `overhead`, `streams` and `scale`.
+"""
+
+import asyncio
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import uvloop
+
+from benchmarks import cost, overhead, results, scale, streams
+from benchmarks.results import git
+from bullpen.supervision.mesh import Mesh
+from client import Bullpen
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
+STREAMS, WORDS = 1000, 20.0
+Figures = dict[str, Any]
+
+
+class Target(NamedTuple):
+    """What is to be reached, and where its figure stands."""
+
+    what: str
+    goal: float
+    unit: str
+    measured: Callable[[Figures], float]
+    at_least: bool = False
+
+    def row(self, figures: Figures) -> tuple[str, ...]:
+        value = self.measured(figures)
+        met = value >= self.goal if self.at_least else value <= self.goal
+        sign = "≥" if self.at_least else "≤"
+        return (
+            self.what,
+            f"{sign} {self.goal:g} {self.unit}",
+            f"{value:g} {self.unit}",
+            "met" if met else "**missed**",
+        )
+
+
+def _cost(way: str, role: str) -> Callable[[Figures], float]:
+    return lambda figures: float(figures["cost"][way][f"{role}_us"])
+
+
+def _worst(figures: Figures, name: str) -> float:
+    """Of all roles."""
+    return max(float(one[name]) for one in figures["starting"].values())
+
+
+TARGETS = (
+    *(
+        Target(f"{role}: processor time of one {way}", goal, "µs", _cost(way, role))
+        for (way, role), goal in cost.BUDGETS.items()
+    ),
+    Target(
+        "throughput of `infer.auto` against the bare relay's",
+        0.4,
+        "",
+        lambda f: float(f["overhead"]["infer.auto"]["throughput_vs_relay"]),
+        at_least=True,
+    ),
+    Target(
+        "round trip of `infer.auto` against the bare relay's",
+        1.6,
+        "",
+        lambda f: float(f["overhead"]["infer.auto"]["round_trip_vs_relay"]),
+    ),
+    Target("p99 of a request at half load", 10, "ms", lambda f: float(f["half_load"]["p99_ms"])),
+    Target(
+        f"{STREAMS} streams of {WORDS:g} pieces a second: p99 of a piece's delay",
+        60,
+        "ms",
+        lambda f: float(f["streams"]["infer.auto"]["late_p99_ms"]),
+    ),
+    Target(
+        "throughput of two Managers against one",
+        1.6,
+        "",
+        lambda f: float(f["managers"][1]["times_one"]),
+        at_least=True,
+    ),
+    Target("import of the slowest role", 0.5, "s", lambda f: _worst(f, "import_s")),
+    Target(
+        "memory of the largest role after its import",
+        60,
+        "MB",
+        lambda f: max(one["mb"] for one in f["starting"].values()),
+    ),
+    Target("`bullpen --help`", 0.15, "s", lambda f: float(f["help_s"])),
+    Target("`bullpen up` with everything in place, to the first answer", 4, "s", lambda f: float(f["up_s"])),
+)
+
+
+def main(rounds: int, requests: int) -> None:
+    """Measures, writes `benchmarks/results/performance.json` and `docs/performance.md`, prints the targets."""
+    figures = uvloop.run(_measure(rounds, requests))
+    results.write("performance", figures, does_not_prove=list(LIMITS))
+    PAGE.write_text(page(figures), encoding="utf-8")
+    for target in TARGETS:
+        print(*target.row(figures), sep="  ")
+    print(f"written to {PAGE}")
+
+
+async def _measure(rounds: int, requests: int) -> Figures:
+    return {
+        "cost": await cost.measure(rounds, requests),
+        "starting": cost.starting(),
+        "help_s": _help_s(),
+        "up_s": await _up_s(),
+        "overhead": await overhead.measure(rounds, 300, 2000),
+        "half_load": await scale.waits_at_half_load(requests),
+        "streams": await streams.measure(STREAMS, WORDS),
+        "workers": await scale.with_workers(rounds, requests),
+        "managers": await scale.with_managers(rounds, requests),
+        "payloads": await scale.with_payloads(rounds, requests),
+    }
+
+
+def _help_s() -> float:
+    """Seconds, the best of five."""
+    taken = []
+    for _ in range(5):
+        began = time.monotonic()
+        subprocess.run([sys.executable, "-m", "bullpen", "--help"], check=True, capture_output=True)
+        taken.append(time.monotonic() - began)
+    return round(min(taken), 3)
+
+
+async def _up_s() -> float:
+    """Seconds from the start of a mesh, with Postgres, whose folders are there already, to its first answer."""
+    with tempfile.TemporaryDirectory() as folder:
+        taken = []
+        for _ in range(3):
+            began = time.monotonic()
+            async with Mesh(Path(folder), workers=[("simulated", 1)], http=True, env=cost.ENV) as mesh:
+                async with Bullpen.connect(mesh.endpoints.nats_url) as bullpen:
+                    await bullpen.ask("hello")
+                taken.append(time.monotonic() - began)
+            await asyncio.sleep(0)
+        return round(min(taken[1:]), 2)
+
+
+LIMITS = (
+    "all processes share the two processors of one machine, on which others work too: processor time is the figure to "
+    "trust, rates are comparable within this run only",
+    "the worker answers at once: with a real model all of this is a small part of an answer's time",
+    "loopback: no network, no TLS",
+)
+
+
+def page(figures: Figures) -> str:
+    """The page, in Markdown."""
+    ways = figures["cost"]
+    roles = sorted({name for row in ways.values() for name in row if name.endswith("_us")})
+    costs = [(way, *(f"{row[role]:.0f}" if role in row else "" for role in roles)) for way, row in ways.items()]
+    return TEXT.format(
+        commit=git("rev-parse", "--short", "HEAD"),
+        targets=table(("what", "target", "measured", ""), [target.row(figures) for target in TARGETS]),
+        costs=table(("", *(role.removesuffix("_us") for role in roles)), costs),
+        workers=of_rows(figures["workers"]),
+        managers=of_rows(figures["managers"]),
+        payloads=of_rows(figures["payloads"]),
+        **_million(ways),
+        limits="\n".join(f"- {limit}" for limit in LIMITS),
+    )
+
+
+def _million(ways: Figures) -> dict[str, str]:
+    """What a million requests a minute would need."""
+    per_s = 1_000_000 / 60
+    auto, row = ways["infer.auto"], ways["booked row"]
+    return {
+        "per_s": f"{per_s:.0f}",
+        "per_manager": f"{1e6 / auto['manager_us']:.0f}",
+        "for_managers": f"{per_s * auto['manager_us'] / 1e6:.1f}",
+        "for_nats": f"{per_s * auto['nats_us'] / 1e6:.1f}",
+        "for_telemetry": f"{2 * per_s * row['telemetry_us'] / 1e6:.1f}",
+        "for_postgres": f"{2 * per_s * row['postgres_us'] / 1e6:.1f}",
+    }
+
+
+TEXT = """\
+# Performance
+
+Written by `python -m benchmarks all` at commit `{commit}`. Do not edit it.
+
+Processor time is user and system time of a role's process, divided by the requests (pieces, rows, heartbeats) that it
+did in that time, 64 at once, books and explanation on.
+
+## Targets
+
+{targets}
+
+## What each role pays
+
+µs of processor time. `relay` and `echo` are bare nats-py processes in the same run.
+
+{costs}
+
+## Growth
+
+With workers, all of which beat their hearts; all but one are full:
+
+{workers}
+
+With Managers, two workers and one client, on two processors:
+
+{managers}
+
+With the prompt:
+
+{payloads}
+
+## A million requests a minute
+
+That is {per_s} a second. One Manager does {per_manager} of them with one processor, so Managers need {for_managers}
+processors. They share nothing, so they add up as long as the NATS server does, which needs {for_nats}. The accountants
+need {for_telemetry}, and Postgres {for_postgres}. What this does not say: where a single NATS server, or a single
+Postgres, ends. Two processors cannot show it.
+
+## What this does not prove
+
+{limits}
+"""
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """In Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def of_rows(rows: Sequence[Figures]) -> str:
+    """Rows with the same keys as a table."""
+    return table(list(rows[0]), [[f"{value:g}" for value in row.values()] for row in rows])
