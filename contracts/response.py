@@ -118,8 +118,14 @@ class AttemptSummary(OpenModel):
     error: Words | None = None
 
 
-class InferenceResponse(OpenModel):
-    """A whole answer. The first six fields are the seed of the contract and never change."""
+MOST_DIMENSIONS = 65_536
+Vector = Annotated[tuple[float, ...], Field(max_length=MOST_DIMENSIONS)]
+Vectors = tuple[Vector, ...] | tuple[str, ...]
+"""Each as numbers, or as little-endian 32-bit floats in base64."""
+
+
+class Answer(OpenModel):
+    """What is told of an answer of whatever kind."""
 
     task_id: str
     model_id: str
@@ -130,7 +136,6 @@ class InferenceResponse(OpenModel):
     """From the request's arrival at the role that answers, to the last token."""
     confidence: Annotated[float, Field(ge=0, le=1)]
 
-    schema_: Literal["bullpen.response.v1"] = Field(default="bullpen.response.v1", alias="schema")
     request_id: str
     backend: str
     worker_id: str
@@ -169,6 +174,12 @@ class InferenceResponse(OpenModel):
     simulated: bool = False
     """True when no model was asked (the simulated worker)."""
     created_at: datetime
+
+
+class InferenceResponse(Answer):
+    """A whole answer. The first six fields are the seed of the contract and never change."""
+
+    schema_: Literal["bullpen.response.v1"] = Field(default="bullpen.response.v1", alias="schema")
 
 
 class Chunk(OpenModel):
@@ -224,6 +235,8 @@ class FinalResponse(InferenceResponse):
     """Worker to Manager: of which attempt it is the answer. One that names another attempt, or epoch, is ignored."""
     epoch: Epoch | None = None
     """Worker to Manager: the worker's."""
+    embeddings: Vectors | None = None
+    """Worker to Manager: the vectors, of an `EmbeddingRequest`; the answer has no words then."""
 
 
 StreamEvent = Annotated[Chunk | Resumed | FinalResponse, Field(discriminator="type")]

@@ -13,12 +13,12 @@ from typing import Any, assert_never
 
 from contracts import (
     NOT_STARTED,
+    Answer,
     BullpenError,
     Claim,
     ErrorCode,
     ErrorReply,
     FinalResponse,
-    InferenceResponse,
     Outcome,
     PartialUsage,
     Piece,
@@ -50,7 +50,7 @@ MARGIN, MARGIN_SHARE = 2.0, 0.1
 """Seconds, and a share, by which we wait longer than a worker says that its silence is normal: it decides first."""
 
 
-def used(answer: InferenceResponse) -> PartialUsage:
+def used(answer: Answer) -> PartialUsage:
     """What an answer has used."""
     return PartialUsage.model_construct(**{name: getattr(answer, name) for name in PartialUsage.model_fields})
 

@@ -10,15 +10,19 @@ from typing import Any, TypeVar
 
 from bus import Listener, Message, Reply, deadline
 from contracts import (
+    Answer,
     AttemptSummary,
     BullpenError,
     CancelRequest,
     Capability,
     ControlRequest,
+    EmbeddingRequest,
+    EmbeddingResponse,
     ErrorCode,
     FinalResponse,
     InferenceRequest,
     InferenceResponse,
+    Request,
     ResponseRecord,
     StatusRequest,
     utc_now,
@@ -44,7 +48,7 @@ PREFILL: frozenset[Capability] = frozenset({"prefill"})
 
 @dataclass(slots=True, eq=False)
 class RequestState:
-    request: InferenceRequest
+    request: Request
     key: str | None
     """The caller's idempotency key."""
     body: bytes
@@ -133,6 +137,7 @@ class RequestState:
         if start.anchor is None or not start.anchor.text:
             return self.body
         most = None if start.room is None else (start.room and start.room + start.anchor.most_tokens) or 1
+        assert isinstance(self.request, InferenceRequest)  # vectors do not stream
         asked = asked_to_go_on(self.request, start.text.rstrip(), start.anchor.text, most)
         return asked.model_dump_json(exclude_unset=True).encode()
 
@@ -236,6 +241,7 @@ class RequestState:
             bytes_in=len(self.body) + 4 * len(attempt.start.text),
             max_tokens=self.request.max_tokens,
             logprobs=self.request.logprobs,
+            texts=len(self.request.texts) if isinstance(self.request, EmbeddingRequest) else None,
         )
 
     def comes_again(self, failure: BullpenError | None) -> bool:
@@ -260,7 +266,7 @@ class RequestState:
             if attempt.worker_id == worker_id:
                 self.events.put(Heard(attempt, Gone(why, died)))
 
-    def finished(self, answer: FinalResponse, attempt: Attempt, now: float) -> InferenceResponse:
+    def finished(self, answer: FinalResponse, attempt: Attempt, now: float) -> Answer:
         """The answer as the caller gets it: times from the caller's point of view, all attempts named."""
         before_ms = round((attempt.sent_at - self.arrived) * 1000, 3)
         ttft_ms = None if answer.ttft_ms is None else answer.ttft_ms + before_ms
@@ -277,10 +283,12 @@ class RequestState:
             "cost_usd": self.cost,
             "resumed": self.reply.was_resumed,
         }
-        values = {name: getattr(answer, name) for name in InferenceResponse.model_fields}
-        return InferenceResponse.model_construct(**{**values, **told})
+        values = {name: getattr(answer, name) for name in Answer.model_fields} | told
+        if answer.embeddings is not None:
+            return EmbeddingResponse.model_construct(**values, embeddings=answer.embeddings)
+        return InferenceResponse.model_construct(**values)
 
-    def replayed(self, answer: InferenceResponse, now: float) -> InferenceResponse:
+    def replayed(self, answer: Answer, now: float) -> Answer:
         """An answer that was given before, as the answer to this request: nothing was computed for it."""
         told = {
             "task_id": self.task_id,
@@ -326,7 +334,7 @@ def hops(headers: Mapping[str, str]) -> int:
     return h.number(headers.get(h.HOPS), 0)
 
 
-def json_wanted(request: InferenceRequest) -> bool:
+def json_wanted(request: Request) -> bool:
     return "json" in request.needs
 
 

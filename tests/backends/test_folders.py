@@ -42,7 +42,7 @@ def test_the_config_is_readable(folder: BackendFolder) -> None:
 
 @every_folder
 def test_the_report_card_is_filled_in(folder: BackendFolder) -> None:
-    assert len(load_checklist(folder.path).items()) == 11
+    assert len(load_checklist(folder.path).items()) == 12
 
 
 @every_folder

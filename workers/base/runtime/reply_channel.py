@@ -10,14 +10,16 @@ from typing import Protocol
 
 from bus import Bus, BusError, Message, Reply
 from contracts import (
+    Answer,
     BullpenError,
     Chunk,
     Claim,
+    EmbeddingResponse,
     ErrorCode,
     ErrorReply,
     FinalResponse,
     Go,
-    InferenceResponse,
+    JsonObject,
     PartialUsage,
     Phase,
     Piece,
@@ -50,7 +52,7 @@ class ReplyChannel(Protocol):
     async def chunk(self, piece: Piece) -> None:
         """A piece of the answer."""
 
-    async def response(self, response: InferenceResponse) -> BullpenError | None:
+    async def response(self, response: Answer) -> BullpenError | None:
         """The answer; returns the error that was told instead, when the answer could not be sent."""
 
     async def error(self, error: BullpenError, usage: PartialUsage) -> None: ...
@@ -78,11 +80,11 @@ class CallerChannel:
     async def chunk(self, piece: Piece) -> None:
         await self._reply.chunk(piece)
 
-    async def response(self, response: InferenceResponse) -> BullpenError | None:
+    async def response(self, response: Answer) -> BullpenError | None:
         await self._complete(response)
         return await self._reply.response(response)
 
-    async def _complete(self, response: InferenceResponse) -> None:
+    async def _complete(self, response: Answer) -> None:
         """The stream's pieces join to the answer; those that turn out to be none of it are void."""
         reply, worker_id = self._reply, response.worker_id
         if not reply.streaming:
@@ -153,16 +155,21 @@ class ManagerChannel:
         self._seq += 1
         await self._bus.publish(self._inbox, chunk.to_bytes())
 
-    async def response(self, response: InferenceResponse) -> BullpenError | None:
+    async def response(self, response: Answer) -> BullpenError | None:
         try:
-            await self._last_word(
-                FinalResponse(**dict(response), attempt=self._claim.attempt, epoch=self._claim.epoch).to_bytes()
-            )
+            await self._last_word(self._told(response).to_bytes())
         except BullpenError as error:
             usage = {name: getattr(response, name) for name in PartialUsage.model_fields}
             await self.error(error, PartialUsage.model_construct(**usage))
             return error
         return None
+
+    def _told(self, response: Answer) -> FinalResponse:
+        """Not checked once more: vectors are many numbers."""
+        said: JsonObject = {name: getattr(response, name) for name in Answer.model_fields}
+        vectors = response.embeddings if isinstance(response, EmbeddingResponse) else None
+        own: JsonObject = {"attempt": self._claim.attempt, "epoch": self._claim.epoch, "embeddings": vectors}
+        return FinalResponse.model_construct(**said, **own)
 
     async def error(self, error: BullpenError, usage: PartialUsage) -> None:
         reply = ErrorReply(
