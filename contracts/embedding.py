@@ -8,6 +8,7 @@ import sys
 from array import array
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from math import isfinite
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -157,6 +158,25 @@ class EmbeddingResponse(Answer):
     def vectors(self) -> tuple[tuple[float, ...], ...]:
         """The numbers, however they came. Raises `ValueError` for base64 that is none."""
         return tuple(unpacked(one) if isinstance(one, str) else one for one in self.embeddings)
+
+
+def joined(parts: Sequence[EmbeddingResponse]) -> EmbeddingResponse:
+    """One answer from those to consecutive parts of a list of texts, which one model gave."""
+    first, costs = parts[0], [part.cost_usd for part in parts]
+    known = [cost for cost in costs if cost is not None]
+    told = {
+        "embeddings": tuple(vector for part in parts for vector in part.embeddings),
+        "tokens_used": sum(part.tokens_used for part in parts),
+        "prompt_tokens": _sum([part.prompt_tokens for part in parts]),
+        "cost_usd": sum(known, Decimal(0)) if len(known) == len(costs) else None,
+        "duration_ms": first.duration_ms + max((part.duration_ms for part in parts[1:]), default=0.0),
+        "attempts": tuple(attempt for part in parts for attempt in part.attempts),
+    }
+    return first if len(parts) == 1 else first.model_copy(update=told)
+
+
+def _sum(counts: Sequence[int | None]) -> int | None:
+    return None if None in counts else sum(count for count in counts if count is not None)
 
 
 def packed(vector: Iterable[float]) -> str:

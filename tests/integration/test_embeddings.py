@@ -30,7 +30,8 @@ async def test_each_text_gets_a_vector_of_one_model(mesh: SmallMesh) -> None:
     answer = await embed(mesh, task_id="t-1")
     one, two, again = answer["embeddings"]
     assert one == again != two
-    assert (len(one), hypot(*one)) == (256, pytest.approx(1.0))
+    assert len(one) == 256
+    assert hypot(*one) == pytest.approx(1.0)
     assert (answer["schema"], answer["task_id"], answer["model_id"]) == ("bullpen.embedding.v1", "t-1", "simulated")
     assert (answer["prompt_tokens"], answer["tokens_used"], answer["simulated"]) == (3, 3, True)
     assert [attempt["outcome"] for attempt in answer["attempts"]] == ["ok"]
