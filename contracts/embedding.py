@@ -25,7 +25,7 @@ from contracts.response import MOST_DIMENSIONS, Answer, Vectors
 from contracts.subjects import Kind
 
 MOST_INPUTS = 2048
-"""Texts of one request: as many as OpenAI takes."""
+"""Texts of one request."""
 MOST_INPUT_BYTES = 4 << 20
 """Of UTF-8, all texts of one request together."""
 LARGEST = 3.4028235e38

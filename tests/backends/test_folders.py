@@ -98,7 +98,7 @@ GOOD = "".join(f"{item}: done\n" for item in load_checklist(discover()["simulate
     ("text", "told"),
     [
         (GOOD.replace("tools: done\n", ""), "checklist.yaml:1: tools: Field required"),
-        (GOOD + "teleport: done\n", "checklist.yaml:12: teleport: unknown key"),
+        (GOOD + "teleport: done\n", "checklist.yaml:13: teleport: unknown key"),
         (
             GOOD.replace("chat: done", "chat: soon"),
             "checklist.yaml:1: chat: should be `done`, `todo: why` or `exempt: why`",

@@ -12,7 +12,17 @@ from google.genai import errors, types
 from pydantic import Field
 
 from contracts import BullpenError, ErrorCode, ModelCard
-from workers.base import Availability, BackendConfig, Delta, Embedded, EmbeddingJob, Job, Report, out_of_service
+from workers.base import (
+    Availability,
+    BackendConfig,
+    Delta,
+    Embedded,
+    EmbeddingJob,
+    Job,
+    ModelConfig,
+    Report,
+    out_of_service,
+)
 from workers.base.interface.config import Parameter
 from workers.base.provider.chat import counted
 from workers.base.provider.chat_models import able
@@ -78,6 +88,8 @@ class GeminiBackend(RemoteBackend[GeminiConfig]):
         )
         self._out: dict[str, str] = {}
         """Why a model is out of service, by name."""
+        self._embedders: set[str] = set()
+        """Models that only embed, as the API describes them."""
         with unread():  # the SDK makes other clients too
             self._client = genai.Client(
                 api_key=self._key or "none-needed",
@@ -114,7 +126,8 @@ class GeminiBackend(RemoteBackend[GeminiConfig]):
 
     def models(self) -> tuple[ModelCard, ...]:
         provider = self.pays(own=self._url is None)
-        cards = (able(model).card(local=False, provider=provider) for model in self.config.models)
+        known = (self._as_described(model) for model in self.config.models)
+        cards = (model.card(local=False, provider=provider) for model in known)
         return tuple(
             out_of_service(card, self._out[card.model_id]) if card.model_id in self._out else card for card in cards
         )
@@ -156,10 +169,17 @@ class GeminiBackend(RemoteBackend[GeminiConfig]):
             if isinstance(error, errors.APIError) and error.code in (404, 405, 501):
                 return UNKNOWN
             raise self._told(error) from error
-        methods = described.supported_actions or [CHATS, EMBEDS]
-        embeds = "embed" in able(self.configured(name)).capabilities
-        what = "embed" if embeds else "chat"
-        return "" if (EMBEDS if embeds else CHATS) in methods else f"it cannot {what}, only {', '.join(methods)}"
+        methods = described.supported_actions or [CHATS]
+        if CHATS not in methods and EMBEDS in methods:
+            self._embedders.add(name)
+        useful = CHATS in methods or EMBEDS in methods
+        return "" if useful else f"it cannot chat or embed, only {', '.join(methods)}"
+
+    def _as_described(self, model: ModelConfig) -> ModelConfig:
+        """With what the API says of it: one that only embeds does not chat, whatever the config says."""
+        if model.name in self._embedders:
+            return model.model_copy(update={"capabilities": ("embed",)})
+        return able(model)
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -186,7 +206,9 @@ class GeminiBackend(RemoteBackend[GeminiConfig]):
 
 def _vectors(told: types.EmbedContentResponse) -> Embedded:
     """The API counts no tokens of them, but for a few models."""
-    vectors = [vector(one.values or []) for one in told.embeddings or ()]
+    if not told.embeddings:
+        raise garbage("an answer without vectors")
+    vectors = [vector(one.values or []) for one in told.embeddings]
     return Embedded(vectors, counted(getattr(told.usage_metadata, "prompt_token_count", None)))
 
 

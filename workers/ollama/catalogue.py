@@ -10,7 +10,7 @@ from typing import Protocol
 from contracts import Capability, ModelCard
 from workers.base import ModelConfig, out_of_service
 from workers.base.provider.chat import tokens
-from workers.base.provider.chat_models import chats_by_name
+from workers.base.provider.chat_models import chats_by_name, embeds_by_name
 from workers.ollama.question import goes_on
 from workers.ollama.sdk import ollama
 
@@ -88,7 +88,9 @@ class Catalogue:
         """Those of which nothing tells whether they can chat."""
         if self._config.models:
             return []
-        untold = [(name, shown) for name, shown in self._listed() if self._chats(name) is None and not _embeds(shown)]
+        untold = [
+            (name, shown) for name, shown in self._listed() if self._chats(name) is None and not self._serves(name)
+        ]
         return [self._card(ModelConfig(name=name), shown) for name, shown in untold]
 
     def num_ctx(self, model: ModelConfig | None) -> int | None:
@@ -111,11 +113,11 @@ class Catalogue:
             return out_of_service(model.card(local=self._config.local), why)
         card = self._card(model, shown)
         able = shown.capabilities
-        useless = bool(able) and not _chats(shown) and not _embeds(shown)
+        useless = bool(able) and not _chats(shown) and not _embeds(model.name, shown)
         return out_of_service(card, f"it cannot chat or embed, only {', '.join(able or ())}") if useless else card
 
     def _serves(self, name: str) -> bool:
-        return _embeds(self._shown[name]) or bool(self._chats(name))
+        return _embeds(name, self._shown[name]) or bool(self._chats(name))
 
     def _chats(self, name: str) -> bool | None:
         told = _chats(self._shown[name])
@@ -127,7 +129,7 @@ class Catalogue:
         told = shown.capabilities or ()
         known = {"chat", "stream", "json", *(CAPABILITIES[name] for name in told if name in CAPABILITIES)}
         known.update(capability for capability in model.capabilities if capability in UNTOLD)
-        if _embeds(shown):
+        if _embeds(model.name, shown):
             known = {*(known if _chats(shown) else ()), "embed"}
         if goes_on(shown) and "chat" in known:
             known.add("prefill")
@@ -174,11 +176,12 @@ def _trained_window(shown: ollama.ShowResponse) -> int:
     return min((tokens(value, 0) for name, value in info if name.endswith(".context_length")), default=0)
 
 
-def _embeds(shown: ollama.ShowResponse) -> bool:
-    """Whether a model gives vectors."""
+def _embeds(name: str, shown: ollama.ShowResponse) -> bool:
+    """Whether a model gives vectors. Older servers tell it by the architecture, or not at all."""
     if shown.capabilities:
         return "embedding" in shown.capabilities
-    return _chats(shown) is False
+    chats = _chats(shown)
+    return embeds_by_name(name) if chats is None else not chats
 
 
 def _chats(shown: ollama.ShowResponse) -> bool | None:

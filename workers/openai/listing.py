@@ -73,7 +73,7 @@ def chats(model: Model) -> bool | None:
 def embeds(model: Model) -> bool:
     """Whether it gives vectors, as its server says in a word, or, where that tells nothing, its name."""
     said = _said(model)
-    words = [*_kinds(said), *_abilities(said)]
+    words = [*_kinds(said), *_abilities(said), *_outputs(said)]
     return any("embed" in word or word == "feature-extraction" for word in words) or (
         _told(said) is None and embeds_by_name(model.id)
     )

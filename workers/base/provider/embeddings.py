@@ -58,7 +58,7 @@ def vector(told: object) -> tuple[float, ...]:
 
 
 def listed(told: object) -> Embedded:
-    """The answer in the form that OpenAI made common. Raises `BullpenError(upstream_error)`."""
+    """The answer in the form that most providers share. Raises `BullpenError(upstream_error)`."""
     body: JsonObject = told if isinstance(told, dict) else {}
     data, usage = body.get("data"), body.get("usage")
     if not isinstance(data, list) or not all(isinstance(one, dict) for one in data):
