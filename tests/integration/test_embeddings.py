@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from bus import Message, NoResponders
+from client import Bullpen
 from contracts import AttemptRecord, BullpenError, ErrorCode, ResponseRecord
 from contracts import subjects as s
-from contracts.embedding import packed, unpacked
+from contracts.embedding import unpacked
 from tests.fake_worker import Asked, FakeWorker, acting
 from tests.ill_workers import DEAR, FREE, FREE_OF_CHARGE, Attempts
 from tests.mesh import Json, SmallMesh
@@ -138,21 +139,11 @@ async def test_a_request_made_directly_is_booked_by_its_worker(mesh: SmallMesh) 
     assert (row.kind, row.prompt_tokens) == ("embed", 3)
 
 
-@pytest.mark.parametrize(
-    ("vectors", "why"),
-    [
-        (None, "0 vectors for 3 texts"),
-        (((1.0,), (2.0,)), "2 vectors for 3 texts"),
-        (((1.0,), (2.0,), ()), "an empty vector"),
-        (((1.0,), (2.0,), (3.0, 4.0)), "different lengths"),
-        ((packed([1.0]), packed([1.0]), packed([1.0, 2.0])), "different lengths"),
-    ],
-)
-async def test_what_a_worker_makes_up_is_no_answer(mesh: SmallMesh, vectors: Any, why: str) -> None:
+async def test_what_a_worker_makes_up_is_no_answer(mesh: SmallMesh) -> None:
     attempts = await Attempts.of(mesh)
 
     async def lies(asked: Asked) -> None:
-        await asked.answer("", tokens=0, embeddings=vectors)
+        await asked.answer("", tokens=0, embeddings=((1.0,), (2.0,)))
 
     async with FakeWorker(mesh.bus, "f-1", acting(lies), price=FREE_OF_CHARGE, able=("embed",), prefill=False):
         await mesh.worker("w-1", **DEAR)
@@ -162,7 +153,7 @@ async def test_what_a_worker_makes_up_is_no_answer(mesh: SmallMesh, vectors: Any
     assert (answer["worker_id"], len(answer["embeddings"])) == ("w-1", 3)
     first, _ = await attempts.outcomes("failed", "ok")
     assert first.error_message is not None
-    assert why in first.error_message
+    assert "2 vectors for 3 texts" in first.error_message
 
 
 async def test_a_worker_of_another_model_is_asked_only_when_none_was_named(mesh: SmallMesh) -> None:
@@ -223,3 +214,29 @@ async def test_answers_in_words_are_booked_as_such(mesh: SmallMesh) -> None:
     await mesh.worker("w-1")
     await mesh.ask()
     assert kinds(await attempts.outcomes("ok")) == {"infer"}
+
+
+async def test_the_python_client_gets_numbers_or_base64(mesh: SmallMesh, bp: Bullpen) -> None:
+    await mesh.manager()
+    await mesh.worker("w-1")
+    answer = await bp.embed(["one", "two"], dimensions=3, task_id="t-1")
+    assert answer.task_id == "t-1"
+    assert [len(vector) for vector in answer.embeddings] == [3, 3]
+    assert answer.embeddings == answer.vectors
+    short = await bp.embed("one", dimensions=3, encoding_format="base64")
+    assert isinstance(short.embeddings[0], str)
+    assert short.vectors == answer.vectors[:1]
+    with pytest.raises(BullpenError, match=r"input\.0: is empty"):
+        await bp.embed([""])
+    with pytest.raises(BullpenError) as failed:
+        await bp.embed("one", model="nobody")
+    assert failed.value.code is ErrorCode.NO_SUCH_MODEL
+
+
+async def test_a_client_that_leaves_stops_the_work(mesh: SmallMesh, bp: Bullpen) -> None:
+    await mesh.manager()
+    await mesh.worker("w-1", hang_after_tokens=0)
+    asking = asyncio.create_task(bp.embed("one"))
+    await eventually(lambda: mesh.beats["w-1"].inflight == 1)
+    asking.cancel()
+    await eventually(lambda: mesh.beats["w-1"].inflight == 0)
