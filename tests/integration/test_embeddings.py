@@ -77,7 +77,9 @@ async def test_a_model_is_only_asked_for_what_it_can(mesh: SmallMesh) -> None:
         await embed(mesh, "embed.simulated")
     await mesh.worker("w-2", models=[EMBEDDER])
     assert (await embed(mesh))["model_id"] == "embedder"
-    assert (await embed(mesh, "embed.simulated"))["model_id"] == "embedder"
+    for subject in ("embed.simulated", "infer.simulated") * 4:  # each goes to the one that can
+        asked = embed(mesh, subject) if subject == "embed.simulated" else mesh.ask(subject)
+        assert (await asked)["model_id"] == ("embedder" if subject == "embed.simulated" else "chatter")
     assert {(await mesh.ask())["model_id"] for _ in range(4)} == {"chatter"}
 
 

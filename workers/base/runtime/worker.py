@@ -155,6 +155,13 @@ class Worker:
         if self._presence.state != "draining":
             await self._show()
 
+    def _is_for(self, kind: s.Kind) -> bool:
+        """Whether it has a model for such requests. One out of service may be back: whoever asks is told why."""
+        cards = self._presence.models
+        if kind == "infer":
+            return not cards or any(card.serves(kind) or not card.capabilities for card in cards)
+        return any(card.serves(kind) for card in cards)
+
     async def _resume(self) -> bool:
         """Takes part again, as far as its backend and its memory allow. False: it is about to leave."""
         if not self._leaving:
@@ -169,13 +176,13 @@ class Worker:
         await self._share()
 
     async def _share(self) -> None:
-        """Takes part in `infer.<backend>` exactly while ready, so that its peers get what it can't do.
+        """Takes part in `infer.<backend>` and `embed.<backend>` exactly while ready, so that its peers get what it can't do.
 
-        In `embed.<backend>` too, if it has a model for that.
+        In the one that none of its models is for it takes no part either.
         """
         ready = self._presence.state == "ready"
         for kind in ABILITY:
-            takes = ready and (kind == "infer" or any(card.serves(kind) for card in self._presence.models))
+            takes = ready and self._is_for(kind)
             if takes and kind not in self._shared:
                 subject = self._stats[kind].subject
                 self._shared[kind] = await self._bus.subscribe(subject, self._serve, queue=s.INFER_QUEUE)
