@@ -12,6 +12,7 @@ from client import Bullpen
 from contracts import AttemptRecord, BullpenError, ErrorCode, ResponseRecord
 from contracts import subjects as s
 from contracts.embedding import unpacked
+from tests.backends.embedders import OpenAIEmbedder
 from tests.fake_worker import Asked, FakeWorker, acting
 from tests.ill_workers import DEAR, FREE, FREE_OF_CHARGE, Attempts
 from tests.mesh import Json, SmallMesh
@@ -242,3 +243,38 @@ async def test_a_client_that_leaves_stops_the_work(mesh: SmallMesh, bp: Bullpen)
     await eventually(lambda: mesh.beats["w-1"].inflight == 1)
     asking.cancel()
     await eventually(lambda: mesh.beats["w-1"].inflight == 0)
+
+
+@pytest.mark.usefixtures("patient_backends")
+async def test_vectors_of_another_length_than_wanted_are_no_answer(
+    mesh: SmallMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some servers ignore `dimensions`. Theirs has 2, whatever is asked for."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    async with OpenAIEmbedder() as provider:
+        await mesh.worker("w-1", "openai", **provider.config())
+        await mesh.manager()
+        assert len((await embed(mesh, dimensions=2))["embeddings"]) == 3
+        error = (await embed(mesh, dimensions=3))["error"]
+        assert (error["code"], error["field"]) == ("invalid_request", "dimensions")
+        await mesh.worker("w-2")
+        answer = await embed(mesh, dimensions=3, policy="cheapest")
+        assert (answer["worker_id"], len(answer["embeddings"][0])) == ("w-2", 3)
+
+
+@pytest.mark.usefixtures("patient_backends")
+async def test_too_few_vectors_of_a_provider_are_followed_by_another_worker(
+    mesh: SmallMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    attempts = await Attempts.of(mesh)
+    async with OpenAIEmbedder() as provider:
+        provider.reply = lambda _: provider.usual([[1.0, 0.0], [float("nan"), 1.0], [0.0, 1.0]])
+        await mesh.worker("w-1", "openai", **provider.config())
+        await mesh.manager()
+        error = (await embed(mesh, backend="openai"))["error"]
+        assert (error["code"], "not finite" in error["message"]) == ("upstream_error", True)
+        provider.reply = lambda _: provider.usual([[1.0, 0.0]])
+        error = (await embed(mesh, model="text-embedding-3-small"))["error"]
+        assert "1 vectors for 3 texts" in error["message"]
+        await attempts.outcomes("failed", "failed")

@@ -65,16 +65,28 @@ async def test_the_openai_sdk_gets_vectors_in_order(sdk: openai.AsyncOpenAI) -> 
     assert (told.headers["x-bullpen-ignored"], told.headers["x-bullpen-worker"]) == ("user", "w-1")
 
 
-async def test_more_texts_than_fit_into_a_message_are_asked_for_in_parts_of_one_model(
-    mesh: SmallMesh, door: Door, sdk: openai.AsyncOpenAI
-) -> None:
-    await mesh.worker("w-2", models=[{"name": "another", "capabilities": ["embed"]}])
+async def test_more_texts_than_fit_into_a_message_are_asked_for_in_parts(sdk: openai.AsyncOpenAI) -> None:
     texts = [f"text {number}" for number in range(2 * PART + 1)]
     answer = await sdk.embeddings.create(model="auto", input=texts)
-    alone = await sdk.embeddings.create(model=answer.model, input=[texts[0], texts[-1]])
-    assert len(answer.data) == len(texts)
+    alone = await sdk.embeddings.create(model="embedder", input=[texts[0], texts[-1]])
+    assert [one.index for one in answer.data] == list(range(len(texts)))
     assert [answer.data[0].embedding, answer.data[-1].embedding] == [one.embedding for one in alone.data]
     assert answer.usage.prompt_tokens == 2 * len(texts)
+
+
+async def test_all_parts_are_asked_of_the_model_that_answered_the_first(mesh: SmallMesh) -> None:
+    asked: list[Any] = []
+
+    async def answers(request: Asked) -> None:
+        asked.append(request.body)
+        await request.answer("", tokens=0, embeddings=(packed([1.0]),) * len(request.body["input"]))
+
+    async with played(mesh, answers) as (door, _):
+        body = {"model": "auto", "input": ["text"] * (2 * PART + 1)}
+        status, told, _ = await post(door, "/v1/embeddings", body)
+    assert (status, len(told["data"])) == (200, 2 * PART + 1)
+    assert sorted(len(one["input"]) for one in asked) == [1, PART, PART]
+    assert [(one.get("model"), one.get("backend")) for one in asked] == [(None, None)] + [("fake", "fake")] * 2
 
 
 @pytest.mark.parametrize(

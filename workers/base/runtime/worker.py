@@ -176,10 +176,7 @@ class Worker:
         await self._share()
 
     async def _share(self) -> None:
-        """Takes part in `infer.<backend>` and `embed.<backend>` exactly while ready, so that its peers get what it can't do.
-
-        In the one that none of its models is for it takes no part either.
-        """
+        """Takes part in its backend's subjects exactly while ready and able, so that its peers get what it can't do."""
         ready = self._presence.state == "ready"
         for kind in ABILITY:
             takes = ready and self._is_for(kind)
