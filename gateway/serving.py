@@ -152,7 +152,8 @@ class Answering:
             answers = await asking
         caller.used(sum(answer.tokens_used for answer in answers))
         told = {**about(answers[0]), **headers}
-        return Response(body=writer.whole(answers), headers=told, content_type=JSON)
+        written = asyncio.to_thread(writer.whole, answers) if isinstance(answers[0], EmbeddingResponse) else None
+        return Response(body=await written if written else writer.whole(answers), headers=told, content_type=JSON)
 
     async def _ask_all(self, questions: Sequence[Options]) -> list[InferenceResponse]:
         """All the answers. Raises the first failure, and then asks no more."""

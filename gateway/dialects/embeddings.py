@@ -4,12 +4,12 @@ Many texts are asked for in parts, because an answer has to fit into one message
 when nobody says how, and so does the gateway of the mesh: numbers are only made of it for a client that wants them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from contracts import BullpenError, Chunk, EmbeddingResponse, FinalResponse, JsonObject
-from contracts.embedding import MOST_INPUTS
+from contracts.embedding import MOST_INPUTS, unpacked
 from gateway.dialects import Asked, openai
 from gateway.dialects.events import dumped
 from gateway.dialects.fields import Fields, ignored
@@ -76,10 +76,12 @@ class OpenAIEmbeddings:
 
     def whole(self, asked: Asked, answer: EmbeddingResponse | None) -> bytes:
         assert answer is not None
-        vectors = answer.embeddings if asked.options == "base64" else answer.vectors
-        listed = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)]
+        vectors = answer.embeddings if asked.options == "base64" else _numbers(answer)
+        listed = (
+            dumped({"object": "embedding", "index": index, "embedding": vector}) for index, vector in enumerate(vectors)
+        )
         usage = {"prompt_tokens": answer.prompt_tokens or 0, "total_tokens": answer.prompt_tokens or 0}
-        return dumped({"object": "list", "data": listed, "model": answer.model_id, "usage": usage})
+        return _with_list("data", listed, {"object": "list", "model": answer.model_id, "usage": usage})
 
     def status(self, status: int, code: str) -> int:
         return status
@@ -109,9 +111,10 @@ class OllamaEmbeddings:
     def whole(self, asked: Asked, answer: EmbeddingResponse | None) -> bytes:
         if answer is None:
             return dumped({"model": asked.model, "embeddings": []})
-        told = {"model": asked.model, "embeddings": answer.vectors, "load_duration": 0}
         took = int(answer.duration_ms * NANOSECONDS)
-        return dumped({**told, "total_duration": took, "prompt_eval_count": answer.prompt_tokens or 0})
+        told = {"model": asked.model, "load_duration": 0, "total_duration": took}
+        vectors = map(dumped, _numbers(answer))
+        return _with_list("embeddings", vectors, {**told, "prompt_eval_count": answer.prompt_tokens or 0})
 
     def status(self, status: int, code: str) -> int:
         return status
@@ -128,6 +131,16 @@ class OllamaOneEmbedding(OllamaEmbeddings):
 
     def whole(self, asked: Asked, answer: EmbeddingResponse | None) -> bytes:
         return dumped({"embedding": answer.vectors[0] if answer is not None else []})
+
+
+def _numbers(answer: EmbeddingResponse) -> Iterator[tuple[float, ...]]:
+    """One vector at a time: millions of numbers at once would hold up every stream of this gateway."""
+    return (unpacked(one) if isinstance(one, str) else one for one in answer.embeddings)
+
+
+def _with_list(name: str, written: Iterable[bytes], rest: JsonObject) -> bytes:
+    """A JSON object with a list of what is written already."""
+    return b'{"' + name.encode() + b'":[' + b",".join(written) + b"]," + dumped(rest)[1:]
 
 
 def _asked(request: JsonObject, texts: list[str], model: str, unused: tuple[str, ...], options: Any) -> Asked:
