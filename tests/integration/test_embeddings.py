@@ -191,6 +191,7 @@ async def test_a_request_is_cancelled_by_its_name(mesh: SmallMesh) -> None:
     await eventually(lambda: mesh.beats["w-1"].inflight == 0)
 
 
+@pytest.mark.usefixtures("patient_keys")
 async def test_the_same_key_brings_the_same_vectors_once(mesh: SmallMesh) -> None:
     await mesh.manager()
     await mesh.worker("w-1")
@@ -252,14 +253,18 @@ async def test_vectors_of_another_length_than_wanted_are_no_answer(
     """Some servers ignore `dimensions`. Theirs has 2, whatever is asked for."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     async with OpenAIEmbedder() as provider:
-        await mesh.worker("w-1", "openai", **provider.config())
+        models = [{"name": "text-embedding-3-small", **FREE}]
+        await mesh.worker("w-1", "openai", **provider.config() | {"models": models})
         await mesh.manager()
         assert len((await embed(mesh, dimensions=2))["embeddings"]) == 3
         error = (await embed(mesh, dimensions=3))["error"]
         assert (error["code"], error["field"]) == ("invalid_request", "dimensions")
-        await mesh.worker("w-2")
-        answer = await embed(mesh, dimensions=3, policy="cheapest")
-        assert (answer["worker_id"], len(answer["embeddings"][0])) == ("w-2", 3)
+        await mesh.worker("w-2", **DEAR)
+        for _ in range(8):  # the model is well all the while, and asked first each time
+            answer = await embed(mesh, dimensions=3, policy="cheapest")
+            assert [(a["worker_id"], a["outcome"]) for a in answer["attempts"]] == [("w-1", "refused"), ("w-2", "ok")]
+            assert len(answer["embeddings"][0]) == 3
+        assert (await embed(mesh, backend="openai"))["worker_id"] == "w-1"
 
 
 @pytest.mark.usefixtures("patient_backends")
