@@ -6,7 +6,7 @@ from bus.connection import Bus
 from bus.delivered import Delivered
 from bus.headers import Headers
 from bus.reply import FinalMessage, FinalMessages
-from contracts import AttemptSummary, BullpenError, InferenceResponse, Piece
+from contracts import Answer, AttemptSummary, BullpenError, Piece
 
 
 class CapturedReply:
@@ -31,7 +31,7 @@ class CapturedReply:
     async def resumed(self, from_worker: str, to_worker: str, *, continued: bool) -> None:
         """The final message says so (`resumed`)."""
 
-    async def response(self, response: InferenceResponse) -> BullpenError | None:
+    async def response(self, response: Answer) -> BullpenError | None:
         try:
             message = self._final.response(response, self.extra_headers, streaming=False)
         except BullpenError as error:

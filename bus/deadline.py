@@ -7,15 +7,15 @@ is taken for a fresh one; a Manager writes it in the clock of the worker it send
 from collections.abc import Mapping
 from time import time
 
-from contracts import InferenceRequest
+from contracts import Envelope
+from contracts.envelope import MAX_DEADLINE_MS
 from contracts.headers import DEADLINE, number
-from contracts.request import MAX_DEADLINE_MS
 
 CLOCKS_MAY_DIFFER = 5.0
 """Seconds."""
 
 
-def seconds_left(headers: Mapping[str, str], request: InferenceRequest, *, own_clock: bool = False) -> float:
+def seconds_left(headers: Mapping[str, str], request: Envelope, *, own_clock: bool = False) -> float:
     """Until the deadline in the headers if there is one, else the request's own; negative when it has passed.
 
     `own_clock`: the header's sender knew this host's clock.

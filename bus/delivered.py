@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from contracts import FunctionDelta, InferenceResponse, JsonObject, Piece, TokenLogprob, ToolCallDelta
+from contracts import Answer, FunctionDelta, JsonObject, Piece, TokenLogprob, ToolCallDelta
 
 
 @dataclass(slots=True)
@@ -56,7 +56,7 @@ class Delivered:
         for held in (self._text, self._reasoning, self._calls, self._logprobs):
             held.clear()
 
-    def missing(self, answer: InferenceResponse) -> Piece | None:
+    def missing(self, answer: Answer) -> Piece | None:
         """The rest of an answer; empty when nothing is missing. None: what the reader has is no start of that answer.
 
         Thoughts and log-probabilities that the answer itself does not repeat are taken as they came.
@@ -73,7 +73,7 @@ class Delivered:
             answer.completion_tokens,
         )
 
-    def is_all_of(self, answer: InferenceResponse) -> bool:
+    def is_all_of(self, answer: Answer) -> bool:
         """Whether nothing of the answer is missing, and nothing else was told."""
         missing = self.missing(answer)
         return missing is not None and not missing

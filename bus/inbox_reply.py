@@ -17,7 +17,7 @@ from bus.headers import Headers
 from bus.inbox import Listener
 from bus.publish_with_retry import BACK_WITHIN, publish_with_retry
 from bus.reply import FinalMessage, FinalMessages
-from contracts import AttemptSummary, BullpenError, Chunk, InferenceResponse, Piece, Resumed
+from contracts import Answer, AttemptSummary, BullpenError, Chunk, Piece, Resumed
 from contracts.subjects import result
 
 log = structlog.get_logger(__name__)
@@ -72,7 +72,7 @@ class InboxReply:
             self.delivered.clear()
         await self._pass_on(event)
 
-    async def response(self, response: InferenceResponse) -> BullpenError | None:
+    async def response(self, response: Answer) -> BullpenError | None:
         try:
             message = self._final.response(response, self.extra_headers, streaming=self.streaming)
         except BullpenError as error:

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 from bus.connection import Bus
 from bus.delivered import Delivered
 from bus.headers import Headers
-from contracts import AttemptSummary, BullpenError, ErrorCode, ErrorReply, FinalResponse, InferenceResponse, Piece
+from contracts import Answer, AttemptSummary, BullpenError, ErrorCode, ErrorReply, FinalResponse, Piece
 from contracts.headers import CONTENT_TYPE, JSON, SERVICE_ERROR, SERVICE_ERROR_CODE, TASK
 from contracts.subjects import header_value, may_receive_reply
 
@@ -50,7 +50,7 @@ class Reply(Protocol):
         """Tells a streaming caller that another worker goes on."""
         ...
 
-    async def response(self, response: InferenceResponse) -> BullpenError | None:
+    async def response(self, response: Answer) -> BullpenError | None:
         """Sends the answer. One that is larger than the server takes becomes an error, which is returned."""
         ...
 
@@ -76,7 +76,7 @@ class FinalMessages:
     def headers(self, extra: Headers) -> Headers:
         return {**self._headers, **extra}
 
-    def response(self, response: InferenceResponse, extra: Headers, *, streaming: bool) -> FinalMessage:
+    def response(self, response: Answer, extra: Headers, *, streaming: bool) -> FinalMessage:
         """Raises `BullpenError(payload_too_large)`."""
         body = FinalResponse.of(response).to_bytes() if streaming else response.to_bytes()
         headers = self.headers(extra)

@@ -2,6 +2,7 @@
 
     async with Bullpen.connect() as bp:
         answer = await bp.ask("What is the capital of France?")
+        vectors = (await bp.embed(["a text", "another"], model="nomic-embed-text")).embeddings
         async for event in bp.stream("Tell me a story", model="smollm2-135m"):
             ...
 
@@ -16,7 +17,7 @@ from client.errors import RequestFailed
 from client.exchange import Exchange
 from client.jobs import JobResult, JobTicket
 from client.live import LiveFigures
-from client.question import Options
+from client.question import EmbedOptions, Options
 from client.roster import Roster, Sighting
 from contracts import BullpenError
 
@@ -25,6 +26,7 @@ __all__ = [
     "BullpenError",
     "BusError",
     "BusUnreachable",
+    "EmbedOptions",
     "Exchange",
     "JobResult",
     "JobTicket",

@@ -1,4 +1,4 @@
-"""The client: ask, stream, cancel, list workers, judge an answer, control a worker."""
+"""The client: ask, embed, stream, cancel, list workers, judge an answer, control a worker."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -14,7 +14,7 @@ from client.budgets import merged
 from client.exchange import Exchange, cancel_body
 from client.jobs import JobQueue, JobTicket
 from client.live import LiveFigures
-from client.question import Options, Question
+from client.question import EmbedOptions, Options, Question
 from client.roster import Roster
 from contracts import (
     BudgetState,
@@ -22,6 +22,7 @@ from contracts import (
     Chunk,
     ControlReply,
     ControlRequest,
+    EmbeddingResponse,
     ErrorCode,
     Feedback,
     FinalResponse,
@@ -120,7 +121,24 @@ class Bullpen:
 
         Raises `BullpenError(invalid_request)` before anything is sent.
         """
-        question = Question.of(prompt, options, stream=stream, cancel_token=cancel_token)
+        async with self._under_way(Question.of(prompt, options, stream=stream, cancel_token=cancel_token)) as exchange:
+            yield exchange
+
+    async def embed(
+        self, texts: str | Sequence[str], *, cancel_token: str | None = None, **options: Unpack[EmbedOptions]
+    ) -> EmbeddingResponse:
+        """The vectors of texts, in their order, all of one model: numbers, or base64 if `encoding_format` says so.
+
+        They travel as 32-bit floats. Raises as `ask`.
+        """
+        async with self._under_way(Question.of_texts(texts, options, cancel_token=cancel_token)) as exchange:
+            answer = await exchange.vectors()
+        if options.get("encoding_format") == "base64":
+            return answer
+        return answer.model_copy(update={"embeddings": answer.vectors})
+
+    @asynccontextmanager
+    async def _under_way(self, question: Question) -> AsyncIterator[Exchange]:
         exchange = Exchange(self.bus, question)
         self._open.add(exchange)
         try:

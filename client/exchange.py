@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -23,8 +23,10 @@ from client.pieces import Pieces
 from client.question import Question
 from client.watch import ManagerWatch, Step
 from contracts import (
+    Answer,
     CancelRequest,
     Chunk,
+    EmbeddingResponse,
     ErrorCode,
     ErrorReply,
     FinalResponse,
@@ -34,7 +36,7 @@ from contracts import (
     StreamEvent,
 )
 from contracts.headers import DEADLINE
-from contracts.subjects import INFER_AUTO, INFER_CANCEL, INFER_STATUS
+from contracts.subjects import INFER_CANCEL, INFER_STATUS
 
 GRACE = 1.0
 """Seconds after the deadline in which the one final message must have come."""
@@ -45,6 +47,7 @@ GIVEN_BACK = f'"{ErrorCode.DRAINING}"'.encode()
 RUNNING = b'"state":"running"'
 """Stands in a Manager's word that a worker has the question; it may wait for one as well."""
 
+A = TypeVar("A", bound=Answer)
 _EVENT: TypeAdapter[Chunk | Resumed | FinalResponse] = TypeAdapter(StreamEvent)
 _STATUS = 0
 
@@ -68,7 +71,7 @@ class Exchange:
         self._end = self._deadline + GRACE
         self._watch = ManagerWatch(self._now())
         self._heard: asyncio.Queue[Received | BusError] = asyncio.Queue()
-        self._denied = bus.when_denied(INFER_AUTO, self.fail)
+        self._denied = bus.when_denied(question.subject, self.fail)
         self._inboxes: list[Listener[Message]] = []
         self._sending = 0
         """The last sending; -1: it was given up."""
@@ -119,10 +122,17 @@ class Exchange:
 
     async def response(self) -> InferenceResponse:
         """The one answer. Raises `RequestFailed`."""
+        return await self._whole(InferenceResponse)
+
+    async def vectors(self) -> EmbeddingResponse:
+        """The one answer to a question for vectors. Raises `RequestFailed`."""
+        return await self._whole(EmbeddingResponse)
+
+    async def _whole(self, kind: type[A]) -> A:
         while True:
             heard = await self._next()
             try:
-                response = InferenceResponse.model_validate_json(heard.message.data)
+                response = kind.model_validate_json(heard.message.data)
             except ValidationError:
                 if self._is_stale(heard):  # its Manager was given up on: the answer counts, an error does not
                     continue
@@ -274,7 +284,7 @@ class Exchange:
         self._inboxes.append(inbox)
         self._reconnects = self._bus.reconnects
         headers = {**self._question.headers, DEADLINE: header(self._deadline - self._now())}
-        await self._bus.publish(INFER_AUTO, self._question.body, reply=inbox.subject, headers=headers)
+        await self._bus.publish(self._question.subject, self._question.body, reply=inbox.subject, headers=headers)
         self._watch.sent(self._now())
 
     def _put(self, sending: int, message: Message) -> None:
@@ -295,7 +305,7 @@ class Exchange:
     def _given_up(self) -> RequestFailed:
         if self._watch.no_manager:
             cure = "start the mesh with `bullpen up`, or one with `bullpen manager`"
-            return self._fail(ErrorCode.NO_WORKER, f"no Manager listens on {INFER_AUTO}: {cure}")
+            return self._fail(ErrorCode.NO_WORKER, f"no Manager listens on {self._question.subject}: {cure}")
         times = f"{self._watch.sends} times a Manager took the request and fell silent"
         return self._fail(ErrorCode.NO_WORKER, f"{times}: `bullpen doctor` shows what is running")
 

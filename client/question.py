@@ -20,7 +20,9 @@ from contracts import (
     new_id,
     parse_request,
 )
+from contracts.embedding import EncodingFormat, read_embedding
 from contracts.headers import CANCEL_TOKEN
+from contracts.subjects import EMBED_AUTO, INFER_AUTO
 
 TOKEN_BYTES = 16
 
@@ -60,6 +62,25 @@ class Options(TypedDict, total=False):
     content: ContentMode | None
 
 
+class EmbedOptions(TypedDict, total=False):
+    """The fields of a request for vectors beside its texts. None: left out."""
+
+    task_id: str | None
+    idempotency_key: str | None
+    dimensions: int | None
+    encoding_format: EncodingFormat | None
+    truncate: bool | None
+    model: str | None
+    backend: str | None
+    policy: Policy | None
+    max_cost_usd: float | None
+    hedge: bool | None
+    deadline_ms: int | None
+    priority: Priority | None
+    metadata: Mapping[str, str] | None
+    content: ContentMode | None
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """The message to send, and what its sender needs to know of it."""
@@ -72,6 +93,7 @@ class Question:
     """Its caller cannot take back text that it has."""
     cancel_token: str = ""
     """What a cancel has to know; empty: nothing."""
+    subject: str = INFER_AUTO
 
     @property
     def headers(self) -> Headers:
@@ -94,6 +116,20 @@ class Question:
         body = _json({name: value for name, value in said.items() if value is not None})
         asked = parse_request(body)
         return cls(body, task_id, asked.deadline_ms, stream, asked.continuation == "seamless", token)
+
+    @classmethod
+    def of_texts(cls, texts: str | Sequence[str], options: EmbedOptions, *, cancel_token: str | None) -> "Question":
+        """Wants the vectors of texts, as base64. Without a key of the caller's it may run twice when a Manager is lost.
+
+        Raises as `of`.
+        """
+        told = {name: value for name, value in options.items() if value is not None}
+        task_id = str(told.pop("task_id", "") or new_id())
+        wanted = texts if isinstance(texts, str) else list(texts)
+        body = _json({**told, "input": wanted, "task_id": task_id, "encoding_format": "base64"})
+        asked, _ = read_embedding(body)
+        token = cancel_token or secrets.token_urlsafe(TOKEN_BYTES)
+        return cls(body, task_id, asked.deadline_ms, stream=False, cancel_token=token, subject=EMBED_AUTO)
 
 
 def _json(said: JsonObject) -> bytes:

@@ -21,6 +21,8 @@ from contracts.control import (
     WorkerEvent,
     WorkerMessage,
 )
+from contracts.embedding import EmbeddingRequest, EmbeddingResponse, Request, read_any
+from contracts.envelope import ContentMode, Envelope, Policy, Priority
 from contracts.errors import (
     ANOTHER_WORKER_MAY_HELP,
     NOT_STARTED,
@@ -59,12 +61,9 @@ from contracts.metrics import (
 from contracts.request import (
     AudioPart,
     ChatMessage,
-    ContentMode,
     Continuation,
     FilePart,
     InferenceRequest,
-    Policy,
-    Priority,
     ReasoningEffort,
     parse_request,
     read_request,
@@ -73,6 +72,7 @@ from contracts.request import (
     told_task_id,
 )
 from contracts.response import (
+    Answer,
     AttemptSummary,
     Chunk,
     ConfidenceSource,
@@ -99,6 +99,7 @@ from contracts.telemetry import (
 __all__ = [
     "ANOTHER_WORKER_MAY_HELP",
     "NOT_STARTED",
+    "Answer",
     "ApiKey",
     "AttemptRecord",
     "AttemptSummary",
@@ -117,6 +118,9 @@ __all__ = [
     "Continuation",
     "ControlReply",
     "ControlRequest",
+    "EmbeddingRequest",
+    "EmbeddingResponse",
+    "Envelope",
     "ErrorCode",
     "ErrorDetail",
     "ErrorReply",
@@ -154,6 +158,7 @@ __all__ = [
     "Progress",
     "Rate",
     "ReasoningEffort",
+    "Request",
     "Resources",
     "ResponseRecord",
     "Resumed",
@@ -177,6 +182,7 @@ __all__ = [
     "WorkerState",
     "new_id",
     "parse_request",
+    "read_any",
     "read_heartbeat",
     "read_request",
     "salvage_stream",

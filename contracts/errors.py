@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from contracts.base import Cost, Epoch, OpenModel, Tokens, Whole, WholeMilliseconds, Words
-from contracts.response import MOST_ATTEMPTS, AttemptSummary, InferenceResponse, Outcome
+from contracts.response import MOST_ATTEMPTS, Answer, AttemptSummary, Outcome
 
 
 class ErrorCode(StrEnum):
@@ -147,7 +147,7 @@ class PartialUsage(OpenModel):
     cost_usd: Cost | None = None
 
     @classmethod
-    def of(cls, answer: InferenceResponse) -> "PartialUsage":
+    def of(cls, answer: Answer) -> "PartialUsage":
         """What an answer has used."""
         told = answer.__dict__
         return cls.built({name: told[name] for name in cls.model_fields})

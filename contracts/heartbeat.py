@@ -11,12 +11,14 @@ from pydantic_core import PydanticCustomError
 
 from contracts.base import Epoch, Label, ModelName, Money, OpenModel, Time, Tokens, Whole, WholeMilliseconds, Words
 from contracts.errors import BullpenError, ErrorCode
-from contracts.subjects import WORKER_HEARTBEAT, is_name, worker_of_heartbeat
+from contracts.subjects import WORKER_HEARTBEAT, Kind, is_name, worker_of_heartbeat
 
 Capability = Literal[
     "chat", "stream", "tools", "vision", "json", "logprobs", "embed", "prefill", "audio", "file", "reasoning"
 ]
 """`prefill`: can go on after a given start of the answer, so that another worker's stream goes on unbroken."""
+ABILITY: dict[Kind, Capability] = {"infer": "chat", "embed": "embed"}
+"""What a model must be able to do for each kind of request."""
 WorkerState = Literal["starting", "ready", "degraded", "draining", "stopped"]
 NO_NAME = "should be 1 to 64 characters of A-Z a-z 0-9 _ -"
 
@@ -124,6 +126,10 @@ class ModelCard(OpenModel):
 
     def answers_to(self, name: str) -> bool:
         return name == self.model_id or name in self.aliases
+
+    def serves(self, kind: Kind) -> bool:
+        """Whether it may be asked for that."""
+        return ABILITY[kind] in self.capabilities
 
 
 class Rate(OpenModel):

@@ -12,11 +12,12 @@ from hashlib import sha256
 from typing import TypeVar, get_args
 
 from contracts.base import JsonObject
+from contracts.envelope import ContentMode, Envelope
 from contracts.headers import NO_STORE
-from contracts.request import ContentMode, InferenceRequest
 from contracts.telemetry import AttemptRecord, FeedbackRecord, ResponseRecord
 
 Recorded = TypeVar("Recorded", ResponseRecord, AttemptRecord, FeedbackRecord)
+Asked = TypeVar("Asked", bound=Envelope)
 Rewrite = Callable[[str], str]
 
 STRICTNESS: tuple[ContentMode, ...] = get_args(ContentMode)
@@ -39,7 +40,7 @@ def stricter(one: ContentMode, other: ContentMode | None) -> ContentMode:
     return one if other is None else max(one, other, key=STRICTNESS.index)
 
 
-def heeding(request: InferenceRequest, headers: Mapping[str, str]) -> InferenceRequest:
+def heeding(request: Asked, headers: Mapping[str, str]) -> Asked:
     """The request with the mode of its headers: `Bullpen-No-Store: 1` keeps none of its words.
 
     Whatever else it says also keeps none, in doubt; but for a plain no (`0`, `false`, `no`, `off`).

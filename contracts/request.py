@@ -4,17 +4,14 @@
 the field. It reads strictly: no coercion, no unknown fields, no NaN, nothing nested deeper than 32.
 """
 
-import re
-from collections.abc import Sequence
-from math import isfinite
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
-from pydantic_core import ErrorDetails, from_json, to_json
+from pydantic_core import from_json
 
-from contracts.base import JsonObject, StrictModel, new_id
-from contracts.errors import BullpenError, ErrorCode
-from contracts.heartbeat import Capability, Name
+from contracts.base import JsonObject, StrictModel
+from contracts.envelope import LONGEST_TASK_ID, Envelope
+from contracts.heartbeat import Capability
 from contracts.request_checks import (
     FieldError,
     base64_data,
@@ -26,20 +23,11 @@ from contracts.request_checks import (
     image_data_url,
 )
 from contracts.request_dialects import plain
-from contracts.subjects import text_of
+from contracts.request_form import Form, first_error
+from contracts.subjects import Kind, text_of
 
-MAX_NESTING = 32
-DEFAULT_DEADLINE_MS = 120_000
-MAX_DEADLINE_MS = 86_400_000
 INT64_MAX = 2**63 - 1
-TENANT_CHARACTERS = 256
-"""Bills and budgets go by it, so the books have it in an index, which takes no more than some 2,700 bytes."""
-_PART_TYPES = ("text", "image_url", "input_audio", "file")
 
-Policy = Literal["balanced", "cheapest", "fastest", "best", "local_only"]
-Priority = Literal["interactive", "batch"]
-ContentMode = Literal["full", "redacted", "hash", "none"]
-"""What the books keep of what was asked and answered, from everything to nothing."""
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 Continuation = Literal["any", "seamless"]
@@ -47,15 +35,6 @@ Continuation = Literal["any", "seamless"]
 SYSTEM_ROLES = ("system", "developer")
 
 
-def _printable(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("only printable characters are allowed")
-    return text
-
-
-LONGEST_TASK_ID = 128
-TaskId = Annotated[str, Field(min_length=1, max_length=LONGEST_TASK_ID), AfterValidator(_printable)]
-Key = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
@@ -141,11 +120,11 @@ class ChatMessage(StrictModel):
         return bool(self.text.strip() or self.images or self.attachments or self.tool_calls or self.tool_call_id)
 
 
-class InferenceRequest(StrictModel):
+class InferenceRequest(Envelope):
+    kind: ClassVar[Kind] = "infer"
+
     prompt: str | None = None
     messages: tuple[ChatMessage, ...] | None = None
-    task_id: TaskId | None = None
-    idempotency_key: Key | None = None
     context: JsonObject = Field(default_factory=dict)
     """`system` is the system text, `messages` are earlier turns; the rest goes to the books untouched."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.2
@@ -164,23 +143,12 @@ class InferenceRequest(StrictModel):
     reasoning_effort: ReasoningEffort | None = None
     stream: bool = False
     continuation: Continuation = "any"
-    model: Annotated[str, Field(min_length=1, max_length=256)] | None = None
-    backend: Name | None = None
-    policy: Policy = "balanced"
-    max_cost_usd: Annotated[float, Field(ge=0)] | None = None
     min_confidence: Annotated[float, Field(ge=0, le=1)] | None = None
-    hedge: bool = False
-    """Also allow a second, paid worker to be asked when the first is slow."""
-    deadline_ms: Annotated[int, Field(ge=1, le=MAX_DEADLINE_MS)] = DEFAULT_DEADLINE_MS
-    priority: Priority = "interactive"
     response_format: JsonObject | None = None
     tools: tuple[JsonObject, ...] | None = None
     tool_choice: str | JsonObject | None = None
     parallel_tool_calls: bool | None = None
     """False: one call of a tool at a time."""
-    metadata: dict[str, str] = Field(default_factory=dict)
-    content: ContentMode | None = None
-    """What the books may keep of this request's words; the mesh's own setting counts when it is stricter."""
 
     @model_validator(mode="after")
     def _asks_something(self) -> Self:
@@ -193,8 +161,6 @@ class InferenceRequest(StrictModel):
         system = self.context.get("system")
         if system is not None and not isinstance(system, str):
             raise FieldError("context.system", "should be a string")
-        if len(self.tenant) > TENANT_CHARACTERS:
-            raise FieldError("metadata.tenant", f"should have at most {TENANT_CHARACTERS} characters")
         self._check_turns(self._earlier_turns())
         check_tools(self.tools or ())
         check_tool_choice(self.tool_choice, self.tools or ())
@@ -221,7 +187,7 @@ class InferenceRequest(StrictModel):
         try:
             return _TURNS.validate_python(turns)
         except ValidationError as error:
-            path, message = _first_error(error.errors(include_url=False))
+            path, message = first_error(error.errors(include_url=False))
             raise FieldError(f"context.messages.{path}".rstrip("."), message) from None
 
     @property
@@ -265,14 +231,9 @@ class InferenceRequest(StrictModel):
                 needed.add("audio" if isinstance(attachment, AudioPart) else "file")
         return frozenset(needed)
 
-    @property
-    def tenant(self) -> str:
-        return self.metadata.get("tenant", "")
-
 
 _TURNS: TypeAdapter[tuple[ChatMessage, ...]] = TypeAdapter(tuple[ChatMessage, ...])
-_OBJECT = re.compile(rb"\{\s*(?:$|[}\"']|(?:" + "|".join(InferenceRequest.model_fields).encode() + rb")\s*:)")
-"""How a JSON object begins, also a broken one: empty, with a quote, or with a bare field's name."""
+_FORM = Form(InferenceRequest, "prompt", plain)
 
 
 def parse_request(data: bytes, *, task_id: str | None = None) -> InferenceRequest:
@@ -286,13 +247,7 @@ def parse_request(data: bytes, *, task_id: str | None = None) -> InferenceReques
 
 def read_request(data: bytes, *, task_id: str | None = None) -> tuple[InferenceRequest, bytes]:
     """As `parse_request`; and the same request in plain words, for readers that know no other form."""
-    body = data.lstrip(b" \t\r\n")
-    if not body:
-        raise _empty()
-    request, written = _from_object(body) if _OBJECT.match(body) else _from_text(body)
-    if request.task_id is None:
-        request = request.model_copy(update={"task_id": task_id or new_id()})
-    return request, written
+    return _FORM.read(data, task_id)
 
 
 def told_task_id(text: str | None) -> str | None:
@@ -318,92 +273,5 @@ def salvage_stream(data: bytes) -> bool:
         return False
 
 
-def _from_object(body: bytes) -> tuple[InferenceRequest, bytes]:
-    try:
-        told = from_json(body, allow_inf_nan=True)
-        _check_tree(told)
-        found = plain(told)
-        written = body if found == told else to_json(found)
-        return InferenceRequest.model_validate_json(written), written
-    except FieldError as error:
-        raise _invalid(f"{error.field}: {error.message}", error.field) from None
-    except ValidationError as error:
-        path, message = _first_error(error.errors(include_url=False))
-        raise _invalid(f"{path or 'the request'}: {message}", path or None) from None
-    except ValueError as error:
-        raise _invalid(f"the body begins like a JSON object, and is not valid JSON: {error}", None) from None
-
-
-def _from_text(body: bytes) -> tuple[InferenceRequest, bytes]:
-    try:
-        text = body.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise _invalid(f"the body is neither JSON nor UTF-8 text (byte {error.start})", None) from None
-    if not text.strip():  # there are more kinds of space in Unicode than in JSON
-        raise _empty()
-    if _is_other_json(body):
-        raise _invalid("the body should be a JSON object or plain text, not another kind of JSON", None)
-    if "\0" in text or text.startswith("\ufeff"):
-        raise _invalid("the body is not plain UTF-8 text: it has a byte-order mark or NUL characters", "prompt")
-    request = InferenceRequest(prompt=text)
-    return request, to_json({"prompt": text}) if body.startswith(b"{") else body
-
-
-def _is_other_json(body: bytes) -> bool:
-    """Whether it can only be a mistake: a word of JSON, no list, a list of objects. Other lists are text."""
-    try:
-        told = from_json(body)
-    except ValueError:
-        return False
-    if isinstance(told, list):
-        return not told or any(isinstance(item, dict) for item in told)
-    return told is None or isinstance(told, bool)
-
-
 def _is_task_id(text: str) -> bool:
     return 0 < len(text) <= LONGEST_TASK_ID and text.isprintable()
-
-
-def _check_tree(value: object, path: str = "", room: int = MAX_NESTING) -> None:
-    """Refuses what JSON cannot say (NaN, Infinity) and what only an attacker nests so deep."""
-    if isinstance(value, float):
-        if not isfinite(value):
-            raise FieldError(path, "should be a finite number")
-    elif isinstance(value, dict | list):
-        if room == 0:
-            raise FieldError(path.split(".", 1)[0], f"is nested deeper than {MAX_NESTING}")
-        children = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, child in children:
-            _check_tree(child, f"{path}.{key}" if path else str(key), room - 1)
-
-
-def _first_error(errors: Sequence[ErrorDetails]) -> tuple[str, str]:
-    """The most telling error as (dotted path, message): of a union's branches, the one that got furthest."""
-    error = max(errors, key=lambda error: len(error["loc"])) if len(errors) > 1 else errors[0]
-    cause = error.get("ctx", {}).get("error")
-    if isinstance(cause, FieldError):
-        return cause.field, cause.message
-    message = "unknown field" if error["type"] == "extra_forbidden" else error["msg"]
-    return _dotted(error["loc"]), message[0].lower() + message[1:]
-
-
-def _dotted(loc: tuple[int | str, ...]) -> str:
-    """Pydantic's path without the steps that name a branch of a union instead of a field."""
-    names: list[str] = []
-    before: int | str = ""
-    for step in loc:
-        branch = isinstance(step, str) and (
-            step == "str" or "[" in step or (isinstance(before, int) and step in _PART_TYPES)
-        )
-        if not branch:
-            names.append(str(step))
-        before = step
-    return ".".join(names)
-
-
-def _empty() -> BullpenError:
-    return _invalid("the message is empty: send a prompt, or a JSON object with `prompt`", "prompt")
-
-
-def _invalid(message: str, field: str | None) -> BullpenError:
-    return BullpenError(ErrorCode.INVALID_REQUEST, message, field=field)

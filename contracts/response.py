@@ -118,8 +118,14 @@ class AttemptSummary(OpenModel):
     error: Words | None = None
 
 
-class InferenceResponse(OpenModel):
-    """A whole answer. The first six fields are the seed of the contract and never change."""
+MOST_DIMENSIONS = 65_536
+Vector = Annotated[tuple[float, ...], Field(max_length=MOST_DIMENSIONS)]
+Vectors = tuple[Vector, ...] | tuple[str, ...]
+"""Each as numbers, or as little-endian 32-bit floats in base64."""
+
+
+class Answer(OpenModel):
+    """What is told of an answer of whatever kind."""
 
     task_id: str
     model_id: str
@@ -130,7 +136,6 @@ class InferenceResponse(OpenModel):
     """From the request's arrival at the role that answers, to the last token."""
     confidence: Annotated[float, Field(ge=0, le=1)]
 
-    schema_: Literal["bullpen.response.v1"] = Field(default="bullpen.response.v1", alias="schema")
     request_id: str
     backend: str
     worker_id: str
@@ -169,6 +174,15 @@ class InferenceResponse(OpenModel):
     simulated: bool = False
     """True when no model was asked (the simulated worker)."""
     created_at: datetime
+
+
+ANSWER = tuple(Answer.model_fields)
+
+
+class InferenceResponse(Answer):
+    """A whole answer. The first six fields are the seed of the contract and never change."""
+
+    schema_: Literal["bullpen.response.v1"] = Field(default="bullpen.response.v1", alias="schema")
 
 
 class Chunk(OpenModel):
@@ -227,11 +241,15 @@ class FinalResponse(InferenceResponse):
     """Worker to Manager: of which attempt it is the answer. One that names another attempt, or epoch, is ignored."""
     epoch: Epoch | None = None
     """Worker to Manager: the worker's."""
+    embeddings: Vectors | None = None
+    """Worker to Manager: the vectors, of an `EmbeddingRequest`; the answer has no words then."""
 
     @classmethod
-    def of(cls, response: InferenceResponse, attempt: int | None = None, epoch: str | None = None) -> "FinalResponse":
+    def of(cls, answer: Answer, attempt: int | None = None, epoch: str | None = None) -> "FinalResponse":
         """The same answer as the last message of a stream, or of a worker to its Manager."""
-        return cls.built({**response.__dict__, "type": "response", "attempt": attempt, "epoch": epoch})
+        told = answer.__dict__
+        own = {"schema_": "bullpen.response.v1", "type": "response", "attempt": attempt, "epoch": epoch}
+        return cls.built({**{name: told[name] for name in ANSWER}, **own, "embeddings": told.get("embeddings")})
 
 
 StreamEvent = Annotated[Chunk | Resumed | FinalResponse, Field(discriminator="type")]

@@ -20,6 +20,7 @@ import contracts as c
 
 READ: tuple[type[BaseModel], ...] = (
     c.InferenceRequest,
+    c.EmbeddingRequest,
     c.CancelRequest,
     c.Feedback,
     c.ControlRequest,
@@ -28,7 +29,7 @@ READ: tuple[type[BaseModel], ...] = (
 )
 """Sent by callers, tools, and workers in any language."""
 WRITTEN: tuple[type[BaseModel], ...] = (
-    *(c.InferenceResponse, c.ErrorReply, c.Chunk, c.Resumed, c.FinalResponse),
+    *(c.InferenceResponse, c.EmbeddingResponse, c.ErrorReply, c.Chunk, c.Resumed, c.FinalResponse),
     *(c.ControlReply, c.ManagerReply, c.StatusReply, c.Claim, c.Progress, c.Go),
     *(c.RouteDecision, c.MeshMetrics, c.WorkerMetrics, c.ModelMetrics, c.TelemetryMetrics),
     c.BudgetMetrics,

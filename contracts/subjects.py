@@ -2,9 +2,14 @@
 
 import re
 from hashlib import sha256
+from typing import Literal
 from urllib.parse import unquote
 
+Kind = Literal["infer", "embed"]
+"""What is asked for: an answer, or vectors. The first word of the subjects that it is asked on."""
+
 INFER_AUTO = "infer.auto"
+EMBED_AUTO = "embed.auto"
 INFER_CANCEL = "infer.cancel"
 INFER_FEEDBACK = "infer.feedback"
 INFER_STATUS = "infer.status"
@@ -94,12 +99,25 @@ def _percent(found: re.Match[str]) -> str:
     return "".join(f"%{byte:02X}" for byte in found[0].encode(errors="surrogatepass"))
 
 
+def kind_of(subject: str) -> Kind:
+    """What is asked for on that subject."""
+    return "embed" if subject.startswith("embed.") else "infer"
+
+
+def asked_backend(kind: Kind, backend: str) -> str:
+    return f"{kind}.{_checked(backend)}"
+
+
+def asked_worker(kind: Kind, backend: str, worker_id: str) -> str:
+    return f"{kind}.{_checked(backend)}.w.{_checked(worker_id)}"
+
+
 def infer_backend(backend: str) -> str:
-    return f"infer.{_checked(backend)}"
+    return asked_backend("infer", backend)
 
 
 def infer_worker(backend: str, worker_id: str) -> str:
-    return f"infer.{_checked(backend)}.w.{_checked(worker_id)}"
+    return asked_worker("infer", backend, worker_id)
 
 
 def worker_heartbeat(backend: str, worker_id: str) -> str:

@@ -12,10 +12,12 @@ from pydantic import Field
 from pydantic_core import to_json
 
 from contracts.base import JsonObject, OpenModel
+from contracts.embedding import Request
+from contracts.envelope import ContentMode
 from contracts.errors import BullpenError, ErrorCode, PartialUsage
 from contracts.heartbeat import Price, WorkerState
-from contracts.request import ContentMode, InferenceRequest
-from contracts.response import ConfidenceSource, InferenceResponse, Outcome
+from contracts.response import Answer, ConfidenceSource, Outcome
+from contracts.subjects import Kind
 
 MOST_ESCAPED = len(r"\u0000")
 """Bytes that a character of one byte has in JSON at most."""
@@ -28,6 +30,8 @@ class ResponseRecord(OpenModel):
 
     request_id: str
     task_id: str
+    kind: Kind = "infer"
+    """What was asked for: an answer, or vectors (`embed`)."""
     created_at: datetime
     """When the request arrived."""
     status: Literal["ok", "error"]
@@ -98,8 +102,8 @@ class ResponseRecord(OpenModel):
     @classmethod
     def answered(
         cls,
-        request: InferenceRequest,
-        response: InferenceResponse,
+        request: Request,
+        response: Answer,
         *,
         created_at: datetime,
         cost_usd: Decimal | None,
@@ -120,12 +124,14 @@ class ResponseRecord(OpenModel):
             "output": response.output or response.refusal or "",
             "content": "full",
         }
+        if request.kind == "embed":
+            own |= dict.fromkeys(("output", "confidence", "confidence_source", "finish_reason", "ttft_ms"))
         return cls.built({**{name: told[name] for name in _SHARED}, **_asked(request), **own})
 
     @classmethod
     def failed(
         cls,
-        request: InferenceRequest,
+        request: Request,
         error: BullpenError,
         *,
         request_id: str,
@@ -161,14 +167,15 @@ def _cut(text: str | None, most: int) -> str | None:
     return f"{kept} … ({len(whole)} bytes in all)"
 
 
-_SHARED = tuple(name for name in ResponseRecord.model_fields if name in InferenceResponse.model_fields)
+_SHARED = tuple(name for name in ResponseRecord.model_fields if name in Answer.model_fields)
 """The fields that the books take from the answer as they are."""
 
 
-def _asked(request: InferenceRequest) -> JsonObject:
+def _asked(request: Request) -> JsonObject:
     """What the books keep of the question."""
     return {
         "task_id": request.task_id,
+        "kind": request.kind,
         "policy": request.policy,
         "priority": request.priority,
         "streamed": request.stream,
@@ -184,6 +191,7 @@ class AttemptRecord(OpenModel):
     request_id: str
     attempt: int
     task_id: str
+    kind: Kind = "infer"
     created_at: datetime
     worker_id: str
     backend: str
@@ -215,6 +223,7 @@ class AttemptRecord(OpenModel):
         request_id: str,
         attempt: int,
         task_id: str,
+        kind: Kind,
         created_at: datetime,
         worker_id: str,
         backend: str,
@@ -222,7 +231,7 @@ class AttemptRecord(OpenModel):
         epoch: str | None,
         outcome: Outcome,
         error: BullpenError | None,
-        answer: InferenceResponse | None,
+        answer: Answer | None,
         duration_ms: float,
         ttft_ms: float | None,
         queue_ms: float | None,
@@ -236,6 +245,7 @@ class AttemptRecord(OpenModel):
                 "request_id": request_id,
                 "attempt": attempt,
                 "task_id": task_id,
+                "kind": kind,
                 "created_at": created_at,
                 "worker_id": worker_id,
                 "backend": backend,
@@ -247,7 +257,7 @@ class AttemptRecord(OpenModel):
                 "duration_ms": duration_ms,
                 "ttft_ms": ttft_ms,
                 "queue_ms": queue_ms,
-                "confidence": answer.confidence if answer else None,
+                "confidence": answer.confidence if answer and kind == "infer" else None,
                 "simulated": answer.simulated if answer else False,
                 "price": price,
                 **usage.__dict__,

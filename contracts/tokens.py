@@ -6,6 +6,7 @@ what those returned, and the descriptions of the tools and of the wanted answer.
 
 import json
 
+from contracts.embedding import EmbeddingRequest, Request
 from contracts.request import AudioPart, ChatMessage, FilePart, ImagePart, InferenceRequest
 
 BYTES_PER_TOKEN = 4
@@ -44,9 +45,21 @@ def tokens_of(size: int) -> int:
     return 1 + size // BYTES_PER_TOKEN
 
 
-def prompt_tokens(request: InferenceRequest) -> int:
-    """About how many tokens the prompt has, earlier turns and the system text included."""
+def prompt_tokens(request: Request) -> int:
+    """About how many tokens the prompt has, earlier turns and the system text included; or all texts together."""
+    if isinstance(request, EmbeddingRequest):
+        return sum(tokens_of(utf8_bytes(text)) for text in request.texts)
     return tokens_of(frame_bytes(request) + sum(message_bytes(message) for message in request.conversation))
+
+
+def longest_text_tokens(request: Request) -> int | None:
+    """Of texts that are read each for itself, about how many tokens the longest has; 0: it is cut to what fits.
+
+    None: the whole request is read at once.
+    """
+    if not isinstance(request, EmbeddingRequest):
+        return None
+    return 0 if request.truncate else max(tokens_of(utf8_bytes(text)) for text in request.texts)
 
 
 def _image_tokens(part: ImagePart) -> int:

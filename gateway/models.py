@@ -8,6 +8,7 @@ from typing import get_args
 
 from client import Roster
 from contracts import JsonObject, ModelCard, Policy
+from contracts.subjects import Kind
 from gateway.dialects import Refused
 
 AUTO, BY_POLICY = "auto", "policy:"
@@ -69,6 +70,18 @@ class Models:
         if self._unknown_is_auto:
             return {}
         raise self.unknown(name, now, may_ask)
+
+    def check_serves(self, kind: Kind, fields: JsonObject, now: float, may_ask: MayAsk) -> None:
+        """Raises `Refused` (404) when the model in the fields of a request is there, and does something else."""
+        name = fields.get("model")
+        cards = [card for seen in self._roster for card in seen.beat.models if name and card.answers_to(name)]
+        if any(card.serves(kind) or not card.capabilities for card in cards) or not cards:
+            return
+        able = {found.name for found in self._of_workers(now) if found.card and found.card.serves(kind)}
+        names = sorted(one for one in able if may_ask(one))
+        what = "embed" if kind == "embed" else "chat"
+        why = f"The model `{name}` does not {what}; those that do are {', '.join(names[:MOST_LISTED]) or 'none'}"
+        raise Refused(why, "model", 404, "model_not_found")
 
     def unknown(self, name: str, now: float, may_ask: MayAsk) -> Refused:
         """That nobody serves a model of this name, and which there are for this caller."""

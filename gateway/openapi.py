@@ -9,6 +9,8 @@ from typing import Any
 from pydantic_core import to_json
 
 from config import VERSION
+from contracts.embedding import MOST_INPUTS
+from contracts.response import MOST_DIMENSIONS
 from gateway.dialects.openai import MOST_COPIES
 from gateway.dialects.openai_chat import SSE
 
@@ -42,6 +44,9 @@ def document() -> bytes:
         "paths": {
             "/v1/chat/completions": {"post": _question("chatCompletion", CHAT, CHAT_ANSWER)},
             "/v1/completions": {"post": _question("completion", COMPLETION, COMPLETION_ANSWER)},
+            "/v1/embeddings": {"post": _question("embedding", EMBEDDING, EMBEDDING_ANSWER)},
+            "/api/embed": {"post": _question("ollamaEmbed", OLLAMA_EMBED, OLLAMA_EMBEDDINGS)},
+            "/api/embeddings": {"post": _question("ollamaEmbedding", OLLAMA_EMBEDDING, OLLAMA_VECTOR)},
             "/v1/models": {"get": _page("models", "What can be asked for", MODELS, ("401", "403", "503"))},
             "/v1/models/{id}": {
                 "get": {
@@ -169,3 +174,40 @@ COMPLETION_ANSWER = _object(
     choices=_list(_object("index", "text", "finish_reason", index=COUNT, text=TEXT, finish_reason=FINISH), 1),
     usage=USAGE,
 )  # fmt: skip
+
+COUNTED_TEXTS: Schema = {**_list(STRICT_TEXT, 1), "maxItems": MOST_INPUTS}
+DIMENSIONS = _or_null({"type": "integer", "minimum": 1, "maximum": MOST_DIMENSIONS})
+OUR_FIELDS = {name: SAMPLING[name] for name in ("metadata", "policy", "deadline_ms", "max_cost_usd")}
+EMBEDDING = _object(
+    "input",
+    input={"anyOf": [STRICT_TEXT, COUNTED_TEXTS]},
+    model=SAMPLING["model"],
+    dimensions=DIMENSIONS,
+    encoding_format=_or_null({"enum": ["float", "base64"]}),
+    **OUR_FIELDS,
+)
+VECTOR: Schema = _list({"type": "number"}, 1)
+EMBEDDING_ANSWER = _object(
+    "object", "data", "model", "usage",
+    object={"const": "list"},
+    data=_list(
+        _object(
+            "object", "index", "embedding",
+            object={"const": "embedding"}, index=COUNT, embedding={"anyOf": [VECTOR, TEXT]},
+        ),
+        1,
+    ),
+    model=TEXT,
+    usage=_object("prompt_tokens", "total_tokens", prompt_tokens=COUNT, total_tokens=COUNT),
+)  # fmt: skip
+OLLAMA_MODEL: Schema = {"type": "string", "minLength": 1, "maxLength": 256}
+OLLAMA_EMBED = _object(
+    "model", "input",
+    model=OLLAMA_MODEL,
+    input={"anyOf": [TEXT, {**_list(STRICT_TEXT), "maxItems": MOST_INPUTS}]},
+    truncate=_or_null(FLAG),
+    dimensions=DIMENSIONS,
+)  # fmt: skip
+OLLAMA_EMBEDDINGS = _object("model", "embeddings", model=TEXT, embeddings=_list(VECTOR))
+OLLAMA_EMBEDDING = _object("model", "prompt", model=OLLAMA_MODEL, prompt=TEXT)
+OLLAMA_VECTOR = _object("embedding", embedding=_list({"type": "number"}))

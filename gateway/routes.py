@@ -12,6 +12,7 @@ from contracts import BullpenError, JsonObject
 from gateway.dialects import Dialect, Refused
 from gateway.dialects.anthropic_messages import AnthropicMessages, AnthropicTokenCount
 from gateway.dialects.completions import Completions
+from gateway.dialects.embeddings import OllamaEmbeddings, OllamaOneEmbedding, OpenAIEmbeddings
 from gateway.dialects.ollama import Ollama
 from gateway.dialects.openai_chat import OpenAIChat
 from gateway.dialects.openai_responses import OpenAIResponses
@@ -26,11 +27,14 @@ OPENAI = OpenAIChat()
 QUESTIONS: Mapping[str, Dialect] = {
     "/v1/chat/completions": OPENAI,
     "/v1/completions": Completions(),
+    "/v1/embeddings": OpenAIEmbeddings(),
     "/v1/messages": AnthropicMessages(),
     "/v1/messages/count_tokens": AnthropicTokenCount(),
     "/v1/responses": OpenAIResponses(),
     "/api/chat": Ollama("chat"),
     "/api/generate": Ollama("generate"),
+    "/api/embed": OllamaEmbeddings(),
+    "/api/embeddings": OllamaOneEmbedding(),
 }
 """What is asked with POST. `/v1` may be left out: some clients add it, and some do not."""
 MODELS = "/v1/models"

@@ -7,9 +7,9 @@ because its client will come back for the answer.
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import cast
+from typing import Any, cast
 
 import structlog
 from aiohttp.web import BaseRequest, Response, StreamResponse
@@ -18,7 +18,8 @@ from bus import BusError, Tasks
 from bus.role_status import Figure
 from bus.tasks import Idle
 from client import Bullpen, Options
-from contracts import BullpenError, ErrorCode, InferenceResponse, JsonObject, new_id
+from contracts import Answer, BullpenError, EmbeddingResponse, ErrorCode, InferenceResponse, JsonObject, new_id
+from contracts.embedding import joined
 from gateway.config import GatewayConfig
 from gateway.dialects import Asked, Dialect, Refused, Writer
 from gateway.dialects.about import about, visible
@@ -92,11 +93,12 @@ class Answering:
         writer = dialect.writer(asked, request_id, int(time.time()))
         if not questions:
             return Response(body=writer.whole(()), headers={**headers, REQUEST_ID: request_id}, content_type=JSON)
-        caller.begin(asked.answers)
+        caller.begin(1 if asked.kind == "embed" else asked.answers)
         if asked.stream:
             headers[REQUEST_ID] = request_id
             return await self._stream(request, writer, questions, headers, caller)
-        return await self._whole(request, writer, questions, headers, caller)
+        ask = self._embed_all if asked.kind == "embed" else self._ask_all
+        return await self._whole(request, writer, ask(questions), headers, caller)
 
     def admit(self, request: BaseRequest) -> Caller:
         """Who asks. Raises `Refused` (401, 403)."""
@@ -105,7 +107,9 @@ class Answering:
     def _questions(self, asked: Asked, caller: Caller, request_id: str, key: str | None) -> list[Options]:
         """What to ask the mesh: as many questions as answers are wanted. Raises `Refused`."""
         fields: JsonObject = {"deadline_ms": int(self._config.deadline * 1000), **asked.request}
-        fields |= self._models.resolve(asked.model, asyncio.get_running_loop().time(), caller.may_ask)
+        now = asyncio.get_running_loop().time()
+        fields |= self._models.resolve(asked.model, now, caller.may_ask)
+        self._models.check_serves(asked.kind, fields, now, caller.may_ask)
         if caller.tenant is not None:
             fields["metadata"] = {**(fields.get("metadata") or {}), "tenant": caller.tenant}
         if asked.stream:
@@ -138,18 +142,18 @@ class Answering:
         self,
         request: BaseRequest,
         writer: Writer,
-        questions: Sequence[Options],
+        asking: Coroutine[Any, Any, Sequence[Answer]],
         headers: Mapping[str, str],
         caller: Caller,
     ) -> StreamResponse:
-        asking = self._ask_all(questions)
         if IDEMPOTENCY_KEY in request.headers:  # the client comes back for it
             answers = await asyncio.shield(self._tasks.start(asking, "keyed"))
         else:
             answers = await asking
         caller.used(sum(answer.tokens_used for answer in answers))
         told = {**about(answers[0]), **headers}
-        return Response(body=writer.whole(answers), headers=told, content_type=JSON)
+        written = asyncio.to_thread(writer.whole, answers) if isinstance(answers[0], EmbeddingResponse) else None
+        return Response(body=await written if written else writer.whole(answers), headers=told, content_type=JSON)
 
     async def _ask_all(self, questions: Sequence[Options]) -> list[InferenceResponse]:
         """All the answers. Raises the first failure, and then asks no more."""
@@ -161,6 +165,24 @@ class Answering:
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
         return [task.result() for task in asked]
+
+    async def _embed_all(self, questions: Sequence[Options]) -> list[EmbeddingResponse]:
+        """The vectors of all parts as one answer, of the model that answers the first part."""
+        first = await self._embed(questions[0])
+        model: JsonObject = {"model": first.model_id, "backend": first.backend}
+        try:
+            async with asyncio.TaskGroup() as group:
+                rest = [group.create_task(self._embed({**question, **model})) for question in questions[1:]]
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        return [joined([first, *(task.result() for task in rest)])]
+
+    async def _embed(self, question: Mapping[str, Any]) -> EmbeddingResponse:
+        texts = question["input"]
+        try:
+            return await self._bullpen.embed(texts, **{**question, "encoding_format": "base64"})
+        except BusError as error:
+            raise BullpenError(ErrorCode.NO_WORKER, str(error)) from None
 
     async def _ask(self, question: Options) -> InferenceResponse:
         try:

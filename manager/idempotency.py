@@ -24,7 +24,7 @@ from pydantic import BaseModel, ValidationError
 
 from bus import Bus, BusError, NoResponders, RequestTimeout, Tasks
 from bus.kv import Bucket, KeyValue
-from contracts import BullpenError, ErrorCode, InferenceRequest, InferenceResponse, StatusRequest
+from contracts import Answer, BullpenError, EmbeddingResponse, ErrorCode, InferenceResponse, Request, StatusRequest
 from contracts.headers import IDEMPOTENCY_KEY
 from contracts.subjects import INFER_STATUS
 
@@ -63,7 +63,7 @@ class _Kept(BaseModel):
     state: Literal["running", "done", "free"]
     request_id: str
     digest: str
-    answer: InferenceResponse | None = None
+    answer: InferenceResponse | EmbeddingResponse | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Mine:
 class Replay:
     """The answer that was given before."""
 
-    answer: InferenceResponse
+    answer: Answer
 
 
 class Answers:
@@ -121,7 +121,7 @@ class Answers:
             async with asyncio.timeout(seconds):
                 await self._opened.wait()
 
-    async def begin(self, key: str, request: InferenceRequest, request_id: str, deadline: float) -> Mine | Replay:
+    async def begin(self, key: str, request: Request, request_id: str, deadline: float) -> Mine | Replay:
         """Whether to run it. Waits for whoever runs it already, until `deadline` (loop's clock).
 
         Raises `BullpenError(conflict)`: the key was used with another body, or its first use is still running.
@@ -141,7 +141,7 @@ class Answers:
                     return replace(mine, unsure=True)
             await asyncio.sleep(AFTER_A_BREAK)  # it was not JetStream but we: frozen, or without a server
 
-    async def finish(self, mine: Mine, answer: InferenceResponse) -> None:
+    async def finish(self, mine: Mine, answer: Answer) -> None:
         """It was answered: the next one gets the same. Never raises; takes 2 s at most, so reply first."""
         done = _entry("done", mine, answer)
         fits = len(done) <= min(LARGEST, self._bus.max_payload - ENVELOPE)
@@ -243,7 +243,7 @@ class Answers:
         self._complained = False
 
 
-def key_of(request: InferenceRequest, headers: Mapping[str, str]) -> str | None:
+def key_of(request: Request, headers: Mapping[str, str]) -> str | None:
     """The caller's key, from the body or the header, which are the same thing.
 
     Raises `BullpenError(invalid_request)` when they differ, or the header is not what the field may be.
@@ -265,7 +265,7 @@ def entry_name(key: str, tenant: str) -> str:
     return sha256(json.dumps([tenant, key]).encode()).hexdigest()
 
 
-def fingerprint(request: InferenceRequest, key: str) -> str:
+def fingerprint(request: Request, key: str) -> str:
     """The question's: neither the order of its fields nor white space matters, nor a default that is spelled out.
 
     Not part of it are the key itself and what a retry may change without asking anything else: `task_id` (how it is
@@ -274,11 +274,12 @@ def fingerprint(request: InferenceRequest, key: str) -> str:
     """
     asked = request.model_dump(mode="json", exclude=NOT_THE_QUESTION, exclude_none=True)
     if not request.logprobs:
-        del asked["logprobs"]  # entries of a version without the field are of the same question
+        asked.pop("logprobs", None)  # entries of a version without the field are of the same question
     return hmac.new(key.encode(), json.dumps(asked, sort_keys=True).encode(), sha256).hexdigest()
 
 
-def _entry(state: Literal["running", "done", "free"], mine: Mine, answer: InferenceResponse | None = None) -> bytes:
+def _entry(state: Literal["running", "done", "free"], mine: Mine, answer: Answer | None = None) -> bytes:
+    assert answer is None or isinstance(answer, InferenceResponse | EmbeddingResponse)
     kept = _Kept(state=state, request_id=mine.request_id, digest=mine.digest, answer=answer)
     return kept.model_dump_json(by_alias=True).encode()
 

@@ -21,6 +21,7 @@ from bus.tasks import Idle, first_of
 from config.loader import ConfigError
 from config.watched_file import ConfigFile
 from contracts import (
+    Answer,
     BullpenError,
     CancelRequest,
     ControlRequest,
@@ -31,7 +32,7 @@ from contracts import (
     StatusReply,
     StatusRequest,
     new_id,
-    read_request,
+    read_any,
     salvage_stream,
     salvage_task_id,
 )
@@ -59,6 +60,8 @@ from outbox.outbox import Outbox, OutboxSettings
 
 log = structlog.get_logger(__name__)
 
+AUTO = (s.INFER_AUTO, s.EMBED_AUTO)
+"""Where callers ask a Manager."""
 MAX_HOPS = 2
 DRAIN_WITHIN = 30.0
 START_PATIENCE = 30.0
@@ -94,9 +97,10 @@ class Manager:
         self._lingering: set[RequestState] = set()
         """Answered, but a worker that was given up may still be at it."""
         self._liveness = LivenessMonitor(bus, self._shared, lambda: [*self._running, *self._lingering])
-        self._requests: Subscription | None = None
-        """Our part in the queue group of `infer.auto`; None while we drain."""
+        self._requests: list[Subscription] = []
+        """Our part in the queue groups of `infer.auto` and `embed.auto`; none while we drain."""
         self._stats = EndpointStats("auto", s.INFER_AUTO, s.INFER_QUEUE)
+        self._embed_stats = EndpointStats("embed", s.EMBED_AUTO, s.INFER_QUEUE)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serves until `stop` is set or the bus is lost; then finishes what runs."""
@@ -124,26 +128,25 @@ class Manager:
         await self._leave()
 
     async def _share(self) -> None:
-        """Takes part in `infer.auto`, and in the work that waits in `JOBS`."""
+        """Takes part in `infer.auto` and `embed.auto`, and in the work that waits in `JOBS`."""
         self._jobs.take_part()
-        if self._requests is None:
-            self._requests = await self._bus.subscribe(s.INFER_AUTO, self._take, queue=s.INFER_QUEUE)
+        if not self._requests:
+            self._requests = [await self._bus.subscribe(one, self._take, queue=s.INFER_QUEUE) for one in AUTO]
 
     async def _stand_back(self) -> None:
         """Takes nothing new; what runs goes on."""
         self._jobs.stand_back()
-        if self._requests is not None:
-            requests, self._requests = self._requests, None
-            await requests.stop()
+        requests, self._requests = self._requests, []
+        for one in requests:
+            await one.stop()
 
     async def _leave(self) -> None:
         self._leaving = True
-        requests, self._requests = self._requests, None
+        requests, self._requests = self._requests, []
         self._jobs.stand_back()
         with suppress(TimeoutError, asyncio.CancelledError):  # a second signal: enough waited
             async with asyncio.timeout(DRAIN_WITHIN):
-                if requests is not None:
-                    await requests.drain()
+                await asyncio.gather(*(one.drain() for one in requests))
                 await self._idle.wait()
         if self._running:
             log.warning("manager_left_early", unanswered=len(self._running))
@@ -168,7 +171,7 @@ class Manager:
             version=package_version(),
             description="Answers infer.auto with the best worker of the mesh",
             metadata={"manager_id": self._id},
-            endpoints=(self._stats,),
+            endpoints=(self._stats, self._embed_stats),
         )
 
     # The story of a request
@@ -215,9 +218,10 @@ class Manager:
             with self._idle.busy():
                 response, failure = await self._serve(state)
                 if not state.comes_again(failure):
-                    self._stats.count(self._shared.now() - state.arrived, failure.code if failure else None)
+                    stats = self._stats_of(state.request.kind)
+                    stats.count(self._shared.now() - state.arrived, failure.code if failure else None)
                     self._metrics.count(failed=failure is not None, rerouted=len(state.attempts) > 1)
-                if response is not None and failure is None and self._requests is not None:
+                if response is not None and failure is None and self._requests:
                     self._shadow.consider(state, response)
                 if state.entry is None:
                     await self._settlement.settle(state, response, failure)
@@ -231,9 +235,9 @@ class Manager:
             self._running.discard(state)
             self._tasks.start(self._linger(state), "late") if has_late(state) else state.close()
 
-    async def _serve(self, state: RequestState) -> tuple[InferenceResponse | None, BullpenError | None]:
+    async def _serve(self, state: RequestState) -> tuple[Answer | None, BullpenError | None]:
         """One request, to its one final message. Returns what was told: the answer, or the failure."""
-        response: InferenceResponse | None = None
+        response: Answer | None = None
         dispatcher = Dispatcher(self._shared, state)
         try:
             response = await self._replayed(state) or await dispatcher.answer()
@@ -259,7 +263,7 @@ class Manager:
         except BusError as error:
             log.warning("error_not_sent", task_id=state.task_id, error=str(error))
 
-    async def _replayed(self, state: RequestState) -> InferenceResponse | None:
+    async def _replayed(self, state: RequestState) -> Answer | None:
         """The answer that this question's idempotency key has got before. None: it has to be answered."""
         if state.key is None:
             return None
@@ -275,7 +279,7 @@ class Manager:
         return answer
 
     async def _keep(
-        self, entry: Mine, state: RequestState, response: InferenceResponse | None, failure: BullpenError | None
+        self, entry: Mine, state: RequestState, response: Answer | None, failure: BullpenError | None
     ) -> None:
         """Remembers the answer for its key. An error is none, and one that must not be kept cannot be had again."""
         may_keep = stricter(self._outbox.settings.content, state.request.content) == "full"
@@ -287,9 +291,9 @@ class Manager:
     def _admit(self, message: Message) -> RequestState:
         """Reads the request. Raises `BullpenError(invalid_request)`."""
         now = self._shared.now()
-        request, body = read_request(message.data)
+        request, body = read_any(s.kind_of(message.subject), message.data)
         request = heeding(request, message.headers)
-        if message.subject == s.INFER_AUTO and message.reply and (request.task_id or "").startswith(OURS):
+        if message.subject in AUTO and message.reply and (request.task_id or "").startswith(OURS):
             raise BullpenError(ErrorCode.INVALID_REQUEST, "task_id begins as the Manager's own do", field="task_id")
         passed_on = hops(message.headers)
         if passed_on >= MAX_HOPS:
@@ -314,9 +318,12 @@ class Manager:
     async def _refuse(self, message: Message, error: BullpenError) -> None:
         """Tells what is wrong with a request that could not even be read."""
         task_id = salvage_task_id(message.data) or new_id()
-        self._stats.count(0.0, error.code)
+        self._stats_of(s.kind_of(message.subject)).count(0.0, error.code)
         streaming = salvage_stream(message.data)
         await InboxReply(self._bus, message.reply, task_id, new_id(), streaming=streaming).error(error)
+
+    def _stats_of(self, kind: s.Kind) -> EndpointStats:
+        return self._embed_stats if kind == "embed" else self._stats
 
     async def _linger(self, state: RequestState) -> None:
         """Listens on, for the books: a worker that was given up may still answer."""
@@ -333,7 +340,7 @@ class Manager:
         """Why this Manager takes no requests now; empty while it does."""
         if not self._bus.is_connected:
             return "the connection to NATS is away"
-        if self._requests is not None:
+        if self._requests:
             return ""
         return "leaving" if self._leaving else "draining, or not started yet"
 
@@ -342,8 +349,11 @@ class Manager:
         yield Figure("nats_connected", "1: the connection to NATS is there", self._bus.is_connected)
         yield Figure("requests_running", "Requests that are not answered yet", len(self._running))
         yield Figure("requests_waiting", "Requests that wait for a worker", len(self._shared.queue))
-        yield Figure("requests_total", "Requests answered or failed", self._stats.num_requests, "counter")
-        yield Figure("requests_failed_total", "Requests that ended with an error", self._stats.num_errors, "counter")
+        done, failed = (
+            sum(getattr(one, of) for one in (self._stats, self._embed_stats)) for of in ("num_requests", "num_errors")
+        )
+        yield Figure("requests_total", "Requests answered or failed", done, "counter")
+        yield Figure("requests_failed_total", "Requests that ended with an error", failed, "counter")
         yield Figure("workers", "Workers that this Manager knows", len(self._shared.registry))
         yield from self._outbox.figures()
 
@@ -392,7 +402,7 @@ class Manager:
             ok=not problem,
             manager_id=self._id,
             message=problem,
-            state="ready" if self._requests is not None else "draining",
+            state="ready" if self._requests else "draining",
             inflight=len(self._running),
             waiting=len(self._shared.queue),
             config_digest=self._settings.digest,

@@ -16,7 +16,7 @@ from pydantic_core import to_json
 
 from bus import Message
 from bus.captured_reply import CapturedReply
-from contracts import FeedbackRecord, InferenceResponse, JsonObject, new_id, utc_now
+from contracts import Answer, FeedbackRecord, InferenceRequest, InferenceResponse, JsonObject, new_id, utc_now
 from contracts import subjects as s
 from manager.request.shared_state import SharedState
 from manager.request.state import RequestState
@@ -59,8 +59,10 @@ class ShadowTraffic:
         self._start = start
         self._rng = rng or random.Random()  # noqa: S311 — draws a sample, guards no secret
 
-    def consider(self, inflight: RequestState, response: InferenceResponse) -> None:
+    def consider(self, inflight: RequestState, response: Answer) -> None:
         """A request was answered: should somebody look at it as well?"""
+        if not isinstance(inflight.request, InferenceRequest):
+            return
         is_aside = isinstance(inflight.reply, ShadowReply)
         if response.replayed or (is_aside and inflight.task_id.startswith(VERIFY)):
             return
@@ -79,7 +81,7 @@ class ShadowTraffic:
     def _drawn(self, share: float) -> bool:
         return self._rng.random() < share
 
-    def _wants_judgement(self, response: InferenceResponse, judge: str) -> bool:
+    def _wants_judgement(self, response: Answer, judge: str) -> bool:
         """One that has words, and no probabilities of its own; nobody judges himself."""
         unsure = response.confidence_source != "logprobs" and bool(response.output) and not response.tool_calls
         return unsure and response.model_id != judge and self._has_time(judge)
@@ -97,7 +99,7 @@ class ShadowTraffic:
             asked.pop(own, None)
         await self._ask(_message({**asked, **_batch(inflight, MIRROR), "model": model}))
 
-    async def _verify(self, inflight: RequestState, response: InferenceResponse, model: str) -> None:
+    async def _verify(self, inflight: RequestState, response: Answer, model: str) -> None:
         told = (
             f"Question:\n{inflight.request.question}\n\nAnswer:\n{response.output}\n\nHow good is the answer, 0 to 10?"
         )

@@ -126,6 +126,8 @@ class FakeWorker:
         price: Price | None = None,
         capacity: int | None = None,
         prefill: bool = True,
+        able: tuple[Capability, ...] = ("chat", "stream", "json", "tools"),
+        model: str = "fake",
     ) -> None:
         """`clock`: seconds that its wall clock is ahead of everybody else's. `capacity` None: always idle."""
         self._bus = bus
@@ -134,16 +136,17 @@ class FakeWorker:
         self._clock = clock
         self._price = price
         self._capacity = capacity
-        self._able: tuple[Capability, ...] = ("chat", "stream", "json", "tools", *(("prefill",) if prefill else ()))
+        self._able: tuple[Capability, ...] = (*able, *(("prefill",) if prefill else ()))
+        self._model = model
         self._epoch = new_id()
         self._seq = 0
         self.asked: list[Asked] = []
         self.told: list[ControlRequest] = []
 
     async def __aenter__(self) -> Self:
-        subject = s.infer_worker("fake", self._id)
         self._listening = [
-            await self._bus.subscribe_inline(subject, self._on_message),
+            await self._bus.subscribe_inline(s.infer_worker("fake", self._id), self._on_message),
+            await self._bus.subscribe_inline(s.asked_worker("embed", "fake", self._id), self._on_message),
             await self._bus.subscribe_inline(s.worker_control(self._id), self._on_control),
         ]
         await self._say()
@@ -174,7 +177,7 @@ class FakeWorker:
 
     def _heartbeat(self, seq: int, state: WorkerState) -> Heartbeat:
         card = ModelCard(
-            model_id="fake",
+            model_id=self._model,
             context_window=8192,
             capabilities=self._able,
             price=self._price,

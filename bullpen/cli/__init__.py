@@ -24,6 +24,7 @@ COMMANDS = {
     ),
     "down": ("up", START, "Stop the mesh that runs on a data directory."),
     "ask": ("ask", ASK, "Ask the mesh a question."),
+    "embed": ("embed", ASK, "Get the vectors of texts, all of one model."),
     "submit": ("jobs", ASK, "Submit a file of jobs that survive a restart of everything."),
     "results": ("jobs", ASK, "Results of submitted jobs."),
     "workers": ("look", LOOK, "Every worker, its state and its load."),

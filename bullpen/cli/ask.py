@@ -81,13 +81,14 @@ def _question(prompt: str | None) -> str:
     elif sys.stdin.isatty():
         raise usage("there is no question", 'bullpen ask "What is the capital of France?"')
     else:
-        question = _from_stdin()
+        question = from_stdin()
     if not question.strip():
         raise usage("the question is empty")
     return question
 
 
-def _from_stdin() -> str:
+def from_stdin() -> str:
+    """Raises `typer.Exit` when it is not UTF-8."""
     try:
         return sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:

@@ -11,8 +11,8 @@ from bullpen.cli.reading import Json
 from bullpen.cli.running import connected, run, usage
 from bullpen.cli.show import UNKNOWN, as_json, money, note, show, table, text, words
 from contracts import ApiKey, KeyBudget, utc_now
+from contracts.envelope import TENANT_CHARACTERS
 from contracts.keys import Window
-from contracts.request import TENANT_CHARACTERS
 from gateway.keys.office import KeyOffice
 
 HELP = """API keys of the gateway: create, list, revoke, rotate.

@@ -85,7 +85,7 @@ async def _until_told(role: Role) -> None:
 
 
 def _collect_seldom() -> None:
-    """What is imported stays; requests come and go without cycles, so looking for these every 700 objects is in vain."""
+    """What is imported stays; requests come and go without cycles, so looking for these every 700 objects is no use."""
     gc.freeze()
     gc.set_threshold(*GARBAGE)
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from contracts import BullpenError, Chunk, FinalResponse, InferenceResponse, JsonObject
+from contracts import BullpenError, Chunk, FinalResponse, JsonObject
+from contracts.subjects import Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,8 @@ class Asked:
     """The dialect's own."""
     parts: tuple[JsonObject, ...] = ({},)
     """Fields by question, for several at once: each is asked `copies` times. None at all: no model has to be asked."""
+    kind: Kind = "infer"
+    """`embed`: `request` has fields of `EmbeddingRequest`, and all answers have to be one model's."""
 
     @property
     def answers(self) -> int:
@@ -75,8 +78,8 @@ class Writer(Protocol):
         """A stream that has begun ends with this error."""
         ...
 
-    def whole(self, responses: Sequence[InferenceResponse]) -> bytes:
-        """The answers, in one piece: JSON."""
+    def whole(self, responses: Sequence[Any]) -> bytes:
+        """The answers (`InferenceResponse`, or one `EmbeddingResponse`), in one piece: JSON."""
         ...
 
 

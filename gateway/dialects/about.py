@@ -1,10 +1,10 @@
 """Who answered, at what cost: headers of a whole answer, and comments at the end of a stream, where it is too late for
 headers."""
 
-from contracts import InferenceResponse
+from contracts import Answer
 
 
-def about(response: InferenceResponse) -> dict[str, str]:
+def about(response: Answer) -> dict[str, str]:
     """By the header's name."""
     told = {
         "x-request-id": response.request_id,
@@ -20,7 +20,7 @@ def about(response: InferenceResponse) -> dict[str, str]:
     return told
 
 
-def comments(response: InferenceResponse) -> bytes:
+def comments(response: Answer) -> bytes:
     """The same as comments of an event stream, which its readers pass over."""
     return "".join(f": {name}: {value}\n" for name, value in about(response).items()).encode() + b"\n"
 

@@ -14,13 +14,13 @@ import structlog
 
 from bus import BusError, Message
 from contracts import (
+    Answer,
     BullpenError,
     Claim,
     ErrorCode,
     ErrorReply,
     FinalResponse,
     Go,
-    InferenceResponse,
     Piece,
     Progress,
     utc_now,
@@ -80,7 +80,7 @@ class Dispatcher:
         self._hedge_at = inf
         """When (loop's clock) a second worker is asked as well."""
 
-    async def answer(self) -> InferenceResponse:
+    async def answer(self) -> Answer:
         """Asks one worker after the other until one has answered well enough. Raises `BullpenError`."""
         try:
             return await self._show(await self._answer())
@@ -124,7 +124,7 @@ class Dispatcher:
             retries_allowed=self._retries_allowed,
         )
 
-    async def _show(self, answer: FinalResponse) -> InferenceResponse:
+    async def _show(self, answer: FinalResponse) -> Answer:
         """The answer for the caller. A streaming one may have seen the text of another attempt."""
         state, reply = self._state, self._state.reply
         attempt = next(a for a in state.attempts if a.answer is answer)
@@ -190,7 +190,7 @@ class Dispatcher:
         listener = shared.bus.listen(lambda message: self._hear(attempt, message), of=attempt.backend)
         state.listeners.append(listener)
         attempt.inbox = listener.subject
-        subject = s.infer_worker(attempt.backend, attempt.worker_id)
+        subject = s.asked_worker(state.request.kind, attempt.backend, attempt.worker_id)
         headers = state.headers_for(attempt, now)
         try:
             await shared.bus.publish(subject, state.body_for(attempt), reply=listener.subject, headers=headers)

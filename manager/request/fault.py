@@ -35,6 +35,8 @@ def fault_of(attempt: Attempt) -> Fault:
         return Fault.NONE
     if error.fault in CONCERNS_WORKER:
         return Fault.WORKER
+    if error.field == "dimensions":
+        return Fault.NONE  # a model that cannot shorten its vectors is well
     if attempt.state is State.REFUSED:
         return _of_refusal(attempt)
     return Fault.NONE if error.fault == "request" else Fault.MODEL

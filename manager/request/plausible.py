@@ -23,6 +23,7 @@ from contracts import (
     Price,
     Progress,
 )
+from contracts.embedding import why_unusable
 from manager.request.events import Streamed, Unreadable, WorkerWord
 
 HIDDEN_TOKENS = 16_384
@@ -64,6 +65,8 @@ class Given:
     """Of the answer, where the caller said it."""
     logprobs: bool = False
     """Whether the caller asked for them."""
+    texts: int | None = None
+    """How many a vector is wanted of; None: words are wanted."""
 
     @property
     def known(self) -> dict[str, str]:
@@ -140,6 +143,10 @@ def _of_another(word: WorkerWord, given: Given) -> str | None:
 def _answer(answer: FinalResponse, given: Given, elapsed_ms: float) -> Believed:
     if answer.completion_tokens > given.most_out:
         return Believed(_no_answer("completion_tokens", answer.completion_tokens), ("completion_tokens",))
+    if given.texts is None:
+        answer = answer if answer.embeddings is None else answer.model_copy(update={"embeddings": None})
+    elif why := why_unusable(answer.embeddings or (), given.texts):
+        return Believed(_no_answer("embeddings", why), ("embeddings",))
     figures, refused = _figures(answer, given)
     unknown: dict[str, Any] = {
         "queue_ms": 0.0,
@@ -166,7 +173,7 @@ def _model(answer: FinalResponse, card: ModelCard) -> str:
     return answer.model_id if card.answers_to(answer.model_id) else card.model_id
 
 
-def _no_answer(field: str, value: float) -> Unreadable:
+def _no_answer(field: str, value: object) -> Unreadable:
     return Unreadable(BullpenError(ErrorCode.UPSTREAM_ERROR, f"the worker's answer cannot be true: {field} is {value}"))
 
 

@@ -1,8 +1,8 @@
 """What a Manager books: every request it took, and every attempt it sent, also the one that fell silent."""
 
 from bus.reply import internal_error
-from contracts import AttemptRecord, BullpenError, InferenceResponse, ResponseRecord
-from contracts.subjects import TELEMETRY_ATTEMPT, TELEMETRY_RESPONSE
+from contracts import Answer, AttemptRecord, BullpenError, ResponseRecord
+from contracts.subjects import TELEMETRY_ATTEMPT, TELEMETRY_RESPONSE, Kind
 from manager.request.attempt import Attempt
 from manager.request.state import RequestState
 from outbox.outbox import Outbox, Waiting
@@ -21,7 +21,7 @@ class Books:
         return self._outbox.settings.mode == "before_reply"
 
     async def book(
-        self, state: RequestState, response: InferenceResponse | None, failure: BullpenError | None, now: float
+        self, state: RequestState, response: Answer | None, failure: BullpenError | None, now: float
     ) -> None:
         """One row for the request and one for each attempt. Waits at most for redaction, never for the books.
 
@@ -50,11 +50,11 @@ class Books:
             self._outbox.put(TELEMETRY_RESPONSE, record, f"{state.request_id}/late")
 
     async def _book_attempt(self, state: RequestState, attempt: Attempt, message_id: str) -> Waiting:
-        row = attempt_record(attempt, state.request_id, state.task_id)
+        row = attempt_record(attempt, state.request_id, state.task_id, state.request.kind)
         row = await self._discretion.kept(row, state.request.content)
         return self._outbox.put(TELEMETRY_ATTEMPT, row, message_id)
 
-    def _answered(self, state: RequestState, response: InferenceResponse) -> ResponseRecord:
+    def _answered(self, state: RequestState, response: Answer) -> ResponseRecord:
         winner = next((a for a in state.attempts if a.worker_id == response.worker_id), None)
         return ResponseRecord.answered(
             state.request,
@@ -78,13 +78,14 @@ class Books:
         )
 
 
-def attempt_record(attempt: Attempt, request_id: str, task_id: str) -> AttemptRecord:
+def attempt_record(attempt: Attempt, request_id: str, task_id: str, kind: Kind = "infer") -> AttemptRecord:
     """The row of the books for one attempt."""
     answer = attempt.answer
     return AttemptRecord.of(
         request_id=request_id,
         attempt=attempt.number,
         task_id=task_id,
+        kind=kind,
         created_at=attempt.created_at,
         worker_id=attempt.worker_id,
         backend=attempt.backend,

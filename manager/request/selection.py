@@ -66,9 +66,17 @@ class WorkerSelector:
             warm_s=shared.warm_at - now,
             cut_off=ranking.reason is not RejectReason.FULL and await self._is_cut_off(),
             unaffordable=next(iter(self._state.unaffordable.values()), None),
-            wanted=request.model or request.backend,
-            served=shared.served(),
+            wanted=self._wanted(),
+            served=shared.served(request.kind),
         )
+
+    def _wanted(self) -> str | None:
+        """What the caller named. Of a model that is served for something else, also what for."""
+        request = self._state.request
+        known = (card for worker in self._shared.registry for card in worker.heartbeat.models)
+        if request.model and any(card.answers_to(request.model) and card.capabilities for card in known):
+            return f"{request.model} for {'embeddings' if request.kind == 'embed' else 'chat'}"
+        return request.model or request.backend
 
     async def _is_cut_off(self) -> bool:
         return self._shared.registry.all_cut_off(self._shared.now()) or not await self._shared.hears()

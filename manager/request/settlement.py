@@ -6,7 +6,7 @@ no caller gets that answer, but it was computed, and it is billed.
 
 from decimal import Decimal
 
-from contracts import BullpenError, InferenceResponse, Outcome
+from contracts import Answer, BullpenError, Outcome
 from manager.request.attempt import Attempt
 from manager.request.recording import Books
 from manager.request.shared_state import SharedState
@@ -23,9 +23,7 @@ class Settlement:
         self._shared = shared
         self._books = books
 
-    async def settle(
-        self, state: RequestState, response: InferenceResponse | None, failure: BullpenError | None
-    ) -> None:
+    async def settle(self, state: RequestState, response: Answer | None, failure: BullpenError | None) -> None:
         """Books the request and its attempts, once workers that were told to stop have said what they used."""
         stopped = _stopped(state)
         await self._listen(state, stopped, LAST_WORDS)
@@ -35,16 +33,12 @@ class Settlement:
             await self._complete(state, stopped)
         self._count_spending(state)
 
-    async def before_reply(
-        self, state: RequestState, response: InferenceResponse | None, failure: BullpenError | None
-    ) -> None:
+    async def before_reply(self, state: RequestState, response: Answer | None, failure: BullpenError | None) -> None:
         """Books now, and waits until that is safe, if no answer may leave before."""
         if self._books.before_reply and state.booked is None:
             await self._book(state, response, failure)
 
-    async def _book(
-        self, state: RequestState, response: InferenceResponse | None, failure: BullpenError | None
-    ) -> None:
+    async def _book(self, state: RequestState, response: Answer | None, failure: BullpenError | None) -> None:
         if not state.comes_again(failure):
             await self._books.book(state, response, failure, self._shared.now())
 

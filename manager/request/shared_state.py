@@ -10,6 +10,7 @@ from typing import assert_never
 from bus import Bus, BusError
 from bus.once import Once
 from contracts import ErrorCode, Outcome, Policy
+from contracts.subjects import Kind
 from manager.budgets.ledger import BudgetLedger
 from manager.config import ManagerConfig
 from manager.metrics import Metrics
@@ -137,9 +138,10 @@ class SharedState:
         free = [worker for worker in pool if worker.free and not worker.obstacle]
         return self._rng.sample(free, min(LOOKED_AT, len(free)))
 
-    def served(self) -> list[str]:
-        """The models that are served here."""
-        return sorted({card.model_id for w in self.registry if not w.gone for card in w.heartbeat.models})
+    def served(self, kind: Kind | None = None) -> list[str]:
+        """The models that are served here; `kind`: for that alone."""
+        cards = (card for worker in self.registry if not worker.gone for card in worker.heartbeat.models)
+        return sorted({card.model_id for card in cards if kind is None or card.serves(kind)})
 
     def pause_left(self, ranking: Ranking) -> float:
         """Seconds until the first of those that asked for a pause may be asked again, as far as we know."""

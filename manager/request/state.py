@@ -10,15 +10,19 @@ from typing import Any, TypeVar
 
 from bus import Listener, Message, Reply, deadline
 from contracts import (
+    Answer,
     AttemptSummary,
     BullpenError,
     CancelRequest,
     Capability,
     ControlRequest,
+    EmbeddingRequest,
+    EmbeddingResponse,
     ErrorCode,
     FinalResponse,
     InferenceRequest,
     InferenceResponse,
+    Request,
     ResponseRecord,
     StatusRequest,
     utc_now,
@@ -26,6 +30,7 @@ from contracts import (
 from contracts import headers as h
 from contracts.base import words
 from contracts.going_on import asked_to_go_on
+from contracts.response import ANSWER
 from contracts.subjects import header_value
 from manager.idempotency import Mine
 from manager.request.attempt import NOTHING, Attempt, Start
@@ -40,13 +45,12 @@ from manager.routing.query import Choice, RoutingQuery
 T = TypeVar("T")
 PASSED_ON = (h.TRACEPARENT, h.TRACESTATE, h.CANCEL_TOKEN)
 """Headers of the caller that the worker gets as they are."""
-ANSWER = tuple(InferenceResponse.model_fields)
 PREFILL: frozenset[Capability] = frozenset({"prefill"})
 
 
 @dataclass(slots=True, eq=False)
 class RequestState:
-    request: InferenceRequest
+    request: Request
     key: str | None
     """The caller's idempotency key."""
     body: bytes
@@ -137,6 +141,7 @@ class RequestState:
         if start.anchor is None or not start.anchor.text:
             return self.body
         most = None if start.room is None else (start.room and start.room + start.anchor.most_tokens) or 1
+        assert isinstance(self.request, InferenceRequest)  # vectors do not stream
         asked = asked_to_go_on(self.request, start.text.rstrip(), start.anchor.text, most)
         return asked.model_dump_json(exclude_unset=True).encode()
 
@@ -242,6 +247,7 @@ class RequestState:
             bytes_in=len(self.body) + 4 * len(attempt.start.text),
             max_tokens=self.request.max_tokens,
             logprobs=self.request.logprobs,
+            texts=len(self.request.texts) if isinstance(self.request, EmbeddingRequest) else None,
         )
         return given
 
@@ -267,7 +273,7 @@ class RequestState:
             if attempt.worker_id == worker_id:
                 self.events.put(Heard(attempt, Gone(why, died)))
 
-    def finished(self, answer: FinalResponse, attempt: Attempt, now: float) -> InferenceResponse:
+    def finished(self, answer: FinalResponse, attempt: Attempt, now: float) -> Answer:
         """The answer as the caller gets it: times from the caller's point of view, all attempts named."""
         before_ms = round((attempt.sent_at - self.arrived) * 1000, 3)
         ttft_ms = None if answer.ttft_ms is None else answer.ttft_ms + before_ms
@@ -284,10 +290,12 @@ class RequestState:
             "cost_usd": self.cost,
             "resumed": self.reply.was_resumed,
         }
-        values = answer.__dict__
-        return InferenceResponse.built({**{name: values[name] for name in ANSWER}, **told})
+        values = {**{name: answer.__dict__[name] for name in ANSWER}, **told}
+        if answer.embeddings is None:
+            return InferenceResponse.built({**values, "schema_": "bullpen.response.v1"})
+        return EmbeddingResponse.built({**values, "schema_": "bullpen.embedding.v1", "embeddings": answer.embeddings})
 
-    def replayed(self, answer: InferenceResponse, now: float) -> InferenceResponse:
+    def replayed(self, answer: Answer, now: float) -> Answer:
         """An answer that was given before, as the answer to this request: nothing was computed for it."""
         told = {
             "task_id": self.task_id,
@@ -333,7 +341,7 @@ def hops(headers: Mapping[str, str]) -> int:
     return h.number(headers.get(h.HOPS), 0)
 
 
-def json_wanted(request: InferenceRequest) -> bool:
+def json_wanted(request: Request) -> bool:
     return "json" in request.needs
 
 

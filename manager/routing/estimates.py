@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from config.bounded import Latest
 from config.recent import RecentValues
-from contracts import InferenceResponse, WorkRecord
+from contracts import Answer, WorkRecord
 from manager.routing.averages import MEMORY, Mean, Share
 
 DEFAULT_OUTPUT_TOKENS = 128.0
@@ -128,7 +128,7 @@ class Estimates:
 
     def answered(
         self,
-        response: InferenceResponse,
+        response: Answer,
         service_ms: float,
         tokens_in: int,
         now: float,
@@ -144,7 +144,8 @@ class Estimates:
         record.answered += 1
         record.recent_ms.add(service_ms)
         record.learn(response.confidence)
-        record.learn_length(tokens_in, response.completion_tokens)
+        if response.completion_tokens:  # vectors say nothing of how long the model's words are
+            record.learn_length(tokens_in, response.completion_tokens)
         record.mean_ms = service_ms if record.mean_ms is None else record.mean_ms + 0.1 * (service_ms - record.mean_ms)
         worker = self.at(response.worker_id, response.model_id)
         first_s = None if response.ttft_ms is None else (response.ttft_ms - response.queue_ms) / 1000

@@ -9,6 +9,7 @@ from decimal import Decimal
 from enum import Enum
 from typing import NamedTuple
 
+from contracts.heartbeat import ABILITY
 from manager.routing.costs import expected_cost, limit_tokens
 from manager.routing.estimates import Estimates
 from manager.routing.forecast import DOUBT
@@ -103,6 +104,12 @@ def _another_model(at: Situation, choice: Choice) -> str:
     return "" if asked is None or choice.card.answers_to(asked) else "another model was asked for"
 
 
+def _another_kind(at: Situation, choice: Choice) -> str:
+    """Only of a model that is named: of others it may be that one which can is about to come."""
+    request, able = at.query.request, choice.card.capabilities
+    return f"cannot {ABILITY[request.kind]}" if request.model and able and not choice.card.serves(request.kind) else ""
+
+
 def _not_ready(_at: Situation, choice: Choice) -> str:
     return choice.worker.obstacle
 
@@ -118,9 +125,9 @@ def _incapable(at: Situation, choice: Choice) -> str:
 
 def _prompt_too_long(at: Situation, choice: Choice) -> str:
     query, window = at.query, choice.card.context_window
-    if max(query.tokens_in, query.at_least) <= window:
+    if max(query.read_at_once, query.at_least) <= window:
         return ""
-    about = f"about {query.tokens_in}" if query.tokens_in > query.at_least else str(query.at_least)
+    about = f"about {query.read_at_once}" if query.read_at_once > query.at_least else str(query.at_least)
     return f"{about} tokens do not fit into {window}"
 
 
@@ -197,6 +204,7 @@ def _full(at: Situation, choice: Choice) -> str:
 CHAIN: tuple[tuple[RejectReason, Callable[[Situation, Choice], str]], ...] = (
     (RejectReason.NO_SUCH_MODEL, _another_backend),
     (RejectReason.NO_SUCH_MODEL, _another_model),
+    (RejectReason.NO_SUCH_MODEL, _another_kind),
     (RejectReason.UNABLE, _not_ready),
     (RejectReason.UNABLE, _not_local),
     (RejectReason.UNABLE, _incapable),

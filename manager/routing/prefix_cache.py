@@ -8,7 +8,7 @@ conversations need the room. What a cache saves is judged in `forecast`: it shor
 from collections import OrderedDict
 from typing import NamedTuple
 
-from contracts import ChatMessage, InferenceRequest
+from contracts import ChatMessage, EmbeddingRequest, InferenceRequest, Request
 from contracts.tokens import frame_bytes, message_bytes, tokens_of
 
 SHORTEST = 32
@@ -35,8 +35,10 @@ class Opening(NamedTuple):
         return tokens_of(self.size)
 
 
-def openings(request: InferenceRequest) -> tuple[Opening, ...]:
-    """Every opening of this conversation, the shortest first; the last one is all of it."""
+def openings(request: Request) -> tuple[Opening, ...]:
+    """Every opening of this conversation, the shortest first; the last one is all of it. Texts to embed have none."""
+    if isinstance(request, EmbeddingRequest):
+        return ()
     before, known = _frame(request), []
     for message in request.conversation:
         before = Opening(hash((before.key, _said(message))), before.size + message_bytes(message))

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from math import inf
 
-from contracts import Capability, InferenceRequest, ModelCard
+from contracts import Capability, ModelCard, Request
+from contracts.tokens import longest_text_tokens, prompt_tokens
 from manager.routing.prefix_cache import Opening, openings
 from manager.routing.registry import WorkerView
 
@@ -46,7 +47,7 @@ NONE_EXCLUDED = Excluded()
 class RoutingQuery:
     """What routing needs to know of a request."""
 
-    request: InferenceRequest
+    request: Request
     tokens_in: int
     """Of the prompt, as estimated here."""
     needs: frozenset[Capability]
@@ -80,13 +81,27 @@ class RoutingQuery:
     """Of the surest of those answers."""
     other_model_at_it: bool = False
     """A model that is no stand-in is at it, or has answered it."""
+    longest_text: int | None = None
+    """Tokens of the longest of texts that are read each for itself. None: all of the prompt is read at once."""
 
     @classmethod
-    def of(cls, request: InferenceRequest, excluded: Iterable[str] = ()) -> "RoutingQuery":
+    def of(cls, request: Request, excluded: Iterable[str] = ()) -> "RoutingQuery":
         """The query of a request that was not tried yet. `excluded`: workers, by id."""
         apart = Excluded(workers=frozenset(excluded))
         known = openings(request)
-        return cls(request, known[-1].tokens if known else 1, request.needs, apart, openings=known)
+        return cls(
+            request,
+            known[-1].tokens if known else prompt_tokens(request),
+            request.needs,
+            apart,
+            openings=known,
+            longest_text=longest_text_tokens(request),
+        )
+
+    @property
+    def read_at_once(self) -> int:
+        """Tokens that have to fit into a context window."""
+        return self.tokens_in if self.longest_text is None else self.longest_text
 
     @property
     def names_its_model(self) -> bool:

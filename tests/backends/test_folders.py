@@ -42,7 +42,7 @@ def test_the_config_is_readable(folder: BackendFolder) -> None:
 
 @every_folder
 def test_the_report_card_is_filled_in(folder: BackendFolder) -> None:
-    assert len(load_checklist(folder.path).items()) == 11
+    assert len(load_checklist(folder.path).items()) == 12
 
 
 @every_folder
@@ -98,7 +98,7 @@ GOOD = "".join(f"{item}: done\n" for item in load_checklist(discover()["simulate
     ("text", "told"),
     [
         (GOOD.replace("tools: done\n", ""), "checklist.yaml:1: tools: Field required"),
-        (GOOD + "teleport: done\n", "checklist.yaml:12: teleport: unknown key"),
+        (GOOD + "teleport: done\n", "checklist.yaml:13: teleport: unknown key"),
         (
             GOOD.replace("chat: done", "chat: soon"),
             "checklist.yaml:1: chat: should be `done`, `todo: why` or `exempt: why`",

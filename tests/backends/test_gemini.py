@@ -229,15 +229,23 @@ async def test_a_question_that_is_wrong_everywhere_is_asked_nowhere(
     assert not provider.received
 
 
+async def test_a_model_that_only_embeds_is_served_for_that_whatever_its_name(provider: Scripted) -> None:
+    provider.described = {"m": {"supportedGenerationMethods": ["embedContent", "countTokens"]}}
+    backend = GeminiBackend(GeminiConfig.model_validate({"base_url": provider.url, "models": [{"name": "m"}]}))
+    await backend.start(lambda _: None)
+    assert [card.capabilities for card in backend.models()] == [("embed",)]
+    await backend.close()
+
+
 async def test_a_model_that_is_gone_or_cannot_chat_takes_no_other_along(provider: Scripted) -> None:
-    names = ("a", "b", "embedder")
-    provider.described = {"a": {}, "b": {}, "embedder": {"supportedGenerationMethods": ["embedContent"]}}
+    names = ("a", "b", "painter")
+    provider.described = {"a": {}, "b": {}, "painter": {"supportedGenerationMethods": ["predict"]}}
     config = configured(GeminiConfig, {"base_url": provider.url, "models": [{"name": name} for name in names]})
     assert isinstance(config, GeminiConfig)
     backend = GeminiBackend(config)
     await backend.start(lambda _: None)
     assert [card.model_id for card in backend.models() if card.capabilities] == ["a", "b"]
-    assert backend.models()[2].trouble == "it cannot chat, only embedContent"
+    assert backend.models()[2].trouble == "it cannot chat or embed, only predict"
     del provider.described["a"]
     await backend.health()
     assert [card.model_id for card in backend.models() if card.capabilities] == ["b"]

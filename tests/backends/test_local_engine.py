@@ -4,7 +4,7 @@ import asyncio
 import json
 import struct
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, suppress
 from itertools import takewhile
 from pathlib import Path
@@ -16,9 +16,9 @@ import pytest
 import pytest_asyncio
 from pydantic import ValidationError
 
-from contracts import BullpenError, ErrorCode, InferenceRequest
+from contracts import BullpenError, EmbeddingRequest, ErrorCode, InferenceRequest
 from tests.support import eventually
-from workers.base import Backend, Delta, Done, Job, ModelConfig
+from workers.base import Backend, Delta, Done, EmbeddingJob, Job, ModelConfig
 from workers.base.interface.discovery import discover
 from workers.local.inspection import Inspection
 
@@ -322,3 +322,34 @@ async def test_it_does_not_claim_what_it_cannot_do() -> None:
         FOLDER.load().config_class.model_validate(
             {"models": [{"name": "m", "capabilities": ["chat", "vision", "tools"]}]}
         )
+
+
+async def test_a_model_that_is_loaded_to_embed_gives_vectors() -> None:
+    model = ModelConfig(name="smollm2-135m", context_window=64, capabilities=("embed",))
+    backend = made(models=(model,), max_concurrency=1)
+    await backend.start(lambda _: None)
+    try:
+        [card] = backend.models()
+        assert (card.capabilities, card.context_window) == (("embed",), 64)
+        request = EmbeddingRequest(input=("the king rules", "a king reigns", "bread with butter"))
+        told = await backend.vectors(EmbeddingJob(request, card))
+        first, second, third = told.vectors
+        assert near(first, first) == pytest.approx(1.0, abs=1e-3)
+        assert near(first, second) > near(first, third)
+        assert told.prompt_tokens is not None
+        assert told.prompt_tokens >= 9
+        with pytest.raises(BullpenError) as long:
+            await backend.vectors(EmbeddingJob(EmbeddingRequest(input=LONG), card))
+        assert long.value.code is ErrorCode.CONTEXT_LENGTH_EXCEEDED
+        assert (long.value.prompt_tokens or 0) > 1000
+    finally:
+        await backend.close()
+
+
+def near(one: Sequence[float], other: Sequence[float]) -> float:
+    return sum(a * b for a, b in zip(one, other, strict=True))
+
+
+def test_a_model_is_loaded_to_chat_or_to_embed() -> None:
+    with pytest.raises(ValidationError, match="start a worker for each"):
+        FOLDER.load().config_class(models=({"name": "m", "capabilities": ("chat", "embed")},))

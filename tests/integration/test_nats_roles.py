@@ -65,6 +65,13 @@ MATRIX: dict[str, tuple[Who, Who]] = {
     s.INFER_AUTO: (CALLERS, ("manager",)),
     **{s.infer_backend(name): (("client",), ("worker", f"worker_{name}")) for name in BACKENDS},
     **{s.infer_worker(name, "w1"): (("manager",), ("worker", f"worker_{name}")) for name in BACKENDS},
+    s.EMBED_AUTO: (CALLERS, ("manager",)),
+    **{s.asked_backend("embed", name): (("client",), ("worker", f"worker_{name}")) for name in BACKENDS},
+    **{s.asked_worker("embed", name, "w1"): (("manager",), ("worker", f"worker_{name}")) for name in BACKENDS},
+    "embed.mine": (("client",), ("worker",)),
+    "embed.mine.w.w1": (("manager",), ("worker",)),
+    "embed.*": (NOBODY, ("worker",)),
+    "embed.>": (NOBODY, ("worker",)),
     "infer.mine": (("client",), ("worker",)),
     "infer.mine.w.w1": (("manager",), ("worker",)),
     "infer.*": (NOBODY, ("worker",)),  # what is not for workers is kept back from it, see below

@@ -17,12 +17,12 @@ from pydantic import ValidationError
 from bus import Message
 from bus.delivered import Delivered
 from contracts import (
+    Answer,
     BullpenError,
     ErrorCode,
     ErrorReply,
     FinalResponse,
     InferenceRequest,
-    InferenceResponse,
     ModelCard,
     Outcome,
     PartialUsage,
@@ -134,6 +134,7 @@ async def execution(
 ) -> Execution:
     one = Execution(Call.read(Message(subject="infer.x", data=b"hello", reply="", headers={})))
     card = ModelCard(model_id="m", context_window=100, price=price, local=False)
+    assert isinstance(one.call.request, InferenceRequest)
     one.job = Job(one.call.request, card, max_tokens=None)
     loop = asyncio.get_running_loop()
     stop = partial(loop.call_soon, one.stop, BullpenError(ErrorCode.CANCELLED, "enough"))
@@ -390,5 +391,5 @@ def test_the_answer_names_the_cost_of_all_attempts() -> None:
     first.on(reply_of(ErrorCode.UPSTREAM_ERROR, told), 101.0)
     last = answer(10, 5, PRICE.cost(10, 5))
     second.on(last, 102.0)
-    response: InferenceResponse = inflight(first, second).finished(last, second, 102.0)
+    response: Answer = inflight(first, second).finished(last, second, 102.0)
     assert response.cost_usd == PRICE.cost(20, 6)

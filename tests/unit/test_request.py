@@ -15,7 +15,7 @@ from contracts import (
     salvage_task_id,
     told_task_id,
 )
-from contracts.request import MAX_NESTING
+from contracts.request_form import MAX_NESTING
 from contracts.subjects import header_value
 from tests.request_parts import FILE, SOUND, deep, image, parts, said, tool
 

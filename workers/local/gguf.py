@@ -46,6 +46,12 @@ def chats(path: Path) -> bool:
     return f"{model}.pooling_type" not in told and not model.endswith("bert") and model not in OTHERS
 
 
+def has_pooling(path: Path) -> bool:
+    """Whether the file says how its tokens' vectors become one. Raises `OSError`, `ValueError`."""
+    told = metadata(path)
+    return f"{told.get('general.architecture')}.pooling_type" in told
+
+
 def metadata(path: Path) -> dict[str, Value]:
     """The file's own words, without its lists. Raises `OSError`, and `ValueError` when it is no GGUF file."""
     with path.open("rb") as file:

@@ -15,11 +15,12 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from config.loader import ConfigError, secret
 from contracts import BullpenError, ErrorCode, JsonObject, ModelCard
-from workers.base import Availability, BackendConfig, Job, ModelConfig, Report
+from workers.base import Availability, BackendConfig, Delta, Embedded, EmbeddingJob, Job, ModelConfig, Report
 from workers.base.interface.config import Parameter
-from workers.base.provider.chat import tokens
+from workers.base.provider.chat import counted, tokens
 from workers.base.provider.chat_models import Prober
 from workers.base.provider.connection import CONNECT_TIMEOUT, QUICK, UNUSABLE, bounded, headers_seen, without
+from workers.base.provider.embeddings import embedding, vector
 from workers.base.provider.error_body import read_error
 from workers.base.provider.errors import garbage, refusal, too_long, unreachable
 from workers.base.provider.proxies import client_options
@@ -132,13 +133,36 @@ class OllamaBackend(RemoteBackend[OllamaConfig]):
         """Raises `BullpenError` when there is nothing to serve."""
         cards = self._catalogue.cards
         if not cards:
-            raise BullpenError(ErrorCode.UPSTREAM_ERROR, "Ollama has no chat model installed: ollama pull llama3.2")
+            raise BullpenError(
+                ErrorCode.UPSTREAM_ERROR,
+                "Ollama has no chat model installed, and none that embeds: ollama pull llama3.2",
+            )
         if not any(card.capabilities for card in cards):
             raise BullpenError(ErrorCode.NO_SUCH_MODEL, cards[0].trouble)
 
     async def _ask(self, question: JsonObject, job: Job) -> AsyncIterator[ollama.ChatResponse]:
         pieces = cast("AsyncGenerator[ollama.ChatResponse]", await self._asking.chat(**question))
         return self._read(pieces, job.model.model_id)
+
+    async def embed(self, job: EmbeddingJob) -> AsyncGenerator[Delta | Embedded, None]:
+        request, model = job.request, job.model.model_id
+
+        async def ask() -> ollama.EmbedResponse:
+            return await self._asking.embed(
+                model=model,
+                input=request.texts,
+                truncate=request.truncate,
+                dimensions=request.dimensions,
+                options=self._options(model),
+                keep_alive=self.config.keep_alive,
+            )
+
+        try:
+            async with aclosing(embedding(ask, _vectors, self.patience(job))) as pieces:
+                async for piece in pieces:
+                    yield piece
+        except FAILURES as error:
+            raise self._told(error, headers_seen()) from error
 
     def has_to_load(self, model: str) -> bool:
         return self._loaded is not None and not _has(self._loaded, model)
@@ -223,6 +247,11 @@ class OllamaBackend(RemoteBackend[OllamaConfig]):
         if isinstance(error, ConnectionError | httpx.HTTPError):
             return unreachable(_where(self.config), ConnectionError(text))
         return garbage(f"{type(error).__name__}: {text}")
+
+
+def _vectors(told: ollama.EmbedResponse) -> Embedded:
+    """Older servers do not count."""
+    return Embedded([vector(list(one)) for one in told.embeddings], counted(told.prompt_eval_count))
 
 
 def _number(text: str | None) -> int | None:

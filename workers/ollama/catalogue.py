@@ -1,7 +1,7 @@
 """Which models an Ollama's worker serves, and what each can do, as `/api/tags` and `/api/show` tell it.
 
-Looked at again with every health check. A named model that is not installed, cannot chat or is broken is out of
-service and says why; the others are served. Without names, all that can chat is served.
+Looked at again with every health check. A named model that is not installed, is broken, or can neither chat nor embed
+is out of service and says why; the others are served. Without names, all that can chat or embed is served.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from typing import Protocol
 from contracts import Capability, ModelCard
 from workers.base import ModelConfig, out_of_service
 from workers.base.provider.chat import tokens
-from workers.base.provider.chat_models import chats_by_name
+from workers.base.provider.chat_models import chats_by_name, embeds_by_name
 from workers.ollama.question import goes_on
 from workers.ollama.sdk import ollama
 
@@ -81,14 +81,16 @@ class Catalogue:
         """The models, in the config's order or the server's."""
         if self._config.models:
             return tuple(self._named(model) for model in self._config.models)
-        return tuple(self._card(ModelConfig(name=name), shown) for name, shown in self._listed() if self._chats(name))
+        return tuple(self._card(ModelConfig(name=name), shown) for name, shown in self._listed() if self._serves(name))
 
     @property
     def unknown(self) -> list[ModelCard]:
         """Those of which nothing tells whether they can chat."""
         if self._config.models:
             return []
-        untold = [(name, shown) for name, shown in self._listed() if self._chats(name) is None]
+        untold = [
+            (name, shown) for name, shown in self._listed() if self._chats(name) is None and not self._serves(name)
+        ]
         return [self._card(ModelConfig(name=name), shown) for name, shown in untold]
 
     def num_ctx(self, model: ModelConfig | None) -> int | None:
@@ -111,7 +113,11 @@ class Catalogue:
             return out_of_service(model.card(local=self._config.local), why)
         card = self._card(model, shown)
         able = shown.capabilities
-        return out_of_service(card, f"it cannot chat, only {', '.join(able)}") if able and not _chats(shown) else card
+        useless = bool(able) and not _chats(shown) and not _embeds(model.name, shown)
+        return out_of_service(card, f"it cannot chat or embed, only {', '.join(able or ())}") if useless else card
+
+    def _serves(self, name: str) -> bool:
+        return _embeds(name, self._shown[name]) or bool(self._chats(name))
 
     def _chats(self, name: str) -> bool | None:
         told = _chats(self._shown[name])
@@ -123,7 +129,9 @@ class Catalogue:
         told = shown.capabilities or ()
         known = {"chat", "stream", "json", *(CAPABILITIES[name] for name in told if name in CAPABILITIES)}
         known.update(capability for capability in model.capabilities if capability in UNTOLD)
-        if goes_on(shown):
+        if _embeds(model.name, shown):
+            known = {*(known if _chats(shown) else ()), "embed"}
+        if goes_on(shown) and "chat" in known:
             known.add("prefill")
         if model.name in self.with_logprobs:
             known.add("logprobs")
@@ -166,6 +174,14 @@ def _trained_window(shown: ollama.ShowResponse) -> int:
     """Tokens that the model was trained for; 0: it is not told."""
     info = (shown.modelinfo or {}).items()
     return min((tokens(value, 0) for name, value in info if name.endswith(".context_length")), default=0)
+
+
+def _embeds(name: str, shown: ollama.ShowResponse) -> bool:
+    """Whether a model gives vectors. Older servers tell it by the architecture, or not at all."""
+    if shown.capabilities:
+        return "embedding" in shown.capabilities
+    chats = _chats(shown)
+    return embeds_by_name(name) if chats is None else not chats
 
 
 def _chats(shown: ollama.ShowResponse) -> bool | None:

@@ -17,10 +17,22 @@ from pydantic import AfterValidator, Field, model_validator
 
 from config.loader import ConfigError
 from contracts import BullpenError, ErrorCode, JsonObject, ModelCard
-from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, ModelConfig, Report, out_of_service
+from workers.base import (
+    Availability,
+    Backend,
+    BackendConfig,
+    Delta,
+    Done,
+    Embedded,
+    EmbeddingJob,
+    Job,
+    ModelConfig,
+    Report,
+    out_of_service,
+)
 from workers.base.interface.config import Parameter
 from workers.base.provider.call_forms import translated
-from workers.base.provider.chat_models import Prober, sends_no_bill
+from workers.base.provider.chat_models import Prober, able, sends_no_bill
 from workers.base.provider.connection import (
     CONNECT_TIMEOUT,
     QUICK,
@@ -28,10 +40,12 @@ from workers.base.provider.connection import (
     address,
     api_key,
     bounded,
+    headers_seen,
     is_plain,
     place,
     without,
 )
+from workers.base.provider.embeddings import embedding, listed
 from workers.base.provider.error_body import ErrorBody, read_error
 from workers.base.provider.errors import first_line, garbage, refusal, unreachable
 from workers.base.provider.parameters import (
@@ -178,9 +192,9 @@ class OpenAIBackend(Backend[OpenAIConfig]):
         return tuple(out_of_service(card, GONE) if model.name in missing else card for model, card in cards)
 
     def _card(self, model: ModelConfig) -> ModelCard:
-        plain = model.card(local=self.config.local, provider=self.pays(own=self._asks_openai))
+        plain = able(model).card(local=self.config.local, provider=self.pays(own=self._asks_openai))
         card = limited(plain, self._unsupported(model.name))
-        return card if self.config.prefill == "none" else _going_on(card)
+        return _going_on(card) if self.config.prefill != "none" and "chat" in card.capabilities else card
 
     def _ask_unknown(self) -> "asyncio.Task[None]":
         """Where it costs nothing."""
@@ -198,7 +212,7 @@ class OpenAIBackend(Backend[OpenAIConfig]):
         if self._catalogue.unknown:
             cure = "name those that can in `models`"
             raise BullpenError(ErrorCode.UPSTREAM_ERROR, f"{self._where} does not say which models can chat: {cure}")
-        raise BullpenError(ErrorCode.UPSTREAM_ERROR, f"{self._where} lists no models that can chat")
+        raise BullpenError(ErrorCode.UPSTREAM_ERROR, f"{self._where} lists no models that can chat or embed")
 
     @property
     def _where(self) -> str:
@@ -278,6 +292,46 @@ class OpenAIBackend(Backend[OpenAIConfig]):
             self.changed = True
             cure = "list them under the model's `unsupported` to spare the first refusal after a start"
             log.warning("parameters_refused", model=model, parameters=sorted(new), cure=cure)
+
+    async def embed(self, job: EmbeddingJob) -> AsyncGenerator[Delta | Embedded, None]:
+        """Asked once more, without it, when the server does not know `encoding_format`."""
+        formats: tuple[JsonObject, ...] = ({"encoding_format": "float"}, {})
+        for number, form in enumerate(formats):
+            headers = dict[str, str]()
+            try:
+                async with aclosing(self._vectors(job, form, headers)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+                return
+            except (openai.OpenAIError, ErrorInAnswer, BullpenError, *UNUSABLE) as error:
+                if number or not self._minds_format(error):
+                    raise self._told(error, headers) from error
+
+    def _vectors(
+        self, job: EmbeddingJob, form: JsonObject, headers: dict[str, str]
+    ) -> AsyncGenerator[Delta | Embedded, None]:
+        """`headers` takes those of what comes back. The SDK's own method asks for base64 when nobody says how."""
+        request, options = job.request, self.configured(job.model.model_id).options
+        wanted = {"model": job.model.model_id, "input": list(request.texts), **form}
+        if request.dimensions is not None:
+            wanted["dimensions"] = request.dimensions
+        body = {name: value for name, value in {**wanted, **options}.items() if value is not None}
+
+        async def ask() -> object:
+            patience = openai.Timeout(None, connect=CONNECT_TIMEOUT)  # `embedding` ends a silence
+            told = await self._client.post("/embeddings", body=body, cast_to=object, options={"timeout": patience})
+            headers.update(headers_seen())
+            told = json.loads(told) if isinstance(told, str) else told  # it was not said to be JSON
+            if isinstance(told, dict) and told.get("error"):
+                raise ErrorInAnswer(told)
+            return told
+
+        return embedding(ask, listed, self.patience(job))
+
+    def _minds_format(self, error: Exception) -> bool:
+        """Whether the server refused the question because of how vectors are to be written."""
+        refused = isinstance(error, openai.APIStatusError) and error.status_code in (400, 422)
+        return refused and "encoding_format" in self._said(error).message
 
     async def _listed(self, *, look_around: bool = False) -> Sequence[Model] | None:
         """The server's models, with their kinds where all that can chat are served. None: it has no list."""

@@ -1,4 +1,4 @@
-"""Which models a server's worker serves: those named in its config, or all that the server lists and that can chat.
+"""Which models a server's worker serves: those named in its config, or all of its list that can chat or embed.
 
 Read again with every health check, so a model that is added is served, and one that is removed is not offered any
 more. A server may answer to names that it does not list, so a named model is only missed when it was listed before.
@@ -11,7 +11,7 @@ from openai.types import Model
 
 from workers.base import ModelConfig
 from workers.base.provider.chat_models import Prober
-from workers.openai.listing import chats, described
+from workers.openai.listing import chats, described, embeds
 
 log = structlog.get_logger(__name__)
 
@@ -52,11 +52,12 @@ class Catalogue:
             self._seen.update(usable)
             return
         known = {name: self._chats(model) for name, model in usable.items()}
-        chatting = [name for name, can in known.items() if can]
-        before = [model.name for model in self.models if model.name in chatting]
-        served = list(dict.fromkeys([*before, *chatting]))[:MOST_MODELS]
+        able = [name for name, can in known.items() if can or embeds(usable[name])]
+        before = [model.name for model in self.models if model.name in able]
+        served = list(dict.fromkeys([*before, *able]))[:MOST_MODELS]
         self.models = tuple(described(usable[name]) for name in served)
-        self.unknown = tuple(described(usable[name]) for name, can in known.items() if can is None)[:MOST_MODELS]
+        unknown = [name for name, can in known.items() if can is None and name not in able]
+        self.unknown = tuple(described(usable[name]) for name in unknown[:MOST_MODELS])
         self._tell_left_out(set(usable).difference(served))
 
     def again(self) -> None:
@@ -70,7 +71,9 @@ class Catalogue:
     def _tell_left_out(self, names: set[str]) -> None:
         """Once of each."""
         if new := names - self._left_out:
-            log.warning("models_left_out", models=sorted(new)[:20], count=len(new), cure="name those that can chat")
+            log.warning(
+                "models_left_out", models=sorted(new)[:20], count=len(new), cure="name those that can chat or embed"
+            )
         self._left_out = names
 
 

@@ -13,7 +13,7 @@ from openai.types import Model
 from contracts import Capability, JsonObject
 from workers.base import ModelConfig
 from workers.base.provider.chat import tokens
-from workers.base.provider.chat_models import chats_by_name
+from workers.base.provider.chat_models import chats_by_name, embeds_by_name
 
 WINDOWS = ("max_model_len", "context_length", "context_window", "max_context_length", "n_ctx")
 """What servers call the context window in their list of models (vLLM; OpenRouter; Groq; LM Studio; llama.cpp)."""
@@ -60,7 +60,7 @@ def described(model: Model) -> ModelConfig:
     """The model as its server lists it; llama.cpp has a drawer of its own for what is not OpenAI's."""
     said = _said(model)
     window = max(tokens(said.get(name), 0) for name in WINDOWS)
-    told: JsonObject = {"name": model.id, "capabilities": _capabilities(said)}
+    told: JsonObject = {"name": model.id, "capabilities": _capabilities(said, embeds(model), chats(model))}
     return ModelConfig.model_validate({**told, **({"context_window": window} if window else {})})
 
 
@@ -68,6 +68,15 @@ def chats(model: Model) -> bool | None:
     """Whether it can chat. None: neither the server nor the name tells."""
     told = _told(_said(model))
     return chats_by_name(model.id) if told is None else told
+
+
+def embeds(model: Model) -> bool:
+    """Whether it gives vectors, as its server says in a word, or, where that tells nothing, its name."""
+    said = _said(model)
+    words = [*_kinds(said), *_abilities(said), *_outputs(said)]
+    return any("embed" in word or word == "feature-extraction" for word in words) or (
+        _told(said) is None and embeds_by_name(model.id)
+    )
 
 
 def entries_of(told: object) -> list[Model] | None:
@@ -109,12 +118,14 @@ def _told(said: JsonObject) -> bool | None:
     return False if any(other in word for word in words for other in OTHERS) else None
 
 
-def _capabilities(said: JsonObject) -> tuple[Capability, ...]:
+def _capabilities(said: JsonObject, embeds: bool, chats: bool | None) -> tuple[Capability, ...]:
     """What is told beside chatting: callers are not refused what is not told here, they are sent where it is."""
+    if embeds and not chats:
+        return ("embed",)
     inputs = _modalities(said, "input")
     words = {*_kinds(said), *_abilities(said), *_words(said.get("supported_parameters"))}
     words |= {name.removeprefix("supports_") for name in said if name.startswith("supports_") and said[name] is True}
-    found: list[Capability] = ["chat", "stream"]
+    found: list[Capability] = ["chat", "stream", *(("embed",) if embeds else ())]
     if TOOLS & words:
         found.append("tools")
     if "image" in inputs or VISION & words or "image_input" in words:

@@ -6,7 +6,9 @@ What is drawn by chance (latency, failure, confidence) comes from the seed and a
 """
 
 import asyncio
+import math
 import random
+from array import array
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
 from dataclasses import replace
@@ -17,14 +19,29 @@ from pydantic import Field, model_validator
 
 from config.loader import ConfigModel
 from contracts import BullpenError, Capability, ErrorCode, ModelCard, Price
-from workers.base import Availability, Backend, BackendConfig, Delta, Done, Job, ModelConfig, Report, Usage
+from workers.base import (
+    Availability,
+    Backend,
+    BackendConfig,
+    Delta,
+    Done,
+    Embedded,
+    EmbeddingJob,
+    Job,
+    ModelConfig,
+    Report,
+    Usage,
+)
+from workers.base.provider.embeddings import embedding
 from workers.base.provider.errors import ProviderRefused
 from workers.base.provider.parameters import STEERS, asked_in_vain
 from workers.base.provider.streaming import patiently
 from workers.simulated.schema import NoExample
 from workers.simulated.script import Script, Unit, count, delta_of, question_of, script_of, sentence, split
 
-ABLE: tuple[Capability, ...] = ("chat", "stream", "prefill", "tools", "json", "logprobs", "reasoning")
+ABLE: tuple[Capability, ...] = ("chat", "stream", "prefill", "tools", "json", "logprobs", "reasoning", "embed")
+DIMENSIONS = 256
+"""Of a vector, when nobody says."""
 PIECE = 8
 """Tokens in one piece when no speed is set."""
 
@@ -134,10 +151,7 @@ class SimulatedBackend(Backend[SimulatedConfig]):
         return card.model_copy(update={"capabilities": able, "price": card.price or self.config.price})
 
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
-        self._served += 1
-        chance = random.Random(f"{self.config.seed}/{self._served}")  # noqa: S311 — a simulation, to be repeated
-        if chance.random() < self.config.error_rate:
-            raise ProviderRefused(ErrorCode.UPSTREAM_ERROR, "simulated failure")
+        chance = self._chance()
         script = self._script(job)
         asked, told = sum(count(message.text) for message in job.request.conversation), 0
 
@@ -161,6 +175,31 @@ class SimulatedBackend(Backend[SimulatedConfig]):
             reasoning_tokens=script.thoughts or None,
             unsupported=() if _may_think(job) else asked_in_vain(job.request, {"reasoning_effort"}),
         )
+
+    async def embed(self, job: EmbeddingJob) -> AsyncGenerator[Delta | Embedded, None]:
+        """Of the same text always the same vector, of length 1."""
+        chance = self._chance()
+        latency = self.config.latency_ms.draw(chance) / 1000
+
+        async def ask() -> Embedded:
+            await asyncio.sleep(latency)
+            if self.config.hang_after_tokens is not None:
+                await asyncio.Event().wait()
+            size, texts = job.request.dimensions or DIMENSIONS, job.request.texts
+            vectors = [_vector(f"{self.config.seed}/{text}", size) for text in texts]
+            return Embedded(vectors, sum(map(count, texts)))
+
+        async with aclosing(embedding(ask, lambda made: made, self.patience(job))) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    def _chance(self) -> random.Random:
+        """What the next answer draws from. Raises `BullpenError` when it draws a failure."""
+        self._served += 1
+        chance = random.Random(f"{self.config.seed}/{self._served}")  # noqa: S311 — a simulation, to be repeated
+        if chance.random() < self.config.error_rate:
+            raise ProviderRefused(ErrorCode.UPSTREAM_ERROR, "simulated failure")
+        return chance
 
     def _script(self, job: Job) -> Script:
         """What it will say. Raises `BullpenError` when nothing fits what is asked for."""
@@ -204,6 +243,13 @@ class SimulatedBackend(Backend[SimulatedConfig]):
 
     async def health(self) -> None:
         """Always well."""
+
+
+def _vector(seed: str, size: int) -> list[float]:
+    drawn = random.Random(seed).randbytes(4 * size)  # noqa: S311 — always the same
+    numbers = array("i", drawn)
+    length = math.hypot(*numbers)
+    return [number / length for number in numbers]
 
 
 def _pieces(units: list[Unit]) -> Iterator[list[Unit]]:

@@ -10,7 +10,7 @@ from tests.support import eventually
 from workers.ollama.backend import OllamaBackend, OllamaConfig
 
 
-async def test_it_serves_every_chat_model_that_is_installed(provider: Scripted, start: Start) -> None:
+async def test_it_serves_every_model_that_is_installed_and_chats_or_embeds(provider: Scripted, start: Start) -> None:
     provider.installed = {
         "llama3.2:latest": {"capabilities": ["completion", "tools"]},
         "llava:7b": {"capabilities": ["completion", "vision"]},
@@ -19,10 +19,11 @@ async def test_it_serves_every_chat_model_that_is_installed(provider: Scripted, 
         "from-an-old-server": {},
     }
     backend = await start()
-    await eventually(lambda: len(backend.models()) == 3)
+    await eventually(lambda: len(backend.models()) == 4)
     assert [body["model"] for body in provider.received] == ["from-an-old-server"], "only where nothing is told"
     cards = {card.model_id: card for card in backend.models()}
-    assert list(cards) == ["llama3.2:latest", "llava:7b", "from-an-old-server"]
+    assert list(cards) == ["llama3.2:latest", "llava:7b", "embedder:latest", "from-an-old-server"]
+    assert cards["embedder:latest"].capabilities == ("embed",)
     assert cards["llama3.2:latest"].aliases == ("llama3.2",)
     assert "tools" in cards["llama3.2:latest"].capabilities
     assert "vision" in cards["llava:7b"].capabilities
@@ -62,13 +63,13 @@ async def test_a_missing_model_is_told_with_its_cure(start: Start) -> None:
 
 
 async def test_a_model_that_is_not_there_takes_no_other_along(provider: Scripted, start: Start) -> None:
-    provider.installed = {"m:latest": {}, "embedder": {"capabilities": ["embedding"]}, "broken": {"error": "damaged"}}
-    names = ("other", "m", "embedder", "broken")
+    provider.installed = {"m:latest": {}, "painter": {"capabilities": ["image"]}, "broken": {"error": "damaged"}}
+    names = ("other", "m", "painter", "broken")
     cards = {card.model_id: card for card in (await start(models=[{"name": name} for name in names])).models()}
     assert tuple(cards) == names
     assert [name for name, card in cards.items() if card.capabilities] == ["m"]
     assert "ollama pull other" in cards["other"].trouble
-    assert "cannot chat, only embedding" in cards["embedder"].trouble
+    assert "cannot chat or embed, only image" in cards["painter"].trouble
     assert "500" in cards["broken"].trouble
     assert not cards["m"].trouble
 
@@ -79,7 +80,7 @@ async def test_what_is_pulled_or_removed_meanwhile_is_noticed(provider: Scripted
     provider.installed = {
         "b": {"capabilities": ["completion"]},
         "c": {"capabilities": ["completion", "vision"]},
-        "d": {"capabilities": ["embedding"]},
+        "d": {"capabilities": ["image"]},
     }
     for one in (backend, named):
         await one.health()
@@ -105,18 +106,20 @@ async def test_another_model_of_the_same_name_is_described_anew(provider: Script
         {"details": {"family": "bert"}},
         {"details": {"family": "nomic-bert"}},
         {"model_info": {"general.architecture": "xlmroberta", "xlmroberta.pooling_type": 1}},
-        {"capabilities": ["image"]},
+        {"capabilities": ["embedding"]},
     ],
 )
 async def test_older_servers_tell_by_the_architecture_what_only_embeds(
     provider: Scripted, start: Start, shown: Json
 ) -> None:
     provider.installed = {"mystery": shown, "mxbai-embed-large": {}, "riddle": {"details": {"family": "llama"}}}
-    assert [card.model_id for card in (await start()).models()] == ["riddle"]
+    served = {card.model_id: card.capabilities for card in (await start()).models()}
+    assert {name for name, able in served.items() if "embed" in able} == {"mystery", "mxbai-embed-large"}
+    assert {name for name, able in served.items() if "chat" in able} == {"riddle"}
     assert not provider.received
 
 
-@pytest.mark.parametrize("installed", [{}, {"embedder": {"capabilities": ["embedding"]}}])
+@pytest.mark.parametrize("installed", [{}, {"painter": {"capabilities": ["image"]}}])
 async def test_nothing_to_serve_is_told(provider: Scripted, start: Start, installed: dict[str, Json]) -> None:
     provider.installed = installed
     with pytest.raises(BullpenError, match="ollama pull"):

@@ -69,7 +69,9 @@ async def test_what_a_server_tells_of_its_models_says_which_can_chat(
     """Whatever their names look like, and without a question to any."""
     provider.listed = [{**other, "id": "llama-chat"}, {**told, "id": "my-embedder"}]
     backend = await start(models=[])
-    assert [card.model_id for card in backend.models()] == ["my-embedder"]
+    assert [card.model_id for card in backend.models() if "chat" in card.capabilities] == ["my-embedder"]
+    embedders = [(card.model_id, card.capabilities) for card in backend.models() if "embed" in card.capabilities]
+    assert embedders == ([("llama-chat", ("embed",))] if "embed" in str(other) else [])
     assert not provider.received
 
 
@@ -77,7 +79,8 @@ async def test_names_are_a_hint_where_a_server_tells_nothing(provider: Scripted,
     names = ("text-embedding-3-small", "BAAI/bge-reranker-v2-m3", "whisper-1", "tts-1", "dall-e-3", "llama-3-instruct")
     provider.listed = [{"id": name} for name in names]
     backend = await start(models=[])
-    assert [card.model_id for card in backend.models()] == ["llama-3-instruct"]
+    served = [(card.model_id, card.capabilities[0]) for card in backend.models()]
+    assert served == [("text-embedding-3-small", "embed"), ("llama-3-instruct", "chat")]
     assert not provider.received
 
 
@@ -112,8 +115,9 @@ async def test_lm_studio_s_own_list_says_what_its_models_are(provider: Scripted,
         {"id": "mystery", "type": "vlm", "max_context_length": 4096},
         {"id": "riddle", "type": "embeddings"},
     ]
-    [card] = (await start(models=[])).models()
+    card, embedder = (await start(models=[])).models()
     assert (card.model_id, card.context_window) == ("mystery", 4096)
+    assert (embedder.model_id, embedder.capabilities) == ("riddle", ("embed",))
     assert "vision" in card.capabilities
     assert not provider.received
 
@@ -126,7 +130,7 @@ async def test_a_broken_entry_of_a_list_keeps_no_other_from_serving(provider: Sc
 async def test_what_a_server_loads_or_removes_meanwhile_is_noticed(provider: Scripted, start: Start) -> None:
     provider.listed = [{"id": "gpt-a"}, {"id": "gpt-b"}]
     backend = await start(models=[])
-    provider.listed = [{"id": "gpt-new"}, {"id": "gpt-embed"}, {"id": "gpt-b"}]
+    provider.listed = [{"id": "gpt-new"}, {"id": "gpt-image"}, {"id": "gpt-b"}]
     await backend.health()
     assert [card.model_id for card in backend.models()] == ["gpt-b", "gpt-new"], "those that stay keep their places"
     provider.listed = []

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import structlog
 
-from contracts import BullpenError, ErrorCode, ModelCard
+from contracts import BullpenError, Capability, ErrorCode, ModelCard
 from workers.base.engines.admission import Admission
 from workers.base.engines.trouble import Troubles
 from workers.base.interface.config import BackendConfig
@@ -92,21 +92,24 @@ class EngineSet:
     def served(self) -> str:
         return ", ".join(card.model_id for card in self.current.models if card.capabilities) or "nothing"
 
-    def find(self, name: str | None) -> tuple[Engine, ModelCard] | None:
-        """The engine that answers for a model: the one that serves, else one about to go. None: the first that can."""
+    def find(self, name: str | None, able: Capability = "chat") -> tuple[Engine, ModelCard] | None:
+        """The engine that answers for a model: the one that serves, else one about to go. None: the first that can.
+
+        `able`: what a model has to be able to do, where none is named.
+        """
         if name is None:
-            cards = sorted(self.current.models, key=self._hindrance)
+            cards = sorted(self.current.models, key=lambda card: self._hindrance(card, able))
             return (self.current, cards[0]) if cards else None
         for engine in self._all():
             if (card := engine.card(name)) is not None:
                 return engine, card
         return None
 
-    def _hindrance(self, card: ModelCard) -> int:
+    def _hindrance(self, card: ModelCard, able: Capability) -> int:
         """How much speaks against a model, for a request that names none."""
         now = asyncio.get_running_loop().time()
-        if not card.capabilities:
-            return 2
+        if able not in card.capabilities:
+            return 2 if card.capabilities else 3
         return int(bool(self.troubles.of(card.model_id, now) or self.limits.rest(card.model_id, now)))
 
     def activate(self, engine: Engine) -> Engine:

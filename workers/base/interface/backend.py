@@ -7,7 +7,7 @@ it: ask another worker, fix the key, fix the request, or wait.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, fields
 from decimal import Decimal
@@ -15,6 +15,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from contracts import (
     BullpenError,
+    EmbeddingRequest,
     ErrorCode,
     FinishReason,
     InferenceRequest,
@@ -57,6 +58,21 @@ class Job:
         written = done.completion_tokens
         if error := why_empty(text, done.finish_reason, wanted=wanted, written=written, may_stop=may_stop):
             raise error
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingJob:
+    """Texts whose vectors are wanted of one model."""
+
+    request: EmbeddingRequest
+    model: ModelCard
+    silence_ok: SilenceOk | None = None
+    """As of a `Job`."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Nothing is generated."""
+        return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +152,20 @@ class Done:
     @property
     def usage(self) -> Usage:
         return Usage(**{name: getattr(self, name) for name in COUNTS})
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """The vectors of all texts of a job, in the order of the texts, as long as the model or the request says."""
+
+    vectors: Sequence[Sequence[float]]
+    prompt_tokens: int | None = None
+    """As the provider counts. None: it did not tell."""
+
+    @property
+    def usage(self) -> "Usage | None":
+        """None: nothing was told."""
+        return None if self.prompt_tokens is None else Usage(self.prompt_tokens, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +253,13 @@ class Backend(ABC, Generic[C]):
         Raises `BullpenError`.
         """
 
+    def embed(self, job: EmbeddingJob) -> AsyncGenerator[Delta | Embedded, None]:
+        """The vectors of texts: exactly one `Embedded`; before it, signs of life (`Delta("", 0)`).
+
+        Only models with the capability `embed` are asked. Leaving it aborts the call, and it raises, as `stream` does.
+        """
+        raise cannot_embed(job.model.model_id)
+
     def configured(self, model: str) -> ModelConfig:
         """What the config says of a model; of one that it does not name, nothing."""
         return next((one for one in self.config.models if one.name == model), ModelConfig(name=model))
@@ -236,7 +273,7 @@ class Backend(ABC, Generic[C]):
         loads = self.has_to_load(model)
         return silence_ok(self.config, self.configured(model), loads=loads, usual=usual, prompt_tokens=prompt_tokens)
 
-    def patience(self, job: Job) -> SilenceOk:
+    def patience(self, job: Job | EmbeddingJob) -> SilenceOk:
         """How long this answer may be silent."""
         return job.silence_ok or self.silence_ok(job.model.model_id, prompt_tokens=prompt_tokens(job.request))
 
@@ -256,6 +293,14 @@ class Backend(ABC, Generic[C]):
                         tuple(token for delta in came for token in delta.token_logprobs),
                     )
                 came.append(piece)
+        raise truncated()
+
+    async def vectors(self, job: EmbeddingJob) -> Embedded:
+        """The vectors alone. Raises `BullpenError`."""
+        async with aclosing(self.embed(job)) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Embedded):
+                    return piece
         raise truncated()
 
     def adopt(self, config: C) -> bool:
@@ -280,6 +325,11 @@ class Backend(ABC, Generic[C]):
 def out_of_service(card: ModelCard, why: str) -> ModelCard:
     """A model that is configured and not there: told with the reason, and offered for nothing until it is back."""
     return card.model_copy(update={"capabilities": (), "trouble": why})
+
+
+def cannot_embed(model: str) -> BullpenError:
+    """The error of a model that has no vectors to give."""
+    return BullpenError(ErrorCode.INVALID_REQUEST, f"{model} cannot do this: embed", field="model", fault="model")
 
 
 def truncated() -> BullpenError:

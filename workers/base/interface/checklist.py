@@ -36,6 +36,8 @@ class Checklist(ConfigModel):
     tools: Verdict
     json_: Annotated[Verdict, Field(alias="json")]
     vision: Verdict
+    embed: Verdict = "exempt: it says nothing of vectors"
+    """Vectors of texts."""
     limits: Verdict
     """Says `rate_limited`, and for how long, when its provider does."""
     health: Verdict

@@ -15,6 +15,7 @@ import structlog
 
 from contracts import BullpenError, InferenceRequest, ModelCard
 from workers.base.interface.backend import Completion, Job
+from workers.base.interface.config import ModelConfig
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +31,7 @@ _OTHER_KINDS = re.compile(
     r"audio|image|davinci|babbage)(?:[^a-z]|$)",
     re.IGNORECASE,
 )
+_EMBEDS = re.compile(r"embed|(?:^|[^a-z])(?:bge|gte|e5|minilm)(?:[^a-z]|$)", re.IGNORECASE)
 _CHATS = re.compile(
     r"instruct|chat|(?:^|[^a-z])(?:gpt|claude|gemma|llama|mi[sx]tral|qwen|deepseek|grok|kimi|glm|command|phi|"
     r"sonar|nova|minimax|smollm|granite|hermes)(?:[^a-z]|$)",
@@ -42,6 +44,17 @@ def chats_by_name(name: str) -> bool | None:
     if _OTHER_KINDS.search(name):
         return False
     return True if _CHATS.search(name) else None
+
+
+def embeds_by_name(name: str) -> bool:
+    """Whether a model gives vectors, as far as its name tells; one that ranks may be named after one that does."""
+    return _EMBEDS.search(name) is not None and "rerank" not in name.lower()
+
+
+def able(model: ModelConfig) -> ModelConfig:
+    """The model with what its name says of it, where the config says nothing: one that embeds does not chat."""
+    silent = "capabilities" not in model.model_fields_set
+    return model.model_copy(update={"capabilities": ("embed",)}) if silent and embeds_by_name(model.name) else model
 
 
 def sends_no_bill(url: str) -> bool:

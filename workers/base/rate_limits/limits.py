@@ -18,7 +18,7 @@ from config.bounded import Latest
 from contracts import BullpenError, ErrorCode, Fault, Rate
 from contracts.heartbeat import MOST_MODELS
 from contracts.tokens import prompt_tokens
-from workers.base.interface.backend import Job, Usage
+from workers.base.interface.backend import EmbeddingJob, Job, Usage
 from workers.base.interface.config import BackendConfig
 from workers.base.rate_limits.provider_limits import ProviderLimits
 
@@ -115,7 +115,7 @@ class Limits:
     def reconfigure(self, config: BackendConfig) -> None:
         self.requests.limit, self.tokens.limit = config.requests_per_minute, config.tokens_per_minute
 
-    def need(self, job: Job) -> Hold:
+    def need(self, job: Job | EmbeddingJob) -> Hold:
         """What this request may use at most, as far as anybody knows."""
         estimate = prompt_tokens(job.request)
         out = job.max_tokens if job.max_tokens is not None else ceil(self._output * LONGER)

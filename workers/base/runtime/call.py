@@ -7,14 +7,15 @@ from datetime import datetime
 
 from bus import Message
 from bus.deadline import seconds_left
-from contracts import BullpenError, ErrorCode, InferenceRequest, new_id, parse_request, told_task_id, utc_now
+from contracts import BullpenError, ErrorCode, Request, new_id, read_any, told_task_id, utc_now
 from contracts import headers as h
 from contracts.privacy import heeding
+from contracts.subjects import kind_of
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    request: InferenceRequest
+    request: Request
     task_id: str
     request_id: str
     attempt: int
@@ -41,7 +42,8 @@ class Call:
         """
         headers = message.headers if routed_here else h.of_caller(message.headers)
         arrived = asyncio.get_running_loop().time()
-        request = heeding(parse_request(message.data, task_id=told_task_id(headers.get(h.TASK))), headers)
+        kind, task_id = kind_of(message.subject), told_task_id(headers.get(h.TASK))
+        request = heeding(read_any(kind, message.data, task_id=task_id)[0], headers)
         routed = headers.get(h.EVENTS) == "1" and bool(message.reply)
         return cls(
             request=request,

@@ -4,15 +4,28 @@ Nothing here knows subjects or heartbeats; the runtime hands in the backend, the
 """
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from decimal import Decimal
 
-from contracts import NOT_STARTED, BullpenError, ErrorCode, PartialUsage, Phase, Piece, SilenceOk, TokenLogprob
-from workers.base.interface.backend import Delta, Done, Job, Usage, truncated
+from contracts import (
+    NOT_STARTED,
+    BullpenError,
+    EmbeddingRequest,
+    ErrorCode,
+    PartialUsage,
+    Phase,
+    Piece,
+    SilenceOk,
+    TokenLogprob,
+)
+from contracts.embedding import why_unusable
+from workers.base.interface.backend import Delta, Done, Embedded, EmbeddingJob, Job, Usage, truncated
 from workers.base.interface.discovery import AnyBackend
 from workers.base.interface.silence import Silence
-from workers.base.provider.errors import ProviderRefused
+from workers.base.provider.embeddings import other_dimensions
+from workers.base.provider.errors import ProviderRefused, garbage
 from workers.base.provider.tool_calls import checked
 from workers.base.runtime.call import Call
 from workers.base.runtime.reply_channel import Chunker, ReplyChannel
@@ -33,7 +46,7 @@ class Execution:
 
     def __init__(self, call: Call) -> None:
         self.call = call
-        self.job: Job | None = None
+        self.job: Job | EmbeddingJob | None = None
         self.started: float | None = None
         """The loop's clock, as is `first_token`."""
         self.first_token: float | None = None
@@ -55,6 +68,8 @@ class Execution:
         self.told = Usage()
         """What the provider has told by now."""
         self.done: Done | None = None
+        self.vectors: Sequence[Sequence[float]] = ()
+        """Of a request that wants vectors."""
         self.booked = False
         self._refused = False
         """The provider said no before it began."""
@@ -135,7 +150,7 @@ class Execution:
                 raise
             raise self._stopped from None
 
-    async def compute(self, backend: AnyBackend, job: Job, channel: ReplyChannel) -> None:
+    async def compute(self, backend: AnyBackend, job: Job | EmbeddingJob, channel: ReplyChannel) -> None:
         """Has the backend answer, piece by piece. Raises `BullpenError`."""
         try:
             await self._gather(backend, job, channel)
@@ -144,11 +159,12 @@ class Execution:
             self._refused = said_no and not self.moves
             raise
 
-    async def _gather(self, backend: AnyBackend, job: Job, channel: ReplyChannel) -> None:
+    async def _gather(self, backend: AnyBackend, job: Job | EmbeddingJob, channel: ReplyChannel) -> None:
         clock = asyncio.get_running_loop().time
         self.started = clock()
         chunker = Chunker(channel)
-        async with aclosing(backend.stream(job)) as pieces:
+        asking = backend.stream(job) if isinstance(job, Job) else backend.embed(job)
+        async with aclosing(asking) as pieces:
             async for piece in pieces:
                 self._move(clock())
                 self.told = piece.usage or self.told
@@ -161,6 +177,9 @@ class Execution:
                 if isinstance(piece, Done):
                     self.done = piece
                     break
+                if isinstance(piece, Embedded):
+                    self.done = self._embedded(piece)
+                    break
                 await self._pass_on(self._taken(piece), chunker, channel)
                 if self._is_endless(job.max_tokens):
                     self.done = Done("length", None, None)
@@ -168,8 +187,20 @@ class Execution:
         await chunker.flush()
         if self.done is None:
             raise truncated()
-        job.check("".join(self.text), self.done)
+        if isinstance(job, Job):
+            job.check("".join(self.text), self.done)
         checked(self.done.tool_calls)
+
+    def _embedded(self, told: Embedded) -> Done:
+        """Raises `BullpenError(upstream_error)` when that are not the vectors of these texts."""
+        request = self.call.request
+        assert isinstance(request, EmbeddingRequest)
+        if why := why_unusable(told.vectors, len(request.texts)):
+            raise garbage(why)
+        if (wanted := request.dimensions) and len(told.vectors[0]) != wanted:
+            raise other_dimensions(wanted, len(told.vectors[0]))
+        self.vectors = told.vectors
+        return Done("stop", told.prompt_tokens, 0)
 
     def _is_endless(self, max_tokens: int | None) -> bool:
         """Whether the provider goes on after `max_tokens`: both its pieces and its bytes are more than so many tokens.

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from bus import Bus
 from contracts import ErrorCode
 from workers.base.engines.engine_set import EngineSet
-from workers.base.interface.backend import Job
+from workers.base.interface.backend import EmbeddingJob, Job
 from workers.base.provider.connection import listening
 from workers.base.provider.errors import ProviderRefused
 from workers.base.rate_limits.account import Account
@@ -27,7 +27,7 @@ class Quota:
         self._account: Account | None = None
 
     @asynccontextmanager
-    async def place(self, execution: Execution, job: Job) -> AsyncIterator[Callable[[], None]]:
+    async def place(self, execution: Execution, job: Job | EmbeddingJob) -> AsyncIterator[Callable[[], None]]:
         """Holds what it may use; call what is given when it begins. Raises `BullpenError(rate_limited)`."""
         limits, now = self._engines.limits, asyncio.get_running_loop().time
         hold = limits.need(job)

@@ -2,10 +2,10 @@
 
 from contracts import (
     NOT_STARTED,
+    Answer,
     AttemptRecord,
     BullpenError,
     ErrorCode,
-    InferenceResponse,
     Outcome,
     ResponseRecord,
 )
@@ -30,9 +30,7 @@ class DirectBooks:
         """Whether no answer may leave before its events are safe."""
         return self._outbox.settings.mode == "before_reply"
 
-    async def book(
-        self, execution: Execution, response: InferenceResponse | None, failure: BullpenError | None
-    ) -> None:
+    async def book(self, execution: Execution, response: Answer | None, failure: BullpenError | None) -> None:
         request_id, wanted = execution.call.request_id, execution.call.request.content
         record = await self._discretion.kept(_request(execution, response, failure), wanted)
         told = [self._outbox.put(TELEMETRY_RESPONSE, record.within(self._outbox.room), request_id)]
@@ -43,15 +41,14 @@ class DirectBooks:
         if self.before_reply:
             await self._outbox.secure(told)
 
-    def _attempt(
-        self, execution: Execution, response: InferenceResponse | None, failure: BullpenError | None
-    ) -> AttemptRecord:
+    def _attempt(self, execution: Execution, response: Answer | None, failure: BullpenError | None) -> AttemptRecord:
         call, job, usage = execution.call, execution.job, execution.usage
         assert job is not None
         return AttemptRecord.of(
             request_id=call.request_id,
             attempt=call.attempt,
             task_id=call.task_id,
+            kind=call.request.kind,
             created_at=call.created_at,
             worker_id=self._id,
             backend=self._backend,
@@ -69,7 +66,7 @@ class DirectBooks:
         )
 
 
-def _request(execution: Execution, response: InferenceResponse | None, failure: BullpenError | None) -> ResponseRecord:
+def _request(execution: Execution, response: Answer | None, failure: BullpenError | None) -> ResponseRecord:
     call = execution.call
     request = call.request.model_copy(update={"task_id": call.task_id})
     if response is not None and failure is None:

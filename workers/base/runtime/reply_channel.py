@@ -10,6 +10,7 @@ from typing import Protocol
 
 from bus import Bus, BusError, Message, Reply
 from contracts import (
+    Answer,
     BullpenError,
     Chunk,
     Claim,
@@ -17,7 +18,6 @@ from contracts import (
     ErrorReply,
     FinalResponse,
     Go,
-    InferenceResponse,
     PartialUsage,
     Phase,
     Piece,
@@ -50,7 +50,7 @@ class ReplyChannel(Protocol):
     async def chunk(self, piece: Piece) -> None:
         """A piece of the answer."""
 
-    async def response(self, response: InferenceResponse) -> BullpenError | None:
+    async def response(self, response: Answer) -> BullpenError | None:
         """The answer; returns the error that was told instead, when the answer could not be sent."""
 
     async def error(self, error: BullpenError, usage: PartialUsage) -> None: ...
@@ -78,11 +78,11 @@ class CallerChannel:
     async def chunk(self, piece: Piece) -> None:
         await self._reply.chunk(piece)
 
-    async def response(self, response: InferenceResponse) -> BullpenError | None:
+    async def response(self, response: Answer) -> BullpenError | None:
         await self._complete(response)
         return await self._reply.response(response)
 
-    async def _complete(self, response: InferenceResponse) -> None:
+    async def _complete(self, response: Answer) -> None:
         """The stream's pieces join to the answer; those that turn out to be none of it are void."""
         reply, worker_id = self._reply, response.worker_id
         if not reply.streaming:
@@ -153,7 +153,7 @@ class ManagerChannel:
         self._seq += 1
         await self._bus.publish(self._inbox, chunk.to_bytes())
 
-    async def response(self, response: InferenceResponse) -> BullpenError | None:
+    async def response(self, response: Answer) -> BullpenError | None:
         try:
             await self._last_word(FinalResponse.of(response, self._claim.attempt, self._claim.epoch).to_bytes())
         except BullpenError as error:

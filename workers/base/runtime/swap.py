@@ -18,10 +18,10 @@ from pydantic import ValidationError
 from bus import Tasks
 from config.loader import ConfigError
 from config.watched_file import ConfigFile, config_digest, differing
-from contracts import BullpenError, ControlRequest, ErrorCode, InferenceRequest, JsonObject, ModelCard
+from contracts import BullpenError, ControlRequest, EmbeddingRequest, ErrorCode, InferenceRequest, JsonObject, ModelCard
 from workers.base.engines.engine_set import Engine, EngineSet
 from workers.base.host.resources import ResourceMeter
-from workers.base.interface.backend import Job
+from workers.base.interface.backend import EmbeddingJob, Job
 from workers.base.interface.config import BackendConfig
 from workers.base.runtime.presence import Presence
 
@@ -217,11 +217,13 @@ def _check_memory(needed: int | None) -> None:
 
 
 async def _probe(engine: Engine, card: ModelCard) -> None:
-    """A first token. Only of models that send no bill: the others' servers were asked whether they know them."""
-    request = InferenceRequest(prompt=PROBE, max_tokens=1)
+    """A first token, or vector, of models that send no bill: the others' servers were asked whether they know them."""
     try:
         async with asyncio.timeout(PROBE_WITHIN):
-            await engine.backend.infer(Job(request, card, 1))
+            if "chat" in card.capabilities or "embed" not in card.capabilities:
+                await engine.backend.infer(Job(InferenceRequest(prompt=PROBE, max_tokens=1), card, 1))
+            else:
+                await engine.backend.vectors(EmbeddingJob(EmbeddingRequest(input=PROBE), card))
     except TimeoutError:
         silent = f"{card.model_id} did not answer a first question within {PROBE_WITHIN:g} s"
         raise BullpenError(ErrorCode.UPSTREAM_ERROR, silent, field="models") from None

@@ -22,10 +22,16 @@ from config.bounded import Latest
 from config.loader import ConfigError
 from config.watched_file import ConfigFile
 from contracts import (
+    Answer,
     BullpenError,
+    Capability,
+    EmbeddingRequest,
+    EmbeddingResponse,
     ErrorCode,
     ErrorReply,
+    InferenceRequest,
     InferenceResponse,
+    JsonObject,
     ModelCard,
     WorkerState,
     new_id,
@@ -36,11 +42,12 @@ from contracts import (
 )
 from contracts import headers as h
 from contracts import subjects as s
-from contracts.heartbeat import MOST_MODELS
+from contracts.embedding import encoded
+from contracts.heartbeat import ABILITY, MOST_MODELS
 from contracts.tokens import prompt_tokens
 from outbox.outbox import Outbox, OutboxSettings
 from workers.base.engines.engine_set import Engine, EngineSet
-from workers.base.interface.backend import Done, Job
+from workers.base.interface.backend import Done, EmbeddingJob, Job
 from workers.base.interface.config import BackendConfig
 from workers.base.interface.discovery import BackendFolder
 from workers.base.interface.silence import SilenceHistory
@@ -84,7 +91,8 @@ class Worker:
         self._running: dict[tuple[str, int], Execution] = {}
         self._idle = Idle()
         self._final_events = FinalEventCache()
-        self._shared: Subscription | None = None
+        self._shared: dict[s.Kind, Subscription] = {}
+        """Our part in the queue groups of this backend."""
         self._remote = RemoteControl(
             bus,
             worker_id,
@@ -99,7 +107,9 @@ class Worker:
         self._tasks = Tasks(worker_id)
         self._health = Health(engines.current, self._presence, self._become)
         self._looking: asyncio.Task[None] | None = None
-        self._stats = EndpointStats("infer", s.infer_backend(backend.name), s.INFER_QUEUE)
+        self._stats: dict[s.Kind, EndpointStats] = {
+            kind: EndpointStats(kind, s.asked_backend(kind, backend.name), s.INFER_QUEUE) for kind in ABILITY
+        }
 
     async def run(self, stop: asyncio.Event) -> None:
         """Starts, serves until `stop` is set or the bus is lost, drains, leaves."""
@@ -118,7 +128,8 @@ class Worker:
 
     async def _listen(self) -> None:
         backend, bus = self._backend.name, self._bus
-        await bus.subscribe(s.infer_worker(backend, self._id), self._serve)
+        for kind in ABILITY:
+            await bus.subscribe(s.asked_worker(kind, backend, self._id), self._serve)
         await self._remote.listen()
         await serve_info(
             bus,
@@ -126,9 +137,9 @@ class Worker:
                 name="bullpen-worker",
                 id=self._id,
                 version=package_version(),
-                description=f"Answers on {self._stats.subject}",
+                description=f"Answers on {self._stats['infer'].subject}",
                 metadata=self._presence.card,
-                endpoints=(self._stats,),
+                endpoints=tuple(self._stats.values()),
             ),
         )
 
@@ -144,6 +155,13 @@ class Worker:
         if self._presence.state != "draining":
             await self._show()
 
+    def _is_for(self, kind: s.Kind) -> bool:
+        """Whether it has a model for such requests. One out of service may be back: whoever asks is told why."""
+        cards = self._presence.models
+        if kind == "infer":
+            return not cards or any(card.serves(kind) or not card.capabilities for card in cards)
+        return any(card.serves(kind) for card in cards)
+
     async def _resume(self) -> bool:
         """Takes part again, as far as its backend and its memory allow. False: it is about to leave."""
         if not self._leaving:
@@ -158,12 +176,15 @@ class Worker:
         await self._share()
 
     async def _share(self) -> None:
-        """Takes part in `infer.<backend>` exactly while ready, so that its peers get what it can't do."""
-        if self._presence.state == "ready" and self._shared is None:
-            self._shared = await self._bus.subscribe(self._stats.subject, self._serve, queue=s.INFER_QUEUE)
-        elif self._presence.state != "ready" and self._shared is not None:
-            shared, self._shared = self._shared, None
-            await shared.stop()
+        """Takes part in its backend's subjects exactly while ready and able, so that its peers get what it can't do."""
+        ready = self._presence.state == "ready"
+        for kind in ABILITY:
+            takes = ready and self._is_for(kind)
+            if takes and kind not in self._shared:
+                subject = self._stats[kind].subject
+                self._shared[kind] = await self._bus.subscribe(subject, self._serve, queue=s.INFER_QUEUE)
+            elif not takes and kind in self._shared:
+                await self._shared.pop(kind).stop()
 
     def _look_after(self, looking: Coroutine[Any, Any, None]) -> None:
         """Instead of what was looked after until now."""
@@ -193,8 +214,10 @@ class Worker:
         yield Figure("nats_connected", "1: the connection to NATS is there", self._bus.is_connected)
         yield Figure("requests_running", "Requests that are not answered yet", len(self._running))
         yield Figure("requests_waiting", "Requests that wait inside the worker", self._engines.queued)
-        yield Figure("requests_total", "Requests answered or failed", self._stats.num_requests, "counter")
-        yield Figure("requests_failed_total", "Requests that ended with an error", self._stats.num_errors, "counter")
+        stats = self._stats.values()
+        done, failed = sum(one.num_requests for one in stats), sum(one.num_errors for one in stats)
+        yield Figure("requests_total", "Requests answered or failed", done, "counter")
+        yield Figure("requests_failed_total", "Requests that ended with an error", failed, "counter")
         yield from self._outbox.figures()
 
     # A request
@@ -205,7 +228,7 @@ class Worker:
             log.warning("reply_refused", reply=message.reply[:64])
             return
         try:
-            execution = Execution(Call.read(message, routed_here=message.subject != self._stats.subject))
+            execution = Execution(Call.read(message, routed_here=not self._is_open(message.subject)))
         except BullpenError as error:
             await self._refuse(message, error)
             return
@@ -220,9 +243,13 @@ class Worker:
         finally:
             del self._running[execution.call.key]
 
+    def _is_open(self, subject: str) -> bool:
+        """Whether anybody may ask there, and not only Managers."""
+        return any(subject == stats.subject for stats in self._stats.values())
+
     async def _answer(self, execution: Execution, channel: ReplyChannel) -> None:
         failure: BullpenError | None = None
-        response: InferenceResponse | None = None
+        response: Answer | None = None
         try:
             response = await self._compute(execution, channel)
             await self._before_reply(execution, response, None)
@@ -240,12 +267,12 @@ class Worker:
             await self._tell(channel, failure, execution)
         await self._close(execution, response, failure)
 
-    async def _compute(self, execution: Execution, channel: ReplyChannel) -> InferenceResponse:
+    async def _compute(self, execution: Execution, channel: ReplyChannel) -> Answer:
         if execution.call.routed and execution.call.remaining <= 0:
             await self._make_sure(execution, channel)
         call = execution.call
         self._check_able(call)
-        engine, card = self._engine(call.model)
+        engine, card = self._engine(call.model, ABILITY[call.request.kind])
         job = execution.job = self._job(call, engine, card)
         with engine.at_work(execution):
             work = asyncio.get_running_loop().create_task(self._in_turn(execution, engine, job, channel))
@@ -275,9 +302,11 @@ class Worker:
 
         return end
 
-    async def _in_turn(self, execution: Execution, engine: Engine, job: Job, channel: ReplyChannel) -> None:
+    async def _in_turn(
+        self, execution: Execution, engine: Engine, job: Job | EmbeddingJob, channel: ReplyChannel
+    ) -> None:
         """Within the limits: waits for a place, asks before spending money, computes."""
-        if job.max_tokens == 0:
+        if isinstance(job, Job) and job.max_tokens == 0:
             execution.done = Done("length", prompt_tokens=0, completion_tokens=0)  # others said it all already
             return
         async with self._quota.place(execution, job) as begin, engine.places.place(execution.call.request.priority):
@@ -294,7 +323,7 @@ class Worker:
             code = ErrorCode.DRAINING if self._presence.state == "draining" else ErrorCode.NO_WORKER
             raise BullpenError(code, f"{reason}: {self._presence.reason}".rstrip(": "))
 
-    def _job(self, call: Call, engine: Engine, card: ModelCard) -> Job:
+    def _job(self, call: Call, engine: Engine, card: ModelCard) -> Job | EmbeddingJob:
         needs = call.request.needs | {"prefill"} if call.prefix else call.request.needs
         missing = needs - set(card.capabilities)
         if missing:
@@ -303,17 +332,19 @@ class Worker:
                 f"{card.model_id} cannot do this: {', '.join(sorted(missing))}",
                 field="model",
             )
+        usual, tokens = self._silences.usual(card.model_id), prompt_tokens(call.request)
+        silence_ok = engine.backend.silence_ok(card.model_id, usual, tokens)
+        if isinstance(call.request, EmbeddingRequest):
+            return EmbeddingJob(call.request, card, silence_ok)
         configured = next((m.max_tokens for m in engine.config.models if m.name == card.model_id), None)
         limit = configured or engine.config.max_tokens
         wanted = call.request.max_tokens or limit
         most = min(wanted, limit) if wanted and limit else wanted
         left = None if most is None else max(0, most - call.prefix_tokens)
-        usual, tokens = self._silences.usual(card.model_id), prompt_tokens(call.request)
-        silence_ok = engine.backend.silence_ok(card.model_id, usual, tokens)
         return Job(call.request, card, left, call.prefix, silence_ok)
 
-    def _engine(self, model: str | None) -> tuple[Engine, ModelCard]:
-        found = self._engines.find(model)
+    def _engine(self, model: str | None, able: Capability) -> tuple[Engine, ModelCard]:
+        found = self._engines.find(model, able)
         if found is None:
             served = f"{self._id} does not serve {model}; it serves {self._engines.served}"
             raise BullpenError(ErrorCode.NO_SUCH_MODEL, served, field="model")
@@ -322,44 +353,50 @@ class Worker:
             raise BullpenError(ErrorCode.NO_SUCH_MODEL, out, field="model")
         return found
 
-    def _response(self, job: Job, execution: Execution) -> InferenceResponse:
+    def _response(self, job: Job | EmbeddingJob, execution: Execution) -> Answer:
         assert execution.done is not None
         done, call, model = execution.done, execution.call, job.model.model_id
         tracker = self._confidence.setdefault(model, Confidence())
         confidence, source = tracker.of(execution.logprobs, done.confidence)
+        told: JsonObject = {
+            "task_id": call.task_id,
+            "model_id": model,
+            "tokens_used": (done.prompt_tokens or 0) + execution.completion_tokens,
+            "duration_ms": call.elapsed_ms,
+            "confidence": confidence,
+            "request_id": call.request_id,
+            "backend": self._backend.name,
+            "worker_id": self._id,
+            "prompt_tokens": done.prompt_tokens,
+            "completion_tokens": execution.completion_tokens,
+            "cached_tokens": done.cached_tokens,
+            "cache_write_tokens": done.cache_write_tokens,
+            "reasoning_tokens": done.reasoning_tokens,
+            "cost_usd": execution.cost,
+            "finish_reason": done.finish_reason,
+            "confidence_source": source,
+            "ttft_ms": execution.ttft_ms,
+            "queue_ms": execution.queue_ms,
+            "simulated": self._backend.simulated,
+            "created_at": utc_now(),
+        }
+        if isinstance(call.request, EmbeddingRequest):
+            vectors = encoded(execution.vectors, call.request.encoding_format)
+            return EmbeddingResponse.model_construct(**told, output="", embeddings=vectors)
         return InferenceResponse(
-            task_id=call.task_id,
-            model_id=model,
+            **told,
             output="".join(execution.text),
-            tokens_used=(done.prompt_tokens or 0) + execution.completion_tokens,
-            duration_ms=call.elapsed_ms,
-            confidence=confidence,
-            request_id=call.request_id,
-            backend=self._backend.name,
-            worker_id=self._id,
-            prompt_tokens=done.prompt_tokens,
-            completion_tokens=execution.completion_tokens,
-            cached_tokens=done.cached_tokens,
-            cache_write_tokens=done.cache_write_tokens,
-            reasoning_tokens=done.reasoning_tokens,
-            cost_usd=execution.cost,
-            finish_reason=done.finish_reason,
-            confidence_source=source,
-            ttft_ms=execution.ttft_ms,
-            queue_ms=execution.queue_ms,
             tool_calls=done.tool_calls or None,
             reasoning="".join(execution.thoughts) or None,
             refusal=done.refusal or None,
             logprobs=tuple(execution.token_logprobs) if call.request.logprobs else None,
             extra=done.extra or None,
-            unsupported=self._unsupported(execution),
-            simulated=self._backend.simulated,
-            created_at=utc_now(),
+            unsupported=self._unsupported(execution, call.request),
         )
 
-    def _unsupported(self, execution: Execution) -> tuple[str, ...]:
+    def _unsupported(self, execution: Execution, request: InferenceRequest) -> tuple[str, ...]:
         """What the caller asked for in vain."""
-        request, done = execution.call.request, execution.done
+        done = execution.done
         ignored = asked_in_vain(request, STEERS - self._backend.takes)
         told = {*ignored, *(done.unsupported if done else ())}
         if request.logprobs and execution.logprobs_lack:
@@ -392,11 +429,11 @@ class Worker:
 
     async def _refuse(self, message: Message, error: BullpenError) -> None:
         """Tells what is wrong with a request that could not even be read."""
-        headers = message.headers if message.subject != self._stats.subject else h.of_caller(message.headers)
+        headers = h.of_caller(message.headers) if self._is_open(message.subject) else message.headers
         task_id = salvage_task_id(message.data) or told_task_id(headers.get(h.TASK)) or new_id()
         request_id = headers.get(h.REQUEST) or new_id()
         error = self._health.blame(error, asked=False)
-        self._stats.count(0.0, error.code)
+        self._stats[s.kind_of(message.subject)].count(0.0, error.code)
         if headers.get(h.EVENTS) == "1" and message.reply:
             body = ErrorReply(task_id=task_id, request_id=request_id, error=error.detail())
             await self._bus.publish(message.reply, body.to_bytes())
@@ -404,19 +441,15 @@ class Worker:
             streaming = salvage_stream(message.data)
             await InboxReply(self._bus, message.reply, task_id, request_id, streaming=streaming).error(error)
 
-    async def _before_reply(
-        self, execution: Execution, response: InferenceResponse | None, failure: BullpenError | None
-    ) -> None:
+    async def _before_reply(self, execution: Execution, response: Answer | None, failure: BullpenError | None) -> None:
         """Books a request that came without a Manager now, if no answer may leave before that is safe."""
         if self._books.before_reply and not execution.call.routed and not execution.booked:
             await self._books.book(execution, response, failure)
 
-    async def _close(
-        self, execution: Execution, response: InferenceResponse | None, failure: BullpenError | None
-    ) -> None:
+    async def _close(self, execution: Execution, response: Answer | None, failure: BullpenError | None) -> None:
         """After the answer: figures, books, and what the failure says about this worker."""
         call = execution.call
-        self._stats.count(call.elapsed_ms / 1000, failure.code if failure else None)
+        self._stats[call.request.kind].count(call.elapsed_ms / 1000, failure.code if failure else None)
         await self._presence.learn(execution, failure)
         if execution.job is not None and execution.done is not None:
             self._silences.learn(execution.job.model.model_id, execution.silence)
