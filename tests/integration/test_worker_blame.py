@@ -86,7 +86,8 @@ def card(mesh: SmallMesh, model: str) -> ModelCard:
 
 
 def offered(mesh: SmallMesh) -> list[str]:
-    return [card.model_id for card in beat(mesh).models if card.capabilities]
+    """For chat. Models that only embed are in the heartbeat as well."""
+    return [card.model_id for card in beat(mesh).models if "chat" in card.capabilities]
 
 
 FAILING = {
