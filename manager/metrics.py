@@ -73,18 +73,20 @@ class Metrics:
         self.tell(METRICS_MESH, mesh)
         for worker in registry:
             beat = worker.heartbeat
-            figures = WorkerMetrics(
-                source=self._source,
-                created_at=now,
-                worker_id=beat.worker_id,
-                backend=beat.backend,
-                state=worker.gone or ("failing" if worker.is_failing else beat.state),
-                inflight=beat.inflight,
-                queued=beat.queued,
-                capacity=beat.capacity,
-                answered=worker.answered,
-                failed=worker.failed,
-                ewma_ms=beat.ewma_ms,
+            figures = WorkerMetrics.built(
+                {
+                    "source": self._source,
+                    "created_at": now,
+                    "worker_id": beat.worker_id,
+                    "backend": beat.backend,
+                    "state": worker.gone or ("failing" if worker.is_failing else beat.state),
+                    "inflight": beat.inflight,
+                    "queued": beat.queued,
+                    "capacity": beat.capacity,
+                    "answered": worker.answered,
+                    "failed": worker.failed,
+                    "ewma_ms": beat.ewma_ms,
+                }
             )
             self.tell(metrics_worker(beat.worker_id), figures)
         serving = Counter(card.model_id for m in registry if not m.gone for card in m.heartbeat.models)

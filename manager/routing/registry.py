@@ -381,10 +381,9 @@ class Registry:
         self._swept = now
         if slept > every:
             self.excuse(slept)
-        present = [m for m in self._workers.values() if not m.gone]
-        silent = [m for m in present if self._is_silent(m, now, self.silent_after)]
-        suspect = [m for m in present if self._is_silent(m, now, max(SUSPECT, self.silent_after - 1))]
-        if len(suspect) > 1 and len(suspect) > PANIC_SHARE * len(present):
+        suspect = [m for m in self._workers.values() if self._is_silent(m, now, max(SUSPECT, self.silent_after - 1))]
+        silent = [m for m in suspect if self._is_silent(m, now, self.silent_after)]
+        if len(suspect) > 1 and len(suspect) > PANIC_SHARE * sum(not m.gone for m in self._workers.values()):
             silent = [m for m in silent if self._is_silent(m, now, 2 * self.silent_after)]
         for worker in silent:
             worker.gone, worker.silent = f"silent for {now - worker.heard:.1f} s", True
@@ -400,7 +399,9 @@ class Registry:
         self._excused_until = then
 
     def _is_silent(self, worker: WorkerView, now: float, beats: float) -> bool:
-        return now - max(worker.heard, self._excused_until) > max(beats * worker.patience, worker.pause)
+        """Whether a worker that is with us has missed so many heartbeats."""
+        beat, silent_s = worker.heartbeat, now - max(worker.heard, self._excused_until)
+        return not worker.gone and 1000 * silent_s > beats * beat.interval_ms and 1000 * silent_s > beat.pause_ms
 
     def excuse(self, seconds: float) -> None:
         """This Manager could not listen for so long: no worker's silence in that time counts."""
