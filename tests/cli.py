@@ -32,6 +32,8 @@ main()
 """
 """`bullpen` that takes a Manager for lost only after a minute: the tests may play one, and a busy machine is slow."""
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+NO_PLACE = "/dev/null/none"
+"""A data directory that not even root can make: what one test lays aside there another one would find."""
 
 
 @dataclass
@@ -51,7 +53,7 @@ def environment(**changes: str | None) -> dict[str, str]:
         for key, value in os.environ.items()
         if not key.startswith(("NATS_", "BULLPEN_", "DATABASE_")) and key not in ("COLUMNS", "NO_COLOR", "FORCE_COLOR")
     }
-    kept |= {"BULLPEN_DATA_DIR": "/nonexistent", "PYTHONPATH": str(ROOT), "TERM": "xterm-256color"}
+    kept |= {"BULLPEN_DATA_DIR": NO_PLACE, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color"}
     return {key: value for key, value in (kept | changes).items() if value is not None}
 
 

@@ -204,7 +204,8 @@ class Roles:
 
     def _start(self, name: str, arguments: list[str], env: dict[str, str]) -> None:
         with (self.all_logs or self._directory / f"{name}.log").open("ab") as log:
-            self._processes[name] = WarmRole(arguments, environment(**{"NATS_URL": self._url, **env}), log)
+            own = {"NATS_URL": self._url, "BULLPEN_DATA_DIR": str(self._directory / "data"), **env}
+            self._processes[name] = WarmRole(arguments, environment(**own), log)
 
     def _is_ready(self, name: str, known: int) -> bool:
         """Whether a worker has said so, in a heartbeat later than that. Raises `RuntimeError` when it is gone."""

@@ -350,6 +350,6 @@ def near(one: Sequence[float], other: Sequence[float]) -> float:
     return sum(a * b for a, b in zip(one, other, strict=True))
 
 
-def test_a_model_is_loaded_to_chat_or_to_embed() -> None:
+async def test_a_model_is_loaded_to_chat_or_to_embed() -> None:
     with pytest.raises(ValidationError, match="start a worker for each"):
         FOLDER.load().config_class(models=({"name": "m", "capabilities": ("chat", "embed")},))
