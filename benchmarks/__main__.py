@@ -18,6 +18,7 @@ from benchmarks import (
     growth,
     ingest,
     jobs,
+    openapi,
     overhead,
     performance,
     ranking,
@@ -68,6 +69,15 @@ COMMANDS: dict[str, tuple[str, str | None, Command, dict[str, dict[str, Any]]]] 
         fuzz.__doc__,
         lambda _: fuzz.main(),
         {},
+    ),
+    "openapi": (
+        "whether the gateway says what its OpenAPI document says, by schemathesis (which is installed apart)",
+        openapi.__doc__,
+        lambda asked: openapi.main(asked.cases, asked.seed),
+        {
+            "cases": {"type": int, "default": 200, "help": "made-up requests for each operation, at least"},
+            "seed": {"type": int, "default": random.randrange(10**6), "help": "of them (default: any)"},
+        },
     ),
     "growth": (
         "whether a Manager and a worker hold more with every request",

@@ -32,6 +32,7 @@ log = structlog.get_logger(__name__)
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 IGNORED, REQUEST_ID = "x-bullpen-ignored", "x-request-id"
+LONGEST_KEY = 128
 LEAVE_MS = 1000
 LAST_WORDS_WITHIN = 2.0
 """Seconds that a stream which is ended gets to say so."""
@@ -89,7 +90,7 @@ class Answering:
         if not caller.may_ask(self._models.meant(asked.model)):
             why = f"this API key may not ask for {asked.model}"
             raise Refused(why, "model", 403, "model_not_allowed")
-        questions = self._questions(asked, caller, request_id, request.headers.get(IDEMPOTENCY_KEY))
+        questions = self._questions(asked, caller, request_id, _key_of(request))
         writer = dialect.writer(asked, request_id, int(time.time()))
         if not questions:
             return Response(body=writer.whole(()), headers={**headers, REQUEST_ID: request_id}, content_type=JSON)
@@ -214,6 +215,14 @@ class Answering:
         yield Figure("http_requests_failed_total", "Requests that ended with an error", self._failed, "counter")
         yield Figure("http_clients_left_total", "Clients that left before the end", self._left, "counter")
         yield Figure("http_slow_readers_total", "Clients cut off because they read nothing", self._slow, "counter")
+
+
+def _key_of(request: BaseRequest) -> str | None:
+    """Raises `Refused`, also where no model has to be asked."""
+    key = request.headers.get(IDEMPOTENCY_KEY)
+    if key is not None and not (0 < len(key) <= LONGEST_KEY and key.isprintable()):
+        raise Refused(f"{IDEMPOTENCY_KEY} should have 1 to {LONGEST_KEY} printable characters", IDEMPOTENCY_KEY)
+    return key
 
 
 def _question(fields: JsonObject, request_id: str, key: str | None, index: int, of: int) -> Options:

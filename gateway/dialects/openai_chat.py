@@ -21,7 +21,8 @@ CHAT = frozenset({
     *("tools", "tool_choice", "parallel_tool_calls"),
 })  # fmt: skip
 TAKEN = CHAT | common.SAMPLING | common.OURS
-NEVER = common.NEVER | {
+NEVER: Mapping[str, tuple[Any, ...]] = {
+    **common.NEVER,
     "best_of": (1,),
     "function_call": ("auto", "none"),
     "functions": ([],),
