@@ -58,7 +58,8 @@ class Failure:
         named = {"x-request-id": request_id} if request_id else {}
         told = {**headers, **named, **self._when_to_repeat()}
         body = dialect.error(self.status, self.code, self.message, self.param, request_id)
-        return Response(status=self.status, body=body, headers=told, content_type=JSON)
+        status = dialect.status(self.status, self.code)
+        return Response(status=status, body=body, headers=told, content_type=JSON)
 
     def _when_to_repeat(self) -> dict[str, str]:
         told: dict[str, str] = {}
@@ -88,6 +89,15 @@ async def body_of(request: BaseRequest, *, limit: int, within: float) -> bytes:
     except TimeoutError:
         raise Refused(f"The body did not come within {within:g} s", None, 408, "request_timeout") from None
     return b"".join(parts)
+
+
+def headers_of(request: BaseRequest) -> dict[str, str]:
+    """By their names in small letters; one that came in pieces is one."""
+    found: dict[str, str] = {}
+    for spelled, value in request.headers.items():
+        name = spelled.lower()
+        found[name] = f"{found[name]}, {value}" if name in found else value
+    return found
 
 
 def json_object(body: bytes) -> JsonObject:

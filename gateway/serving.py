@@ -23,7 +23,7 @@ from contracts.embedding import joined
 from gateway.config import GatewayConfig
 from gateway.dialects import Asked, Dialect, Refused, Writer
 from gateway.dialects.about import about, visible
-from gateway.http import JSON, Failure, body_of, json_object
+from gateway.http import JSON, Failure, body_of, headers_of, json_object
 from gateway.keys import Caller, Callers
 from gateway.models import Models
 from gateway.streaming import AnswerStream, ReaderTooSlow
@@ -84,7 +84,7 @@ class Answering:
             raise BullpenError(ErrorCode.DRAINING, "this gateway is leaving, ask again", retry_after_ms=LEAVE_MS)
         caller = self.admit(request)
         body = json_object(await body_of(request, limit=self._config.body_limit, within=self._config.body_within))
-        asked = dialect.read(body, {name.lower(): value for name, value in request.headers.items()})
+        asked = dialect.read(body, headers_of(request))
         if asked.ignored:
             headers[IGNORED] = visible(", ".join(asked.ignored))
         if not caller.may_ask(self._models.meant(asked.model)):

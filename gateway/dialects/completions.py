@@ -49,6 +49,9 @@ class Completions:
     def writer(self, asked: Asked, request_id: str, created: int) -> "CompletionWriter":
         return CompletionWriter(f"cmpl-{request_id}", created, asked)
 
+    def status(self, status: int, code: str) -> int:
+        return status
+
     def error(self, status: int, code: str, message: str, param: str | None, request_id: str) -> bytes:
         return dumped(common.error_object(status, code, message, param))
 

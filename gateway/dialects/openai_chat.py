@@ -74,6 +74,9 @@ class OpenAIChat:
     def writer(self, asked: Asked, request_id: str, created: int) -> "ChatWriter":
         return ChatWriter(f"chatcmpl-{request_id}", created, asked)
 
+    def status(self, status: int, code: str) -> int:
+        return status
+
     def error(self, status: int, code: str, message: str, param: str | None, request_id: str) -> bytes:
         return dumped(common.error_object(status, code, message, param))
 

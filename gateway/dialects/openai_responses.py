@@ -53,6 +53,9 @@ class OpenAIResponses:
     def writer(self, asked: Asked, request_id: str, created: int) -> ResponsesWriter:
         return ResponsesWriter(asked, request_id, created)
 
+    def status(self, status: int, code: str) -> int:
+        return status
+
     def error(self, status: int, code: str, message: str, param: str | None, request_id: str) -> bytes:
         kind = ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
         return dumped({"error": {"message": message, "type": kind, "param": param, "code": code}})
