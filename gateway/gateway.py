@@ -19,6 +19,7 @@ from client.client import GATEWAY_SERVICE
 from config.loader import ConfigError
 from contracts import subjects as s
 from gateway.config import CANNOT_LISTEN, GatewayConfig
+from gateway.connection import Connection
 from gateway.keys import Callers, KeyRing
 from gateway.models import GONE_AFTER, Models
 from gateway.routes import Routes, StatusPage
@@ -57,12 +58,7 @@ class Gateway:
             callers = Callers(self._ring, self._config.keys, self._config.origins)
             answering = self._answering = Answering(self._bullpen, models, callers, self._config)
             routes = Routes(answering, models, self._pages)
-            server = self._server = Server(
-                routes.handle,
-                handler_cancellation=True,
-                keepalive_timeout=self._config.idle_timeout,
-                access_log=None,
-            )
+            server = self._server = Server(routes.handle, handler_cancellation=True)
             listening = await self._listen(server)
             try:
                 url = _url(listening.sockets[0].getsockname())
@@ -91,12 +87,16 @@ class Gateway:
     async def _listen(self, server: Server) -> asyncio.Server:
         """Raises `ConfigError` when the address is taken, or not ours."""
         host, port = self._config.address
+        loop = asyncio.get_running_loop()
 
         def connected() -> asyncio.Protocol:
-            return server() if len(server.connections) < self._config.max_connections else _Full()
+            if len(server.connections) >= self._config.max_connections:
+                return _Full()
+            kept = self._config.idle_timeout
+            return Connection(server, loop=loop, keepalive_timeout=kept)
 
         try:
-            return await asyncio.get_running_loop().create_server(
+            return await loop.create_server(
                 connected, host, port, backlog=BACKLOG, reuse_port=self._config.share_port or None
             )
         except OSError as error:

@@ -7,6 +7,7 @@ because its client will come back for the answer.
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, cast
@@ -33,7 +34,7 @@ log = structlog.get_logger(__name__)
 IDEMPOTENCY_KEY = "Idempotency-Key"
 IGNORED, REQUEST_ID = "x-bullpen-ignored", "x-request-id"
 LONGEST_KEY = 128
-LEAVE_MS = 1000
+LEAVE_MS = AGAIN_MS = 1000
 LAST_WORDS_WITHIN = 2.0
 """Seconds that a stream which is ended gets to say so."""
 
@@ -47,6 +48,8 @@ class Answering:
         self._tasks = Tasks("answers")
         """Questions that are finished whether their client is there or not."""
         self._streams: set[AnswerStream] = set()
+        self._streams_of: Counter[str] = Counter()
+        """How many are open, by the key's id."""
         self.idle = Idle()
         self.leaving = False
         self._answered = self._failed = self._left = self._slow = 0
@@ -94,12 +97,21 @@ class Answering:
         writer = dialect.writer(asked, request_id, int(time.time()))
         if not questions:
             return Response(body=writer.whole(()), headers={**headers, REQUEST_ID: request_id}, content_type=JSON)
+        if asked.stream:
+            self._check_streams(caller)
         caller.begin(1 if asked.kind == "embed" else asked.answers)
         if asked.stream:
             headers[REQUEST_ID] = request_id
             return await self._stream(request, writer, questions, headers, caller)
         ask = self._embed_all if asked.kind == "embed" else self._ask_all
         return await self._whole(request, writer, ask(questions), headers, caller)
+
+    def _check_streams(self, caller: Caller) -> None:
+        """Raises `BullpenError(rate_limited)`."""
+        most = self._config.streams_per_key
+        if caller.key_id and self._streams_of[caller.key_id] >= most:
+            why = f"this API key has {most} streams open, which is as many as it may"
+            raise BullpenError(ErrorCode.RATE_LIMITED, why, retry_after_ms=AGAIN_MS)
 
     def admit(self, request: BaseRequest) -> Caller:
         """Who asks. Raises `Refused` (401, 403)."""
@@ -128,6 +140,7 @@ class Answering:
     ) -> StreamResponse:
         stream = AnswerStream(request, writer, headers)
         self._streams.add(stream)
+        self._streams_of[caller.key_id] += 1
         try:
             return await stream.send(
                 self._bullpen,
@@ -137,6 +150,9 @@ class Answering:
             )
         finally:
             self._streams.discard(stream)
+            self._streams_of.subtract([caller.key_id])
+            if not self._streams_of[caller.key_id]:
+                del self._streams_of[caller.key_id]
             caller.used(sum(final.tokens_used for final in stream.finals))
 
     async def _whole(

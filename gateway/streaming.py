@@ -19,6 +19,8 @@ log = structlog.get_logger(__name__)
 
 Event = Chunk | Resumed | FinalResponse | BullpenError | None
 """None: a worker has the question, and has said nothing yet."""
+MOST_UNREAD = 4 << 20
+"""Characters that may wait for a client which reads nothing: beyond them it is cut off before its time."""
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
@@ -36,6 +38,8 @@ class AnswerStream:
         self._told: set[int] = set()
         """The answers of which the client has something."""
         self._open = 0
+        self._unread = 0
+        self._writing: asyncio.Timeout | None = None
         self.finals: list[FinalResponse] = []
 
     def end_with(self, error: BullpenError) -> None:
@@ -56,8 +60,9 @@ class AnswerStream:
                 if self._reader_keeps_up():
                     await self._write(written)
                     continue
-                async with asyncio.timeout(slow_reader_timeout):
+                async with asyncio.timeout(slow_reader_timeout) as self._writing:
                     await self._write(written)
+                self._writing = None
         except TimeoutError:
             raise ReaderTooSlow from None
         finally:
@@ -75,6 +80,7 @@ class AnswerStream:
 
         def put(event: Event) -> None:
             self._events.put_nowait((index, event))
+            self._count(event)
 
         try:
             async with bullpen.exchange(stream=True, **question) as exchange:
@@ -91,6 +97,13 @@ class AnswerStream:
             log.exception("stream_failed")
             put(BullpenError(ErrorCode.INTERNAL, "the gateway failed, its log says more"))
 
+    def _count(self, event: Event) -> None:
+        """Gives up a client that has too much to read."""
+        if isinstance(event, Chunk):
+            self._unread += len(event.delta) + len(event.reasoning or "")
+            if self._unread > MOST_UNREAD and self._writing is not None and not self._writing.expired():
+                self._writing.reschedule(0)
+
     async def _heard(self, within: float) -> list[tuple[int, Event]]:
         """What there is by now, one event at least; nothing after so many seconds of silence."""
         if self._events.empty():
@@ -103,6 +116,7 @@ class AnswerStream:
             heard = [self._events.get_nowait()]
         while not self._events.empty():
             heard.append(self._events.get_nowait())
+        self._unread = 0
         return heard
 
     def _written(self, heard: Sequence[tuple[int, Event]]) -> bytes:

@@ -33,6 +33,11 @@ class Caller:
         self._limits = limits
 
     @property
+    def key_id(self) -> str:
+        """Empty: there is no key."""
+        return self._key.key_id if self._key is not None else ""
+
+    @property
     def tenant(self) -> str | None:
         """None: as the request says."""
         return self._key.tenant if self._key is not None else None
