@@ -14,6 +14,7 @@ from bus import BusError, Tasks
 from client import Bullpen, Options
 from contracts import BullpenError, Chunk, ErrorCode, FinalResponse, Resumed
 from gateway.dialects import Writer
+from gateway.timing import SERVER_TIMING, Timing
 
 log = structlog.get_logger(__name__)
 
@@ -29,9 +30,10 @@ class ReaderTooSlow(Exception):
 
 
 class AnswerStream:
-    def __init__(self, request: BaseRequest, writer: Writer, headers: Mapping[str, str]) -> None:
+    def __init__(self, request: BaseRequest, writer: Writer, headers: Mapping[str, str], timing: Timing) -> None:
         self._request = request
         self._writer = writer
+        self._timing = timing
         self._response = StreamResponse(headers={**headers, **HEADERS, "Content-Type": writer.content_type})
         self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         self._begun = False
@@ -156,6 +158,7 @@ class AnswerStream:
     async def _write(self, written: bytes) -> None:
         if not self._begun:
             self._begun = True
+            self._response.headers[SERVER_TIMING] = self._timing.told()
             await self._response.prepare(self._request)
         if written:
             await self._response.write(written)
