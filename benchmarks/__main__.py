@@ -15,6 +15,7 @@ from benchmarks import (
     cost,
     failover,
     fuzz,
+    gateway,
     growth,
     ingest,
     jobs,
@@ -69,6 +70,16 @@ COMMANDS: dict[str, tuple[str, str | None, Command, dict[str, dict[str, Any]]]] 
         fuzz.__doc__,
         lambda _: fuzz.main(),
         {},
+    ),
+    "gateway": (
+        "what the gateway adds to a request, and how other gateways do",
+        gateway.__doc__,
+        lambda asked: gateway.main(asked.rounds, asked.requests, asked.against),
+        {
+            "rounds": {"type": int, "default": 3, "help": "how often every way is measured, in turn"},
+            "requests": {"type": int, "default": 200, "help": "one after the other, per way and round"},
+            "against": {"default": "", "help": "litellm,vllm-router: installed apart (default: nothing)"},
+        },
     ),
     "openapi": (
         "whether the gateway says what its OpenAPI document says, by schemathesis (which is installed apart)",
