@@ -17,6 +17,7 @@ from benchmarks import (
     fuzz,
     gateway,
     growth,
+    held_streams,
     ingest,
     jobs,
     openapi,
@@ -79,6 +80,15 @@ COMMANDS: dict[str, tuple[str, str | None, Command, dict[str, dict[str, Any]]]] 
             "rounds": {"type": int, "default": 3, "help": "how often every way is measured, in turn"},
             "requests": {"type": int, "default": 200, "help": "one after the other, per way and round"},
             "against": {"default": "", "help": "litellm,vllm-router: installed apart (default: nothing)"},
+        },
+    ),
+    "held-streams": (
+        "what clients that hold streams and never go cost the gateway, and whether others are served",
+        held_streams.__doc__,
+        lambda asked: held_streams.main(asked.streams, asked.unread),
+        {
+            "streams": {"type": int, "default": 1000, "help": "idle ones, at once"},
+            "unread": {"type": int, "default": 10, "help": "clients that never read"},
         },
     ),
     "openapi": (

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,14 @@ from tests.servers import free_port
 MODEL = "m"
 WITHIN = 120.0
 """Seconds for one to serve: some import for a long time."""
+
+
+ALONE = {
+    "LITELLM_LOG": "ERROR",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",  # on loopback, as our gateway is without keys
+    "RUST_LOG": "error",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +90,10 @@ async def upstream() -> AsyncIterator[str]:
     process = await asyncio.create_subprocess_exec(*leashed([sys.executable, "-m", "benchmarks.upstream", str(port)]))
     try:
         url = f"http://127.0.0.1:{port}"
-        await _serves(f"{url}/health", "the server")
+        await _serves(f"{url}/health", "the server", process)
         yield url
     finally:
-        process.terminate()
-        await process.wait()
+        await _end(process)
 
 
 @asynccontextmanager
@@ -94,27 +101,29 @@ async def started(name: str, upstream_url: str, folder: Path) -> AsyncIterator[t
     """Runs one: its URL, and its process."""
     port = free_port()
     command = KNOWN[name].command(install(name), upstream_url, port, folder)
-    quiet = {"LITELLM_LOG": "ERROR", "RUST_LOG": "error", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     with (folder / f"{name}.log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(*command, env={**os.environ, **quiet}, stdout=log, stderr=log)
+        process = await asyncio.create_subprocess_exec(*command, env={**os.environ, **ALONE}, stdout=log, stderr=log)
     try:
         url = f"http://127.0.0.1:{port}"
-        await _serves(f"{url}/v1/models", name)
+        await _serves(f"{url}/v1/models", name, process)
         yield url, process.pid
     finally:
-        process.terminate()
-        await process.wait()
+        await _end(process)
 
 
-async def _serves(url: str, name: str) -> None:
+async def _serves(url: str, name: str, process: asyncio.subprocess.Process) -> None:
     end = time.monotonic() + WITHIN
-    async with aiohttp.ClientSession() as session:
-        while time.monotonic() < end:
-            try:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
+        while time.monotonic() < end and process.returncode is None:
+            with suppress(aiohttp.ClientError, TimeoutError):
                 async with session.get(url) as answer:
                     if answer.status < 500:
                         return
-            except aiohttp.ClientError:
-                pass
             await asyncio.sleep(0.2)
-    sys.exit(f"{name} does not serve within {WITHIN:g} s")
+    sys.exit(f"{name} does not serve: it ended" if process.returncode is not None else f"{name} does not serve")
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    with suppress(ProcessLookupError):
+        process.terminate()
+    await process.wait()

@@ -15,6 +15,9 @@ AT_ONCE = 8
 """Tokens of an answer that comes at once."""
 PACE = 25.0
 """Tokens per second of a longer stream."""
+FLOOD = 1_000_000
+"""Tokens of a stream that comes as fast as it is taken, in pieces of a thousand characters."""
+PIECE = WORD * 200
 HEAD = {"id": "chatcmpl-1", "created": 1, "model": MODEL}
 MODELS = to_json({"object": "list", "data": [{"id": MODEL, "object": "model", "created": 1, "owned_by": "us"}]})
 
@@ -41,10 +44,11 @@ async def answer(request: BaseRequest) -> StreamResponse:
     response = StreamResponse(headers={"Content-Type": "text/event-stream"})
     await response.prepare(request)
     await response.write(_chunk({"role": "assistant", "content": ""}))
-    for _ in range(tokens):
-        await response.write(_chunk({"content": WORD}))
+    word, pause = (WORD, 1 / PACE if tokens > AT_ONCE else 0) if tokens < FLOOD else (PIECE, 0)
+    for _ in range(tokens * len(WORD) // len(word)):
+        await response.write(_chunk({"content": word}))
         if tokens > AT_ONCE:
-            await asyncio.sleep(1 / PACE)
+            await asyncio.sleep(pause)
     last = _chunk({}, "stop")
     if (asked.get("stream_options") or {}).get("include_usage"):
         told = {**HEAD, "object": "chat.completion.chunk", "choices": [], "usage": _usage(tokens)}

@@ -85,7 +85,11 @@ class _Reader:
         messages = self._turns.messages
         if not says_something(messages) and most is not None and most <= PROBE_TOKENS:
             messages.append({"role": "user", "content": PROBE})
-        effort, top_logprobs = self._effort(), fields.integer("top_logprobs")
+        effort, parallel, top_logprobs = (
+            self._effort(),
+            fields.flag("parallel_tool_calls"),
+            fields.integer("top_logprobs"),
+        )
         logprobs = WITH_LOGPROBS in fields.texts("include") or bool(top_logprobs)
         wanted = {
             "max_tokens": most,
@@ -93,7 +97,7 @@ class _Reader:
             "top_p": share(fields.number("top_p")),
             **self._choice(),
             "tools": self._tools,
-            "parallel_tool_calls": fields.flag("parallel_tool_calls") if self._tools else None,
+            "parallel_tool_calls": parallel if self._tools else None,
             "response_format": self._format(),
             "reasoning_effort": effort,
             "logprobs": logprobs or None,
