@@ -66,8 +66,9 @@ class OllamaPages:
     def _found(self, body: JsonObject, caller: Caller) -> dialect.Listed:
         """The model that a body names. Raises `Refused` (404)."""
         fields = Fields(body)
-        name = fields.text("model") or fields.text("name")
-        if not name:
+        named = [fields.text("model"), fields.text("name")]
+        name = next(filter(None, named), None)
+        if name is None:
             raise Refused("model: is missing", "model")
         meant = self._models.meant(name)
         if not caller.may_ask(meant):

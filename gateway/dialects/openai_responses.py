@@ -85,11 +85,8 @@ class _Reader:
         messages = self._turns.messages
         if not says_something(messages) and most is not None and most <= PROBE_TOKENS:
             messages.append({"role": "user", "content": PROBE})
-        effort, parallel, top_logprobs = (
-            self._effort(),
-            fields.flag("parallel_tool_calls"),
-            fields.integer("top_logprobs"),
-        )
+        effort, top_logprobs = self._effort(), fields.integer("top_logprobs")
+        parallel = fields.flag("parallel_tool_calls")
         logprobs = WITH_LOGPROBS in fields.texts("include") or bool(top_logprobs)
         wanted = {
             "max_tokens": most,
