@@ -85,7 +85,7 @@ def init(
         typer.Option(metavar="postgres", help="Instead: a new password for the database of the containers"),
     ] = None,
 ) -> None:
-    """Make .env with random secrets, or add those that it lacks.
+    """Make .env with random secrets.
 
     It is .env.example with every empty password, secret and token filled in. A .env that is there gets what a newer
     .env.example has besides, at its end. What is there is never changed, but by --rotate postgres: that gives the
