@@ -9,7 +9,7 @@ from functools import cache
 from pydantic_core import to_json
 
 from config import VERSION
-from gateway.shapes import ANY, TEXT, Schema, anthropic, ollama, openai, our_parts, ref, responses
+from gateway.shapes import ANY, TEXT, Schema, anthropic, embeddings, ollama, openai, our_parts, ref, responses
 
 JSON, SSE, NDJSON, PLAIN = "application/json", "text/event-stream", "application/x-ndjson", "text/plain"
 ERRORS = {
@@ -76,6 +76,7 @@ def paths() -> dict[str, Schema]:
         "/v1/chat/completions": _question("chatCompletion", openai.CHAT_REQUEST, openai.CHAT_ANSWER),
         "/v1/completions": _question("completion", openai.COMPLETION_REQUEST, openai.COMPLETION_ANSWER),
         "/v1/responses": _question("response", responses.REQUEST, responses.ANSWER),
+        "/v1/embeddings": _question("embedding", embeddings.REQUEST, embeddings.ANSWER, stream=None),
         "/v1/messages": _question("message", anthropic.REQUEST, anthropic.ANSWER, error="AnthropicError"),
         "/v1/messages/count_tokens": _question(
             "countTokens", anthropic.REQUEST, anthropic.COUNTED, stream=None, error="AnthropicError"
@@ -85,6 +86,14 @@ def paths() -> dict[str, Schema]:
         ),
         "/api/generate": _question(
             "ollamaGenerate", ollama.GENERATE_REQUEST, ollama.GENERATE_ANSWER, stream=NDJSON, error="OllamaError"
+        ),
+        "/api/embed": _question(
+            "ollamaEmbed", embeddings.OLLAMA_REQUEST, embeddings.OLLAMA_ANSWER, stream=None, error="OllamaError"
+        ),
+        "/api/embeddings": _question(
+            *("ollamaEmbedding", embeddings.OLLAMA_ONE_REQUEST, embeddings.OLLAMA_ONE_ANSWER),
+            stream=None,
+            error="OllamaError",
         ),
         "/api/show": _about("ollamaShow", ollama.SHOWN),
         "/api/pull": _about("ollamaPull", ollama.PULLED),

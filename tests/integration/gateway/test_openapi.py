@@ -30,6 +30,9 @@ ASKED: dict[str, dict[str, Any]] = {
     "/v1/messages/count_tokens": {"messages": HELLO, "model": "auto"},
     "/api/chat": {"messages": HELLO, "model": "auto", "stream": False},
     "/api/generate": {"prompt": "hello there", "model": "auto", "stream": False},
+    "/v1/embeddings": {"input": ["hello there", "hi"], "encoding_format": "base64"},
+    "/api/embed": {"model": "auto", "input": "hello there"},
+    "/api/embeddings": {"model": "auto", "prompt": "hello there"},
     "/api/show": {"model": "auto"},
     "/api/pull": {"name": "simulated:latest"},
 }
