@@ -12,6 +12,8 @@ from config import VERSION
 from gateway.shapes import ANY, TEXT, Schema, anthropic, embeddings, ollama, openai, our_parts, ref, responses
 
 JSON, SSE, NDJSON, PLAIN = "application/json", "text/event-stream", "application/x-ndjson", "text/plain"
+STREAM: Schema = {"description": "Events, or lines of JSON, as that API's clients read them"}
+"""Programs that read the document take a stream for a text, or for one event after the other: both are right."""
 ERRORS = {
     "400": "The request cannot be honoured; the error names the field",
     "401": "No API key, or one that is unknown, revoked or expired",
@@ -117,7 +119,7 @@ def _question(
     name: str, body: Schema, answer: Schema, *, stream: str | None = SSE, error: str = "Error"
 ) -> dict[str, Schema]:
     """A question in some dialect. `stream`: the content type of its streams; None: there are none."""
-    told = {JSON: {"schema": answer}, **({stream: {"schema": TEXT}} if stream else {})}
+    told = {JSON: {"schema": answer}, **({stream: {"schema": STREAM}} if stream else {})}
     found = {"description": "The answer, whole or as a stream", "content": told, "headers": _headers()}
     key = {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "minLength": 1, "maxLength": 128}}
     errors = _errors(OVERLOADED if error == "AnthropicError" else ERRORS, error)

@@ -13,7 +13,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from pydantic_core import from_json
 
-from benchmarks.openapi import run_words
+from benchmarks.openapi import SETTINGS, run_words
 from gateway.ollama_pages import ABOUT_ONE, READING
 from gateway.openapi import document
 from gateway.routes import MODELS, PAGES, QUESTIONS
@@ -81,6 +81,7 @@ async def test_pages_are_as_documented(door: Door) -> None:
 @pytest.mark.skipif(find_spec("schemathesis") is None, reason="is not installed: see `python -m benchmarks openapi`")
 @pytest.mark.timeout(300)
 async def test_a_suite_of_others_finds_nothing(door: Door, tmp_path: Path) -> None:
+    (tmp_path / "schemathesis.toml").write_text(SETTINGS, encoding="utf-8")
     command = [sys.executable, "-m", "schemathesis.cli", *run_words(door.url, cases=5, seed=1)]
     done = await asyncio.to_thread(subprocess.run, command, check=False, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-5000:]
