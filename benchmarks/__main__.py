@@ -15,9 +15,12 @@ from benchmarks import (
     cost,
     failover,
     fuzz,
+    gateway,
     growth,
+    held_streams,
     ingest,
     jobs,
+    openapi,
     overhead,
     performance,
     ranking,
@@ -68,6 +71,34 @@ COMMANDS: dict[str, tuple[str, str | None, Command, dict[str, dict[str, Any]]]] 
         fuzz.__doc__,
         lambda _: fuzz.main(),
         {},
+    ),
+    "gateway": (
+        "what the gateway adds to a request, and how other gateways do",
+        gateway.__doc__,
+        lambda asked: gateway.main(asked.rounds, asked.requests, asked.against),
+        {
+            "rounds": {"type": int, "default": 3, "help": "how often every way is measured, in turn"},
+            "requests": {"type": int, "default": 200, "help": "one after the other, per way and round"},
+            "against": {"default": "", "help": "litellm,vllm-router: installed apart (default: nothing)"},
+        },
+    ),
+    "held-streams": (
+        "what clients that hold streams and never go cost the gateway, and whether others are served",
+        held_streams.__doc__,
+        lambda asked: held_streams.main(asked.streams, asked.unread),
+        {
+            "streams": {"type": int, "default": 1000, "help": "idle ones, at once"},
+            "unread": {"type": int, "default": 10, "help": "clients that never read"},
+        },
+    ),
+    "openapi": (
+        "whether the gateway says what its OpenAPI document says, by schemathesis (which is installed apart)",
+        openapi.__doc__,
+        lambda asked: openapi.main(asked.cases, asked.seed),
+        {
+            "cases": {"type": int, "default": 200, "help": "made-up requests for each operation, at least"},
+            "seed": {"type": int, "default": random.randrange(10**6), "help": "of them (default: any)"},
+        },
     ),
     "growth": (
         "whether a Manager and a worker hold more with every request",

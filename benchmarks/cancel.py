@@ -52,7 +52,7 @@ async def _run(folder: Path, rounds: int) -> list[Json]:
     measured: list[Json] = []
     async with roles_on_a_server(folder) as roles:
         roles.manager(**AS_SHIPPED)
-        url = await _gateway(roles)
+        url = await started_gateway(roles)
         for number, provider_class in enumerate(PROVIDERS.values()):
             async with provider_class() as provider:
                 await _join(roles, f"w-{number}", provider)
@@ -70,10 +70,10 @@ async def _join(roles: Roles, name: str, provider: Provider) -> None:
     await roles.ready(within=NEAR)
 
 
-async def _gateway(roles: Roles) -> str:
+async def started_gateway(roles: Roles, **env: str) -> str:
     """Starts one; returns where it listens, when it does."""
     url = f"http://127.0.0.1:{free_port()}"
-    roles.gateway(BULLPEN_GATEWAY__LISTEN=url.removeprefix("http://"), BULLPEN_GATEWAY__KEYS="off")
+    roles.gateway(BULLPEN_GATEWAY__LISTEN=url.removeprefix("http://"), BULLPEN_GATEWAY__KEYS="off", **env)
 
     async def is_ready() -> bool:
         async with aiohttp.ClientSession() as session, session.get(f"{url}/readyz") as answer:

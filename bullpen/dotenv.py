@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -25,10 +26,23 @@ def with_value(text: str, name: str, value: str) -> str:
 
 def set_value(file: Path, name: str, value: str) -> None:
     """Writes it in one step, with the permissions that the file has. Raises `OSError`."""
-    there = file.exists()
-    text = file.read_text(encoding="utf-8") if there else ""
-    mode = file.stat().st_mode & 0o777 if there else 0o600
-    with NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, prefix=".env.", delete=False) as output:
-        output.write(with_value(text, name, value))
+    _write(file, with_value(_text(file), name, value))
+
+
+def append(file: Path, values: Mapping[str, str]) -> None:
+    """Writes more lines behind what is there, which stays as it is to the byte; in one step, as `set_value`."""
+    text = _text(file)
+    start = "" if not text or text.endswith("\n") else "\n"
+    _write(file, text + start + "".join(f"{name}={value}\n" for name, value in values.items()))
+
+
+def _text(file: Path) -> str:
+    return file.read_bytes().decode() if file.exists() else ""
+
+
+def _write(file: Path, text: str) -> None:
+    mode = file.stat().st_mode & 0o777 if file.exists() else 0o600
+    with NamedTemporaryFile("wb", dir=file.parent, prefix=".env.", delete=False) as output:
+        output.write(text.encode())
         os.fchmod(output.fileno(), mode)
     Path(output.name).replace(file)

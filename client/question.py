@@ -59,6 +59,7 @@ class Options(TypedDict, total=False):
     tool_choice: str | Mapping[str, Any] | None
     parallel_tool_calls: bool | None
     metadata: Mapping[str, str] | None
+    extra: Mapping[str, Any] | None
     content: ContentMode | None
 
 

@@ -149,6 +149,8 @@ class InferenceRequest(Envelope):
     tool_choice: str | JsonObject | None = None
     parallel_tool_calls: bool | None = None
     """False: one call of a tool at a time."""
+    extra: JsonObject | None = None
+    """What only one kind of backend understands, by its name; opaque, and handed to that kind alone."""
 
     @model_validator(mode="after")
     def _asks_something(self) -> Self:

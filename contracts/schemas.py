@@ -34,6 +34,7 @@ WRITTEN: tuple[type[BaseModel], ...] = (
     *(c.RouteDecision, c.MeshMetrics, c.WorkerMetrics, c.ModelMetrics, c.TelemetryMetrics),
     c.BudgetMetrics,
     *(c.ResponseRecord, c.AttemptRecord, c.WorkerEventRecord, c.FeedbackRecord),
+    c.ApiKey,
 )
 
 

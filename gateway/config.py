@@ -46,6 +46,8 @@ class GatewayConfig(ConfigModel):
     drain_within: Seconds = 30.0
     """Seconds that answers under way get when the gateway leaves."""
     max_connections: Count = 4096
+    streams_per_key: Count = 256
+    """How many streams of one API key may be open at once."""
     processes: Count = 1
     """How many share the port."""
     share_port: bool = False

@@ -17,8 +17,10 @@ from bus.tasks import first_of
 from client import Bullpen, Roster
 from client.client import GATEWAY_SERVICE
 from config.loader import ConfigError
+from config.watched_file import ConfigFile, differing
 from contracts import subjects as s
 from gateway.config import CANNOT_LISTEN, GatewayConfig
+from gateway.connection import Connection
 from gateway.keys import Callers, KeyRing
 from gateway.models import GONE_AFTER, Models
 from gateway.routes import Routes, StatusPage
@@ -27,6 +29,8 @@ from gateway.serving import Answering
 log = structlog.get_logger(__name__)
 
 START_PATIENCE = 30.0
+AT_START = ("listen", "keys", "processes", "share_port")
+"""Settings that count from the next start."""
 KEYS_WITHIN = 5.0
 """Seconds in which the keys should have been read."""
 HEARTBEATS = 1.2
@@ -36,9 +40,18 @@ FULL = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1
 
 
 class Gateway:
-    def __init__(self, bus: Bus, config: GatewayConfig, gateway_id: str, pages: Callable[[str], StatusPage]) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        config: GatewayConfig,
+        gateway_id: str,
+        pages: Callable[[str], StatusPage],
+        config_file: ConfigFile[GatewayConfig] | None = None,
+    ) -> None:
+        """`config_file`: what is saved there counts from the next request on."""
         self._bus = bus
         self._config = config
+        self._file = config_file
         self._id = gateway_id
         self._bullpen = Bullpen(bus)
         self._pages = pages
@@ -54,21 +67,17 @@ class Gateway:
             self._tasks.start(self._ring.keep(), "keys")
             await asyncio.gather(asyncio.sleep(HEARTBEATS), self._check_keys())
             models = Models(roster, self._config.aliases, self._config.unknown_model == "auto")
-            callers = Callers(self._ring, self._config.keys, self._config.origins)
+            callers = Callers(self._ring, self._config.keys)
             answering = self._answering = Answering(self._bullpen, models, callers, self._config)
             routes = Routes(answering, models, self._pages)
-            server = self._server = Server(
-                routes.handle,
-                handler_cancellation=True,
-                keepalive_timeout=self._config.idle_timeout,
-                access_log=None,
-            )
+            server = self._server = Server(routes.handle, handler_cancellation=True)
             listening = await self._listen(server)
             try:
                 url = _url(listening.sockets[0].getsockname())
                 await serve_info(self._bus, self._service(url))
                 self._listens = True
                 log.info("gateway_ready", gateway_id=self._id, url=url)
+                self._tasks.start(self._follow(answering, models), "config")
                 await self._until(stop, roster)
             finally:
                 self._listens = False
@@ -88,15 +97,38 @@ class Gateway:
             "say with `bullpen gateway --no-keys` that everybody may ask"
         )
 
+    async def _follow(self, answering: Answering, models: Models) -> None:
+        """Takes over what is saved, until cancelled; what is wrong changes nothing."""
+        while self._file is not None:
+            await self._file.changed()
+            try:
+                told = await self._file.read()
+            except ConfigError as error:
+                log.error("config_refused", reason=str(error))
+                continue
+            late = [field for field in AT_START if getattr(told, field) != getattr(self._config, field)]
+            config = told.model_copy(update={field: getattr(self._config, field) for field in AT_START})
+            if changed := differing(self._config, config):
+                self._config = config
+                answering.reconfigure(config)
+                models.reconfigure(config.aliases, config.unknown_model == "auto")
+                log.info("config_changed", changed=changed)
+            if late:
+                log.warning("config_needs_restart", fields=late, cure="restart this gateway")
+
     async def _listen(self, server: Server) -> asyncio.Server:
         """Raises `ConfigError` when the address is taken, or not ours."""
         host, port = self._config.address
+        loop = asyncio.get_running_loop()
 
         def connected() -> asyncio.Protocol:
-            return server() if len(server.connections) < self._config.max_connections else _Full()
+            if len(server.connections) >= self._config.max_connections:
+                return _Full()
+            kept = self._config.idle_timeout
+            return Connection(server, loop=loop, keepalive_timeout=kept)
 
         try:
-            return await asyncio.get_running_loop().create_server(
+            return await loop.create_server(
                 connected, host, port, backlog=BACKLOG, reuse_port=self._config.share_port or None
             )
         except OSError as error:
@@ -165,8 +197,11 @@ async def run(
     stop: asyncio.Event,
     pages: Callable[[str], StatusPage],
     status: RoleStatus | None = None,
+    config_file: ConfigFile[GatewayConfig] | None = None,
 ) -> None:
     """Runs one gateway until `stop` is set. `pages`: what `/healthz`, `/readyz` and `/metrics` say.
+
+    `config_file`: where `config` is from, and what is followed.
 
     Raises `BusUnreachable`, `ConfigError`; `BusError`: the bus was lost.
     """
@@ -174,7 +209,7 @@ async def run(
         raise ConfigError(f"{gateway_id!r} is not a gateway's id: 1 to 64 of A-Z a-z 0-9 _ - are allowed")
     bus = await Bus.connect(f"gateway:{gateway_id}", settings, patience=START_PATIENCE, stop=stop)
     try:
-        gateway = Gateway(bus, config, gateway_id, pages)
+        gateway = Gateway(bus, config, gateway_id, pages, config_file)
         if status is not None:
             status.why_not, status.figures = gateway.why_not_ready, gateway.figures
         await gateway.run(stop)

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from aiohttp.web import BaseRequest, Response
+from aiohttp.web import BaseRequest, RequestPayloadError, Response
 from pydantic_core import from_json
 
 from contracts import BullpenError, ErrorCode, JsonObject
@@ -58,7 +58,8 @@ class Failure:
         named = {"x-request-id": request_id} if request_id else {}
         told = {**headers, **named, **self._when_to_repeat()}
         body = dialect.error(self.status, self.code, self.message, self.param, request_id)
-        return Response(status=self.status, body=body, headers=told, content_type=JSON)
+        status = dialect.status(self.status, self.code)
+        return Response(status=status, body=body, headers=told, content_type=JSON)
 
     def _when_to_repeat(self) -> dict[str, str]:
         told: dict[str, str] = {}
@@ -71,7 +72,7 @@ class Failure:
 
 
 async def body_of(request: BaseRequest, *, limit: int, within: float) -> bytes:
-    """The request's whole body. Raises `Refused` (413, 408)."""
+    """The request's whole body, unpacked. Raises `Refused` (400, 413, 408)."""
     too_large = Refused(f"The body is larger than {limit} bytes, which is this gateway's limit", None, 413, "too_large")
     if (request.content_length or 0) > limit:
         raise too_large
@@ -85,9 +86,21 @@ async def body_of(request: BaseRequest, *, limit: int, within: float) -> bytes:
                 parts.append(part)
                 if (size := size + len(part)) > limit:
                     raise too_large
+    except RequestPayloadError:
+        request.content.feed_eof()  # else the server reads on, and logs what the client did
+        raise Refused("The body is not encoded as its headers say") from None
     except TimeoutError:
         raise Refused(f"The body did not come within {within:g} s", None, 408, "request_timeout") from None
     return b"".join(parts)
+
+
+def headers_of(request: BaseRequest) -> dict[str, str]:
+    """By their names in small letters; one that came in pieces is one."""
+    found: dict[str, str] = {}
+    for spelled, value in request.headers.items():
+        name = spelled.lower()
+        found[name] = f"{found[name]}, {value}" if name in found else value
+    return found
 
 
 def json_object(body: bytes) -> JsonObject:

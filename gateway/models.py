@@ -38,6 +38,10 @@ class ServedModel:
 class Models:
     def __init__(self, roster: Roster, aliases: Mapping[str, str], unknown_is_auto: bool) -> None:
         self._roster = roster
+        self.reconfigure(aliases, unknown_is_auto)
+
+    def reconfigure(self, aliases: Mapping[str, str], unknown_is_auto: bool) -> None:
+        """From the next request on."""
         self._aliases = aliases
         self._unknown_is_auto = unknown_is_auto
 
@@ -66,7 +70,8 @@ class Models:
             return fields
         for pattern, target in self._aliases.items():
             if fnmatchcase(name, pattern):
-                return self._direct(target) or {"model": target}
+                found = self._direct(target)
+                return {"model": target} if found is None else found  # none at all is what `auto` means
         if self._unknown_is_auto:
             return {}
         raise self.unknown(name, now, may_ask)

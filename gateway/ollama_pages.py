@@ -14,6 +14,7 @@ from contracts import BullpenError, JsonObject
 from gateway.dialects import Refused
 from gateway.dialects import ollama as dialect
 from gateway.dialects.events import dumped
+from gateway.dialects.fields import Fields
 from gateway.http import JSON, Failure, body_of, json_object
 from gateway.keys import Caller
 from gateway.models import Models
@@ -35,23 +36,27 @@ class OllamaPages:
 
     async def answer(self, request: BaseRequest) -> Response:
         """Of a path that starts with `/api/` and asks no model."""
+        path = request.path.rstrip("/")
+        allowed = ("POST",) if path in ABOUT_ONE else ("GET", "HEAD")
         try:
             caller = self._admit(request)
-            return Response(body=await self._page(request, caller), content_type=JSON)
+            if path not in READING and path not in ABOUT_ONE:
+                missing = f"{request.path[:200]} is not served here: models belong to workers"
+                raise Refused(missing, None, 404, "not_found")
+            if request.method not in allowed:
+                why = f"{request.method} is not allowed here, but {', '.join(allowed)}"
+                refused = Refused(why, None, 405, "method_not_allowed")
+                return Failure.of(refused).answer(ERRORS, "", {"Allow": ", ".join(allowed)})
+            return Response(body=await self._page(request, path, caller), content_type=JSON)
         except (Refused, BullpenError) as refused:
             return Failure.of(refused).answer(ERRORS, "", {})
 
-    async def _page(self, request: BaseRequest, caller: Caller) -> bytes:
+    async def _page(self, request: BaseRequest, path: str, caller: Caller) -> bytes:
         """Only of the models that this caller may ask for."""
-        path = request.path.rstrip("/")
         if path in ABOUT_ONE:
-            _check_method(request, "POST")
             body = json_object(await body_of(request, limit=LARGEST_BODY, within=BODY_WITHIN))
             model = self._found(body, caller)
             return dialect.shown(model) if path == "/api/show" else dumped({"status": "success"}) + b"\n"
-        if path not in READING:
-            raise Refused(f"{request.path[:200]} is not served here: models belong to workers", None, 404, "not_found")
-        _check_method(request, "GET", "HEAD")
         if path == "/api/version":
             return dialect.version()
         served = [model for model in self._models.served(_now()) if caller.may_ask(model.name)]
@@ -60,8 +65,10 @@ class OllamaPages:
 
     def _found(self, body: JsonObject, caller: Caller) -> dialect.Listed:
         """The model that a body names. Raises `Refused` (404)."""
-        name = body.get("model") or body.get("name")
-        if not isinstance(name, str):
+        fields = Fields(body)
+        named = [fields.text("model"), fields.text("name")]
+        name = next(filter(None, named), None)
+        if name is None:
             raise Refused("model: is missing", "model")
         meant = self._models.meant(name)
         if not caller.may_ask(meant):
@@ -74,10 +81,3 @@ class OllamaPages:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _check_method(request: BaseRequest, *allowed: str) -> None:
-    if request.method not in allowed:
-        raise Refused(
-            f"{request.method} is not allowed here, but {', '.join(allowed)}", None, 405, "method_not_allowed"
-        )

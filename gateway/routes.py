@@ -9,6 +9,7 @@ from aiohttp.web import BaseRequest, Response, StreamResponse
 from pydantic_core import to_json
 
 from contracts import BullpenError, JsonObject
+from gateway.cors import ASKS
 from gateway.dialects import Dialect, Refused
 from gateway.dialects.anthropic_messages import AnthropicMessages, AnthropicTokenCount
 from gateway.dialects.completions import Completions
@@ -67,14 +68,16 @@ class Routes:
 
     async def handle(self, request: BaseRequest) -> StreamResponse:
         """Any request at all."""
+        if request.method == "OPTIONS" and ASKS in request.headers:
+            return self._answering.preflight(request)
         path = request.path if request.path.startswith(("/v1/", OLLAMA)) else f"/v1{request.path}"
         if (dialect := QUESTIONS.get(path)) is not None:
             if request.method == "POST":
                 return await self._answering.answer(request, dialect)
             return _not_allowed(request, dialect, "POST")
-        if path.startswith(OLLAMA):
-            return await self._ollama.answer(request)
-        return self._page(request, path)
+        page = await self._ollama.answer(request) if path.startswith(OLLAMA) else self._page(request, path)
+        page.headers.update(self._answering.page_headers(request))
+        return page
 
     def _page(self, request: BaseRequest, path: str) -> Response:
         if path != MODELS and not path.startswith(f"{MODELS}/") and request.path not in PAGES:

@@ -7,6 +7,7 @@ because its client will come back for the answer.
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, cast
@@ -21,18 +22,21 @@ from client import Bullpen, Options
 from contracts import Answer, BullpenError, EmbeddingResponse, ErrorCode, InferenceResponse, JsonObject, new_id
 from contracts.embedding import joined
 from gateway.config import GatewayConfig
-from gateway.dialects import Asked, Dialect, Refused, Writer
+from gateway.cors import check_origin, preflight, readable
+from gateway.dialects import Asked, Dialect, Refused
 from gateway.dialects.about import about, visible
-from gateway.http import JSON, Failure, body_of, json_object
+from gateway.http import JSON, Failure, body_of, headers_of, json_object
 from gateway.keys import Caller, Callers
 from gateway.models import Models
 from gateway.streaming import AnswerStream, ReaderTooSlow
+from gateway.timing import SERVER_TIMING, Timing
 
 log = structlog.get_logger(__name__)
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 IGNORED, REQUEST_ID = "x-bullpen-ignored", "x-request-id"
-LEAVE_MS = 1000
+LONGEST_KEY = 128
+LEAVE_MS = AGAIN_MS = 1000
 LAST_WORDS_WITHIN = 2.0
 """Seconds that a stream which is ended gets to say so."""
 
@@ -46,6 +50,8 @@ class Answering:
         self._tasks = Tasks("answers")
         """Questions that are finished whether their client is there or not."""
         self._streams: set[AnswerStream] = set()
+        self._streams_of: Counter[str] = Counter()
+        """How many are open, by the key's id."""
         self.idle = Idle()
         self.leaving = False
         self._answered = self._failed = self._left = self._slow = 0
@@ -54,9 +60,9 @@ class Answering:
         """The story of a request. Never raises, but for a client that is gone."""
         request_id = new_id()
         with self.idle.busy():
-            headers: dict[str, str] = {}
+            headers, timing = readable(self._config.origins, request.headers), Timing()
             try:
-                response = await self._answer(request, dialect, request_id, headers)
+                response = await self._answer(request, dialect, request_id, headers, timing)
                 self._answered += 1
                 return response
             except (asyncio.CancelledError, ConnectionError):
@@ -72,10 +78,11 @@ class Answering:
                     log.exception("http_request_failed", request_id=request_id)
                 self._failed += 1
                 failure = Failure.of(error, keyed=IDEMPOTENCY_KEY in request.headers)
+                headers[SERVER_TIMING] = timing.told()
                 return failure.answer(dialect, request_id, headers)
 
     async def _answer(
-        self, request: BaseRequest, dialect: Dialect, request_id: str, headers: dict[str, str]
+        self, request: BaseRequest, dialect: Dialect, request_id: str, headers: dict[str, str], timing: Timing
     ) -> StreamResponse:
         """`headers`: what the answer's headers are going to have, whatever becomes of it."""
         if self.leaving:
@@ -83,26 +90,53 @@ class Answering:
             raise BullpenError(ErrorCode.DRAINING, "this gateway is leaving, ask again", retry_after_ms=LEAVE_MS)
         caller = self.admit(request)
         body = json_object(await body_of(request, limit=self._config.body_limit, within=self._config.body_within))
-        asked = dialect.read(body, {name.lower(): value for name, value in request.headers.items()})
+        asked = dialect.read(body, headers_of(request))
         if asked.ignored:
             headers[IGNORED] = visible(", ".join(asked.ignored))
         if not caller.may_ask(self._models.meant(asked.model)):
             why = f"this API key may not ask for {asked.model}"
             raise Refused(why, "model", 403, "model_not_allowed")
-        questions = self._questions(asked, caller, request_id, request.headers.get(IDEMPOTENCY_KEY))
+        questions = self._questions(asked, caller, request_id, _key_of(request))
         writer = dialect.writer(asked, request_id, int(time.time()))
         if not questions:
             return Response(body=writer.whole(()), headers={**headers, REQUEST_ID: request_id}, content_type=JSON)
+        if asked.stream:
+            self._check_streams(caller)
         caller.begin(1 if asked.kind == "embed" else asked.answers)
+        timing.asked()
         if asked.stream:
             headers[REQUEST_ID] = request_id
-            return await self._stream(request, writer, questions, headers, caller)
+            return await self._stream(AnswerStream(request, writer, headers, timing), questions, caller)
         ask = self._embed_all if asked.kind == "embed" else self._ask_all
-        return await self._whole(request, writer, ask(questions), headers, caller)
+        answers = await self._whole(request, ask(questions), caller)
+        told = {**about(answers[0]), **headers, SERVER_TIMING: timing.told(answers)}
+        written = asyncio.to_thread(writer.whole, answers) if asked.kind == "embed" else None
+        return Response(body=await written if written else writer.whole(answers), headers=told, content_type=JSON)
+
+    def _check_streams(self, caller: Caller) -> None:
+        """Raises `BullpenError(rate_limited)`."""
+        most = self._config.streams_per_key
+        if caller.key_id and self._streams_of[caller.key_id] >= most:
+            why = f"this API key has {most} streams open, which is as many as it may"
+            raise BullpenError(ErrorCode.RATE_LIMITED, why, retry_after_ms=AGAIN_MS)
 
     def admit(self, request: BaseRequest) -> Caller:
         """Who asks. Raises `Refused` (401, 403)."""
+        check_origin(self._config.origins, request.headers)
         return self._callers.admit(request.headers)
+
+    def page_headers(self, request: BaseRequest) -> dict[str, str]:
+        """Of an answer that is none of a model's: what lets a page of a listed site read it."""
+        return readable(self._config.origins, request.headers)
+
+    def preflight(self, request: BaseRequest) -> Response:
+        """The answer to a browser that asks whether a page may ask. It sends no key with that."""
+        told = preflight(self._config.origins, request.headers)
+        return Response(status=204 if told else 403, headers=told)
+
+    def reconfigure(self, config: GatewayConfig) -> None:
+        """From the next request on."""
+        self._config = config
 
     def _questions(self, asked: Asked, caller: Caller, request_id: str, key: str | None) -> list[Options]:
         """What to ask the mesh: as many questions as answers are wanted. Raises `Refused`."""
@@ -117,16 +151,9 @@ class Answering:
         wanted = [{**fields, **part} for part in asked.parts for _ in range(asked.copies)]
         return [_question(one, request_id, key, index, len(wanted)) for index, one in enumerate(wanted)]
 
-    async def _stream(
-        self,
-        request: BaseRequest,
-        writer: Writer,
-        questions: Sequence[Options],
-        headers: Mapping[str, str],
-        caller: Caller,
-    ) -> StreamResponse:
-        stream = AnswerStream(request, writer, headers)
+    async def _stream(self, stream: AnswerStream, questions: Sequence[Options], caller: Caller) -> StreamResponse:
         self._streams.add(stream)
+        self._streams_of[caller.key_id] += 1
         try:
             return await stream.send(
                 self._bullpen,
@@ -136,24 +163,20 @@ class Answering:
             )
         finally:
             self._streams.discard(stream)
+            self._streams_of.subtract([caller.key_id])
+            if not self._streams_of[caller.key_id]:
+                del self._streams_of[caller.key_id]
             caller.used(sum(final.tokens_used for final in stream.finals))
 
     async def _whole(
-        self,
-        request: BaseRequest,
-        writer: Writer,
-        asking: Coroutine[Any, Any, Sequence[Answer]],
-        headers: Mapping[str, str],
-        caller: Caller,
-    ) -> StreamResponse:
+        self, request: BaseRequest, asking: Coroutine[Any, Any, Sequence[Answer]], caller: Caller
+    ) -> Sequence[Answer]:
         if IDEMPOTENCY_KEY in request.headers:  # the client comes back for it
-            answers = await asyncio.shield(self._tasks.start(asking, "keyed"))
+            answers: Sequence[Answer] = await asyncio.shield(self._tasks.start(asking, "keyed"))
         else:
             answers = await asking
         caller.used(sum(answer.tokens_used for answer in answers))
-        told = {**about(answers[0]), **headers}
-        written = asyncio.to_thread(writer.whole, answers) if isinstance(answers[0], EmbeddingResponse) else None
-        return Response(body=await written if written else writer.whole(answers), headers=told, content_type=JSON)
+        return answers
 
     async def _ask_all(self, questions: Sequence[Options]) -> list[InferenceResponse]:
         """All the answers. Raises the first failure, and then asks no more."""
@@ -214,6 +237,14 @@ class Answering:
         yield Figure("http_requests_failed_total", "Requests that ended with an error", self._failed, "counter")
         yield Figure("http_clients_left_total", "Clients that left before the end", self._left, "counter")
         yield Figure("http_slow_readers_total", "Clients cut off because they read nothing", self._slow, "counter")
+
+
+def _key_of(request: BaseRequest) -> str | None:
+    """Raises `Refused`, also where no model has to be asked."""
+    key = request.headers.get(IDEMPOTENCY_KEY)
+    if key is not None and not (0 < len(key) <= LONGEST_KEY and key.isprintable()):
+        raise Refused(f"{IDEMPOTENCY_KEY} should have 1 to {LONGEST_KEY} printable characters", IDEMPOTENCY_KEY)
+    return key
 
 
 def _question(fields: JsonObject, request_id: str, key: str | None, index: int, of: int) -> Options:

@@ -14,11 +14,14 @@ from bus import BusError, Tasks
 from client import Bullpen, Options
 from contracts import BullpenError, Chunk, ErrorCode, FinalResponse, Resumed
 from gateway.dialects import Writer
+from gateway.timing import SERVER_TIMING, Timing
 
 log = structlog.get_logger(__name__)
 
 Event = Chunk | Resumed | FinalResponse | BullpenError | None
 """None: a worker has the question, and has said nothing yet."""
+MOST_UNREAD = 4 << 20
+"""Characters that may wait for a client which reads nothing: beyond them it is cut off before its time."""
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
@@ -27,15 +30,18 @@ class ReaderTooSlow(Exception):
 
 
 class AnswerStream:
-    def __init__(self, request: BaseRequest, writer: Writer, headers: Mapping[str, str]) -> None:
+    def __init__(self, request: BaseRequest, writer: Writer, headers: Mapping[str, str], timing: Timing) -> None:
         self._request = request
         self._writer = writer
+        self._timing = timing
         self._response = StreamResponse(headers={**headers, **HEADERS, "Content-Type": writer.content_type})
         self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         self._begun = False
         self._told: set[int] = set()
         """The answers of which the client has something."""
         self._open = 0
+        self._unread = 0
+        self._writing: asyncio.Timeout | None = None
         self.finals: list[FinalResponse] = []
 
     def end_with(self, error: BullpenError) -> None:
@@ -56,8 +62,9 @@ class AnswerStream:
                 if self._reader_keeps_up():
                     await self._write(written)
                     continue
-                async with asyncio.timeout(slow_reader_timeout):
+                async with asyncio.timeout(slow_reader_timeout) as self._writing:
                     await self._write(written)
+                self._writing = None
         except TimeoutError:
             raise ReaderTooSlow from None
         finally:
@@ -75,6 +82,7 @@ class AnswerStream:
 
         def put(event: Event) -> None:
             self._events.put_nowait((index, event))
+            self._count(event)
 
         try:
             async with bullpen.exchange(stream=True, **question) as exchange:
@@ -91,6 +99,13 @@ class AnswerStream:
             log.exception("stream_failed")
             put(BullpenError(ErrorCode.INTERNAL, "the gateway failed, its log says more"))
 
+    def _count(self, event: Event) -> None:
+        """Gives up a client that has too much to read."""
+        if isinstance(event, Chunk):
+            self._unread += len(event.delta) + len(event.reasoning or "")
+            if self._unread > MOST_UNREAD and self._writing is not None and not self._writing.expired():
+                self._writing.reschedule(0)
+
     async def _heard(self, within: float) -> list[tuple[int, Event]]:
         """What there is by now, one event at least; nothing after so many seconds of silence."""
         if self._events.empty():
@@ -103,6 +118,7 @@ class AnswerStream:
             heard = [self._events.get_nowait()]
         while not self._events.empty():
             heard.append(self._events.get_nowait())
+        self._unread = 0
         return heard
 
     def _written(self, heard: Sequence[tuple[int, Event]]) -> bytes:
@@ -142,6 +158,7 @@ class AnswerStream:
     async def _write(self, written: bytes) -> None:
         if not self._begun:
             self._begun = True
+            self._response.headers[SERVER_TIMING] = self._timing.told()
             await self._response.prepare(self._request)
         if written:
             await self._response.write(written)

@@ -11,6 +11,7 @@ from pydantic_core import from_json
 from bus import BusError
 from bus.role_status import RoleStatus
 from client.client import GATEWAY_SERVICE
+from config.watched_file import ConfigFile
 from contracts import Capability, FinalResponse, Heartbeat, WorkerState, utc_now
 from contracts import headers as h
 from gateway.config import GatewayConfig
@@ -53,16 +54,17 @@ class Door:
 
 @asynccontextmanager
 async def door_of(mesh: SmallMesh, name: str = "g-1", **config: Any) -> AsyncIterator[Door]:
-    """A gateway that serves, at a port of its own."""
+    """A gateway that serves, at a port of its own. `file`: the config file that it follows."""
     status, stop = RoleStatus(), asyncio.Event()
 
     def page(path: str) -> Page:
         why_not = status.why_not()
         return Page(503 if why_not else 200, f"{path}: {why_not or 'serves'}\n", "text/plain; charset=utf-8")
 
+    file = ConfigFile(GatewayConfig, "gateway", config.pop("file")) if "file" in config else None
     told = GatewayConfig(**{"listen": "127.0.0.1:0", "drain_within": 5.0, **config})
     running = asyncio.create_task(
-        run_gateway(mesh.settings, told, gateway_id=name, stop=stop, pages=page, status=status)
+        run_gateway(mesh.settings, told, gateway_id=name, stop=stop, pages=page, status=status, config_file=file)
     )
 
     async def url() -> str:

@@ -198,7 +198,8 @@ def gateway(
         from gateway.config import GatewayConfig
         from gateway.gateway import run as run_gateway
 
-        told = load_config(GatewayConfig, "gateway", config or _own_config("gateway"))
+        file = _followed(ConfigFile(GatewayConfig, "gateway", config or _own_config("gateway")))
+        told = file.load()
         if told.processes > 1:
             status.why_not = lambda: "leaving" if stop.is_set() else ""
             await _siblings(told.processes, _id("gateway", id_), config, stop, no_keys=no_keys)
@@ -213,6 +214,7 @@ def gateway(
                 stop=stop,
                 pages=StatusServer("gateway", status, watch).page,
                 status=status,
+                config_file=file,
             )
         finally:
             await tasks.cancel()

@@ -87,8 +87,9 @@ def init(
 ) -> None:
     """Make .env with random secrets.
 
-    It is .env.example with every empty password, secret and token filled in. What is there is never changed, but by
-    --rotate postgres: that gives the database and .env the same new password, and telemetry with it.
+    It is .env.example with every empty password, secret and token filled in. A .env that is there gets what a newer
+    .env.example has besides, at its end. What is there is never changed, but by --rotate postgres: that gives the
+    database and .env the same new password, and telemetry with it.
 
     Examples:
 
@@ -108,11 +109,23 @@ def init(
     try:
         file = os.open(made, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except FileExistsError:
-        raise usage(f"{made} exists already and is left as it is", "remove it first if you want new secrets") from None
+        _add_missing(made, lines)
+        return
     with os.fdopen(file, "w", encoding="utf-8") as output:
         output.writelines(f"{line}\n" for line in filled)
     typer.echo(f"made {made}, readable by you alone, with new values for {', '.join(_names(lines)) or 'nothing'}")
     typer.echo("Next: add the API keys you have to it, then `docker compose up`")
+
+
+def _add_missing(env: Path, example: list[str]) -> None:
+    """The secrets that a newer version wants, behind what is there."""
+    text = env.read_text(encoding="utf-8")
+    missing = [name for name in _names(example) if dotenv.value_of(text, name) is None]
+    if not missing:
+        raise usage(f"{env} exists already and is left as it is", "remove it first if you want new secrets")
+    dotenv.append(env, {name: _secret() for name in missing})
+    typer.echo(f"added new values for {', '.join(missing)} to {env}; all else is as it was")
+    typer.echo("Next: `docker compose up -d` restarts what uses them")
 
 
 def _rotate_postgres(env: Path) -> None:

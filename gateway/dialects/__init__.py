@@ -97,6 +97,10 @@ class Dialect(Protocol):
         """`created`: unix seconds."""
         ...
 
+    def status(self, status: int, code: str) -> int:
+        """The HTTP status of an error, which has this `status` elsewhere."""
+        ...
+
     def error(self, status: int, code: str, message: str, param: str | None, request_id: str) -> bytes:
         """A whole answer that says what is wrong: JSON in the dialect's error shape."""
         ...

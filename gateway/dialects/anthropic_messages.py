@@ -33,10 +33,10 @@ ERROR_TYPES = {
     404: "not_found_error",
     413: "request_too_large",
     429: "rate_limit_error",
-    503: "overloaded_error",
     504: "timeout_error",
     529: "overloaded_error",
 }
+OVERLOADED = 529
 _FULL: frozenset[str] = frozenset({ErrorCode.OVERLOADED, ErrorCode.NO_WORKER, ErrorCode.DRAINING})
 
 STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
@@ -53,6 +53,8 @@ BUDGETS: tuple[tuple[int, ReasoningEffort], ...] = ((4_096, "low"), (16_384, "me
 """Tokens to think with, below which the effort is said so; above all of them it is `high`."""
 OWN_TOOLS = (None, "custom")
 """Types of tools that the client runs itself. All others run at Anthropic, or are built into its models."""
+OWN_HEADERS = ("anthropic-beta", "anthropic-version")
+"""Go to the provider as they are, where the model that is chosen is Anthropic's."""
 BILLING = "x-anthropic-billing-header:"
 """Claude Code begins its system text with such a line. It is no word to the model, and it differs in every request, so
 that no prompt would be found in any cache."""
@@ -72,10 +74,20 @@ class AnthropicMessages:
     name = "anthropic"
 
     def read(self, body: JsonObject, headers: Mapping[str, str]) -> Asked:
-        return _Reader(Fields(body)).asked()
+        asked = _Reader(Fields(body)).asked()
+        told = {name: headers[name] for name in OWN_HEADERS if headers.get(name)}
+        for name, text in told.items():
+            if not (text.isascii() and text.isprintable()):
+                raise Refused(f"{name}: should have printable characters of ASCII only", name)
+        if told:
+            asked.request["extra"] = {"anthropic": {"headers": told}}
+        return asked
 
     def writer(self, asked: Asked, request_id: str, created: int) -> "MessagesWriter":
         return MessagesWriter(asked, request_id)
+
+    def status(self, status: int, code: str) -> int:
+        return OVERLOADED if code in _FULL else status
 
     def error(self, status: int, code: str, message: str, param: str | None, request_id: str) -> bytes:
         return dumped({**_error(status, code, message), "request_id": request_id})

@@ -12,10 +12,10 @@ from gateway.dialects import Asked, Refused
 from gateway.dialects import openai as common
 from gateway.dialects.about import comments
 from gateway.dialects.events import dumped
+from gateway.dialects.fields import ignored
 from gateway.dialects.openai_chat import DONE, KEEP_ALIVE, SSE
 
 TAKEN = common.SAMPLING | common.OURS | {"logprobs", "reasoning_effort"}
-ONLY: Mapping[str, tuple[Any, ...]] = {"echo": (False,), "suffix": ("",)}
 FINISH = {"tool_calls": "stop"}
 MOST_TOP_LOGPROBS = 20
 
@@ -32,22 +32,25 @@ class Completions:
         """Raises `Refused`."""
         fields = common.present(body)
         model, stream, copies = common.model_of(fields), common.flag(fields, "stream"), common.copies_of(fields)
-        options = CompletionOptions(common.includes_usage(fields))
+        with_usage, unknown = common.includes_usage(fields)
         if (best_of := fields.pop("best_of", copies)) != copies:
             raise Refused(f"best_of: {best_of!r:.200} is not supported here, only as many as n is", "best_of")
-        common.only(fields, ONLY)
+        common.only(fields, common.NEVER)
         common.settle_max_tokens(fields)
         common.without_empty(fields, "stop", "logit_bias", "metadata")
         prompts = _prompts(fields.pop("prompt", None))
         if len(prompts) * copies > common.MOST_COPIES:
             raise Refused(f"{len(prompts)} prompts, {copies} times, are more than {common.MOST_COPIES} answers", "n")
-        ignored = common.known(fields, TAKEN)
-        request = {name: value for name, value in fields.items() if name in TAKEN}
+        request = {name: fields.pop(name) for name in TAKEN & fields.keys()}
         request |= _logprobs_asked(request.pop("logprobs", None))
-        return Asked(request, model, stream, ignored, copies, options, tuple({"prompt": text} for text in prompts))
+        unused, options = ignored(*fields, *unknown), CompletionOptions(with_usage)
+        return Asked(request, model, stream, unused, copies, options, tuple({"prompt": text} for text in prompts))
 
     def writer(self, asked: Asked, request_id: str, created: int) -> "CompletionWriter":
         return CompletionWriter(f"cmpl-{request_id}", created, asked)
+
+    def status(self, status: int, code: str) -> int:
+        return status
 
     def error(self, status: int, code: str, message: str, param: str | None, request_id: str) -> bytes:
         return dumped(common.error_object(status, code, message, param))

@@ -82,6 +82,9 @@ class Ollama:
     def writer(self, asked: Asked, request_id: str, created: int) -> "OllamaWriter":
         return OllamaWriter(self._door, asked, created)
 
+    def status(self, status: int, code: str) -> int:
+        return status
+
     def error(self, status: int, code: str, message: str, param: str | None, request_id: str) -> bytes:
         return dumped({"error": message})
 

@@ -7,13 +7,20 @@ from contracts import BullpenError, InferenceResponse, JsonObject
 from gateway.dialects import Refused
 from gateway.dialects.events import dumped
 
-IGNORED = frozenset({
-    *("prediction", "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "service_tier", "store"),
-    *("user", "verbosity"),
-    *("chat_template_kwargs", "min_p", "mirostat", "repeat_penalty", "repetition_penalty", "top_a", "top_k"),
-    *("typical_p",),
-})  # fmt: skip
-"""Fields of OpenAI, and of servers that speak its dialect, without which an answer is still the answer."""
+NEVER: Mapping[str, tuple[Any, ...]] = {
+    "audio": (),
+    "continue_final_message": (False,),
+    "echo": (False,),
+    "grammar": ("",),
+    "guided_choice": ([],),
+    "guided_grammar": ("",),
+    "guided_json": (),
+    "guided_regex": ("",),
+    "structured_outputs": ({},),
+    "suffix": ("",),
+}
+"""Fields that ask for another answer than the mesh can give, and the values that ask for nothing. All other unknown
+fields are passed over, and named in the answer: its text is what was asked for without them."""
 SAMPLING = frozenset({
     *("temperature", "top_p", "stop", "seed", "frequency_penalty", "presence_penalty", "logit_bias", "max_tokens"),
 })  # fmt: skip
@@ -48,14 +55,6 @@ def present(body: Mapping[str, Any]) -> JsonObject:
     return {name: value for name, value in body.items() if value is not None}
 
 
-def known(fields: JsonObject, taken: frozenset[str]) -> tuple[str, ...]:
-    """The names of those that are ignored. Raises `Refused` at one that is neither `taken` nor harmless."""
-    for name in fields:
-        if name not in taken and name not in IGNORED:
-            raise Refused(f"Unknown parameter: '{name[:200]}'", name[:200], code="unknown_parameter")
-    return tuple(name for name in fields if name in IGNORED and name not in taken)
-
-
 def only(fields: JsonObject, allowed: Mapping[str, tuple[Any, ...]]) -> None:
     """Takes out the fields that are honoured only if they ask for what happens anyway. Raises `Refused`."""
     for name, values in allowed.items():
@@ -88,18 +87,16 @@ def copies_of(fields: JsonObject) -> int:
     return copies
 
 
-def includes_usage(fields: JsonObject) -> bool:
-    """Whether `stream_options` ask for the usage. Raises `Refused`."""
+def includes_usage(fields: JsonObject) -> tuple[bool, list[str]]:
+    """Whether `stream_options` ask for the usage, and the options that are unknown. Raises `Refused`."""
     options = fields.pop("stream_options", {})
     if not isinstance(options, dict):
         raise Refused("stream_options should be an object", "stream_options")
     options = present(options)
-    for name, value in options.items():
-        if name not in ("include_usage", "include_obfuscation"):
-            raise Refused(f"Unknown parameter: 'stream_options.{name[:200]}'", f"stream_options.{name[:200]}")
-        if not isinstance(value, bool):
-            raise Refused(f"stream_options.{name} should be true or false", f"stream_options.{name}")
-    return bool(options.get("include_usage"))
+    wanted = options.pop("include_usage", False)
+    if not isinstance(wanted, bool):
+        raise Refused("stream_options.include_usage should be true or false", "stream_options.include_usage")
+    return wanted, [f"stream_options.{name}" for name in options]
 
 
 def settle_max_tokens(fields: JsonObject) -> None:

@@ -4,29 +4,42 @@ The request's form is nearly the mesh's own, so most fields go on as they are an
 that every caller's request goes through.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from contracts import BullpenError, Chunk, FinalResponse, InferenceResponse, JsonObject
+from contracts import BullpenError, ChatMessage, Chunk, FinalResponse, InferenceResponse, JsonObject
+from contracts.request_dialects import OF_A_PART, OF_AN_ANSWER
 from gateway.dialects import Asked, Refused
 from gateway.dialects import openai as common
 from gateway.dialects.about import comments
 from gateway.dialects.events import dumped
+from gateway.dialects.fields import ignored
 
 CHAT = frozenset({
     *("messages", "logprobs", "top_logprobs", "reasoning_effort", "response_format"),
     *("tools", "tool_choice", "parallel_tool_calls"),
 })  # fmt: skip
 TAKEN = CHAT | common.SAMPLING | common.OURS
-ONLY: Mapping[str, tuple[Any, ...]] = {
-    "audio": (),
+NEVER: Mapping[str, tuple[Any, ...]] = {
+    **common.NEVER,
+    "best_of": (1,),
     "function_call": ("auto", "none"),
     "functions": ([],),
     "modalities": (["text"],),
     "web_search_options": (),
 }
-"""Fields that the mesh has not, and the values that ask for nothing else than what it does."""
+TURN = frozenset(ChatMessage.model_fields) | {"audio", "function_call"}
+"""What a message may have. `audio` and `function_call` are refused where a message is checked: they say something."""
+ANSWER = TURN | OF_AN_ANSWER | {"refusal"}
+"""What one of the assistant may have."""
+PART = frozenset({"type", "text", "image_url", "input_audio", "file", "refusal"}) | OF_A_PART
+INSIDE = {
+    "image_url": ("url", "detail"),
+    "input_audio": ("data", "format"),
+    "file": ("file_data", "filename", "file_id"),
+}
+"""What a part's object may have; a file that is kept at OpenAI is refused where a part is checked."""
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
 SSE = "text/event-stream"
@@ -44,23 +57,56 @@ class OpenAIChat:
         """Raises `Refused`."""
         fields = common.present(body)
         model, stream, copies = common.model_of(fields), common.flag(fields, "stream"), common.copies_of(fields)
-        options = ChatOptions(common.includes_usage(fields))
-        common.only(fields, ONLY)
+        with_usage, unused = common.includes_usage(fields)
+        common.only(fields, NEVER)
         common.settle_max_tokens(fields)
         common.without_empty(fields, "tools", "stop", "logit_bias", "metadata")
-        ignored = common.known(fields, TAKEN)
         if not isinstance(messages := fields.get("messages"), list) or not messages:
             raise Refused("messages should be a list of one message at least", "messages")
+        fields["messages"] = [
+            _message(message, f"messages.{number}", unused) for number, message in enumerate(messages)
+        ]
         if "tools" not in fields and fields.get("tool_choice") in ("auto", "none"):
             del fields["tool_choice"]
-        request = {name: value for name, value in fields.items() if name in TAKEN}
-        return Asked(request, model, stream, ignored, copies, options)
+        request = {name: fields.pop(name) for name in TAKEN & fields.keys()}
+        return Asked(request, model, stream, ignored(*fields, *unused), copies, ChatOptions(with_usage))
 
     def writer(self, asked: Asked, request_id: str, created: int) -> "ChatWriter":
         return ChatWriter(f"chatcmpl-{request_id}", created, asked)
 
+    def status(self, status: int, code: str) -> int:
+        return status
+
     def error(self, status: int, code: str, message: str, param: str | None, request_id: str) -> bytes:
         return dumped(common.error_object(status, code, message, param))
+
+
+def _message(told: Any, at: str, unused: list[str]) -> Any:
+    """Without the fields that nobody knows, whose paths are added to `unused`. What is no object is refused later."""
+    if not isinstance(told, dict):
+        return told
+    found = _known(told, ANSWER if told.get("role") == "assistant" else TURN, at, unused)
+    if isinstance(parts := found.get("content"), list):
+        found = {**found, "content": [_part(part, f"{at}.content.{n}", unused) for n, part in enumerate(parts)]}
+    return found
+
+
+def _part(told: Any, at: str, unused: list[str]) -> Any:
+    if not isinstance(told, dict):
+        return told
+    found = _known(told, PART, at, unused)
+    for name, fields in INSIDE.items():
+        if isinstance(inside := found.get(name), dict):
+            found = {**found, name: _known(inside, fields, f"{at}.{name}", unused)}
+    return found
+
+
+def _known(told: JsonObject, fields: Collection[str], at: str, unused: list[str]) -> JsonObject:
+    unknown = [name for name in told if name not in fields]
+    if not unknown:
+        return told
+    unused += [f"{at}.{name}" for name in unknown if told[name] is not None]
+    return {name: value for name, value in told.items() if name in fields}
 
 
 class ChatWriter:

@@ -53,6 +53,9 @@ class OpenAIResponses:
     def writer(self, asked: Asked, request_id: str, created: int) -> ResponsesWriter:
         return ResponsesWriter(asked, request_id, created)
 
+    def status(self, status: int, code: str) -> int:
+        return status
+
     def error(self, status: int, code: str, message: str, param: str | None, request_id: str) -> bytes:
         kind = ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
         return dumped({"error": {"message": message, "type": kind, "param": param, "code": code}})
@@ -83,6 +86,7 @@ class _Reader:
         if not says_something(messages) and most is not None and most <= PROBE_TOKENS:
             messages.append({"role": "user", "content": PROBE})
         effort, top_logprobs = self._effort(), fields.integer("top_logprobs")
+        parallel = fields.flag("parallel_tool_calls")
         logprobs = WITH_LOGPROBS in fields.texts("include") or bool(top_logprobs)
         wanted = {
             "max_tokens": most,
@@ -90,7 +94,7 @@ class _Reader:
             "top_p": share(fields.number("top_p")),
             **self._choice(),
             "tools": self._tools,
-            "parallel_tool_calls": fields.flag("parallel_tool_calls") if self._tools else None,
+            "parallel_tool_calls": parallel if self._tools else None,
             "response_format": self._format(),
             "reasoning_effort": effort,
             "logprobs": logprobs or None,

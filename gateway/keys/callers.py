@@ -1,12 +1,8 @@
-"""Who asks: the key in a request's headers, and what its owner may. Without keys, everybody on this machine.
-
-Web pages from elsewhere may not ask in any case: a page that somebody looks at must not spend their money.
-"""
+"""Who asks: the key in a request's headers, and what its owner may. Without keys, everybody on this machine."""
 
 import asyncio
 from collections.abc import Mapping
 from typing import Literal
-from urllib.parse import urlsplit
 
 from config.bounded import Latest
 from contracts import ApiKey, BullpenError, ErrorCode
@@ -14,7 +10,6 @@ from gateway.dialects import Refused
 from gateway.keys.limits import Limits
 from gateway.keys.ring import KeyRing
 
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 BEARER = "bearer "
 OTHER_HEADERS = ("x-api-key", "api-key")
 """Of Anthropic's and Azure's clients."""
@@ -31,6 +26,11 @@ class Caller:
     def __init__(self, key: ApiKey | None = None, limits: Limits | None = None) -> None:
         self._key = key
         self._limits = limits
+
+    @property
+    def key_id(self) -> str:
+        """Empty: there is no key."""
+        return self._key.key_id if self._key is not None else ""
 
     @property
     def tenant(self) -> str | None:
@@ -57,15 +57,13 @@ class Caller:
 
 
 class Callers:
-    def __init__(self, ring: KeyRing, mode: Literal["auto", "required", "off"], origins: tuple[str, ...]) -> None:
+    def __init__(self, ring: KeyRing, mode: Literal["auto", "required", "off"]) -> None:
         self._ring = ring
         self._mode = mode
-        self._origins = origins
         self._limits: Latest[str, tuple[ApiKey, Limits]] = Latest(MOST_LIMITED)
 
     def admit(self, headers: Mapping[str, str]) -> Caller:
-        """Who sent a request with these headers. Raises `Refused` (401, 403), `BullpenError(no_worker)`."""
-        self._check_origin(headers.get("Origin"))
+        """Who sent a request with these headers. Raises `Refused` (401), `BullpenError(no_worker)`."""
         if self._mode == "off":
             return Caller()
         if not self._ring.is_known:
@@ -88,13 +86,6 @@ class Callers:
         if known is None or (known[0].rpm, known[0].tpm) != (key.rpm, key.tpm):
             known = self._limits[key.key_id] = (key, Limits(key.rpm, key.tpm))
         return known[1]
-
-    def _check_origin(self, origin: str | None) -> None:
-        if origin is None or "*" in self._origins or origin in self._origins:
-            return
-        if urlsplit(origin).hostname not in LOOPBACK:
-            why = f"pages of {origin[:200]} may not ask here: `origins` in gateway/config.yaml lists those that may"
-            raise Refused(why, None, 403, "origin_refused")
 
 
 def _secret(headers: Mapping[str, str]) -> str:

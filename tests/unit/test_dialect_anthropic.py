@@ -365,6 +365,24 @@ def test_errors_have_anthropics_types(status: int, code: str, kind: str) -> None
     }
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "wanted"),
+    [(429, "overloaded", 529), (503, "no_worker", 529), (503, "draining", 529), (429, "rate_limited", 429)],
+)
+def test_a_mesh_without_room_has_anthropics_status(status: int, code: str, wanted: int) -> None:
+    assert DIALECT.status(status, code) == wanted
+
+
+def test_anthropics_own_headers_are_for_its_models() -> None:
+    told = {"anthropic-beta": "a-1, b-2", "anthropic-version": "2023-06-01"}
+    asked = DIALECT.read({"model": "auto", "messages": [USER]}, {**told, "x-api-key": "secret"})
+    assert asked.request["extra"] == {"anthropic": {"headers": told}}
+    assert "extra" not in DIALECT.read({"model": "auto", "messages": [USER]}, {}).request
+    with pytest.raises(Refused) as refused:
+        DIALECT.read({"model": "auto", "messages": [USER]}, {"anthropic-beta": "a\tb"})
+    assert refused.value.param == "anthropic-beta"
+
+
 def test_a_stream_that_fails_ends_with_an_error_event() -> None:
     written = DIALECT.writer(read(), REQUEST_ID, CREATED).failed(BullpenError(ErrorCode.UPSTREAM_ERROR, "it is gone"))
     error = {"type": "error", "error": {"type": "api_error", "message": "it is gone"}}

@@ -65,6 +65,27 @@ def test_fields_go_on_as_they_are() -> None:
     }  # fmt: skip
 
 
+def test_unknown_fields_are_passed_over_and_named_at_every_depth() -> None:
+    image = {"url": "data:image/png;base64,AAAA", "colour": 1}
+    messages = [
+        {"role": "user", "id": "m1", "content": [{"type": "image_url", "image_url": image, "zoom": 2}], "seen": None},
+        {"role": "assistant", "id": "m2", "refusal": None, "content": "well"},
+    ]
+    told = asked(OpenAIChat(), messages=messages, top_k=4, what=1, stream_options={"colour": 1}, strange=None)
+    parts = ("messages.0.id", "messages.0.content.0.zoom", "messages.0.content.0.image_url.colour")
+    assert told.ignored == ("top_k", "what", "stream_options.colour", *parts)
+    parse_request(json.dumps(told.request).encode())
+    assert asked(Completions(), prompt="a", what=1).ignored == ("what",)
+
+
+@pytest.mark.parametrize("lost", [{"audio": {"id": "a"}}, {"function_call": {"name": "f", "arguments": ""}}])
+def test_what_a_message_says_is_never_passed_over(lost: Any) -> None:
+    told = asked(OpenAIChat(), messages=[*HELLO, {"role": "assistant", "content": "so", **lost}, *HELLO])
+    with pytest.raises(BullpenError) as refused:
+        parse_request(json.dumps(told.request).encode())
+    assert refused.value.field == f"messages.1.{next(iter(lost))}"
+
+
 @pytest.mark.parametrize(
     ("told", "wanted"),
     [
@@ -89,11 +110,13 @@ def test_max_tokens_has_two_names(told: Any, wanted: int | None) -> None:
         (OpenAIChat(), {"model": ""}, "model"),
         (OpenAIChat(), {"messages": []}, "messages"),
         (OpenAIChat(), {"stream": "yes"}, "stream"),
-        (OpenAIChat(), {"stream_options": {"colour": 1}}, "stream_options.colour"),
+        (OpenAIChat(), {"stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
+        (OpenAIChat(), {"guided_regex": "a+"}, "guided_regex"),
         (OpenAIChat(), {"max_tokens": 0}, "max_tokens"),
         (OpenAIChat(), {"functions": [{"name": "f"}]}, "functions"),
         (OpenAIChat(), {"web_search_options": {}}, "web_search_options"),
-        (OpenAIChat(), {"what": 1}, "what"),
+        (OpenAIChat(), {"echo": True}, "echo"),
+        (Completions(), {"prompt": "a", "structured_outputs": {"json": {}}}, "structured_outputs"),
         (Completions(), {"prompt": [1, 2]}, "prompt"),
         (Completions(), {"prompt": []}, "prompt"),
         (Completions(), {"prompt": "a", "echo": True}, "echo"),

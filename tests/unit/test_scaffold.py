@@ -135,8 +135,26 @@ def test_init_overwrites_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     assert run("init")[0] == 2
     Path(".env.example").write_text(EXAMPLE)
-    Path(".env").write_text("mine")
+    mine = "NATS_PASSWORD=\nexport POSTGRES_PASSWORD='mine'\nSESSION_SECRET=s"
+    Path(".env").write_text(mine)
     code, out = run("init")
     assert code == 2
     assert "left as it is" in out
-    assert Path(".env").read_text() == "mine"
+    assert Path(".env").read_text() == mine
+
+
+def test_init_adds_the_secrets_that_a_newer_version_wants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(".env.example").write_text(EXAMPLE)
+    mine = b"# SESSION_SECRET=no\r\nNATS_PASSWORD=mine\r\n\r\nPOSTGRES_PASSWORD=mine"
+    Path(".env").write_bytes(mine)
+    Path(".env").chmod(0o640)
+    code, out = run("init")
+    assert code == 0
+    assert "SESSION_SECRET" in out
+    text = Path(".env").read_bytes()
+    assert text.startswith(mine + b"\nSESSION_SECRET=s")
+    assert text.count(b"\n") == mine.count(b"\n") + 2
+    assert stat.S_IMODE(Path(".env").stat().st_mode) == 0o640
+    assert run("init")[0] == 2
+    assert Path(".env").read_bytes() == text

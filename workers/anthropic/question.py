@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from contracts import AudioPart, BullpenError, ChatMessage, ErrorCode, FilePart, InferenceRequest, JsonObject
 from workers.anthropic.limits import accepted, thinking_at
-from workers.anthropic.thoughts import in_order
+from workers.anthropic.thoughts import NAME, in_order
 from workers.base import Job
 from workers.base.provider.call_forms import CallRule
 from workers.base.provider.chat import (
@@ -24,6 +24,7 @@ WARMEST = 1.0
 """Its scale of temperature ends where the common one is half way; what is above counts as this."""
 SYSTEM = ("system", "developer")
 CHOICES = {"auto": "auto", "none": "none", "required": "any"}
+OWN_HEADERS = ("anthropic-beta", "anthropic-version")
 ONLY_JSON = "Answer with one JSON object and nothing else."
 
 
@@ -51,11 +52,23 @@ def question_of(job: Job, options: JsonObject) -> JsonObject:
     told = {key: value for key, value in told.items() if value is not None}
     own_limit = job.max_tokens is None and "max_tokens" not in options
     told = accepted(told, job.model.model_id, turns, own_limit=own_limit)
+    headers = headers_of(request)
     return {
+        **({"extra_headers": headers} if headers else {}),
         "model": job.model.model_id,
         "messages": turns,
         "max_tokens": told.pop("max_tokens"),
         "extra_body": told,  # the SDK's own arguments change with the newest models, the API takes the older ones' too
+    }
+
+
+def headers_of(request: InferenceRequest) -> dict[str, str]:
+    """The headers of its own API that the caller's program sent to the gateway, as they came."""
+    own = (request.extra or {}).get(NAME)
+    told = own.get("headers") if isinstance(own, dict) else None
+    found = {name: told.get(name) for name in OWN_HEADERS} if isinstance(told, dict) else {}
+    return {
+        name: text for name, text in found.items() if isinstance(text, str) and text.isascii() and text.isprintable()
     }
 
 

@@ -5,10 +5,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from aiohttp import ClientSession, web
 
 from contracts import BullpenError, ErrorCode
+from tests.backends.providers import AnthropicProvider
 from tests.fake_worker import Asked
-from tests.gateway import PATIENT, STORY, Door, final, played, torn
+from tests.gateway import PATIENT, STORY, Door, door_of, final, played, torn
 from tests.mesh import SmallMesh
 from tests.support import eventually
 
@@ -57,6 +59,31 @@ async def test_the_beta_messages_are_the_same(simulated: Door) -> None:
             model="auto", messages=HELLO, max_tokens=3, betas=["interleaved-thinking-2025-05-14"]
         )
     assert answer.stop_reason == "max_tokens"
+
+
+class Heard(AnthropicProvider):
+    """Keeps the headers of the last question, byte for byte."""
+
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.headers = tuple((name.lower(), value) for name, value in request.raw_headers)
+        return await super().answer(request)
+
+
+async def test_anthropics_own_headers_reach_its_models_byte_for_byte(mesh: SmallMesh) -> None:
+    body = {"model": "m", "messages": HELLO, "max_tokens": 5}
+    told = {"anthropic-beta": "context-1m-2025-08-07,  Odd-One;x=1", "anthropic-version": "2023-01-01"}
+    async with Heard() as provider, ClientSession() as client:
+        await mesh.worker("w-1", "anthropic", **provider.config())
+        async with door_of(mesh) as door:
+            async with client.post(f"{door.url}/v1/messages", json=body, headers=told) as answer:
+                assert answer.status == 200, await answer.text()
+            for name, value in told.items():
+                assert [got for called, got in provider.headers if called == name.encode()] == [value.encode()]
+            async with client.post(f"{door.url}/v1/chat/completions", json=body, headers=told) as answer:
+                assert answer.status == 200
+            assert b"anthropic-beta" not in dict(provider.headers)
 
 
 async def test_thoughts_and_calls_of_tools_whole_and_streamed(mesh: SmallMesh) -> None:

@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -242,6 +243,66 @@ async def test_a_page_of_another_site_may_not_ask(door: Door) -> None:
     assert (status, told["error"]["code"]) == (403, "origin_refused")
     status, _, _ = await post(door, chat(max_tokens=1), Origin="http://localhost:3000")
     assert status == 200
+
+
+async def test_a_page_of_a_listed_site_may_read_whatever_it_is_answered(mesh: SmallMesh) -> None:
+    await mesh.worker("w-1")
+    site = "https://chat.example.com"
+    async with door_of(mesh, keys="required", origins=(site,)) as door, aiohttp.ClientSession() as session:
+        asks = {"Origin": site, "Access-Control-Request-Method": "POST"}
+        async with session.options(door.url + CHAT, headers=asks) as answer:
+            assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (204, site)
+        async with session.options(door.url + CHAT, headers={**asks, "Origin": "https://evil.example"}) as answer:
+            assert (answer.status, answer.headers.get("Access-Control-Allow-Origin")) == (403, None)
+        for path in ("/v1/models", "/api/tags"):
+            async with session.get(door.url + path, headers={"Origin": site}) as answer:
+                assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (401, site)
+    async with door_of(mesh, origins=(site,)) as door:
+        for asked, wanted in (({}, 200), ({"stream": True}, 200), ({"n": 0}, 400)):
+            status, _, headers = await post(door, chat(max_tokens=1, **asked), Origin=site)
+            assert (status, headers["Access-Control-Allow-Origin"]) == (wanted, site)
+
+
+async def test_an_answer_says_where_its_time_went(door: Door) -> None:
+    def parts(headers: Any) -> dict[str, float]:
+        told = [part.split(";dur=") for part in headers["Server-Timing"].split(", ")]
+        return {name: float(ms) for name, ms in told}
+
+    for asked, wanted in (
+        ({}, {"read", "mesh", "answer", "queue"}),
+        ({"stream": True}, {"read", "mesh"}),
+        ({"n": 0}, {"read"}),
+    ):
+        _, _, headers = await post(door, chat(max_tokens=1, **asked))
+        assert parts(headers).keys() == wanted
+        assert all(ms >= 0 for ms in parts(headers).values())
+
+
+async def test_a_stream_names_its_task_first_and_its_request_at_the_end(door: Door) -> None:
+    _, said, headers = await post(door, chat(max_tokens=1, stream=True))
+    assert headers["x-request-id"] in said
+    at_the_end = [line for line in said.splitlines() if line.startswith(": x-request-id: ")]
+    assert len(at_the_end) == 1
+    assert at_the_end[0] != f": x-request-id: {headers['x-request-id']}"
+
+
+async def test_what_is_saved_in_its_config_counts_from_the_next_request_on(mesh: SmallMesh, tmp_path: Path) -> None:
+    await mesh.worker("w-1")
+    path = tmp_path / "config.yaml"
+    path.write_text("aliases: {}\n", encoding="utf-8")
+    async with door_of(mesh, file=path) as door:
+
+        async def status(**fields: Any) -> int:
+            return (await post(door, chat(max_tokens=1, **fields)))[0]
+
+        assert await status(model="gpt-x") == 404
+        path.write_text("aliases: {gpt-*: auto}\nbody_limit_mb: 0.001\nkeys: required\n", encoding="utf-8")
+
+        async def is_taken() -> bool:
+            return await status(model="gpt-x") == 200
+
+        await eventually(is_taken, timeout=PATIENT)
+        assert await status(model="gpt-x", user="x" * 2000) == 413
 
 
 @pytest.mark.parametrize(

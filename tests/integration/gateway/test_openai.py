@@ -126,7 +126,7 @@ async def test_an_unknown_model_is_a_404_unless_an_alias_names_it(mesh: SmallMes
     [
         ({"temperature": 3}, "temperature"),
         ({"n": 0}, "n"),
-        ({"extra_body": {"colour": "red"}}, "colour"),
+        ({"extra_body": {"guided_json": {}}}, "guided_json"),
         ({"audio": {"voice": "x", "format": "wav"}}, "audio"),
         ({"modalities": ["audio"]}, "modalities"),
         ({"messages": [{"role": "poet", "content": "hi"}]}, "messages.0.role"),
@@ -146,9 +146,9 @@ async def test_what_is_harmless_is_taken_and_named(simulated: Door) -> None:
     harmless: Any = {"store": True, "user": "u-1", "prompt_cache_key": "k", "verbosity": "low"}
     async with sdk(simulated) as client:
         raw = await client.chat.completions.with_raw_response.create(
-            model="auto", messages=HELLO, max_tokens=1, extra_body={"top_k": 40}, **harmless
+            model="auto", messages=HELLO, max_tokens=1, extra_body={"top_k": 40, "colour": "red"}, **harmless
         )
-    assert set(raw.headers["x-bullpen-ignored"].split(", ")) == {*harmless, "top_k"}
+    assert set(raw.headers["x-bullpen-ignored"].split(", ")) == {*harmless, "top_k", "colour"}
 
 
 async def test_a_conversation_in_every_form(mesh: SmallMesh) -> None:

@@ -1,0 +1,61 @@
+"""A client's connection: what is no HTTP, or too much of it, gets an answer in JSON before the connection closes."""
+
+import asyncio
+from typing import Any
+
+from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
+from aiohttp.web import BaseRequest, RequestHandler, Response, Server, StreamResponse
+
+from gateway.dialects.events import dumped
+from gateway.dialects.openai import error_object
+
+LONGEST_LINE = 4096
+LONGEST_HEADER = 8190
+MOST_HEADERS = 128
+"""Bytes of the first line and of each header, and how many of those."""
+LINGERS = 2.0
+"""Seconds for which more of a refused body is read and thrown away, so that its client gets to see the answer."""
+
+
+class Connection(RequestHandler):
+    def __init__(self, server: Server, *, loop: asyncio.AbstractEventLoop, keepalive_timeout: float) -> None:
+        no_log: dict[str, Any] = {"access_log": None}
+        super().__init__(
+            server,
+            loop=loop,
+            keepalive_timeout=keepalive_timeout,
+            max_line_size=LONGEST_LINE,
+            max_field_size=LONGEST_HEADER,
+            max_headers=MOST_HEADERS,
+            lingering_time=LINGERS,
+            **no_log,
+        )
+
+    def handle_error(
+        self,
+        request: BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> StreamResponse:
+        """Logs nothing of a request that cannot be read: a client could fill the disk, and lines may hold keys."""
+        if not isinstance(exc, BadHttpMessage):
+            return super().handle_error(request, status, exc, message)
+        status, why = _told(exc)
+        code = "headers_too_large" if status == 431 else "invalid_request"
+        response = Response(
+            status=status, body=dumped(error_object(status, code, why, None)), content_type="application/json"
+        )
+        response.force_close()
+        return response
+
+
+def _told(error: BadHttpMessage) -> tuple[int, str]:
+    """The status, and the reason without the client's own words."""
+    if isinstance(error, LineTooLong):
+        if error.args[1] == LONGEST_LINE:
+            return 414, f"The address is longer than {LONGEST_LINE} bytes"
+        return 431, f"A header is longer than {LONGEST_HEADER} bytes"
+    if error.message.startswith("Too many headers"):
+        return 431, f"There are more than {MOST_HEADERS} headers"
+    return 400, "This is no valid HTTP request"
