@@ -5,6 +5,7 @@ import faulthandler
 import itertools
 import os
 import shutil
+import ssl
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -12,6 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
+import certifi
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -86,6 +88,22 @@ def standard_ports() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for server in (_nats, _postgres):
             patch.setattr(server, "STANDARD_PORT", free_port())
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One certificate authority instead of all: every client of a provider reads them anew, which takes 30 ms.
+
+    Real providers are not asked; whoever speaks TLS to a stand-in brings its authority along.
+    """
+    first, end, _ = Path(certifi.where()).read_text(encoding="utf-8").partition("-----END CERTIFICATE-----\n")
+    file = tmp_path_factory.mktemp("authorities") / "one.pem"
+    file.write_text(first + end, encoding="utf-8")
+    paths = ssl.get_default_verify_paths()._replace(openssl_cafile=str(file), openssl_capath="")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(certifi, "where", lambda: str(file))
+        patch.setattr(ssl, "get_default_verify_paths", lambda: paths)
         yield
 
 
