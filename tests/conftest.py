@@ -14,6 +14,7 @@ from pathlib import Path
 
 import asyncpg
 import certifi
+import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -34,8 +35,26 @@ settings.load_profile("same")  # what is found anew is found by `--hypothesis-pr
 STUCK = 120.0
 """Seconds that a failed test may take to be taken down."""
 OURS_TO_SET = ("NATS_", "DATABASE_URL", "BULLPEN_")
+ROOM = 8 << 30
+"""Bytes of memory that are enough for a run's temporary files: it has two gigabytes of them at most."""
 _numbers = itertools.count(1)
 _own_temp = pytest.StashKey[str]()
+
+
+def _in_memory() -> Path | None:
+    """Where a disk that others use as well keeps no server waiting, if there is room. None: nowhere.
+
+    What runs that failed have left there goes: it is kept until the next one.
+    """
+    memory = Path("/dev/shm")
+    if not memory.is_dir():
+        return None
+    for left in memory.glob("bullpen-tests-*"):
+        if not psutil.pid_exists(int(left.name.split("-")[2])):
+            shutil.rmtree(left, ignore_errors=True)
+    told = os.statvfs(memory)
+    room = min(told.f_bavail * told.f_frsize, psutil.virtual_memory().available)
+    return memory if room > ROOM and not told.f_flag & os.ST_NOEXEC else None
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -46,7 +65,7 @@ def pytest_configure(config: pytest.Config) -> None:
     runs as somebody else when we are root, would lose its files in the middle of a test.
     """
     if config.option.basetemp is None:
-        own_temp = tempfile.mkdtemp(prefix="bullpen-tests-")
+        own_temp = tempfile.mkdtemp(prefix=f"bullpen-tests-{os.getpid()}-", dir=_in_memory())
         config.option.basetemp = config.stash[_own_temp] = own_temp
     for name in [name for name in os.environ if name.startswith(OURS_TO_SET) and name != "BULLPEN_TEST_BACKENDS"]:
         del os.environ[name]  # a mesh that somebody works with is not the tests'
