@@ -74,6 +74,12 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["PYTHONPYCACHEPREFIX"] = str(config.rootpath / ".pytest_cache" / "bytecode")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """With `-n auto`: one more than there are processors, for tests wait most of their time; three or four."""
+    return min(max((os.cpu_count() or 1) + 1, 3), 4)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Gives each xdist worker scenarios first, so that none is left over at the end."""
     long = [item for item in items if item.get_closest_marker("scenario")]

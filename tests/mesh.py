@@ -41,6 +41,9 @@ class SmallMesh:
         self.beats: dict[str, Heartbeat] = {}
         self.statuses: dict[str, RoleStatus] = {}
         """What each role tells those on its machine."""
+        self.managers_listen_first = False
+        """Whether a new Manager listens for a while before it says that there is no worker: `manager` has seen to it
+        that it heard of all."""
         self._roles: dict[str, tuple[asyncio.Event, asyncio.Task[None]]] = {}
         self._patience = patch.object(watchdog, "ECHO_WAIT", SERVER_BACK_WITHIN)
         self._managers: set[str] = set()
@@ -60,10 +63,7 @@ class SmallMesh:
             self._patience.stop()
 
     async def manager(self, name: str = "m-1", **config: Any) -> None:
-        """With this config, or (`file`) the one in a file, which it then follows. A `PATIENT` one.
-
-        It has heard every worker that is here by then, and listens no longer before it says that there is none.
-        """
+        """With this config, or (`file`) the one in a file, which it then follows. A `PATIENT` one."""
         stop = asyncio.Event()
         followed = ConfigFile(ManagerConfig, "manager", config["file"]) if "file" in config else None
         told = followed.load() if followed else ManagerConfig(**{**PATIENT, **config})
@@ -76,7 +76,7 @@ class SmallMesh:
         await asyncio.gather(*(worker._presence.say() for worker in self._objects(Worker)))
         await eventually(lambda: all(self.beats[worker_id].seq > seq for worker_id, seq in heard.items()), timeout=30)
         await self._managers_have_heard()
-        for manager in self._objects(Manager):
+        for manager in () if self.managers_listen_first else self._objects(Manager):
             manager._shared.warm_at = 0.0
 
     async def worker(self, worker_id: str, backend: str = "simulated", **config: Any) -> None:
