@@ -25,7 +25,7 @@ up: setup
 	@.venv/bin/bullpen up $(ARGS)
 
 test: setup
-	@.venv/bin/python -m pytest -q $(or $(ARGS),-n logical --maxprocesses 4 --dist worksteal)
+	@.venv/bin/python -m pytest -q $(or $(ARGS),-n auto --dist worksteal)
 
 check: setup
 	.venv/bin/ruff check .

@@ -5,6 +5,7 @@ import faulthandler
 import itertools
 import os
 import shutil
+import ssl
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -12,6 +13,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
+import certifi
+import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -32,8 +35,26 @@ settings.load_profile("same")  # what is found anew is found by `--hypothesis-pr
 STUCK = 120.0
 """Seconds that a failed test may take to be taken down."""
 OURS_TO_SET = ("NATS_", "DATABASE_URL", "BULLPEN_")
+ROOM = 8 << 30
+"""Bytes of memory that are enough for a run's temporary files: it has two gigabytes of them at most."""
 _numbers = itertools.count(1)
 _own_temp = pytest.StashKey[str]()
+
+
+def _in_memory() -> Path | None:
+    """Where a disk that others use as well keeps no server waiting, if there is room. None: nowhere.
+
+    What runs that failed have left there goes: it is kept until the next one.
+    """
+    memory = Path("/dev/shm")
+    if not memory.is_dir():
+        return None
+    for left in memory.glob("bullpen-tests-*"):
+        if not psutil.pid_exists(int(left.name.split("-")[2])):
+            shutil.rmtree(left, ignore_errors=True)
+    told = os.statvfs(memory)
+    room = min(told.f_bavail * told.f_frsize, psutil.virtual_memory().available)
+    return memory if room > ROOM and not told.f_flag & os.ST_NOEXEC else None
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -44,13 +65,19 @@ def pytest_configure(config: pytest.Config) -> None:
     runs as somebody else when we are root, would lose its files in the middle of a test.
     """
     if config.option.basetemp is None:
-        own_temp = tempfile.mkdtemp(prefix="bullpen-tests-")
+        own_temp = tempfile.mkdtemp(prefix=f"bullpen-tests-{os.getpid()}-", dir=_in_memory())
         config.option.basetemp = config.stash[_own_temp] = own_temp
     for name in [name for name in os.environ if name.startswith(OURS_TO_SET) and name != "BULLPEN_TEST_BACKENDS"]:
         del os.environ[name]  # a mesh that somebody works with is not the tests'
     if sys.dont_write_bytecode:  # else each of some three hundred processes compiles everything anew
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         os.environ["PYTHONPYCACHEPREFIX"] = str(config.rootpath / ".pytest_cache" / "bytecode")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """With `-n auto`: one more than there are processors, for tests wait most of their time; three or four."""
+    return min(max((os.cpu_count() or 1) + 1, 3), 4)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -86,6 +113,22 @@ def standard_ports() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for server in (_nats, _postgres):
             patch.setattr(server, "STANDARD_PORT", free_port())
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One certificate authority instead of all: every client of a provider reads them anew, which takes 30 ms.
+
+    Real providers are not asked; whoever speaks TLS to a stand-in brings its authority along.
+    """
+    first, end, _ = Path(certifi.where()).read_text(encoding="utf-8").partition("-----END CERTIFICATE-----\n")
+    file = tmp_path_factory.mktemp("authorities") / "one.pem"
+    file.write_text(first + end, encoding="utf-8")
+    paths = ssl.get_default_verify_paths()._replace(openssl_cafile=str(file), openssl_capath="")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(certifi, "where", lambda: str(file))
+        patch.setattr(ssl, "get_default_verify_paths", lambda: paths)
         yield
 
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from unittest.mock import patch
 
 from pydantic_core import from_json
@@ -17,12 +17,14 @@ from config.watched_file import ConfigFile
 from contracts import BullpenError, Heartbeat, read_heartbeat
 from contracts import subjects as s
 from manager.config import ManagerConfig
+from manager.manager import Manager
 from manager.manager import run as run_manager
 from tests.support import eventually
 from workers.base.interface.discovery import find
-from workers.base.runtime.worker import run_worker
+from workers.base.runtime.worker import Worker, run_worker
 
 Json = dict[str, Any]
+T = TypeVar("T")
 SERVER_BACK_WITHIN = 10.0
 """Seconds for which a server that stands still is not left by those in this mesh."""
 PATIENT: dict[str, Any] = {"claim_timeout": 5.0, "silent_after_beats": 25.0}
@@ -39,6 +41,9 @@ class SmallMesh:
         self.beats: dict[str, Heartbeat] = {}
         self.statuses: dict[str, RoleStatus] = {}
         """What each role tells those on its machine."""
+        self.managers_listen_first = False
+        """Whether a new Manager listens for a while before it says that there is no worker: `manager` has seen to it
+        that it heard of all."""
         self._roles: dict[str, tuple[asyncio.Event, asyncio.Task[None]]] = {}
         self._patience = patch.object(watchdog, "ECHO_WAIT", SERVER_BACK_WITHIN)
         self._managers: set[str] = set()
@@ -68,8 +73,11 @@ class SmallMesh:
         self._managers.add(name)
         await self._managers_have_heard()
         heard = {worker_id: beat.seq for worker_id, beat in self.beats.items()}
+        await asyncio.gather(*(worker._presence.say() for worker in self._objects(Worker)))
         await eventually(lambda: all(self.beats[worker_id].seq > seq for worker_id, seq in heard.items()), timeout=30)
         await self._managers_have_heard()
+        for manager in () if self.managers_listen_first else self._objects(Manager):
+            manager._shared.warm_at = 0.0
 
     async def worker(self, worker_id: str, backend: str = "simulated", **config: Any) -> None:
         """Starts a worker as `manager` does, and waits until it is ready."""
@@ -156,6 +164,11 @@ class SmallMesh:
                     heard.append(from_json(message.data) if message.data else None)
         return heard
 
+    def _objects(self, kind: type[T]) -> list[T]:
+        """What is behind the roles of this kind that run."""
+        running = [self.statuses[name] for name in self._roles if name in self.statuses]
+        return [found for status in running if isinstance(found := _behind(status), kind)]
+
     async def mute_worker(self, worker_id: str, on_request: Callable[[Message], None] | None = None) -> Subscription:
         """Something that beats its heart but never answers. Lasts until the mesh stops."""
         beat = next(iter(self.beats.values()))
@@ -190,3 +203,8 @@ class SmallMesh:
         with suppress(BullpenError):  # a test may play a worker that talks nonsense
             beat = read_heartbeat(message.data)
             self.beats[beat.worker_id] = beat
+
+
+def _behind(status: RoleStatus) -> object:
+    """The role that fills this in."""
+    return getattr(status.why_not, "__self__", None)

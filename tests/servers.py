@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import cache
@@ -18,7 +19,7 @@ import psutil
 
 from bullpen.embedded import nats_server, postgres
 from bullpen.supervision.leash import KEEP_USER, leashed
-from tests.support import eventually
+from tests.support import eventually, gone
 
 NO_POWER_FAILURE = [word for name in ("fsync", "full_page_writes") for word in ("-c", f"{name}=off")]
 """What Postgres may leave out where processes are killed but no machine is."""
@@ -77,7 +78,9 @@ class _Server:
         """kill -9. Returns when what it had started is gone too: Postgres does not start beside its orphans."""
         started = self._children()
         self._end(signal.SIGKILL)
-        psutil.wait_procs(started, timeout=30)
+        end = time.monotonic() + 30
+        while not all(gone(process.pid) for process in started) and time.monotonic() < end:
+            time.sleep(0.002)  # what has ended and waits for a slow init to take note is gone as well
 
     def _children(self) -> list[psutil.Process]:
         if self.process is None:
@@ -181,6 +184,11 @@ def _new_cluster() -> Path:
     return cluster.directory
 
 
+def copy_cluster(directory: Path) -> None:
+    """A new cluster, for a Postgres that finds none there: making each takes ten times as long."""
+    subprocess.run(["cp", "-a", str(_new_cluster()), str(directory)], check=True)
+
+
 class PostgresServer(_Server):
     """The embedded Postgres."""
 
@@ -211,9 +219,8 @@ class PostgresServer(_Server):
         self._end(signal.SIGINT)
 
     def _prepare(self) -> None:
-        """Copies a cluster, if there is none yet: making each takes ten times as long."""
         if not self.cluster.directory.exists():
-            subprocess.run(["cp", "-a", str(_new_cluster()), str(self.cluster.directory)], check=True)
+            copy_cluster(self.cluster.directory)
         self.cluster.prepare()
 
 

@@ -8,10 +8,11 @@ What only shows at a provider's side is in `test_providers.py`, what only shows 
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import pytest
 import pytest_asyncio
@@ -244,10 +245,10 @@ async def test_no_answer_is_silent_for_longer_than_it_may_be(subject: Subject) -
 
 
 Pieces = list[tuple[float, str]]
-SHORT, LONG = 0.6, 2.4
-"""Seconds: of the silences below, and what several of them are longer than. A busy machine stands still for one."""
-ALLOWED = 2.0
-"""Seconds of silence, less than LONG."""
+SHORT, LONG = 0.8, 4.1
+"""Seconds: of the silences below, and what several of them are longer than. A busy machine stands still for three."""
+ALLOWED = 3.9
+"""Seconds of silence, less than LONG and than five of SHORT."""
 
 
 def opening_of(provider: Provider) -> Pieces:
@@ -274,42 +275,113 @@ def role(provider: Provider) -> str:
     return provider.role()
 
 
-@pytest.mark.parametrize("headers", [0.0, LONG], ids=["before its first token", "before its headers"])
-async def test_a_slow_first_token_is_waited_for(subject: Subject, provider: Provider, headers: float) -> None:
-    """Longer than it may be silent afterwards."""
-    provider.failure = Failure(slow_headers=headers)
-    provider.paced = [(LONG - headers, ""), *opening_of(provider), *answer_of(provider)]
-    allowed = SilenceOk(first_token=60_000, next_token=1000 * ALLOWED)
-    answer = await subject.backend.infer(subject.job(silence_ok=allowed))
-    assert (answer.text, len(provider.received)) == ("The capital is Paris.", 1)
+class Script(NamedTuple):
+    """What a stand-in says, and the silence that it may begin with."""
+
+    pieces: Pieces
+    first_token: float = 60.0
+    slow_headers: float = 0.0
 
 
-@pytest.mark.parametrize("what", [thought, role])
-async def test_what_is_no_token_does_not_end_the_wait_for_the_first_one(
-    subject: Subject, provider: Provider, what: Callable[[Provider], str]
-) -> None:
+def slow(provider: Provider, headers: float) -> Script:
+    paced = [(LONG - headers, ""), *opening_of(provider), *answer_of(provider)]
+    return Script(paced, slow_headers=headers)
+
+
+def no_token(provider: Provider, what: Callable[[Provider], str]) -> Script:
     silence = (LONG, provider.keep_alive)
-    provider.paced = [*opening_of(provider), (0.0, what(provider)), silence, *answer_of(provider)]
-    allowed = SilenceOk(first_token=60_000, next_token=1000 * ALLOWED)
-    answer = await subject.backend.infer(subject.job(silence_ok=allowed))
-    assert (answer.text, len(provider.received)) == ("The capital is Paris.", 1)
+    return Script([*opening_of(provider), (0.0, what(provider)), silence, *answer_of(provider)])
 
 
-@pytest.mark.parametrize("what", [keep_alive, blank, thought])
-@pytest.mark.parametrize("at", [0, 2], ids=["before the first token", "between tokens"])
-async def test_whatever_arrives_ends_a_silence_and_is_told(
-    subject: Subject, provider: Provider, what: Callable[[Provider], str], at: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also what an SDK shows nothing of. All of it together takes longer than one silence may."""
-    monkeypatch.setattr(streaming, "TELL_EVERY", SHORT / 2)
+def signs(provider: Provider, at: int, what: Callable[[Provider], str]) -> Script:
+    """Five of them, before this part of the answer."""
     words = answer_of(provider)
-    signs = [(SHORT, what(provider))] * 5
-    provider.paced = [*opening_of(provider), *words[:at], *signs, *words[at:]]
-    allowed = SilenceOk(first_token=1000 * ALLOWED, next_token=1000 * ALLOWED)
-    *deltas, done = [piece async for piece in subject.backend.stream(subject.job(silence_ok=allowed))]
-    assert isinstance(done, Done)
-    assert "".join(delta.text for delta in deltas if isinstance(delta, Delta)) == "The capital is Paris."
-    assert sum(isinstance(delta, Delta) and not delta.text for delta in deltas) >= 4
+    told = [(SHORT, what(provider))] * 5
+    return Script([*opening_of(provider), *words[:at], *told, *words[at:]], first_token=ALLOWED)
+
+
+SLOW = {"before its first token": partial(slow, headers=0.0), "before its headers": partial(slow, headers=LONG)}
+NO_TOKEN = {what.__name__: partial(no_token, what=what) for what in (thought, role)}
+SIGNS = {
+    f"{what.__name__} {where}": partial(signs, at=at, what=what)
+    for at, where in ((0, "before the first token"), (2, "between tokens"))
+    for what in (keep_alive, blank, thought)
+}
+
+
+class Told(NamedTuple):
+    """What came of a script."""
+
+    pieces: list[Delta | Done]
+    asked: int
+    """How often the provider was."""
+
+    @property
+    def text(self) -> str:
+        return "".join(piece.text for piece in self.pieces if isinstance(piece, Delta))
+
+    @property
+    def signs(self) -> int:
+        return sum(isinstance(piece, Delta) and not piece.text for piece in self.pieces)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def told(subject: Subject) -> Callable[[str], Told]:
+    """What came of each script, by name: all of them play at the same time, each at a stand-in of its own."""
+    if subject.provider is None:
+        pytest.skip("no stand-in can keep it waiting")
+    scripts = {**SLOW, **NO_TOKEN, **SIGNS}
+    async with AsyncExitStack() as stack:
+        stack.enter_context(pytest.MonkeyPatch.context()).setattr(streaming, "TELL_EVERY", SHORT / 2)
+        asking = [await play(subject, stack, script) for script in scripts.values()]
+        came = dict(zip(scripts, await asyncio.gather(*asking, return_exceptions=True), strict=True))
+
+    def of(name: str) -> Told:
+        if isinstance(result := came[name], BaseException):
+            raise result
+        return result
+
+    return of
+
+
+async def play(
+    subject: Subject, stack: AsyncExitStack, script: Callable[[Provider], Script]
+) -> Coroutine[Any, Any, Told]:
+    """Makes all ready, and returns what asks: what takes its time must not do so while somebody waits."""
+    provider = await stack.enter_async_context(PROVIDERS[subject.folder.name]())
+    pieces, first_token, slow_headers = script(provider)
+    provider.paced, provider.failure = pieces, Failure(slow_headers=slow_headers)
+    config = configured(subject.folder.load().config_class, provider.config())
+    backend = subject.folder.load()(config)
+    await backend.start(lambda _: None)
+    stack.push_async_callback(backend.close)
+    asked = Subject(subject.folder, config, backend, provider).job(
+        silence_ok=SilenceOk(first_token=1000 * first_token, next_token=1000 * ALLOWED)
+    )
+
+    async def ask() -> Told:
+        return Told([piece async for piece in backend.stream(asked)], len(provider.received))
+
+    return ask()
+
+
+@pytest.mark.parametrize("where", SLOW)
+async def test_a_slow_first_token_is_waited_for(told: Callable[[str], Told], where: str) -> None:
+    """Longer than it may be silent afterwards."""
+    assert (told(where).text, told(where).asked) == ("The capital is Paris.", 1)
+
+
+@pytest.mark.parametrize("what", NO_TOKEN)
+async def test_what_is_no_token_does_not_end_the_wait_for_the_first_one(told: Callable[[str], Told], what: str) -> None:
+    assert (told(what).text, told(what).asked) == ("The capital is Paris.", 1)
+
+
+@pytest.mark.parametrize("what", SIGNS)
+async def test_whatever_arrives_ends_a_silence_and_is_told(told: Callable[[str], Told], what: str) -> None:
+    """Also what an SDK shows nothing of. All of it together takes longer than one silence may."""
+    assert isinstance(told(what).pieces[-1], Done)
+    assert told(what).text == "The capital is Paris."
+    assert told(what).signs >= 4
 
 
 @pytest.mark.parametrize("at", [0, 2], ids=["before its first token", "between tokens"])

@@ -92,7 +92,7 @@ async def test_a_server_that_met_a_full_disk_is_restarted_as_soon_as_there_is_ro
     assert (told, restarts) == ([], [])
     filler = fill(disk)
     await until_refused(bus)
-    for _ in range(3):
+    for _ in range(2):
         await watch.look()
     assert restarts == [], "a full disk is not mended by a restart"
     assert len(told) == 1, "said once"

@@ -11,6 +11,7 @@ from bus import Message
 from bus.jetstream import PullConsumer
 from contracts import InferenceResponse, Terms
 from contracts import subjects as s
+from manager import liveness
 from tests.books_stream import rows_in
 from tests.gate import Gate
 from tests.mesh import Json, SmallMesh
@@ -251,10 +252,20 @@ async def test_no_header_makes_a_question_vanish(mesh: SmallMesh, subject: str) 
             assert answer.get("output") or answer["error"]["code"] == "invalid_request"
 
 
-async def test_a_manager_that_just_started_listens_before_it_says_no_worker(mesh: SmallMesh) -> None:
-    await mesh.worker("w-1", heartbeat_interval=1.0)
+async def test_a_manager_that_just_started_listens_before_it_says_no_worker(
+    mesh: SmallMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(liveness, "WARM_UP", 60.0)
+    mesh.managers_listen_first = True
     await mesh.manager()
-    assert (await mesh.ask())["output"]
+    asking = asyncio.create_task(mesh.ask())
+
+    async def is_taken() -> bool:
+        return bool((await mesh.manager_says())["inflight"])
+
+    await eventually(is_taken)
+    await mesh.worker("w-1")
+    assert (await asking)["output"]
 
 
 async def test_a_prompt_larger_than_every_context_window_is_not_tried_again(mesh: SmallMesh) -> None:

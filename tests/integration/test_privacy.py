@@ -22,6 +22,7 @@ from contracts.headers import NO_STORE
 from tests.books import Books
 from tests.mesh import SmallMesh
 from tests.roles import PATIENT
+from tests.servers import copy_cluster
 from tests.support import eventually
 
 pytestmark = pytest.mark.timeout(180)
@@ -136,6 +137,8 @@ async def stage(tmp_path: Path, content: ContentMode) -> AsyncIterator[Stage]:
     (parrot / "backend.py").write_text(PARROT)
     (parrot / "config.yaml").write_text("models: [{name: parrot}]\n")
     env = {"BULLPEN_TELEMETRY__CONTENT": content, "BULLPEN_LOG_LEVEL": "debug", **PATIENT}
+    (tmp_path / "mesh").mkdir()
+    copy_cluster(tmp_path / "mesh" / "postgres")
     async with Mesh(tmp_path / "mesh", workers=[(str(parrot), 2)], env=env) as mesh:
         bus = await Bus.connect("test", BusSettings(servers=(mesh.endpoints.nats_url,)), patience=20, watchdog=False)
         try:

@@ -59,7 +59,7 @@ def test_a_config_file_cut_off_anywhere_is_read_or_refused_in_words(
     """As a reader finds it that comes while it is written."""
     whole, half = path.read_bytes(), tmp_path / "config.yaml"
     refused = 0
-    for end in range(0, len(whole), 5):
+    for end in range(0, len(whole), 11):
         half.write_bytes(whole[:end])
         try:
             load_config(cls, name, half, {})

@@ -23,6 +23,7 @@ from bullpen.supervision.mesh import Mesh
 from bus import Bus, BusSettings, Message
 from tests.backends.providers import Failure, GeminiProvider, OpenAIProvider, Provider
 from tests.cli import bullpen
+from tests.servers import copy_cluster
 from tests.support import eventually
 
 pytestmark = [pytest.mark.scenario, pytest.mark.timeout(240)]
@@ -104,6 +105,8 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
             **{"BULLPEN_OPENAI__MODELS": '[{"name": "m"}]', "BULLPEN_GEMINI__MODELS": '[{"name": "m"}]'},
             "BULLPEN_LOG_LEVEL": "debug",
         }
+        (tmp_path / "mesh").mkdir()
+        copy_cluster(tmp_path / "mesh" / "postgres")
         workers = [("openai", 1), ("gemini", 1), ("simulated", 1)]
         mesh = await stack.enter_async_context(Mesh(tmp_path / "mesh", workers=workers, env=env))
         bus = await Bus.connect("test", BusSettings(servers=(mesh.endpoints.nats_url,)))
