@@ -50,7 +50,8 @@ def _in_memory() -> Path | None:
     if not memory.is_dir():
         return None
     for left in memory.glob("bullpen-tests-*"):
-        if not psutil.pid_exists(int(left.name.split("-")[2])):
+        owner = left.name.split("-")[2]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
             shutil.rmtree(left, ignore_errors=True)
     told = os.statvfs(memory)
     room = min(told.f_bavail * told.f_frsize, psutil.virtual_memory().available)
