@@ -10,11 +10,10 @@ from pydantic_core import from_json
 
 from contracts import BullpenError, ErrorCode, JsonObject
 from gateway.dialects import Dialect, Refused
+from gateway.dialects.about import ids
 
 JSON = "application/json"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-REPEATED_BY_CLIENTS = (408, 409, 429)
-"""Statuses below 500 after which the SDKs ask again by themselves."""
 TOO_LARGE = "send fewer or smaller images and files, or raise `max_payload` of the NATS server"
 
 
@@ -55,7 +54,7 @@ class Failure:
     def answer(self, dialect: Dialect, request_id: str, headers: Mapping[str, str]) -> Response:
         """`headers`: more of them."""
         request_id = self.request_id or request_id
-        named = {"x-request-id": request_id} if request_id else {}
+        named = ids(request_id) if request_id else {}
         told = {**headers, **named, **self._when_to_repeat()}
         body = dialect.error(self.status, self.code, self.message, self.param, request_id)
         status = dialect.status(self.status, self.code)
@@ -66,7 +65,7 @@ class Failure:
         if self.retry_after_ms is not None:
             told["retry-after"] = str(math.ceil(self.retry_after_ms / 1000))
             told["retry-after-ms"] = str(self.retry_after_ms)
-        if not self.may_repeat and (self.status >= 500 or self.status in REPEATED_BY_CLIENTS):
+        if not self.may_repeat:  # some repeat even a refused key, for minutes
             told["x-should-retry"] = "false"
         return told
 

@@ -1,7 +1,7 @@
 """Which models there are, as clients name them: `auto`, `policy:<name>`, what the workers serve, and the aliases."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import get_args
@@ -53,25 +53,26 @@ class Models:
             names.setdefault(found.name, found)
         for name, target in self._aliases.items():
             if not any(sign in name for sign in "*?[") and target in names:
-                names.setdefault(name, ServedModel(name, names[target].backend, names[target].since, None))
+                names.setdefault(name, replace(names[target], name=name))
         return list(names.values())
 
     def find(self, name: str, now: float) -> ServedModel | None:
-        return next((model for model in self.served(now) if model.name == name), None)
+        """What a client gets that asks for this name, listed or not; None: nobody serves it now."""
+        served = {model.name: model for model in self.served(now)}
+        target = served.get(name) or served.get(self._target(name) or "")
+        if target is None:
+            return ServedModel(name, "", None, None) if self._unknown_is_auto else None
+        return replace(target, name=name)
 
     def meant(self, name: str) -> str:
         """The name without the tag that Ollama's clients write behind one that has none."""
         bare = name.removesuffix(LATEST)
-        return bare if self._direct(name) is None and self._direct(bare) is not None else name
+        return bare if self._named(name) is None and self._named(bare) is not None else name
 
     def resolve(self, name: str, now: float, may_ask: MayAsk) -> JsonObject:
         """The fields of a request for that name. Raises `Refused` (404), see `unknown`."""
-        if (fields := self._direct(self.meant(name))) is not None:
+        if (fields := self._named(self.meant(name))) is not None:
             return fields
-        for pattern, target in self._aliases.items():
-            if fnmatchcase(name, pattern):
-                found = self._direct(target)
-                return {"model": target} if found is None else found  # none at all is what `auto` means
         if self._unknown_is_auto:
             return {}
         raise self.unknown(name, now, may_ask)
@@ -94,6 +95,19 @@ class Models:
         rest = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
         why = f"The model `{name[:256]}` does not exist; served are {', '.join(names[:MOST_LISTED])}{rest}"
         return Refused(why, "model", 404, "model_not_found")
+
+    def _named(self, name: str) -> JsonObject | None:
+        """The fields of a request for a name that is served, or is an alias."""
+        if (fields := self._direct(name)) is not None:
+            return fields
+        if (target := self._target(name)) is None:
+            return None
+        fields = self._direct(target)
+        return {"model": target} if fields is None else fields
+
+    def _target(self, name: str) -> str | None:
+        """What an alias stands for."""
+        return next((target for pattern, target in self._aliases.items() if fnmatchcase(name, pattern)), None)
 
     def _direct(self, name: str) -> JsonObject | None:
         if name == AUTO:

@@ -24,7 +24,7 @@ from contracts.embedding import joined
 from gateway.config import GatewayConfig
 from gateway.cors import check_origin, preflight, readable
 from gateway.dialects import Asked, Dialect, Refused
-from gateway.dialects.about import about, visible
+from gateway.dialects.about import about, ids, visible
 from gateway.http import JSON, Failure, body_of, headers_of, json_object
 from gateway.keys import Caller, Callers
 from gateway.models import Models
@@ -34,7 +34,7 @@ from gateway.timing import SERVER_TIMING, Timing
 log = structlog.get_logger(__name__)
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
-IGNORED, REQUEST_ID = "x-bullpen-ignored", "x-request-id"
+IGNORED = "x-bullpen-ignored"
 LONGEST_KEY = 128
 LEAVE_MS = AGAIN_MS = 1000
 LAST_WORDS_WITHIN = 2.0
@@ -99,13 +99,13 @@ class Answering:
         questions = self._questions(asked, caller, request_id, _key_of(request))
         writer = dialect.writer(asked, request_id, int(time.time()))
         if not questions:
-            return Response(body=writer.whole(()), headers={**headers, REQUEST_ID: request_id}, content_type=JSON)
+            return Response(body=writer.whole(()), headers={**headers, **ids(request_id)}, content_type=JSON)
         if asked.stream:
             self._check_streams(caller)
         caller.begin(1 if asked.kind == "embed" else asked.answers)
         timing.asked()
         if asked.stream:
-            headers[REQUEST_ID] = request_id
+            headers |= ids(request_id)
             return await self._stream(AnswerStream(request, writer, headers, timing), questions, caller)
         ask = self._embed_all if asked.kind == "embed" else self._ask_all
         answers = await self._whole(request, ask(questions), caller)

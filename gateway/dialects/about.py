@@ -4,10 +4,15 @@ headers."""
 from contracts import Answer
 
 
+def ids(request_id: str) -> dict[str, str]:
+    """OpenAI's clients read the one, Anthropic's the other."""
+    return {"x-request-id": request_id, "request-id": request_id}
+
+
 def about(response: Answer) -> dict[str, str]:
     """By the header's name."""
     told = {
-        "x-request-id": response.request_id,
+        **ids(response.request_id),
         "x-bullpen-worker": response.worker_id,
         "x-bullpen-model": visible(response.model_id),
         "x-bullpen-attempts": str(len(response.attempts) or 1),

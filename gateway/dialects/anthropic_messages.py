@@ -23,7 +23,7 @@ from gateway.dialects.blocks import Block, Blocks, Closed, Grown, Opened, Step, 
 from gateway.dialects.events import dumped, event
 from gateway.dialects.fields import Fields, ignored, share
 from gateway.dialects.names import short, whole
-from gateway.dialects.sealed import sealed, unsealed
+from gateway.dialects.sealed import NOTHING, sealed, unsealed
 from gateway.dialects.turns import Turns, file_part, image_part, text_part
 
 ERROR_TYPES = {
@@ -55,6 +55,8 @@ OWN_TOOLS = (None, "custom")
 """Types of tools that the client runs itself. All others run at Anthropic, or are built into its models."""
 OWN_HEADERS = ("anthropic-beta", "anthropic-version")
 """Go to the provider as they are, where the model that is chosen is Anthropic's."""
+TOO_LONG = "prompt is too long"
+"""Anthropic's words, by which Claude Code knows that it has to make its conversation shorter."""
 BILLING = "x-anthropic-billing-header:"
 """Claude Code begins its system text with such a line. It is no word to the model, and it differs in every request, so
 that no prompt would be found in any cache."""
@@ -361,7 +363,7 @@ class MessagesWriter:
         content: list[JsonObject] = []
         signature = sealed(response.extra)
         if response.reasoning and self._thoughts:
-            content.append({"type": "thinking", "thinking": response.reasoning, "signature": signature})
+            content.append({"type": "thinking", "thinking": response.reasoning, "signature": signature or NOTHING})
         elif signature:
             content.append({"type": "redacted_thinking", "data": signature})
         if text := response.output or response.refusal:
@@ -397,9 +399,15 @@ class MessagesWriter:
             case Grown():
                 return event({"type": "content_block_delta", "index": index, "delta": _delta(step)})
             case Closed():
-                return event({"type": "content_block_stop", "index": index})
+                return self._signed(step.block) + event({"type": "content_block_stop", "index": index})
             case _:
                 assert_never(step)
+
+    def _signed(self, block: Block) -> bytes:
+        if block.kind != "thought":
+            return b""
+        delta = {"type": "signature_delta", "signature": NOTHING}
+        return event({"type": "content_block_delta", "index": block.index, "delta": delta})
 
     def _begun(self, block: Block) -> JsonObject:
         if block.kind == "thought":
@@ -445,6 +453,8 @@ def _input(arguments: str) -> JsonObject:
 
 
 def _error(status: int, code: str, message: str) -> JsonObject:
+    if code == ErrorCode.CONTEXT_LENGTH_EXCEEDED:
+        message = f"{TOO_LONG}: {message}"
     usual = "invalid_request_error" if status < 500 else "api_error"
     kind = "overloaded_error" if code in _FULL else ERROR_TYPES.get(status, usual)
     return {"type": "error", "error": {"type": kind, "message": message}}

@@ -34,6 +34,10 @@ class Fields:
         self._unread.pop(name, None)
         return self._told.get(name)
 
+    def peek(self, name: str) -> Any:
+        """As `take`, and the field stays unread."""
+        return self._told.get(name)
+
     def text(self, name: str) -> str | None:
         return self._typed(name, str, "a string")
 

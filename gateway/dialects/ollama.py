@@ -22,7 +22,7 @@ from gateway.dialects import Asked
 from gateway.dialects.blocks import Blocks, Grown, Step, calls_of
 from gateway.dialects.events import dumped
 from gateway.dialects.fields import Fields, ignored, share
-from gateway.dialects.turns import Turns, image_part, text_part
+from gateway.dialects.turns import Turns, image_part, text_part, with_question
 
 VERSION = "0.12.6"
 """Clients look at it to know what the API can do: that of Ollama whose fields are known here."""
@@ -109,9 +109,10 @@ class _Reader:
                 self._message(message)
         else:
             self._generate()
+        messages = with_question(self._turns.messages) if door == "chat" else self._turns.messages
         effort, logprobs, top = self._effort(), fields.flag("logprobs"), fields.integer("top_logprobs")
         wanted = {
-            "messages": self._turns.messages,
+            "messages": messages,
             **self._options(),
             "tools": self._tools(),
             "response_format": self._format(),
@@ -124,12 +125,8 @@ class _Reader:
         options = Options(thoughts=effort != "none", logprobs=bool(logprobs), unload=unload)
         unused = ignored(*self._ignored, *fields.unread)
         asked = Asked(request, model, stream is not False, unused, options=options)
-        return asked if self._asks else replace(asked, parts=(), stream=False)
-
-    @property
-    def _asks(self) -> bool:
-        """Whether there is a question. Else the model is only to be loaded, or to go."""
-        return any(message["role"] != "system" for message in self._turns.messages)
+        asks = any(message["role"] != "system" for message in messages)  # else the model is only to be loaded, or to go
+        return asked if asks else replace(asked, parts=(), stream=False)
 
     def _generate(self) -> None:
         if system := self._fields.text("system"):

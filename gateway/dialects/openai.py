@@ -59,8 +59,8 @@ def only(fields: JsonObject, allowed: Mapping[str, tuple[Any, ...]]) -> None:
     """Takes out the fields that are honoured only if they ask for what happens anyway. Raises `Refused`."""
     for name, values in allowed.items():
         if name in fields and (value := fields.pop(name)) not in values:
-            cure = f"only {' or '.join(repr(one) for one in values)} is" if values else "it is not"
-            raise Refused(f"{name}: {value!r:.200} is not supported here, {cure}", name, code="unsupported_value")
+            cure = f", only {' or '.join(repr(one) for one in values)} is" if values else ""
+            raise Refused(f"{name}: {value!r:.200} is not supported here{cure}", name, code="unsupported_value")
 
 
 def model_of(fields: JsonObject) -> str:

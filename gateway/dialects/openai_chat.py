@@ -15,6 +15,7 @@ from gateway.dialects import openai as common
 from gateway.dialects.about import comments
 from gateway.dialects.events import dumped
 from gateway.dialects.fields import ignored
+from gateway.dialects.turns import with_question
 
 CHAT = frozenset({
     *("messages", "logprobs", "top_logprobs", "reasoning_effort", "response_format"),
@@ -63,9 +64,8 @@ class OpenAIChat:
         common.without_empty(fields, "tools", "stop", "logit_bias", "metadata")
         if not isinstance(messages := fields.get("messages"), list) or not messages:
             raise Refused("messages should be a list of one message at least", "messages")
-        fields["messages"] = [
-            _message(message, f"messages.{number}", unused) for number, message in enumerate(messages)
-        ]
+        read = [_message(message, f"messages.{number}", unused) for number, message in enumerate(messages)]
+        fields["messages"] = with_question(read)
         if "tools" not in fields and fields.get("tool_choice") in ("auto", "none"):
             del fields["tool_choice"]
         request = {name: fields.pop(name) for name in TAKEN & fields.keys()}

@@ -17,7 +17,7 @@ from gateway.dialects.events import dumped
 from gateway.dialects.fields import Fields, ignored, share
 from gateway.dialects.responses_writer import Options, ResponsesWriter
 from gateway.dialects.sealed import unsealed
-from gateway.dialects.turns import Turns, file_part, image_part, says_something, text_part
+from gateway.dialects.turns import Turns, file_part, image_part, says_something, text_part, with_question
 
 NOT_KEPT = "nothing is kept between requests here: send the conversation itself in `input`"
 REFUSED = {
@@ -85,6 +85,7 @@ class _Reader:
         messages = self._turns.messages
         if not says_something(messages) and most is not None and most <= PROBE_TOKENS:
             messages.append({"role": "user", "content": PROBE})
+        messages = with_question(messages)
         effort, top_logprobs = self._effort(), fields.integer("top_logprobs")
         parallel = fields.flag("parallel_tool_calls")
         logprobs = WITH_LOGPROBS in fields.texts("include") or bool(top_logprobs)
@@ -92,6 +93,8 @@ class _Reader:
             "max_tokens": most,
             "temperature": fields.number("temperature"),
             "top_p": share(fields.number("top_p")),
+            "frequency_penalty": fields.number("frequency_penalty"),
+            "presence_penalty": fields.number("presence_penalty"),
             **self._choice(),
             "tools": self._tools,
             "parallel_tool_calls": parallel if self._tools else None,
@@ -240,20 +243,26 @@ class _Reader:
         return {"type": "json_schema", "json_schema": present}
 
     def _echoed(self) -> JsonObject:
+        """What a response repeats of its request; a figure that was left out is the one that OpenAI has for it."""
         told = self._fields
         reasoning = told.take("reasoning") or {}
         return {
+            "frequency_penalty": told.take("frequency_penalty") or 0.0,
             "instructions": told.take("instructions"),
             "max_output_tokens": told.take("max_output_tokens"),
+            "max_tool_calls": told.peek("max_tool_calls"),
             "metadata": told.json_object("metadata") or {},
             "parallel_tool_calls": told.take("parallel_tool_calls") is not False,
+            "presence_penalty": told.take("presence_penalty") or 0.0,
+            "prompt_cache_key": told.peek("prompt_cache_key"),
             "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")},
-            "temperature": told.take("temperature"),
+            "safety_identifier": told.peek("safety_identifier"),
+            "temperature": _or_one(told.take("temperature")),
             "text": told.take("text") or {"format": {"type": "text"}},
             "tool_choice": told.take("tool_choice") or "auto",
-            "tools": told.take("tools") or [],
-            "top_logprobs": told.take("top_logprobs"),
-            "top_p": told.take("top_p"),
+            "tools": [_told_tool(tool) for tool in told.take("tools") or ()],
+            "top_logprobs": told.take("top_logprobs") or 0,
+            "top_p": _or_one(told.take("top_p")),
             "truncation": "disabled",
         }
 
@@ -270,6 +279,17 @@ _ITEMS: dict[str, Callable[[_Reader, Fields], None]] = {
     "compaction": _Reader._refused_item,
 }
 """All other items are of tools that run at OpenAI: they say nothing to another model, and are named as ignored."""
+
+
+def _or_one(value: float | None) -> float:
+    return 1.0 if value is None else value
+
+
+def _told_tool(tool: JsonObject) -> JsonObject:
+    """A function has all its fields in a response."""
+    if tool.get("type") != "function":
+        return tool
+    return {"description": None, "parameters": None, "strict": None, **tool}
 
 
 def _image(part: Fields) -> JsonObject:

@@ -10,7 +10,7 @@ from gateway.dialects import Asked
 from gateway.dialects.about import comments
 from gateway.dialects.blocks import Block, Blocks, Call, Closed, Grown, Opened, Step, calls_of
 from gateway.dialects.events import dumped, event
-from gateway.dialects.sealed import sealed
+from gateway.dialects.sealed import NOTHING, sealed
 
 FAILURES: dict[str, str] = {
     ErrorCode.INVALID_REQUEST: "invalid_prompt",
@@ -81,7 +81,7 @@ class ResponsesWriter:
         output: list[JsonObject] = []
         secret = sealed(response.extra)
         if response.reasoning or secret:
-            output.append(self._reasoning(0, response.reasoning or "", secret))
+            output.append(self._reasoning(0, response.reasoning or "", secret or NOTHING))
         if response.output or response.refusal:
             content = (
                 self._text(response.output, response.logprobs or ())
@@ -170,7 +170,7 @@ class ResponsesWriter:
         """As it is when it begins, or is finished."""
         done = status == "completed"
         if block.kind == "thought":
-            return self._reasoning(block.index, block.text if done else "", "")
+            return self._reasoning(block.index, block.text if done else "", NOTHING if done else "")
         if block.kind == "call":
             return self._call(block.index, status, Call(block.id, block.name, block.text if done else ""))
         content = [self._part(block, block.text, block.logprobs)] if done else []

@@ -11,6 +11,8 @@ from contracts import JsonObject
 from gateway.dialects.events import dumped
 
 MARK = "bullpen1."
+NOTHING = MARK + urlsafe_b64encode(b"{}").decode()
+"""Of a thought with nothing beside its words: some clients hand back no thought that has no such word."""
 
 
 def sealed(extra: JsonObject | None) -> str:

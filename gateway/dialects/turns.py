@@ -9,6 +9,8 @@ from mimetypes import guess_type
 
 from contracts import JsonObject
 
+SYSTEM = ("system", "developer")
+"""Roles whose words are no question where somebody else speaks."""
 FROM_TOOL = "What the tool returned besides text:"
 
 
@@ -79,9 +81,19 @@ def content(parts: list[JsonObject]) -> str | list[JsonObject]:
     return "\n".join(part["text"] for part in parts)
 
 
+def with_question(messages: list[JsonObject]) -> list[JsonObject]:
+    """Where nobody but the system speaks, its last words are the question: other servers answer those too.
+
+    `messages` may be anything that a client sent.
+    """
+    if messages and all(isinstance(message, dict) and message.get("role") in SYSTEM for message in messages):
+        return [*messages[:-1], {**messages[-1], "role": "user"}]
+    return messages
+
+
 def says_something(messages: list[JsonObject]) -> bool:
     """Whether anybody but the system says anything."""
-    spoken = [message for message in messages if message["role"] not in ("system", "developer")]
+    spoken = [message for message in messages if message["role"] not in SYSTEM]
     return any(
         message["role"] == "tool" or message.get("tool_calls") or _has_content(message.get("content"))
         for message in spoken

@@ -331,7 +331,7 @@ def _when_none_fits(attempts: Sequence[Attempt], look: Look, limits: Limits, bes
 def _why_none(attempts: Sequence[Attempt], look: Look) -> BullpenError:
     reason = look.ranking.reason
     too_long = next((a.error for a in reversed(attempts) if a.prompt_is), None)
-    hopeless = reason in (RejectReason.EXHAUSTED, RejectReason.UNABLE, RejectReason.TOO_LONG)
+    hopeless = reason in (RejectReason.EXHAUSTED, RejectReason.UNABLE, RejectReason.TOO_LONG, RejectReason.INCAPABLE)
     if too_long is not None and hopeless:
         return too_long
     return exhausted(attempts) if reason is RejectReason.EXHAUSTED else no_worker(look)
@@ -376,6 +376,9 @@ def no_worker(look: Look) -> BullpenError:
         case RejectReason.TOO_LONG:
             what = f"the prompt fits into no model's context window: {because}"
             return BullpenError(ErrorCode.CONTEXT_LENGTH_EXCEEDED, what, field="prompt")
+        case RejectReason.INCAPABLE:
+            what = f"{look.wanted} cannot do what is asked: {because}"
+            return BullpenError(ErrorCode.INVALID_REQUEST, what, field="model")
         case RejectReason.NO_SUCH_MODEL:
             what = f"no worker serves {look.wanted}; served are: {', '.join(look.served) or 'nothing'}"
             return BullpenError(ErrorCode.NO_SUCH_MODEL, what, field="model")

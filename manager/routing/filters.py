@@ -9,6 +9,7 @@ from decimal import Decimal
 from enum import Enum
 from typing import NamedTuple
 
+from contracts import ModelCard
 from contracts.heartbeat import ABILITY
 from manager.routing.costs import expected_cost, limit_tokens
 from manager.routing.estimates import Estimates
@@ -41,6 +42,8 @@ class RejectReason(Enum):
     BUDGET = "budget"
     UNABLE = "unable"
     """It serves what is asked for, but is not ready or cannot do what is asked."""
+    INCAPABLE = "incapable"
+    """The model that was named cannot do what is asked, at any worker, be it ready or not."""
     TOO_LONG = "too_long"
     """The prompt fits into no context window."""
     NO_SUCH_MODEL = "no_such_model"
@@ -89,6 +92,11 @@ def rest_s(at: Situation, choice: Choice) -> float:
     """Seconds until it can be asked again: it asked for a pause, or one of its limits is used up."""
     paused_s = _paused_s(at, choice)
     return max(paused_s, choice.worker.rested_at() - at.now) if _short_of(at, choice) else paused_s
+
+
+def suits(query: RoutingQuery, card: ModelCard) -> bool:
+    """Whether this model can do what is asked, and may, wherever its worker stands."""
+    return query.needs.issubset(card.capabilities) and (card.local or query.request.policy != "local_only")
 
 
 # The filters, in the order of the chain

@@ -14,7 +14,7 @@ from functools import cached_property
 from math import inf
 from typing import NamedTuple
 
-from contracts import Candidate, Terms
+from contracts import Candidate, ModelCard, Terms
 from manager.routing import scorers
 from manager.routing.estimates import Estimates
 from manager.routing.filters import (
@@ -24,6 +24,7 @@ from manager.routing.filters import (
     RejectReason,
     Situation,
     Verdict,
+    suits,
     verdict,
 )
 from manager.routing.forecast import Forecast
@@ -183,6 +184,8 @@ def _nobody(query: RoutingQuery, scored: Sequence[ScoredCandidate]) -> Ranking:
     reason = next((one for one in PRECEDENCE if one in found), None)
     if reason is RejectReason.UNABLE and _fits_nowhere(query, scored):
         return Ranking(None, RejectReason.TOO_LONG, scored, _reasons(scored, reason))
+    if reason is RejectReason.UNABLE and query.names_its_model and _suits_nowhere(query, scored):
+        return Ranking(None, RejectReason.INCAPABLE, scored, _reasons(scored, reason))
     if reason is None:
         reason = RejectReason.NO_SUCH_MODEL if scored and query.names_its_model else RejectReason.NOBODY
     return Ranking(None, reason, scored, _reasons(scored, reason))
@@ -190,8 +193,16 @@ def _nobody(query: RoutingQuery, scored: Sequence[ScoredCandidate]) -> Ranking:
 
 def _fits_nowhere(query: RoutingQuery, scored: Sequence[ScoredCandidate]) -> bool:
     """Whether the prompt is too long for every model that is asked for, whether it can be asked now or not."""
-    meant = [one.choice.card for one in scored if one.reason is not RejectReason.NO_SUCH_MODEL]
-    return all(card is not NO_MODEL and query.tokens_in > card.context_window for card in meant)
+    return all(card is not NO_MODEL and query.tokens_in > card.context_window for card in _meant(scored))
+
+
+def _suits_nowhere(query: RoutingQuery, scored: Sequence[ScoredCandidate]) -> bool:
+    return all(card is not NO_MODEL and not suits(query, card) for card in _meant(scored))
+
+
+def _meant(scored: Sequence[ScoredCandidate]) -> list[ModelCard]:
+    """The models that are asked for, whether they can be asked now or not."""
+    return [one.choice.card for one in scored if one.reason is not RejectReason.NO_SUCH_MODEL]
 
 
 def _reasons(scored: Sequence[ScoredCandidate], reason: RejectReason) -> tuple[str, ...]:

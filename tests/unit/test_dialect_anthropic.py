@@ -9,7 +9,7 @@ from hypothesis import given
 from contracts import BullpenError, Chunk, ErrorCode, FinalResponse, InferenceRequest
 from gateway.dialects import Asked, Refused
 from gateway.dialects.anthropic_messages import AnthropicMessages, AnthropicTokenCount
-from gateway.dialects.sealed import sealed
+from gateway.dialects.sealed import NOTHING, sealed
 from tests.answers import CREATED, REQUEST_ID, call, call_piece, chunk, events, final, streams
 
 DIALECT = AnthropicMessages()
@@ -274,6 +274,7 @@ def test_a_stream_is_the_events_that_its_clients_know() -> None:
         "content_block_start",
         "content_block_delta",
         "ping",
+        "content_block_delta",
         "content_block_stop",
         "content_block_start",
         "content_block_delta",
@@ -287,13 +288,20 @@ def test_a_stream_is_the_events_that_its_clients_know() -> None:
     assert all(data["type"] == name for name, data in told)
     assert told[0][1]["message"]["content"] == [] and told[0][1]["message"]["model"] == "auto"
     assert told[3][1]["delta"] == {"type": "thinking_delta", "thinking": "Hm."}
-    assert told[10][1] == {
+    assert told[5][1]["delta"] == {"type": "signature_delta", "signature": NOTHING}
+    assert told[11][1] == {
         "type": "content_block_start",
         "index": 2,
         "content_block": {"type": "redacted_thinking", "data": sealed({"gemini": "s"})},
     }
     assert told[-2][1]["delta"] == {"stop_reason": "end_turn", "stop_sequence": None}
     assert told[-2][1]["usage"]["output_tokens"] == 10
+
+
+FIELDS = {
+    **{"text_delta": "text", "thinking_delta": "thinking"},
+    **{"input_json_delta": "input", "signature_delta": "signature"},
+}
 
 
 @given(streams())
@@ -308,7 +316,7 @@ def test_the_events_join_to_the_whole_answer(stream: tuple[list[Chunk], FinalRes
             blocks.append({**data["content_block"], "input": ""})
         elif name == "content_block_delta":
             kind, value = list(data["delta"].values())
-            field = {"text_delta": "text", "thinking_delta": "thinking", "input_json_delta": "input"}[kind]
+            field = FIELDS[kind]
             blocks[data["index"]][field] += value
     whole = json.loads(DIALECT.writer(read(), REQUEST_ID, CREATED).whole([response]))["content"]
 
@@ -317,8 +325,17 @@ def test_the_events_join_to_the_whole_answer(stream: tuple[list[Chunk], FinalRes
 
     assert "".join(told(blocks, "text", "text")) == "".join(told(whole, "text", "text"))
     assert "".join(told(blocks, "thinking", "thinking")) == "".join(told(whole, "thinking", "thinking"))
+    assert all(told(blocks, "thinking", "signature")) and all(told(whole, "thinking", "signature"))
     made = [(b["id"], b["name"], json.loads(b["input"])) for b in blocks if b["type"] == "tool_use"]
     assert made == [(b["id"], b["name"], b["input"]) for b in whole if b["type"] == "tool_use"]
+
+
+def test_a_thought_with_nothing_beside_its_words_comes_back_too() -> None:
+    """Clients hand back only thoughts with a signature."""
+    answer = json.loads(DIALECT.writer(read(), REQUEST_ID, CREATED).whole([final("Yes.", reasoning="Hm.")]))
+    assert answer["content"][0] == {"type": "thinking", "thinking": "Hm.", "signature": NOTHING}
+    again = [USER, {"role": "assistant", "content": answer["content"]}, USER]
+    assert read(*again).request["messages"][1] == {"role": "assistant", "reasoning_content": "Hm.", "content": "Yes."}
 
 
 @pytest.mark.parametrize(
@@ -381,6 +398,12 @@ def test_anthropics_own_headers_are_for_its_models() -> None:
     with pytest.raises(Refused) as refused:
         DIALECT.read({"model": "auto", "messages": [USER]}, {"anthropic-beta": "a\tb"})
     assert refused.value.param == "anthropic-beta"
+
+
+def test_a_prompt_that_is_too_long_is_said_so_in_anthropics_words() -> None:
+    """Claude Code looks for them, and makes its conversation shorter."""
+    told = DIALECT.error(400, ErrorCode.CONTEXT_LENGTH_EXCEEDED, "10 tokens, 8 fit", None, "r")
+    assert json.loads(told)["error"]["message"] == "prompt is too long: 10 tokens, 8 fit"
 
 
 def test_a_stream_that_fails_ends_with_an_error_event() -> None:

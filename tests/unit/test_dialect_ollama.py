@@ -120,6 +120,12 @@ def test_what_cannot_be_honoured_is_refused_by_name(body: Any, param: str) -> No
     assert (refused.value.status, refused.value.param) == (400, param)
 
 
+def test_what_the_system_says_is_the_question_where_nobody_else_speaks() -> None:
+    asked = read({"role": "system", "content": "Be short."}, {"role": "system", "content": "Say hello."})
+    assert [message["role"] for message in asked.request["messages"]] == ["system", "user"]
+    assert asked.answers == 1
+
+
 @pytest.mark.parametrize(
     ("dialect", "body", "said"),
     [

@@ -9,12 +9,15 @@ from hypothesis import given
 from contracts import BullpenError, Chunk, ErrorCode, FinalResponse, InferenceRequest
 from gateway.dialects import Asked, Refused
 from gateway.dialects.openai_responses import PROBE, OpenAIResponses
-from gateway.dialects.sealed import sealed
+from gateway.dialects.sealed import NOTHING, sealed
 from tests.answers import CREATED, REQUEST_ID, call, chunk, events, final, streams, token
 
 DIALECT = OpenAIResponses()
 PNG = "iVBORw0KGgo="
-TOOL = {"type": "function", "name": "weather", "parameters": {"type": "object", "properties": {}}, "strict": False}
+TOOL = {
+    **{"type": "function", "name": "weather", "description": "Of a city"},
+    **{"parameters": {"type": "object", "properties": {}}, "strict": False},
+}
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
 
 NAMED = {"name": "n", "schema": SCHEMA, "strict": True}
@@ -67,7 +70,7 @@ def test_tools_that_run_elsewhere_are_skipped_and_named() -> None:
     kinds = ("custom", "namespace", "web_search", "image_generation", "mcp", "file_search", "local_shell")
     asked = read(tools=[TOOL, *({"type": kind, "name": "x"} for kind in kinds)])
     assert asked.ignored == tuple(f"tools.{kind}" for kind in kinds)
-    function = {"name": "weather", "parameters": TOOL["parameters"], "strict": False}
+    function = {name: value for name, value in TOOL.items() if name != "type"}
     assert asked.request["tools"] == [{"type": "function", "function": function}]
 
 
@@ -208,6 +211,36 @@ def whole(response: FinalResponse, **more: Any) -> Any:
     return json.loads(DIALECT.writer(read(**more), REQUEST_ID, CREATED).whole([response]))
 
 
+def test_a_response_has_all_fields_of_the_open_specification_whatever_was_asked() -> None:
+    """Its clients read them as numbers, and refuse a response in which one is missing."""
+    answer = whole(final("Yes."), tools=[{"type": "function", "name": "time"}])
+    ones, zeros = ("temperature", "top_p"), ("frequency_penalty", "presence_penalty", "top_logprobs")
+    nothing = ("instructions", "max_output_tokens", "max_tool_calls", "prompt_cache_key", "safety_identifier")
+    wanted = {**dict.fromkeys(ones, 1.0), **dict.fromkeys(zeros, 0), **dict.fromkeys(nothing)}
+    assert {name: answer[name] for name in wanted} == wanted
+    assert answer["tools"] == [
+        {"type": "function", "name": "time", "description": None, "parameters": None, "strict": None}
+    ]
+    told = {"temperature": 0, "top_p": 0.5, "frequency_penalty": 1.5, "prompt_cache_key": "k", "max_tool_calls": 3}
+    answer = whole(final("Yes."), **told)
+    assert {name: answer[name] for name in told} == told
+
+
+def test_what_is_only_repeated_is_still_named_as_ignored() -> None:
+    asked = read(prompt_cache_key="k", safety_identifier="s", max_tool_calls=3, presence_penalty=0.5)
+    assert asked.ignored == ("prompt_cache_key", "safety_identifier", "max_tool_calls")
+    assert asked.request["presence_penalty"] == 0.5
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_what_the_system_says_is_the_question_where_nobody_else_speaks(role: str) -> None:
+    request = read([message(text("Say hello."), role=role)], instructions="Be short.").request
+    assert request["messages"] == [
+        {"role": "system", "content": "Be short."},
+        {"role": "user", "content": "Say hello."},
+    ]
+
+
 def test_a_whole_answer_is_a_response() -> None:
     response = final("It is 30.", reasoning="Hm.", extra={"gemini": "s"}, tool_calls=[call()], cached_tokens=5)
     answer = whole(response, instructions="Be short.", metadata={"a": "b"}, tools=[TOOL], max_output_tokens=20)
@@ -248,6 +281,16 @@ def test_how_an_answer_ended_is_its_status(more: Any, status: str, why: Any) -> 
     assert (answer["status"], answer["incomplete_details"]) == (status, why)
     last, data = events(DIALECT.writer(read(), REQUEST_ID, CREATED).end(response))[-1]
     assert last == f"response.{status}" and data["response"]["incomplete_details"] == why
+
+
+def test_a_thought_with_nothing_beside_its_words_comes_back_too() -> None:
+    """Clients hand back only thoughts with encrypted content, whole or streamed."""
+    response = final("Yes.", reasoning="Hm.")
+    ended = events(DIALECT.writer(read(), REQUEST_ID, CREATED).end(response))[-1][1]["response"]
+    for answer in (whole(response), ended):
+        assert answer["output"][0]["encrypted_content"] == NOTHING
+        messages = read([message(text("Hi")), *answer["output"], message(text("And?"))]).request["messages"]
+        assert messages[1] == {"role": "assistant", "reasoning_content": "Hm.", "content": "Yes."}
 
 
 def test_a_refusal_is_content_of_its_own() -> None:

@@ -132,6 +132,15 @@ def test_what_cannot_be_honoured_is_named(dialect: Dialect, body: Any, param: st
     assert refused.value.param == param
 
 
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_what_the_system_says_is_the_question_where_nobody_else_speaks(role: str) -> None:
+    told = [{"role": "system", "content": "Be short."}, {"role": role, "content": "Say hello."}]
+    read = asked(OpenAIChat(), messages=told).request["messages"]
+    assert [message["role"] for message in read] == ["system", "user"]
+    with_user = [*told, {"role": "user", "content": "Hi"}]
+    assert asked(OpenAIChat(), messages=with_user).request["messages"] == with_user
+
+
 def test_each_prompt_is_a_question() -> None:
     told = Completions().read({"prompt": ["a", "b"], "n": 2, "logprobs": 3}, {})
     assert told.parts == ({"prompt": "a"}, {"prompt": "b"})

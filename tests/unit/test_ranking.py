@@ -250,17 +250,23 @@ def test_a_worker_short_of_memory_is_passed_over() -> None:
     assert {c.worker_id: c.passed_over for c in ranking.candidates}["full"] == "near its memory limit"
 
 
+TOOLS = ({"type": "function", "function": {"name": "look"}},)
+
+
 @pytest.mark.parametrize(
     ("workers", "asked", "obstacle"),
     [
         ((), {}, RejectReason.NOBODY),
         (("m",), {"model": "other"}, RejectReason.NO_SUCH_MODEL),
         (("m",), {"backend": "other"}, RejectReason.NO_SUCH_MODEL),
-        (("m",), {"tools": ({"type": "function", "function": {"name": "look"}},)}, RejectReason.UNABLE),
+        (("m",), {"tools": TOOLS}, RejectReason.UNABLE),
+        (("m",), {"model": "m", "tools": TOOLS}, RejectReason.INCAPABLE),
+        (("m", "other"), {"model": "m", "tools": TOOLS}, RejectReason.INCAPABLE),
+        (("m",), {"backend": "b", "tools": TOOLS}, RejectReason.INCAPABLE),
         (("m",), {"prompt": "x" * 8000}, RejectReason.TOO_LONG),
         (
             ("m",),
-            {"prompt": "x" * 8000, "tools": ({"type": "function", "function": {"name": "look"}},)},
+            {"prompt": "x" * 8000, "tools": TOOLS},
             RejectReason.TOO_LONG,
         ),
         (("m",), {"max_cost_usd": 1e-9}, RejectReason.BUDGET),
@@ -279,6 +285,18 @@ def test_a_full_worker_is_worth_waiting_for_even_beside_unable_ones() -> None:
 def test_a_long_prompt_may_fit_where_nobody_can_be_asked_now() -> None:
     larger = worker("larger", window=100_000, state="draining")
     assert choose(worker("small"), larger, prompt="x" * 8000).reason is RejectReason.UNABLE
+
+
+def test_a_model_may_be_able_where_it_cannot_be_asked_now() -> None:
+    able = worker("able", capabilities=("chat", "tools"), state="draining")
+    assert choose(worker("w"), able, model="m", tools=TOOLS).reason is RejectReason.UNABLE
+    starting = worker("starting", models=())
+    assert choose(worker("w"), starting, backend="b", tools=TOOLS).reason is RejectReason.UNABLE
+
+
+def test_a_model_elsewhere_never_becomes_local() -> None:
+    cloud = worker("cloud", local=False)
+    assert choose(cloud, policy="local_only", model="m").reason is RejectReason.INCAPABLE
 
 
 def test_a_paused_worker_comes_back_by_itself() -> None:

@@ -308,6 +308,9 @@ def cases() -> list[Case]:
         Case("no worker is there", "fail: no_worker", look=look(RejectReason.NOBODY)),
         Case("no worker serves the model", "fail: no_such_model", look=look(RejectReason.NO_SUCH_MODEL, wanted="x")),
         Case("the prompt fits into no model", "fail: context_length_exceeded", look=look(RejectReason.TOO_LONG)),
+        Case(
+            "the model cannot do what is asked", "fail: invalid_request", look=look(RejectReason.INCAPABLE, wanted="x")
+        ),
         Case("all that fit are failing", "fail: no_worker", look=look(failing)),
         Case("no worker is able", "fail: no_worker", look=look(unable)),
         Case("so many wait that it would be late", "fail: overloaded", look=look(RejectReason.LATE)),

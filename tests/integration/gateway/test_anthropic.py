@@ -39,6 +39,7 @@ async def test_a_message_has_its_answer_and_says_who_gave_it(simulated: Door) ->
     assert (answer.stop_reason, answer.usage.output_tokens) == ("max_tokens", 7)
     assert answer.model == raw.headers["x-bullpen-model"] == "simulated"
     assert raw.headers["x-bullpen-worker"] == "w-1"
+    assert answer._request_id == raw.headers["x-request-id"]
 
 
 async def test_a_stream_joins_to_the_whole_answer(simulated: Door) -> None:
@@ -46,6 +47,7 @@ async def test_a_stream_joins_to_the_whole_answer(simulated: Door) -> None:
         whole = await client.messages.create(model="simulated", messages=HELLO, max_tokens=50)
         async with client.messages.stream(model="simulated", messages=HELLO, max_tokens=50) as stream:
             streamed = await stream.get_final_message()
+            assert stream.request_id == stream.response.headers["x-request-id"]
     assert streamed.content[0].text == whole.content[0].text
     assert streamed.stop_reason == whole.stop_reason
     assert streamed.usage.output_tokens == whole.usage.output_tokens
@@ -141,7 +143,7 @@ async def test_an_unknown_model_is_a_404_that_lists_the_others(simulated: Door) 
         with pytest.raises(anthropic.NotFoundError, match="served are auto") as refused:
             await client.messages.create(model="claude-99", messages=HELLO, max_tokens=5)
     assert refused.value.body["error"]["type"] == "not_found_error"
-    assert refused.value.body["request_id"]
+    assert refused.value.body["request_id"] == refused.value.request_id
 
 
 async def test_what_cannot_be_honoured_is_refused(simulated: Door) -> None:

@@ -204,7 +204,7 @@ async def test_a_parsed_answer_follows_its_schema(mesh: SmallMesh) -> None:
     [
         (ErrorCode.UPSTREAM_ERROR, 502, "false"),
         (ErrorCode.UPSTREAM_AUTH, 502, "false"),
-        (ErrorCode.CONTEXT_LENGTH_EXCEEDED, 400, None),
+        (ErrorCode.CONTEXT_LENGTH_EXCEEDED, 400, "false"),
     ],
 )
 async def test_an_error_has_its_status_and_says_whether_to_repeat_it(
