@@ -77,8 +77,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """With `-n auto`: one more than there are processors, for tests wait most of their time; three or four."""
-    return min(max((os.cpu_count() or 1) + 1, 3), 4)
+    """With `-n auto`: two more than there are processors, for tests wait most of their time; four at most."""
+    return min((os.cpu_count() or 1) + 2, 4)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
