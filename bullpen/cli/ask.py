@@ -3,11 +3,13 @@
 import asyncio
 import sys
 from contextlib import aclosing
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bullpen.cli.running import connected, run, tell, usage
+from bullpen.cli.prompt import whole_prompt
+from bullpen.cli.running import connected, run, tell
 from bullpen.cli.show import UNKNOWN, as_json, clean, duration, money, note
 from client import Bullpen, BullpenError, Options, RequestFailed
 from contracts import Chunk, ErrorReply, FinalResponse, InferenceResponse, Policy, ReasoningEffort, Resumed
@@ -19,10 +21,13 @@ def register(app: typer.Typer) -> None:
 
 def ask(
     prompt: Annotated[
-        str | None, typer.Argument(metavar="PROMPT", help="The question; left out or -: read from standard input")
+        str | None, typer.Argument(metavar="PROMPT", help="The question; what is piped in stands after it")
     ] = None,
     *,
-    model: Annotated[str | None, typer.Option(help="Only workers that serve this model")] = None,
+    file: Annotated[
+        list[Path] | None, typer.Option("--file", "-f", metavar="FILE", help="A text that stands after the question")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Only workers that serve this model")] = None,
     backend: Annotated[str | None, typer.Option(help="Only workers of this backend")] = None,
     policy: Annotated[Policy | None, typer.Option(help="How candidates are weighed (if not said: balanced)")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="The longest answer, in tokens")] = None,
@@ -30,7 +35,7 @@ def ask(
     reasoning_effort: Annotated[
         ReasoningEffort | None, typer.Option(help="How long a model that reasons may think")
     ] = None,
-    system: Annotated[str | None, typer.Option(help="What the model is told before the question")] = None,
+    system: Annotated[str | None, typer.Option("--system", "-s", help="What the model is told before it")] = None,
     deadline_ms: Annotated[
         int | None, typer.Option(min=1, help="For all attempts together (if not said: 120000)")
     ] = None,
@@ -51,11 +56,13 @@ def ask(
 
       bullpen ask --policy local_only --max-tokens 40 "Tell me a joke"
 
-      git diff | bullpen ask --system "Review this change in three sentences"
+      cat notes.md | bullpen ask "Summarize:"
+
+      bullpen ask -m qwen3:8b -f notes.md -s "Three sentences" "Summarize:"
 
       bullpen ask --json "2 + 2?" | jq .output
     """
-    question = _question(prompt)
+    question = whole_prompt(prompt, file or [])
     options = Options(
         model=model,
         backend=backend,
@@ -73,26 +80,6 @@ def ask(
         run(lambda: _print_whole(question, options))
     else:
         run(lambda: _print_pieces(question, options))
-
-
-def _question(prompt: str | None) -> str:
-    if prompt not in (None, "-"):
-        question = str(prompt)
-    elif sys.stdin.isatty():
-        raise usage("there is no question", 'bullpen ask "What is the capital of France?"')
-    else:
-        question = from_stdin()
-    if not question.strip():
-        raise usage("the question is empty")
-    return question
-
-
-def from_stdin() -> str:
-    """Raises `typer.Exit` when it is not UTF-8."""
-    try:
-        return sys.stdin.buffer.read().decode()
-    except UnicodeDecodeError as error:
-        raise usage(f"standard input is not UTF-8 text (byte {error.start})") from None
 
 
 async def _print_json(question: str, options: Options) -> None:

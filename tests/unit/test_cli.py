@@ -73,6 +73,7 @@ def test_a_mistyped_command_is_a_usage_error_with_a_suggestion() -> None:
         (["ask", ""], "the question is empty"),
         (["ask", " \n "], "the question is empty"),
         (["ask"], "the question is empty"),  # standard input is there, and empty
+        (["ask", "hi", "-f", "/no/such/file"], "--file /no/such/file: No such file"),
         (["ask", "hi", "--temperature", "3"], "--temperature"),
         (["ask", "hi", "--policy", "free"], "--policy"),
         (["ask", "hi", "--max-tokens", "0"], "--max-tokens"),
