@@ -8,7 +8,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from pydantic_core import from_json
 
 from bullpen.embedded import EmbeddedError, nats_server, postgres
 from bullpen.supervision.endpoints import default_data_dir
+from bullpen.supervision.silence import SilentWorker, silent_workers
 from bus import Bus, BusError, BusSettings, Denied, Message, NoResponders, RequestTimeout
 from bus.jetstream import API, jetstream_is_there, write_refused
 from client import Bullpen
@@ -132,7 +133,8 @@ async def _mesh(settings: BusSettings, *, books: bool) -> AsyncIterator[Finding]
             for finding in await _managers(bullpen):
                 yield finding
             beats = await bullpen.workers()
-            for finding in (*findings_of(beats), *clocks(beats, time.time()), *await _configs(bullpen, beats)):
+            silent = silent_workers({beat.worker_id for beat in beats})
+            for finding in (*findings_of(beats, silent), *clocks(beats, time.time()), *await _configs(bullpen, beats)):
                 yield finding
             for finding in await _gateways(bullpen):
                 yield finding
@@ -227,11 +229,11 @@ async def _configs(bullpen: Bullpen, beats: list[Heartbeat]) -> list[Finding]:
     return [_refused(f"worker {one.worker_id}", one.worker_id, one) for one in replies if one and one.config_refused]
 
 
-def findings_of(beats: list[Heartbeat]) -> Iterator[Finding]:
+def findings_of(beats: list[Heartbeat], silent: Sequence[SilentWorker] = ()) -> Iterator[Finding]:
     ready = [beat.worker_id for beat in beats if beat.state == "ready"]
     if ready:
         yield Finding("workers", "ok", f"ready: {', '.join(ready)}")
-    elif beats:
+    elif beats or silent:
         yield Finding("workers", "fail", "none is ready", "see each of them below")
     else:
         yield Finding("workers", "fail", "none is here", "start one: `bullpen worker NAME`, or `bullpen up`")
@@ -240,6 +242,8 @@ def findings_of(beats: list[Heartbeat]) -> Iterator[Finding]:
             cure = f"bullpen resume {beat.worker_id}" if beat.state == "draining" else ""
             yield Finding(f"worker {beat.worker_id}", "warn", f"{beat.state}: {beat.reason}".rstrip(": "), cure)
         yield from _models(beat)
+    for worker in silent:
+        yield Finding(f"worker {worker.worker_id}", "warn", worker.reason, worker.cure)
 
 
 def clocks(beats: list[Heartbeat], now: float) -> Iterator[Finding]:

@@ -125,7 +125,8 @@ def down(data_dir: DataDir = None) -> None:
 def _refuse_a_second(data_dir: Path) -> None:
     if (pid := holder(data_dir)) is not None:
         if endpoints := running(data_dir):
-            typer.echo(endpoints.model_dump_json(indent=2))
+            for line in welcome.addresses(endpoints, data_dir):
+                typer.echo(line)
         raise AlreadyRunning(data_dir, pid)
 
 

@@ -8,6 +8,7 @@ Read `start` and `stop` for the order.
 import asyncio
 import errno
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from bullpen.supervision.ports import Ports, is_free
 from bullpen.supervision.process import role_command
 from bullpen.supervision.readiness import MeshWatch
 from bullpen.supervision.servers import NATS, POSTGRES, Servers
+from bullpen.supervision.silence import SilentWorker
 from bullpen.supervision.status_server import nth_address
 from bullpen.supervision.store_watch import StoreWatch
 from bullpen.supervision.supervisor import Death, Program, Supervisor
@@ -117,7 +119,12 @@ class Mesh:
             database_url=self._database_url,
             http_url=self._http_url,
             pids=self._supervisor.pids,
+            silent_since=self._silent_since(),
         )
+
+    def _silent_since(self) -> dict[str, float]:
+        silent = {} if self._watch is None else self._watch.silent()
+        return {worker_id: round(time.time() - seconds, 3) for worker_id, seconds in silent.items()}
 
     def pid(self, name: str) -> int:
         """The process id of `manager-1`, `worker-simulated-2`, `telemetry-1`, `nats` or `postgres`."""
@@ -193,6 +200,7 @@ class Mesh:
         self._watch = await MeshWatch.open(BusSettings.from_environment(self._environment), self._tell)
         self._watch.worker_ids = frozenset(self._workers)
         self._look_after_store(self._watch)
+        self._tasks.start(self._watch.keep_looking(self._on_silence), "silence")
         for number in range(1, self._managers + 1):
             await self._start_role(f"manager-{number}", "manager", "--id", f"manager-{number}")
         for worker_id, backend in self._workers.items():
@@ -347,7 +355,19 @@ class Mesh:
 
     # What happens while it runs
 
+    def _on_silence(self, worker_id: str, seconds: float | None) -> None:
+        if not self._ready:
+            return
+        name = f"worker-{worker_id}"
+        if seconds is None:
+            self._tell(f"{name} is heard again")
+        elif pid := self._supervisor.pids.get(name):
+            silent = SilentWorker.of(worker_id, pid, seconds)
+            self._tell(f"{name}: {silent.reason}; {silent.cure}")
+        self._write_endpoints()
+
     def _on_start(self, name: str) -> None:
+        self._forget_silence(name)
         if self._ready:
             self._write_endpoints()
             self._tell(f"{name} was started again")
@@ -359,7 +379,13 @@ class Mesh:
         except OSError as error:
             self._tell(f"endpoints.json is not up to date, it cannot be written: {error.strerror}")
 
+    def _forget_silence(self, name: str) -> None:
+        role, _, worker_id = name.partition("-")
+        if self._watch is not None and role == "worker":
+            self._watch.started_anew(worker_id)
+
     def _on_death(self, death: Death) -> None:
+        self._forget_silence(death.name)
         if self._ready or death.name not in (NATS, POSTGRES):  # a server's start has its own story, of ports
             self._tell(f"{death.name} {death.how}; starting it again")
 

@@ -186,6 +186,7 @@ async def test_in_the_background_it_stays_until_down(place: Place) -> None:
     assert code == 1
     assert "already runs" in said
     assert place.endpoints.nats_url in said
+    assert "database_url" not in said, "no password is shown"
 
     assert await place.run("down") == (0, f"stopped the mesh on {place.data_dir}\n")
     await nothing_runs(place)
