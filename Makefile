@@ -7,7 +7,7 @@ PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 p
 # make up ARGS="--workers simulated:2"
 ARGS ?=
 
-.PHONY: help setup up test check bench clean
+.PHONY: help setup up test check bench dist clean
 
 help:
 	@echo "make up      the whole mesh on this machine (Ctrl-C stops it); ARGS=\"--workers simulated:2\""
@@ -15,6 +15,7 @@ help:
 	@echo "make check   ruff, mypy strict, import-linter"
 	@echo "make bench   what the mesh adds to a request, measured"
 	@echo "make setup   only .venv, which all of them need first"
+	@echo "make dist    the wheel and the source archive, in dist/"
 	@echo "make clean   removes .venv and caches; keeps .bullpen, where the books are"
 
 setup:
@@ -35,6 +36,9 @@ check: setup
 
 bench: setup
 	@.venv/bin/python -m benchmarks overhead $(ARGS)
+
+dist: setup
+	@.venv/bin/python .ci/dist.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

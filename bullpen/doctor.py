@@ -4,6 +4,7 @@ A part that needs another one which is not there is not looked at: one cause, on
 """
 
 import asyncio
+import os
 import platform
 import shutil
 import sys
@@ -18,6 +19,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from bullpen.embedded import EmbeddedError, nats_server, postgres
+from bullpen.settings_dir import kept_keys, settings_of
 from bullpen.supervision.endpoints import default_data_dir
 from bullpen.supervision.silence import SilentWorker, silent_workers
 from bus import Bus, BusError, BusSettings, Denied, Message, NoResponders, RequestTimeout
@@ -53,7 +55,8 @@ AS_OBSERVER = (
 )
 NEWEST_MIGRATION = "SELECT max(version) FROM schema_migrations"
 
-State = Literal["ok", "warn", "fail"]
+State = Literal["ok", "off", "warn", "fail"]
+"""`off`: what nobody asked for."""
 Reply = TypeVar("Reply", ControlReply, ManagerReply)
 
 
@@ -74,9 +77,11 @@ async def examine(settings: BusSettings, database_url: str | None) -> AsyncItera
     async for finding in _mesh(settings, books=database_url is not None):
         yield as_seen_by(settings, finding)
     yield await postgres_finding(database_url)
+    os.environ.update(kept_keys(os.environ))
     for name, folder in discover().items():
-        found = await folder.available()
-        yield Finding(f"backend {name}", "ok" if found.available else "warn", found.reason, found.cure)
+        found = await folder.available(settings_of(name))
+        state: State = "ok" if found.available else "warn" if found.is_broken else "off"
+        yield Finding(f"backend {name}", state, found.reason, found.cure)
 
 
 # This machine

@@ -4,6 +4,7 @@
 at once. A module adds its commands with `register(app)`.
 """
 
+import os
 import sys
 from importlib import import_module
 from typing import Annotated, Any
@@ -52,6 +53,8 @@ COMMANDS = {
         ACT,
         "Book dead letters again, as far as they can be booked now.",
     ),
+    "add": ("add", ACT, "Make a worker of a model file, a server or a provider."),
+    "remove": ("add", ACT, "Take back what `bullpen add` added, a provider's key with it."),
     "drain": ("act", ACT, "Let a worker or a Manager finish what it does and take nothing new."),
     "resume": ("act", ACT, "Let a drained worker or Manager take questions again."),
     "swap": ("act", ACT, "Change the model of a running worker. Nothing that runs is lost."),
@@ -75,7 +78,7 @@ COMMANDS = {
     "gateway": ("roles", ROLES, "Run one gateway: HTTP for programs that know no NATS."),
     "health": ("roles", ROLES, "Whether a role on this host can serve: exit 0 or 1."),
     "new-worker": ("scaffold", MAKE, "Make the folder of a new backend."),
-    "init": ("scaffold", MAKE, "Make .env with random secrets."),
+    "init": ("scaffold", MAKE, "Make .env with random secrets, or, outside a checkout, the settings to begin with."),
 }
 """Name: (module here, panel of the help, the first line of its help)."""
 
@@ -119,6 +122,11 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def bullpen(
+    *,
+    config_dir: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", envvar="BULLPEN_CONFIG_DIR", help="Your settings [default: ~/.config/bullpen]"),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit")
     ] = False,
@@ -130,6 +138,8 @@ def bullpen(
     Commands find the mesh by NATS_URL, else the one that runs on .bullpen/ (or BULLPEN_DATA_DIR), else at
     nats://127.0.0.1:4222; but a mesh that BULLPEN_DATA_DIR names has to run.
     """
+    if config_dir:
+        os.environ["BULLPEN_CONFIG_DIR"] = os.path.abspath(config_dir)  # noqa: PTH100 — pathlib costs the help its speed
 
 
 def main() -> None:

@@ -125,5 +125,5 @@ def _parquet() -> Callable[[Path, Sequence[Column]], AbstractContextManager[Sink
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "pyarrow":
             raise
-        raise usage("pyarrow is not installed", "pip install 'bullpen[export]', or take --format csv") from None
+        raise usage("pyarrow is not installed", "pip install 'bullpen-mesh[export]', or take --format csv") from None
     return Parquet

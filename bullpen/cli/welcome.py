@@ -80,8 +80,9 @@ def _without_password(url: str) -> str:
 
 def _workers(plan: StartPlan) -> Iterator[str]:
     rows = [("on", group.folder.name, f"×{group.count}", group.reason) for group in plan.groups]
+    rows += [("on", one.worker_id, "", one.reason) for one in plan.added]
     rows += [("off", one.name, "", f"{one.reason}; {one.cure}" if one.cure else one.reason) for one in plan.not_started]
-    if not plan.groups:
+    if not plan.groups and not plan.added:
         yield "No worker runs: every question is answered `no_worker` until one does."
     width = max((len(name) for _, name, _, _ in rows), default=0)
     for state, name, count, reason in rows:

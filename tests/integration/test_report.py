@@ -297,6 +297,6 @@ async def test_a_report_that_cannot_be_made_says_what_to_do(
     monkeypatch.delitem(sys.modules, "bullpen.report.page", raising=False)
     missing = await bullpen("report", "--out", str(tmp_path / "r.html"), env=env)
     assert missing.code == 2
-    assert "bullpen[report]" in missing.err
+    assert "bullpen-mesh[report]" in missing.err
     with pytest.raises(ReportUnavailable):
         render(await figures(store, PERIOD))

@@ -133,7 +133,6 @@ def test_init_leaves_no_password_of_ours_empty(tmp_path: Path, monkeypatch: pyte
 
 def test_init_overwrites_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run("init")[0] == 2
     Path(".env.example").write_text(EXAMPLE)
     mine = "NATS_PASSWORD=\nexport POSTGRES_PASSWORD='mine'\nSESSION_SECRET=s"
     Path(".env").write_text(mine)
@@ -158,3 +157,18 @@ def test_init_adds_the_secrets_that_a_newer_version_wants(tmp_path: Path, monkey
     assert stat.S_IMODE(Path(".env").stat().st_mode) == 0o640
     assert run("init")[0] == 2
     assert Path(".env").read_bytes() == text
+
+
+def test_outside_a_checkout_init_copies_the_settings_with_their_comments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BULLPEN_CONFIG_DIR", "")  # put back afterwards, whatever the option sets
+    settings = tmp_path / "settings"
+    (settings / "gateway.yaml").parent.mkdir()
+    (settings / "gateway.yaml").write_text("mine")
+    code, out = run("--config-dir", str(settings), "init")
+    assert code == 0, out
+    assert {"manager.yaml", "telemetry.yaml", "simulated.yaml"} < {file.name for file in settings.iterdir()}
+    assert (settings / "gateway.yaml").read_text() == "mine"
+    assert (settings / "manager.yaml").read_text().startswith("# Counts instead of")
