@@ -26,6 +26,7 @@ COMMANDS = {
     "down": ("up", START, "Stop the mesh that runs on a data directory."),
     "ask": ("ask", ASK, "Ask the mesh a question."),
     "embed": ("embed", ASK, "Get the vectors of texts, all of one model."),
+    "chat": ("chat", ASK, "Talk with the mesh; it remembers what was said."),
     "submit": ("jobs", ASK, "Submit a file of jobs that survive a restart of everything."),
     "results": ("jobs", ASK, "Results of submitted jobs."),
     "workers": ("look", LOOK, "Every worker, its state and its load."),
@@ -47,6 +48,7 @@ COMMANDS = {
     ),
     "dead-letters": ("dead_letters", LOOK, "Events that could not be booked, and why."),
     "doctor": ("diagnose", LOOK, "Check every part of the mesh and say what to do."),
+    "logs": ("logs", LOOK, "What the processes of the mesh on this machine wrote, the newest lines of each."),
     "forget": ("forget", ACT, "Delete the requests and answers of a task or a tenant."),
     "rebook": (
         "dead_letters",
@@ -65,7 +67,7 @@ COMMANDS = {
         ACT,
         "Let a model have its full share again, whatever the books say.",
     ),
-    "bench": ("grades", ACT, "Give a model only a question now and then, whatever the books say."),
+    "demote": ("grades", ACT, "Give a model only a question now and then, whatever the books say."),
     "restart": ("rolling", ACT, "Restart the roles of a mesh one by one, while it goes on answering."),
     "upgrade": (
         "upgrade",
@@ -81,6 +83,9 @@ COMMANDS = {
     "init": ("scaffold", MAKE, "Make .env with random secrets, or, outside a checkout, the settings to begin with."),
 }
 """Name: (module here, panel of the help, the first line of its help)."""
+
+OTHER_NAMES = {"ps": "workers", "status": "workers", "bench": "demote"}
+"""What hands reach for, and what commands were called before."""
 
 
 class LateCommand(TyperCommand):
@@ -104,6 +109,9 @@ class Commands(TyperGroup):
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         self.commands = {name: LateCommand(name) for name in COMMANDS}
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return super().get_command(ctx, OTHER_NAMES.get(cmd_name, cmd_name))
 
 
 app = typer.Typer(

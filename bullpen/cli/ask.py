@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
+from bullpen import conversation
 from bullpen.cli.prompt import whole_prompt
 from bullpen.cli.running import connected, run, tell
 from bullpen.cli.show import UNKNOWN, as_json, clean, duration, money, note
+from bullpen.conversation import Conversation
 from client import Bullpen, BullpenError, Options, RequestFailed
 from contracts import Chunk, ErrorReply, FinalResponse, InferenceResponse, Policy, ReasoningEffort, Resumed
 
@@ -39,6 +41,7 @@ def ask(
     deadline_ms: Annotated[
         int | None, typer.Option(min=1, help="For all attempts together (if not said: 120000)")
     ] = None,
+    resume: Annotated[bool, typer.Option("--continue", "-c", help="Go on with the last conversation here")] = False,
     task_id: Annotated[str | None, typer.Option(help="A name of your own for this task")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the whole response (or error) as JSON")] = False,
     no_stream: Annotated[bool, typer.Option("--no-stream", help="Print the answer when it is complete")] = False,
@@ -60,51 +63,59 @@ def ask(
 
       bullpen ask -m qwen3:8b -f notes.md -s "Three sentences" "Summarize:"
 
+      bullpen ask --continue "And in one word?"
+
       bullpen ask --json "2 + 2?" | jq .output
     """
     question = whole_prompt(prompt, file or [])
+    said = (conversation.load() or Conversation()) if resume else Conversation()
+    said = said.model_copy(update={"system": system or said.system, "model": model or said.model})
     options = Options(
-        model=model,
+        model=said.model,
         backend=backend,
         policy=policy,
         max_tokens=max_tokens,
         temperature=temperature,
         reasoning_effort=reasoning_effort,
-        context={"system": system} if system else None,
+        context=said.context,
         deadline_ms=deadline_ms,
         task_id=task_id,
     )
-    if json:
-        run(lambda: _print_json(question, options))
-    elif no_stream or not sys.stdout.isatty():
-        run(lambda: _print_whole(question, options))
-    else:
-        run(lambda: _print_pieces(question, options))
+    show = _print_json if json else _print_whole if no_stream or not sys.stdout.isatty() else _print_pieces
+
+    async def work() -> None:
+        answer = await show(question, options)
+        await asyncio.to_thread(conversation.save, said.with_answer(question, answer.output))
+
+    run(work)
 
 
-async def _print_json(question: str, options: Options) -> None:
+async def _print_json(question: str, options: Options) -> InferenceResponse:
     async with connected() as bullpen:
         try:
-            as_json(await bullpen.ask(question, **options))
+            as_json(answer := await bullpen.ask(question, **options))
         except BullpenError as error:
             as_json(error.reply if isinstance(error, RequestFailed) else ErrorReply(error=error.detail()))
             tell(error)
             raise typer.Exit(1) from None
+    return answer
 
 
-async def _print_whole(question: str, options: Options) -> None:
+async def _print_whole(question: str, options: Options) -> InferenceResponse:
     async with connected() as bullpen:
         response = await bullpen.ask(question, **options)
     typer.echo(clean(response.output) if sys.stdout.isatty() else response.output)
     note(_footer(response))
+    return response
 
 
-async def _print_pieces(question: str, options: Options) -> None:
+async def _print_pieces(question: str, options: Options) -> InferenceResponse:
     async with connected() as bullpen:
-        await _show_stream(bullpen, question, options)
+        return await show_stream(bullpen, question, options)
 
 
-async def _show_stream(bullpen: Bullpen, question: str, options: Options) -> None:
+async def show_stream(bullpen: Bullpen, question: str, options: Options) -> InferenceResponse:
+    """Shows the answer as it is made, and who gave it; returns the whole. Raises as `Bullpen.stream`."""
     fresh, thinks = True, False
     try:
         async with aclosing(bullpen.stream(question, **options)) as events:
@@ -122,10 +133,12 @@ async def _show_stream(bullpen: Bullpen, question: str, options: Options) -> Non
                     case FinalResponse():
                         typer.echo()
                         note(_footer(event))
+                        answer = event
     except (BullpenError, asyncio.CancelledError):
         if not fresh:
             typer.echo()
         raise
+    return answer
 
 
 def _tell_resumed(event: Resumed, *, fresh: bool) -> None:
@@ -147,7 +160,7 @@ def _footer(response: InferenceResponse) -> str:
     if len(response.attempts) > 1:
         facts.append(f"{len(response.attempts)} attempts")
     if response.finish_reason == "length":
-        facts.append("stopped at its token limit (--max-tokens allows more)")
+        facts.append(f"stopped at max_tokens ({response.completion_tokens}): --max-tokens N for more")
     elif response.finish_reason != "stop":
         facts.append(f"finish reason {response.finish_reason}")
     return " · ".join(facts)

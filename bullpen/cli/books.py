@@ -27,6 +27,8 @@ from telemetry.reading.queries import BookedResponse, CostKey, CostRow, cost_by,
 from telemetry.store import Store
 
 SHOWN_CHARACTERS = 60
+SHORT_ID = 8
+"""Characters of a request's id, from its end, that `bullpen explain` takes."""
 
 
 def register(app: typer.Typer) -> None:
@@ -45,6 +47,8 @@ def responses(
 ) -> None:
     """The last answers, from the books.
 
+    `bullpen explain ID` tells why a request went where it went.
+
     Examples:
 
       bullpen responses --since 1h
@@ -62,7 +66,7 @@ def responses(
         as_json(found)
     elif found:
         columns = [
-            *map(words, ("WHEN", "MODEL", "WORKER")),
+            *map(words, ("WHEN", "ID", "MODEL", "WORKER")),
             figures("TIME"),
             figures("COST"),
             words("QUESTION → ANSWER"),
@@ -107,6 +111,7 @@ def _response_row(row: BookedResponse) -> list[RenderableType]:
     price = Text(UNKNOWN, style="dim") if row.cost_usd is None else Text(money(row.cost_usd))
     return [
         ago(row.created_at),
+        str(row.request_id)[-SHORT_ID:],
         text(row.model_id or UNKNOWN),
         text(row.worker_id or UNKNOWN),
         duration(row.duration_ms),

@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from bullpen.cli.reading import Json, from_books
+from bullpen.cli.running import usage
 from bullpen.cli.show import (
     UNKNOWN,
     ago,
@@ -26,7 +27,8 @@ from bullpen.cli.show import (
 from bullpen.cli.show import words as column
 from contracts import Candidate, Terms, Wishes
 from telemetry.reading.explaining import BookedDecision, Explained, ExplainedResponse, explain
-from telemetry.reading.queries import BookedAttempt
+from telemetry.reading.queries import BookedAttempt, recent_responses
+from telemetry.store import Store
 
 NOTHING_LIKE_IT = 1
 SHOWN = 8
@@ -45,8 +47,12 @@ def register(app: typer.Typer) -> None:
 
 
 def explain_task(
-    task: Annotated[str, typer.Argument(metavar="TASK", help="A task id or request id, as answers carry it")],
+    task: Annotated[
+        str | None,
+        typer.Argument(metavar="TASK", help="A task id or request id, or the short one of `bullpen responses`"),
+    ] = None,
     *,
+    last: Annotated[bool, typer.Option("--last", help="The newest request in the books")] = False,
     json: Json = False,
 ) -> None:
     """Why a request went to its worker: the candidates, the attempts, the result.
@@ -56,22 +62,34 @@ def explain_task(
 
     Examples:
 
-      bullpen explain 0198c1f2-7d7c-7a53-9b1e-2f9d1f3c5a10
+      bullpen explain --last
+
+      bullpen explain 1f3c5a10
 
       bullpen explain my-task --json | jq '.decisions[].candidates'
     """
-    found = from_books(lambda store: explain(store, task))
+    if (task is None) is not last:
+        raise usage("name one task, or say --last", "`bullpen responses` lists them")
+    found = from_books(lambda store: _find(store, task))
     if found is None:
         problem(
-            f"the books know no task {one_line(task, SAID_CHARACTERS)}",
+            f"the books know no task {one_line(task, SAID_CHARACTERS)}" if task else "the books hold no request yet",
             "an answer is in the books a second after it was given, decisions are kept for a week; "
-            "`bullpen responses --json` shows the last ids",
+            "`bullpen responses` shows the last ids",
         )
         raise typer.Exit(NOTHING_LIKE_IT)
     if json:
         as_json(found)
     else:
         show(Group(*_story(found)))
+
+
+async def _find(store: Store, task: str | None) -> Explained | None:
+    """None for a task: the newest request."""
+    if task is not None:
+        return await explain(store, task)
+    newest = await recent_responses(store, limit=1)
+    return await explain(store, str(newest[0].request_id)) if newest else None
 
 
 def _story(found: Explained) -> Iterator[RenderableType]:

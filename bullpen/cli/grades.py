@@ -1,4 +1,4 @@
-"""`promote`, `bench` and `grades`: shows the grades, and overrules them."""
+"""`promote`, `demote` and `grades`: shows the grades, and overrules them."""
 
 from typing import Annotated, Any
 
@@ -21,7 +21,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON")]
 def register(app: typer.Typer) -> None:
     app.command()(grades)
     app.command()(promote)
-    app.command()(bench)
+    app.command()(demote)
 
 
 def grades(*, json: Json = False) -> None:
@@ -55,12 +55,12 @@ def promote(model: Model, *, worker: Worker = None, auto: Auto = False, json: Js
     _decide(model, worker, None if auto else "senior", json=json)
 
 
-def bench(model: Model, *, worker: Worker = None, auto: Auto = False, json: Json = False) -> None:
+def demote(model: Model, *, worker: Worker = None, auto: Auto = False, json: Json = False) -> None:
     """Give a model only a question now and then, whatever the books say.
 
     Examples:
 
-      bullpen bench smollm2 --worker local-2
+      bullpen demote smollm2 --worker local-2
     """
     _decide(model, worker, None if auto else "benched", json=json)
 

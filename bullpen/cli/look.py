@@ -39,6 +39,8 @@ def workers(
 ) -> None:
     """Every worker, its state and its load.
 
+    `bullpen ps` and `bullpen status` are the same.
+
     Examples:
 
       bullpen workers
