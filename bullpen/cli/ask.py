@@ -11,7 +11,7 @@ import typer
 from bullpen import conversation
 from bullpen.cli.prompt import whole_prompt
 from bullpen.cli.running import connected, run, tell
-from bullpen.cli.show import UNKNOWN, as_json, clean, duration, money, note
+from bullpen.cli.show import UNKNOWN, as_json, clean, counted, duration, money, note
 from bullpen.conversation import Conversation
 from client import Bullpen, BullpenError, Options, RequestFailed
 from contracts import Chunk, ErrorReply, FinalResponse, InferenceResponse, Policy, ReasoningEffort, Resumed
@@ -158,7 +158,7 @@ def _footer(response: InferenceResponse) -> str:
         duration(response.duration_ms),
     ]
     if len(response.attempts) > 1:
-        facts.append(f"{len(response.attempts)} attempts")
+        facts.append(counted(len(response.attempts), "attempt"))
     if response.finish_reason == "length":
         facts.append(f"stopped at max_tokens ({response.completion_tokens}): --max-tokens N for more")
     elif response.finish_reason != "stop":

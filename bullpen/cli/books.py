@@ -13,6 +13,7 @@ from bullpen.cli.show import (
     UNKNOWN,
     ago,
     as_json,
+    counted,
     duration,
     figures,
     money,
@@ -96,7 +97,7 @@ def cost(
     if json:
         as_json(found)
     elif found:
-        columns = [words(by.upper()), *map(figures, ("REQUESTS", "TOKENS", "COST")), words("PRICE UNKNOWN FOR")]
+        columns = [words(by.upper()), *map(figures, ("REQUESTS", "TOKENS", "COST")), words("COST UNKNOWN FOR")]
         show(table(columns, [*map(_cost_row, found), _total(found, by)]))
     else:
         note("the books hold no answer yet")
@@ -126,7 +127,7 @@ def _cost_row(row: CostRow) -> list[RenderableType]:
         f"{row.requests:,}",
         f"{row.tokens or 0:,}",
         money(row.cost_usd),
-        f"{row.unpriced:,} requests" if row.unpriced else "",
+        counted(row.unpriced, "request") if row.unpriced else "",
     ]
 
 
@@ -139,5 +140,5 @@ def _total(rows: Sequence[CostRow], by: CostKey) -> list[RenderableType]:
         "" if by == "model" else f"{sum(row.requests for row in rows):,}",
         f"{sum(row.tokens or 0 for row in rows):,}",
         Text(money(sum(known, Decimal(0)) if known else None), style="bold"),
-        f"{unpriced:,} requests" if unpriced and by != "model" else "",
+        counted(unpriced, "request") if unpriced and by != "model" else "",
     ]

@@ -1,6 +1,7 @@
 """`explain`: why a request went to its worker, step by step."""
 
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from typing import Annotated
 
 import typer
@@ -14,6 +15,7 @@ from bullpen.cli.show import (
     UNKNOWN,
     ago,
     as_json,
+    counted,
     duration,
     figures,
     flat,
@@ -121,14 +123,18 @@ def _title(found: Explained) -> RenderableType:
 
 def _wished(wishes: Wishes) -> str:
     """The request's wishes, in words."""
-    parts = [f"policy {wishes.policy}", f"priority {wishes.priority}", f"about {wishes.prompt_tokens} tokens"]
+    parts = [
+        f"policy {wishes.policy}",
+        f"priority {wishes.priority}",
+        f"about {counted(wishes.prompt_tokens, 'token')}",
+    ]
     parts += [f"{name} {value}" for name, value in (("model", wishes.model), ("backend", wishes.backend)) if value]
     if wishes.left_ms is not None:
         parts.append(f"{duration(wishes.left_ms)} left")
     if wishes.min_confidence is not None:
         parts.append(f"confidence of {wishes.min_confidence:g} or more")
     if wishes.max_cost_usd is not None:
-        parts.append(f"${wishes.max_cost_usd:g} at most")
+        parts.append(f"{money(Decimal(str(wishes.max_cost_usd)))} at most")
     if wishes.needs:
         parts.append(f"needs {', '.join(wishes.needs)}")
     return f"It asked for: {', '.join(parts)}."
@@ -171,7 +177,7 @@ def _tried(tried: BookedAttempt) -> RenderableType:
     parts = [f"{tried.worker_id}: {tried.outcome} after {duration(tried.duration_ms)}"]
     if tried.completion_tokens is not None:
         read = UNKNOWN if tried.prompt_tokens is None else tried.prompt_tokens
-        parts.append(f"{read} tokens in, {tried.completion_tokens} out")
+        parts.append(f"tokens: {read} in, {tried.completion_tokens} out")
     parts.append(money(tried.cost_usd))
     if tried.confidence is not None:
         parts.append(f"confidence {tried.confidence:.2f}")

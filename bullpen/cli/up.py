@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from bullpen import logs
+from bullpen import dotenv, logs
 from bullpen.cli import welcome
 from bullpen.cli.screen import Screen
 from bullpen.cli.show import problem
@@ -80,7 +80,8 @@ def up(
 ) -> None:
     """Start the whole mesh on this machine: servers, a Manager, telemetry, workers and a gateway.
 
-    Uses NATS_URL and DATABASE_URL instead of its own servers when they are set. Ctrl-C stops everything.
+    Uses NATS_URL and DATABASE_URL instead of its own servers when they are set. Keys and addresses of providers may
+    stand in a .env here. Ctrl-C stops everything.
 
     Examples:
 
@@ -157,6 +158,7 @@ async def _foreground(options: UpOptions, ready_fd: int | None) -> int:
     began = time.monotonic()
     screen = Screen()
     screen.doing("asking each backend whether it can run here")
+    _read_dotenv(screen)
     os.environ.update(kept_keys(os.environ, options.data_dir))
     plan = await _plan(options)
     mesh = Mesh(
@@ -181,6 +183,17 @@ async def _foreground(options: UpOptions, ready_fd: int | None) -> int:
     screen.tell("stopping …")
     await mesh.stop()
     return 0 if started else INTERRUPTED
+
+
+def _read_dotenv(screen: Screen) -> None:
+    """Keys and addresses of providers that stand in a `.env` here."""
+    try:
+        told = dotenv.providers_in(Path(".env").read_text(encoding="utf-8"), os.environ)
+    except (OSError, UnicodeDecodeError):
+        return
+    os.environ.update(told)
+    if told:
+        screen.tell(f"from .env: {', '.join(told)}")
 
 
 async def _plan(options: UpOptions) -> StartPlan:

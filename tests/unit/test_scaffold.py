@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from bullpen import dotenv
 from bullpen.cli import app
 from bullpen.cli.scaffold import RESERVED, TEMPLATE
 from contracts import FinishReason, InferenceRequest
@@ -172,3 +173,13 @@ def test_outside_a_checkout_init_copies_the_settings_with_their_comments(
     assert {"manager.yaml", "telemetry.yaml", "simulated.yaml"} < {file.name for file in settings.iterdir()}
     assert (settings / "gateway.yaml").read_text() == "mine"
     assert (settings / "manager.yaml").read_text().startswith("# Counts instead of")
+
+
+def test_up_takes_keys_and_addresses_from_a_dotenv_and_no_password() -> None:
+    text = (
+        "# keys\nexport BIG_API_KEY='sk-1'\nOTHER_API_KEY=\nBIG_BASE_URL=http://here\nPOSTGRES_PASSWORD=x\nNATS_URL=y\n"
+    )
+    assert dotenv.providers_in(text, {}) == {"BIG_API_KEY": "sk-1", "BIG_BASE_URL": "http://here"}
+    assert dotenv.providers_in(text, {"BIG_API_KEY": "mine"}) == {"BIG_BASE_URL": "http://here"}
+    inside = text.replace("http://here", "http://host.docker.internal:8000/v1")
+    assert dotenv.providers_in(inside, {}) == {}, "the key would go to another server than its own"
