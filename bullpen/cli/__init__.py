@@ -39,8 +39,8 @@ COMMANDS = {
     "report": ("report", LOOK, "The books as one HTML page: cost, tenants, models, latency, errors, grades."),
     "export": ("export", LOOK, "Rows of the books as CSV or Parquet."),
     "explain": ("explain", LOOK, "Why a request went to its worker: the candidates, the attempts, the result."),
-    "calibration": ("quality", LOOK, "Whether answers that are 0.9 sure are right 9 times of 10."),
-    "compare": ("quality", LOOK, "How a mirrored candidate does beside the model that answers."),
+    "calibration": ("quality", LOOK, "How often answers are right, by the confidence that they told."),
+    "compare": ("quality", LOOK, "A mirrored candidate compared with the model that answers."),
     "grades": (
         "grades",
         LOOK,
@@ -53,26 +53,26 @@ COMMANDS = {
     "rebook": (
         "dead_letters",
         ACT,
-        "Book dead letters again, as far as they can be booked now.",
+        "Book the dead letters that can be booked now.",
     ),
     "add": ("add", ACT, "Make a worker of a model file, a server or a provider."),
     "remove": ("add", ACT, "Take back what `bullpen add` added, a provider's key with it."),
     "drain": ("act", ACT, "Let a worker or a Manager finish what it does and take nothing new."),
-    "resume": ("act", ACT, "Let a drained worker or Manager take questions again."),
+    "resume": ("act", ACT, "Let a drained worker or Manager take requests again."),
     "swap": ("act", ACT, "Change the model of a running worker. Nothing that runs is lost."),
-    "reload": ("act", ACT, "Have a worker or a Manager read its config.yaml again."),
+    "reload": ("act", ACT, "Make a worker or a Manager read its config.yaml again."),
     "keys": ("keys", ACT, "API keys of the gateway. A secret is shown once, and kept nowhere."),
     "promote": (
         "grades",
         ACT,
-        "Let a model have its full share again, whatever the books say.",
+        "Overrule the books: give a model its full share again.",
     ),
-    "demote": ("grades", ACT, "Give a model only a question now and then, whatever the books say."),
-    "restart": ("rolling", ACT, "Restart the roles of a mesh one by one, while it goes on answering."),
+    "demote": ("grades", ACT, "Overrule the books: give a model only a request now and then."),
+    "restart": ("rolling", ACT, "Restart the roles of a mesh one by one; it goes on answering."),
     "upgrade": (
         "upgrade",
         ACT,
-        "Put a version into the running containers of Compose, one by one, while they go on answering.",
+        "Upgrade the containers of Compose one by one; the mesh goes on answering.",
     ),
     "manager": ("roles", ROLES, "Run one Manager."),
     "worker": ("roles", ROLES, "Run one worker."),
@@ -133,7 +133,9 @@ def bullpen(
     *,
     config_dir: Annotated[
         str | None,
-        typer.Option(metavar="DIR", envvar="BULLPEN_CONFIG_DIR", help="Your settings [default: ~/.config/bullpen]"),
+        typer.Option(
+            metavar="DIR", envvar="BULLPEN_CONFIG_DIR", help="Where your settings are (if not said: ~/.config/bullpen)"
+        ),
     ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit")

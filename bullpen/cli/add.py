@@ -34,7 +34,7 @@ READY_WITHIN = 180.0
 LOOK_EVERY = 0.3
 HEADER = "# Made by `bullpen add {target}`. What may stand here: workers/{backend}/config.yaml, its README.\n"
 
-Name = Annotated[str | None, typer.Option("--name", metavar="ID", help="The worker's id [default: made of the target]")]
+Name = Annotated[str | None, typer.Option("--name", metavar="ID", help="The worker's id (default: made of the target)")]
 
 
 def register(app: typer.Typer) -> None:

@@ -37,7 +37,7 @@ def ask(
     reasoning_effort: Annotated[
         ReasoningEffort | None, typer.Option(help="How long a model that reasons may think")
     ] = None,
-    system: Annotated[str | None, typer.Option("--system", "-s", help="What the model is told before it")] = None,
+    system: Annotated[str | None, typer.Option("--system", "-s", help="The system text")] = None,
     deadline_ms: Annotated[
         int | None, typer.Option(min=1, help="For all attempts together (if not said: 120000)")
     ] = None,

@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
 def chat(
     *,
     model: Annotated[str | None, typer.Option("--model", "-m", help="Only workers that serve this model")] = None,
-    system: Annotated[str | None, typer.Option("--system", "-s", help="What the model is told before it")] = None,
+    system: Annotated[str | None, typer.Option("--system", "-s", help="The system text")] = None,
     resume: Annotated[bool, typer.Option("--continue", "-c", help="Go on with the last conversation")] = False,
 ) -> None:
     """Talk with the mesh; it remembers what was said.

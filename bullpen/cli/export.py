@@ -56,7 +56,7 @@ def export(
     ] = False,
     format: Annotated[Format, typer.Option(help="CSV for people, Parquet for programs")] = "csv",
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Where to [default: standard output]")
+        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Where to (default: standard output)")
     ] = None,
 ) -> None:
     """Rows of the books as CSV or Parquet.

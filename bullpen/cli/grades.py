@@ -13,7 +13,7 @@ from telemetry.store import Store
 NOTHING_LIKE_IT = 1
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Its name, as `bullpen grades` shows it")]
-Worker = Annotated[str | None, typer.Option(metavar="ID", help="Only at this worker [default: wherever it is served]")]
+Worker = Annotated[str | None, typer.Option(metavar="ID", help="Only at this worker (default: wherever it is served)")]
 Auto = Annotated[bool, typer.Option("--auto", help="Give the decision back to the books")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON")]
 
@@ -42,7 +42,7 @@ def grades(*, json: Json = False) -> None:
 
 
 def promote(model: Model, *, worker: Worker = None, auto: Auto = False, json: Json = False) -> None:
-    """Let a model have its full share again, whatever the books say.
+    """Overrule the books: give a model its full share again.
 
     Its grade becomes senior.
 
@@ -56,7 +56,7 @@ def promote(model: Model, *, worker: Worker = None, auto: Auto = False, json: Js
 
 
 def demote(model: Model, *, worker: Worker = None, auto: Auto = False, json: Json = False) -> None:
-    """Give a model only a question now and then, whatever the books say.
+    """Overrule the books: give a model only a request now and then.
 
     Examples:
 

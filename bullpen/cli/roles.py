@@ -40,7 +40,7 @@ log = structlog.get_logger(__name__)
 UNHEALTHY = 1
 S = TypeVar("S", bound=ConfigModel)
 
-Id = Annotated[str | None, typer.Option("--id", help="A name of its own [default: made of role, host and process]")]
+Id = Annotated[str | None, typer.Option("--id", help="A name of its own (default: made of role, host and process)")]
 Config = Annotated[Path | None, typer.Option(help="Another config.yaml", dir_okay=False)]
 
 
@@ -237,7 +237,7 @@ def health(
         Literal["manager", "worker", "telemetry", "gateway"],
         typer.Argument(metavar="ROLE", help="manager, worker, telemetry or gateway"),
     ],
-    id_: Annotated[str | None, typer.Option("--id", help="Only this one [default: any on this host]")] = None,
+    id_: Annotated[str | None, typer.Option("--id", help="Only this one (default: any on this host)")] = None,
     *,
     alive: Annotated[bool, typer.Option("--alive", help="Whether it answers at all, though it takes no work")] = False,
 ) -> None:

@@ -41,7 +41,7 @@ def new_worker(
     ],
     *,
     path: Annotated[
-        Path | None, typer.Option(help="Make it in this folder [default: workers/ of this checkout]", file_okay=False)
+        Path | None, typer.Option(help="Make it in this folder (default: workers/ of this checkout)", file_okay=False)
     ] = None,
     http: Annotated[bool, typer.Option("--http", help="For a server that is asked over HTTP")] = False,
 ) -> None:
