@@ -3,11 +3,13 @@
 Called by `make dist` in the virtual environment that set-up made; asks no index.
 """
 
+import io
 import os
 import shutil
 import subprocess
 import sys
 import zipfile
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,7 +27,8 @@ def main() -> None:
     out = Path(sys.argv[1] if len(sys.argv) > 1 else "dist")
     out.mkdir(parents=True, exist_ok=True)
     shutil.rmtree("build", ignore_errors=True)  # what was deleted since would be in the wheel again
-    made = [out / build(str(out)) for build in (build_meta.build_wheel, build_meta.build_sdist)]
+    with redirect_stdout(io.StringIO()):  # a line per file
+        made = [out / build(str(out)) for build in (build_meta.build_wheel, build_meta.build_sdist)]
     shutil.rmtree("build", ignore_errors=True)
     missing = set(MUST_HAVE) - set(zipfile.ZipFile(made[0]).namelist())
     if missing:
