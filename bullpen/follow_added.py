@@ -45,11 +45,12 @@ class AddedFollower:
         self._seen = now
         await self._follow_backends(turned_on(self._mesh.data_dir))
 
-    async def _follow_backends(self, on: set[str]) -> None:
+    async def _follow_backends(self, on: dict[str, int]) -> None:
         before, self._on = self._on, on
-        for backend in sorted(on - before):
-            await self._turn_on(backend, self._mesh.data_dir)
-        for backend in sorted(before - on):
+        for backend in sorted(on):
+            if on[backend] != before.get(backend):
+                await self._turn_on(backend, self._mesh.data_dir)
+        for backend in sorted(before.keys() - on.keys()):
             for worker_id in self._mesh.workers_of(backend):
                 if worker_id not in self._seen:
                     await self._stop(worker_id)

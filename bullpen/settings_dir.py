@@ -7,6 +7,7 @@ one for each backend (`local.yaml`). Workers that `bullpen add` made are in `wor
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from bullpen.supervision.endpoints import default_data_dir
@@ -65,9 +66,14 @@ def marker(backend: str, data_dir: Path | None = None) -> Path:
     return settings_dir(data_dir) / "workers" / f"{backend}.on"
 
 
-def turned_on(data_dir: Path | None = None) -> set[str]:
-    """The backends that `bullpen add` turned on."""
-    return {file.stem for file in (settings_dir(data_dir) / "workers").glob("*.on") if is_name(file.stem)}
+def turned_on(data_dir: Path | None = None) -> dict[str, int]:
+    """The backends that `bullpen add` turned on, and what changes when it does so again."""
+    found = {}
+    for file in (settings_dir(data_dir) / "workers").glob("*.on"):
+        with suppress(OSError):  # it was just taken back
+            if is_name(file.stem):
+                found[file.stem] = file.stat().st_mtime_ns
+    return found
 
 
 def key_file(variable: str, data_dir: Path | None = None) -> Path:

@@ -149,10 +149,7 @@ async def _write(folder: BackendFolder, target: str, name: str | None, config: J
 
 
 async def _mark(folder: BackendFolder, what: str) -> None:
-    place = marker(folder.name)
-    if place.exists():
-        place.unlink()  # a running mesh sees it come
-    _save(place, "")
+    _save(marker(folder.name), "")
     typer.echo(f"added {what}")
     await _until_ready(f"{folder.name}-1", folder.name)
 
