@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bullpen.settings_dir import kept_keys, settings_of, turned_on
 from bullpen.start_plan import AddedWorker, added
-from bullpen.supervision.mesh import Mesh
+from bullpen.supervision.mesh import Mesh, MeshError
 from config.loader import ConfigError
 from workers.base.interface.discovery import find
 
@@ -30,7 +30,7 @@ class AddedFollower:
             try:
                 await self.look()
                 self._complaint = ""
-            except (ConfigError, OSError) as error:
+            except (ConfigError, MeshError, OSError) as error:
                 if str(error) != self._complaint:
                     self._tell(f"what was added is not started: {error}")
                 self._complaint = str(error)
@@ -57,7 +57,10 @@ class AddedFollower:
 
     async def _turn_on(self, backend: str, data_dir: Path) -> None:
         folder = find(backend)
-        if self._mesh.workers_of(backend):
+        if running := self._mesh.workers_of(backend):
+            if folder.load().key_variable:  # it may have a new key
+                for worker_id in running:
+                    await self._mesh.restart(f"worker-{worker_id}")
             return
         os.environ.update(kept_keys(os.environ, data_dir))
         said = await folder.available(settings_of(backend, data_dir))

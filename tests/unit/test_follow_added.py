@@ -18,12 +18,16 @@ class Running:
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir
         self.workers: set[str] = set()
+        self.restarted: list[str] = []
 
     def workers_of(self, backend: str) -> list[str]:
         return [one for one in self.workers if one.startswith(backend)]
 
     async def add_worker(self, backend: str, worker_id: str, config: Path | None) -> None:
         self.workers.add(worker_id)
+
+    async def restart(self, name: str) -> None:
+        self.restarted.append(name)
 
     async def remove_worker(self, worker_id: str) -> None:
         self.workers.remove(worker_id)
@@ -81,3 +85,11 @@ async def test_a_backend_that_is_turned_on_again_starts_though_it_could_not_befo
     marker("simulated").unlink()
     await follower.look()
     assert mesh.workers == set()
+
+
+async def test_a_new_key_restarts_the_worker_that_has_the_old_one(mesh: Running) -> None:
+    follower = following(mesh)
+    mesh.workers.add("anthropic-1")
+    write(marker("anthropic"))
+    await follower.look()
+    assert (mesh.workers, mesh.restarted) == ({"anthropic-1"}, ["worker-anthropic-1"])
