@@ -1,4 +1,4 @@
-# Needs a Python >= 3.11 with venv; everything else is installed into .venv, as requirements.lock says.
+# Needs a Python >= 3.11 with venv; everything else is installed into .venv, as the lock files say.
 
 # The first one that is new enough.
 PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 python; do \
@@ -7,7 +7,7 @@ PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 p
 # make up ARGS="--workers simulated:2"
 ARGS ?=
 
-.PHONY: help setup up test check bench clients clean
+.PHONY: help python setup setup-run up test check bench clients dist clean
 
 help:
 	@echo "make up      the whole mesh on this machine (Ctrl-C stops it); ARGS=\"--workers simulated:2\""
@@ -15,14 +15,21 @@ help:
 	@echo "make check   ruff, mypy strict, import-linter"
 	@echo "make bench   what the mesh adds to a request, measured"
 	@echo "make clients clients that others wrote, for tests/clients; they need npm, and 2 GB"
-	@echo "make setup   only .venv, which all of them need first"
+	@echo "make setup   only .venv, with everything that they need"
+	@echo "make dist    the wheel and the source archive, in dist/"
 	@echo "make clean   removes .venv and caches; keeps .bullpen, where the books are"
 
-setup:
+python:
 	@test -n "$(PYTHON)" || { echo "Bullpen needs Python 3.11 or newer as python3: https://www.python.org/downloads/" >&2; exit 1; }
+
+setup: python
 	@"$(PYTHON)" .ci/setup.py
 
-up: setup
+# Without the tools for tests and checks.
+setup-run: python
+	@"$(PYTHON)" .ci/setup.py run
+
+up: setup-run
 	@.venv/bin/bullpen up $(ARGS)
 
 test: setup
@@ -39,6 +46,9 @@ bench: setup
 
 clients: setup
 	@.venv/bin/python .ci/clients.py
+
+dist: setup
+	@.venv/bin/python .ci/dist.py
 
 clean:
 	rm -rf .venv .clients build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -23,6 +23,7 @@ from benchmarks import (
     openapi,
     overhead,
     performance,
+    picture,
     ranking,
     routing,
     seams,
@@ -65,6 +66,12 @@ COMMANDS: dict[str, tuple[str, str | None, Command, dict[str, dict[str, Any]]]] 
             "rounds": {"type": int, "default": 3, "help": "of every measurement"},
             "requests": {"type": int, "default": 4000, "help": "per round"},
         },
+    ),
+    "picture": (
+        "the moving picture of the README, recorded anew: a worker killed in mid-sentence",
+        picture.__doc__,
+        lambda _: asyncio.run(picture.main()),
+        {},
     ),
     "fuzz": (
         "100,000 messages that are wrong in some way: none ends a role",

@@ -4,11 +4,12 @@ A part that needs another one which is not there is not looked at: one cause, on
 """
 
 import asyncio
+import os
 import platform
 import shutil
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,9 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from bullpen.embedded import EmbeddedError, nats_server, postgres
+from bullpen.settings_dir import kept_keys, settings_of
 from bullpen.supervision.endpoints import default_data_dir
+from bullpen.supervision.silence import SilentWorker, silent_workers
 from bus import Bus, BusError, BusSettings, Denied, Message, NoResponders, RequestTimeout
 from bus.jetstream import API, jetstream_is_there, write_refused
 from client import Bullpen
@@ -52,7 +55,8 @@ AS_OBSERVER = (
 )
 NEWEST_MIGRATION = "SELECT max(version) FROM schema_migrations"
 
-State = Literal["ok", "warn", "fail"]
+State = Literal["ok", "off", "warn", "fail"]
+"""`off`: what nobody asked for."""
 Reply = TypeVar("Reply", ControlReply, ManagerReply)
 
 
@@ -73,9 +77,11 @@ async def examine(settings: BusSettings, database_url: str | None) -> AsyncItera
     async for finding in _mesh(settings, books=database_url is not None):
         yield as_seen_by(settings, finding)
     yield await postgres_finding(database_url)
+    os.environ.update(kept_keys(os.environ))
     for name, folder in discover().items():
-        found = await folder.available()
-        yield Finding(f"backend {name}", "ok" if found.available else "warn", found.reason, found.cure)
+        found = await folder.available(settings_of(name))
+        state: State = "ok" if found.available else "warn" if found.is_broken else "off"
+        yield Finding(f"backend {name}", state, found.reason, found.cure)
 
 
 # This machine
@@ -132,7 +138,8 @@ async def _mesh(settings: BusSettings, *, books: bool) -> AsyncIterator[Finding]
             for finding in await _managers(bullpen):
                 yield finding
             beats = await bullpen.workers()
-            for finding in (*findings_of(beats), *clocks(beats, time.time()), *await _configs(bullpen, beats)):
+            silent = silent_workers({beat.worker_id for beat in beats})
+            for finding in (*findings_of(beats, silent), *clocks(beats, time.time()), *await _configs(bullpen, beats)):
                 yield finding
             for finding in await _gateways(bullpen):
                 yield finding
@@ -227,11 +234,11 @@ async def _configs(bullpen: Bullpen, beats: list[Heartbeat]) -> list[Finding]:
     return [_refused(f"worker {one.worker_id}", one.worker_id, one) for one in replies if one and one.config_refused]
 
 
-def findings_of(beats: list[Heartbeat]) -> Iterator[Finding]:
+def findings_of(beats: list[Heartbeat], silent: Sequence[SilentWorker] = ()) -> Iterator[Finding]:
     ready = [beat.worker_id for beat in beats if beat.state == "ready"]
     if ready:
         yield Finding("workers", "ok", f"ready: {', '.join(ready)}")
-    elif beats:
+    elif beats or silent:
         yield Finding("workers", "fail", "none is ready", "see each of them below")
     else:
         yield Finding("workers", "fail", "none is here", "start one: `bullpen worker NAME`, or `bullpen up`")
@@ -240,6 +247,8 @@ def findings_of(beats: list[Heartbeat]) -> Iterator[Finding]:
             cure = f"bullpen resume {beat.worker_id}" if beat.state == "draining" else ""
             yield Finding(f"worker {beat.worker_id}", "warn", f"{beat.state}: {beat.reason}".rstrip(": "), cure)
         yield from _models(beat)
+    for worker in silent:
+        yield Finding(f"worker {worker.worker_id}", "warn", worker.reason, worker.cure)
 
 
 def clocks(beats: list[Heartbeat], now: float) -> Iterator[Finding]:

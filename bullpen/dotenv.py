@@ -8,11 +8,32 @@ from tempfile import NamedTemporaryFile
 
 LINE = re.compile(r"^(?:export\s+)?(?P<name>[A-Za-z_]\w*)=(?P<value>.*)$")
 
+PROVIDER = re.compile(r"[A-Z0-9_]+_(?:API_KEY|BASE_URL)")
+"""A variable that says how a provider is reached."""
+FROM_A_CONTAINER = "host.docker.internal"
+"""This machine, as a container calls it."""
+
 
 def value_of(text: str, name: str) -> str | None:
     """What the variable is in this text; the last one counts. None: it does not stand there."""
     found = [match["value"] for line in text.splitlines() if (match := LINE.match(line)) and match["name"] == name]
     return found[-1].strip().strip("'\"") if found else None
+
+
+def providers_in(text: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """What a `.env` says of providers, as far as the environment does not: their keys and addresses, nothing else.
+
+    Passwords for containers, which stand there too, are not meant for a mesh on this machine. Of a provider whose
+    address only a container knows, the key is left out as well: it would go elsewhere.
+    """
+    names = {match["name"] for line in text.splitlines() if (match := LINE.match(line))}
+    told = {name: value_of(text, name) for name in sorted(names) if PROVIDER.fullmatch(name)}
+    theirs = {name.removesuffix("BASE_URL") for name, value in told.items() if FROM_A_CONTAINER in (value or "")}
+    return {
+        name: value
+        for name, value in told.items()
+        if value and not environ.get(name) and not name.startswith(tuple(theirs))
+    }
 
 
 def with_value(text: str, name: str, value: str) -> str:

@@ -4,9 +4,14 @@ What can run here is said by the backends themselves; none is named in this file
 """
 
 import asyncio
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+from bullpen.settings_dir import added_workers, settings_of, short_name
 from config.loader import ConfigError
+from contracts import BullpenError
 from workers.base import Availability
 from workers.base.interface.discovery import BackendFolder, discover, find
 
@@ -24,6 +29,16 @@ class WorkerGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class AddedWorker:
+    """A worker that `bullpen add` made: one of a backend, with settings of its own."""
+
+    folder: BackendFolder
+    worker_id: str
+    config: Path
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class NotStarted:
     """A backend that is not started, why, and how to turn it on."""
 
@@ -35,6 +50,7 @@ class NotStarted:
 @dataclass(frozen=True, slots=True)
 class StartPlan:
     groups: tuple[WorkerGroup, ...]
+    added: tuple[AddedWorker, ...] = ()
     not_started: tuple[NotStarted, ...] = ()
 
     @property
@@ -42,24 +58,58 @@ class StartPlan:
         return [(group.argument, group.count) for group in self.groups]
 
 
-async def every_backend() -> StartPlan:
-    """Every backend that can run here and asks a real model, as often as its config's `replicas` says."""
+async def every_backend(data_dir: Path | None = None) -> StartPlan:
+    """Every backend that can run here and asks a real model, as often as its config's `replicas` says, and those added.
+
+    `data_dir`: the mesh's, whose settings count.
+    """
     folders = list(discover().values())
-    said = await asyncio.gather(*(folder.available() for folder in folders))
-    judged = [_judged(folder, availability) for folder, availability in zip(folders, said, strict=True)]
+    own = [settings_of(folder.name, data_dir) for folder in folders]
+    said = await asyncio.gather(*(folder.available(config) for folder, config in zip(folders, own, strict=True)))
+    judged = [_judged(*one) for one in zip(folders, said, own, strict=True)]
     return StartPlan(
         tuple(one for one in judged if isinstance(one, WorkerGroup)),
+        tuple(added(data_dir)),
         tuple(one for one in judged if isinstance(one, NotStarted)),
     )
 
 
-async def named_backends(text: str) -> StartPlan:
-    """The workers of `local,simulated:2,./my-backend`. Raises `ConfigError` when one is unknown or cannot run here."""
-    groups = [_parsed(part.strip()) for part in text.split(",") if part.strip()]
+def added(data_dir: Path | None = None) -> Iterator[AddedWorker]:
+    """The workers that `bullpen add` made. Raises `ConfigError` for one whose backend is not there any more."""
+    for backend, worker_id, config in added_workers(data_dir):
+        yield AddedWorker(find(backend), worker_id, config, f"added: {config}")
+
+
+async def gguf_worker(file: Path, data_dir: Path) -> AddedWorker:
+    """A worker for this model file, whose settings are kept beside the data. Raises `ConfigError`."""
+    for folder in discover().values():
+        try:
+            config = await folder.load().offered(str(file), lambda step: None)
+        except ImportError:
+            continue
+        except BullpenError as error:
+            raise ConfigError(error.message) from None
+        if config:
+            worker_id = short_name(file.stem)
+            made = data_dir / "gguf" / f"{worker_id}.yaml"
+            made.parent.mkdir(parents=True, exist_ok=True)
+            made.write_text(json.dumps(config), encoding="utf-8")  # which is YAML, too
+            return AddedWorker(folder, worker_id, made, f"model file {file.name}")
+    raise ConfigError(f"--gguf {file}: no backend here serves it: is it there, and `bullpen-mesh[local]` installed?")
+
+
+async def named_backends(text: str, data_dir: Path | None = None) -> StartPlan:
+    """The workers of `local,simulated:2,./my-backend,box`; `box` is one that was added.
+
+    Raises `ConfigError` when one is unknown or cannot run here.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    own = {one.worker_id: one for one in added(data_dir)}
+    groups = [_parsed(part) for part in parts if part not in own]
     names = [folder.name for folder, _, _ in groups]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"--workers: {', '.join(twice)} stands twice; write name:count for several")
-    said = await asyncio.gather(*(folder.available() for folder, _, _ in groups))
+    said = await asyncio.gather(*(folder.available(settings_of(folder.name, data_dir)) for folder, _, _ in groups))
     for name, availability in zip(names, said, strict=True):
         if not availability.available:
             raise ConfigError(f"{name} cannot run here: {availability.reason}. {availability.cure}".strip())
@@ -67,7 +117,8 @@ async def named_backends(text: str) -> StartPlan:
         tuple(
             WorkerGroup(folder, argument, count, availability.reason)
             for (folder, argument, count), availability in zip(groups, said, strict=True)
-        )
+        ),
+        tuple(own[part] for part in parts if part in own),
     )
 
 
@@ -80,9 +131,12 @@ def _parsed(part: str) -> tuple[BackendFolder, str, int]:
     return find(argument), argument, int(count)
 
 
-def _judged(folder: BackendFolder, availability: Availability) -> WorkerGroup | NotStarted:
+def _judged(folder: BackendFolder, availability: Availability, config: Path | None) -> WorkerGroup | NotStarted:
     if not availability.available:
         return NotStarted(folder.name, availability.reason, availability.cure)
     if folder.load().simulated:
         return NotStarted(folder.name, "asks no model", f"for a trial: --workers {folder.name}:2")
-    return WorkerGroup(folder, folder.name, folder.config().replicas, availability.reason)
+    told = folder.config(config)
+    stands_in = bool(told.models) and all(model.stand_in for model in told.models)
+    reason = availability.reason + (": stands in until another chat model is ready" if stands_in else "")
+    return WorkerGroup(folder, folder.name, told.replicas, reason)

@@ -6,6 +6,7 @@ fields, no NaN, nothing nested deeper than 32.
 
 import re
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from math import isfinite
 from typing import Generic, TypeVar
 
@@ -18,6 +19,8 @@ from contracts.errors import BullpenError, ErrorCode
 from contracts.request_checks import FieldError
 
 MAX_NESTING = 32
+LONGEST_TYPO = 40
+"""Characters of an unknown field's name that are compared with those that exist."""
 _PART_TYPES = ("text", "image_url", "input_audio", "file")
 R = TypeVar("R", bound=Envelope)
 
@@ -57,7 +60,7 @@ class Form(Generic[R]):
         except FieldError as error:
             raise _invalid(f"{error.field}: {error.message}", error.field) from None
         except ValidationError as error:
-            path, message = first_error(error.errors(include_url=False))
+            path, message = first_error(error.errors(include_url=False), tuple(self._model.model_fields))
             raise _invalid(f"{path or 'the request'}: {message}", path or None) from None
         except ValueError as error:
             raise _invalid(f"the body begins like a JSON object, and is not valid JSON: {error}", None) from None
@@ -105,14 +108,22 @@ def _check_tree(value: object, path: str = "", room: int = MAX_NESTING) -> None:
             _check_tree(child, f"{path}.{key}" if path else str(key), room - 1)
 
 
-def first_error(errors: Sequence[ErrorDetails]) -> tuple[str, str]:
-    """The most telling error as (dotted path, message): of a union's branches, the one that got furthest."""
+def first_error(errors: Sequence[ErrorDetails], known: Sequence[str] = ()) -> tuple[str, str]:
+    """The most telling error as (dotted path, message): of a union's branches, the one that got furthest.
+
+    `known`: the fields there are, of which one may have been meant.
+    """
     error = max(errors, key=lambda error: len(error["loc"])) if len(errors) > 1 else errors[0]
     cause = error.get("ctx", {}).get("error")
     if isinstance(cause, FieldError):
         return cause.field, cause.message
-    message = "unknown field" if error["type"] == "extra_forbidden" else error["msg"]
+    message = _unknown(error["loc"], known) if error["type"] == "extra_forbidden" else error["msg"]
     return _dotted(error["loc"]), message[0].lower() + message[1:]
+
+
+def _unknown(loc: tuple[int | str, ...], known: Sequence[str]) -> str:
+    near = get_close_matches(str(loc[-1])[:LONGEST_TYPO], known, n=1, cutoff=0.7) if len(loc) == 1 else []
+    return f"unknown field; did you mean {near[0]}?" if near else "unknown field"
 
 
 def _dotted(loc: tuple[int | str, ...]) -> str:

@@ -52,7 +52,7 @@ Span = tuple[int, int, str]
 
 
 class RedactionMissing(Exception):
-    """redaction is not installed: pip install 'bullpen[redaction]', or keep `content: hash` or `none`."""
+    """redaction is not installed: pip install 'bullpen-mesh[redaction]', or keep `content: hash` or `none`."""
 
     def __str__(self) -> str:
         return str(self.__doc__)

@@ -3,10 +3,13 @@
 # Versions are those of ../requirements.lock, so that a container runs what the tests ran. Needs `uv`.
 set -eu
 cd "$(dirname "$0")/.."
-lock() { # NAME [EXTRA [EXTRA]]
-  uv pip compile pyproject.toml ${2:+--extra "$2"} ${3:+--extra "$3"} --constraint requirements.lock --universal --python-version 3.11 \
+lock() { # NAME [EXTRA [EXTRA [GROUP]]]
+  uv pip compile pyproject.toml ${2:+--extra "$2"} ${3:+--extra "$3"} ${4:+--group "$4"} --constraint requirements.lock --universal --python-version 3.11 \
     --generate-hashes --no-header --no-annotate --quiet --output-file "requirements/$1.lock"
 }
 lock base
-lock local local gpu # its model is what a GPU is for
+# What `make up` installs: everything but the tools for tests and checks.
+uv pip compile pyproject.toml --all-extras --group checkout --constraint requirements.lock --universal --python-version 3.11 \
+  --generate-hashes --no-header --no-annotate --quiet --output-file requirements-run.lock
+lock local local gpu model # its model is what a GPU is for
 for extra in ollama openai gemini anthropic; do lock "$extra" "$extra"; done

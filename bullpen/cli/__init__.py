@@ -4,6 +4,7 @@
 at once. A module adds its commands with `register(app)`.
 """
 
+import os
 import sys
 from importlib import import_module
 from typing import Annotated, Any
@@ -25,6 +26,7 @@ COMMANDS = {
     "down": ("up", START, "Stop the mesh that runs on a data directory."),
     "ask": ("ask", ASK, "Ask the mesh a question."),
     "embed": ("embed", ASK, "Get the vectors of texts, all of one model."),
+    "chat": ("chat", ASK, "Talk with the mesh; it remembers what was said."),
     "submit": ("jobs", ASK, "Submit a file of jobs that survive a restart of everything."),
     "results": ("jobs", ASK, "Results of submitted jobs."),
     "workers": ("look", LOOK, "Every worker, its state and its load."),
@@ -37,8 +39,8 @@ COMMANDS = {
     "report": ("report", LOOK, "The books as one HTML page: cost, tenants, models, latency, errors, grades."),
     "export": ("export", LOOK, "Rows of the books as CSV or Parquet."),
     "explain": ("explain", LOOK, "Why a request went to its worker: the candidates, the attempts, the result."),
-    "calibration": ("quality", LOOK, "Whether answers that are 0.9 sure are right 9 times of 10."),
-    "compare": ("quality", LOOK, "How a mirrored candidate does beside the model that answers."),
+    "calibration": ("quality", LOOK, "How often answers are right, by the confidence that they told."),
+    "compare": ("quality", LOOK, "A mirrored candidate compared with the model that answers."),
     "grades": (
         "grades",
         LOOK,
@@ -46,28 +48,31 @@ COMMANDS = {
     ),
     "dead-letters": ("dead_letters", LOOK, "Events that could not be booked, and why."),
     "doctor": ("diagnose", LOOK, "Check every part of the mesh and say what to do."),
+    "logs": ("logs", LOOK, "What the processes of the mesh on this machine wrote, the newest lines of each."),
     "forget": ("forget", ACT, "Delete the requests and answers of a task or a tenant."),
     "rebook": (
         "dead_letters",
         ACT,
-        "Book dead letters again, as far as they can be booked now.",
+        "Book the dead letters that can be booked now.",
     ),
+    "add": ("add", ACT, "Make a worker of a model file, a server or a provider."),
+    "remove": ("add", ACT, "Take back what `bullpen add` added, a provider's key with it."),
     "drain": ("act", ACT, "Let a worker or a Manager finish what it does and take nothing new."),
-    "resume": ("act", ACT, "Let a drained worker or Manager take questions again."),
+    "resume": ("act", ACT, "Let a drained worker or Manager take requests again."),
     "swap": ("act", ACT, "Change the model of a running worker. Nothing that runs is lost."),
-    "reload": ("act", ACT, "Have a worker or a Manager read its config.yaml again."),
+    "reload": ("act", ACT, "Make a worker or a Manager read its config.yaml again."),
     "keys": ("keys", ACT, "API keys of the gateway. A secret is shown once, and kept nowhere."),
     "promote": (
         "grades",
         ACT,
-        "Let a model have its full share again, whatever the books say.",
+        "Overrule the books: give a model its full share again.",
     ),
-    "bench": ("grades", ACT, "Give a model only a question now and then, whatever the books say."),
-    "restart": ("rolling", ACT, "Restart the roles of a mesh one by one, while it goes on answering."),
+    "demote": ("grades", ACT, "Overrule the books: give a model only a request now and then."),
+    "restart": ("rolling", ACT, "Restart the roles of a mesh one by one; it goes on answering."),
     "upgrade": (
         "upgrade",
         ACT,
-        "Put a version into the running containers of Compose, one by one, while they go on answering.",
+        "Upgrade the containers of Compose one by one; the mesh goes on answering.",
     ),
     "manager": ("roles", ROLES, "Run one Manager."),
     "worker": ("roles", ROLES, "Run one worker."),
@@ -75,9 +80,12 @@ COMMANDS = {
     "gateway": ("roles", ROLES, "Run one gateway: HTTP for programs that know no NATS."),
     "health": ("roles", ROLES, "Whether a role on this host can serve: exit 0 or 1."),
     "new-worker": ("scaffold", MAKE, "Make the folder of a new backend."),
-    "init": ("scaffold", MAKE, "Make .env with random secrets."),
+    "init": ("scaffold", MAKE, "Make .env with random secrets, or, outside a checkout, the settings to begin with."),
 }
 """Name: (module here, panel of the help, the first line of its help)."""
+
+OTHER_NAMES = {"ps": "workers", "status": "workers", "bench": "demote"}
+"""What hands reach for, and what commands were called before."""
 
 
 class LateCommand(TyperCommand):
@@ -102,6 +110,9 @@ class Commands(TyperGroup):
         super().__init__(**attributes)
         self.commands = {name: LateCommand(name) for name in COMMANDS}
 
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return super().get_command(ctx, OTHER_NAMES.get(cmd_name, cmd_name))
+
 
 app = typer.Typer(
     cls=Commands,
@@ -119,6 +130,13 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def bullpen(
+    *,
+    config_dir: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", envvar="BULLPEN_CONFIG_DIR", help="Where your settings are (if not said: ~/.config/bullpen)"
+        ),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit")
     ] = False,
@@ -130,6 +148,8 @@ def bullpen(
     Commands find the mesh by NATS_URL, else the one that runs on .bullpen/ (or BULLPEN_DATA_DIR), else at
     nats://127.0.0.1:4222; but a mesh that BULLPEN_DATA_DIR names has to run.
     """
+    if config_dir:
+        os.environ["BULLPEN_CONFIG_DIR"] = os.path.abspath(config_dir)  # noqa: PTH100 — pathlib costs the help its speed
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ def drain(role_id: RoleId, *, wait: Wait = False, json: Json = False) -> None:
 
 
 def resume(role_id: RoleId, *, json: Json = False) -> None:
-    """Let a drained worker or Manager take questions again.
+    """Let a drained worker or Manager take requests again.
 
     Examples:
 
@@ -51,7 +51,7 @@ def resume(role_id: RoleId, *, json: Json = False) -> None:
 
 
 def reload(role_id: RoleId, *, json: Json = False) -> None:
-    """Have a worker or a Manager read its config.yaml again.
+    """Make a worker or a Manager read its config.yaml again.
 
     They do so by themselves when it is saved; this waits, and says what came of it: exit 1 when it was refused.
 

@@ -3,12 +3,16 @@
 import asyncio
 import sys
 from contextlib import aclosing
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bullpen.cli.running import connected, run, tell, usage
-from bullpen.cli.show import UNKNOWN, as_json, clean, duration, money, note
+from bullpen import conversation
+from bullpen.cli.prompt import whole_prompt
+from bullpen.cli.running import connected, run, tell
+from bullpen.cli.show import UNKNOWN, as_json, clean, counted, duration, money, note
+from bullpen.conversation import Conversation
 from client import Bullpen, BullpenError, Options, RequestFailed
 from contracts import Chunk, ErrorReply, FinalResponse, InferenceResponse, Policy, ReasoningEffort, Resumed
 
@@ -19,10 +23,13 @@ def register(app: typer.Typer) -> None:
 
 def ask(
     prompt: Annotated[
-        str | None, typer.Argument(metavar="PROMPT", help="The question; left out or -: read from standard input")
+        str | None, typer.Argument(metavar="PROMPT", help="The question; what is piped in stands after it")
     ] = None,
     *,
-    model: Annotated[str | None, typer.Option(help="Only workers that serve this model")] = None,
+    file: Annotated[
+        list[Path] | None, typer.Option("--file", "-f", metavar="FILE", help="A text that stands after the question")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Only workers that serve this model")] = None,
     backend: Annotated[str | None, typer.Option(help="Only workers of this backend")] = None,
     policy: Annotated[Policy | None, typer.Option(help="How candidates are weighed (if not said: balanced)")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="The longest answer, in tokens")] = None,
@@ -30,10 +37,11 @@ def ask(
     reasoning_effort: Annotated[
         ReasoningEffort | None, typer.Option(help="How long a model that reasons may think")
     ] = None,
-    system: Annotated[str | None, typer.Option(help="What the model is told before the question")] = None,
+    system: Annotated[str | None, typer.Option("--system", "-s", help="The system text")] = None,
     deadline_ms: Annotated[
         int | None, typer.Option(min=1, help="For all attempts together (if not said: 120000)")
     ] = None,
+    resume: Annotated[bool, typer.Option("--continue", "-c", help="Go on with the last conversation here")] = False,
     task_id: Annotated[str | None, typer.Option(help="A name of your own for this task")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the whole response (or error) as JSON")] = False,
     no_stream: Annotated[bool, typer.Option("--no-stream", help="Print the answer when it is complete")] = False,
@@ -51,73 +59,63 @@ def ask(
 
       bullpen ask --policy local_only --max-tokens 40 "Tell me a joke"
 
-      git diff | bullpen ask --system "Review this change in three sentences"
+      cat notes.md | bullpen ask "Summarize:"
+
+      bullpen ask -m qwen3:8b -f notes.md -s "Three sentences" "Summarize:"
+
+      bullpen ask --continue "And in one word?"
 
       bullpen ask --json "2 + 2?" | jq .output
     """
-    question = _question(prompt)
+    question = whole_prompt(prompt, file or [])
+    said = (conversation.load() or Conversation()) if resume else Conversation()
+    said = said.model_copy(update={"system": system or said.system, "model": model or said.model})
     options = Options(
-        model=model,
+        model=said.model,
         backend=backend,
         policy=policy,
         max_tokens=max_tokens,
         temperature=temperature,
         reasoning_effort=reasoning_effort,
-        context={"system": system} if system else None,
+        context=said.context,
         deadline_ms=deadline_ms,
         task_id=task_id,
     )
-    if json:
-        run(lambda: _print_json(question, options))
-    elif no_stream or not sys.stdout.isatty():
-        run(lambda: _print_whole(question, options))
-    else:
-        run(lambda: _print_pieces(question, options))
+    show = _print_json if json else _print_whole if no_stream or not sys.stdout.isatty() else _print_pieces
+
+    async def work() -> None:
+        answer = await show(question, options)
+        await asyncio.to_thread(conversation.save, said.with_answer(question, answer.output))
+
+    run(work)
 
 
-def _question(prompt: str | None) -> str:
-    if prompt not in (None, "-"):
-        question = str(prompt)
-    elif sys.stdin.isatty():
-        raise usage("there is no question", 'bullpen ask "What is the capital of France?"')
-    else:
-        question = from_stdin()
-    if not question.strip():
-        raise usage("the question is empty")
-    return question
-
-
-def from_stdin() -> str:
-    """Raises `typer.Exit` when it is not UTF-8."""
-    try:
-        return sys.stdin.buffer.read().decode()
-    except UnicodeDecodeError as error:
-        raise usage(f"standard input is not UTF-8 text (byte {error.start})") from None
-
-
-async def _print_json(question: str, options: Options) -> None:
+async def _print_json(question: str, options: Options) -> InferenceResponse:
     async with connected() as bullpen:
         try:
-            as_json(await bullpen.ask(question, **options))
+            as_json(answer := await bullpen.ask(question, **options))
         except BullpenError as error:
             as_json(error.reply if isinstance(error, RequestFailed) else ErrorReply(error=error.detail()))
             tell(error)
             raise typer.Exit(1) from None
+    return answer
 
 
-async def _print_whole(question: str, options: Options) -> None:
+async def _print_whole(question: str, options: Options) -> InferenceResponse:
     async with connected() as bullpen:
         response = await bullpen.ask(question, **options)
     typer.echo(clean(response.output) if sys.stdout.isatty() else response.output)
     note(_footer(response))
+    return response
 
 
-async def _print_pieces(question: str, options: Options) -> None:
+async def _print_pieces(question: str, options: Options) -> InferenceResponse:
     async with connected() as bullpen:
-        await _show_stream(bullpen, question, options)
+        return await show_stream(bullpen, question, options)
 
 
-async def _show_stream(bullpen: Bullpen, question: str, options: Options) -> None:
+async def show_stream(bullpen: Bullpen, question: str, options: Options) -> InferenceResponse:
+    """Shows the answer as it is made, and who gave it; returns the whole. Raises as `Bullpen.stream`."""
     fresh, thinks = True, False
     try:
         async with aclosing(bullpen.stream(question, **options)) as events:
@@ -135,10 +133,12 @@ async def _show_stream(bullpen: Bullpen, question: str, options: Options) -> Non
                     case FinalResponse():
                         typer.echo()
                         note(_footer(event))
+                        answer = event
     except (BullpenError, asyncio.CancelledError):
         if not fresh:
             typer.echo()
         raise
+    return answer
 
 
 def _tell_resumed(event: Resumed, *, fresh: bool) -> None:
@@ -158,9 +158,9 @@ def _footer(response: InferenceResponse) -> str:
         duration(response.duration_ms),
     ]
     if len(response.attempts) > 1:
-        facts.append(f"{len(response.attempts)} attempts")
+        facts.append(counted(len(response.attempts), "attempt"))
     if response.finish_reason == "length":
-        facts.append("stopped at its token limit (--max-tokens allows more)")
+        facts.append(f"stopped at max_tokens ({response.completion_tokens}): --max-tokens N for more")
     elif response.finish_reason != "stop":
         facts.append(f"finish reason {response.finish_reason}")
     return " · ".join(facts)

@@ -13,6 +13,7 @@ from bullpen.cli.show import (
     UNKNOWN,
     ago,
     as_json,
+    counted,
     duration,
     figures,
     money,
@@ -27,6 +28,8 @@ from telemetry.reading.queries import BookedResponse, CostKey, CostRow, cost_by,
 from telemetry.store import Store
 
 SHOWN_CHARACTERS = 60
+SHORT_ID = 8
+"""Characters of a request's id, from its end, that `bullpen explain` takes."""
 
 
 def register(app: typer.Typer) -> None:
@@ -45,6 +48,8 @@ def responses(
 ) -> None:
     """The last answers, from the books.
 
+    `bullpen explain ID` tells why a request went where it went.
+
     Examples:
 
       bullpen responses --since 1h
@@ -62,7 +67,7 @@ def responses(
         as_json(found)
     elif found:
         columns = [
-            *map(words, ("WHEN", "MODEL", "WORKER")),
+            *map(words, ("WHEN", "ID", "MODEL", "WORKER")),
             figures("TIME"),
             figures("COST"),
             words("QUESTION → ANSWER"),
@@ -92,7 +97,7 @@ def cost(
     if json:
         as_json(found)
     elif found:
-        columns = [words(by.upper()), *map(figures, ("REQUESTS", "TOKENS", "COST")), words("PRICE UNKNOWN FOR")]
+        columns = [words(by.upper()), *map(figures, ("REQUESTS", "TOKENS", "COST")), words("COST UNKNOWN FOR")]
         show(table(columns, [*map(_cost_row, found), _total(found, by)]))
     else:
         note("the books hold no answer yet")
@@ -107,6 +112,7 @@ def _response_row(row: BookedResponse) -> list[RenderableType]:
     price = Text(UNKNOWN, style="dim") if row.cost_usd is None else Text(money(row.cost_usd))
     return [
         ago(row.created_at),
+        str(row.request_id)[-SHORT_ID:],
         text(row.model_id or UNKNOWN),
         text(row.worker_id or UNKNOWN),
         duration(row.duration_ms),
@@ -121,7 +127,7 @@ def _cost_row(row: CostRow) -> list[RenderableType]:
         f"{row.requests:,}",
         f"{row.tokens or 0:,}",
         money(row.cost_usd),
-        f"{row.unpriced:,} requests" if row.unpriced else "",
+        counted(row.unpriced, "request") if row.unpriced else "",
     ]
 
 
@@ -134,5 +140,5 @@ def _total(rows: Sequence[CostRow], by: CostKey) -> list[RenderableType]:
         "" if by == "model" else f"{sum(row.requests for row in rows):,}",
         f"{sum(row.tokens or 0 for row in rows):,}",
         Text(money(sum(known, Decimal(0)) if known else None), style="bold"),
-        f"{unpriced:,} requests" if unpriced and by != "model" else "",
+        counted(unpriced, "request") if unpriced and by != "model" else "",
     ]

@@ -63,7 +63,7 @@ def dead_letters(
 
 
 def rebook() -> None:
-    """Book dead letters again, as far as they can be booked now.
+    """Book the dead letters that can be booked now.
 
     This version may be able to read them, or the reason has passed. What is booked leaves `dead_letters` in the
     same transaction; the rest stays. Needs the owner of the tables.

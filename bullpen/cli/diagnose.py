@@ -11,7 +11,7 @@ from bullpen.cli.show import as_json, lines, show, table, text, words
 from bullpen.doctor import Finding, examine
 from bullpen.supervision.endpoints import resolve_database_url
 
-STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+STYLES = {"ok": "green", "off": "dim", "warn": "yellow", "fail": "bold red"}
 
 
 def register(app: typer.Typer) -> None:

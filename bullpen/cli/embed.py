@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bullpen.cli.ask import from_stdin
+from bullpen.cli.prompt import from_stdin
 from bullpen.cli.running import connected, run, tell, usage
 from bullpen.cli.show import UNKNOWN, as_json, duration, money, note
 from client import BullpenError, EmbedOptions, RequestFailed

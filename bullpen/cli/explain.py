@@ -1,6 +1,7 @@
 """`explain`: why a request went to its worker, step by step."""
 
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from typing import Annotated
 
 import typer
@@ -9,10 +10,12 @@ from rich.padding import Padding
 from rich.text import Text
 
 from bullpen.cli.reading import Json, from_books
+from bullpen.cli.running import usage
 from bullpen.cli.show import (
     UNKNOWN,
     ago,
     as_json,
+    counted,
     duration,
     figures,
     flat,
@@ -26,7 +29,8 @@ from bullpen.cli.show import (
 from bullpen.cli.show import words as column
 from contracts import Candidate, Terms, Wishes
 from telemetry.reading.explaining import BookedDecision, Explained, ExplainedResponse, explain
-from telemetry.reading.queries import BookedAttempt
+from telemetry.reading.queries import BookedAttempt, recent_responses
+from telemetry.store import Store
 
 NOTHING_LIKE_IT = 1
 SHOWN = 8
@@ -45,8 +49,12 @@ def register(app: typer.Typer) -> None:
 
 
 def explain_task(
-    task: Annotated[str, typer.Argument(metavar="TASK", help="A task id or request id, as answers carry it")],
+    task: Annotated[
+        str | None,
+        typer.Argument(metavar="TASK", help="A task id or request id, or the short one of `bullpen responses`"),
+    ] = None,
     *,
+    last: Annotated[bool, typer.Option("--last", help="The newest request in the books")] = False,
     json: Json = False,
 ) -> None:
     """Why a request went to its worker: the candidates, the attempts, the result.
@@ -56,22 +64,34 @@ def explain_task(
 
     Examples:
 
-      bullpen explain 0198c1f2-7d7c-7a53-9b1e-2f9d1f3c5a10
+      bullpen explain --last
+
+      bullpen explain 1f3c5a10
 
       bullpen explain my-task --json | jq '.decisions[].candidates'
     """
-    found = from_books(lambda store: explain(store, task))
+    if (task is None) is not last:
+        raise usage("name one task, or say --last", "`bullpen responses` lists them")
+    found = from_books(lambda store: _find(store, task))
     if found is None:
         problem(
-            f"the books know no task {one_line(task, SAID_CHARACTERS)}",
+            f"the books know no task {one_line(task, SAID_CHARACTERS)}" if task else "the books hold no request yet",
             "an answer is in the books a second after it was given, decisions are kept for a week; "
-            "`bullpen responses --json` shows the last ids",
+            "`bullpen responses` shows the last ids",
         )
         raise typer.Exit(NOTHING_LIKE_IT)
     if json:
         as_json(found)
     else:
         show(Group(*_story(found)))
+
+
+async def _find(store: Store, task: str | None) -> Explained | None:
+    """None for a task: the newest request."""
+    if task is not None:
+        return await explain(store, task)
+    newest = await recent_responses(store, limit=1)
+    return await explain(store, str(newest[0].request_id)) if newest else None
 
 
 def _story(found: Explained) -> Iterator[RenderableType]:
@@ -103,14 +123,18 @@ def _title(found: Explained) -> RenderableType:
 
 def _wished(wishes: Wishes) -> str:
     """The request's wishes, in words."""
-    parts = [f"policy {wishes.policy}", f"priority {wishes.priority}", f"about {wishes.prompt_tokens} tokens"]
+    parts = [
+        f"policy {wishes.policy}",
+        f"priority {wishes.priority}",
+        f"about {counted(wishes.prompt_tokens, 'token')}",
+    ]
     parts += [f"{name} {value}" for name, value in (("model", wishes.model), ("backend", wishes.backend)) if value]
     if wishes.left_ms is not None:
         parts.append(f"{duration(wishes.left_ms)} left")
     if wishes.min_confidence is not None:
         parts.append(f"confidence of {wishes.min_confidence:g} or more")
     if wishes.max_cost_usd is not None:
-        parts.append(f"${wishes.max_cost_usd:g} at most")
+        parts.append(f"{money(Decimal(str(wishes.max_cost_usd)))} at most")
     if wishes.needs:
         parts.append(f"needs {', '.join(wishes.needs)}")
     return f"It asked for: {', '.join(parts)}."
@@ -153,7 +177,7 @@ def _tried(tried: BookedAttempt) -> RenderableType:
     parts = [f"{tried.worker_id}: {tried.outcome} after {duration(tried.duration_ms)}"]
     if tried.completion_tokens is not None:
         read = UNKNOWN if tried.prompt_tokens is None else tried.prompt_tokens
-        parts.append(f"{read} tokens in, {tried.completion_tokens} out")
+        parts.append(f"tokens: {read} in, {tried.completion_tokens} out")
     parts.append(money(tried.cost_usd))
     if tried.confidence is not None:
         parts.append(f"confidence {tried.confidence:.2f}")

@@ -56,7 +56,7 @@ def export(
     ] = False,
     format: Annotated[Format, typer.Option(help="CSV for people, Parquet for programs")] = "csv",
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Where to [default: standard output]")
+        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Where to (default: standard output)")
     ] = None,
 ) -> None:
     """Rows of the books as CSV or Parquet.
@@ -125,5 +125,5 @@ def _parquet() -> Callable[[Path, Sequence[Column]], AbstractContextManager[Sink
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "pyarrow":
             raise
-        raise usage("pyarrow is not installed", "pip install 'bullpen[export]', or take --format csv") from None
+        raise usage("pyarrow is not installed", "pip install 'bullpen-mesh[export]', or take --format csv") from None
     return Parquet

@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from bullpen import conversation
 from bullpen.cli.running import ERROR_REPLY, UNREACHABLE, run, settings, usage
 from bullpen.cli.show import as_json, clean, errors, note, problem
 from bullpen.forgetting import Forgetting, Report
@@ -123,6 +124,7 @@ async def _forget(store: Store, scope: Scope, *, words_only: bool) -> Report:
         note("NATS cannot be reached")
     try:
         work = Forgetting(store, bus, scope, words_only=words_only, doing=note)
+        conversation.forget()
         return await work.forget(default_data_dir() / SPOOL)
     finally:
         if bus is not None:

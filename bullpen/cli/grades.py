@@ -1,4 +1,4 @@
-"""`promote`, `bench` and `grades`: shows the grades, and overrules them."""
+"""`promote`, `demote` and `grades`: shows the grades, and overrules them."""
 
 from typing import Annotated, Any
 
@@ -13,7 +13,7 @@ from telemetry.store import Store
 NOTHING_LIKE_IT = 1
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Its name, as `bullpen grades` shows it")]
-Worker = Annotated[str | None, typer.Option(metavar="ID", help="Only at this worker [default: wherever it is served]")]
+Worker = Annotated[str | None, typer.Option(metavar="ID", help="Only at this worker (default: wherever it is served)")]
 Auto = Annotated[bool, typer.Option("--auto", help="Give the decision back to the books")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON")]
 
@@ -21,7 +21,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON")]
 def register(app: typer.Typer) -> None:
     app.command()(grades)
     app.command()(promote)
-    app.command()(bench)
+    app.command()(demote)
 
 
 def grades(*, json: Json = False) -> None:
@@ -42,7 +42,7 @@ def grades(*, json: Json = False) -> None:
 
 
 def promote(model: Model, *, worker: Worker = None, auto: Auto = False, json: Json = False) -> None:
-    """Let a model have its full share again, whatever the books say.
+    """Overrule the books: give a model its full share again.
 
     Its grade becomes senior.
 
@@ -55,12 +55,12 @@ def promote(model: Model, *, worker: Worker = None, auto: Auto = False, json: Js
     _decide(model, worker, None if auto else "senior", json=json)
 
 
-def bench(model: Model, *, worker: Worker = None, auto: Auto = False, json: Json = False) -> None:
-    """Give a model only a question now and then, whatever the books say.
+def demote(model: Model, *, worker: Worker = None, auto: Auto = False, json: Json = False) -> None:
+    """Overrule the books: give a model only a request now and then.
 
     Examples:
 
-      bullpen bench smollm2 --worker local-2
+      bullpen demote smollm2 --worker local-2
     """
     _decide(model, worker, None if auto else "benched", json=json)
 

@@ -60,7 +60,7 @@ def create(
     rpm: Annotated[int | None, typer.Option(min=1, help="Requests per minute")] = None,
     tpm: Annotated[int | None, typer.Option(min=1, help="Tokens per minute")] = None,
     models: Annotated[str | None, typer.Option(help="Names it may ask for, with * and ?, comma-separated")] = None,
-    expires: Annotated[str | None, typer.Option(metavar="AFTER", help="30d, 12h, 4w [default: never]")] = None,
+    expires: Annotated[str | None, typer.Option(metavar="AFTER", help="30d, 12h, 4w (default: never)")] = None,
     json: Json = False,
 ) -> None:
     """Make a key. Its secret is shown now, and never again.
@@ -90,7 +90,7 @@ def create(
 
 
 def list_(*, json: Json = False) -> None:
-    """Every key, without its secret, which nobody has but its owner.
+    """Every key, without its secret, which only its owner has.
 
     Examples:
 
@@ -136,7 +136,7 @@ def rotate(
     key_id: KeyId,
     *,
     overlap: Annotated[
-        str | None, typer.Option(metavar="AFTER", help="How long the old one still works: 1h, 2d [default: not at all]")
+        str | None, typer.Option(metavar="AFTER", help="How long the old one still works: 1h, 2d (default: not at all)")
     ] = None,
     json: Json = False,
 ) -> None:

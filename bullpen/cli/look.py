@@ -13,6 +13,7 @@ from rich.text import Text
 from bullpen.cli.capabilities import show_capabilities
 from bullpen.cli.running import connected, run, usage
 from bullpen.cli.show import UNKNOWN, as_json, figures, note, show, size, table, text, words
+from bullpen.supervision.silence import SilentWorker, silent_workers
 from client import Sighting
 from contracts import Heartbeat
 
@@ -38,6 +39,8 @@ def workers(
 ) -> None:
     """Every worker, its state and its load.
 
+    `bullpen ps` and `bullpen status` are the same.
+
     Examples:
 
       bullpen workers
@@ -58,15 +61,21 @@ def workers(
 
 async def _list_workers(*, json: bool) -> None:
     beats = await heard()
+    silent = silent_workers({beat.worker_id for beat in beats})
     if json:
-        as_json(beats)
-    elif beats:
-        show(workers_table([(beat, None) for beat in beats]))
+        as_json([*beats, *map(silent_json, silent)])
+    elif beats or silent:
+        show(workers_table([(beat, None) for beat in beats], silent))
     else:
         note(NO_WORKER)
 
 
 NO_WORKER = "no worker is running: start one with `bullpen worker NAME`, or the whole mesh with `bullpen up`"
+
+
+def silent_json(silent: SilentWorker) -> dict[str, object]:
+    """Beside heartbeats: the same keys, as far as they are known of a worker that says nothing."""
+    return {"worker_id": silent.worker_id, "state": "silent", "reason": silent.reason, "models": [], "pid": silent.pid}
 
 
 async def heard() -> list[Heartbeat]:
@@ -87,17 +96,30 @@ async def _watch() -> None:
 def _live_table(sightings: Sequence[Sighting], now: float) -> RenderableType:
     if not sightings:
         return Text("listening for heartbeats …", style="dim")
-    hint = Text("\nCtrl-C ends this", style="dim")
-    return Group(workers_table([(seen.beat, seen.silent_for(now)) for seen in sightings]), hint)
+    return Group(sighted_table(sightings, now), Text("\nCtrl-C ends this", style="dim"))
 
 
-def workers_table(rows: Sequence[tuple[Heartbeat, float | None]]) -> Table:
-    """Heartbeats, each with the seconds its worker has been silent (None: it has not)."""
+def sighted_table(sightings: Sequence[Sighting], now: float) -> Table:
+    """Everybody seen, and the workers of this machine's mesh that nobody hears."""
+    silent_for = {seen.beat.worker_id: seen.silent_for(now) for seen in sightings}
+    silent = silent_workers({worker_id for worker_id, seconds in silent_for.items() if seconds is None})
+    ours = {one.worker_id for one in silent}
+    rows = [(seen.beat, silent_for[seen.beat.worker_id]) for seen in sightings if seen.beat.worker_id not in ours]
+    return workers_table(rows, silent)
+
+
+def workers_table(rows: Sequence[tuple[Heartbeat, float | None]], silent: Sequence[SilentWorker] = ()) -> Table:
+    """Heartbeats, each with the seconds its worker has been silent (None: it has not), then workers without one."""
     columns = [
         *map(words, ("WORKER", "BACKEND", "MODELS", "STATE")),
         *map(figures, ("BUSY", "WAIT", "TOK/S", "MEMORY")),
     ]
-    return table(columns, [_worker_row(beat, silent) for beat, silent in rows])
+    unheard = [_silent_row(one) for one in silent]
+    return table(columns, [*(_worker_row(beat, seconds) for beat, seconds in rows), *unheard])
+
+
+def _silent_row(silent: SilentWorker) -> list[RenderableType]:
+    return [text(silent.worker_id), *[UNKNOWN] * 2, Text(silent.reason, style="bold red"), *[UNKNOWN] * 4]
 
 
 def _worker_row(beat: Heartbeat, silent: float | None) -> list[RenderableType]:

@@ -1,5 +1,6 @@
 """`models`: what is served, from the heartbeats, and how well it does, from the books."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
@@ -12,7 +13,7 @@ from rich.text import Text
 from bullpen.cli.look import NO_WORKER, heard
 from bullpen.cli.reading import Json, NoBooks, reading
 from bullpen.cli.running import run
-from bullpen.cli.show import UNKNOWN, as_json, duration, figures, lines, money, note, show, table, text, words
+from bullpen.cli.show import UNKNOWN, as_json, duration, figures, lines, money, names, note, show, table, text, words
 from contracts import Heartbeat, ModelCard, OpenModel, Price
 from telemetry.reading.queries import Graded, Scorecard, grades_now, scorecard
 from telemetry.store import Store
@@ -123,12 +124,13 @@ def _served(served: Sequence[tuple[Heartbeat, ModelCard]]) -> ServedModel:
 
 
 def _served_table(served: Sequence[ServedModel]) -> Table:
-    columns = [words("MODEL"), words("WORKERS"), figures("CONTEXT"), words("PER 1M TOKENS"), words("CAN")]
+    columns = [names("MODEL"), words("WORKERS"), figures("CONTEXT"), words("PER 1M TOKENS"), words("CAN")]
     return table(columns, [list(_served_row(model)) for model in served])
 
 
 def _served_row(model: ServedModel) -> Iterator[RenderableType]:
-    yield text(", ".join((model.model_id, *model.aliases)))
+    known = (model.model_id, *model.aliases)
+    yield lines(*map(text, known)) if sys.stdout.isatty() else text(", ".join(known))
     workers = text(", ".join(model.workers))
     if not model.ready:
         workers.append(" (none ready)", style="red")
@@ -145,22 +147,25 @@ def _price(price: Price | None) -> str:
 
 
 def _record_table(served: Sequence[ServedModel]) -> Table:
+    judged = any(model.scorecard and model.scorecard.feedback is not None for model in served)
     columns = [
-        words("MODEL"),
-        *map(figures, ("ANSWERS", "FAILED", "P50", "P95", "SURE", "JUDGED", "COST EACH")),
+        names("MODEL"),
+        *map(figures, ("ANSWERS", "FAILED", "P50", "P95", "SURE", *(["JUDGED"] if judged else []), "COST EACH")),
         words("GRADES"),
     ]
-    return table(columns, [list(_record_row(model, model.scorecard)) for model in served if model.scorecard])
+    rows = [list(_record_row(model, model.scorecard, judged=judged)) for model in served if model.scorecard]
+    return table(columns, rows)
 
 
-def _record_row(model: ServedModel, card: Scorecard) -> Iterator[RenderableType]:
+def _record_row(model: ServedModel, card: Scorecard, *, judged: bool) -> Iterator[RenderableType]:
     yield text(model.model_id)
     yield f"{card.answers:,}"
     yield UNKNOWN if card.error_rate is None else f"{card.error_rate:.1%}"
     yield UNKNOWN if card.p50_ms is None else duration(card.p50_ms)
     yield UNKNOWN if card.p95_ms is None else duration(card.p95_ms)
     yield UNKNOWN if card.confidence is None else f"{card.confidence:.2f}"
-    yield UNKNOWN if card.feedback is None else f"{card.feedback:.2f} of {card.judgements:,}"
+    if judged:
+        yield UNKNOWN if card.feedback is None else f"{card.feedback:.2f} of {card.judgements:,}"
     yield _each(card.cost_per_answer, unpriced=card.unpriced)
     alone = len({one.grade for one in model.grades}) == 1
     grades = {one.grade if alone else f"{one.worker_id} {one.grade}" for one in model.grades}

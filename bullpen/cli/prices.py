@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from bullpen.cli.reading import Json
-from bullpen.cli.show import UNKNOWN, as_json, figures, note, problem, show, table, text, words
+from bullpen.cli.show import UNKNOWN, as_json, figures, names, note, problem, show, table, text, words
 from config.loader import ConfigError
 from contracts import OpenModel, Price
 from workers.base.interface.config import ModelConfig
@@ -124,7 +124,7 @@ def _whole(public: PriceTable) -> Iterator[Row]:
 
 
 def _table(rows: Sequence[Row]) -> Table:
-    columns = [words("MODEL"), words("AT"), *map(figures, ("INPUT", "CACHED", "WRITTEN", "OUTPUT")), words("FROM")]
+    columns = [names("MODEL"), words("AT"), *map(figures, ("INPUT", "CACHED", "WRITTEN", "OUTPUT")), words("FROM")]
     return table(columns, [list(_cells(row)) for row in rows])
 
 
@@ -139,7 +139,7 @@ def _cells(row: Row) -> Iterator[RenderableType]:
         yield from map(_exact, rates)
     origin = f"{row.origin}, not as in public" if row.differs else row.origin
     long = price.long_prompts if price is not None else None
-    yield text(f"{origin}; more from {long.above_prompt_tokens:,} tokens on" if long else origin)
+    yield text(f"{origin}; more from {long.above_prompt_tokens // 1000}k tokens on" if long else origin)
 
 
 def _exact(usd: Decimal | None) -> str:

@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 
 def calibration(*, model: Model = None, since: Since = None, json: Json = False) -> None:
-    """Whether answers that are 0.9 sure are right 9 times of 10.
+    """How often answers are right, by the confidence that they told.
 
     Judged is what callers said (`infer.feedback`) and what the verifier said, if there is one.
 
@@ -53,7 +53,7 @@ def _calibrated(row: Calibrated) -> list[RenderableType]:
 
 
 def compare(*, since: Since = None, json: Json = False) -> None:
-    """How a mirrored candidate does beside the model that answers.
+    """A mirrored candidate compared with the model that answers.
 
     Over the same questions: `mirrors` in manager/config.yaml gives a candidate a share of them.
 

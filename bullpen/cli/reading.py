@@ -37,7 +37,7 @@ def moment(given: str) -> datetime:
 Since = Annotated[
     datetime | None, typer.Option(parser=moment, metavar="AGO", help="Only from then on: 30m, 1h, 7d, or a time")
 ]
-Until = Annotated[datetime | None, typer.Option(parser=moment, metavar="AGO", help="Only before then [default: now]")]
+Until = Annotated[datetime | None, typer.Option(parser=moment, metavar="AGO", help="Only before then (default: now)")]
 Tenant = Annotated[str | None, typer.Option(metavar="NAME", help="Only this tenant's")]
 Model = Annotated[str | None, typer.Option(help="Only this model's")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON")]

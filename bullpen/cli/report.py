@@ -56,7 +56,7 @@ def report(
     try:
         page = render(found)
     except ReportUnavailable as error:
-        raise usage(str(error), "pip install 'bullpen[report]', or take the figures with --json") from None
+        raise usage(str(error), "pip install 'bullpen-mesh[report]', or take the figures with --json") from None
     with replacing(out) as path:
         path.write_text(page, encoding="utf-8")
     typer.echo(f"wrote {out}")

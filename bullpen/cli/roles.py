@@ -21,6 +21,7 @@ from bullpen.cli.running import connected, run, settings
 from bullpen.cli.show import problem
 from bullpen.content_key import content_key
 from bullpen.known_passwords import refuse_known_password
+from bullpen.settings_dir import kept_keys, role_config, settings_of
 from bullpen.supervision.endpoints import default_data_dir, resolve_database_url
 from bullpen.supervision.process import role_command, run_role
 from bullpen.supervision.siblings import run_siblings
@@ -38,9 +39,8 @@ log = structlog.get_logger(__name__)
 
 UNHEALTHY = 1
 S = TypeVar("S", bound=ConfigModel)
-ROOT = Path(__file__).resolve().parents[2]
 
-Id = Annotated[str | None, typer.Option("--id", help="A name of its own [default: made of role, host and process]")]
+Id = Annotated[str | None, typer.Option("--id", help="A name of its own (default: made of role, host and process)")]
 Config = Annotated[Path | None, typer.Option(help="Another config.yaml", dir_okay=False)]
 
 
@@ -71,7 +71,7 @@ def manager(id_: Id = None, config: Config = None) -> None:
         from manager.config import ManagerConfig
         from manager.manager import run as run_manager
 
-        file = _followed(ConfigFile(ManagerConfig, "manager", config or _own_config("manager")))
+        file = _followed(ConfigFile(ManagerConfig, "manager", config or role_config("manager")))
         await run_manager(
             settings(),
             file.load(),
@@ -112,8 +112,9 @@ def worker(
         from workers.base.runtime.worker import run_worker
 
         folder = find(name_or_path)
+        os.environ.update(kept_keys(os.environ))
         try:
-            file = _followed(folder.config_file(config))
+            file = _followed(folder.config_file(config or settings_of(folder.name)))
         except ImportError as error:
             availability = await folder.available()
             raise ConfigError(f"{availability.reason or error}: {availability.cure}") from None
@@ -157,7 +158,7 @@ def telemetry(id_: Id = None, config: Config = None) -> None:
         if ignored := read_database_url(database).ignored:
             log.warning("database_parameters_ignored", parameters=", ".join(ignored), effect="nothing here uses them")
         refuse_known_password("DATABASE_URL", [database])
-        file = _followed(ConfigFile(TelemetryConfig, "telemetry", config or _own_config("telemetry")))
+        file = _followed(ConfigFile(TelemetryConfig, "telemetry", config or role_config("telemetry")))
         try:
             await run_telemetry(
                 settings(),
@@ -198,7 +199,7 @@ def gateway(
         from gateway.config import GatewayConfig
         from gateway.gateway import run as run_gateway
 
-        file = _followed(ConfigFile(GatewayConfig, "gateway", config or _own_config("gateway")))
+        file = _followed(ConfigFile(GatewayConfig, "gateway", config or role_config("gateway")))
         told = file.load()
         if told.processes > 1:
             status.why_not = lambda: "leaving" if stop.is_set() else ""
@@ -236,7 +237,7 @@ def health(
         Literal["manager", "worker", "telemetry", "gateway"],
         typer.Argument(metavar="ROLE", help="manager, worker, telemetry or gateway"),
     ],
-    id_: Annotated[str | None, typer.Option("--id", help="Only this one [default: any on this host]")] = None,
+    id_: Annotated[str | None, typer.Option("--id", help="Only this one (default: any on this host)")] = None,
     *,
     alive: Annotated[bool, typer.Option("--alive", help="Whether it answers at all, though it takes no work")] = False,
 ) -> None:
@@ -291,7 +292,7 @@ def _books() -> OutboxSettings:
     """The settings of roles that book. Raises `ConfigError`."""
     from telemetry.config import TelemetryConfig
 
-    read = load_config(TelemetryConfig, "telemetry", _own_config("telemetry"))
+    read = load_config(TelemetryConfig, "telemetry", role_config("telemetry"))
     key = content_key(default_data_dir())
     return OutboxSettings(
         mode=read.mode,
@@ -307,11 +308,6 @@ def _followed(file: ConfigFile[S]) -> ConfigFile[S]:
     if hasattr(signal, "SIGHUP") and not sys.stdin.isatty():
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, file.touch)
     return file
-
-
-def _own_config(role: str) -> Path | None:
-    path = ROOT / role / "config.yaml"
-    return path if path.is_file() else None
 
 
 def _id(role: str, wanted: str | None) -> str:

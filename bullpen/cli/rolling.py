@@ -33,7 +33,7 @@ def register(app: typer.Typer) -> None:
 def restart(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME]…", help="Processes, as in endpoints.json [default: every role]"),
+        typer.Argument(metavar="[NAME]…", help="Processes, as in endpoints.json (default: every role)"),
     ] = None,
     *,
     data_dir: Annotated[
@@ -41,7 +41,7 @@ def restart(
         typer.Option(metavar="DIR", help="Where the mesh runs. Default: $BULLPEN_DATA_DIR, else .bullpen."),
     ] = None,
 ) -> None:
-    """Restart the roles of a mesh one by one, while it goes on answering.
+    """Restart the roles of a mesh one by one; it goes on answering.
 
     Each finishes what it does first; then it reads its config.yaml anew. NATS and Postgres are left alone.
 

@@ -1,10 +1,12 @@
 """How a command meets the mesh: find it, do the work, turn what goes wrong into one line and an exit code."""
 
 import asyncio
+import re
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any
 
 import typer
@@ -87,7 +89,17 @@ async def _interruptible(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 def tell(error: BullpenError) -> None:
     says_it_already = "`bullpen" in error.message
-    problem(str(error), "" if says_it_already else CURES.get(error.code, ""))
+    cure = "" if says_it_already else CURES.get(error.code, "")
+    near = _near(error.message) if error.code is ErrorCode.NO_SUCH_MODEL else None
+    problem(str(error), f"did you mean {near}? {cure}" if near else cure)
+
+
+def _near(message: str) -> str | None:
+    """The served model whose name is nearest to the one that is not, as the Manager's message lists them."""
+    if found := re.search(r"serves (?P<wanted>.+?); served are: (?P<served>.+)", message):
+        wanted, served = found["wanted"], found["served"].split(", ")
+        return next(iter(get_close_matches(wanted, served, n=1) or [one for one in served if wanted in one]), None)
+    return None
 
 
 def usage(what: str, cure: str = "") -> typer.Exit:

@@ -14,7 +14,10 @@ from bullpen import dotenv
 from bullpen.cli.running import ERROR_REPLY, usage
 from bullpen.cli.show import problem
 from bullpen.containers import Compose, ContainersError
+from bullpen.settings_dir import HOUSE, ROLES, settings_dir
+from workers.base.interface.discovery import discover
 
+SETTINGS_HEADER = "# Counts instead of the settings that came with Bullpen. Delete it to follow those again.\n"
 POSTGRES_PASSWORD = "POSTGRES_PASSWORD"  # noqa: S105 — a variable's name
 PSQL = 'PGPASSWORD="$POSTGRES_PASSWORD" exec psql -v ON_ERROR_STOP=1 -q -U bullpen -d bullpen'
 """In the database's container. Postgres's own image asks nobody for a password there; others ask for the one before."""
@@ -38,7 +41,7 @@ def new_worker(
     ],
     *,
     path: Annotated[
-        Path | None, typer.Option(help="Make it in this folder [default: workers/ of this checkout]", file_okay=False)
+        Path | None, typer.Option(help="Make it in this folder (default: workers/ of this checkout)", file_okay=False)
     ] = None,
     http: Annotated[bool, typer.Option("--http", help="For a server that is asked over HTTP")] = False,
 ) -> None:
@@ -85,11 +88,12 @@ def init(
         typer.Option(metavar="postgres", help="Instead: a new password for the database of the containers"),
     ] = None,
 ) -> None:
-    """Make .env with random secrets.
+    """Make .env with random secrets, or, outside a checkout, the settings to begin with.
 
-    It is .env.example with every empty password, secret and token filled in. A .env that is there gets what a newer
-    .env.example has besides, at its end. What is there is never changed, but by --rotate postgres: that gives the
-    database and .env the same new password, and telemetry with it.
+    In a checkout it is .env.example with every empty password, secret and token filled in. A .env that is there gets
+    what a newer .env.example has besides, at its end. What is there is never changed, but by --rotate postgres: that
+    gives the database and .env the same new password, and telemetry with it. Elsewhere it copies the settings of every
+    role and backend, with their comments, into ~/.config/bullpen (or --config-dir).
 
     Examples:
 
@@ -104,7 +108,8 @@ def init(
     try:
         lines = example.read_text(encoding="utf-8").splitlines()
     except OSError:
-        raise usage(f"there is no {example} here", "run this in a checkout of bullpen") from None
+        _write_settings()
+        return
     filled = [_filled(line) for line in lines]
     try:
         file = os.open(made, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
@@ -126,6 +131,23 @@ def _add_missing(env: Path, example: list[str]) -> None:
     dotenv.append(env, {name: _secret() for name in missing})
     typer.echo(f"added new values for {', '.join(missing)} to {env}; all else is as it was")
     typer.echo("Next: `docker compose up -d` restarts what uses them")
+
+
+def _write_settings() -> None:
+    """Copies of what counts without them. A file that is there is left as it is."""
+    folder, made = settings_dir(), []
+    ours = [*((role, HOUSE / role) for role in ROLES), *((one.name, one.path) for one in discover().values())]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, place in ours:
+            file, packaged = folder / f"{name}.yaml", place / "config.yaml"
+            if packaged.is_file() and not file.exists():
+                file.write_text(SETTINGS_HEADER + packaged.read_text(encoding="utf-8"), encoding="utf-8")
+                made.append(file.name)
+    except OSError as error:
+        raise usage(f"{folder} cannot be written: {error.strerror}") from None
+    typer.echo(f"made {', '.join(made) or 'nothing new'} in {folder}")
+    typer.echo("Next: change what you like there, delete the files that you leave as they are, then `bullpen up`")
 
 
 def _rotate_postgres(env: Path) -> None:

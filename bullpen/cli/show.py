@@ -81,6 +81,11 @@ def words(header: str) -> Column:
     return Column(header, overflow="fold")
 
 
+def names(header: str) -> Column:
+    """A column of names: other columns are broken before it."""
+    return Column(header, no_wrap=True, overflow="fold")
+
+
 def figures(header: str) -> Column:
     """A column of numbers."""
     return Column(header, justify="right", no_wrap=True)
@@ -155,6 +160,11 @@ def money(usd: Decimal | None) -> str:
         return "$0"
     digits = 2 if usd >= 1 else 1 - usd.adjusted()  # two that count
     return f"${usd:.{digits}f}"
+
+
+def counted(number: int, what: str) -> str:
+    """`1 request`, `1,200 requests`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def size(number: int) -> str:

@@ -9,9 +9,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from bullpen.cli.look import FORGET_AFTER, REDRAW_EVERY, workers_table
+from bullpen.cli.look import FORGET_AFTER, REDRAW_EVERY, sighted_table, silent_json
 from bullpen.cli.running import connected, run
 from bullpen.cli.show import UNKNOWN, as_json, duration, figures, table, text, words
+from bullpen.supervision.silence import silent_workers
 from client import LiveFigures, Roster
 from client.live import SILENT_AFTER
 
@@ -41,7 +42,8 @@ async def _once() -> None:
     async with connected() as bullpen, bullpen.roster() as roster, bullpen.live() as live:
         await asyncio.sleep(TELLING)
         figures = {"managers": live.managers, "accountants": live.accountants, "models": live.models}
-        as_json({**figures, "workers": roster.beats})
+        silent = silent_workers({beat.worker_id for beat in roster.beats})
+        as_json({**figures, "workers": [*roster.beats, *map(silent_json, silent)]})
 
 
 async def _watch() -> None:
@@ -63,7 +65,7 @@ def _all(live: LiveFigures, roster: Roster, now: float) -> RenderableType:
         parts += ["", _accountants(live)]
     if live.models:
         parts += ["", _models(live)]
-    parts += ["", workers_table([(seen.beat, seen.silent_for(now)) for seen in roster])]
+    parts += ["", sighted_table(list(roster), now)]
     return Group(*parts, Text("\nCtrl-C ends this", style="dim"))
 
 

@@ -4,18 +4,20 @@ import asyncio
 import os
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bullpen import logs
+from bullpen import dotenv, logs
 from bullpen.cli import welcome
 from bullpen.cli.screen import Screen
 from bullpen.cli.show import problem
 from bullpen.embedded import EmbeddedError
-from bullpen.start_plan import StartPlan, every_backend, named_backends
+from bullpen.follow_added import AddedFollower
+from bullpen.settings_dir import kept_keys
+from bullpen.start_plan import StartPlan, every_backend, gguf_worker, named_backends
 from bullpen.supervision import background
 from bullpen.supervision.endpoints import default_data_dir, running
 from bullpen.supervision.lock import AlreadyRunning, holder
@@ -44,6 +46,7 @@ class UpOptions:
     postgres: bool
     http: bool
     port_http: int | None
+    gguf: Path | None
 
 
 def register(app: typer.Typer) -> None:
@@ -57,6 +60,9 @@ def up(
     workers: Annotated[
         str | None,
         typer.Option(metavar="NAME[:COUNT],…", help="Who answers. Default: every backend that can run here."),
+    ] = None,
+    gguf: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Serve this GGUF file too, this time", dir_okay=False)
     ] = None,
     managers: Annotated[int, typer.Option(min=1, max=16, help="How many Managers share the questions.")] = 1,
     detach: Annotated[bool, typer.Option("--detach", help="Run in the background; `bullpen down` stops it.")] = False,
@@ -74,13 +80,16 @@ def up(
 ) -> None:
     """Start the whole mesh on this machine: servers, a Manager, telemetry, workers and a gateway.
 
-    Uses NATS_URL and DATABASE_URL instead of its own servers when they are set. Ctrl-C stops everything.
+    Uses NATS_URL and DATABASE_URL instead of its own servers when they are set. Keys and addresses of providers may
+    stand in a .env here. Ctrl-C stops everything.
 
     Examples:
 
       bullpen up
 
       bullpen up --workers local,simulated:2
+
+      bullpen up --gguf ./qwen2.5-7b-q4.gguf
 
       bullpen up --detach --data-dir /tmp/trial
     """
@@ -92,6 +101,7 @@ def up(
         postgres=not no_postgres,
         http=not no_http,
         port_http=port_http,
+        gguf=gguf,
     )
     try:
         _refuse_a_second(options.data_dir)
@@ -125,7 +135,8 @@ def down(data_dir: DataDir = None) -> None:
 def _refuse_a_second(data_dir: Path) -> None:
     if (pid := holder(data_dir)) is not None:
         if endpoints := running(data_dir):
-            typer.echo(endpoints.model_dump_json(indent=2))
+            for line in welcome.addresses(endpoints, data_dir):
+                typer.echo(line)
         raise AlreadyRunning(data_dir, pid)
 
 
@@ -133,6 +144,7 @@ def _launch(options: UpOptions) -> int:
     make_data_dir(options.data_dir)
     command = [*role_command(), "up", "--data-dir", str(options.data_dir), "--managers", str(options.managers)]
     command += ["--workers", options.workers] if options.workers is not None else []
+    command += ["--gguf", str(options.gguf)] if options.gguf is not None else []
     command += ["--port-nats", str(options.port_nats)] if options.port_nats is not None else []
     command += ["--port-http", str(options.port_http)] if options.port_http is not None else []
     command += [] if options.postgres else ["--no-postgres"]
@@ -146,10 +158,13 @@ async def _foreground(options: UpOptions, ready_fd: int | None) -> int:
     began = time.monotonic()
     screen = Screen()
     screen.doing("asking each backend whether it can run here")
-    plan = await (every_backend() if options.workers is None else named_backends(options.workers))
+    _read_dotenv(screen)
+    os.environ.update(kept_keys(os.environ, options.data_dir))
+    plan = await _plan(options)
     mesh = Mesh(
         options.data_dir,
         workers=plan.workers,
+        added=[(one.folder.name, one.worker_id, one.config) for one in plan.added],
         managers=options.managers,
         nats_port=options.port_nats,
         postgres=options.postgres,
@@ -162,10 +177,31 @@ async def _foreground(options: UpOptions, ready_fd: int | None) -> int:
     started = await _started(mesh, leave, screen)
     if started:
         _welcome(screen, mesh, plan, f"{time.monotonic() - began:.1f} s", ready_fd)
+        following = asyncio.create_task(AddedFollower(mesh, screen.tell).keep())
         await leave.wait()
+        following.cancel()
     screen.tell("stopping …")
     await mesh.stop()
     return 0 if started else INTERRUPTED
+
+
+def _read_dotenv(screen: Screen) -> None:
+    """Keys and addresses of providers that stand in a `.env` here."""
+    try:
+        told = dotenv.providers_in(Path(".env").read_text(encoding="utf-8"), os.environ)
+    except (OSError, UnicodeDecodeError):
+        return
+    os.environ.update(told)
+    if told:
+        screen.tell(f"from .env: {', '.join(told)}")
+
+
+async def _plan(options: UpOptions) -> StartPlan:
+    own = options.data_dir
+    plan = await (every_backend(own) if options.workers is None else named_backends(options.workers, own))
+    if options.gguf is None:
+        return plan
+    return replace(plan, added=(*plan.added, await gguf_worker(options.gguf, own)))
 
 
 async def _started(mesh: Mesh, leave: asyncio.Event, screen: Screen) -> bool:

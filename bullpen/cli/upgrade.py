@@ -27,12 +27,12 @@ def register(app: typer.Typer) -> None:
 
 def upgrade(
     version: Annotated[
-        str | None, typer.Argument(metavar="[VERSION]", help="The images' tag [default: this checkout's version]")
+        str | None, typer.Argument(metavar="[VERSION]", help="The images' tag (default: this checkout's version)")
     ] = None,
     *,
     build: Annotated[bool, typer.Option(help="Build the images first; --no-build takes those that are here")] = True,
 ) -> None:
-    """Put a version into the running containers of Compose, one by one, while they go on answering.
+    """Upgrade the containers of Compose one by one; the mesh goes on answering.
 
     Each new container serves before an old one leaves. NATS and Postgres are left alone. The version stays in .env.
 

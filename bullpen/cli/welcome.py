@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -9,32 +10,38 @@ from pathlib import Path
 
 from bullpen.start_plan import StartPlan
 from bullpen.supervision.endpoints import DEFAULT_DATA_DIR, Endpoints
+from bus.server_address import split
 
 QUESTION = "What is the capital of France?"
 
 
 def lines(endpoints: Endpoints, plan: StartPlan, data_dir: Path) -> Iterator[str]:
     yield ""
-    yield f"  NATS      {endpoints.nats_url}"
-    if endpoints.http_url is not None:
-        yield f"  HTTP      {endpoints.http_url}  (the base URL of most clients: {endpoints.http_url}/v1)"
-    yield f"  Postgres  {_books(endpoints, data_dir)}"
-    yield f"  Logs      {data_dir / 'logs'}"
+    yield from addresses(endpoints, data_dir)
     yield ""
     yield from _workers(plan)
     yield ""
     yield "In another terminal:"
-    yield f"  nats req infer.auto '{QUESTION}' -s {endpoints.nats_url} --timeout 60s"
+    yield f"  nats req infer.auto '{QUESTION}' -s {_server(endpoints)} --timeout 60s"
     yield f'  {command(endpoints, data_dir)} ask "{QUESTION}"'
     if endpoints.http_url is not None:
         body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": QUESTION}]})
         yield f"  curl {endpoints.http_url}/v1/chat/completions -d '{body}'"
 
 
+def addresses(endpoints: Endpoints, data_dir: Path) -> Iterator[str]:
+    """Where everything is. No password is shown: screens are shared, and end up in bug reports."""
+    yield f"  NATS      {_servers(endpoints.nats_url)}"
+    if endpoints.http_url is not None:
+        yield f"  HTTP      {endpoints.http_url}  (the base URL of most clients: {endpoints.http_url}/v1)"
+    yield f"  Postgres  {_books(endpoints, data_dir)}"
+    yield f"  Logs      {data_dir / 'logs'}"
+
+
 def command(endpoints: Endpoints, data_dir: Path) -> str:
     """How to run `bullpen` here so that it finds this mesh."""
     default = Path(DEFAULT_DATA_DIR).resolve()
-    prefix = "" if data_dir == default else f"NATS_URL={endpoints.nats_url} "
+    prefix = "" if data_dir == default or os.environ.get("NATS_URL") else f"BULLPEN_DATA_DIR={data_dir} "
     return prefix + _program()
 
 
@@ -54,6 +61,17 @@ def _books(endpoints: Endpoints, data_dir: Path) -> str:
     return f"{_without_password(endpoints.database_url)}  (password in {data_dir / 'endpoints.json'})"
 
 
+def _server(endpoints: Endpoints) -> str:
+    """For the `nats` tool: by its variable where the address holds a password."""
+    shown = _servers(endpoints.nats_url)
+    return shown if shown == endpoints.nats_url else '"$NATS_URL"'
+
+
+def _servers(urls: str) -> str:
+    """NATS servers without what opens them: a name that stands alone is a token."""
+    return ",".join(re.sub(r"[^/@]*@", "", url) for url in split(urls))
+
+
 def _without_password(url: str) -> str:
     scheme, _, rest = url.partition("://")
     credentials, at, address = rest.rpartition("@")
@@ -62,8 +80,9 @@ def _without_password(url: str) -> str:
 
 def _workers(plan: StartPlan) -> Iterator[str]:
     rows = [("on", group.folder.name, f"×{group.count}", group.reason) for group in plan.groups]
+    rows += [("on", one.worker_id, "", one.reason) for one in plan.added]
     rows += [("off", one.name, "", f"{one.reason}; {one.cure}" if one.cure else one.reason) for one in plan.not_started]
-    if not plan.groups:
+    if not plan.groups and not plan.added:
         yield "No worker runs: every question is answered `no_worker` until one does."
     width = max((len(name) for _, name, _, _ in rows), default=0)
     for state, name, count, reason in rows:

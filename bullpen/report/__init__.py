@@ -4,7 +4,7 @@ from telemetry.reading.figures import Figures
 
 
 class ReportUnavailable(Exception):
-    """The libraries that draw the report are not installed: `pip install 'bullpen[report]'`."""
+    """The libraries that draw the report are not installed: `pip install 'bullpen-mesh[report]'`."""
 
 
 def render(figures: Figures) -> str:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from bullpen.cli.show import UNKNOWN, clean, duration
+from bullpen.cli.show import UNKNOWN, clean, counted, duration
 from bullpen.report import charts
 from telemetry.reading.figures import Figures, Period
 
@@ -50,16 +50,27 @@ class Spending(NamedTuple):
     unpriced: int
 
 
+CALLERS_OWN = frozenset({"cancelled", "no_such_model", "invalid_request", "payload_too_large", "conflict"})
+"""Codes of requests that nobody could have answered, or whose caller left: no failure of the mesh."""
+
+
 class Asking(NamedTuple):
     """All requests of the period."""
 
     all: int
     failed: int
+    """Without those of the caller's own making."""
+    callers_own: int
     simulated: int
 
     @property
+    def answered(self) -> int:
+        return self.all - self.failed - self.callers_own
+
+    @property
     def error_rate(self) -> float | None:
-        return self.failed / self.all if self.all else None
+        """Of the requests that could have been answered."""
+        return self.failed / (self.failed + self.answered) if self.failed + self.answered else None
 
 
 def page(figures: Figures) -> str:
@@ -96,6 +107,7 @@ def _templates() -> Environment:
         "cents": lambda amount: usd(amount) if 0 < amount < 1 else f"${amount:,.2f}",
         "count": lambda number: UNKNOWN if number is None else f"{number:,}",
         "percent": percent,
+        "counted": counted,
         "ms": lambda ms: UNKNOWN if ms is None else duration(ms),
         "share": lambda number: UNKNOWN if number is None else f"{number:.2f}",
         "moment": lambda when: f"{when:%Y-%m-%d %H:%M}",
@@ -129,7 +141,8 @@ def _spending(figures: Figures) -> Spending:
 def _asking(figures: Figures) -> Asking:
     return Asking(
         sum(row.requests for row in figures.requests),
-        sum(row.requests for row in figures.requests if row.error_code),
+        sum(row.requests for row in figures.requests if row.error_code and row.error_code not in CALLERS_OWN),
+        sum(row.requests for row in figures.requests if row.error_code in CALLERS_OWN),
         sum(row.simulated for row in figures.requests),
     )
 

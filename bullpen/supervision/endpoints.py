@@ -28,6 +28,8 @@ class Endpoints(OpenModel):
     """None: the books are off."""
     http_url: str | None = None
     pids: dict[str, int] = Field(default_factory=dict)
+    silent_since: dict[str, float] = Field(default_factory=dict)
+    """Workers whose heartbeats are missing: when each was last heard, in Unix seconds."""
 
 
 def default_data_dir() -> Path:

@@ -8,6 +8,7 @@ Read `start` and `stop` for the order.
 import asyncio
 import errno
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, Self
 import structlog
 
 from bullpen.embedded import EmbeddedError, ServerDown, clean_environment
+from bullpen.settings_dir import VARIABLE, kept_keys, role_config, settings_dir
 from bullpen.supervision import endpoints as endpoints_file
 from bullpen.supervision.endpoints import Endpoints
 from bullpen.supervision.lock import Lock
@@ -23,6 +25,7 @@ from bullpen.supervision.ports import Ports, is_free
 from bullpen.supervision.process import role_command
 from bullpen.supervision.readiness import MeshWatch
 from bullpen.supervision.servers import NATS, POSTGRES, Servers
+from bullpen.supervision.silence import SilentWorker
 from bullpen.supervision.status_server import nth_address
 from bullpen.supervision.store_watch import StoreWatch
 from bullpen.supervision.supervisor import Death, Program, Supervisor
@@ -50,10 +53,10 @@ KEYS_TO_OTHER_SERVERS = (
     *("NATS_NKEY_SEED_FILE", "NATS_CA_FILE", "NATS_INBOX_PREFIX"),
 )
 """Our own server on loopback asks for none of them and would refuse some."""
-
+SIBLINGS = "BULLPEN_SIBLINGS"
+"""Tells a worker how many of its backend run here: those that compute on this machine's processors share them."""
 
 TELEMETRY, GATEWAY = "telemetry-1", "gateway-1"
-GATEWAY_CONFIG = Path(__file__).resolve().parents[2] / "gateway" / "config.yaml"
 
 
 class MeshError(Exception):
@@ -68,6 +71,7 @@ class Mesh:
         data_dir: Path,
         *,
         workers: Sequence[tuple[str, int]] = (),
+        added: Sequence[tuple[str, str, Path | None]] = (),
         managers: int = 1,
         nats_port: int | None = None,
         postgres: bool = True,
@@ -77,15 +81,19 @@ class Mesh:
         tell: Callable[[str], None] = lambda line: None,
         doing: Callable[[str], None] = lambda step: None,
     ) -> None:
-        """`workers`: backend (name or path) and how many. `http`: with a gateway, at its standard port or another one.
+        """`workers`: backend (name or path) and how many. `added`: backend, worker id and config of each.
+        `http`: with a gateway, at its standard port or another one.
 
         `tell` gets lines for people, `doing` the step under way.
         """
         self.data_dir = data_dir.resolve()
         self._workers = _numbered(workers)
+        self._configs = {worker_id: config for _, worker_id, config in added if config is not None}
+        self._workers |= {worker_id: backend for backend, worker_id, _ in added}
         self._managers = managers
         self._nats_port = nats_port
         self._environment = {**os.environ, **(env or {}), "BULLPEN_DATA_DIR": str(self.data_dir)}
+        self._environment[VARIABLE] = str(settings_dir(self.data_dir).resolve())
         self._database_url = secret("DATABASE_URL", self._environment)
         self._own_postgres = postgres and self._database_url is None
         self._http = http
@@ -100,6 +108,8 @@ class Mesh:
         self._tasks = Tasks("mesh")
         self._nats_url = ""
         self._roles_started = 0
+        self._began: set[str] = set()
+        """The processes that were started once."""
         self._ready = False
 
     async def __aenter__(self) -> Self:
@@ -117,11 +127,47 @@ class Mesh:
             database_url=self._database_url,
             http_url=self._http_url,
             pids=self._supervisor.pids,
+            silent_since=self._silent_since(),
         )
+
+    def _silent_since(self) -> dict[str, float]:
+        silent = {} if self._watch is None else self._watch.silent()
+        return {worker_id: round(time.time() - seconds, 3) for worker_id, seconds in silent.items()}
 
     def pid(self, name: str) -> int:
         """The process id of `manager-1`, `worker-simulated-2`, `telemetry-1`, `nats` or `postgres`."""
         return self._supervisor.pids[name]
+
+    @property
+    def workers(self) -> frozenset[str]:
+        """The ids of the workers that this mesh keeps running."""
+        return frozenset(self._workers)
+
+    def workers_of(self, backend: str) -> list[str]:
+        """The ids of those that run this backend."""
+        return [worker_id for worker_id, name in self._workers.items() if find(name).name == backend]
+
+    async def add_worker(self, backend: str, worker_id: str, config: Path | None) -> None:
+        """Starts one more; it joins when it is ready."""
+        self._workers[worker_id] = backend
+        if config is not None:
+            self._configs[worker_id] = config
+        self._follow_workers()
+        await self._start_worker(worker_id)
+
+    async def remove_worker(self, worker_id: str) -> None:
+        """Ends one for good, in order."""
+        self._workers.pop(worker_id)
+        self._configs.pop(worker_id, None)
+        self._began.discard(f"worker-{worker_id}")
+        self._follow_workers()
+        self._forget_silence(f"worker-{worker_id}")
+        await self._supervisor.stop([f"worker-{worker_id}"], ROLE_RESTARTS)
+        self._write_endpoints()
+
+    def _follow_workers(self) -> None:
+        if self._watch is not None:
+            self._watch.worker_ids = frozenset(self._workers)
 
     async def restart(self, name: str) -> None:
         """Ends a process in order, starts it again at once, and returns when it is ready.
@@ -193,16 +239,24 @@ class Mesh:
         self._watch = await MeshWatch.open(BusSettings.from_environment(self._environment), self._tell)
         self._watch.worker_ids = frozenset(self._workers)
         self._look_after_store(self._watch)
+        self._tasks.start(self._watch.keep_looking(self._on_silence), "silence")
         for number in range(1, self._managers + 1):
             await self._start_role(f"manager-{number}", "manager", "--id", f"manager-{number}")
-        for worker_id, backend in self._workers.items():
-            await self._start_role(f"worker-{worker_id}", "worker", backend, "--id", worker_id)
+        for worker_id in self._workers:
+            await self._start_worker(worker_id)
         if self._http:
             await self._start_gateway(self._watch)
 
+    async def _start_worker(self, worker_id: str) -> None:
+        backend, config = self._workers[worker_id], self._configs.get(worker_id)
+        arguments = ["worker", backend, "--id", worker_id, *(["--config", str(config)] if config else [])]
+        siblings = {SIBLINGS: str(len(self.workers_of(find(backend).name)))}
+        keys = kept_keys(self._environment, self.data_dir)
+        await self._start_role(f"worker-{worker_id}", *arguments, **siblings, **keys)
+
     async def _start_gateway(self, watch: MeshWatch) -> None:
         """On the first port that stays free; its address is known afterwards. Raises `MeshError`, `ConfigError`."""
-        host, standard = load_config(GatewayConfig, "gateway", GATEWAY_CONFIG, self._environment).address
+        host, standard = load_config(GatewayConfig, "gateway", role_config("gateway"), self._environment).address
         ports = Ports(self.data_dir)
         if self._http_port is not None and not is_free(self._http_port):
             raise MeshError(f"port {self._http_port} is taken: choose another one for HTTP (--port-http)")
@@ -278,7 +332,8 @@ class Mesh:
         self._environment["NATS_URL"] = self._nats_url
 
     async def _start_role(self, name: str, *arguments: str, **environment: str) -> None:
-        self._doing(f"starting {name}")
+        if not self._ready:
+            self._doing(f"starting {name}")
         command = (*role_command(), *arguments)
         status = nth_address(self._environment, self._roles_started)
         self._roles_started += 1
@@ -347,10 +402,24 @@ class Mesh:
 
     # What happens while it runs
 
+    def _on_silence(self, worker_id: str, seconds: float | None) -> None:
+        if not self._ready:
+            return
+        name = f"worker-{worker_id}"
+        if seconds is None:
+            self._tell(f"{name} is heard again")
+        elif pid := self._supervisor.pids.get(name):
+            silent = SilentWorker.of(worker_id, pid, seconds)
+            self._tell(f"{name}: {silent.reason}; {silent.cure}")
+        self._write_endpoints()
+
     def _on_start(self, name: str) -> None:
+        self._forget_silence(name)
         if self._ready:
             self._write_endpoints()
-            self._tell(f"{name} was started again")
+            if name in self._began:
+                self._tell(f"{name} was started again")
+        self._began.add(name)
 
     def _write_endpoints(self) -> None:
         """A disk that is full must not keep a process from being started again."""
@@ -359,7 +428,13 @@ class Mesh:
         except OSError as error:
             self._tell(f"endpoints.json is not up to date, it cannot be written: {error.strerror}")
 
+    def _forget_silence(self, name: str) -> None:
+        role, _, worker_id = name.partition("-")
+        if self._watch is not None and role == "worker":
+            self._watch.started_anew(worker_id)
+
     def _on_death(self, death: Death) -> None:
+        self._forget_silence(death.name)
         if self._ready or death.name not in (NATS, POSTGRES):  # a server's start has its own story, of ports
             self._tell(f"{death.name} {death.how}; starting it again")
 

@@ -1,9 +1,12 @@
 """The roles' heartbeats and pings, as `bullpen up` follows them."""
 
+import asyncio
+import time
 from collections.abc import Callable
 
 from pydantic import TypeAdapter, ValidationError
 
+from bullpen.supervision.silence import LOOK_EVERY, SilenceWatch
 from bus import Bus, BusError, BusSettings, Message
 from client.client import GATEWAY_SERVICE, ServiceInfo
 from contracts import (
@@ -36,6 +39,7 @@ class MeshWatch:
         self._workers: dict[str, Heartbeat] = {}
         self._heard: set[str] = set()
         self._away: dict[str, str] = {}
+        self._silence = SilenceWatch()
         self.on_refused: Callable[[], None] = lambda: None
         """Called when a Manager's events for the books are not taken."""
 
@@ -84,6 +88,23 @@ class MeshWatch:
             return False
         return beat is not None and beat.state == "ready"
 
+    async def keep_looking(self, tell: Callable[[str, float | None], None]) -> None:
+        """Tells of each worker that falls silent, with the seconds since its last heartbeat; None: it is back."""
+        while True:
+            now = time.monotonic()
+            for worker_id, is_silent in list(self._silence.look(now, connected=self._bus.is_connected)):
+                tell(worker_id, now - self._silence.since(worker_id) if is_silent else None)
+            await asyncio.sleep(LOOK_EVERY)
+
+    def silent(self) -> dict[str, float]:
+        """The silent workers, each with the seconds since its last heartbeat."""
+        now = time.monotonic()
+        return {worker_id: now - self._silence.since(worker_id) for worker_id in sorted(self._silence.silent)}
+
+    def started_anew(self, worker_id: str) -> None:
+        """Its process is another one, or none: what was heard of it is void."""
+        self._silence.forget(worker_id)
+
     def missing(self, process: str) -> str:
         """Why an accountant (`telemetry-1`) books nothing now, in its own words; empty when it has not said so."""
         return self._away.get(process, "")
@@ -112,6 +133,7 @@ class MeshWatch:
             return
         if beat.worker_id in self.worker_ids:
             self._heard.add(beat.worker_id)
+            self._silence.hear(beat, time.monotonic())
             before = self._workers.get(beat.worker_id)
             self._workers[beat.worker_id] = beat
             self._tell_change(before.state if before else "starting", beat)

@@ -1,5 +1,6 @@
 """The life of one request from the books: decisions, attempts, result."""
 
+import re
 from datetime import datetime
 from uuid import UUID
 
@@ -8,6 +9,9 @@ from pydantic_core import from_json
 from contracts import Candidate, OpenModel, Terms, Wishes
 from telemetry.reading.queries import BookedAttempt, BookedResponse, as_uuid
 from telemetry.store import Row, Store
+
+SHORT_ID = re.compile(r"[0-9a-f]{6,12}")
+"""The end of a request's id, which is its random part."""
 
 
 class BookedDecision(OpenModel):
@@ -55,8 +59,13 @@ class Explained(OpenModel):
 
 
 async def explain(store: Store, name: str) -> Explained | None:
-    """The request with that id, or the newest with that task id; None when there is none. Raises `DatabaseAway`."""
+    """The request with that id, or the newest with that task id, or whose id ends so; None when there is none.
+
+    Raises `DatabaseAway`.
+    """
     found = await store.fetch("explain_find", as_uuid(name), name)
+    if not found and SHORT_ID.fullmatch(name):
+        found = await store.fetch("explain_short", name)
     if not found:
         return None
     request_id = found[0]["request_id"]

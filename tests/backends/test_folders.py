@@ -21,6 +21,7 @@ ANOTHER_MEANING = {
     "openai": {
         *(Path("workers/base/provider/chat.py"), Path("contracts/request.py")),
         *(Path("bullpen/cli/scaffold.py"), Path("bullpen/templates/new_http_worker/backend.py")),
+        Path("bullpen/cli/add.py"),  # an example in its help
     },
     "gemini": {Path("workers/base/provider/chat_models.py")},
 }

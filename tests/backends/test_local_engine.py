@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, suppress
 from itertools import takewhile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
@@ -16,14 +17,15 @@ import pytest
 import pytest_asyncio
 from pydantic import ValidationError
 
-from contracts import BullpenError, EmbeddingRequest, ErrorCode, InferenceRequest
+from contracts import BullpenError, EmbeddingRequest, ErrorCode, InferenceRequest, Resources
 from tests.support import eventually
 from workers.base import Backend, Delta, Done, EmbeddingJob, Job, ModelConfig
 from workers.base.interface.discovery import discover
 from workers.local.inspection import Inspection
 
 xllamacpp = pytest.importorskip("xllamacpp", reason="the wheel with llama.cpp is not installed")
-from workers.local.backend import _file_of  # noqa: E402 — needs the wheel
+from workers.local import backend as backend_module  # noqa: E402 — needs the wheel
+from workers.local.backend import _file_of  # noqa: E402
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]
 
@@ -353,3 +355,15 @@ def near(one: Sequence[float], other: Sequence[float]) -> float:
 async def test_a_model_is_loaded_to_chat_or_to_embed() -> None:
     with pytest.raises(ValidationError, match="start a worker for each"):
         FOLDER.load().config_class(models=({"name": "m", "capabilities": ("chat", "embed")},))
+
+
+async def test_processors_are_shared_out_over_all_local_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend_module, "ResourceMeter", lambda: SimpleNamespace(read=lambda: Resources(cpu_limit=8)))
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8))
+    share = backend_module._share_of_processors
+    monkeypatch.delenv(backend_module.SIBLINGS, raising=False)
+    assert (share(1), share(2)) == (8, 4)
+    monkeypatch.setenv(backend_module.SIBLINGS, "3")
+    assert (share(1), share(2)) == (2, 2), "two of one config, and one that was added"
+    monkeypatch.setenv(backend_module.SIBLINGS, "100")
+    assert share(1) == 1

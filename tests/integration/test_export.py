@@ -233,7 +233,7 @@ async def test_without_pyarrow_it_says_what_to_install(
     arguments = ("export", "responses", "--format", "parquet", "--out", str(tmp_path / "r"))
     told = await bullpen(*arguments, env={"DATABASE_URL": database_url})
     assert told.code == 2
-    assert "bullpen[export]" in told.err
+    assert "bullpen-mesh[export]" in told.err
 
 
 async def test_a_reader_who_has_seen_enough_ends_it_quietly(store: Store, database_url: str) -> None:

@@ -129,6 +129,15 @@ async def test_the_sums_by_day_by_model_and_by_tenant_agree_to_the_last_digit(st
     assert {row.model_id: row.error_rate for row in found.models} == {"dear": 1, "fake": 0, "m": 0, "unpriced": 0}
 
 
+async def test_what_the_caller_broke_off_or_misspelled_is_no_error_of_the_mesh(store: Store) -> None:
+    await filled(store)
+    for code in (ErrorCode.CANCELLED, ErrorCode.NO_SUCH_MODEL):
+        await asked(store, status="error", error_code=code, model_id=None, tries=())
+    page = Page(render(await figures(store, PERIOD)))
+    told = " ".join(page.text.split())
+    assert "16.67%1 request; 2 more cancelled or not to be answered" in told
+
+
 async def test_errors_and_waits_are_those_of_callers(store: Store) -> None:
     found = await filled(store)
     assert {(row.start.day, row.error_code): row.requests for row in found.requests} == {
@@ -170,7 +179,7 @@ async def test_many_tenants_are_added_up_beyond_the_dearest(store: Store, monkey
 
 async def test_the_page_says_what_is_unknown_and_what_is_made_up(store: Store) -> None:
     page = Page(render(await filled(store)))
-    assert "1 attempt has no known price" in page.text
+    assert "the cost of 1 attempt is not known: the price, or the tokens." in page.text
     assert "1 answer came from simulated workers" in page.text
     assert "$0.5000 of the cost is theirs" in page.text
     assert "$2.53" in page.text
@@ -297,6 +306,6 @@ async def test_a_report_that_cannot_be_made_says_what_to_do(
     monkeypatch.delitem(sys.modules, "bullpen.report.page", raising=False)
     missing = await bullpen("report", "--out", str(tmp_path / "r.html"), env=env)
     assert missing.code == 2
-    assert "bullpen[report]" in missing.err
+    assert "bullpen-mesh[report]" in missing.err
     with pytest.raises(ReportUnavailable):
         render(await figures(store, PERIOD))

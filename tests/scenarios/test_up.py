@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import os
+import re
 import signal
 import socket
 import sys
@@ -21,6 +22,8 @@ from bullpen.supervision.endpoints import Endpoints, read, running
 from bullpen.supervision.leash import leashed
 from bullpen.supervision.mesh import Mesh
 from bus import Bus, BusError, BusSettings
+from tests.backends.providers import OpenAIProvider
+from tests.cli import bullpen
 from tests.servers import free_port
 from tests.support import eventually
 
@@ -186,6 +189,7 @@ async def test_in_the_background_it_stays_until_down(place: Place) -> None:
     assert code == 1
     assert "already runs" in said
     assert place.endpoints.nats_url in said
+    assert "database_url" not in said, "no password is shown"
 
     assert await place.run("down") == (0, f"stopped the mesh on {place.data_dir}\n")
     await nothing_runs(place)
@@ -257,3 +261,34 @@ async def test_servers_that_are_there_already_are_used(tmp_path: Path, nats_serv
         assert running(mesh.data_dir) == mesh.endpoints
         assert mesh.pid("worker-simulated-1") != before
     await eventually(lambda: not processes(mesh.data_dir))
+
+
+async def test_a_server_joins_and_leaves_a_running_mesh_and_a_frozen_worker_is_named(place: Place) -> None:
+    async with OpenAIProvider() as provider:
+        up = await place.up("--workers", "simulated", "--no-postgres", "--no-http")
+        place.environment["BULLPEN_DATA_DIR"] = str(place.data_dir)
+        added = await bullpen("add", provider.url, "--name", "box", env=place.environment)
+        assert (added.code, added.err) == (0, "")
+        assert "box is ready and serves" in added.out
+        pid = place.endpoints.pids["worker-box"]
+
+        os.kill(pid, signal.SIGSTOP)
+
+        async def silent() -> bool:
+            told = (await bullpen("workers", "--json", env=place.environment)).json()
+            return any(
+                one["worker_id"] == "box"
+                and re.fullmatch(rf"silent for \d+ s \(process {pid} is stopped\)", one["reason"])
+                for one in told
+            )
+
+        await eventually(silent, timeout=60)
+        os.kill(pid, signal.SIGCONT)
+        await eventually(lambda: not place.endpoints.silent_since, timeout=60)
+
+        assert (await bullpen("remove", "box", env=place.environment)).code == 0
+        await eventually(lambda: "worker-box" not in place.endpoints.pids, timeout=60)
+        up.send_signal(signal.SIGINT)
+        said = (await up.communicate())[0].decode()
+        assert f"worker-box: silent for 3 s (process {pid} is stopped)" in re.sub(r"for \d+ s", "for 3 s", said)
+        assert "worker-box is heard again" in said

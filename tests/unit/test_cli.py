@@ -13,7 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from bullpen.cli import COMMANDS, LateCommand, app, show
+from bullpen.cli import COMMANDS, OTHER_NAMES, LateCommand, app, show
 from bullpen.cli.ask import ask
 from bullpen.cli.look import workers_table
 from bullpen.cli.models import served_models
@@ -64,6 +64,14 @@ def test_a_mistyped_command_is_a_usage_error_with_a_suggestion() -> None:
     assert "workers" in out
 
 
+@pytest.mark.parametrize(("name", "real"), OTHER_NAMES.items())
+def test_another_name_is_the_same_command_and_not_listed(name: str, real: str) -> None:
+    code, out = run(name, "--help")
+    assert code == 0
+    assert COMMANDS[real][2][:40] in out
+    assert f"│ {name} " not in run("--help")[1]
+
+
 # Usage
 
 
@@ -73,11 +81,14 @@ def test_a_mistyped_command_is_a_usage_error_with_a_suggestion() -> None:
         (["ask", ""], "the question is empty"),
         (["ask", " \n "], "the question is empty"),
         (["ask"], "the question is empty"),  # standard input is there, and empty
+        (["ask", "hi", "-f", "/no/such/file"], "--file /no/such/file: No such file"),
         (["ask", "hi", "--temperature", "3"], "--temperature"),
         (["ask", "hi", "--policy", "free"], "--policy"),
         (["ask", "hi", "--max-tokens", "0"], "--max-tokens"),
         (["ask", "--no-such-option", "hi"], "--no-such-option"),
         (["cost", "--by", "moon"], "--by"),
+        (["explain"], "name one task, or say --last"),
+        (["explain", "a", "--last"], "name one task, or say --last"),
         (["responses", "--since", "yesterday"], "neither a period"),
         (["responses", "--limit", "0"], "--limit"),
         (["workers", "--watch", "--json"], "nats sub worker.heartbeat"),

@@ -31,6 +31,8 @@ def test_a_disk_that_is_full_keeps_no_process_from_being_started_again(tmp_path:
     mesh = Mesh(tmp_path / "gone", postgres=False, tell=told.append)
     mesh._ready = True
     mesh._on_start("manager-1")
+    mesh._on_start("manager-1")
+    told.pop(0)
     assert told[0].startswith("endpoints.json is not up to date")
     assert told[1] == "manager-1 was started again"
 
@@ -64,3 +66,26 @@ async def test_a_mesh_that_cannot_sign_its_folder_says_so_in_a_line(
         await Mesh(tmp_path, postgres=False).start()
     monkeypatch.undo()
     Lock(tmp_path).release()
+
+
+async def test_each_worker_is_told_how_many_of_its_backend_run_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BULLPEN_CONFIG_DIR", str(tmp_path / "settings"))
+    key = tmp_path / "settings" / "keys" / "SOME_API_KEY"
+    key.parent.mkdir(parents=True)
+    key.write_text("secret")
+    config = tmp_path / "box.yaml"
+    mesh = Mesh(tmp_path / "data", workers=[("simulated", 2)], added=[("simulated", "box", config)], postgres=False)
+    started: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {}
+
+    async def start(name: str, *arguments: str, **environment: str) -> None:
+        started[name] = (arguments, environment)
+
+    monkeypatch.setattr(mesh, "_start_role", start)
+    for worker_id in sorted(mesh.workers):
+        await mesh._start_worker(worker_id)
+    assert started.keys() == {"worker-box", "worker-simulated-1", "worker-simulated-2"}
+    arguments, environment = started["worker-box"]
+    assert arguments == ("worker", "simulated", "--id", "box", "--config", str(config))
+    assert environment == {"BULLPEN_SIBLINGS": "3", "SOME_API_KEY_FILE": str(key)}

@@ -208,11 +208,11 @@ async def test_without_its_libraries_redaction_falls_back_to_digests(no_librarie
         kept = [await bare.kept(words(), "redacted") for _ in range(3)]
     assert kept == [as_digests(words(request_id=one.request_id), KEY) for one in kept]
     assert [entry["event"] for entry in logs] == ["not_redacted"]
-    assert "pip install 'bullpen[redaction]'" in logs[0]["reason"]
+    assert "pip install 'bullpen-mesh[redaction]'" in logs[0]["reason"]
 
 
 def test_a_mesh_that_wants_redaction_does_not_start_without_its_libraries(no_libraries: None) -> None:
-    with pytest.raises(ConfigError, match=r"content: redacted: .*pip install 'bullpen\[redaction\]'"):
+    with pytest.raises(ConfigError, match=r"content: redacted: .*pip install 'bullpen-mesh\[redaction\]'"):
         PrivacyFilter("redacted")
 
 

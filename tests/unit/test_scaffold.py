@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from bullpen import dotenv
 from bullpen.cli import app
 from bullpen.cli.scaffold import RESERVED, TEMPLATE
 from contracts import FinishReason, InferenceRequest
@@ -133,7 +134,6 @@ def test_init_leaves_no_password_of_ours_empty(tmp_path: Path, monkeypatch: pyte
 
 def test_init_overwrites_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run("init")[0] == 2
     Path(".env.example").write_text(EXAMPLE)
     mine = "NATS_PASSWORD=\nexport POSTGRES_PASSWORD='mine'\nSESSION_SECRET=s"
     Path(".env").write_text(mine)
@@ -158,3 +158,28 @@ def test_init_adds_the_secrets_that_a_newer_version_wants(tmp_path: Path, monkey
     assert stat.S_IMODE(Path(".env").stat().st_mode) == 0o640
     assert run("init")[0] == 2
     assert Path(".env").read_bytes() == text
+
+
+def test_outside_a_checkout_init_copies_the_settings_with_their_comments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BULLPEN_CONFIG_DIR", "")  # put back afterwards, whatever the option sets
+    settings = tmp_path / "settings"
+    (settings / "gateway.yaml").parent.mkdir()
+    (settings / "gateway.yaml").write_text("mine")
+    code, out = run("--config-dir", str(settings), "init")
+    assert code == 0, out
+    assert {"manager.yaml", "telemetry.yaml", "simulated.yaml"} < {file.name for file in settings.iterdir()}
+    assert (settings / "gateway.yaml").read_text() == "mine"
+    assert (settings / "manager.yaml").read_text().startswith("# Counts instead of")
+
+
+def test_up_takes_keys_and_addresses_from_a_dotenv_and_no_password() -> None:
+    text = (
+        "# keys\nexport BIG_API_KEY='sk-1'\nOTHER_API_KEY=\nBIG_BASE_URL=http://here\nPOSTGRES_PASSWORD=x\nNATS_URL=y\n"
+    )
+    assert dotenv.providers_in(text, {}) == {"BIG_API_KEY": "sk-1", "BIG_BASE_URL": "http://here"}
+    assert dotenv.providers_in(text, {"BIG_API_KEY": "mine"}) == {"BIG_BASE_URL": "http://here"}
+    inside = text.replace("http://here", "http://host.docker.internal:8000/v1")
+    assert dotenv.providers_in(inside, {}) == {}, "the key would go to another server than its own"

@@ -21,7 +21,7 @@ class Folder:
     replicas: int = 1
     simulated: bool = False
 
-    async def available(self) -> Availability:
+    async def available(self, path: Path | None = None) -> Availability:
         return self.availability
 
     def load(self) -> SimpleNamespace:

@@ -48,6 +48,7 @@ class AnthropicConfig(BackendConfig):
 
 class AnthropicBackend(RemoteBackend[AnthropicConfig]):
     name = "anthropic"
+    key_variable = KEY
     price_list = "anthropic"
     config_class = AnthropicConfig
     takes = frozenset({"temperature", "top_p", "parallel_tool_calls", "reasoning_effort"})

@@ -66,6 +66,7 @@ class GeminiConfig(BackendConfig):
 
 class GeminiBackend(RemoteBackend[GeminiConfig]):
     name = "gemini"
+    key_variable = KEY
     price_list = "google"
     config_class = GeminiConfig
     takes = STEERED

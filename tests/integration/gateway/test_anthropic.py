@@ -15,7 +15,7 @@ from tests.mesh import SmallMesh
 from tests.support import eventually
 
 anthropic = pytest.importorskip(
-    "anthropic", reason="the anthropic SDK is not installed: pip install 'bullpen[anthropic]'"
+    "anthropic", reason="the anthropic SDK is not installed: pip install 'bullpen-mesh[anthropic]'"
 )
 
 HELLO: Any = [{"role": "user", "content": "hello there"}]

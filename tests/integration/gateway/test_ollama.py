@@ -12,7 +12,7 @@ from tests.gateway import PATIENT, STORY, Door, final, played, torn
 from tests.mesh import SmallMesh
 from tests.support import eventually
 
-ollama = pytest.importorskip("ollama", reason="the ollama client is not installed: pip install 'bullpen[ollama]'")
+ollama = pytest.importorskip("ollama", reason="the ollama client is not installed: pip install 'bullpen-mesh[ollama]'")
 
 HELLO: Any = [{"role": "user", "content": "hello there"}]
 WEATHER: Any = {

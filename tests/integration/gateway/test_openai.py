@@ -16,7 +16,7 @@ from tests.mesh import SmallMesh
 from tests.proxy import Proxy
 from tests.support import eventually
 
-openai = pytest.importorskip("openai", reason="the openai SDK is not installed: pip install 'bullpen[openai]'")
+openai = pytest.importorskip("openai", reason="the openai SDK is not installed: pip install 'bullpen-mesh[openai]'")
 
 HELLO: Any = [{"role": "user", "content": "hello there"}]
 WEATHER: Any = {

@@ -11,7 +11,7 @@ from tests.fake_worker import Asked
 from tests.gateway import PATIENT, STORY, Door, final, played, torn
 from tests.mesh import SmallMesh
 
-openai = pytest.importorskip("openai", reason="the openai SDK is not installed: pip install 'bullpen[openai]'")
+openai = pytest.importorskip("openai", reason="the openai SDK is not installed: pip install 'bullpen-mesh[openai]'")
 
 WEATHER: Any = {
     "type": "function",

@@ -188,14 +188,16 @@ class Availability:
     available: bool
     reason: str
     cure: str = ""
+    is_broken: bool = False
+    """Its code or its config is wrong, which nobody wanted."""
 
     @classmethod
     def yes(cls, reason: str) -> "Availability":
         return cls(available=True, reason=reason)
 
     @classmethod
-    def no(cls, reason: str, cure: str) -> "Availability":
-        return cls(available=False, reason=reason, cure=cure)
+    def no(cls, reason: str, cure: str, *, is_broken: bool = False) -> "Availability":
+        return cls(available=False, reason=reason, cure=cure, is_broken=is_broken)
 
 
 C = TypeVar("C", bound=BackendConfig)
@@ -219,6 +221,9 @@ class Backend(ABC, Generic[C]):
     """What it heeds, or tells of in `Done.unsupported`, of the parameters that steer an answer. The runtime names the
     others in `unsupported` when a request sets them."""
 
+    key_variable: ClassVar[str | None] = None
+    """The environment variable with the key of its provider; None: it takes none."""
+
     changed = False
     """True when `models` tells something new because of what a request met; the runtime tells it at once."""
 
@@ -228,6 +233,15 @@ class Backend(ABC, Generic[C]):
     def pays(self, *, own: bool) -> str | None:
         """Whose public prices count; `own`: it is the provider itself that is asked."""
         return self.config.price_list or (self.price_list if own else None)
+
+    @classmethod
+    async def offered(cls, target: str, report: Report) -> JsonObject | None:
+        """The config of a worker that serves what `bullpen add` names: a file or an address.
+
+        None: it is not of this backend's kind. Empty: the backend's own config serves it, now that it is there.
+        Raises `BullpenError` for a thing of its kind that cannot be served.
+        """
+        return None
 
     @classmethod
     @abstractmethod

@@ -59,21 +59,26 @@ class BackendFolder:
         """The same, to be followed while the worker runs."""
         return ConfigFile(self.load().config_class, self.name, path or self.path / "config.yaml")
 
-    async def available(self) -> Availability:
-        """Whether this backend can run here now, and what to do when it can't. Never raises."""
+    async def available(self, path: Path | None = None) -> Availability:
+        """Whether this backend can run here now, and what to do when it can't. Never raises.
+
+        `path`: a config instead of the folder's own.
+        """
         try:
-            return await self.load().available(self.config())
+            return await self.load().available(self.config(path))
         except ModuleNotFoundError as error:
             missing = error.name or str(error)
-            return Availability.no(f"the package {missing} is not installed", f"pip install 'bullpen[{self.name}]'")
+            return Availability.no(
+                f"the package {missing} is not installed", f"pip install 'bullpen-mesh[{self.name}]'"
+            )
         except ImportError as error:
             cure = "install the library it names with your system's package manager"
-            return Availability.no(f"its SDK cannot be loaded: {error}", cure)
+            return Availability.no(f"its SDK cannot be loaded: {error}", cure, is_broken=True)
         except ConfigError as error:
-            return Availability.no(str(error), "correct the file")
+            return Availability.no(str(error), "correct the file", is_broken=True)
         except Exception as error:
             told = f"its code failed: {type(error).__name__}: {error}"
-            return Availability.no(told, f"correct {self.path / 'backend.py'}")
+            return Availability.no(told, f"correct {self.path / 'backend.py'}", is_broken=True)
 
 
 def discover() -> dict[str, BackendFolder]:
