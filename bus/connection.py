@@ -28,6 +28,7 @@ from bus.patched_client import PatchedClient
 from bus.permission_errors import OnDenied, PermissionErrors
 from bus.server_address import read
 from bus.settings import BusSettings
+from bus.standstill import Standstill
 from bus.tasks import Tasks
 from bus.unreachable import explain
 from bus.watchdog import prove, watch
@@ -106,6 +107,7 @@ class Bus:
         self._inbox: Inbox[Message] = Inbox(f"{settings.inbox_prefix}.{new_id().replace('-', '')}")
         self._permission_errors = PermissionErrors(self._inbox.wildcard)
         self._tasks = Tasks(f"bus:{name}")
+        self._standstill = Standstill(self.prove)
         self._established = False
         self._closing = False
         self._slow = 0
@@ -139,6 +141,7 @@ class Bus:
             else:
                 if watchdog:
                     bus._tasks.start(watch(bus._client, bus._inbox, name), "watchdog")
+                bus._standstill.watch()
                 return bus
 
     @property
@@ -194,6 +197,8 @@ class Bus:
             raise BusError(
                 f"cannot publish on {subject[:64]}…: the server takes no subject of {len(subject)} characters"
             )
+        if not self._standstill.is_over:
+            await self._standstill.proved()
         try:
             await self._client.publish(subject, data, reply=reply, headers=headers)
         except nats_errors.OutboundBufferLimitError as error:
@@ -291,6 +296,7 @@ class Bus:
     async def close(self) -> None:
         """Sends what is still buffered and disconnects. Never `drain()`: that would close the reply inbox first."""
         self._closing = True
+        self._standstill.close()
         await self._tasks.cancel()
         if self._client.is_connected:
             try:

@@ -39,8 +39,8 @@ async def stored(bus: Bus) -> Sequence[dict[str, Any]]:
     told: list[dict[str, Any]] = []
     for seq in range(state["first_seq"], state["last_seq"] + 1):
         reply = await bus.request("$JS.API.STREAM.MSG.GET.TELEMETRY", json.dumps({"seq": seq}).encode(), timeout=20)
-        message = from_json(reply.data)["message"]
-        if message["subject"] == "telemetry.response":
+        message = from_json(reply.data).get("message")  # of a stream that is being changed there may be none now
+        if message is not None and message["subject"] == "telemetry.response":
             told += [from_json(event) for event in unpacked(b64decode(message["data"]))]
     return told
 

@@ -1,0 +1,58 @@
+"""Notices that this process stood still: it was frozen, or its loop was busy for seconds.
+
+Meanwhile the server may have cut its connection off, of which nothing is known yet: what is written there now is lost
+without a word. So whoever goes on after a standstill first has the connection proved.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from time import monotonic
+from typing import Any
+
+TICK = 0.5
+STOOD_STILL = 2.0
+"""Seconds: less than a server waits for a client that does not answer."""
+
+
+class Standstill:
+    """`prove`: returns when the connection has proved to live, or is being made anew."""
+
+    def __init__(self, prove: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._prove = prove
+        self._ticked = monotonic()
+        self._timer: asyncio.TimerHandle | None = None
+        self._proving: asyncio.Task[None] | None = None
+
+    def watch(self) -> None:
+        """Ticks until it is closed."""
+        self._look()
+        self._timer = asyncio.get_running_loop().call_later(TICK, self.watch)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there was none that the connection is not proved after."""
+        if monotonic() - self._ticked > STOOD_STILL:
+            self._look()
+        return self._proving is None
+
+    async def proved(self) -> None:
+        """Returns when what is published goes to a server."""
+        if self._proving is not None:
+            await asyncio.wait([self._proving])
+
+    def _look(self) -> None:
+        before, self._ticked = self._ticked, monotonic()
+        if self._ticked - before > STOOD_STILL and self._proving is None:
+            self._proving = asyncio.get_running_loop().create_task(self._prove(), name="prove")
+            self._proving.add_done_callback(self._proved)
+
+    def _proved(self, proving: asyncio.Task[None]) -> None:
+        self._proving = None
+        if not proving.cancelled():
+            proving.exception()  # it is made anew by whoever notices
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._proving is not None:
+            self._proving.cancel()

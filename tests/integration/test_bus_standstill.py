@@ -1,0 +1,39 @@
+"""A process that stood still publishes nothing to a connection that the server has cut off meanwhile."""
+
+import asyncio
+import time
+
+import pytest
+
+from bus import Bus, BusSettings
+from bus.jetstream import ensure_stream
+from bus.patched_client import CLOSE_WITHIN
+from bus.queue import Archive, read_after
+from tests.servers import NatsServer
+from tests.support import eventually
+
+CUT_OFF = 3.0
+
+
+@pytest.mark.parametrize("nats", [CUT_OFF], indirect=True, ids=["cut off after 3 s"])
+@pytest.mark.parametrize("goes_on", ["at once", "with what it finds"])
+async def test_what_is_said_after_a_standstill_is_not_lost(nats: NatsServer, goes_on: str) -> None:
+    """It goes on in the middle of what it does, or with a message that was there when it stood still."""
+    bus = await Bus.connect("frozen", BusSettings(servers=(nats.url,)), patience=20, watchdog=False)
+    await ensure_stream(bus, Archive("KEPT", ("kept.>",)))
+    time.sleep(CUT_OFF + 3)  # noqa: ASYNC251 — all of it stands still
+    if goes_on == "with what it finds":
+        await bus._tasks.start(_next_turn(), "turn")
+    await bus.publish("kept.word", b"said")
+
+    async def is_kept() -> bool:
+        return [message.data for message in await read_after(bus, "KEPT", "kept.>", 0)] == [b"said"]
+
+    await eventually(is_kept)
+    assert bus.reconnects == 1
+    await asyncio.sleep(2 * CLOSE_WITHIN)  # the connection that was lost is dropped after one
+    await bus.close()
+
+
+async def _next_turn() -> None:
+    """The loop goes round once."""
