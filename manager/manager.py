@@ -42,6 +42,7 @@ from contracts.control import mistakes
 from contracts.privacy import heeding, stricter
 from manager.budgets.of_keys import KeyBudgets
 from manager.config import ManagerConfig
+from manager.figures import RequestCounts, figures_of_budgets, figures_of_workers
 from manager.grade_sync import GradeKeeper
 from manager.idempotency import Answers, Mine, key_of
 from manager.jobs.consumer import Jobs
@@ -83,6 +84,7 @@ class Manager:
         self._id = manager_id
         self._tasks = Tasks(manager_id)
         self._metrics = Metrics(bus, manager_id)
+        self._counts = RequestCounts()
         self._shared = SharedState(bus, config, manager_id, self._metrics)
         self._settlement = Settlement(self._shared, Books(outbox, manager_id))
         self._answers = Answers(bus)
@@ -221,6 +223,7 @@ class Manager:
                     stats = self._stats_of(state.request.kind)
                     stats.count(self._shared.now() - state.arrived, failure.code if failure else None)
                     self._metrics.count(failed=failure is not None, rerouted=len(state.attempts) > 1)
+                    self._counts.ended(state, response, failure, self._shared.now())
                 if response is not None and failure is None and self._requests:
                     self._shadow.consider(state, response)
                 if state.entry is None:
@@ -230,6 +233,8 @@ class Manager:
                         self._settlement.settle(state, response, failure),
                         self._keep(state.entry, state, response, failure),
                     )
+                if not state.comes_again(failure):
+                    self._counts.settled(state, failure, self._shared.config.tenants_in_metrics)
             return failure
         finally:
             self._running.discard(state)
@@ -354,7 +359,12 @@ class Manager:
         )
         yield Figure("requests_total", "Requests answered or failed", done, "counter")
         yield Figure("requests_failed_total", "Requests that ended with an error", failed, "counter")
-        yield Figure("workers", "Workers that this Manager knows", len(self._shared.registry))
+        yield Figure("jobs_running", "Durable jobs that this Manager has begun", self._jobs.running)
+        if self._jobs.waiting is not None:
+            yield Figure("jobs_waiting", "Durable jobs of the mesh that nobody has begun", self._jobs.waiting)
+        yield from self._counts.figures()
+        yield from figures_of_workers(self._shared)
+        yield from figures_of_budgets(self._shared)
         yield from self._outbox.figures()
 
     # Being told what to do

@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from bus import Bus, BusError, BusSettings, InboxReply, Message, Subscription, Tasks
+from bus.measures import FIRST_TOKEN_SECONDS, OPERATION, SECONDS, histograms
 from bus.reply import accepts, internal_error
 from bus.role_status import Figure, RoleStatus
 from bus.service import EndpointStats, Service, package_version, serve_info
@@ -107,6 +108,17 @@ class Worker:
         self._tasks = Tasks(worker_id)
         self._health = Health(engines.current, self._presence, self._become)
         self._looking: asyncio.Task[None] | None = None
+        labels = ("gen_ai_response_model", "gen_ai_provider_name", "gen_ai_operation_name")
+        self._first_tokens = histograms(
+            "gen_ai_server_time_to_first_token_seconds", "From a request's arrival here", FIRST_TOKEN_SECONDS, *labels
+        )
+        self._durations = histograms(
+            "gen_ai_server_request_duration_seconds",
+            "Of a request, its wait here too",
+            SECONDS,
+            *labels,
+            "error_type",
+        )
         self._stats: dict[s.Kind, EndpointStats] = {
             kind: EndpointStats(kind, s.asked_backend(kind, backend.name), s.INFER_QUEUE) for kind in ABILITY
         }
@@ -218,6 +230,9 @@ class Worker:
         done, failed = sum(one.num_requests for one in stats), sum(one.num_errors for one in stats)
         yield Figure("requests_total", "Requests answered or failed", done, "counter")
         yield Figure("requests_failed_total", "Requests that ended with an error", failed, "counter")
+        yield Figure("capacity", "Requests that it computes at once", self._engines.capacity)
+        yield from self._first_tokens.figures()
+        yield from self._durations.figures()
         yield from self._outbox.figures()
 
     # A request
@@ -450,6 +465,8 @@ class Worker:
         """After the answer: figures, books, and what the failure says about this worker."""
         call = execution.call
         self._stats[call.request.kind].count(call.elapsed_ms / 1000, failure.code if failure else None)
+        if execution.job is not None:
+            self._count(execution, execution.job.model.model_id, failure.code if failure else "")
         await self._presence.learn(execution, failure)
         if execution.job is not None and execution.done is not None:
             self._silences.learn(execution.job.model.model_id, execution.silence)
@@ -458,6 +475,12 @@ class Worker:
         await self._health.notice()
         if not call.routed and not execution.booked:
             await self._books.book(execution, response, failure)
+
+    def _count(self, execution: Execution, model: str, error: str) -> None:
+        operation = OPERATION[execution.call.request.kind]
+        self._durations.of(model, self._backend.name, operation, error).observe(execution.call.elapsed_ms / 1000)
+        if not error and (ttft_ms := execution.ttft_ms) is not None:
+            self._first_tokens.of(model, self._backend.name, operation).observe(ttft_ms / 1000)
 
     # Leaving
 
