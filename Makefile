@@ -7,13 +7,14 @@ PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 p
 # make up ARGS="--workers simulated:2"
 ARGS ?=
 
-.PHONY: help setup up test check bench clean
+.PHONY: help setup up test check bench promtool clean
 
 help:
 	@echo "make up      the whole mesh on this machine (Ctrl-C stops it); ARGS=\"--workers simulated:2\""
 	@echo "make test    every test; ARGS=\"-n 0 tests/unit\" for some of them, one at a time"
 	@echo "make check   ruff, mypy strict, import-linter"
 	@echo "make bench   what the mesh adds to a request, measured"
+	@echo "make promtool   Prometheus's own, into .venv: then make test tries the alerts as well. Needs Go, and minutes"
 	@echo "make setup   only .venv, which all of them need first"
 	@echo "make clean   removes .venv and caches; keeps .bullpen, where the books are"
 
@@ -35,6 +36,9 @@ check: setup
 
 bench: setup
 	@.venv/bin/python -m benchmarks overhead $(ARGS)
+
+promtool: setup
+	GOBIN="$(CURDIR)/.venv/bin" go install github.com/prometheus/prometheus/cmd/promtool@v0.316.0
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

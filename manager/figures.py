@@ -73,10 +73,8 @@ class RequestCounts:
         for attempt in state.attempts:
             model = attempt.model_id
             self._attempts.of(model, attempt.outcome).add()
-            if (cost := attempt.cost) is None:
-                self._unknown.of(model).add()
-            elif cost:
-                self._cost.of(model).add(float(cost))
+            self._unknown.of(model).add(attempt.cost is None)
+            self._cost.of(model).add(float(attempt.cost or 0))
         if len(state.attempts) > 1:
             for before, _ in pairwise(state.attempts):
                 self._rerouted(before)
