@@ -12,7 +12,7 @@ from contextlib import suppress
 import structlog
 from pydantic import ValidationError
 
-from bus import Bus, BusError, BusSettings, InboxReply, Message, Subscription, Tasks
+from bus import Bus, BusError, BusSettings, InboxReply, Message, Subscription, Tasks, tracing
 from bus.deadline import seconds_left
 from bus.reply import accepts, internal_error
 from bus.role_status import Figure, RoleStatus
@@ -55,6 +55,7 @@ from manager.request.recording import Books
 from manager.request.settlement import Settlement, has_late
 from manager.request.shared_state import SharedState
 from manager.request.state import RequestState, cancelled, hops
+from manager.request.trace import RequestTrace
 from manager.routing.query import RoutingQuery
 from manager.shadow import OURS, ShadowReply, ShadowTraffic
 from outbox.outbox import Outbox, OutboxSettings
@@ -219,6 +220,8 @@ class Manager:
         try:
             with self._idle.busy():
                 response, failure = await self._serve(state)
+                if state.trace is not None:
+                    state.trace.answered(state.request, response, failure, words=self._may_keep(state))
                 if not state.comes_again(failure):
                     stats = self._stats_of(state.request.kind)
                     stats.count(self._shared.now() - state.arrived, failure.code if failure else None)
@@ -283,11 +286,15 @@ class Manager:
         await state.reply.chunk(state.reply.delivered.missing(answer) or Piece())
         return answer
 
+    def _may_keep(self, state: RequestState) -> bool:
+        """Whether its words may stay anywhere."""
+        return stricter(self._outbox.settings.content, state.request.content) == "full"
+
     async def _keep(
         self, entry: Mine, state: RequestState, response: Answer | None, failure: BullpenError | None
     ) -> None:
         """Remembers the answer for its key. An error is none, and one that must not be kept cannot be had again."""
-        may_keep = stricter(self._outbox.settings.content, state.request.content) == "full"
+        may_keep = self._may_keep(state)
         if response is not None and failure is None and may_keep:
             await self._answers.finish(entry, response)
         else:
@@ -318,6 +325,7 @@ class Manager:
             arrived=now,
             deadline=now + seconds_left(message.headers, request),
             hops=passed_on,
+            trace=RequestTrace(request, request_id, message.headers) if tracing.is_on() else None,
         )
 
     async def _refuse(self, message: Message, error: BullpenError) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from bus import Bus, BusError, BusSettings, InboxReply, Message, Subscription, Tasks
+from bus import Bus, BusError, BusSettings, InboxReply, Message, Subscription, Tasks, tracing
 from bus.measures import FIRST_TOKEN_SECONDS, OPERATION, SECONDS, histograms
 from bus.reply import accepts, internal_error
 from bus.role_status import Figure, RoleStatus
@@ -65,6 +65,7 @@ from workers.base.runtime.recording import DirectBooks
 from workers.base.runtime.remote_control import RemoteControl
 from workers.base.runtime.reply_channel import CallerChannel, ManagerChannel, ReplyChannel
 from workers.base.runtime.swap import Swapper
+from workers.base.runtime.trace import CallTrace
 
 log = structlog.get_logger(__name__)
 
@@ -251,6 +252,8 @@ class Worker:
             log.exception("request_not_read")
             await self._refuse(message, internal_error())
             return
+        if tracing.is_on():
+            execution.trace = CallTrace(execution.call, message.headers, self._id, self._backend.name)
         self._running[execution.call.key] = execution
         try:
             with self._idle.busy():
@@ -464,6 +467,8 @@ class Worker:
     async def _close(self, execution: Execution, response: Answer | None, failure: BullpenError | None) -> None:
         """After the answer: figures, books, and what the failure says about this worker."""
         call = execution.call
+        if execution.trace is not None:
+            execution.trace.ended(execution, response, failure)
         self._stats[call.request.kind].count(call.elapsed_ms / 1000, failure.code if failure else None)
         if execution.job is not None:
             self._count(execution, execution.job.model.model_id, failure.code if failure else "")
