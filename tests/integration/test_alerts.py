@@ -144,9 +144,13 @@ async def test_jetstream_that_is_away_is_told(mesh: SmallMesh, nats: NatsServer,
         told = {name: value for (name, labels), value in page.items() if ("instance", "manager_m-1") in labels}
         return page if told["bullpen_outbox_refused_seconds"] > 0 else None
 
-    await eventually(lambda: not manager.why_not())
+    await eventually(lambda: not manager.why_not() and _ready(manager))
     away = await eventually(refused)
     assert firing(tmp_path, [well, away], growing="bullpen_outbox_refused_seconds") == [set(), {"BooksRefused"}]
+
+
+def _ready(manager: RoleStatus) -> bool:
+    return any(figure.name == "workers_ready" and figure.value for figure in manager.figures())
 
 
 @needs_promtool
