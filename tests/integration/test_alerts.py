@@ -160,17 +160,19 @@ async def test_books_that_fall_behind_are_told(nats: NatsServer, postgres: Postg
         books.start("t-1", report_interval=0.1)
         status = books.statuses["t-1"]
 
-        def waiting(least: int) -> Page | None:
+        def waiting(least: int, away: int) -> Page | None:
             page = pages(telemetry=status)
             told = {name: value for (name, _), value in page.items()}
-            return page if told.get("bullpen_events_waiting", -1) >= least else None
+            is_so = told.get("bullpen_database_away") == away and told.get("bullpen_events_waiting", -1) >= least
+            return page if is_so else None
 
-        looks = [await eventually(lambda: waiting(0))]
+        behind = {"BacklogGrows", "DatabaseAway"}
+        looks = [await eventually(lambda: waiting(0, 0))]
         postgres.kill()
         for number in (150, 300):
             await books.publish(s.TELEMETRY_RESPONSE, *(response().to_bytes() for _ in range(150)))
-            looks.append(await eventually(partial(waiting, number)))
-        assert firing(tmp_path, looks) == [set(), {"BacklogGrows"}, {"BacklogGrows"}]
+            looks.append(await eventually(partial(waiting, number, 1)))
+        assert firing(tmp_path, looks) == [set(), behind, behind]
         await postgres.start()
 
 
