@@ -7,7 +7,7 @@ PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 p
 # make up ARGS="--workers simulated:2"
 ARGS ?=
 
-.PHONY: help python setup setup-run up test check bench clients dist clean
+.PHONY: help python setup setup-run up test check bench clients promtool dist clean
 
 help:
 	@echo "make up      the whole mesh on this machine (Ctrl-C stops it); ARGS=\"--workers simulated:2\""
@@ -15,6 +15,7 @@ help:
 	@echo "make check   ruff, mypy strict, import-linter"
 	@echo "make bench   what the mesh adds to a request, measured"
 	@echo "make clients clients that others wrote, for tests/clients; they need npm, and 2 GB"
+	@echo "make promtool   Prometheus's own, into .venv: then make test tries the alerts as well. Needs Go, and minutes"
 	@echo "make setup   only .venv, with everything that they need"
 	@echo "make dist    the wheel and the source archive, in dist/"
 	@echo "make clean   removes .venv and caches; keeps .bullpen, where the books are"
@@ -46,6 +47,9 @@ bench: setup
 
 clients: setup
 	@.venv/bin/python .ci/clients.py
+
+promtool: setup
+	GOBIN="$(CURDIR)/.venv/bin" go install github.com/prometheus/prometheus/cmd/promtool@v0.316.0
 
 dist: setup
 	@.venv/bin/python .ci/dist.py

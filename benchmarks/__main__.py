@@ -30,6 +30,7 @@ from benchmarks import (
     soak,
     streams,
     swap,
+    traces,
 )
 from benchmarks.routing import real, report
 
@@ -57,6 +58,12 @@ COMMANDS: dict[str, tuple[str, str | None, Command, dict[str, dict[str, Any]]]] 
             "requests": {"type": int, "default": 4000, "help": "per path and round"},
             "only": {"default": "", "help": "of requests,streams,books these, with commas between (default: all)"},
         },
+    ),
+    "traces": (
+        "the trace of a rerouted stream; draws docs/trace.svg",
+        traces.__doc__,
+        lambda asked: traces.run(),
+        {},
     ),
     "all": (
         "each target of speed with its figure; writes docs/performance.md",

@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+Labels = tuple[tuple[str, str], ...]
+"""Names and values."""
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:
@@ -15,7 +18,11 @@ class Figure:
     name: str
     help: str
     value: float
-    kind: Literal["gauge", "counter"] = "gauge"
+    kind: Literal["gauge", "counter", "histogram"] = "gauge"
+    labels: Labels = ()
+    """What there is one number each for. There must be an end to the values, whoever may choose names."""
+    part: Literal["", "_bucket", "_sum", "_count"] = ""
+    """Of a histogram."""
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from typing import Self, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from bus import Bus, BusError, Listener, Message
+from bus import Bus, BusError, Listener, Message, tracing
 from bus.deadline import header
 from client.errors import RequestFailed
 from client.pieces import Pieces
@@ -283,7 +283,7 @@ class Exchange:
         inbox = self._bus.listen(partial(self._put, self._sending))
         self._inboxes.append(inbox)
         self._reconnects = self._bus.reconnects
-        headers = {**self._question.headers, DEADLINE: header(self._deadline - self._now())}
+        headers = {**tracing.onward(), **self._question.headers, DEADLINE: header(self._deadline - self._now())}
         await self._bus.publish(self._question.subject, self._question.body, reply=inbox.subject, headers=headers)
         self._watch.sent(self._now())
 

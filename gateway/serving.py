@@ -15,7 +15,7 @@ from typing import Any, cast
 import structlog
 from aiohttp.web import BaseRequest, Response, StreamResponse
 
-from bus import BusError, Tasks
+from bus import BusError, Tasks, tracing
 from bus.role_status import Figure
 from bus.tasks import Idle
 from client import Bullpen, Options
@@ -59,17 +59,21 @@ class Answering:
     async def answer(self, request: BaseRequest, dialect: Dialect) -> StreamResponse:
         """The story of a request. Never raises, but for a client that is gone."""
         request_id = new_id()
+        span = _span(request, request_id)
         with self.idle.busy():
             headers, timing = readable(self._config.origins, request.headers), Timing()
             try:
                 response = await self._answer(request, dialect, request_id, headers, timing)
                 self._answered += 1
+                span.end()
                 return response
             except (asyncio.CancelledError, ConnectionError):
                 self._left += 1
+                span.end("cancelled", "the client left")
                 raise
             except ReaderTooSlow:
                 self._slow += 1
+                span.end("cancelled", "the client reads nothing")
                 if request.transport is not None:
                     request.transport.abort()
                 raise ConnectionResetError("the client reads nothing any more") from None
@@ -79,6 +83,8 @@ class Answering:
                 self._failed += 1
                 failure = Failure.of(error, keyed=IDEMPOTENCY_KEY in request.headers)
                 headers[SERVER_TIMING] = timing.told()
+                span.tell(http__response__status_code=failure.status)
+                span.end(failure.code)
                 return failure.answer(dialect, request_id, headers)
 
     async def _answer(
@@ -245,6 +251,16 @@ def _key_of(request: BaseRequest) -> str | None:
     if key is not None and not (0 < len(key) <= LONGEST_KEY and key.isprintable()):
         raise Refused(f"{IDEMPOTENCY_KEY} should have 1 to {LONGEST_KEY} printable characters", IDEMPOTENCY_KEY)
     return key
+
+
+def _span(request: BaseRequest, request_id: str) -> tracing.Span:
+    """Of an HTTP request. What is asked of the mesh for it belongs to the same trace, or to the client's."""
+    span = tracing.NO_SPAN
+    if tracing.is_on():
+        span = tracing.start("http", request.headers, "server", bullpen__request_id=request_id)
+        span.tell(http__request__method=request.method, url__path=request.path)
+    tracing.go_on(span.headers or request.headers)
+    return span
 
 
 def _question(fields: JsonObject, request_id: str, key: str | None, index: int, of: int) -> Options:

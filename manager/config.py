@@ -132,6 +132,8 @@ class ManagerConfig(ConfigModel):
     hedging: Hedging = Hedging()
     jobs: JobsConfig = JobsConfig()
     budgets: tuple[Budget, ...] = ()
+    tenants_in_metrics: Annotated[int, Field(ge=0, le=1000)] = 0
+    """So many tenants have figures of their own in `/metrics`; those beyond are one."""
     verifier: Verifier = Verifier()
     mirrors: tuple[Mirror, ...] = ()
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 import structlog
 from pydantic import ValidationError
 
-from bus import Bus, BusError, BusSettings, InboxReply, Message, Subscription, Tasks
+from bus import Bus, BusError, BusSettings, InboxReply, Message, Subscription, Tasks, tracing
 from bus.deadline import seconds_left
 from bus.reply import accepts, internal_error
 from bus.role_status import Figure, RoleStatus
@@ -42,6 +42,7 @@ from contracts.control import mistakes
 from contracts.privacy import heeding, stricter
 from manager.budgets.of_keys import KeyBudgets
 from manager.config import ManagerConfig
+from manager.figures import RequestCounts, figures_of_budgets, figures_of_workers
 from manager.grade_sync import GradeKeeper
 from manager.idempotency import Answers, Mine, key_of
 from manager.jobs.consumer import Jobs
@@ -54,6 +55,7 @@ from manager.request.recording import Books
 from manager.request.settlement import Settlement, has_late
 from manager.request.shared_state import SharedState
 from manager.request.state import RequestState, cancelled, hops
+from manager.request.trace import RequestTrace
 from manager.routing.query import RoutingQuery
 from manager.shadow import OURS, ShadowReply, ShadowTraffic
 from outbox.outbox import Outbox, OutboxSettings
@@ -83,6 +85,7 @@ class Manager:
         self._id = manager_id
         self._tasks = Tasks(manager_id)
         self._metrics = Metrics(bus, manager_id)
+        self._counts = RequestCounts()
         self._shared = SharedState(bus, config, manager_id, self._metrics)
         self._settlement = Settlement(self._shared, Books(outbox, manager_id))
         self._answers = Answers(bus)
@@ -217,10 +220,13 @@ class Manager:
         try:
             with self._idle.busy():
                 response, failure = await self._serve(state)
+                if state.trace is not None:
+                    state.trace.answered(state.request, response, failure, words=self._may_keep(state))
                 if not state.comes_again(failure):
                     stats = self._stats_of(state.request.kind)
                     stats.count(self._shared.now() - state.arrived, failure.code if failure else None)
                     self._metrics.count(failed=failure is not None, rerouted=len(state.attempts) > 1)
+                    self._counts.ended(state, response, failure, self._shared.now())
                 if response is not None and failure is None and self._requests:
                     self._shadow.consider(state, response)
                 if state.entry is None:
@@ -230,6 +236,8 @@ class Manager:
                         self._settlement.settle(state, response, failure),
                         self._keep(state.entry, state, response, failure),
                     )
+                if not state.comes_again(failure):
+                    self._counts.settled(state, failure, self._shared.config.tenants_in_metrics)
             return failure
         finally:
             self._running.discard(state)
@@ -278,11 +286,15 @@ class Manager:
         await state.reply.chunk(state.reply.delivered.missing(answer) or Piece())
         return answer
 
+    def _may_keep(self, state: RequestState) -> bool:
+        """Whether its words may stay anywhere."""
+        return stricter(self._outbox.settings.content, state.request.content) == "full"
+
     async def _keep(
         self, entry: Mine, state: RequestState, response: Answer | None, failure: BullpenError | None
     ) -> None:
         """Remembers the answer for its key. An error is none, and one that must not be kept cannot be had again."""
-        may_keep = stricter(self._outbox.settings.content, state.request.content) == "full"
+        may_keep = self._may_keep(state)
         if response is not None and failure is None and may_keep:
             await self._answers.finish(entry, response)
         else:
@@ -313,6 +325,7 @@ class Manager:
             arrived=now,
             deadline=now + seconds_left(message.headers, request),
             hops=passed_on,
+            trace=RequestTrace(request, request_id, message.headers) if tracing.is_on() else None,
         )
 
     async def _refuse(self, message: Message, error: BullpenError) -> None:
@@ -354,7 +367,12 @@ class Manager:
         )
         yield Figure("requests_total", "Requests answered or failed", done, "counter")
         yield Figure("requests_failed_total", "Requests that ended with an error", failed, "counter")
-        yield Figure("workers", "Workers that this Manager knows", len(self._shared.registry))
+        yield Figure("jobs_running", "Durable jobs that this Manager has begun", self._jobs.running)
+        if self._jobs.waiting is not None:
+            yield Figure("jobs_waiting", "Durable jobs of the mesh that nobody has begun", self._jobs.waiting)
+        yield from self._counts.figures()
+        yield from figures_of_workers(self._shared)
+        yield from figures_of_budgets(self._shared)
         yield from self._outbox.figures()
 
     # Being told what to do

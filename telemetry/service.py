@@ -99,7 +99,7 @@ class Accountant:
         yield Figure("events_booked_total", "Events booked", self._recorder.stored, "counter")
         yield Figure("events_dead_total", "Events laid aside in dead_letters", self._recorder.dead, "counter")
         if self._waiting is not None:
-            yield Figure("events_waiting", "Events in the stream that are not booked yet", self._waiting)
+            yield Figure("events_waiting", "Messages with events in the stream that are not booked yet", self._waiting)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Books until `stop` is set. Raises `SchemaMismatch`, and `BusError` when the bus is lost."""

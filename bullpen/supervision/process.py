@@ -14,6 +14,7 @@ import structlog
 
 from bullpen import logs
 from bullpen.supervision.status_server import status_served
+from bullpen.supervision.traces import traced
 from bus import BusError, BusUnreachable
 from bus.role_status import RoleStatus
 from config.loader import ConfigError
@@ -66,8 +67,9 @@ def _explained(name: str, error: Exception, code: int) -> int:
 
 
 async def _shown(name: str, role: Role, status: RoleStatus) -> None:
-    async with status_served(name, status):
-        await _until_told(role)
+    with traced(name):
+        async with status_served(name, status):
+            await _until_told(role)
 
 
 async def _until_told(role: Role) -> None:

@@ -12,6 +12,7 @@ import resource
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from itertools import chain
 from typing import NamedTuple
 
 import structlog
@@ -34,6 +35,8 @@ STANDS_STILL = 5.0
 """Seconds without a tick after which the loop counts as standing still, though this page is answered."""
 REMEMBERED = 60
 """Ticks whose lag is remembered: half a minute."""
+STANDARD = "gen_ai_"
+"""Names that begin so are OpenTelemetry's, which all who serve models share."""
 TEXT, METRICS = "text/plain; charset=utf-8", "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -215,17 +218,16 @@ def nth_address(environ: Mapping[str, str], number: int) -> dict[str, str]:
 
 
 def metrics_text(figures: Iterable[Figure], labels: Mapping[str, str]) -> str:
-    """The figures as Prometheus reads them."""
-    told = ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items())
-    lines = []
+    """The figures as Prometheus reads them: those of one name together."""
+    families: dict[str, list[str]] = {}
     for figure in figures:
-        name = f"bullpen_{figure.name}"
-        lines += [
-            f"# HELP {name} {figure.help}",
-            f"# TYPE {name} {figure.kind}",
-            f"{name}{{{told}}} {_number(figure.value)}",
-        ]
-    return "\n".join((*lines, ""))
+        name = figure.name if figure.name.startswith(STANDARD) else f"bullpen_{figure.name}"
+        lines = families.get(name)
+        if lines is None:
+            lines = families[name] = [f"# HELP {name} {figure.help}", f"# TYPE {name} {figure.kind}"]
+        told = ",".join(f'{label}="{_escaped(value)}"' for label, value in (*labels.items(), *figure.labels))
+        lines.append(f"{name}{figure.part}{{{told}}} {_number(figure.value)}")
+    return "\n".join((*chain.from_iterable(families.values()), ""))
 
 
 def _number(value: float) -> str:

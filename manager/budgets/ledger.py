@@ -35,6 +35,7 @@ LEFT_ALONE = 5.0
 """… once; then none waits for so many seconds."""
 BACKGROUND_WITHIN = 2.0
 RENEWED_AT_ONCE = 32
+MOST_KNOWN = 100
 MOST_AT_REST = 1000
 """Tenants that are remembered, for `bullpen budgets`, although they spend nothing."""
 
@@ -92,6 +93,17 @@ class BudgetLedger:
         await asyncio.gather(*(self._renew_quietly(local, NOTHING, WITHIN) for local in unknown))
         lasting = [p for p in self._local_budgets.values() if p.account.ends is None or p.account.ends > now]
         return [local.state for local in lasting if local.account.budget in self._budgets]
+
+    def known_states(self, tenants: int) -> list[BudgetState]:
+        """What is known of the budgets without asking anybody; of tenants on their own, of the first `tenants`."""
+        now = self._clock()
+        for account in named(self._budgets, now):
+            self._local_budgets.setdefault(account.key, LocalBudget(account))
+        lasting = [p for p in self._local_budgets.values() if p.account.ends is None or p.account.ends > now]
+        current = [local for local in lasting if local.account.budget in self._budgets]
+        own = [local.state for local in current if local.account.budget.tenant != "*"]
+        others = [local.state for local in current if local.account.budget.tenant == "*"]
+        return [*own[:MOST_KNOWN], *others[:tenants]]
 
     def reconfigure(self, budgets: tuple[Budget, ...]) -> None:
         """Whose limit is another now: the next request that it pays for asks the ledger how much is left."""

@@ -148,8 +148,12 @@ class Dispatcher:
         if ask.is_retry:
             self._shared.retries.take(self._shared.now())
             self._retries_allowed = len(started(self._state.attempts))
+        if self._state.trace is not None:
+            self._state.trace.choosing()
         ranking = self._selector.rank(ask)
         if ranking.winner is None:
+            if self._state.trace is not None:
+                self._state.trace.none_to_choose(ranking)
             return await self._selector.look(ask, ranking)
         if await self._set_aside(ranking.winner):
             self._selector.explain(ranking)
@@ -192,6 +196,8 @@ class Dispatcher:
         attempt.inbox = listener.subject
         subject = s.asked_worker(state.request.kind, attempt.backend, attempt.worker_id)
         headers = state.headers_for(attempt, now)
+        if state.trace is not None:
+            headers |= state.trace.sent(attempt)
         try:
             await shared.bus.publish(subject, state.body_for(attempt), reply=listener.subject, headers=headers)
         except BullpenError as error:  # too large with what we add to it: the worker never hears of it
@@ -426,6 +432,8 @@ class Dispatcher:
         if attempt.error is not None:
             # The code alone: a provider may quote the prompt in its message. The books have its words.
             log.info("attempt_ended", worker_id=attempt.worker_id, outcome=attempt.outcome, error=attempt.error_code)
+        if self._state.trace is not None:
+            self._state.trace.ended(attempt)
         self._shared.learn(attempt)
 
 

@@ -1,5 +1,6 @@
 """What a Manager books: every request it took, and every attempt it sent, also the one that fell silent."""
 
+from bus import tracing
 from bus.reply import internal_error
 from contracts import Answer, AttemptRecord, BullpenError, ResponseRecord
 from contracts.subjects import TELEMETRY_ATTEMPT, TELEMETRY_RESPONSE, Kind
@@ -27,6 +28,7 @@ class Books:
 
         Unless no answer may leave before its events are safe.
         """
+        began = tracing.ago(0) if state.trace is not None else 0
         if response is not None and failure is None:
             record = self._answered(state, response)
         else:
@@ -35,6 +37,8 @@ class Books:
         state.booked = record = record.within(self._outbox.room)
         told = [self._outbox.put(TELEMETRY_RESPONSE, record, state.request_id)]
         told += [await self._book_attempt(state, a, f"{state.request_id}/{a.number}") for a in state.attempts]
+        if state.trace is not None:
+            state.trace.booked(told, began)
         if self.before_reply:
             await self._outbox.secure(told)
 

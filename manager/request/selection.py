@@ -97,6 +97,8 @@ class WorkerSelector:
         """Says on `metrics.route` which candidates were considered, and why the winner won."""
         winner, state, shared = ranking.winner, self._state, self._shared
         policy = self._policy
+        if state.trace is not None and winner is not None:
+            state.trace.chosen(ranking, self._why)
         decision = RouteDecision.built(
             {
                 "manager_id": shared.manager_id,

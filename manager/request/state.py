@@ -40,6 +40,7 @@ from manager.request.lifecycle import State
 from manager.request.plausible import Given, believed
 from manager.request.retry_policy import Ask, Seam, best_of
 from manager.request.seam import Anchor, Joint
+from manager.request.trace import RequestTrace
 from manager.routing.query import Choice, RoutingQuery
 
 T = TypeVar("T")
@@ -84,6 +85,8 @@ class RequestState:
     """Of the answer that a streaming caller has so far."""
     spoke_last: str = ""
     """The worker of that answer's end."""
+    trace: RequestTrace | None = None
+    """None: nobody wants to know what it took."""
     _given: dict[int, Given] = field(default_factory=dict)
     """By attempt, what a worker cannot know better than we do."""
 

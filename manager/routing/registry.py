@@ -25,6 +25,10 @@ FORGET_AFTER = 60.0
 """Seconds after which a silent worker is no longer even listed."""
 SUSPECT = 1.2
 """Heartbeats missed when the first of several workers that fall silent together is declared silent."""
+STOPPED = "stopped"
+"""Why a worker is gone that left in order."""
+LATE = 1.5
+"""Heartbeat intervals after which the next one counts as late."""
 PANIC_SHARE = 0.5
 """When more than this share goes silent at once, it is probably this Manager that is deaf."""
 
@@ -115,6 +119,11 @@ class WorkerView:
     def serves_since(self) -> datetime | None:
         """When it began to serve what it serves; None: later than it started itself."""
         return None if self.swapped else self.heartbeat.started_at
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it went without saying so."""
+        return self.gone not in ("", STOPPED)
 
     @property
     def load(self) -> int:
@@ -250,6 +259,8 @@ class Registry:
     def __init__(self, silent_after_beats: float) -> None:
         self._workers: dict[str, WorkerView] = {}
         self.silent_after = silent_after_beats
+        self.late = 0
+        """Heartbeats that came later than they should."""
         self._swept: float | None = None
         self._excused_until = 0.0
         self._groups: list[list[WorkerView]] = []
@@ -312,6 +323,7 @@ class Registry:
         if connected:
             self._vouch_for(worker)
         worker.clock.hear(beat.sent_at, wall)
+        self.late += now - worker.heard > LATE * worker.patience + worker.pause
         restarted = beat.epoch != known.epoch
         changed = beat.config_digest != known.config_digest
         self._changed = self._changed or beat.models != known.models
@@ -324,7 +336,7 @@ class Registry:
             served = {card.model_id for card in beat.models}
             worker.models = {name: view for name, view in worker.models.items() if name in served}
         was_gone = bool(worker.gone)
-        worker.gone, worker.silent = "stopped" if beat.state == "stopped" else "", False
+        worker.gone, worker.silent = STOPPED if beat.state == "stopped" else "", False
         if restarted or changed:
             worker.paused_until, worker.breaker, worker.models = 0.0, CircuitBreaker(), {}
         if restarted or worker.gone:

@@ -1,4 +1,4 @@
-"""Those who only read the books: the dashboards of compose.yaml, and the autoscaler of deploy/kubernetes/."""
+"""Those who only read the books: the dashboards of compose.yaml."""
 
 import asyncio
 import json
@@ -9,11 +9,10 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import asyncpg
 import pytest
-import yaml
 
 from contracts import ErrorCode, Outcome
 from telemetry.store import Store
@@ -26,11 +25,6 @@ DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 PANELS: dict[str, str] = {
     panel["title"]: panel["targets"][0]["rawSql"]
     for panel in json.loads((DEPLOY / "grafana" / "dashboard.json").read_text())["panels"]
-}
-TRIGGERS: dict[str, dict[str, str]] = {
-    trigger["type"]: trigger["metadata"]
-    for document in yaml.safe_load_all((DEPLOY / "kubernetes" / "autoscaling" / "scaledobject.yaml").read_text())
-    for trigger in document["spec"].get("triggers", ())
 }
 
 
@@ -90,21 +84,3 @@ def _as_grafana_asks(query: str) -> str:
     query = query.replace("$__timeFilter(created_at)", "created_at BETWEEN now() - interval '6 h' AND now()")
     assert "$" not in query
     return query
-
-
-async def test_an_autoscaler_sees_how_many_wait(store: Store, reader: Reader) -> None:
-    """Sixty requests that waited 5 s each within half a minute: ten at any moment."""
-
-    async def waiting() -> float:
-        return float(await reader.fetchval(TRIGGERS["postgresql"]["query"]))
-
-    def asked(**changes: Any) -> bytes:
-        return response(created_at=datetime.now(UTC), **{"backend": "local", **changes}).to_bytes()
-
-    assert await waiting() == 0
-    others = [asked(queue_ms=None), asked(backend="openai", queue_ms=9e9)]
-    assert await store.save({"responses": [asked(queue_ms=5000.0) for _ in range(60)] + others}) == 62
-    assert await waiting() == 10
-    turned_away = asked(status="error", error_code=ErrorCode.OVERLOADED, model_id=None, worker_id=None)
-    assert await store.save({"responses": [turned_away]}) == 1
-    assert await waiting() == 11

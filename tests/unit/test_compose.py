@@ -147,6 +147,18 @@ def test_an_overlay_names_services_that_exist(file: str) -> None:
     assert set(yaml.safe_load((ROOT / file).read_text())["services"]) <= set(COMPOSE["services"])
 
 
+def test_prometheus_looks_at_every_role_and_nobody_else_may_ask_it() -> None:
+    looked_at = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yaml").read_text())
+    (names,) = looked_at["scrape_configs"][0]["dns_sd_configs"]
+    assert set(names["names"]) == set(OURS)
+    for told in OURS.values():
+        assert told["environment"]["BULLPEN_STATUS"] == f"0.0.0.0:{names['port']}"
+        assert "mesh" in told["networks"]
+    figures = {name for name, told in COMPOSE["services"].items() if "figures" in told["networks"]}
+    assert figures == {"prometheus", "grafana"}
+    assert COMPOSE["networks"]["figures"]["internal"] is True
+
+
 def test_no_password_has_a_default() -> None:
     text = (ROOT / "compose.yaml").read_text()
     assert "PASSWORD:-" not in text

@@ -21,6 +21,7 @@ COMPOSE_S_OWN = {"COMPOSE_PROFILES"}
 NOT_ON_KUBERNETES = {
     "BULLPEN_VERSION": "the images' tags in the kustomization",
     "COMPOSE_PROFILES": "the list of components in kustomization.yaml",
+    "BOOKS_READER_PASSWORD": "dashboards are a cluster's own",
     "GRAFANA_PASSWORD": "dashboards are a cluster's own",
     "GRAFANA_PORT": "dashboards are a cluster's own",
     "LOCAL_GPUS": "limits in the manifest",

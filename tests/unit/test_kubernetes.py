@@ -160,6 +160,13 @@ def test_what_is_scaled_is_there() -> None:
     assert 1 <= scaled["minReplicaCount"] < scaled["maxReplicaCount"]
 
 
+@pytest.mark.parametrize("name", OURS)
+def test_a_prometheus_finds_the_figures_of_every_role(name: str) -> None:
+    told = WORKLOADS[name]["spec"]["template"]["metadata"]["annotations"]
+    assert told == {"prometheus.io/scrape": "true", "prometheus.io/port": "8223"}
+    assert {"name": "BULLPEN_STATUS", "value": "0.0.0.0:8223"} in container(name)["env"]
+
+
 def _found(told: Any, key: str) -> list[Any]:
     """Every value of that key, however deep."""
     if isinstance(told, list):

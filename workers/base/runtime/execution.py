@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from contracts import (
     NOT_STARTED,
@@ -30,6 +31,9 @@ from workers.base.provider.tool_calls import checked
 from workers.base.runtime.call import Call
 from workers.base.runtime.reply_channel import Chunker, ReplyChannel
 
+if TYPE_CHECKING:
+    from workers.base.runtime.trace import CallTrace
+
 PROGRESS_EVERY = 2.0
 """Seconds; sooner where less silence is allowed, so that a Manager never misses that something moved."""
 OFTEN_ENOUGH = 0.05
@@ -47,8 +51,12 @@ class Execution:
     def __init__(self, call: Call) -> None:
         self.call = call
         self.job: Job | EmbeddingJob | None = None
+        self.trace: CallTrace | None = None
+        """None: nobody wants to know what it took."""
         self.started: float | None = None
-        """The loop's clock, as is `first_token`."""
+        """The loop's clock, as are `first_token` and `ended`."""
+        self.ended: float | None = None
+        """When the provider had ended."""
         self.first_token: float | None = None
         self.text: list[str] = []
         self.logprobs: list[float] = []
@@ -158,6 +166,8 @@ class Execution:
             said_no = isinstance(error, ProviderRefused) or error.code in NOT_STARTED
             self._refused = said_no and not self.moves
             raise
+        finally:
+            self.ended = asyncio.get_running_loop().time()
 
     async def _gather(self, backend: AnyBackend, job: Job | EmbeddingJob, channel: ReplyChannel) -> None:
         clock = asyncio.get_running_loop().time

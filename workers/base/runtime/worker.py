@@ -13,7 +13,8 @@ from typing import Any
 
 import structlog
 
-from bus import Bus, BusError, BusSettings, InboxReply, Message, Subscription, Tasks
+from bus import Bus, BusError, BusSettings, InboxReply, Message, Subscription, Tasks, tracing
+from bus.measures import FIRST_TOKEN_SECONDS, OPERATION, SECONDS, histograms
 from bus.reply import accepts, internal_error
 from bus.role_status import Figure, RoleStatus
 from bus.service import EndpointStats, Service, package_version, serve_info
@@ -64,6 +65,7 @@ from workers.base.runtime.recording import DirectBooks
 from workers.base.runtime.remote_control import RemoteControl
 from workers.base.runtime.reply_channel import CallerChannel, ManagerChannel, ReplyChannel
 from workers.base.runtime.swap import Swapper
+from workers.base.runtime.trace import CallTrace
 
 log = structlog.get_logger(__name__)
 
@@ -107,6 +109,17 @@ class Worker:
         self._tasks = Tasks(worker_id)
         self._health = Health(engines.current, self._presence, self._become)
         self._looking: asyncio.Task[None] | None = None
+        labels = ("gen_ai_response_model", "gen_ai_provider_name", "gen_ai_operation_name")
+        self._first_tokens = histograms(
+            "gen_ai_server_time_to_first_token_seconds", "From a request's arrival here", FIRST_TOKEN_SECONDS, *labels
+        )
+        self._durations = histograms(
+            "gen_ai_server_request_duration_seconds",
+            "Of a request, its wait here too",
+            SECONDS,
+            *labels,
+            "error_type",
+        )
         self._stats: dict[s.Kind, EndpointStats] = {
             kind: EndpointStats(kind, s.asked_backend(kind, backend.name), s.INFER_QUEUE) for kind in ABILITY
         }
@@ -218,6 +231,9 @@ class Worker:
         done, failed = sum(one.num_requests for one in stats), sum(one.num_errors for one in stats)
         yield Figure("requests_total", "Requests answered or failed", done, "counter")
         yield Figure("requests_failed_total", "Requests that ended with an error", failed, "counter")
+        yield Figure("capacity", "Requests that it computes at once", self._engines.capacity)
+        yield from self._first_tokens.figures()
+        yield from self._durations.figures()
         yield from self._outbox.figures()
 
     # A request
@@ -236,6 +252,8 @@ class Worker:
             log.exception("request_not_read")
             await self._refuse(message, internal_error())
             return
+        if tracing.is_on():
+            execution.trace = CallTrace(execution.call, message.headers, self._id, self._backend.name)
         self._running[execution.call.key] = execution
         try:
             with self._idle.busy():
@@ -449,7 +467,11 @@ class Worker:
     async def _close(self, execution: Execution, response: Answer | None, failure: BullpenError | None) -> None:
         """After the answer: figures, books, and what the failure says about this worker."""
         call = execution.call
+        if execution.trace is not None:
+            execution.trace.ended(execution, response, failure)
         self._stats[call.request.kind].count(call.elapsed_ms / 1000, failure.code if failure else None)
+        if execution.job is not None:
+            self._count(execution, execution.job.model.model_id, failure.code if failure else "")
         await self._presence.learn(execution, failure)
         if execution.job is not None and execution.done is not None:
             self._silences.learn(execution.job.model.model_id, execution.silence)
@@ -458,6 +480,12 @@ class Worker:
         await self._health.notice()
         if not call.routed and not execution.booked:
             await self._books.book(execution, response, failure)
+
+    def _count(self, execution: Execution, model: str, error: str) -> None:
+        operation = OPERATION[execution.call.request.kind]
+        self._durations.of(model, self._backend.name, operation, error).observe(execution.call.elapsed_ms / 1000)
+        if not error and (ttft_ms := execution.ttft_ms) is not None:
+            self._first_tokens.of(model, self._backend.name, operation).observe(ttft_ms / 1000)
 
     # Leaving
 
