@@ -116,7 +116,7 @@ def test_without_an_address_nothing_is_sent() -> None:
 def test_a_missing_package_is_named_with_the_extra_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     with (
-        pytest.raises(ConfigError, match=r"OTEL_EXPORTER_OTLP_ENDPOINT is set.*install bullpen\[traces\]"),
+        pytest.raises(ConfigError, match=r"OTEL_EXPORTER_OTLP_ENDPOINT is set.*install bullpen-mesh\[traces\]"),
         traced("manager", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}),
     ):
         pass
