@@ -10,7 +10,7 @@ import typer
 from bullpen.cli.reading import Json
 from bullpen.cli.running import connected, run, usage
 from bullpen.cli.show import UNKNOWN, as_json, money, note, show, table, text, words
-from contracts import ApiKey, KeyBudget, utc_now
+from contracts import ApiKey, KeyBudget, KeyRole, utc_now
 from contracts.envelope import TENANT_CHARACTERS
 from contracts.keys import Window
 from gateway.keys.office import KeyOffice
@@ -61,6 +61,9 @@ def create(
     tpm: Annotated[int | None, typer.Option(min=1, help="Tokens per minute")] = None,
     models: Annotated[str | None, typer.Option(help="Names it may ask for, with * and ?, comma-separated")] = None,
     expires: Annotated[str | None, typer.Option(metavar="AFTER", help="30d, 12h, 4w (default: never)")] = None,
+    role: Annotated[
+        KeyRole, typer.Option(help="On the live page: tenant sees its own requests, viewer all, operator may also act")
+    ] = "tenant",
     json: Json = False,
 ) -> None:
     """Make a key. Its secret is shown now, and never again.
@@ -70,6 +73,8 @@ def create(
       bullpen keys create --tenant acme
 
       bullpen keys create --tenant acme --budget 5/day --rpm 60 --models 'gpt-*,auto' --expires 30d
+
+      bullpen keys create --tenant ops --role operator
     """
     if not 0 < len(tenant) <= TENANT_CHARACTERS:
         raise usage(f"--tenant should have 1 to {TENANT_CHARACTERS} characters")
@@ -79,6 +84,7 @@ def create(
         "models": tuple(name.strip() for name in (models or "").split(",") if name.strip()),
         "expires_at": _time(expires, "--expires"),
         "budget": _budget(budget),
+        "role": role,
     }
 
     async def make() -> None:
