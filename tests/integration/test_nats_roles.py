@@ -104,7 +104,7 @@ MATRIX: dict[str, tuple[Who, Who]] = {
     s.metrics_worker("w1"): (("manager",), LOOKING_ON),
     "metrics.>": (NOBODY, LOOKING_ON),
     s.SYS_CONNECT: (NOBODY, ("manager", "observer")),
-    s.SYS_DISCONNECT: (NOBODY, ("manager", "observer")),
+    s.SYS_DISCONNECT: (NOBODY, ("manager", "observer", "gateway")),
     "$SRV.PING": (RPC, ROLES_OF_OURS),
     "$SRV.INFO.bullpen-worker": (RPC, ROLES_OF_OURS),
     "$SRV.STATS": (RPC, ROLES_OF_OURS),
