@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from bus import Bus, BusError, NoResponders, RequestTimeout
 from contracts import BooksQuery, BooksReply, BullpenError, ErrorCode, ErrorReply, GradeOrder, OpenModel
+from contracts import headers as h
 from contracts import subjects as s
 from contracts.control import mistakes
 
@@ -42,7 +43,7 @@ class Books:
         except BusError as error:
             raise BullpenError(ErrorCode.NO_WORKER, str(error)) from None
         try:
-            if b'"error"' in answer.data[:200]:
+            if h.SERVICE_ERROR_CODE in answer.headers:
                 failed = ErrorReply.model_validate_json(answer.data).error
                 raise BullpenError(failed.code, failed.message, retry_after_ms=failed.retry_after_ms)
             return BooksReply.model_validate_json(answer.data)

@@ -9,6 +9,7 @@ from contracts import JsonObject, ModelCard, RouteDecision
 
 FOR_A_TENANT = ("id", "backend", "state", "models", "local")
 """Of a worker: what tells nothing of others' requests."""
+MOST_PASSED_OVER = 8
 GradeOf = Mapping[tuple[str, str], JsonObject]
 """By model and worker."""
 
@@ -123,11 +124,11 @@ def accountants(live: LiveFigures) -> list[JsonObject]:
 
 def route(decision: RouteDecision) -> JsonObject:
     """One choice of a worker: for whom, which, and what became of the others."""
-    passed = [
-        {"worker": one.worker_id, "model": one.model_id, "why": one.passed_over}
+    passed = {
+        (one.worker_id, one.passed_over): {"worker": one.worker_id, "why": one.passed_over}
         for one in decision.candidates
-        if one.passed_over
-    ]
+        if one.passed_over and one.worker_id != decision.winner
+    }
     return {
         "request_id": decision.request_id,
         "attempt": decision.attempt,
@@ -135,7 +136,7 @@ def route(decision: RouteDecision) -> JsonObject:
         "policy": decision.policy,
         "winner": decision.winner,
         "model": decision.model_id,
-        "passed_over": passed[:8],
+        "passed_over": list(passed.values())[:MOST_PASSED_OVER],
         "manager": decision.manager_id,
         "at": decision.created_at,
     }
