@@ -18,10 +18,10 @@ class Books:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
 
-    async def ask(self, tenant: str | None, **asked: Any) -> BooksReply:
-        """`tenant`: whose requests may be seen, whatever is asked. Raises `BullpenError`."""
-        if tenant is not None:
-            asked["tenant"] = tenant
+    async def ask(self, sees: str | None, /, **asked: Any) -> BooksReply:
+        """`sees`: the one tenant whose requests may be seen, whatever is asked; None: all. Raises `BullpenError`."""
+        if sees is not None:
+            asked["tenant"] = sees
         try:
             query = BooksQuery(**asked)
         except ValidationError as error:
