@@ -21,7 +21,8 @@ export function Lines({ label, since, times, lines, shown, bars }) {
       legend: { live: false },
       cursor: { y: false },
       scales: { x: { range: () => [since, Date.now() / 1000] }, y: { range: (_, low, high) => [Math.min(0, low ?? 0), high > 0 ? high * 1.1 : 1] } },
-      axes: [axis, { ...axis, size: 64, values: (_, ticks) => ticks.map(shown) }],
+      tzDate: (at) => uPlot.tzDate(new Date(at * 1000), "UTC"), // as the books count their days
+      axes: [{ ...axis, values: (_, ticks, __, ___, step) => ticks.map((at) => clock(at, step)) }, { ...axis, size: 64, values: (_, ticks) => ticks.map(shown) }],
       series: [
         {},
         ...lines.map((line, number) => ({
@@ -47,6 +48,12 @@ export function Lines({ label, since, times, lines, shown, bars }) {
     };
   }, [key]);
   return html`<div class="chart" role="img" aria-label=${label} ref=${box}></div>`;
+}
+
+// Day and month, or the hour where ticks are closer than a day and it is not midnight.
+function clock(at, step) {
+  const [day, time] = new Date(at * 1000).toISOString().split("T");
+  return step < 86_400 && !time.startsWith("00:00") ? time.slice(0, 5) : `${day.slice(8)}.${day.slice(5, 7)}.`;
 }
 
 const stacked = (lines) =>
