@@ -111,7 +111,7 @@ def list_(*, json: Json = False) -> None:
         if json:
             as_json(found)
         elif found:
-            columns = [*map(words, ("KEY", "TENANT", "STATE", "MODELS", "LIMITS", "CREATED", "EXPIRES"))]
+            columns = [*map(words, ("KEY", "TENANT", "ROLE", "STATE", "MODELS", "LIMITS", "CREATED", "EXPIRES"))]
             show(table(columns, [_row(key) for key in found]))
         else:
             note("there are no keys: `bullpen keys create --tenant NAME` makes one")
@@ -177,6 +177,7 @@ def _row(key: ApiKey) -> list[Any]:
     return [
         text(key.key_id),
         text(key.tenant),
+        text(key.role),
         text("revoked" if key.revoked_at else "expired" if expired else "open"),
         text(", ".join(key.models) or "all"),
         text(", ".join(filter(None, limits)) or UNKNOWN),
