@@ -22,6 +22,7 @@ from benchmarks import (
     jobs,
     openapi,
     overhead,
+    page,
     performance,
     picture,
     ranking,
@@ -47,6 +48,15 @@ COMMANDS: dict[str, tuple[str, str | None, Command, dict[str, dict[str, Any]]]] 
             "rounds": {"type": int, "default": 5, "help": "how often every path is measured, in turn"},
             "requests": {"type": int, "default": 300, "help": "one after the other, per path and round"},
             "burst": {"type": int, "default": 2000, "help": "64 at a time, per path and round"},
+        },
+    ),
+    "page": (
+        "the live page: how soon it is there, and how it looks",
+        page.__doc__,
+        lambda asked: page.run(asked.rows, asked.pictures),
+        {
+            "rows": {"type": int, "default": 100_000, "help": "requests in the books that are searched"},
+            "pictures": {"default": "build/page", "help": "the folder for pictures of each view at three widths"},
         },
     ),
     "cost": (

@@ -5,6 +5,7 @@ anything else may be added.
 """
 
 from contracts.base import JsonObject, Money, OpenModel, StrictModel, new_id, utc_now
+from contracts.books import BooksQuery, BooksReply, GradeOrder
 from contracts.control import (
     BudgetState,
     CancelRequest,
@@ -46,7 +47,7 @@ from contracts.heartbeat import (
     WorkerState,
     read_heartbeat,
 )
-from contracts.keys import ApiKey, KeyBudget
+from contracts.keys import ApiKey, KeyBudget, KeyRole
 from contracts.metrics import (
     BudgetMetrics,
     Candidate,
@@ -104,6 +105,8 @@ __all__ = [
     "AttemptRecord",
     "AttemptSummary",
     "AudioPart",
+    "BooksQuery",
+    "BooksReply",
     "BudgetMetrics",
     "BudgetState",
     "BullpenError",
@@ -134,12 +137,14 @@ __all__ = [
     "Go",
     "Gpu",
     "Grade",
+    "GradeOrder",
     "GradeRecord",
     "Heartbeat",
     "InferenceRequest",
     "InferenceResponse",
     "JsonObject",
     "KeyBudget",
+    "KeyRole",
     "ManagerReply",
     "MeshMetrics",
     "ModelCard",

@@ -15,6 +15,8 @@ from pydantic import Field
 from contracts.base import Money, OpenModel, Time, Whole
 
 Window = Literal["hour", "day", "month", "total"]
+KeyRole = Literal["tenant", "viewer", "operator"]
+"""What a key opens on the live page: its tenant's own requests; everything, to read; everything, and orders."""
 
 
 class KeyBudget(OpenModel):
@@ -40,6 +42,7 @@ class ApiKey(OpenModel):
     tpm: Whole | None = None
     """Tokens per minute, at each gateway."""
     budget: KeyBudget | None = None
+    role: KeyRole = "tenant"
 
     def allows(self, model: str) -> bool:
         return not self.models or any(fnmatchcase(model, pattern) for pattern in self.models)

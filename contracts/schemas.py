@@ -26,6 +26,8 @@ READ: tuple[type[BaseModel], ...] = (
     c.ControlRequest,
     c.StatusRequest,
     c.Heartbeat,
+    c.BooksQuery,
+    c.GradeOrder,
 )
 """Sent by callers, tools, and workers in any language."""
 WRITTEN: tuple[type[BaseModel], ...] = (
@@ -35,6 +37,7 @@ WRITTEN: tuple[type[BaseModel], ...] = (
     c.BudgetMetrics,
     *(c.ResponseRecord, c.AttemptRecord, c.WorkerEventRecord, c.FeedbackRecord),
     c.ApiKey,
+    c.BooksReply,
 )
 
 

@@ -38,6 +38,9 @@ TELEMETRY_FEEDBACK = "telemetry.feedback"
 TELEMETRY_CHECK = "telemetry.check"
 """Whether the stream takes what is written. Nothing is booked for it."""
 
+BOOKS_QUERY = "books.query"
+BOOKS_GRADE = "books.grade"
+
 METRICS_MESH = "metrics.mesh"
 METRICS_MODELS = "metrics.model.*"
 METRICS_ROUTE = "metrics.route"

@@ -19,6 +19,10 @@ from client.client import GATEWAY_SERVICE
 from config.loader import ConfigError
 from config.watched_file import ConfigFile, differing
 from contracts import subjects as s
+from gateway.api.access import Access
+from gateway.api.api import Api, Examine
+from gateway.api.books import Books
+from gateway.api.watching import Watch
 from gateway.config import CANNOT_LISTEN, GatewayConfig
 from gateway.connection import Connection
 from gateway.keys import Callers, KeyRing
@@ -46,9 +50,12 @@ class Gateway:
         config: GatewayConfig,
         gateway_id: str,
         pages: Callable[[str], StatusPage],
+        *,
         config_file: ConfigFile[GatewayConfig] | None = None,
+        examine: Examine | None = None,
     ) -> None:
-        """`config_file`: what is saved there counts from the next request on."""
+        """`config_file`: what is saved there counts from the next request on. `examine`: the doctor, for the page."""
+        self._examine = examine
         self._bus = bus
         self._config = config
         self._file = config_file
@@ -63,13 +70,16 @@ class Gateway:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serves until `stop` is set or the bus is lost; then finishes what runs."""
-        async with self._bullpen.roster() as roster:
+        books = Books(self._bus)
+        async with self._bullpen.roster() as roster, Watch.kept(self._bullpen, roster, books) as watch:
             self._tasks.start(self._ring.keep(), "keys")
             await asyncio.gather(asyncio.sleep(HEARTBEATS), self._check_keys())
             models = Models(roster, self._config.aliases, self._config.unknown_model == "auto")
             callers = Callers(self._ring, self._config.keys)
             answering = self._answering = Answering(self._bullpen, models, callers, self._config)
-            routes = Routes(answering, models, self._pages)
+            access = Access(self._ring, lambda: self._config)
+            api = Api(self._bullpen, access, watch, books, self._examine)
+            routes = Routes(answering, models, self._pages, api)
             server = self._server = Server(routes.handle, handler_cancellation=True)
             listening = await self._listen(server)
             try:
@@ -82,6 +92,7 @@ class Gateway:
             finally:
                 self._listens = False
                 listening.close()
+                watch.end()
                 await answering.finish(self._config.drain_within)
                 await self._tasks.cancel()
                 await server.shutdown(0.5)
@@ -198,10 +209,11 @@ async def run(
     pages: Callable[[str], StatusPage],
     status: RoleStatus | None = None,
     config_file: ConfigFile[GatewayConfig] | None = None,
+    examine: Examine | None = None,
 ) -> None:
     """Runs one gateway until `stop` is set. `pages`: what `/healthz`, `/readyz` and `/metrics` say.
 
-    `config_file`: where `config` is from, and what is followed.
+    `config_file`: where `config` is from, and what is followed. `examine`: doctor's findings, for the live page.
 
     Raises `BusUnreachable`, `ConfigError`; `BusError`: the bus was lost.
     """
@@ -209,7 +221,7 @@ async def run(
         raise ConfigError(f"{gateway_id!r} is not a gateway's id: 1 to 64 of A-Z a-z 0-9 _ - are allowed")
     bus = await Bus.connect(f"gateway:{gateway_id}", settings, patience=START_PATIENCE, stop=stop)
     try:
-        gateway = Gateway(bus, config, gateway_id, pages, config_file)
+        gateway = Gateway(bus, config, gateway_id, pages, config_file=config_file, examine=examine)
         if status is not None:
             status.why_not, status.figures = gateway.why_not_ready, gateway.figures
         await gateway.run(stop)

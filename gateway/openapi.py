@@ -9,6 +9,7 @@ from functools import cache
 from pydantic_core import to_json
 
 from config import VERSION
+from gateway.api import document as api
 from gateway.shapes import ANY, TEXT, Schema, anthropic, embeddings, ollama, openai, our_parts, ref, responses
 
 JSON, SSE, NDJSON, PLAIN = "application/json", "text/event-stream", "application/x-ndjson", "text/plain"
@@ -42,6 +43,7 @@ HEADERS: dict[str, str] = {
     "x-bullpen-model": "The model that answered",
     "x-bullpen-attempts": "How many workers were asked",
     "x-bullpen-cost-usd": "Not there: unknown",
+    "x-bullpen-confidence": "0 to 1; not of vectors",
     "x-bullpen-ignored": "Fields of the request that were passed over",
     "x-bullpen-unsupported": "Parameters that the model does not take",
     "server-timing": "Where the time went, in milliseconds",
@@ -111,7 +113,8 @@ def paths() -> dict[str, Schema]:
         "/readyz": _status("readyz", "Whether it serves"),
         "/metrics": _status("metrics", "For Prometheus"),
         "/openapi.json": {"get": _open("openapi", "This", JSON, ANY)},
-        "/": {"get": _open("welcome", "Where to ask", PLAIN, TEXT)},
+        "/": {"get": _open("welcome", "Where to ask; for a browser the live page", PLAIN, TEXT)},
+        **api.paths(),
     }
 
 

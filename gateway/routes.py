@@ -9,6 +9,9 @@ from aiohttp.web import BaseRequest, Response, StreamResponse
 from pydantic_core import to_json
 
 from contracts import BullpenError, JsonObject
+from gateway.api.api import PREFIX as API
+from gateway.api.api import Api
+from gateway.api.pages import file_of
 from gateway.cors import ASKS
 from gateway.dialects import Dialect, Refused
 from gateway.dialects.anthropic_messages import AnthropicMessages, AnthropicTokenCount
@@ -45,7 +48,9 @@ OPENAPI = "/openapi.json"
 STATUS = ("/healthz", "/readyz", "/metrics")
 PAGES = (*STATUS, OPENAPI, "/")
 TEXT = "text/plain"
-WELCOME = "Bullpen's gateway: ask at /v1/chat/completions, models are listed at /v1/models\n"
+WELCOME = """Bullpen's gateway: ask at /v1/chat/completions, models are listed at /v1/models.
+Open this address in a browser for the live page.
+"""
 
 
 class StatusPage(Protocol):
@@ -60,8 +65,9 @@ class StatusPage(Protocol):
 
 
 class Routes:
-    def __init__(self, answering: Answering, models: Models, pages: Callable[[str], StatusPage]) -> None:
+    def __init__(self, answering: Answering, models: Models, pages: Callable[[str], StatusPage], api: Api) -> None:
         self._answering = answering
+        self._api = api
         self._models = models
         self._pages = pages
         self._ollama = OllamaPages(models, answering.admit)
@@ -70,6 +76,13 @@ class Routes:
         """Any request at all."""
         if request.method == "OPTIONS" and ASKS in request.headers:
             return self._answering.preflight(request)
+        if request.path.startswith(API):
+            told = await self._api.answer(request)
+            if not told.prepared:
+                told.headers.update(self._answering.page_headers(request))
+            return told
+        if request.method in ("GET", "HEAD") and (file := file_of(request)) is not None:
+            return file
         path = request.path if request.path.startswith(("/v1/", OLLAMA)) else f"/v1{request.path}"
         if (dialect := QUESTIONS.get(path)) is not None:
             if request.method == "POST":
@@ -100,7 +113,7 @@ class Routes:
             return Response(status=page.code, body=page.body.encode(), headers={"Content-Type": page.content_type})
         if path == OPENAPI:
             return Response(body=document(), content_type=JSON)
-        return Response(text=WELCOME) if path == "/" else None
+        return Response(text=WELCOME, headers={"Vary": "Accept"}) if path == "/" else None
 
     def _listed(self, name: str, caller: Caller) -> JsonObject:
         """The models that this caller may ask for, or the one of that name. Raises `Refused` (404)."""

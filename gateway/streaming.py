@@ -14,6 +14,7 @@ from bus import BusError, Tasks
 from client import Bullpen, Options
 from contracts import BullpenError, Chunk, ErrorCode, FinalResponse, Resumed
 from gateway.dialects import Writer
+from gateway.dialects.openai_chat import SSE
 from gateway.timing import SERVER_TIMING, Timing
 
 log = structlog.get_logger(__name__)
@@ -151,6 +152,8 @@ class AnswerStream:
             case Resumed() if event.mode == "restarted" and index in self._told:
                 why = f"{event.from_} was lost in the middle of its answer, which no other worker can go on with"
                 raise BullpenError(ErrorCode.UPSTREAM_ERROR, why)
+            case Resumed() if self._writer.content_type == SSE:
+                return f": x-bullpen-rerouted: {event.from_} {event.to}\n\n".encode()
             case BullpenError():
                 raise event
         return b""

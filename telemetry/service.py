@@ -18,6 +18,7 @@ from outbox.privacy_filter import PrivacyFilter
 from telemetry import stream
 from telemetry.config import TelemetryConfig
 from telemetry.grading.grader import Grading
+from telemetry.reading.service import BooksService
 from telemetry.recording.decisions import Decisions
 from telemetry.recording.direct import Direct
 from telemetry.recording.feedback import serve_feedback
@@ -50,12 +51,14 @@ class Accountant:
         instance_id: str,
         privacy_filter: PrivacyFilter,
         decisions: Decisions | None,
+        books: BooksService,
     ) -> None:
         self._bus = bus
         self._store = store
         self._housekeeper = housekeeper
         self._grading = grading
         self._decisions = decisions
+        self._books = books
         self._config = config
         self._id = instance_id
         self._spec = stream.spec(config)
@@ -106,6 +109,7 @@ class Accountant:
         tasks = Tasks(self._id)
         feedback = await serve_feedback(self._bus, self._stats, self._privacy_filter)
         gathering = await self._decisions.listen() if self._decisions else None
+        answering = await self._books.serve()
         keeping = asyncio.create_task(self._keep_books(stop, gathering))
         ended = asyncio.Event()
         keeping.add_done_callback(lambda _: ended.set())
@@ -113,7 +117,8 @@ class Accountant:
         try:
             await first_of(stop, self._bus.lost, ended)
             if not self._bus.lost.is_set():
-                await asyncio.wait({keeping, tasks.start(feedback.drain(), "drain")}, timeout=self._time_to_finish)
+                draining = {tasks.start(one.drain(), "drain") for one in (feedback, *answering)}
+                await asyncio.wait({keeping, *draining}, timeout=self._time_to_finish)
         finally:
             keeping.cancel()
             await tasks.cancel()
@@ -164,10 +169,10 @@ class Accountant:
             raise
 
     async def _serve_discovery(self, schema: int) -> None:
-        metadata = {"schema": str(schema)}
+        metadata, stats = {"schema": str(schema)}, (self._stats, *self._books.stats)
         await serve_info(
             self._bus,
-            Service("bullpen-telemetry", self._id, package_version(), "Books every answer", metadata, (self._stats,)),
+            Service("bullpen-telemetry", self._id, package_version(), "Books every answer", metadata, stats),
         )
 
     async def _report(self) -> None:
@@ -214,7 +219,7 @@ async def run(
     privacy_filter = PrivacyFilter(config.content, content_key)
     bus = await Bus.connect(f"telemetry:{instance_id}", settings, patience=START_PATIENCE, stop=stop)
     following = Tasks(f"{instance_id}:config")
-    store, apart = (Store(database_url, config.command_timeout) for _ in range(2))
+    store, apart, read = (Store(database_url, config.command_timeout) for _ in range(3))
     try:
         housekeeper, grading = Housekeeper(apart, config), Grading(bus, apart, config.grades_interval)
         accountant = Accountant(
@@ -226,6 +231,7 @@ async def run(
             instance_id=instance_id,
             privacy_filter=privacy_filter,
             decisions=Decisions(bus, apart) if config.decisions else None,
+            books=BooksService(bus, read),
         )
         if config_file is not None:
             following.start(follow(config_file, config, accountant.reconfigure), "config")
@@ -235,5 +241,6 @@ async def run(
     finally:
         await following.cancel()
         await apart.close()
+        await read.close()
         await store.close()
         await bus.close()

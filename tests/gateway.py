@@ -54,7 +54,7 @@ class Door:
 
 @asynccontextmanager
 async def door_of(mesh: SmallMesh, name: str = "g-1", **config: Any) -> AsyncIterator[Door]:
-    """A gateway that serves, at a port of its own. `file`: the config file that it follows."""
+    """A gateway that serves, at a port of its own. `file`: the config file that it follows; `examine`: its doctor."""
     status, stop = RoleStatus(), asyncio.Event()
 
     def page(path: str) -> Page:
@@ -62,9 +62,19 @@ async def door_of(mesh: SmallMesh, name: str = "g-1", **config: Any) -> AsyncIte
         return Page(503 if why_not else 200, f"{path}: {why_not or 'serves'}\n", "text/plain; charset=utf-8")
 
     file = ConfigFile(GatewayConfig, "gateway", config.pop("file")) if "file" in config else None
+    examine = config.pop("examine", None)
     told = GatewayConfig(**{"listen": "127.0.0.1:0", "drain_within": 5.0, **config})
     running = asyncio.create_task(
-        run_gateway(mesh.settings, told, gateway_id=name, stop=stop, pages=page, status=status, config_file=file)
+        run_gateway(
+            mesh.settings,
+            told,
+            gateway_id=name,
+            stop=stop,
+            pages=page,
+            status=status,
+            config_file=file,
+            examine=examine,
+        )
     )
 
     async def url() -> str:

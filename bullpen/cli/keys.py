@@ -10,7 +10,7 @@ import typer
 from bullpen.cli.reading import Json
 from bullpen.cli.running import connected, run, usage
 from bullpen.cli.show import UNKNOWN, as_json, money, note, show, table, text, words
-from contracts import ApiKey, KeyBudget, utc_now
+from contracts import ApiKey, KeyBudget, KeyRole, utc_now
 from contracts.envelope import TENANT_CHARACTERS
 from contracts.keys import Window
 from gateway.keys.office import KeyOffice
@@ -61,6 +61,9 @@ def create(
     tpm: Annotated[int | None, typer.Option(min=1, help="Tokens per minute")] = None,
     models: Annotated[str | None, typer.Option(help="Names it may ask for, with * and ?, comma-separated")] = None,
     expires: Annotated[str | None, typer.Option(metavar="AFTER", help="30d, 12h, 4w (default: never)")] = None,
+    role: Annotated[
+        KeyRole, typer.Option(help="On the live page: tenant sees its own requests, viewer all, operator may also act")
+    ] = "tenant",
     json: Json = False,
 ) -> None:
     """Make a key. Its secret is shown now, and never again.
@@ -70,6 +73,8 @@ def create(
       bullpen keys create --tenant acme
 
       bullpen keys create --tenant acme --budget 5/day --rpm 60 --models 'gpt-*,auto' --expires 30d
+
+      bullpen keys create --tenant ops --role operator
     """
     if not 0 < len(tenant) <= TENANT_CHARACTERS:
         raise usage(f"--tenant should have 1 to {TENANT_CHARACTERS} characters")
@@ -79,6 +84,7 @@ def create(
         "models": tuple(name.strip() for name in (models or "").split(",") if name.strip()),
         "expires_at": _time(expires, "--expires"),
         "budget": _budget(budget),
+        "role": role,
     }
 
     async def make() -> None:
@@ -105,7 +111,7 @@ def list_(*, json: Json = False) -> None:
         if json:
             as_json(found)
         elif found:
-            columns = [*map(words, ("KEY", "TENANT", "STATE", "MODELS", "LIMITS", "CREATED", "EXPIRES"))]
+            columns = [*map(words, ("KEY", "TENANT", "ROLE", "STATE", "MODELS", "LIMITS", "CREATED", "EXPIRES"))]
             show(table(columns, [_row(key) for key in found]))
         else:
             note("there are no keys: `bullpen keys create --tenant NAME` makes one")
@@ -171,6 +177,7 @@ def _row(key: ApiKey) -> list[Any]:
     return [
         text(key.key_id),
         text(key.tenant),
+        text(key.role),
         text("revoked" if key.revoked_at else "expired" if expired else "open"),
         text(", ".join(key.models) or "all"),
         text(", ".join(filter(None, limits)) or UNKNOWN),

@@ -11,8 +11,9 @@ import os
 import signal
 import socket
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import structlog
 import typer
@@ -205,6 +206,12 @@ def gateway(
             status.why_not = lambda: "leaving" if stop.is_set() else ""
             await _siblings(told.processes, _id("gateway", id_), config, stop, no_keys=no_keys)
             return
+
+        async def examined() -> list[dict[str, Any]]:
+            from bullpen.doctor import examine
+
+            return [asdict(finding) async for finding in examine(settings(), resolve_database_url())]
+
         watch, tasks = LoopWatch(), Tasks("gateway:status")
         tasks.start(watch.keep(), "loop-watch")
         try:
@@ -216,6 +223,7 @@ def gateway(
                 pages=StatusServer("gateway", status, watch).page,
                 status=status,
                 config_file=file,
+                examine=examined,
             )
         finally:
             await tasks.cancel()

@@ -19,6 +19,8 @@ def about(response: Answer) -> dict[str, str]:
     }
     if response.cost_usd is not None:
         told["x-bullpen-cost-usd"] = format(response.cost_usd, "f")
+    if (confidence := getattr(response, "confidence", None)) is not None:
+        told["x-bullpen-confidence"] = f"{confidence:.3f}"
     if response.unsupported:
         told["x-bullpen-unsupported"] = visible(", ".join(response.unsupported))
     told |= {f"x-bullpen-{name}": "true" for name in ("resumed", "replayed", "simulated") if getattr(response, name)}

@@ -13,6 +13,10 @@ from gateway.keys.ring import KeyRing
 BEARER = "bearer "
 OTHER_HEADERS = ("x-api-key", "api-key")
 """Of Anthropic's and Azure's clients."""
+COOKIE = "bullpen_key"
+"""Where the page's browser keeps the key that somebody signed in with."""
+PAGE_HEADER = "x-bullpen-page"
+"""What our page sends with each request: a page of another site cannot, so only ours is believed a cookie."""
 MOST_LIMITED = 10_000
 """Keys whose use is remembered."""
 NO_KEY = "an API key is needed: send it as `Authorization: Bearer …`; `bullpen keys create` makes one"
@@ -70,7 +74,7 @@ class Callers:
             raise BullpenError(ErrorCode.NO_WORKER, UNKNOWN_KEYS, retry_after_ms=1000)
         if self._mode == "auto" and not self._ring.exist():
             return Caller()
-        secret = _secret(headers)
+        secret = secret_of(headers) or (cookie_of(headers) if PAGE_HEADER in headers else "")
         if not secret:
             raise Refused(NO_KEY, None, 401, "invalid_api_key")
         key = self._ring.find(secret)
@@ -88,8 +92,18 @@ class Callers:
         return known[1]
 
 
-def _secret(headers: Mapping[str, str]) -> str:
+def secret_of(headers: Mapping[str, str]) -> str:
+    """The key in a header of its own; empty: there is none."""
     told = headers.get("Authorization", "")
     if told.lower().startswith(BEARER):
         return told[len(BEARER) :].strip()
     return next((headers[name].strip() for name in OTHER_HEADERS if headers.get(name)), "")
+
+
+def cookie_of(headers: Mapping[str, str]) -> str:
+    """The key in the cookie; empty: there is none."""
+    for part in headers.get("Cookie", "").split(";"):
+        name, _, value = part.strip().partition("=")
+        if name == COOKIE:
+            return value
+    return ""

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from bus import Bus
 from bus.kv import Bucket
-from contracts import ApiKey, BullpenError, ErrorCode, KeyBudget, utc_now
+from contracts import ApiKey, BullpenError, ErrorCode, KeyBudget, KeyRole, utc_now
 from contracts import subjects as s
 from contracts.keys import digest
 from gateway.keys.ring import MAX_BYTES
@@ -38,6 +38,7 @@ class KeyOffice:
         rpm: int | None = None,
         tpm: int | None = None,
         budget: KeyBudget | None = None,
+        role: KeyRole = "tenant",
     ) -> tuple[ApiKey, str]:
         """The key, and its secret."""
         key = ApiKey(
@@ -49,6 +50,7 @@ class KeyOffice:
             rpm=rpm,
             tpm=tpm,
             budget=budget,
+            role=role,
         )
         return key, await self._store(key)
 
@@ -70,7 +72,13 @@ class KeyOffice:
                 ErrorCode.INVALID_REQUEST, f"{key_id} is revoked: make a new key with `bullpen keys create`"
             )
         new, secret = await self.create(
-            old.tenant, expires_at=old.expires_at, models=old.models, rpm=old.rpm, tpm=old.tpm, budget=old.budget
+            old.tenant,
+            expires_at=old.expires_at,
+            models=old.models,
+            rpm=old.rpm,
+            tpm=old.tpm,
+            budget=old.budget,
+            role=old.role,
         )
         ends = {"revoked_at": utc_now()} if overlap is None else {"expires_at": _sooner(old.expires_at, overlap)}
         await self._change(at, lambda key: key.model_copy(update=ends))

@@ -46,7 +46,7 @@ INBOX = {
 
 Who = tuple[str, ...]
 NOBODY: Who = ()
-LOOKING_ON: Who = ("client", "observer")
+LOOKING_ON: Who = ("client", "observer", "gateway")
 ROLES_OF_OURS: Who = (*WORKERS, "manager", "gateway", "telemetry")
 CALLERS: Who = ("client", "gateway")
 RPC: Who = ("client", *ROLES_OF_OURS, "observer")
@@ -86,8 +86,10 @@ MATRIX: dict[str, tuple[Who, Who]] = {
     s.WORKER_HEARTBEATS: (NOBODY, ("manager",)),
     **{s.worker_heartbeat(name, "w1"): ((f"worker_{name}",), ("manager",)) for name in BACKENDS},
     "worker.heartbeat.mine.w1": (("worker",), ("manager",)),
-    s.worker_control("w1"): (("manager",), WORKERS),
-    s.manager_control("m1"): (("manager",), ("manager",)),
+    s.worker_control("w1"): (("manager", "gateway"), WORKERS),
+    s.manager_control("m1"): (("manager", "gateway"), ("manager",)),
+    s.BOOKS_QUERY: (("gateway",), ("telemetry",)),
+    s.BOOKS_GRADE: (("gateway",), ("telemetry",)),
     s.TELEMETRY_RESPONSE: ((*WORKERS, "manager"), NOBODY),
     s.TELEMETRY_ATTEMPT: ((*WORKERS, "manager"), NOBODY),
     s.TELEMETRY_WORKER: (WORKERS, NOBODY),
@@ -96,13 +98,13 @@ MATRIX: dict[str, tuple[Who, Who]] = {
     s.TELEMETRY_ANY: (NOBODY, NOBODY),
     s.METRICS_MESH: (("manager", "telemetry"), LOOKING_ON),
     s.METRICS_GRADE: (("manager", "telemetry"), LOOKING_ON),
-    s.METRICS_ROUTE: (("manager",), ("observer", "telemetry")),  # it names everybody's requests
+    s.METRICS_ROUTE: (("manager",), ("observer", "telemetry", "gateway")),  # it names everybody's requests
     s.METRICS_BUDGET: (("manager",), LOOKING_ON),
     s.metrics_model("m"): (("manager",), LOOKING_ON),
     s.metrics_worker("w1"): (("manager",), LOOKING_ON),
     "metrics.>": (NOBODY, LOOKING_ON),
     s.SYS_CONNECT: (NOBODY, ("manager", "observer")),
-    s.SYS_DISCONNECT: (NOBODY, ("manager", "observer")),
+    s.SYS_DISCONNECT: (NOBODY, ("manager", "observer", "gateway")),
     "$SRV.PING": (RPC, ROLES_OF_OURS),
     "$SRV.INFO.bullpen-worker": (RPC, ROLES_OF_OURS),
     "$SRV.STATS": (RPC, ROLES_OF_OURS),
@@ -113,7 +115,7 @@ MATRIX: dict[str, tuple[Who, Who]] = {
     **{f"_INBOX_manager.a.{name}.1": ((f"worker_{name}", "manager"), ("manager",)) for name in BACKENDS},
     "_INBOX_manager.a.mine.1": (("worker", "manager"), ("manager",)),
     "_INBOX_manager.>": (NOBODY, ("manager",)),
-    "_INBOX_gateway.a.1": (("gateway", "manager"), ("gateway",)),
+    "_INBOX_gateway.a.1": ((*ROLES_OF_OURS,), ("gateway",)),
     "_INBOX_telemetry.a.1": (("telemetry",), ("telemetry",)),
     **{f"_INBOX_worker.{name}.a.1": ((f"worker_{name}", "manager"), (f"worker_{name}",)) for name in BACKENDS},
     "_INBOX_worker.other.a.1": (("worker", "manager"), ("worker",)),

@@ -101,10 +101,10 @@ async def test_a_key_ends_when_it_should(mesh: SmallMesh, office: KeyOffice, wor
 async def test_a_rotated_key_is_another_that_may_do_the_same(
     mesh: SmallMesh, office: KeyOffice, worker: AbleWorker
 ) -> None:
-    old, secret = await office.create("acme", models=("fake",), rpm=1000)
+    old, secret = await office.create("acme", models=("fake",), rpm=1000, role="viewer")
     async with door_of(mesh, keys="required") as door:
         new, other = await office.rotate(old.key_id)
-        assert (new.tenant, new.models, new.rpm) == ("acme", ("fake",), 1000)
+        assert (new.tenant, new.models, new.rpm, new.role) == ("acme", ("fake",), 1000, "viewer")
         await eventually(lambda: _is(status(door, other), 200), timeout=PATIENT)
         await eventually(lambda: _is(status(door, secret), 401), timeout=PATIENT)
 
@@ -171,9 +171,10 @@ async def test_a_gateway_goes_on_with_the_keys_it_knows(mesh: SmallMesh, office:
 async def test_the_command_makes_lists_and_ends_keys(nats_server: str) -> None:
     env = {"NATS_URL": nats_server}
     options = ("--budget", "5/day", "--rpm", "60", "--models", "gpt-*,auto", "--expires", "30d")
-    made = (await bullpen("keys", "create", "--tenant", "acme", *options, "--json", env=env)).json()
+    made = (await bullpen("keys", "create", "--tenant", "acme", "--role", "viewer", *options, "--json", env=env)).json()
     assert made["budget"] == {"limit_usd": 5.0, "per": "day"}
     assert made["models"] == ["gpt-*", "auto"]
+    assert made["role"] == "viewer"
     (listed,) = (await bullpen("keys", "list", "--json", env=env)).json()
     assert "secret" not in listed
     assert listed["key_id"] == made["key_id"]

@@ -1,0 +1,51 @@
+"""The books, asked over NATS: the gateway knows no database."""
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from bus import Bus, BusError, NoResponders, RequestTimeout
+from contracts import BooksQuery, BooksReply, BullpenError, ErrorCode, ErrorReply, GradeOrder, OpenModel
+from contracts import headers as h
+from contracts import subjects as s
+from contracts.control import mistakes
+
+WITHIN = 8.0
+NOBODY = "no telemetry runs, which keeps the books: start the mesh with `bullpen up`, or `bullpen telemetry`"
+
+
+class Books:
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    async def ask(self, sees: str | None, /, **asked: Any) -> BooksReply:
+        """`sees`: the one tenant whose requests may be seen, whatever is asked; None: all. Raises `BullpenError`."""
+        if sees is not None:
+            asked["tenant"] = sees
+        try:
+            query = BooksQuery(**asked)
+        except ValidationError as error:
+            field = str(error.errors()[0]["loc"][0])
+            raise BullpenError(ErrorCode.INVALID_REQUEST, mistakes(error), field=field) from None
+        return await self._told(s.BOOKS_QUERY, query)
+
+    async def grade(self, order: GradeOrder) -> BooksReply:
+        """Raises `BullpenError`."""
+        return await self._told(s.BOOKS_GRADE, order)
+
+    async def _told(self, subject: str, asked: OpenModel) -> BooksReply:
+        try:
+            answer = await self._bus.request(subject, asked.to_bytes(), timeout=WITHIN)
+        except NoResponders:
+            raise BullpenError(ErrorCode.NO_WORKER, NOBODY) from None
+        except RequestTimeout:
+            raise BullpenError(ErrorCode.DEADLINE_EXCEEDED, f"the books have not answered for {WITHIN:g} s") from None
+        except BusError as error:
+            raise BullpenError(ErrorCode.NO_WORKER, str(error)) from None
+        try:
+            if h.SERVICE_ERROR_CODE in answer.headers:
+                failed = ErrorReply.model_validate_json(answer.data).error
+                raise BullpenError(failed.code, failed.message, retry_after_ms=failed.retry_after_ms)
+            return BooksReply.model_validate_json(answer.data)
+        except ValidationError:
+            raise BullpenError(ErrorCode.INTERNAL, "telemetry sent an answer that cannot be read") from None
