@@ -37,6 +37,12 @@ Examine = Callable[[], Awaitable[Sequence[JsonObject]]]
 """Doctor's findings: `part`, `state`, `detail`, `cure`."""
 
 
+class NotAllowed(Refused):
+    def __init__(self, request: BaseRequest, allowed: str) -> None:
+        super().__init__(f"{request.method} is not allowed here, but {allowed}", None, 405, "method_not_allowed")
+        self.allowed = allowed
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One request to the API, and who makes it."""
@@ -83,7 +89,8 @@ class Api:
             told = await route.handle(self, Call(request, visitor, parts))
             return told if isinstance(told, StreamResponse) else _json(told)
         except (Refused, BullpenError) as refused:
-            return Failure.of(refused).answer(ERRORS, "", {})
+            allow = {"Allow": refused.allowed} if isinstance(refused, NotAllowed) else {}
+            return Failure.of(refused).answer(ERRORS, "", allow)
         except (asyncio.CancelledError, ConnectionError):
             raise
         except Exception as error:
@@ -110,7 +117,7 @@ class Api:
                 response = _json({"signed_out": True})
                 response.headers["Set-Cookie"] = self._access.sign_out(request.headers)
                 return response
-        raise _not_allowed(request, "GET, HEAD, POST, DELETE")
+        raise NotAllowed(request, "GET, HEAD, POST, DELETE")
 
     # Reading
 
@@ -260,11 +267,12 @@ def _found(request: BaseRequest, path: str) -> tuple[Route, tuple[str, ...]]:
     for route, parts in matching:
         if request.method == route.method or (request.method == "HEAD" and route.method == "GET"):
             return route, parts
-    raise _not_allowed(request, ", ".join(sorted(route.method for route, _ in matching)))
+    raise NotAllowed(request, ", ".join(sorted(_methods(matching))))
 
 
-def _not_allowed(request: BaseRequest, allowed: str) -> Refused:
-    return Refused(f"{request.method} is not allowed here, but {allowed}", None, 405, "method_not_allowed")
+def _methods(matching: Sequence[tuple[Route, tuple[str, ...]]]) -> set[str]:
+    told = {route.method for route, _ in matching}
+    return told | {"HEAD"} if "GET" in told else told
 
 
 def _session(visitor: Visitor, *, is_open: bool) -> dict[str, Any]:

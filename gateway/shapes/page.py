@@ -1,14 +1,14 @@
 """The live page's API. What a row of the books has stands in docs/wire.md and docs/page.md; fields may be added."""
 
-from gateway.shapes import ANY, FLAG, NUMBER, TEXT, Schema, full, items, one_of, optional, or_null, record
+from gateway.shapes import ANY, FLAG, NUMBER, TEXT, Schema, either, full, items, one_of, optional, or_null, record, word
 
 FILTER_TYPES: dict[str, Schema] = {
-    "since": {"type": "string", "format": "date-time"},
-    "until": {"type": "string", "format": "date-time"},
-    "status": one_of(("ok", "error")),
-    "limit": {"type": "integer", "minimum": 1, "maximum": 500},
+    "since": either({"type": "string", "format": "date-time"}, word("")),
+    "until": either({"type": "string", "format": "date-time"}, word("")),
+    "status": one_of(("ok", "error", "")),
+    "limit": either({"type": "integer", "minimum": 1, "maximum": 500}, word("")),
 }
-"""Of filters that are no free text."""
+"""Of filters that are no free text. An empty one is left out, as a form sends it."""
 ROLE = one_of(("tenant", "viewer", "operator"))
 SESSION = full(role=ROLE, tenant=or_null(TEXT), key_id=or_null(TEXT), open=FLAG)
 SIGN_IN = record("key", key=TEXT)
@@ -29,7 +29,7 @@ COST = full(cost=items(ANY))
 TOTALS = record("requests", requests=NUMBER, errors=NUMBER, cost_usd=or_null(NUMBER), unpriced=NUMBER)
 BUDGETS = full(budgets=items(ANY))
 MODELS = full(models=items(ANY), over_time=items(ANY))
-HEALTH = full(findings=items(full(part=TEXT, state=one_of(("ok", "warn", "fail")), detail=TEXT, cure=TEXT)))
+HEALTH = full(findings=items(full(part=TEXT, state=one_of(("ok", "warn", "fail", "off")), detail=TEXT, cure=TEXT)))
 KEY = record("key_id", "tenant", "role", key_id=TEXT, tenant=TEXT, role=ROLE, secret=TEXT)
 KEYS = full(keys=items(KEY))
 DONE = full(ok=FLAG, message=TEXT)

@@ -4,8 +4,8 @@ import { tell } from "/page/api.js";
 import { Badge, Dialog, Empty, Problem, Table, Words, useAsked } from "/page/parts.js";
 import { moment, usd } from "/page/words.js";
 
-const HEALTH_KIND = { ok: "good", warn: "weak", fail: "bad" };
-const WORST_FIRST = ["fail", "warn", "ok"];
+const HEALTH_KIND = { ok: "good", warn: "weak", fail: "bad", off: "plain" };
+const WORST_FIRST = ["fail", "warn", "ok", "off"];
 
 export function KeysView({ who }) {
   if (who.tenant != null) return html`<h1>Keys and health</h1><${Empty}>Keys and the mesh's health are for viewers and operators.<//>`;

@@ -102,7 +102,12 @@ async def test_everything_is_shown_on_this_machine_and_as_documented(page: Page)
         await page.get(path)
     for path, status in (("requests?color=red", 400), ("requests?limit=0", 400), ("nothing", 404), ("health", 503)):
         assert (await page.ask(path))[0] == status
-    assert (await page.ask("mesh", "POST"))[0] == 405
+    for path, allowed in (("mesh", "GET, HEAD"), ("keys", "GET, HEAD, POST")):
+        async with (
+            aiohttp.ClientSession(page.door.url) as session,
+            session.delete(f"/api/v1/{path}", headers=OURS) as answer,
+        ):
+            assert (answer.status, answer.headers["Allow"]) == (405, allowed)
 
 
 async def test_orders_are_carried_out_and_seen_as_they_are(page: Page) -> None:
@@ -195,7 +200,7 @@ async def test_without_telemetry_the_mesh_is_shown_and_the_books_say_why_not(sim
 
 async def test_the_doctor_s_findings_are_shown(mesh: SmallMesh) -> None:
     async def examined() -> Any:
-        return [{"part": "NATS", "state": "ok", "detail": "well", "cure": ""}]
+        return [{"part": "NATS", "state": "off", "detail": "not asked for", "cure": ""}]
 
     async with door_of(mesh, examine=examined) as door:
         told = await Page(door, mesh, OURS).get("health")
