@@ -197,8 +197,8 @@ class Bus:
             raise BusError(
                 f"cannot publish on {subject[:64]}…: the server takes no subject of {len(subject)} characters"
             )
-        if not self._standstill.is_over:
-            await self._standstill.proved()
+        if not self._standstill.is_proved:
+            await self._standstill.until_proved()
         try:
             await self._client.publish(subject, data, reply=reply, headers=headers)
         except nats_errors.OutboundBufferLimitError as error:

@@ -29,14 +29,14 @@ class Standstill:
         self._timer = asyncio.get_running_loop().call_later(TICK, self.watch)
 
     @property
-    def is_over(self) -> bool:
-        """Whether there was none that the connection is not proved after."""
+    def is_proved(self) -> bool:
+        """Whether there was no standstill since the connection was last proved."""
         if monotonic() - self._ticked > STOOD_STILL:
             self._look()
         return self._proving is None
 
-    async def proved(self) -> None:
-        """Returns when what is published goes to a server."""
+    async def until_proved(self) -> None:
+        """Returns when what is published goes to a server, or waits for one."""
         if self._proving is not None:
             await asyncio.wait([self._proving])
 
