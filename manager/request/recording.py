@@ -35,8 +35,9 @@ class Books:
             record = self._failed(state, failure or internal_error(), now)
         record = await self._discretion.kept(record, state.request.content)
         state.booked = record = record.within(self._outbox.room)
-        told = [self._outbox.put(TELEMETRY_RESPONSE, record, state.request_id)]
-        told += [await self._book_attempt(state, a, f"{state.request_id}/{a.number}") for a in state.attempts]
+        # Whoever reads a request in the books finds its attempts there as well.
+        told = [await self._book_attempt(state, a, f"{state.request_id}/{a.number}") for a in state.attempts]
+        told.append(self._outbox.put(TELEMETRY_RESPONSE, record, state.request_id))
         if state.trace is not None:
             state.trace.booked(told, began)
         if self.before_reply:

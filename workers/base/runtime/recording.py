@@ -33,10 +33,11 @@ class DirectBooks:
     async def book(self, execution: Execution, response: Answer | None, failure: BullpenError | None) -> None:
         request_id, wanted = execution.call.request_id, execution.call.request.content
         record = await self._discretion.kept(_request(execution, response, failure), wanted)
-        told = [self._outbox.put(TELEMETRY_RESPONSE, record.within(self._outbox.room), request_id)]
+        told = []
         if execution.job is not None:
             attempt = await self._discretion.kept(self._attempt(execution, response, failure), wanted)
             told.append(self._outbox.put(TELEMETRY_ATTEMPT, attempt, f"{request_id}/{attempt.attempt}"))
+        told.append(self._outbox.put(TELEMETRY_RESPONSE, record.within(self._outbox.room), request_id))
         execution.booked = True
         if self.before_reply:
             await self._outbox.secure(told)
