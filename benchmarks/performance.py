@@ -203,7 +203,8 @@ did in that time, 64 at once, books and explanation on.
 - Manager and worker: no single thing is left to mend. Of a Manager's time for a request (py-spy, 500 samples a second)
   13 % goes to choosing the worker, 12 % to reading and checking the request, 10 % to following the attempt, 9 % to the
   books, 8 % to handing the request over, 8 % to reading from NATS and 7 % to writing to it; the rest is spread over a
-  hundred functions below 1 % each. What would help is fewer Python calls per request, of which there are more than a thousand.
+  hundred functions below 1 % each. What would help is fewer Python calls per request, of which there are more than a
+  thousand.
 - The relay does nothing but pass a message on, in 22 µs. A Manager that takes fifteen times as much is as much slower.
 - A heartbeat is read and checked as a whole (9 µs), by nats-py before that, and looked at ten times a second.
 - Two Managers on two processors: client, server and workers share them, and are the limit.
