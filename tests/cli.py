@@ -94,10 +94,16 @@ async def finish(process: asyncio.subprocess.Process, stdin: bytes = b"", sign: 
 
 
 def invoke(*arguments: str, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> Result:
-    """Runs it to its end, in this process. One at a time: standard output is changed for it."""
+    """Runs it to its end, in this process. One at a time: standard output is changed for it.
+
+    What it adds to the environment, such as where a kept key is, goes with it.
+    """
+    before = set(os.environ)
     unset: dict[str, str | None] = dict.fromkeys(os.environ.keys() - environment().keys())
     told = CliRunner().invoke(app, arguments, input=stdin, env={**unset, **environment(**(env or {}))})
     structlog.reset_defaults()
+    for name in os.environ.keys() - before:
+        del os.environ[name]
     if told.exception is not None and not isinstance(told.exception, SystemExit):
         raise told.exception
     return Result(told.exit_code, told.stdout, told.stderr)

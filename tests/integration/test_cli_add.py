@@ -1,5 +1,6 @@
 """`bullpen add` and `remove`: what is written, who finds it, and that a key is never shown."""
 
+import os
 import struct
 from pathlib import Path
 
@@ -69,6 +70,7 @@ async def test_a_key_is_kept_apart_and_never_shown(env: dict[str, str]) -> None:
     assert kept_keys({"ANTHROPIC_API_KEY": "sk-other"}) == {}, "the environment comes first"
     assert turned_on().keys() == {"anthropic"}
     assert (await bullpen("remove", "anthropic", env=env)).code == 0
+    assert "ANTHROPIC_API_KEY_FILE" not in os.environ, "it would be the next test's"
     assert not file.exists()
     assert turned_on() == {}
 
