@@ -48,7 +48,7 @@ class LivenessMonitor:
         self._registry = shared.registry
         self._running = state
         self._names: frozenset[str] = frozenset()
-        """The ids of all connections, as the server listed them last."""
+        """The names of all connections, as the server listed them last."""
         self._strangers = asyncio.Event()
         """New workers were heard of since the server was asked last."""
         self._told = Once()

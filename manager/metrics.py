@@ -14,7 +14,7 @@ from outbox.outbox import Outbox
 log = structlog.get_logger(__name__)
 
 LONGEST_REASON = 500
-"""Characters of a name that a figure carries."""
+"""Characters of the longest reason that is published."""
 
 
 class Metrics:
