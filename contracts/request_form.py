@@ -85,7 +85,7 @@ class Form(Generic[R]):
 
 
 def _is_other_json(body: bytes) -> bool:
-    """Whether a body can only be a mistake: null, true, false, an empty list, a list of objects. Other lists are text."""
+    """Whether a body can only be a mistake: null, true, false, an empty list, a list of objects."""
     try:
         told = from_json(body)
     except ValueError:
