@@ -45,9 +45,9 @@ class OpenModel(BaseModel):
 
     @classmethod
     def built(cls, values: dict[str, Any]) -> Self:
-        """A message of our own making: `values` has every field, each as it should be. Nothing is checked.
+        """Makes a message from values of our own, without checks. `values` has every field, each of the right type.
 
-        `model_construct` does the same in ten times as long, because it looks for fields that are missing.
+        `model_construct` does the same in ten times as long, because it looks for missing fields.
         """
         message = cls.__new__(cls)
         object.__setattr__(message, "__dict__", values)
@@ -95,9 +95,9 @@ def _cut_to(most: int) -> Callable[[str], str]:
 
 words = _cut_to(2000)
 Words = Annotated[str, AfterValidator(words)]
-"""For people: what is longer is cut."""
+"""Text for people; cut when longer."""
 Label = Annotated[str, AfterValidator(_cut_to(256))]
-"""For people as well: a host, a version."""
+"""Short text for people, such as a host or a version."""
 
 
 def _in_utc(at: datetime) -> datetime:
@@ -105,7 +105,7 @@ def _in_utc(at: datetime) -> datetime:
 
 
 Time = Annotated[datetime, AfterValidator(_in_utc)]
-"""A time without a zone is taken for UTC: one with a zone cannot be compared with one without."""
+"""A time; without a zone it is taken for UTC, because times with and without a zone cannot be compared."""
 
 
 def new_id() -> str:

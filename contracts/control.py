@@ -17,8 +17,8 @@ Phase = Literal["queued", "prefill", "decode"]
 class SilenceOk(OpenModel):
     """How long a worker may be silent about an attempt, in milliseconds, and still be well.
 
-    From the backend's own time-outs, from what its model is known to take (it reasons, it has to be loaded), and from
-    how long its answers took before.
+    From the backend's own time-outs, from what its model needs (reasoning, loading), and from how long its answers took
+    before.
     """
 
     first_token: WholeMilliseconds
@@ -28,47 +28,49 @@ class SilenceOk(OpenModel):
 
 
 class Claim(OpenModel):
-    """Worker to Manager: this attempt is mine. A paid worker waits for `Go` before it spends."""
+    """Worker to Manager: the worker takes this attempt. A paid worker waits for `Go` before it spends."""
 
     type: Literal["claim"] = "claim"
     attempt: Whole
     epoch: Epoch
     silence_ok_ms: SilenceOk | None = None
-    """None: the worker does not know; the Manager's own time-outs count."""
+    """Null: the worker does not know; the Manager's own time-outs count."""
 
 
 class Progress(OpenModel):
-    """Worker to Manager, every 2 s: still working."""
+    """Worker to Manager, every 2 s: the attempt is under way."""
 
     type: Literal["progress"] = "progress"
     tokens: Tokens
     phase: Phase
     moved: Whole | None = None
-    """Grows with every sign of progress, also while the prompt is read. None: unknown."""
+    """Grows with every sign of progress, also while the prompt is read. Null: unknown."""
 
 
 class Go(OpenModel):
-    """Manager to a paid worker: spend. `budget_ms` is the remaining time, so clocks need not agree."""
+    """Manager to a paid worker: call the provider. `budget_ms` is the remaining time, so clocks need not agree."""
 
     type: Literal["go"] = "go"
     budget_ms: WholeMilliseconds
 
 
 WorkerEvent = Annotated[Claim | Progress | Chunk | FinalResponse, Field(discriminator="type")]
-"""What a worker sends to a Manager's private inbox, besides an `ErrorReply` (which has no type)."""
+"""Messages of a worker to a Manager's private inbox, besides `ErrorReply` (which has no type)."""
 
 WorkerMessage = Claim | Progress | Chunk | FinalResponse | ErrorReply
 
 
 class CancelRequest(OpenModel):
-    """`infer.cancel`: stop this task. A role that does not have it ignores the message, as it does unknown fields."""
+    """`infer.cancel`: stop this task. A role that does not have the task ignores the message, and unknown fields in
+    it.
+    """
 
     task_id: Annotated[str, Field(min_length=1, max_length=128)]
     token: Annotated[str, Field(max_length=256)] | None = None
-    """What the request's header `Bullpen-Cancel-Token` said: whoever does not know it cannot stop that request."""
+    """The value of the request's header `Bullpen-Cancel-Token`; without it such a request cannot be stopped."""
 
     def stops(self, task_id: str, token: str) -> bool:
-        """Whether it may stop a request of that name, which came with `token` (empty: with none)."""
+        """Whether the message may stop a request of this task id that came with `token` (empty: without one)."""
         proved = not token or compare_digest((self.token or "").encode(), token.encode())
         return self.task_id == task_id and proved
 
@@ -90,25 +92,25 @@ class StatusReply(OpenModel):
 
 
 class ControlRequest(OpenModel):
-    """`worker.control.<worker_id>`, and `manager.control.<manager_id>`.
+    """`worker.control.<worker_id>` and `manager.control.<manager_id>`: an order to one role.
 
     A Manager knows `status`, `drain`, `resume`, `reload`, and `budgets`.
     """
 
     op: Literal["status", "drain", "resume", "swap", "reload", "cancel", "superseded", "report", "budgets"]
     model: str | None = None
-    """For `swap`: the model to serve next, by a name of the config's or by the provider's."""
+    """For `swap`: the model to serve next, by its name in the config or at the provider."""
     models: tuple[JsonObject, ...] | None = None
-    """For `swap`: all the models to serve next, written as in `config.yaml`."""
+    """For `swap`: all models to serve next, written as in `config.yaml`."""
     options: JsonObject | None = None
-    """For `swap`: options to put on top of those of the models served next; alone: of those served now."""
+    """For `swap`: options that override those of the models served next; without a model, of those served now."""
     request_id: str | None = None
-    """For `cancel` and `report`: which request, with `attempt`."""
+    """For `cancel` and `report`: the request whose `attempt` is meant."""
     attempt: int | None = None
     epoch: str | None = None
     """For `superseded`: the epoch of the worker that has this id now; an older one leaves."""
     inbox: str | None = None
-    """For `report`: where to send how the attempt stands: progress, its final message again, or `no_worker`."""
+    """For `report`: the subject for the attempt's state: progress, its final message again, or `no_worker`."""
 
 
 def mistakes(error: ValidationError) -> str:
@@ -125,14 +127,14 @@ class ControlReply(OpenModel):
     message: str = ""
     heartbeat: Heartbeat | None = None
     config_refused: str = ""
-    """Why its config file is not in force, with file, line and field; empty when it is."""
+    """Why the worker's config file is not in force, with file, line and field; empty when it is."""
 
 
 class BudgetState(OpenModel):
     """How much of a budget is spent in its current window of time. US dollars."""
 
     tenant: str | None
-    """None: of all tenants together. Empty: of requests that name no tenant."""
+    """Null: of all tenants together. Empty: of requests without a tenant."""
     model_id: str | None
     per: str
     window: str
@@ -140,7 +142,7 @@ class BudgetState(OpenModel):
     ends_at: datetime | None
     limit_usd: Money
     spent_usd: Money | None
-    """None: unknown, because JetStream does not answer."""
+    """Null: unknown, because JetStream does not answer."""
 
 
 class ManagerReply(OpenModel):
@@ -153,8 +155,8 @@ class ManagerReply(OpenModel):
     inflight: int
     waiting: int
     config_digest: str = ""
-    """Changes with every change of its config."""
+    """A digest of the config in force: changes with every change."""
     config_refused: str = ""
-    """As a worker's."""
+    """Why the Manager's config file is not in force, as for a worker."""
     budgets: tuple[BudgetState, ...] | None = None
-    """For `budgets`: those of its config; for `tenant: "*"` one for each tenant that has sent a request."""
+    """For `budgets`: those of the config; for `tenant: "*"` one for each tenant that has sent a request."""

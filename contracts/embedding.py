@@ -1,7 +1,7 @@
 """Vectors instead of an answer: what may be sent to `embed.*`, and what comes back.
 
-To routing, failover, budgets and books it is a request as any other; `Request` is either. All vectors of one answer
-come from one model, which the answer names: vectors of two models say nothing about each other.
+Routing, failover, budgets and books treat it like any other request; `Request` is either kind. All vectors of one
+answer come from one model, which the answer names: vectors of two models cannot be compared.
 """
 
 import sys
@@ -25,11 +25,11 @@ from contracts.response import MOST_DIMENSIONS, Answer, Vectors
 from contracts.subjects import Kind
 
 MOST_INPUTS = 2048
-"""Texts of one request."""
+"""Texts of one request, at most."""
 MOST_INPUT_BYTES = 4 << 20
-"""Of UTF-8, all texts of one request together."""
+"""Bytes of UTF-8 of all texts of one request together."""
 LARGEST = 3.4028235e38
-"""Of 32-bit floats."""
+"""A vector as 32-bit floats."""
 EncodingFormat = Literal["float", "base64"]
 
 
@@ -37,13 +37,17 @@ class EmbeddingRequest(Envelope):
     kind: ClassVar[Kind] = "embed"
 
     input: str | tuple[str, ...]
-    """One text, or several: each gets a vector, in this order."""
+    """One text or several: each gets a vector, in this order."""
     dimensions: Annotated[int, Field(ge=1, le=MOST_DIMENSIONS)] | None = None
-    """Numbers of each vector. None: as many as the model has. Only a model that can shorten its vectors takes it."""
+    """Numbers in each vector. Null: as many as the model has. Only models that can shorten their vectors take another
+    number.
+    """
     encoding_format: EncodingFormat = "float"
     """`base64`: each vector as little-endian 32-bit floats in base64, a third of the size."""
     truncate: bool = False
-    """Cut a text that is longer than the model reads, where its server can; else such a text is an error."""
+    """Cut a text that is longer than the model's context window, where its server can; false: such a text is an
+    error.
+    """
 
     @model_validator(mode="after")
     def _has_texts(self) -> Self:
@@ -64,7 +68,7 @@ class EmbeddingRequest(Envelope):
 
     @property
     def question(self) -> str:
-        """What the books keep as the prompt."""
+        """The texts, as the books keep them in place of a prompt."""
         return "\n".join(self.texts)
 
     @property
@@ -83,7 +87,7 @@ class EmbeddingRequest(Envelope):
 
     @property
     def max_tokens(self) -> int:
-        """A vector is no token."""
+        """Vectors have no tokens."""
         return 0
 
     @property
@@ -112,11 +116,11 @@ class EmbeddingRequest(Envelope):
 
 
 Request = InferenceRequest | EmbeddingRequest
-"""Whatever is asked of the mesh."""
+"""A request of either kind."""
 
 
 def _plain(told: JsonObject) -> JsonObject:
-    """Without what says nothing: fields that nobody set, and those of libraries that change nothing."""
+    """Leaves out fields that are null, and those of libraries that change nothing."""
     return {name: value for name, value in present(told).items() if name not in UNUSED}
 
 
@@ -129,16 +133,20 @@ def read_embedding(data: bytes, *, task_id: str | None = None) -> tuple[Embeddin
 
 
 def read_any(kind: Kind, data: bytes, *, task_id: str | None = None) -> tuple[Request, bytes]:
-    """The request in a message of that kind. Raises `BullpenError(invalid_request)` with the field that is wrong."""
+    """Reads the request in a message of that kind. Raises `BullpenError(invalid_request)` with the field that is
+    wrong.
+    """
     return read_embedding(data, task_id=task_id) if kind == "embed" else read_request(data, task_id=task_id)
 
 
 class EmbeddingResponse(Answer):
-    """The vectors, one for each text, in the order of the texts. What an answer in words has is not written."""
+    """The vectors, one for each text, in the order of the texts. Fields that only an answer in words has are left
+    out.
+    """
 
     schema_: Literal["bullpen.embedding.v1"] = Field(default="bullpen.embedding.v1", alias="schema")
     embeddings: Vectors
-    """Lists of numbers, or, when `base64` was asked for, little-endian 32-bit floats in base64."""
+    """As lists of numbers, or, when `base64` was asked for, little-endian 32-bit floats in base64."""
 
     output: str = Field(default="", exclude=True)
     confidence: Annotated[float, Field(ge=0, le=1)] = Field(default=0.0, exclude=True)
@@ -156,12 +164,12 @@ class EmbeddingResponse(Answer):
 
     @property
     def vectors(self) -> tuple[tuple[float, ...], ...]:
-        """The numbers, however they came. Raises `ValueError` for base64 that is none."""
+        """The numbers of a vector in either form. Raises `ValueError` for bad base64."""
         return tuple(unpacked(one) if isinstance(one, str) else one for one in self.embeddings)
 
 
 def joined(parts: Sequence[EmbeddingResponse]) -> EmbeddingResponse:
-    """One answer from those to consecutive parts of a list of texts, which one model gave."""
+    """Joins the answers to consecutive parts of a list of texts, all by one model."""
     first, costs = parts[0], [part.cost_usd for part in parts]
     known = [cost for cost in costs if cost is not None]
     told = {
@@ -180,7 +188,7 @@ def _sum(counts: Sequence[int | None]) -> int | None:
 
 
 def packed(vector: Iterable[float]) -> str:
-    """Little-endian 32-bit floats in base64; one that is too large for 32 bits becomes infinite."""
+    """A vector as little-endian 32-bit floats in base64; a number too large for 32 bits becomes infinite."""
     return b64encode(_swapped(array("f", vector)).tobytes()).decode()
 
 
@@ -192,7 +200,7 @@ def unpacked(text: str) -> tuple[float, ...]:
 
 
 def encoded(vectors: Sequence[Sequence[float]], encoding: EncodingFormat) -> Vectors:
-    """The vectors as a caller wants them."""
+    """The vectors in the form that the caller wants."""
     if encoding == "base64":
         return tuple(packed(vector) for vector in vectors)
     return tuple(tuple(vector) for vector in vectors)
@@ -213,7 +221,7 @@ def why_unusable(vectors: Sequence[Sequence[float]] | Vectors, texts: int) -> st
 
 
 def _is_finite(vector: Sequence[float]) -> bool:
-    """Whether each number fits into 32 bits. Asked of the sum, which is not finite when one of them is not."""
+    """Whether each number fits into 32 bits. Tests the sum, which is not finite when one of them is not."""
     return isfinite(sum(vector)) and max(vector) <= LARGEST and min(vector) >= -LARGEST
 
 

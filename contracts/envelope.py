@@ -1,4 +1,4 @@
-"""What every request to the mesh says, whatever it asks: who asks, which model, how long, how dear."""
+"""The fields that every request has, whatever it asks: tenant, model, policy, deadline, budget."""
 
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -12,12 +12,12 @@ from contracts.subjects import Kind
 DEFAULT_DEADLINE_MS = 120_000
 MAX_DEADLINE_MS = 86_400_000
 TENANT_CHARACTERS = 256
-"""Bills and budgets go by it, so the books have it in an index, which takes no more than some 2,700 bytes."""
+"""Characters. The books have the tenant in an index, whose entries may have some 2,700 bytes."""
 
 Policy = Literal["balanced", "cheapest", "fastest", "best", "local_only"]
 Priority = Literal["interactive", "batch"]
 ContentMode = Literal["full", "redacted", "hash", "none"]
-"""What the books keep of what was asked and answered, from everything to nothing."""
+"""What the books keep of question and answer, from everything to nothing."""
 
 
 def _printable(text: str) -> str:
@@ -32,10 +32,10 @@ Key = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printa
 
 
 class Envelope(StrictModel):
-    """A request without its question. Routing, failover, budgets and books go by this."""
+    """A request without its question. Routing, failover, budgets and books need no more than this."""
 
     kind: ClassVar[Kind]
-    """Which subjects it travels on."""
+    """The kind of request: the first word of its subjects."""
 
     task_id: TaskId | None = None
     idempotency_key: Key | None = None

@@ -70,7 +70,7 @@ WORTH_RETRYING = frozenset(
         ErrorCode.INTERNAL,
     }
 )
-"""Codes for which the same request may succeed later, unless the error says otherwise."""
+"""Codes after which the same request may succeed later, unless the error says otherwise."""
 
 ANOTHER_WORKER_MAY_HELP = frozenset(
     {
@@ -87,7 +87,7 @@ ANOTHER_WORKER_MAY_HELP = frozenset(
         ErrorCode.INTERNAL,
     }
 )
-"""Codes of one worker's failure after which the Manager asks the next one."""
+"""Codes of one worker's failure after which the Manager asks another worker."""
 
 NOT_STARTED = frozenset(
     {
@@ -99,16 +99,16 @@ NOT_STARTED = frozenset(
         ErrorCode.RATE_LIMITED,
     }
 )
-"""Codes that mean the worker refused before computing anything: going elsewhere costs nothing."""
+"""Codes with which a worker refuses before it has computed anything: asking another worker costs nothing."""
 
 BEGUN_NOWHERE = frozenset(
     {ErrorCode.NO_WORKER, ErrorCode.DRAINING, ErrorCode.OVERLOADED, ErrorCode.RATE_LIMITED, ErrorCode.CONFLICT}
 )
-"""Codes that say nothing of the request itself: no worker could take it now."""
+"""Codes that say nothing about the request itself: no worker could take it now."""
 
 
 MAX_MESSAGE, MAX_FIELD = 2000, 200
-"""Characters. An error may quote what is wrong, which may be megabytes; the error itself must always fit."""
+"""Characters. An error may quote megabytes of a bad request; the error itself must always fit."""
 
 
 Fault = Literal["request", "model", "worker", "account", "ours"]
@@ -129,26 +129,26 @@ class ErrorDetail(OpenModel):
     field: Words | None = None
     """The request's field that is wrong, as a dotted path (`messages.0.role`)."""
     prompt_tokens: Tokens | None = None
-    """Only when the prompt is too long for the model: its tokens by the worker's count; 0: unknown."""
+    """Only when the prompt is too long for the model: the prompt's size in tokens as the worker counts; 0: unknown."""
     fault: Fault | None = None
-    """Worker to Manager: whose fault it is. None: the worker does not say."""
+    """Worker to Manager: whose fault it is. Null: the worker does not say."""
 
 
 class PartialUsage(OpenModel):
-    """What a failed or cancelled attempt had used before it ended. None: unknown."""
+    """What a failed or cancelled attempt had used before it ended. Null: unknown."""
 
     prompt_tokens: Tokens | None = None
     completion_tokens: Tokens | None = None
     cached_tokens: Tokens | None = None
-    """Among the prompt's, as are `cache_write_tokens`."""
+    """Part of `prompt_tokens`, as are `cache_write_tokens`."""
     cache_write_tokens: Tokens | None = None
     reasoning_tokens: Tokens | None = None
-    """Among the completion's."""
+    """Part of `completion_tokens`."""
     cost_usd: Cost | None = None
 
     @classmethod
     def of(cls, answer: Answer) -> "PartialUsage":
-        """What an answer has used."""
+        """The usage of an answer."""
         told = answer.__dict__
         return cls.built({name: told[name] for name in cls.model_fields})
 
@@ -165,13 +165,13 @@ class ErrorReply(OpenModel):
     outcome: Outcome | None = None
     """Worker to Manager: how the attempt ended, where the error code does not say it: `truncated`."""
     attempt: Whole | None = None
-    """Worker to Manager: which attempt has failed. One that names another attempt, or epoch, is ignored."""
+    """Worker to Manager: the attempt that has failed. A message about another attempt or epoch is ignored."""
     epoch: Epoch | None = None
-    """Worker to Manager: the worker's."""
+    """Worker to Manager: the worker's epoch."""
 
 
 class BullpenError(Exception):
-    """A request failed in a way that has a name in the contract."""
+    """A request failed in a way that the contract has a code for."""
 
     def __init__(
         self,
@@ -192,7 +192,7 @@ class BullpenError(Exception):
         self.retry_after_ms = retry_after_ms
         self.retryable = code in WORTH_RETRYING if retryable is None else retryable
         self.prompt_tokens = prompt_tokens
-        """Of a prompt that is too long for its model; a model with a larger context window may help."""
+        """Tokens of a prompt that is too long for its model; a model with a larger context window may help."""
         self.fault = fault
         """Whose fault it is. None: not known."""
         self.outcome = outcome
@@ -207,7 +207,7 @@ class BullpenError(Exception):
 
     @property
     def begun_nowhere(self) -> bool:
-        """Whether the request may simply wait until a worker can take it."""
+        """Whether the request may wait until a worker can take it."""
         return self.retryable and self.code in BEGUN_NOWHERE
 
     def detail(self) -> ErrorDetail:

@@ -1,7 +1,7 @@
 """How a model is asked to go on after the start of an answer that it cannot be given as its own: one wording for all.
 
-The start stands in the conversation as the assistant's last turn; after it the user asks for its last words once more,
-and for the rest. A Manager asks so (`asked_to_go_on`); a worker without a model obeys by rule (`Interrupted.of`).
+The start stands in the conversation as the assistant's last turn; after it the user asks for its last words again, and
+for the rest. A Manager asks so (`asked_to_go_on`); a worker without a model obeys by rule (`Interrupted.of`).
 """
 
 import re
@@ -14,12 +14,12 @@ _ASK = (
     "Your last message was cut off. Go on with it exactly where it stopped, without a comment. "
     "Begin with its last words, exactly:\n\n"
 )
-"""Few words, and the anchor last: very small models lose their way in more."""
+"""Few words, and the anchor last: very small models fail with more."""
 _ASKED = re.compile(re.escape(_ASK) + "(.+)", re.DOTALL)
 
 
 def asked_to_go_on(request: InferenceRequest, begun: str, anchor: str, max_tokens: int | None) -> InferenceRequest:
-    """The same request, to be answered with `anchor`, the end of `begun`, and then with what comes after it."""
+    """The same request, to be answered with `anchor`, the end of `begun`, and then with the rest."""
     *earlier, last = (*(request.messages or ()), *_of_prompt(request))
     if last.role == "assistant" and not last.tool_calls:
         earlier.append(last.model_copy(update={"content": last.text + begun}))
@@ -36,7 +36,7 @@ def _of_prompt(request: InferenceRequest) -> tuple[ChatMessage, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """What a request asks that was made with `asked_to_go_on`."""
+    """What a request of `asked_to_go_on` asks."""
 
     question: str
     begun: str
@@ -44,7 +44,7 @@ class Interrupted:
 
     @classmethod
     def of(cls, request: InferenceRequest) -> Self | None:
-        """None: the request is any other."""
+        """None: it is any other request."""
         *earlier, begun, last = (None, None, *(request.messages or ()))
         if begun is None or last is None or request.prompt is not None:
             return None

@@ -12,7 +12,7 @@ Grade = Literal["probation", "regular", "senior", "benched"]
 
 
 class GradeRecord(OpenModel):
-    """`metrics.grade`, and a row of `grades`: one model at one worker was given a grade."""
+    """`metrics.grade`, and a row of `grades`: one model at one worker has a new grade."""
 
     model_id: str
     worker_id: str
@@ -25,7 +25,7 @@ class GradeRecord(OpenModel):
 
 
 class WorkRecord(OpenModel):
-    """What one model at one worker did lately, from the books: means of its last answers."""
+    """The recent record of one model at one worker, from the books: means of its last answers."""
 
     answers: int
     failures: int
@@ -44,8 +44,8 @@ class ModelGrades(OpenModel):
     model_id: str
     workers: dict[str, Grade]
     records: dict[str, WorkRecord] = Field(default_factory=dict)
-    """By worker, written about once a minute: a Manager that starts begins with them."""
+    """Records by worker, written about once a minute: a Manager that starts begins with them."""
     new: tuple[str, ...] = ()
     """Workers on probation that never had another grade."""
     proven_since: datetime | None = None
-    """When any worker, with any model, first got a grade above `probation`; None: never yet."""
+    """When any worker, with any model, first got a grade above `probation`; null: never yet."""

@@ -18,7 +18,7 @@ Capability = Literal[
 ]
 """`prefill`: can go on after a given start of the answer, so that another worker's stream goes on unbroken."""
 ABILITY: dict[Kind, Capability] = {"infer": "chat", "embed": "embed"}
-"""What a model must be able to do for each kind of request."""
+"""The capability that each kind of request needs."""
 WorkerState = Literal["starting", "ready", "degraded", "draining", "stopped"]
 NO_NAME = "should be 1 to 64 characters of A-Z a-z 0-9 _ -"
 
@@ -32,7 +32,7 @@ def _name(text: str) -> str:
 Name = Annotated[str, AfterValidator(_name), Field(json_schema_extra={"pattern": "^[A-Za-z0-9_-]{1,64}$"})]
 
 MOST_BYTES = 1 << 20
-"""Of one heartbeat: a thousand models that are described at length."""
+"""Bytes of one heartbeat: enough for a thousand models that are described at length."""
 MOST_MODELS = 1000
 MOST_ALIASES = 64
 MOST_GPUS = 64
@@ -44,7 +44,7 @@ MILLION = Decimal(1_000_000)
 
 
 PerMillion = Annotated[Money, Field(ge=0, le=1_000_000, max_digits=15)]
-"""No more digits than a JSON number carries unchanged: a price is the same at both ends of the wire."""
+"""As many digits as a JSON number carries unchanged: a price is the same at both ends of the wire."""
 
 
 class Rates(OpenModel):
@@ -53,13 +53,13 @@ class Rates(OpenModel):
     input_per_mtok: PerMillion
     output_per_mtok: PerMillion
     cached_input_per_mtok: PerMillion | None = None
-    """Of the prompt's tokens that the provider had in its cache. None: they cost as any other."""
+    """For prompt tokens that the provider had in its cache. Null: the input price."""
     cache_write_per_mtok: PerMillion | None = None
-    """Of the prompt's tokens that it wrote to its cache, in place of the input price. None: as any other."""
+    """For prompt tokens that the provider wrote to its cache, in place of the input price. Null: the input price."""
 
 
 class LongPromptRates(Rates):
-    """Of a whole request whose prompt is longer than the provider's usual price is for."""
+    """Prices of a whole request whose prompt is longer than `above_prompt_tokens`."""
 
     above_prompt_tokens: Tokens
 
@@ -77,7 +77,7 @@ class Price(Rates):
         cached_tokens: float = 0,
         cache_write_tokens: float = 0,
     ) -> Decimal:
-        """What so many tokens cost, in US dollars, exactly. Cached and written ones are among the prompt's."""
+        """The cost of so many tokens in US dollars, exactly. Cached and written tokens are part of the prompt's."""
         rates: Rates = self
         if self.long_prompts is not None and prompt_tokens > self.long_prompts.above_prompt_tokens:
             rates = self.long_prompts
@@ -97,7 +97,7 @@ class Price(Rates):
 
 
 def _known(capabilities: Any) -> Any:
-    """Without capabilities that only a newer version knows."""
+    """Leaves out capabilities that only a newer version knows."""
     return (
         [one for one in capabilities if one in get_args(Capability)]
         if isinstance(capabilities, list | tuple)
@@ -114,21 +114,21 @@ class ModelCard(OpenModel):
     """Tokens, prompt and answer together."""
     capabilities: Annotated[tuple[Capability, ...], BeforeValidator(_known)] = ("chat", "stream")
     price: Price | None = None
-    """None: unknown."""
+    """Null: unknown."""
     local: bool
-    """True when nothing leaves the machine and no bill comes."""
+    """True when no data leaves the machine and no bill comes."""
     stand_in: bool = False
-    """True when it only answers as long as no other chat model is ready."""
+    """True when the model answers only while no other chat model is ready."""
     trouble: Words = ""
-    """Why this model hardly answers at present; empty when it does. The worker's other models are not concerned."""
+    """Why this model is left alone at present; empty when it is not. The worker's other models are not concerned."""
     unsupported: tuple[str, ...] = ()
-    """Parameters that its provider refuses (`temperature`, `seed`): it answers without them."""
+    """Parameters that its provider refuses (`temperature`, `seed`): the model answers without them."""
 
     def answers_to(self, name: str) -> bool:
         return name == self.model_id or name in self.aliases
 
     def serves(self, kind: Kind) -> bool:
-        """Whether it may be asked for that."""
+        """Whether the model may be asked for under this name."""
         return ABILITY[kind] in self.capabilities
 
 
@@ -141,7 +141,7 @@ class Rate(OpenModel):
 
 
 Percent = Annotated[float, Field(ge=0, le=1_000_000)]
-"""Of one core, so more than 100 where there are several."""
+"""Percent of one core, so more than 100 where there are several."""
 
 
 class Gpu(OpenModel):
@@ -156,7 +156,7 @@ class Resources(OpenModel):
 
     cpu_percent: Percent = 0.0
     cpu_limit: Annotated[float, Field(ge=0, le=1_000_000)] | None = None
-    """Cores this worker may use."""
+    """Cores that this worker may use."""
     memory_used: Whole = 0
     memory_limit: Whole | None = None
     gpus: Annotated[tuple[Gpu, ...], Field(max_length=MOST_GPUS)] = ()
@@ -169,38 +169,41 @@ class Heartbeat(OpenModel):
     models: Annotated[tuple[ModelCard, ...], Field(max_length=MOST_MODELS)]
     state: WorkerState
     reason: Words = ""
-    """Why the state is not `ready`, in words and with the cure; progress while starting."""
+    """Why the state is not `ready`, in words and with the cure; while starting, how far it is."""
     inflight: Count = 0
     queued: Count = 0
     capacity: Count = 1
-    """Requests computed at once. 0: it takes nothing now."""
+    """Requests computed at once. 0: the worker takes nothing now."""
     rate: Rate | None = None
     resources: Resources = Resources()
     tokens_per_second: Annotated[float, Field(ge=0, le=1_000_000_000)] | None = None
-    """Of the last requests, per request, while generating."""
+    """Mean of the last requests, each while it was generating."""
     ewma_ms: Annotated[float, Field(ge=0, le=86_400_000)] | None = None
     """Moving average of the service time of one request."""
     epoch: Epoch
-    """Changes with every start: a restarted worker never owns its predecessor's tasks. Sorts by time."""
+    """Changes with every start: a restarted worker never owns its predecessor's attempts. Sorts by time."""
     seq: Whole
     interval_ms: Annotated[int, Field(gt=0, le=LONGEST_INTERVAL_MS)] = 1000
     pause_ms: Annotated[int, Field(ge=0, le=LONGEST_PAUSE_MS)] = 0
-    """For so long no heartbeat may come although the worker is well: some libraries stop it while they load a model."""
+    """For so long no heartbeat may come although the worker is well: some libraries stop the whole process while they
+    load a model.
+    """
     started_at: Time
     sent_at: Whole | None = None
     """Unix milliseconds on the worker's own clock, from which a Manager learns how far the clocks differ."""
     connection: Annotated[str, Field(max_length=256)] | None = None
-    """The connection it was sent on, `<server id>:<client number>`, as the server's connect and disconnect events name
-    it. A predecessor of the same name had another one."""
+    """The connection that the heartbeat was sent on, `<server id>:<client number>`, as the server's connect and
+    disconnect events name it. A predecessor of the same name had another one.
+    """
     host: Label = ""
     version: Annotated[Label, Field(coerce_numbers_to_str=True)] = ""
     config_digest: Label = ""
 
 
 def read_heartbeat(data: bytes, subject: str = WORKER_HEARTBEAT) -> Heartbeat:
-    """What a worker said of itself there. Raises `BullpenError(invalid_request)` that names the field.
+    """Reads a heartbeat. Raises `BullpenError(invalid_request)` that names the field.
 
-    On a subject of its own a worker speaks for itself only.
+    On a worker's own subject, a heartbeat of another worker is refused.
     """
     if len(data) > MOST_BYTES:
         raise _refused("heartbeat", f"has {len(data)} bytes, more than {MOST_BYTES}")

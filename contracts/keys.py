@@ -1,7 +1,7 @@
 """API keys of the gateway, as they are kept in JetStream: everything but the secret itself.
 
-The entry's key is the SHA-256 of the secret. Whoever reads the bucket can ask nothing with what stands there; a secret
-has 256 random bits, so it cannot be guessed from its digest either.
+The entry's key is the SHA-256 of the secret, so a reader of the bucket cannot use the keys; a secret has 256 random
+bits, so it cannot be guessed from its digest either.
 """
 
 from collections.abc import Iterable
@@ -16,11 +16,13 @@ from contracts.base import Money, OpenModel, Time, Whole
 
 Window = Literal["hour", "day", "month", "total"]
 KeyRole = Literal["tenant", "viewer", "operator"]
-"""What a key opens on the live page: its tenant's own requests; everything, to read; everything, and orders."""
+"""What a key opens on the live page: `tenant` its own requests, `viewer` everything to read, `operator` everything and
+orders.
+"""
 
 
 class KeyBudget(OpenModel):
-    """What the key's tenant may spend, by any of its keys."""
+    """What the key's tenant may spend, with all of its keys."""
 
     limit_usd: Annotated[Money, Field(gt=0)]
     per: Window
@@ -29,14 +31,14 @@ class KeyBudget(OpenModel):
 class ApiKey(OpenModel):
     schema_: Literal["bullpen.key.v1"] = Field(default="bullpen.key.v1", alias="schema")
     key_id: str
-    """Names the key for people; it opens nothing."""
+    """Names the key for people; it gives no access."""
     tenant: str
-    """Whose requests it makes: bills and budgets go by it."""
+    """The tenant of its requests: bills and budgets go by it."""
     created_at: Time
     expires_at: Time | None = None
     revoked_at: Time | None = None
     models: tuple[str, ...] = ()
-    """Names it may ask for, with `*` and `?`. Empty: all."""
+    """Names of models that it may ask for, with `*` and `?`. Empty: all."""
     rpm: Whole | None = None
     """Requests per minute, at each gateway. None: no limit."""
     tpm: Whole | None = None
@@ -49,12 +51,12 @@ class ApiKey(OpenModel):
 
 
 def digest(secret: str) -> str:
-    """What the bucket knows a secret by."""
+    """The bucket's key for a secret."""
     return sha256(secret.encode(errors="surrogatepass")).hexdigest()
 
 
 def tenant_budgets(keys: Iterable[ApiKey]) -> dict[tuple[str, Window], Decimal]:
-    """By tenant and window: the strictest of the keys that are not revoked counts."""
+    """By tenant and window, the smallest budget of the keys that are not revoked."""
     found: dict[tuple[str, Window], Decimal] = {}
     for key in keys:
         if key.budget is not None and key.revoked_at is None:

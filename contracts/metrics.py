@@ -7,8 +7,9 @@ from contracts.base import OpenModel
 
 
 class Terms(OpenModel):
-    """What a candidate is weighed by, each from 0 (best) to 1 (worst); or what each counts. The products add up to the
-    score. An older Manager tells no `lateness`: it was a part of `load`, which could be more than 1 then."""
+    """The terms by which a candidate is weighed, each from 0 (best) to 1 (worst); or the weight of each. The products
+    add up to the score. An older Manager sends no `lateness`: it was a part of `load`, which could be more than 1 then.
+    """
 
     cost: float
     confidence: float
@@ -26,13 +27,13 @@ class Candidate(OpenModel):
     model_id: str
     terms: Terms | None = None
     score: float | None = None
-    """Lower is better; None when passed over."""
+    """Lower is better; null when passed over."""
     passed_over: str | None = None
     """Why this candidate could not be chosen."""
 
 
 class Wishes(OpenModel):
-    """The part of a request that decides which worker answers it. None of its words."""
+    """The part of a request that decides which worker answers it. It has none of the request's words."""
 
     policy: str
     model: str | None = None
@@ -44,7 +45,7 @@ class Wishes(OpenModel):
     max_cost_usd: float | None = None
     max_tokens: int | None = None
     prompt_tokens: int
-    """About so many."""
+    """Tokens of the prompt, estimated."""
     needs: tuple[str, ...] = ()
     """What a model must be able to do."""
 
@@ -55,17 +56,17 @@ class RouteDecision(OpenModel):
     manager_id: str
     request_id: str
     task_id: str
-    """Its digest (`veiled`): a task's own name is for its caller."""
+    """The task id as a digest (`veiled`): the name itself is for its caller only."""
     attempt: int
     policy: str
     weights: Terms
     winner: str | None
-    """The chosen worker; None when there was none to choose."""
+    """The chosen worker; null when no worker could be chosen."""
     model_id: str | None
     candidates: tuple[Candidate, ...]
     created_at: datetime
     why: str | None = None
-    """What it was for: `first`, `failover`, `hedge` (a second one beside the first) or `cascade` (a surer answer)."""
+    """The reason for the attempt: `first`, `failover`, `hedge` (beside the first) or `cascade` (for a surer answer)."""
     wishes: Wishes | None = None
 
 
@@ -85,21 +86,21 @@ class MeshMetrics(OpenModel):
     outbox_pending: int = 0
     """Telemetry events that JetStream has not acknowledged yet."""
     outbox_spooled_bytes: int = 0
-    """Events that wait on this Manager's disk."""
+    """Telemetry events in this Manager's spool on disk."""
     outbox_refused_ms: int = 0
-    """For how long no event has been taken; 0 while they flow."""
+    """Seconds since JetStream last took an event while some waited; 0 while events flow."""
     outbox_refusal: str = ""
-    """Why not."""
+    """Why JetStream does not take them."""
     jobs_running: int = 0
     """Durable jobs that this Manager has begun; they count among `inflight` too."""
     loop_lag_ms: float = 0.0
-    """The longest time since the last figures in which the Manager did not run; milliseconds."""
+    """The longest standstill of the Manager since the last figures; milliseconds."""
     jobs_waiting: int | None = None
-    """Durable jobs of the whole mesh that no Manager has begun; None: unknown."""
+    """Durable jobs of the whole mesh that no Manager has begun; null: unknown."""
 
 
 class BudgetMetrics(OpenModel):
-    """`metrics.budget`: a budget is nearly spent. Said once in each window of time."""
+    """`metrics.budget`: a budget is nearly spent. Published once in each window of time."""
 
     source: str
     created_at: datetime
@@ -137,7 +138,7 @@ class ModelMetrics(OpenModel):
     answered: int
     failed: int
     confidence: float | None
-    """Running mean of its answers' confidence."""
+    """Running mean of the confidence of its answers."""
     mean_ms: float | None
 
 
@@ -151,6 +152,6 @@ class TelemetryMetrics(OpenModel):
     per_second: float
     dead: int
     waiting: int | None = None
-    """Events in the stream that are not booked yet; None: not known."""
+    """Events in the stream that are not booked yet; null: not known."""
     database_away: str = ""
     """Why nothing can be booked now; empty when all is well."""

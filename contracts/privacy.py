@@ -1,8 +1,8 @@
-"""What the books keep of prompts and answers: everything, the rest after redaction, digests, or nothing.
+"""What the books keep of prompts and answers: everything, the redacted text, digests, or nothing.
 
 Pure. Figures, names (`task_id`, `tenant`, models, workers) and error codes are kept in every mode; words are the
 prompt, the answer, the context, the error's text (a provider may quote the prompt in it), a judge's comment, and the
-metadata other than the tenant: a caller may write anything there, also who asked.
+metadata other than the tenant, where a caller may write anything.
 """
 
 import hmac
@@ -21,10 +21,10 @@ Asked = TypeVar("Asked", bound=Envelope)
 Rewrite = Callable[[str], str]
 
 STRICTNESS: tuple[ContentMode, ...] = get_args(ContentMode)
-"""From the one that keeps most to the one that keeps least."""
+"""The modes, from the one that keeps most to the one that keeps least."""
 SCHEME = "hmac-sha256"
 NAMES = frozenset({"tenant"})
-"""Metadata that bills and budgets go by. It is a name, never words."""
+"""Metadata that bills and budgets go by: names, never words."""
 
 _NO = ("0", "false", "no", "off")
 
@@ -43,7 +43,7 @@ def stricter(one: ContentMode, other: ContentMode | None) -> ContentMode:
 def heeding(request: Asked, headers: Mapping[str, str]) -> Asked:
     """The request with the mode of its headers: `Bullpen-No-Store: 1` keeps none of its words.
 
-    Whatever else it says also keeps none, in doubt; but for a plain no (`0`, `false`, `no`, `off`).
+    Any other value but a plain no (`0`, `false`, `no`, `off`) also keeps none of them.
     """
     told = [value for name, value in headers.items() if name.lower() == NO_STORE.lower()]
     may_be_kept = all(value.strip().lower() in _NO for value in told)
@@ -51,13 +51,15 @@ def heeding(request: Asked, headers: Mapping[str, str]) -> Asked:
 
 
 def digest(text: str | bytes, key: bytes) -> str:
-    """Equal for equal texts. Unlike a bare SHA-256 it cannot be tried out on short texts without the key."""
+    """The digest of a text: equal for equal texts. Unlike a bare SHA-256, short texts cannot be guessed without the
+    key.
+    """
     written = text.encode(errors="surrogatepass") if isinstance(text, str) else text
     return f"{SCHEME}:{hmac.new(key, written, sha256).hexdigest()}"
 
 
 def as_digests(record: Recorded, key: bytes) -> Recorded:
-    """The record with a digest in the place of each text: equal questions can be recognised, and that is all."""
+    """The record with a digest in place of each text, by which equal questions can be recognised."""
 
     def rewrite(text: str) -> str:
         return digest(text, key)
@@ -71,7 +73,7 @@ def as_digests(record: Recorded, key: bytes) -> Recorded:
 
 
 def rewritten(record: Recorded, rewrite: Rewrite) -> Recorded:
-    """The record with every text, also those deep in the context, as `rewrite` makes it."""
+    """The record with every text rewritten by `rewrite`, also those deep in the context."""
     changes: JsonObject = _texts(record, rewrite)
     if isinstance(record, ResponseRecord):
         metadata = dict((k, v) if k in NAMES else (rewrite(k), rewrite(v)) for k, v in record.metadata.items())
@@ -89,7 +91,7 @@ def without_words(record: Recorded) -> Recorded:
 
 
 def characters(record: Recorded) -> int:
-    """About how much there is to read in it."""
+    """Characters of words in the record, about."""
     texts = sum(len(getattr(record, name) or "") for name in _TEXTS[type(record)])
     return texts + len(str((record.context, record.metadata))) if isinstance(record, ResponseRecord) else texts
 
@@ -114,5 +116,5 @@ def _tree(value: object, rewrite: Rewrite) -> object:
 
 
 def veiled(task_id: str) -> str:
-    """A task's name for those who look on: the same for the same name, which it does not tell."""
+    """A digest of a task's name for subscribers: the same for the same name, which it does not reveal."""
     return sha256(task_id.encode()).hexdigest()[:32]

@@ -31,7 +31,7 @@ INT64_MAX = 2**63 - 1
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 Continuation = Literal["any", "seamless"]
-"""What a caller can take when a worker is lost in mid-stream: `any`, or only text that joins what it has already."""
+"""What a caller can take when a worker is lost in mid-stream: `any`, or only text that goes on after what it has."""
 SYSTEM_ROLES = ("system", "developer")
 
 
@@ -45,7 +45,7 @@ class TextPart(StrictModel):
 
 class ImageUrl(StrictModel):
     url: Annotated[str, AfterValidator(image_data_url), Field(json_schema_extra={"pattern": "^data:image/"})]
-    """A data URL only: the mesh never fetches an address for a caller."""
+    """A data URL: the mesh never fetches an address for a caller."""
     detail: Literal["auto", "low", "high"] | None = None
 
 
@@ -68,7 +68,7 @@ class AudioPart(StrictModel):
 
 class FileData(StrictModel):
     file_data: Annotated[str, AfterValidator(data_url), Field(json_schema_extra={"pattern": "^data:"})]
-    """A data URL only, as with images."""
+    """A data URL, as with images."""
     filename: str | None = None
 
 
@@ -78,7 +78,7 @@ class FilePart(StrictModel):
 
 
 LISTED = Field(strict=False)
-"""A list will do for a tuple: the turns in `context` are checked when they are no JSON text any more."""
+"""Takes a list for a tuple: the turns in `context` are checked after JSON was parsed."""
 Part = Annotated[TextPart | ImagePart | AudioPart | FilePart, Field(discriminator="type")]
 
 
@@ -89,9 +89,11 @@ class ChatMessage(StrictModel):
     tool_calls: Annotated[tuple[JsonObject, ...], LISTED] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
-    """What the model thought before it said this, as a model's answer told it (`reasoning`)."""
+    """The model's reasoning before this turn, as its answer had it (`reasoning`)."""
     extra: JsonObject | None = None
-    """What only one kind of backend understands, by its name: an answer's `extra`, given back unchanged."""
+    """What only one kind of backend understands, under that backend's name: an answer's `extra`, given back
+    unchanged.
+    """
 
     @property
     def text(self) -> str:
@@ -116,7 +118,7 @@ class ChatMessage(StrictModel):
 
     @property
     def says_something(self) -> bool:
-        """Whether there is anything in it but blanks. A tool's empty result is a result."""
+        """Whether the turn has anything but blanks. A tool's empty result counts."""
         return bool(self.text.strip() or self.images or self.attachments or self.tool_calls or self.tool_call_id)
 
 
@@ -126,7 +128,7 @@ class InferenceRequest(Envelope):
     prompt: str | None = None
     messages: tuple[ChatMessage, ...] | None = None
     context: JsonObject = Field(default_factory=dict)
-    """`system` is the system text, `messages` are earlier turns; the rest goes to the books untouched."""
+    """`system` is the system text, `messages` are earlier turns; all other keys go to the books untouched."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.2
     max_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -135,11 +137,11 @@ class InferenceRequest(Envelope):
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
-    """By the token's number, as the model counts."""
+    """By the token's number in the model's vocabulary."""
     logprobs: bool = False
-    """Tell each token with its log-probability. Only models that can are asked."""
+    """Return the log-probability of each token. Only models that can are asked."""
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    """So many of the likeliest tokens at each place as well."""
+    """Return as many of the likeliest tokens at each place as well."""
     reasoning_effort: ReasoningEffort | None = None
     stream: bool = False
     continuation: Continuation = "any"
@@ -148,9 +150,9 @@ class InferenceRequest(Envelope):
     tools: tuple[JsonObject, ...] | None = None
     tool_choice: str | JsonObject | None = None
     parallel_tool_calls: bool | None = None
-    """False: one call of a tool at a time."""
+    """False: the model calls one tool at a time."""
     extra: JsonObject | None = None
-    """What only one kind of backend understands, by its name; opaque, and handed to that kind alone."""
+    """What only one kind of backend understands, under that backend's name; passed to it unread."""
 
     @model_validator(mode="after")
     def _asks_something(self) -> Self:
@@ -173,7 +175,7 @@ class InferenceRequest(Envelope):
         return self
 
     def _check_turns(self, earlier: tuple[ChatMessage, ...]) -> None:
-        """Providers take the system text apart, and refuse a conversation in which there is nothing else."""
+        """Refuses conversations without a question: providers take the system text apart, and refuse what is left."""
         if self.messages is None:
             return
         if not any(message.says_something for message in self.messages):
@@ -194,7 +196,7 @@ class InferenceRequest(Envelope):
 
     @property
     def conversation(self) -> tuple[ChatMessage, ...]:
-        """System text, earlier turns, then the question: what a chat model is given."""
+        """System text, earlier turns, then the question: the messages for a chat model."""
         system = self.context.get("system")
         start = (ChatMessage(role="system", content=system),) if system else ()
         question = (ChatMessage(role="user", content=self.prompt),) if self.prompt is not None else ()
@@ -213,12 +215,12 @@ class InferenceRequest(Envelope):
 
     @property
     def context_extras(self) -> JsonObject:
-        """What the caller put in `context` for the books: everything that is not sent to the model."""
+        """The keys of `context` that are not sent to the model, for the books."""
         return {key: value for key, value in self.context.items() if key not in ("system", "messages")}
 
     @property
     def needs(self) -> frozenset[Capability]:
-        """What a model must be able to do to answer this."""
+        """The capabilities that a model needs for this request."""
         needed: set[Capability] = {"chat"}
         if self.tools:
             needed.add("tools")
@@ -248,12 +250,12 @@ def parse_request(data: bytes, *, task_id: str | None = None) -> InferenceReques
 
 
 def read_request(data: bytes, *, task_id: str | None = None) -> tuple[InferenceRequest, bytes]:
-    """As `parse_request`; and the same request in plain words, for readers that know no other form."""
+    """As `parse_request`; and the same request in its canonical form, for workers that know no other."""
     return _FORM.read(data, task_id)
 
 
 def told_task_id(text: str | None) -> str | None:
-    """The task id that a header tells; None when it is none."""
+    """The task id in a header; None when the header has none."""
     name = text_of(text) if text is not None else ""
     return name if _is_task_id(name) else None
 

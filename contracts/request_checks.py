@@ -1,7 +1,7 @@
-"""What is checked of a request beyond the types of its fields: images, tools, the shape of the answer.
+"""Checks of a request beyond the types of its fields: images, tools, the form of the answer.
 
 A provider would refuse each of these mistakes, every provider in words of its own and without the field's name. Here
-they cost no call and move no worker's breaker. No error shows a regular expression or what the caller sent.
+they cost no call and move no circuit breaker. No error shows a regular expression or the caller's words.
 """
 
 import re
@@ -16,9 +16,9 @@ _PARAMETER = r"""[^;,="\s]+\s*(?:=\s*(?:"[^"]*"|[^;,"]*))?"""
 _HEAD = re.compile(rf"data:\s*(image/[a-z0-9.+-]+)\s*(?:;\s*{_PARAMETER})*?;\s*base64\s*,", re.IGNORECASE)
 _ANY_HEAD = re.compile(rf"data:\s*([a-z0-9.+-]+/[a-z0-9.+-]+)\s*(?:;\s*{_PARAMETER})*?;\s*base64\s*,", re.IGNORECASE)
 _OTHER_NAMES = {"image/jpg": "image/jpeg", "image/pjpeg": "image/jpeg", "image/x-png": "image/png"}
-"""Names that browsers and cameras write, and that providers refuse."""
+"""Media types that browsers and cameras write, and that providers refuse, with the right ones."""
 LONGEST_HEAD = 1024
-"""Characters of a data URL before its data."""
+"""Characters of a data URL before its data, at most."""
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _WORDS = ("none", "auto", "required")
@@ -35,9 +35,9 @@ class FieldError(ValueError):
 
 
 def image_data_url(url: str) -> str:
-    """An image's data in base64 as `data:<type>;base64,<data>`, without parameters. Raises `PydanticCustomError`.
+    """An image's data URL as `data:<type>;base64,<data>`, without parameters. Raises `PydanticCustomError`.
 
-    Not decoded: what is left when all of base64's characters are taken away tells as much, in a third of the time.
+    The data is not decoded: only the characters are checked, which takes a third of the time.
     """
     head = _HEAD.match(url[:LONGEST_HEAD])
     if head is None:
@@ -50,7 +50,7 @@ def image_data_url(url: str) -> str:
 
 
 def data_url(url: str) -> str:
-    """A file's data as `data:<type>;base64,<data>`, without parameters. Raises `PydanticCustomError`."""
+    """A file's data URL as `data:<type>;base64,<data>`, without parameters. Raises `PydanticCustomError`."""
     head = _ANY_HEAD.match(url[:LONGEST_HEAD])
     if head is None:
         raise PydanticCustomError("file", "should be a file as a data URL: data:application/pdf;base64,…")
@@ -58,7 +58,7 @@ def data_url(url: str) -> str:
 
 
 def base64_data(data: str) -> str:
-    """The same, if it is base64 and not empty. Raises `PydanticCustomError`."""
+    """The data, if it is base64 and not empty. Raises `PydanticCustomError`."""
     padding = data.encode(errors="replace").translate(None, _BASE64)
     if not data or padding not in (b"", b"=", b"==") or not data.endswith(padding.decode()) or len(data) % 4:
         raise PydanticCustomError("base64", "is not valid base64")
@@ -66,7 +66,7 @@ def base64_data(data: str) -> str:
 
 
 def check_tools(tools: Sequence[JsonObject]) -> None:
-    """Raises `FieldError`."""
+    """Checks the tools' names and schemas. Raises `FieldError`."""
     names: set[str] = set()
     for number, tool in enumerate(tools):
         at = f"tools.{number}"
@@ -80,7 +80,7 @@ def check_tools(tools: Sequence[JsonObject]) -> None:
 
 
 def check_tool_choice(choice: str | JsonObject | None, tools: Sequence[JsonObject]) -> None:
-    """Of tools that are checked. Raises `FieldError`."""
+    """Checks that `tool_choice` names one of the tools. Raises `FieldError`."""
     if isinstance(choice, str):
         _should(choice in _WORDS, "tool_choice", f"should be one of {', '.join(_WORDS)}, or name a function")
         _should(choice != "required" or bool(tools), "tool_choice", "needs `tools`")
@@ -93,7 +93,7 @@ def check_tool_choice(choice: str | JsonObject | None, tools: Sequence[JsonObjec
 
 
 def check_response_format(wanted: JsonObject | None) -> None:
-    """Raises `FieldError`."""
+    """Checks `response_format` and its schema. Raises `FieldError`."""
     if wanted is None:
         return
     kind, at = wanted.get("type"), "response_format.json_schema"
@@ -108,7 +108,7 @@ def check_response_format(wanted: JsonObject | None) -> None:
 
 
 def check_logit_bias(bias: Mapping[str, float] | None) -> None:
-    """Raises `FieldError`."""
+    """Checks that the keys of `logit_bias` are token numbers. Raises `FieldError`."""
     for token in bias or ():
         _should(token.isdecimal(), f"logit_bias.{token[:32]}", "should be the number of a token")
 

@@ -1,8 +1,8 @@
-"""How callers' libraries write a request, brought to the form that `InferenceRequest` has.
+"""Brings requests as callers' libraries write them to the form of `InferenceRequest`.
 
-Libraries for the common chat API dump whole objects: fields that nobody set (`null`), earlier answers as they came,
-parameters that ask for what happens anyway. Two tables say what is taken; a typo is still an error.
-`null` is the same as a field left out. What is free of form (`context`, JSON schemas) stays as the caller wrote it.
+Libraries for the common chat API dump whole objects: null fields, earlier answers as they came, parameters that ask for
+what happens anyway. Two tables list what is taken; a typo is still an error. `null` is the same as a field left out.
+Free-form parts (`context`, JSON schemas) stay as the caller wrote them.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ UNUSED = frozenset({
     *("prompt_cache_key", "prompt_cache_retention", "safety_identifier"),
     *("service_tier", "store", "stream_options", "user", "verbosity"),
 })  # fmt: skip
-"""Parameters that are taken and not used: an answer without them is still the answer."""
+"""Parameters that are taken and ignored: an answer without them is still the answer."""
 
 ONLY: dict[str, tuple[Any, ...]] = {
     "n": (1,),
@@ -26,7 +26,7 @@ ONLY: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "suffix": ("",),
 }
-"""Parameters that the mesh has not; taken with a value that asks for nothing else than what it does."""
+"""Parameters that the mesh does not have, with the values that change nothing: those are taken."""
 
 ALSO_CALLED = {"max_completion_tokens": "max_tokens", "max_output_tokens": "max_tokens"}
 
@@ -35,12 +35,12 @@ OF_AN_ANSWER = frozenset({
     *("parsed", "provider_specific_fields", "reasoning", "reasoning_details", "status"),
     *("thinking", "thinking_blocks", "usage"),
 })  # fmt: skip
-"""Fields of an earlier answer that say nothing to a model; some are one provider's alone."""
+"""Fields of an earlier answer that mean nothing to a model; some are one provider's alone."""
 OF_A_PART = frozenset({"annotations", "cache_control", "logprobs"})
 
 
 def plain(body: JsonObject) -> JsonObject:
-    """The request without what says nothing, under the names of `InferenceRequest`. Raises `FieldError`."""
+    """The request under the names of `InferenceRequest`, without what changes nothing. Raises `FieldError`."""
     found = _renamed(present(body))
     for name in UNUSED & found.keys():
         del found[name]
@@ -53,7 +53,7 @@ def plain(body: JsonObject) -> JsonObject:
 
 
 def present(told: Mapping[str, Any]) -> JsonObject:
-    """The fields that are set: `null` is none."""
+    """The fields that are set: `null` counts as left out."""
     return {name: value for name, value in told.items() if value is not None}
 
 
@@ -73,7 +73,7 @@ def _only(name: str, value: Any) -> None:
 
 
 def _each(change: Callable[[JsonObject], JsonObject]) -> Callable[[Any], Any]:
-    """The change for the objects of a list. Whatever else a caller gave is refused later, by name."""
+    """Applies `change` to the objects of a list. Anything else in the list is refused later, by name."""
 
     def changed(told: Any) -> Any:
         if not isinstance(told, list):

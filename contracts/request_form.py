@@ -1,6 +1,6 @@
 """How the bytes of a message become a request of one kind, the same for all kinds.
 
-A body that begins like a JSON object is one; any other is a bare text. It reads strictly: no coercion, no unknown
+A body that begins like a JSON object is one; any other is a bare text. JSON is read strictly: no coercion, no unknown
 fields, no NaN, nothing nested deeper than 32.
 """
 
@@ -20,16 +20,16 @@ from contracts.request_checks import FieldError
 
 MAX_NESTING = 32
 LONGEST_TYPO = 40
-"""Characters of an unknown field's name that are compared with those that exist."""
+"""Characters of an unknown field's name that are compared with known names."""
 _PART_TYPES = ("text", "image_url", "input_audio", "file")
 R = TypeVar("R", bound=Envelope)
 
 
 class Form(Generic[R]):
-    """One kind of request."""
+    """How requests of one kind are read."""
 
     def __init__(self, model: type[R], field: str, plain: Callable[[JsonObject], JsonObject]) -> None:
-        """`field`: where a bare text belongs. `plain`: brings what libraries write to the form of `model`."""
+        """`field`: the field for a bare text. `plain`: brings what libraries write to the form of `model`."""
         self._model = model
         self._field = field
         self._plain = plain
@@ -85,7 +85,7 @@ class Form(Generic[R]):
 
 
 def _is_other_json(body: bytes) -> bool:
-    """Whether it can only be a mistake: a word of JSON, no list, a list of objects. Other lists are text."""
+    """Whether a body can only be a mistake: null, true, false, an empty list, a list of objects."""
     try:
         told = from_json(body)
     except ValueError:
@@ -96,7 +96,7 @@ def _is_other_json(body: bytes) -> bool:
 
 
 def _check_tree(value: object, path: str = "", room: int = MAX_NESTING) -> None:
-    """Refuses what JSON cannot say (NaN, Infinity) and what only an attacker nests so deep."""
+    """Refuses what JSON cannot say (NaN, Infinity), and very deep nesting."""
     if isinstance(value, float):
         if not isfinite(value):
             raise FieldError(path, "should be a finite number")
@@ -111,7 +111,7 @@ def _check_tree(value: object, path: str = "", room: int = MAX_NESTING) -> None:
 def first_error(errors: Sequence[ErrorDetails], known: Sequence[str] = ()) -> tuple[str, str]:
     """The most telling error as (dotted path, message): of a union's branches, the one that got furthest.
 
-    `known`: the fields there are, of which one may have been meant.
+    `known`: the existing fields, of which one may have been meant.
     """
     error = max(errors, key=lambda error: len(error["loc"])) if len(errors) > 1 else errors[0]
     cause = error.get("ctx", {}).get("error")

@@ -41,48 +41,48 @@ class TopLogprob(OpenModel):
     token: str
     logprob: LogProbability
     bytes: tuple[int, ...] | None = None
-    """The token's UTF-8, which may be a part of a character. None: unknown."""
+    """The token's UTF-8, which may be a part of a character. Null: unknown."""
 
 
 class TokenLogprob(TopLogprob):
-    """A token that it said, and what else it might have said there, likeliest first."""
+    """A token of the answer, and what else the model might have said there, likeliest first."""
 
     top_logprobs: Annotated[tuple[TopLogprob, ...], Field(max_length=MOST_TOP_LOGPROBS)] = ()
 
 
 class FunctionDelta(OpenModel):
     name: str | None = None
-    """Once, in the call's first piece."""
+    """In the call's first piece only."""
     arguments: str = ""
 
 
 class ToolCallDelta(OpenModel):
-    """A piece of the call of a tool, as in the common chat API: the pieces of one `index` join to the call."""
+    """A piece of a tool call, as in the common chat API: the pieces of one `index` join to the call."""
 
     index: Annotated[int, Field(ge=0, lt=MOST_TOOL_CALLS)]
     id: str | None = None
-    """Once, in the call's first piece."""
+    """In the call's first piece only."""
     type: Literal["function"] = "function"
     function: FunctionDelta = FunctionDelta()
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one chunk of a stream brings, or several that came one right after the other."""
+    """The content of one chunk of a stream, or of several successive ones."""
 
     text: str = ""
     reasoning: str = ""
     tool_calls: tuple[ToolCallDelta, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     tokens: int | None = None
-    """Of the answer so far, when the worker says it."""
+    """Tokens of the answer so far, when the worker says it."""
 
     def __bool__(self) -> bool:
         return bool(self.answers or self.reasoning or self.logprobs)
 
     @property
     def answers(self) -> bool:
-        """Whether some of the answer itself is in it, and not thoughts alone."""
+        """Whether the piece has a part of the answer itself, not reasoning alone."""
         return bool(self.text or self.tool_calls)
 
     def __add__(self, later: "Piece") -> "Piece":
@@ -96,7 +96,7 @@ class Piece:
 
 
 def _joined(deltas: Iterable[ToolCallDelta]) -> tuple[ToolCallDelta, ...]:
-    """The same with fewer pieces: one that only goes on with the call before it is taken into that one."""
+    """The same with fewer pieces: a piece that only continues the call before it is joined to it."""
     found: list[ToolCallDelta] = []
     for delta in deltas:
         before = found[-1] if found else None
@@ -121,11 +121,11 @@ class AttemptSummary(OpenModel):
 MOST_DIMENSIONS = 65_536
 Vector = Annotated[tuple[float, ...], Field(max_length=MOST_DIMENSIONS)]
 Vectors = tuple[Vector, ...] | tuple[str, ...]
-"""Each as numbers, or as little-endian 32-bit floats in base64."""
+"""Each vector as numbers, or as little-endian 32-bit floats in base64."""
 
 
 class Answer(OpenModel):
-    """What is told of an answer of whatever kind."""
+    """The fields of every answer, of whatever kind."""
 
     task_id: str
     model_id: str
@@ -140,17 +140,17 @@ class Answer(OpenModel):
     backend: str
     worker_id: str
     prompt_tokens: Tokens | None
-    """As the provider counts, cached ones included. None: it did not say, and `tokens_used` lacks them."""
+    """As the provider counts, cached ones included. Null: unknown, and `tokens_used` lacks them."""
     completion_tokens: Tokens
-    """As the provider counts, reasoning included; where it did not say: the pieces that came."""
+    """As the provider counts, reasoning included; where the provider does not count, the number of pieces."""
     cached_tokens: Tokens | None = None
     """Prompt tokens that the provider had in its cache. None: unknown."""
     cache_write_tokens: Tokens | None = None
-    """Prompt tokens that it wrote to its cache, where it bills them apart. None: unknown."""
+    """Prompt tokens that the provider wrote to its cache, where it bills them apart. Null: unknown."""
     reasoning_tokens: Tokens | None = None
     """Completion tokens of hidden reasoning. None: unknown."""
     cost_usd: Cost | None = None
-    """None: the price is unknown. Never silently zero."""
+    """Null: the price is unknown. Never silently zero."""
     finish_reason: FinishReason
     confidence_source: ConfidenceSource
     ttft_ms: Milliseconds | None = None
@@ -160,15 +160,17 @@ class Answer(OpenModel):
     attempts: Annotated[tuple[AttemptSummary, ...], Field(max_length=MOST_ATTEMPTS)] = ()
     tool_calls: tuple[JsonObject, ...] | None = None
     reasoning: str | None = None
-    """What the model thought, where its provider shows it. It is no part of `output`."""
+    """The model's reasoning, where its provider shows it. It is no part of `output`."""
     refusal: str | None = None
     """Why the model declined to answer, in its own words, where the provider tells that apart."""
     logprobs: tuple[TokenLogprob, ...] | None = None
     """Of the answer's tokens, for a request with `logprobs`."""
     extra: JsonObject | None = None
-    """What belongs into `extra` of this answer as an earlier turn, by the kind of backend; opaque."""
+    """What a caller puts into `extra` when it sends this answer as an earlier turn, by backend; to be passed back
+    unchanged.
+    """
     unsupported: tuple[str, ...] = ()
-    """Parameters that the request set and the model does not take: it answered without them."""
+    """Parameters of the request that the model does not take: it answered without them."""
     resumed: bool = False
     replayed: bool = False
     simulated: bool = False
@@ -193,14 +195,14 @@ class Chunk(OpenModel):
     seq: Whole
     """0, 1, 2 … over the whole stream: never repeated, never skipped."""
     delta: str
-    """Text of the answer; empty where the piece brings only something else."""
+    """Text of the answer; empty where the chunk brings something else only."""
     reasoning: str | None = None
-    """Text that the model thought."""
+    """Text of the model's reasoning."""
     tool_calls: tuple[ToolCallDelta, ...] | None = None
     logprobs: tuple[TokenLogprob, ...] | None = None
     """Of the tokens in `delta`, for a request with `logprobs`."""
     tokens: Tokens | None = None
-    """Worker to Manager: the tokens of the answer so far."""
+    """Worker to Manager: tokens of the answer so far."""
 
     @classmethod
     def of(cls, task_id: str, seq: int, piece: Piece) -> "Chunk":
@@ -238,11 +240,11 @@ class FinalResponse(InferenceResponse):
 
     type: Literal["response"] = "response"
     attempt: Whole | None = None
-    """Worker to Manager: of which attempt it is the answer. One that names another attempt, or epoch, is ignored."""
+    """Worker to Manager: the attempt of this answer. A message about another attempt or epoch is ignored."""
     epoch: Epoch | None = None
-    """Worker to Manager: the worker's."""
+    """Worker to Manager: the worker's epoch."""
     embeddings: Vectors | None = None
-    """Worker to Manager: the vectors, of an `EmbeddingRequest`; the answer has no words then."""
+    """Worker to Manager: the vectors of an `EmbeddingRequest`; such an answer has no words."""
 
     @classmethod
     def of(cls, answer: Answer, attempt: int | None = None, epoch: str | None = None) -> "FinalResponse":

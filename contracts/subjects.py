@@ -6,14 +6,14 @@ from typing import Literal
 from urllib.parse import unquote
 
 Kind = Literal["infer", "embed"]
-"""What is asked for: an answer, or vectors. The first word of the subjects that it is asked on."""
+"""The kind of request, an answer or vectors: the first word of the subjects it is sent to."""
 
 INFER_AUTO = "infer.auto"
 EMBED_AUTO = "embed.auto"
 INFER_CANCEL = "infer.cancel"
 INFER_FEEDBACK = "infer.feedback"
 INFER_STATUS = "infer.status"
-"""Which Manager has this task? Only that one answers, so silence means that none has it."""
+"""Asks which Manager has a task. Only that Manager answers, so silence means that none has it."""
 INFER_QUEUE = "q"
 """The queue group of all roles that share `infer.*` work; `nats reply` needs `-q q` to join it."""
 
@@ -22,12 +22,12 @@ JOBS_STREAM = "JOBS"
 RESULTS_STREAM = "RESULTS"
 RESULT_ANY = "result.>"
 JOBS_CONSUMER = "managers"
-"""The durable consumer of stream `JOBS` that all Managers share."""
+"""The durable consumer of the stream `JOBS` that all Managers share."""
 
 WORKER_HEARTBEAT = "worker.heartbeat"
-"""For whoever looks on."""
+"""The open subject, for any subscriber."""
 WORKER_HEARTBEATS = "worker.heartbeat.*.*"
-"""For Managers: each worker on a subject of its own, so that the server can see to it that it speaks for no other."""
+"""For Managers: each worker on a subject of its own, so that the server can forbid it to speak for another."""
 
 TELEMETRY_STREAM = "TELEMETRY"
 TELEMETRY_ANY = "telemetry.>"
@@ -36,7 +36,7 @@ TELEMETRY_ATTEMPT = "telemetry.attempt"
 TELEMETRY_WORKER = "telemetry.worker"
 TELEMETRY_FEEDBACK = "telemetry.feedback"
 TELEMETRY_CHECK = "telemetry.check"
-"""Whether the stream takes what is written. Nothing is booked for it."""
+"""Tests whether the stream takes messages. Nothing is booked for it."""
 
 BOOKS_QUERY = "books.query"
 BOOKS_GRADE = "books.grade"
@@ -103,7 +103,7 @@ def _percent(found: re.Match[str]) -> str:
 
 
 def kind_of(subject: str) -> Kind:
-    """What is asked for on that subject."""
+    """The kind of request of a subject."""
     return "embed" if subject.startswith("embed.") else "infer"
 
 
@@ -146,7 +146,7 @@ def result(task_id: str) -> str:
 
 
 def result_before(task_id: str) -> str:
-    """Where version 0.1 published it: names that differ only in what no subject can hold shared a subject."""
+    """The subject that version 0.1 used: names that differ only in characters that no subject can have shared one."""
     return f"result.{_underlined(task_id) or '_'}"
 
 
@@ -159,7 +159,7 @@ def metrics_worker(worker_id: str) -> str:
 
 
 def grades_key(model_id: str) -> str:
-    """Where a model's grades are kept: names have characters that keys may not have."""
+    """The key of a model's grades: models' names have characters that keys may not have."""
     return sha256(model_id.encode()).hexdigest()[:32]
 
 

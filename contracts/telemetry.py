@@ -20,7 +20,7 @@ from contracts.response import Answer, ConfidenceSource, Outcome
 from contracts.subjects import Kind
 
 MOST_ESCAPED = len(r"\u0000")
-"""Bytes that a character of one byte has in JSON at most."""
+"""Bytes that one byte of text takes in JSON, at most."""
 MOST_AROUND = 100
 """Bytes of quotes and brackets around the content."""
 
@@ -31,7 +31,7 @@ class ResponseRecord(OpenModel):
     request_id: str
     task_id: str
     kind: Kind = "infer"
-    """What was asked for: an answer, or vectors (`embed`)."""
+    """`infer` for an answer, `embed` for vectors."""
     created_at: datetime
     """When the request arrived."""
     status: Literal["ok", "error"]
@@ -41,21 +41,21 @@ class ResponseRecord(OpenModel):
     backend: str | None = None
     worker_id: str | None = None
     manager_id: str | None = None
-    """None when the worker was asked directly."""
+    """Null when the worker was asked directly."""
     policy: str = "balanced"
     priority: str = "interactive"
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_tokens: int | None = None
-    """Among the prompt's, as are `cache_write_tokens`."""
+    """Part of `prompt_tokens`, as are `cache_write_tokens`."""
     cache_write_tokens: int | None = None
     reasoning_tokens: int | None = None
-    """Among the completion's."""
+    """Part of `completion_tokens`."""
     tokens_used: int | None = None
     cost_usd: Decimal | None = None
-    """All attempts together. None: unknown."""
+    """The cost of all attempts together. Null: unknown."""
     price: Price | None = None
-    """The price at that time."""
+    """The price at the time of the request."""
     duration_ms: float
     ttft_ms: float | None = None
     queue_ms: float | None = None
@@ -73,10 +73,10 @@ class ResponseRecord(OpenModel):
     context: JsonObject = Field(default_factory=dict)
     metadata: dict[str, str] = Field(default_factory=dict)
     content: ContentMode = "full"
-    """How much of the words is kept here."""
+    """How much of the words this record keeps."""
 
     def within(self, most: int) -> "ResponseRecord":
-        """The same with no more than about `most` bytes of content, so that a message can carry it.
+        """The record with no more than about `most` bytes of content, so that it fits into a message.
 
         Prompt and answer are cut, and say so; figures and the tenant never are.
         """
@@ -95,7 +95,7 @@ class ResponseRecord(OpenModel):
         )
 
     def _is_small(self, most: int) -> bool:
-        """Whether it fits for sure, told without writing it down."""
+        """Whether the record surely fits, without writing it down."""
         characters = len(self.prompt or "") + len(self.output or "")
         return not self.context and not self.metadata and MOST_ESCAPED * characters + MOST_AROUND <= most
 
@@ -110,7 +110,7 @@ class ResponseRecord(OpenModel):
         price: Price | None = None,
         manager_id: str | None = None,
     ) -> "ResponseRecord":
-        """The row of a request that got its answer; `cost_usd` is that of all attempts together."""
+        """The row of a request that got its answer; `cost_usd` covers all attempts."""
         told = response.__dict__
         own = {
             "created_at": created_at,
@@ -157,7 +157,7 @@ class ResponseRecord(OpenModel):
 
 
 def _cut(text: str | None, most: int) -> str | None:
-    """`text` in about so many bytes of JSON."""
+    """`text`, cut to about `most` bytes of JSON."""
     if len(to_json(text)) <= most:
         return text
     whole = (text or "").encode()
@@ -168,11 +168,11 @@ def _cut(text: str | None, most: int) -> str | None:
 
 
 _SHARED = tuple(name for name in ResponseRecord.model_fields if name in Answer.model_fields)
-"""The fields that the books take from the answer as they are."""
+"""The fields that the books take from the answer unchanged."""
 
 
 def _asked(request: Request) -> JsonObject:
-    """What the books keep of the question."""
+    """The parts of the question that the books keep."""
     return {
         "task_id": request.task_id,
         "kind": request.kind,
@@ -186,7 +186,7 @@ def _asked(request: Request) -> JsonObject:
 
 
 class AttemptRecord(OpenModel):
-    """One row per try, key (request_id, attempt)."""
+    """One row per attempt, key (request_id, attempt)."""
 
     request_id: str
     attempt: int
@@ -206,13 +206,13 @@ class AttemptRecord(OpenModel):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_tokens: int | None = None
-    """Among the prompt's, as are `cache_write_tokens`."""
+    """Part of `prompt_tokens`, as are `cache_write_tokens`."""
     cache_write_tokens: int | None = None
     reasoning_tokens: int | None = None
-    """Among the completion's."""
+    """Part of `completion_tokens`."""
     cost_usd: Decimal | None = None
     price: Price | None = None
-    """The price at that time."""
+    """The price at the time of the attempt."""
     confidence: float | None = None
     simulated: bool = False
 
@@ -239,7 +239,7 @@ class AttemptRecord(OpenModel):
         cost_usd: Decimal | None,
         price: Price | None,
     ) -> "AttemptRecord":
-        """The row of one attempt. Nothing has a default, so that every writer sets every field."""
+        """The row of one attempt. No field has a default, so that every writer sets every field."""
         return cls.built(
             {
                 "request_id": request_id,

@@ -1,7 +1,7 @@
-"""How many tokens a prompt has, roughly: one rule for prompts, caches, limits and patience, never for bills.
+"""How many tokens a prompt has, roughly: one rule for prompts, caches, limits and time-outs, never for bills.
 
-A prompt is all that a model reads: the texts of its messages, their images, sounds and files, the calls of tools and
-what those returned, and the descriptions of the tools and of the wanted answer.
+A prompt is all that a model reads: the texts of its messages, their images, sounds and files, tool calls and their
+results, and the descriptions of the tools and of the wanted answer.
 """
 
 import json
@@ -10,22 +10,26 @@ from contracts.embedding import EmbeddingRequest, Request
 from contracts.request import AudioPart, ChatMessage, FilePart, ImagePart, InferenceRequest
 
 BYTES_PER_TOKEN = 4
-"""Of UTF-8. Fits English and most tokenizers; other scripts have more bytes per character, and more tokens."""
+"""Bytes of UTF-8 per token. Fits English and most tokenizers; other scripts have more bytes per character, and more
+tokens.
+"""
 IMAGE_TOKENS, SMALL_IMAGE_TOKENS = 1000, 85
-"""Of an image, and of one with `detail: low`. Providers count by the pixels, which only they look at."""
+"""Tokens of an image, and of one with `detail: low`. Providers count by the pixels, which only they look at."""
 
 
 ATTACHED_BYTES_PER_TOKEN = 500
-"""Of the base64 of a sound, or of a file that is no text. How long it plays, or its pages, only a provider looks at."""
+"""Bytes of base64 per token, of a sound or of a file that is no text. Its length or its pages only a provider looks
+at.
+"""
 
 
 def utf8_bytes(text: str) -> int:
-    """The size of a text, from which its tokens are estimated."""
+    """Bytes of UTF-8 in a text, from which its tokens are estimated."""
     return len(text) if text.isascii() else len(text.encode(errors="replace"))
 
 
 def message_bytes(message: ChatMessage) -> int:
-    """As many as a text of so many tokens would have: of a message's words, images and calls."""
+    """The size of a message's words, images and tool calls, as bytes of text with as many tokens."""
     if isinstance(message.content, str) and not message.tool_calls:
         return utf8_bytes(message.content)
     size = utf8_bytes(message.text) + _json_bytes(message.tool_calls)
@@ -36,7 +40,7 @@ def message_bytes(message: ChatMessage) -> int:
 
 
 def frame_bytes(request: InferenceRequest) -> int:
-    """The same of what a model reads before the first message: its tools, and the form of its answer."""
+    """The size of what a model reads before the first message: its tools, and the form of its answer."""
     return _json_bytes(request.tools) + _json_bytes(request.response_format)
 
 
@@ -46,14 +50,14 @@ def tokens_of(size: int) -> int:
 
 
 def prompt_tokens(request: Request) -> int:
-    """About how many tokens the prompt has, earlier turns and the system text included; or all texts together."""
+    """Estimated tokens of the whole prompt, earlier turns and the system text included; or of all texts together."""
     if isinstance(request, EmbeddingRequest):
         return sum(tokens_of(utf8_bytes(text)) for text in request.texts)
     return tokens_of(frame_bytes(request) + sum(message_bytes(message) for message in request.conversation))
 
 
 def longest_text_tokens(request: Request) -> int | None:
-    """Of texts that are read each for itself, about how many tokens the longest has; 0: it is cut to what fits.
+    """Estimated tokens of the longest of several texts that are read separately; 0: it is cut to what fits.
 
     None: the whole request is read at once.
     """

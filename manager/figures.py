@@ -1,7 +1,7 @@
-"""A Manager's figures for `/metrics`: what its requests came to, and how it sees the workers now.
+"""A Manager's figures for `/metrics`: what became of its requests, and how it sees the workers now.
 
-Names that come from outside never make the page grow without end: workers and models are told by name as long as they
-are few and the server knows them, tenants only where the config says how many.
+Names from outside never make the page grow without end: workers and models are named while they are few and the server
+knows them, tenants only up to the number in the config.
 """
 
 from collections import Counter as Tally
@@ -18,14 +18,14 @@ from manager.request.state import RequestState
 from manager.routing.registry import WorkerView
 
 MOST_WORKERS = 200
-"""Workers that are told by name."""
+"""Workers that are named."""
 MOST_PAIRS = 500
-"""Models at workers that are."""
+"""Models at workers that are named."""
 GRADES: dict[Grade, int] = {"benched": 0, "probation": 1, "regular": 2, "senior": 3}
 
 
 class RequestCounts:
-    """What requests and attempts came to since the start."""
+    """Outcomes of requests and attempts since the start."""
 
     def __init__(self) -> None:
         model, provider = "gen_ai_response_model", "gen_ai_provider_name"
@@ -53,7 +53,7 @@ class RequestCounts:
             self._reroutes.of(code)
 
     def ended(self, state: RequestState, response: Answer | None, failure: BullpenError | None, now: float) -> None:
-        """A request has its final message."""
+        """Counts a request that has its final message."""
         operation = OPERATION[state.request.kind]
         if failure is not None:
             self._errors.of(failure.code, str(STATUS[failure.code])).add()
@@ -69,7 +69,7 @@ class RequestCounts:
                 self._tokens.of(model, backend, operation, "input").observe(response.prompt_tokens)
 
     def settled(self, state: RequestState, failure: BullpenError | None, tenants: int) -> None:
-        """All is known of its attempts that will be known soon. `tenants`: so many are told apart; 0: none is told."""
+        """Counts the attempts of a settled request. `tenants`: how many are named; 0: none."""
         for attempt in state.attempts:
             model = attempt.model_id
             self._attempts.of(model, attempt.outcome).add()
@@ -117,7 +117,7 @@ def figures_of_workers(shared: SharedState) -> Iterator[Figure]:
 
 
 def figures_of_budgets(shared: SharedState) -> Iterator[Figure]:
-    """What is left, as far as this Manager knows. Of tenants on their own the config says how many are told."""
+    """What is left of the budgets, as far as this Manager knows. The config says how many single tenants are named."""
     tenants = shared.config.tenants_in_metrics
     for state in shared.budgets.known_states(tenants):
         told = (("tenant", state.tenant or ""), ("model", state.model_id or ""), ("per", state.per))
@@ -154,7 +154,7 @@ def _of_pairs(named: list[WorkerView], shared: SharedState, now: float) -> Itera
 
 
 def _of_models(ready: list[WorkerView]) -> Iterator[Figure]:
-    """Places for each model: a worker that serves several has the same places for all of them."""
+    """Free places for each model: all models of one worker share its places."""
     capacity, free = Tally[str](), Tally[str]()
     for worker in ready:
         for card in worker.heartbeat.models:

@@ -1,4 +1,4 @@
-"""Keeps the Manager's grades as the JetStream bucket has them: read at first sight, then followed."""
+"""Keeps the Manager's grades as the JetStream bucket has them: read at the start, then followed."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -19,11 +19,11 @@ MAX_BYTES = 64 << 20
 READ_WITHIN = 1.0
 READ_AT_ONCE = 500
 LOOK_AGAIN = 2.0
-"""Seconds between two looks for models that were never seen before, and for the bucket while it is away."""
+"""Seconds between two looks for new models, and for the bucket while it is away."""
 
 
 class GradeKeeper:
-    """Keeps `grades` as the bucket has them, and tells `estimates` what the books know of workers that are new here."""
+    """Keeps `grades` as the bucket has them, and gives `estimates` what the books know of workers that are new here."""
 
     def __init__(self, bus: Bus, grades: Grades, estimates: Estimates) -> None:
         self._bus = bus
@@ -32,7 +32,7 @@ class GradeKeeper:
         self._asked: set[str] = set()
 
     async def keep(self, models: Callable[[], Iterable[str]]) -> None:
-        """Until cancelled. `models` tells which models are served now."""
+        """Runs until cancelled. `models` returns the models that are served now."""
         bucket: Bucket | None = None
         reconnects = self._bus.reconnects
         while True:

@@ -1,8 +1,8 @@
 """Which workers live: listens for heartbeats and departures, and ends the attempts of workers that are gone.
 
-A death is heard of in three ways, the quickest first: the server's disconnect event, heartbeats that stop, and a
-heartbeat with another epoch. Events may be missed while this Manager is disconnected itself, so then the server is
-asked which clients are connected.
+There are three signs of a death, the quickest first: the server's disconnect event, missing heartbeats, and a heartbeat
+with another epoch. A Manager that was disconnected itself may have missed events, so it then asks the server which
+clients are connected.
 """
 
 import asyncio
@@ -29,26 +29,28 @@ WARM_UP = 1.25
 """Seconds after (re)connecting in which an empty registry means "not heard yet", not "no worker"."""
 
 RETURN_WITHIN = 4.25
-"""Seconds in which workers that lost the server with us are back: the longest pause between tries, and a heartbeat."""
+"""Seconds in which workers that lost the server with us are back: the longest pause between two tries, and a
+heartbeat.
+"""
 CUT_BY_SERVER = ("Stale", "Slow Consumer")
-"""How the reasons begin for which the server itself ends a connection: its worker was frozen, not dead."""
+"""How the server's reasons begin when it ended a connection itself: that worker was frozen, not dead."""
 ACQUAINT_EVERY = 1.0
-"""Seconds between two looks whether the server knows workers that were not heard of before."""
+"""Seconds between two questions to the server about workers that are new here."""
 REPORTS = (0.0, 0.3, 0.7, 1.0, 1.5)
-"""Seconds between the questions, after a reconnect, how that stands which workers had to do."""
+"""Seconds between two questions, after a reconnect, to workers that had requests."""
 
 
 class LivenessMonitor:
     def __init__(self, bus: Bus, shared: SharedState, state: Callable[[], list[RequestState]]) -> None:
-        """`state`: the requests under way now, and those that a worker may still be at in vain."""
+        """`state` returns the requests under way, and those that a worker may still work on in vain."""
         self._bus = bus
         self._shared = shared
         self._registry = shared.registry
         self._running = state
         self._names: frozenset[str] = frozenset()
-        """Of all connections, as the server had them when it was asked last."""
+        """The names of all connections, as the server listed them last."""
         self._strangers = asyncio.Event()
-        """Workers were heard of that the server was not asked about yet."""
+        """New workers were heard of since the server was asked last."""
         self._told = Once()
 
     async def listen(self) -> None:
@@ -59,7 +61,7 @@ class LivenessMonitor:
         await self._bus.subscribe_inline(s.SYS_DISCONNECT, self._on_disconnect)
 
     async def sweep(self) -> None:
-        """Looks for workers that went silent, until cancelled."""
+        """Finds workers whose heartbeats are missing, until cancelled."""
         while True:
             await asyncio.sleep(SWEEP_EVERY)
             if self._bus.is_connected:
@@ -69,7 +71,9 @@ class LivenessMonitor:
                     self._give_up_on(worker)
 
     async def acquaint(self) -> None:
-        """Asks the server who is connected when workers are new: a made-up id has no connection. Until cancelled."""
+        """Asks the server, when workers are new, which clients are connected: a made-up worker has no connection. Runs
+        until cancelled.
+        """
         while True:
             await self._strangers.wait()
             self._strangers.clear()
@@ -80,7 +84,7 @@ class LivenessMonitor:
             await asyncio.sleep(ACQUAINT_EVERY)
 
     async def reconcile(self) -> None:
-        """Once every worker had time to say something, asks the server which clients are connected; until cancelled."""
+        """Asks the server which clients are connected, once every worker had time for a heartbeat; until cancelled."""
         seen = -1
         while True:
             await asyncio.sleep(WARM_UP)
@@ -95,7 +99,7 @@ class LivenessMonitor:
                     self._leave(worker.worker_id, "not connected any more", died=False)
 
     async def reconnected(self) -> None:
-        """What is known may be stale: no worker is dead because we could not hear, and no new one is known yet."""
+        """Our connection was lost: no silence counts as a death until workers had time to speak again."""
         now = self._shared.now()
         self._shared.reconnected_at = now
         self._shared.warm_at = now + RETURN_WITHIN
@@ -105,7 +109,9 @@ class LivenessMonitor:
             await self._ask_how_it_stands(since=now)
 
     async def _ask_how_it_stands(self, since: float) -> None:
-        """What workers said while we were away is lost: they are asked about everything not heard of since."""
+        """What workers said while we were away is lost: each is asked about its attempts that were not heard of
+        since.
+        """
         for state in self._running():
             for attempt in [a for a in state.running if a.heard_at <= since]:
                 asked = ControlRequest(
@@ -150,13 +156,13 @@ class LivenessMonitor:
             self._shared.queue.call(worker.free)
 
     def _call_off(self, beat: Heartbeat) -> None:
-        """What it was told while it could not hear: to stop what was taken from it."""
+        """Repeats the cancels that a disconnected worker cannot have heard."""
         for state in self._running():
             for attempt in state.given_up_on(beat.worker_id, beat.epoch):
                 self._shared.metrics.tell(s.worker_control(beat.worker_id), state.cancel(attempt))
 
     def _supersede(self, beat: Heartbeat) -> None:
-        """Two processes go by one name: the older is told to leave."""
+        """Two processes use one worker id: the older one is told to leave."""
         newest = self._registry.get(beat.worker_id)
         assert newest is not None
         log.warning("worker_superseded", worker_id=beat.worker_id, epoch=beat.epoch)
@@ -164,14 +170,14 @@ class LivenessMonitor:
         self._shared.metrics.tell(s.worker_control(beat.worker_id), told)
 
     def _refuse(self, beat: Heartbeat) -> None:
-        """Its id is another worker's, or it is one of too many that no one knows; told once."""
+        """The worker is not taken in: its id belongs to another one, or too many workers are unknown. Logged once."""
         known = self._registry.get(beat.worker_id)
         why = "too many workers are here that no one knows" if known is None else "the id is another worker's"
         if self._told.first(why):
             log.warning("worker_refused", worker_id=beat.worker_id, backend=beat.backend, field="worker_id", why=why)
 
     def _on_disconnect(self, message: Message) -> None:
-        """The server's own word that a connection ended: the quickest way to learn of a death."""
+        """Takes the server's event that a connection has ended: the quickest sign of a death."""
         try:
             event = from_json(message.data)
             name, reason = event["client"].get("name", ""), str(event.get("reason", ""))
@@ -188,13 +194,15 @@ class LivenessMonitor:
         self._leave(worker_id, "disconnected", died=not reason.startswith(CUT_BY_SERVER))
 
     def _is_of_another(self, worker_id: str, connection: str) -> bool:
-        """Whether not this worker lost its connection, but a predecessor of its name, or itself an older one."""
+        """Whether the ended connection belonged to another process with this worker's id, or was an older one of its
+        own.
+        """
         worker = self._registry.get(worker_id)
         current = worker and worker.heartbeat.connection
         return current is not None and current != connection
 
     def _stands_still(self, worker_id: str) -> bool:
-        """Whether it said that nothing would be heard of it for a while, which is not over."""
+        """Whether the worker announced a silence that is not over yet."""
         worker = self._registry.get(worker_id)
         return worker is not None and self._shared.now() < worker.heard + worker.pause
 
@@ -204,12 +212,14 @@ class LivenessMonitor:
             self._lost(worker_id, why, died=died)
 
     def _lost(self, worker_id: str, why: str, *, died: bool) -> None:
-        """Attempts that run there will not come back: their requests are told."""
+        """Ends the attempts that run at a dead worker: their requests ask another one."""
         for state in self._running():
             state.lost(worker_id, why, died=died)
 
     def _give_up_on(self, worker: WorkerView) -> None:
-        """Its heart is silent. What it still tells us something about may go on; the rest goes elsewhere."""
+        """A worker's heartbeats are missing. Attempts that still show progress go on; the others move to another
+        worker.
+        """
         now = self._shared.now()
         for state in self._running():
             for attempt in state.running:

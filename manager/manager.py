@@ -63,7 +63,7 @@ from outbox.outbox import Outbox, OutboxSettings
 log = structlog.get_logger(__name__)
 
 AUTO = (s.INFER_AUTO, s.EMBED_AUTO)
-"""Where callers ask a Manager."""
+"""The subjects on which callers ask a Manager."""
 MAX_HOPS = 2
 DRAIN_WITHIN = 30.0
 START_PATIENCE = 30.0
@@ -93,20 +93,20 @@ class Manager:
         self._jobs = Jobs(bus, config.jobs, self._perform)
         self._settings = Settings(config, config_file, self._shared, self._jobs)
         self.lag: Callable[[], float] = lambda: 0.0
-        """Seconds: how late the event loop was of late."""
+        """Returns by how many seconds the event loop was late recently."""
         self._leaving = False
         self._running: set[RequestState] = set()
         self._idle = Idle()
         self._lingering: set[RequestState] = set()
-        """Answered, but a worker that was given up may still be at it."""
+        """Requests that are answered, but at which a worker that was given up may still work."""
         self._liveness = LivenessMonitor(bus, self._shared, lambda: [*self._running, *self._lingering])
         self._requests: list[Subscription] = []
-        """Our part in the queue groups of `infer.auto` and `embed.auto`; none while we drain."""
+        """Our subscriptions in the queue groups of `infer.auto` and `embed.auto`; none while draining."""
         self._stats = EndpointStats("auto", s.INFER_AUTO, s.INFER_QUEUE)
         self._embed_stats = EndpointStats("embed", s.EMBED_AUTO, s.INFER_QUEUE)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serves until `stop` is set or the bus is lost; then finishes what runs."""
+        """Serves until `stop` is set or the bus is lost; then finishes the requests under way."""
         await self._liveness.listen()
         await self._bus.subscribe(s.INFER_CANCEL, self._on_cancel)
         await self._bus.subscribe(s.INFER_STATUS, self._on_status)
@@ -131,13 +131,13 @@ class Manager:
         await self._leave()
 
     async def _share(self) -> None:
-        """Takes part in `infer.auto` and `embed.auto`, and in the work that waits in `JOBS`."""
+        """Takes requests from `infer.auto` and `embed.auto`, and jobs from `JOBS`."""
         self._jobs.take_part()
         if not self._requests:
             self._requests = [await self._bus.subscribe(one, self._take, queue=s.INFER_QUEUE) for one in AUTO]
 
     async def _stand_back(self) -> None:
-        """Takes nothing new; what runs goes on."""
+        """Takes nothing new; requests under way go on."""
         self._jobs.stand_back()
         requests, self._requests = self._requests, []
         for one in requests:
@@ -159,7 +159,7 @@ class Manager:
         await self._shared.budgets.close()
 
     async def _withdraw(self) -> None:
-        """Gives back what is not answered: another Manager has to do it."""
+        """Gives back requests that are not answered: another Manager has to take them."""
         for state in list(self._running):
             leaving = BullpenError(ErrorCode.DRAINING, f"{self._id} is leaving, ask again", retry_after_ms=0)
             self._stop(state, leaving)
@@ -197,14 +197,14 @@ class Manager:
         await self._see_through(state)
 
     async def _perform(self, message: Message, job: Job, patient: bool) -> tuple[Result, BullpenError | None]:
-        """Does a durable request. Raises `BullpenError(invalid_request)`."""
+        """Answers a durable request. Raises `BullpenError(invalid_request)`."""
         state = self._admit(message)
         state.patient = patient
         result = state.reply = Result(self._bus, state.task_id, state.request_id, job.id)
         return result, await self._see_through(state)
 
     async def _answer_aside(self, message: Message) -> InferenceResponse | None:
-        """The answer to a question that no caller asked; None: there is none."""
+        """The answer to a shadow request, which no caller asked; None: it failed."""
         try:
             state = self._admit(message)
         except BullpenError as error:
@@ -244,7 +244,7 @@ class Manager:
             self._tasks.start(self._linger(state), "late") if has_late(state) else state.close()
 
     async def _serve(self, state: RequestState) -> tuple[Answer | None, BullpenError | None]:
-        """One request, to its one final message. Returns what was told: the answer, or the failure."""
+        """Serves one request, to its one final message. Returns what the caller got: the answer, or the failure."""
         response: Answer | None = None
         dispatcher = Dispatcher(self._shared, state)
         try:
@@ -265,14 +265,14 @@ class Manager:
         return response, failure
 
     async def _tell(self, state: RequestState, failure: BullpenError) -> None:
-        """Every request ends with a word, if there is a way to say it."""
+        """Sends the error: every request ends with a final message, if there is a way to send it."""
         try:
             await state.reply.error(failure, state.summaries)
         except BusError as error:
             log.warning("error_not_sent", task_id=state.task_id, error=str(error))
 
     async def _replayed(self, state: RequestState) -> Answer | None:
-        """The answer that this question's idempotency key has got before. None: it has to be answered."""
+        """The earlier answer for the request's idempotency key. None: the request has to be answered."""
         if state.key is None:
             return None
         begin = self._answers.begin(state.key, state.request, state.request_id, state.deadline)
@@ -287,13 +287,13 @@ class Manager:
         return answer
 
     def _may_keep(self, state: RequestState) -> bool:
-        """Whether its words may stay anywhere."""
+        """Whether the request's words may be kept anywhere."""
         return stricter(self._outbox.settings.content, state.request.content) == "full"
 
     async def _keep(
         self, entry: Mine, state: RequestState, response: Answer | None, failure: BullpenError | None
     ) -> None:
-        """Remembers the answer for its key. An error is none, and one that must not be kept cannot be had again."""
+        """Remembers the answer for its idempotency key. An error is not remembered, nor words that must not be kept."""
         may_keep = self._may_keep(state)
         if response is not None and failure is None and may_keep:
             await self._answers.finish(entry, response)
@@ -329,7 +329,7 @@ class Manager:
         )
 
     async def _refuse(self, message: Message, error: BullpenError) -> None:
-        """Tells what is wrong with a request that could not even be read."""
+        """Answers a request that could not even be read."""
         task_id = salvage_task_id(message.data) or new_id()
         self._stats_of(s.kind_of(message.subject)).count(0.0, error.code)
         streaming = salvage_stream(message.data)
@@ -386,12 +386,12 @@ class Manager:
             self._stop(state, cancelled("cancelled by the caller"))
 
     def _stop(self, state: RequestState, why: BullpenError) -> None:
-        """Ends a request with `why`, wherever it is."""
+        """Ends a request with `why`, in whatever state it is."""
         state.stop(why)
         self._shared.queue.call(len(self._shared.queue))
 
     async def _on_status(self, message: Message) -> None:
-        """Says that a task is ours, if it is. Of other tasks this Manager says nothing."""
+        """Answers a status request about a task of ours; ignores other Managers' tasks."""
         try:
             asked = StatusRequest.model_validate_json(message.data)
         except ValidationError:
@@ -430,7 +430,7 @@ class Manager:
         await self._bus.publish(message.reply, reply.to_bytes())
 
     async def _obey(self, op: str) -> str:
-        """Returns what is wrong with the order; empty: done."""
+        """Carries out a control request. Returns what is wrong with it; empty: done."""
         if op == "drain":
             await self._stand_back()
         elif op == "resume":

@@ -14,7 +14,7 @@ from outbox.outbox import Outbox
 log = structlog.get_logger(__name__)
 
 LONGEST_REASON = 500
-"""Characters."""
+"""Characters of the longest reason that is published."""
 
 
 class Metrics:
@@ -33,7 +33,7 @@ class Metrics:
         self._rerouted += rerouted
 
     def tell(self, subject: str, message: OpenModel) -> None:
-        """Publishes; figures that cannot be sent are dropped."""
+        """Publishes figures; those that cannot be sent are dropped."""
         self._bus.publish_soon(subject, message.to_bytes())
 
     def tell_all(

@@ -1,4 +1,4 @@
-"""A Manager's config while it runs: what is saved counts from the next decision on, what is wrong changes nothing.
+"""A Manager's config while it runs: a saved change counts from the next decision on, a wrong one changes nothing.
 
 Requests under way keep their time limits and numbers of attempts.
 """
@@ -16,7 +16,7 @@ from manager.request.shared_state import SharedState
 log = structlog.get_logger(__name__)
 
 AT_START = frozenset({"jobs.silent_after"})
-"""What JetStream was told when the Manager started: it counts from the next start."""
+"""Settings that JetStream was given at the Manager's start: a change counts from the next start."""
 
 
 class Settings:
@@ -25,27 +25,27 @@ class Settings:
     def __init__(
         self, config: ManagerConfig, file: ConfigFile[ManagerConfig] | None, shared: SharedState, jobs: Jobs
     ) -> None:
-        """`file` None: there is none to read again."""
+        """`file` None: the config does not come from a file, so there is nothing to follow."""
         self._file = file
         self._shared = shared
         self._jobs = jobs
         self._config = config
         self._turn = asyncio.Lock()
         self.refused = ""
-        """Why the last change was refused, with file, line and field; empty when it was not."""
+        """Why the last change was refused, with file, line and field; empty when it was taken."""
 
     @property
     def digest(self) -> str:
         return config_digest(self._config)
 
     async def follow(self) -> None:
-        """Takes over what is saved, until cancelled."""
+        """Takes over saved changes, until cancelled."""
         while self._file is not None:
             await self._file.changed()
             await self.reload()
 
     async def reload(self) -> str:
-        """Reads the file again. Returns why it cannot be used; empty: it is in force."""
+        """Reads the file again. Returns why it cannot be used; empty when it is in force."""
         async with self._turn:
             return await self._read_again()
 

@@ -1,9 +1,9 @@
-"""What happens beside an answer, on workers that have time: a candidate gets the same question (`mirrors`), or another
-model says how good the answer was (`verifier`). The caller has the answer already and hears nothing of it.
+"""Shadow traffic, on idle workers: a candidate model gets the same question (`mirrors`), or another model judges the
+answer (`verifier`). The caller has the answer already and hears nothing of it.
 
-An aside is batch work of tenant `bullpen`, with the same care as any request and a row of its own in the books, so that
-what it costs is seen; no words are kept of it, so there is nothing to forget. It never leads to another aside but one:
-a mirrored answer may be judged as the live one is.
+A shadow request is batch work of the tenant `bullpen`. It is treated like any request and has a row of its own in the
+books, so its cost is seen; none of its words are kept, so there is nothing to forget. It leads to at most one further
+shadow request: a mirrored answer may be judged as the live one is.
 """
 
 import random
@@ -26,9 +26,9 @@ log = structlog.get_logger(__name__)
 
 TENANT = "bullpen"
 MIRROR, VERIFY = "mirror:", "verify:"
-"""What the task ids of asides begin with; the rest is the request id of what they are about."""
+"""Prefix of a shadow request's task id; the rest is the request id of the answered request."""
 OURS = (MIRROR, VERIFY)
-"""No caller's task may begin so: the books would take it for an aside."""
+"""Prefix that callers' task ids must not have: the books would take the task for shadow traffic."""
 ASKED_FOR = (
     "You judge answers of others. Reply with one whole number from 0 (wrong or useless) to 10 (right), nothing else."
 )
@@ -40,7 +40,7 @@ Ask = Callable[[Message], Awaitable[InferenceResponse | None]]
 
 
 class ShadowReply(CapturedReply):
-    """The answer of a mirrored or judged request: no caller gets it."""
+    """The answer of a mirrored or judged request, which no caller gets."""
 
 
 class ShadowTraffic:
@@ -52,7 +52,7 @@ class ShadowTraffic:
         start: Callable[[Coroutine[Any, Any, None], str], object],
         rng: random.Random | None = None,
     ) -> None:
-        """`ask` has a request answered; `start` runs something beside all else."""
+        """`ask` has a request answered; `start` runs a coroutine in the background."""
         self._shared = shared
         self._outbox = outbox
         self._ask = ask
@@ -60,7 +60,7 @@ class ShadowTraffic:
         self._rng = rng or random.Random()  # noqa: S311 — draws a sample, guards no secret
 
     def consider(self, inflight: RequestState, response: Answer) -> None:
-        """A request was answered: should somebody look at it as well?"""
+        """Decides, after a request was answered, whether a candidate or a judge gets it as well."""
         if not isinstance(inflight.request, InferenceRequest):
             return
         is_aside = isinstance(inflight.reply, ShadowReply)
@@ -82,12 +82,12 @@ class ShadowTraffic:
         return self._rng.random() < share
 
     def _wants_judgement(self, response: Answer, judge: str) -> bool:
-        """One that has words, and no probabilities of its own; nobody judges himself."""
+        """Whether the answer has words and no probabilities of its own, and came from another model than the judge."""
         unsure = response.confidence_source != "logprobs" and bool(response.output) and not response.tool_calls
         return unsure and response.model_id != judge and self._has_time(judge)
 
     def _has_time(self, model: str) -> bool:
-        """Whether somebody with that model is idle, and nobody waits."""
+        """Whether a worker with that model is idle, and no request waits."""
         return not len(self._shared.queue) and any(
             not worker.obstacle and worker.idle and any(card.answers_to(model) for card in worker.heartbeat.models)
             for worker in self._shared.registry
@@ -123,7 +123,7 @@ class ShadowTraffic:
 
 
 def score_of(text: str) -> float | None:
-    """0..1, of a judge's words; None: there is no number from 0 to 10 in them."""
+    """A judge's words as a number in 0..1; None: they hold no number from 0 to 10."""
     found = _NUMBER.search(text)
     return int(found[0]) / BEST if found is not None and int(found[0]) <= BEST else None
 

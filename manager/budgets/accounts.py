@@ -1,9 +1,9 @@
 """How much money is left: budgets, the ledgers that Managers share, and each Manager's part of them. Pure.
 
-A ledger says what was spent in a window (a day, a month) and what each Manager holds on lease. Whoever takes a lease
-takes it off what is left, so all of them together cannot promise more than there is. Before a request is sent what it
-will probably cost is reserved from the lease, and when it ends what it did cost is settled: a budget is overshot by no
-more than the requests under way cost above their estimates.
+A ledger holds what was spent in a window (a day, a month) and the lease of each Manager. A lease is taken off what is
+left, so all Managers together cannot promise more than there is. Before a request is sent, its likely cost is reserved
+from the Manager's lease; when the request ends, its true cost is settled. So a budget is overshot by no more than the
+requests under way cost above their estimates.
 
 Time here is unix seconds: windows are hours, days and months of the calendar, in UTC.
 """
@@ -21,13 +21,15 @@ from manager.config import Budget
 
 NOTHING = Decimal(0)
 LEASED_FOR = 30.0
-"""Seconds after which the lease of a Manager that renews it no more counts as spent: it may have been."""
+"""Seconds after which a lease that its Manager does not renew counts as spent."""
 LINGERS = 60.0
-"""Seconds after its end in which a window may still be told of."""
+"""Seconds after the end of a window in which late costs are still reported for it."""
 HOLDERS_REMEMBERED = 100
-"""Those that spent last, by what they told last."""
+"""Managers whose last report number a ledger keeps: the latest ones."""
 SHARE = Decimal("0.2")
-"""Of what is left, that one Manager holds at most, beyond what it needs now: the others want some too."""
+"""Part of the remaining money that one Manager may lease beyond its present need, so that the other Managers get
+some.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +40,19 @@ class Account:
     tenant: str
     window: str
     ends: float | None
-    """Unix seconds; None: never."""
+    """Unix seconds; None: the window never ends."""
 
     @property
     def key(self) -> str:
-        """Its name in the bucket."""
+        """The account's name in the JetStream bucket."""
         told = f"{self.budget.tenant}/{self.tenant}/{self.budget.model}/{self.budget.per}/{self.window}"
         return sha256(told.encode()).hexdigest()[:32]
 
     @property
     def told_tenant(self) -> str | None:
-        """None: the budget is of all tenants together; empty: of requests that name none."""
+        """The tenant as users see it. None: the budget is of all tenants together; empty: of requests without a
+        tenant.
+        """
         return self.tenant if self.budget.tenant else None
 
     def __str__(self) -> str:
@@ -59,7 +63,7 @@ class Account:
 
 
 def accounts(budgets: Sequence[Budget], tenant: str, model_id: str, now: float) -> Iterator[Account]:
-    """The budgets from which a request of this tenant to this model is paid."""
+    """The budgets that pay for a request of this tenant to this model."""
     for budget in budgets:
         if budget.model not in (None, model_id) or budget.tenant not in (None, "*", tenant):
             continue
@@ -68,7 +72,7 @@ def accounts(budgets: Sequence[Budget], tenant: str, model_id: str, now: float) 
 
 
 def named(budgets: Sequence[Budget], now: float) -> Iterator[Account]:
-    """The accounts that are known beforehand; those of tenants on their own come with their requests."""
+    """The accounts that the config alone defines; those of single tenants are made when their first request comes."""
     for budget in budgets:
         if budget.tenant != "*":
             window, ends = window_of(budget.per, now)
@@ -76,7 +80,7 @@ def named(budgets: Sequence[Budget], now: float) -> Iterator[Account]:
 
 
 def window_of(per: str, now: float) -> tuple[str, float | None]:
-    """The name of the window of time that `now` lies in, and when it ends."""
+    """The name of the window that contains `now`, and its end in unix seconds."""
     at = datetime.fromtimestamp(now, UTC)
     match per:
         case "hour":
@@ -103,19 +107,19 @@ class Ledger(BaseModel):
     spent: Decimal = NOTHING
     leases: dict[str, Lease] = {}
     written_off: dict[str, Decimal] = {}
-    """Leases that ran out, by holder: taken for spent until it says what it did spend."""
+    """Expired leases by holder, counted as spent until the holder reports what it did spend."""
     told: dict[str, int] = {}
-    """The number of its last report of money spent, by holder: one told twice counts once."""
+    """The number of each holder's last report of spent money: a report that arrives twice counts once."""
     warned: bool = False
-    """Somebody has said already that it is nearly spent."""
+    """A Manager has warned that the budget is nearly spent."""
 
     def renewed(
         self, account: Account, holder: str, *, used: Decimal, need: Decimal, now: float, report: int = 0
     ) -> "Ledger":
-        """The ledger when `holder` has spent `used` more and wants a lease of `need`, or a little more.
+        """The ledger after `holder` has spent `used` more and asks for a lease of `need`.
 
-        A holder is one life of one Manager, and numbers its reports. When less is left, it gets that. Leases that ran
-        out count as spent.
+        A holder is one life of one Manager, and numbers its reports. It gets a little more than `need`, and less when
+        less is left. Expired leases count as spent.
         """
         over = [name for name, lease in self.leases.items() if lease.until <= now and name != holder]
         leases = {name: lease for name, lease in self.leases.items() if name not in (*over, holder)}
@@ -150,19 +154,19 @@ class LocalBudget:
     account: Account
     lease: Decimal = NOTHING
     until: float = 0.0
-    """Unix seconds: then the lease runs out."""
+    """Unix seconds at which the lease expires."""
     used: Decimal = NOTHING
-    """Settled since the ledger was last told."""
+    """US dollars settled since the last report that the ledger acknowledged."""
     reserved: Decimal = NOTHING
     unsure: dict[int, Decimal] = field(default_factory=dict)
-    """What was told in reports, by their numbers, that the ledger may have or not: nobody acknowledged them."""
+    """US dollars by report number, for reports that the ledger has not acknowledged: it may have them or not."""
     ceiling: Decimal | None = None
-    """What may be used and reserved while a report is under way; None: none is."""
+    """US dollars that may be used and reserved while a report is under way; None: no report is."""
     known: Ledger | None = None
-    """As it was last seen."""
+    """The ledger as this Manager saw it last."""
 
     def follow(self, budget: Budget) -> None:
-        """Its budget has another limit, or warns earlier; nothing, if that budget is another one."""
+        """Takes over a changed limit or warning of this account's budget. Ignores any other budget."""
         old = self.account.budget
         same = (budget.tenant, budget.model, budget.per) == (old.tenant, old.model, old.per)
         if same and budget != old:
@@ -177,14 +181,15 @@ class LocalBudget:
         self.reserved += usd
 
     def settle(self, reserved: Decimal, usd: Decimal) -> None:
-        """What was reserved for a request is free again; it did cost `usd`."""
+        """Frees what was reserved for a request, and counts `usd` as used."""
         self.reserved -= reserved
         self.used += usd
 
     def report(self, ledger: Ledger, holder: str, number: int, more: Decimal | None, now: float) -> Ledger:
-        """The ledger with our word of what was used, and with a lease of what is reserved and `more`; None: of nothing.
+        """The ledger with a report of what was used, and with a lease of what is reserved plus `more` (None: without a
+        lease).
 
-        Until somebody says that the ledger has it, no more is promised than the old lease and the new one both allow.
+        Until the ledger acknowledges the report, no more is promised than the old lease and the new one both allow.
         """
         heard = self.unsure.get(ledger.told.get(holder, 0), NOTHING)
         need = NOTHING if more is None else self.reserved + more
@@ -194,12 +199,12 @@ class LocalBudget:
         return after
 
     def may_have_warned(self, ledger: Ledger, holder: str) -> bool:
-        """Whether the ledger says that it is nearly spent since a report of ours, and nobody told us so."""
+        """Whether the ledger was marked as nearly spent by a report of ours that was never acknowledged."""
         unheard = ledger.told.get(holder, 0) in self.unsure
         return unheard and ledger.warned and not (self.known and self.known.warned)
 
     def renewed(self, ledger: Ledger, holder: str, number: int) -> None:
-        """The ledger has our report of this number, and holds our new lease."""
+        """The ledger has acknowledged this report and holds our new lease."""
         self.used -= self.unsure[number]
         self.unsure.clear()
         self.ceiling = None
@@ -208,24 +213,28 @@ class LocalBudget:
         self.known = ledger
 
     def doubt(self) -> None:
-        """Whether the ledger has our report, and what lease it holds then, nobody knows: it is asked before we pay."""
+        """A report was not acknowledged, so our lease is unknown: the ledger is asked before the next request is
+        paid.
+        """
         if self.unsure:
             self.until = 0.0
 
     @property
     def rests(self) -> bool:
-        """Whether it is one tenant's of many, and nothing is reserved, to be told, or held on lease."""
+        """Whether this is one of many tenants' accounts and holds nothing: no reservation, no unreported cost, no
+        lease.
+        """
         busy = self.reserved or self.used or self.unsure or self.lease
         return self.account.budget.tenant == "*" and self.known is not None and not busy
 
     def is_over(self, now: float) -> bool:
-        """Whether its window has ended, and with it all that was paid from it. `now`: unix seconds."""
+        """Whether the window has ended, and every request that was paid from it. `now`: unix seconds."""
         ends = self.account.ends
         return ends is not None and now > ends + LINGERS and not self.reserved
 
     @property
     def state(self) -> BudgetState:
-        """For people."""
+        """The account as `bullpen budgets` and the page show it."""
         account = self.account
         return BudgetState(
             tenant=account.told_tenant,
@@ -238,9 +247,9 @@ class LocalBudget:
         )
 
     def goes_on_alone(self, usd: Decimal, holder: str) -> bool:
-        """Whether a request may be paid while the ledger cannot be reached: from what was last known to be left.
+        """Whether a request may be paid while the ledger cannot be reached, by what was left when it was last seen.
 
-        What others held on lease then is not ours.
+        Leases that other Managers held then are not available.
         """
         if self.known is None:
             return False
@@ -251,19 +260,21 @@ class LocalBudget:
 
 @dataclass(slots=True)
 class Reservation:
-    """What was reserved for one request, in each of its shares."""
+    """What was reserved for one request, in each account that pays for it."""
 
     usd: Decimal
     shares: tuple[LocalBudget, ...] = ()
     settled: Decimal | None = None
-    """What it did cost, as far as was known when it was settled last."""
+    """US dollars that the request cost, as of the last settlement."""
 
     def add(self, local: LocalBudget) -> None:
         local.reserve(self.usd)
         self.shares += (local,)
 
     def settle(self, usd: Decimal | None) -> None:
-        """`usd`: what it did cost, as far as is known; None: as much as was reserved. May be said again, corrected."""
+        """Settles the request at `usd`, its cost as far as it is known; None: at what was reserved. May be called again
+        with a corrected cost.
+        """
         cost = self.usd if usd is None else usd
         for local in self.shares:
             if self.settled is None:

@@ -1,8 +1,8 @@
 """Budgets across Managers: takes leases from the ledgers in a JetStream bucket, and pays requests out of them.
 
-While a lease lasts nobody waits: it is renewed in the background. A request waits, a little, only when what it may cost
-is more than the lease has left. Without JetStream a Manager goes on with what was last known to be left; one that knows
-nothing spends nothing.
+While a lease lasts, no request waits: leases are renewed in the background. A request waits briefly only when its
+likely cost is more than the lease has left. Without JetStream a Manager goes on with what was left when it last saw the
+ledger; a Manager that has never seen it spends nothing.
 """
 
 import asyncio
@@ -30,14 +30,14 @@ KEPT = 400 * 86_400.0
 """Seconds: longer than the longest window that ends."""
 RENEW_EVERY = 2.0
 WITHIN = 0.5
-"""Seconds that a request waits for JetStream …"""
+"""Seconds that one request waits for JetStream."""
 LEFT_ALONE = 5.0
-"""… once; then none waits for so many seconds."""
+"""Seconds after such a wait in which no other request waits for JetStream."""
 BACKGROUND_WITHIN = 2.0
 RENEWED_AT_ONCE = 32
 MOST_KNOWN = 100
 MOST_AT_REST = 1000
-"""Tenants that are remembered, for `bullpen budgets`, although they spend nothing."""
+"""Tenants without spending that are remembered for `bullpen budgets`."""
 
 
 class BudgetLedger:
@@ -55,7 +55,9 @@ class BudgetLedger:
         self._budgets = budgets
         self._id = manager_id
         self._holder = f"{manager_id}/{new_id()}"
-        """Whose the leases are: one that is started again under the same name does not own its predecessor's."""
+        """The holder of the leases: one life of one Manager. A restarted Manager does not own its predecessor's
+        leases.
+        """
         self._reports = count(1)
         self._metrics = metrics
         self._clock = clock
@@ -63,12 +65,12 @@ class BudgetLedger:
         self._local_budgets: dict[str, LocalBudget] = {}
         self._renewing: dict[str, asyncio.Lock] = {}
         self._away_until = 0.0
-        """JetStream, by our clock."""
+        """Whether JetStream may be asked, by our clock."""
 
     async def reserve(self, tenant: str, model_id: str, usd: Decimal | None) -> Reservation | None:
-        """Reserves what a request will probably cost; None: no budget is concerned. Raises `budget_exceeded`.
+        """Reserves the likely cost of a request. Returns None when no budget concerns it. Raises `budget_exceeded`.
 
-        A model that costs nothing, or whose price nobody knows, is never stopped.
+        A model that costs nothing, or whose price is unknown, is never stopped.
         """
         if not self._budgets or not usd:
             return None
@@ -85,7 +87,7 @@ class BudgetLedger:
         return reservation if reservation.shares else None
 
     async def states(self) -> list[BudgetState]:
-        """What is spent of every budget; of tenants on their own, of those that were heard from."""
+        """What is spent of every budget; of single tenants, those that this Manager has seen."""
         now = self._clock()
         for account in named(self._budgets, now):
             self._local_budgets.setdefault(account.key, LocalBudget(account))
@@ -95,7 +97,7 @@ class BudgetLedger:
         return [local.state for local in lasting if local.account.budget in self._budgets]
 
     def known_states(self, tenants: int) -> list[BudgetState]:
-        """What is known of the budgets without asking anybody; of tenants on their own, of the first `tenants`."""
+        """What this Manager knows of the budgets, without asking JetStream; of single tenants, the first `tenants`."""
         now = self._clock()
         for account in named(self._budgets, now):
             self._local_budgets.setdefault(account.key, LocalBudget(account))
@@ -106,12 +108,14 @@ class BudgetLedger:
         return [*own[:MOST_KNOWN], *others[:tenants]]
 
     def reconfigure(self, budgets: tuple[Budget, ...]) -> None:
-        """Whose limit is another now: the next request that it pays for asks the ledger how much is left."""
+        """Takes over changed limits: the next request that such a budget pays for asks the ledger how much is left."""
         self._configured = budgets
         self._take()
 
     def take_keys(self, budgets: tuple[Budget, ...]) -> None:
-        """The budgets that come with API keys. Where the config has one for the same, the smaller limit counts."""
+        """Takes over the budgets of API keys. Where the config has a budget for the same tenant, the smaller limit
+        counts.
+        """
         if budgets != self._of_keys:
             self._of_keys = budgets
             self._take()
@@ -128,13 +132,15 @@ class BudgetLedger:
                 local.follow(budget)
 
     async def keep(self) -> None:
-        """Renews leases before they are needed, and gives back what is not; until cancelled."""
+        """Renews leases before they are needed, and gives back those that are not; until cancelled."""
         while True:
             await asyncio.sleep(RENEW_EVERY)
             await self._renew_all()
 
     async def _renew_all(self) -> None:
-        """Several at a time. A tenant that spends nothing any more makes no work: its lease is given back."""
+        """Renews several ledgers at a time. An idle tenant's lease is given back, and its account costs nothing
+        more.
+        """
         turns = asyncio.Semaphore(RENEWED_AT_ONCE)
 
         async def renew(local: LocalBudget) -> None:
@@ -145,7 +151,7 @@ class BudgetLedger:
         self._forget(self._clock())
 
     def _forget(self, now: float) -> None:
-        """What is over, and of tenants that rest those that asked first, when they are very many."""
+        """Drops accounts whose window is over, and, when there are very many, the idle tenants that asked first."""
         over = [key for key, local in self._local_budgets.items() if local.is_over(now)]
         rest = [key for key, local in self._local_budgets.items() if local.rests]
         for key in (*over, *rest[: max(0, len(rest) - MOST_AT_REST)]):
@@ -154,7 +160,7 @@ class BudgetLedger:
                 self._renewing.pop(key, None)
 
     async def close(self) -> None:
-        """Says what was spent, and gives all leases back."""
+        """Reports what was spent, and gives all leases back."""
         for local in self._local_budgets.values():
             await self._renew_quietly(local, None)
 
@@ -182,9 +188,9 @@ class BudgetLedger:
             log.debug("budget_not_told", budget=str(local.account), error=str(error))
 
     async def _renew(self, local: LocalBudget, more: Decimal | None, within: float) -> None:
-        """Tells the ledger what was spent and takes a lease of what is reserved and `more`, or a little more than that.
+        """Reports what was spent, and takes a lease of a little more than what is reserved plus `more`.
 
-        None: gives the lease back. Raises `BusError`.
+        `more` None: gives the lease back. Raises `BusError`.
         """
         if self._bucket is None:
             self._bucket = await Bucket.open(self._bus, BUCKET, max_age_s=KEPT, max_bytes=MAX_BYTES)
@@ -226,7 +232,7 @@ class BudgetLedger:
 
 
 def _read(value: bytes) -> Ledger:
-    """Raises `BusError` when somebody else has written there."""
+    """Writes the ledger. Raises `BusError` when another Manager has written it meanwhile."""
     if not value:
         return Ledger()
     try:

@@ -1,6 +1,6 @@
 """Budgets that come with API keys: `bullpen keys create --budget 5/day` limits what the key's tenant may spend.
 
-The keys are in a JetStream bucket that the gateways read as well; here only their budgets count.
+The gateways read the same JetStream bucket of keys; a Manager reads only the budgets in it.
 """
 
 import structlog
@@ -25,7 +25,7 @@ class KeyBudgets:
         self._copy = BucketCopy(bus, s.KEYS_BUCKET, max_bytes=MAX_BYTES, changed=self._read)
 
     async def keep(self) -> None:
-        """Until cancelled."""
+        """Follows the bucket until cancelled."""
         await self._copy.keep()
 
     def _read(self) -> None:

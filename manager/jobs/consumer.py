@@ -1,12 +1,12 @@
-"""Durable requests: taken from stream `JOBS`, answered as any other, the answer kept in stream `RESULTS`.
+"""Durable requests: taken from the stream `JOBS`, answered like any other, the answer kept in the stream `RESULTS`.
 
-A job leaves `JOBS` only when its result is in `RESULTS`, so it outlives the Manager at work on it. It may be executed
-twice, but has one result: a Manager that gets a job again first looks whether there is one, and `RESULTS` itself drops
-a second that comes within two hours of the first (`Nats-Msg-Id`). What fails for a reason that may pass is put off,
-with a pause that grows; how often is kept in a bucket, so that Managers that come and go count together.
+A job leaves `JOBS` only when its result is in `RESULTS`, so it outlives the Manager that works on it. It may be
+executed twice, but has one result: a Manager that gets a job again first looks for a result, and `RESULTS` itself drops
+a second one that comes within two hours of the first (`Nats-Msg-Id`). A job that fails for a passing reason is put off,
+with a growing pause; its number of tries is kept in a bucket that all Managers share.
 
-Jobs are batch work: a caller that waits for an answer goes first. Without JetStream there are no jobs, and nothing else
-of the Manager waits for it.
+Jobs are batch work: a caller that waits for an answer goes first. Without JetStream there are no jobs, and the rest of
+the Manager works as usual.
 """
 
 import asyncio
@@ -36,27 +36,29 @@ log = structlog.get_logger(__name__)
 QUEUE = WorkQueue(s.JOBS_STREAM, (s.JOBS_SUBMIT,), max_age_s=0, max_bytes=512 << 20, duplicate_window_s=3600)
 ARCHIVE = Archive(s.RESULTS_STREAM, (s.RESULT_ANY,), max_bytes=1 << 30, duplicate_window_s=7200)
 TRIES = "bullpen_jobs"
-"""The bucket of how often jobs were tried."""
+"""The bucket with the number of tries of each job."""
 TRIES_KEPT = 2 * 86_400.0
 TRIES_BYTES = 32 << 20
 STILL_AT_IT = 1 / 3
-"""Of the silence after which another Manager gets a job: how often this one says that it is at it."""
+"""How often a Manager tells JetStream that it still works on a job, as a part of the silence after which JetStream
+gives the job to another Manager.
+"""
 MAX_PENDING = 50_000
-"""Jobs of the whole mesh that may be in hand or put off."""
+"""Jobs of the whole mesh that may be under way or put off."""
 FETCH_WITHIN = 1.0
 LOOK_EVERY = 2.0
 AWAY = 5.0
-"""Seconds to leave JetStream alone when it did not answer."""
+"""Seconds to leave JetStream alone after it did not answer."""
 STORE_WITHIN = 2.0
 STORE_AGAIN = 0.5
 STORE_PATIENCE = 600.0
-"""Seconds for which a result is held while the server is away; then the job is done again."""
+"""Seconds for which a result is held while the server is away; after that the job is done again."""
 LEAVE_WITHIN = 5.0
 CALL_WITHIN = 2.0
 
 
 Perform: TypeAlias = Callable[[Message, Job, bool], Awaitable[tuple[Result, BullpenError | None]]]
-"""Does the request of a job. True: it comes again when no worker can begin it. Raises `invalid_request`."""
+"""Answers the job's request. `patient`: the job comes again when no worker can begin it. Raises `invalid_request`."""
 
 
 class Jobs:
@@ -69,7 +71,7 @@ class Jobs:
         self._tasks = Tasks("jobs")
         self._place = asyncio.Event()
         self._wanted = asyncio.Event()
-        """It takes jobs at all."""
+        """Whether this Manager takes jobs at all."""
         if config.at_once:
             self._wanted.set()
         self._taking = asyncio.Event()
@@ -78,7 +80,7 @@ class Jobs:
         self._complained = False
         self._leaving = False
         self.waiting: int | None = None
-        """Jobs of the mesh that are not begun; None: not known."""
+        """Jobs of the mesh that wait; None: unknown."""
 
     @property
     def running(self) -> int:
@@ -88,18 +90,20 @@ class Jobs:
         self._taking.set()
 
     def stand_back(self) -> None:
-        """Takes no new jobs; those in hand go on."""
+        """Takes no new jobs; those under way go on."""
         self._taking.clear()
 
     def reconfigure(self, config: JobsConfig) -> None:
-        """From the next job on; how long a Manager may be silent, JetStream was told at the start."""
+        """Takes over a changed config from the next job on, except for a Manager's silence: JetStream was told it at
+        the start.
+        """
         self._config = config.model_copy(update={"silent_after": self._config.silent_after})
         self._place.set()
         if config.at_once:
             self._wanted.set()
 
     async def run(self) -> None:
-        """Takes jobs as long as it is let; looks after the streams again whenever they were away. Does not end."""
+        """Takes jobs while allowed, and makes the streams again whenever they were away. Runs until cancelled."""
         await self._wanted.wait()
         self._tasks.start(self._stay_in_progress(), "in_progress")
         self._tasks.start(self._look(), "look")
@@ -113,7 +117,7 @@ class Jobs:
                 await asyncio.sleep(AWAY)
 
     async def leave(self) -> None:
-        """Gives back what is not done. Call it when requests are no longer served."""
+        """Gives back jobs that are not done. Call it when requests are no longer served."""
         self._leaving = True
         self.stand_back()
         with suppress(TimeoutError):
@@ -144,7 +148,7 @@ class Jobs:
         self._complained = False
 
     async def _mend(self) -> None:
-        """Makes `RESULTS` again, if it was deleted."""
+        """Makes `RESULTS` again if it was deleted."""
         with suppress(BusError):
             await ensure_stream(self._bus, ARCHIVE)
 
@@ -154,7 +158,7 @@ class Jobs:
             await consumer.close()
 
     async def _take(self) -> None:
-        """Fetches jobs while there is a place for them. Raises `BusError` when the stream is not there any more."""
+        """Fetches jobs while there is a place for them. Raises `BusError` when the stream is gone."""
         consumer = self._consumer
         assert consumer is not None
         while self._taking.is_set():
@@ -227,7 +231,9 @@ class Jobs:
             await job.message.ack()
 
     async def _has_result(self, job: Job) -> bool:
-        """Whether it was answered before: by a Manager that could not say so, or under the same `Nats-Msg-Id`."""
+        """Whether the job has a result already: from a Manager that died before it could acknowledge the job, or from
+        another job with the same `Nats-Msg-Id`.
+        """
         seq, subject = 0, s.result(job.task_id)
         while found := await read_after(self._bus, s.RESULTS_STREAM, subject, seq):
             if any(kept.headers.get(h.JOB) == job.id for kept in found):
@@ -244,7 +250,7 @@ class Jobs:
             return result, error
 
     async def _keep(self, job: Job, result: Result) -> None:
-        """Returns when `RESULTS` has it. Raises `BusError` when that takes too long."""
+        """Returns when `RESULTS` has the result. Raises `BusError` when that takes too long."""
         until = time() + STORE_PATIENCE
         while True:
             try:
@@ -267,7 +273,7 @@ class Jobs:
                 return
 
     async def _again_after(self, job: Job, failure: BullpenError, patient: bool) -> float | None:
-        """Seconds after which it is tried again; None: the failure is its result."""
+        """Seconds after which the job is tried again; None: the failure is its result."""
         if failure.begun_nowhere:
             if not patient:
                 return None
@@ -285,7 +291,7 @@ class Jobs:
         return longest * random.uniform(0.5, 1.0)  # noqa: S311 — jitter, not a secret
 
     async def _count(self, job: Job) -> int:
-        """How often it was tried, this time included."""
+        """How often the job was tried, this time included."""
         assert self._tries is not None
         key = sha256(job.id.encode()).hexdigest()
         entry = await self._tries.get(key, within=CALL_WITHIN)
@@ -294,6 +300,8 @@ class Jobs:
         return tries
 
     async def _give_back(self, message: StoredMessage, pause: float) -> None:
-        """A Manager gets it again, after `pause` seconds; a little later when the server cannot be told."""
+        """Has JetStream give the job to a Manager again, after `pause` seconds; a little later if the server cannot be
+        reached.
+        """
         with suppress(BusError):
             await message.nak(pause)

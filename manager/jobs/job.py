@@ -1,4 +1,4 @@
-"""A durable request as it comes out of stream `JOBS`, and the one message that becomes its result."""
+"""A durable request as it comes out of the stream `JOBS`, and the one message that becomes its result."""
 
 from dataclasses import dataclass
 from time import time
@@ -22,7 +22,7 @@ class Job:
 
     @classmethod
     def of(cls, message: StoredMessage) -> "Job":
-        """A job without names of its own gets some that are the same each time it comes."""
+        """Ids for a job that has none of its own: the same each time the job comes."""
         own = message_id(message.headers)
         name = own or f"job-{message.stream_seq}"
         job_id = own or f"{message.stream_seq}-{message.stored_ns}"  # a stream made anew counts from 1 again
@@ -30,13 +30,13 @@ class Job:
 
     @property
     def age(self) -> float:
-        """Seconds since it was submitted."""
+        """Seconds since the job was submitted."""
         return time() - self.message.stored_ns / 1e9
 
     def request(self) -> Message:
         """The request, as batch work unless it says otherwise. Raises `BullpenError(invalid_request)`.
 
-        Its deadline counts from now on: a header that came with it says when the caller wanted to have submitted it.
+        Its deadline counts from now on: a deadline header that came with it concerns the submission.
         """
         request = parse_request(self.message.data, task_id=self.task_id)
         changes = (
@@ -48,7 +48,7 @@ class Job:
 
 
 class Result(CapturedReply):
-    """Keeps the one final message back, until the stream has it."""
+    """Holds the one final message back until the stream has it."""
 
     def __init__(self, bus: Bus, task_id: str, request_id: str, job_id: str) -> None:
         super().__init__(bus, task_id, request_id)

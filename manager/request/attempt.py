@@ -1,8 +1,8 @@
 """One attempt: a request that was sent to one worker, and what became of it. Pure.
 
-`Attempt.on` is the only way it changes: an event comes, the table in `lifecycle` says which state follows. An attempt
-that ended from our side (silence, a lost worker, a cancel) may still get a last word from its worker: how much it used,
-or an answer that came too late.
+`Attempt.on` is the only way an attempt changes: an event comes, and the table in `lifecycle` says which state follows.
+An attempt that ended from our side (silence, a lost worker, a cancel) may still get a last word from its worker: how
+much it used, or an answer that came too late.
 """
 
 from dataclasses import dataclass, replace
@@ -44,27 +44,31 @@ from manager.routing.query import Choice, RoutingQuery
 from manager.routing.registry import NO_PROBE, Probe, UncountedRequest
 
 FREE = PartialUsage(cost_usd=Decimal(0))
-"""Of an attempt that was surely not begun."""
+"""The usage of an attempt that surely was not begun."""
 MARGIN, MARGIN_SHARE = 2.0, 0.1
-"""Seconds, and a share, by which we wait longer than a worker says that its silence is normal: it decides first."""
+"""Seconds, and a share, by which we wait longer than the silence that a worker calls normal: the worker decides
+first.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """The start of an answer that the caller has already: what comes next has to go on after it."""
+    """The start of an answer that the caller has already: the next worker's words go on after it."""
 
     text: str = ""
     tokens: int = 0
     reasoning: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
     anchor: Anchor | None = None
-    """By which the answer is joined to it. None: the worker is given the start, and goes on by itself."""
+    """The end of that text, by which the next worker's words are joined to it. None: the worker is given the start
+    itself.
+    """
     room: int | None = None
-    """Tokens that the answer may still have, where the caller said how many it may have in all."""
+    """Tokens that the rest of the answer may have, where the caller set a limit."""
 
     @property
     def has_seam(self) -> bool:
-        """Whether an answer is joined to its text. Of such words no log-probabilities are told."""
+        """Whether the answer is joined at an anchor. Such words carry no log-probabilities."""
         return self.anchor is not None and bool(self.text)
 
 
@@ -90,52 +94,54 @@ class Attempt:
         self.created_at = created_at
         self.epoch = choice.worker.heartbeat.epoch
         self.others = max(0, choice.worker.load - 1)
-        """Requests that its worker had beside it, when it was sent there."""
+        """Requests that the worker had when this one was sent."""
         self.prompt_tokens = query.tokens_in
         self.openings = query.openings
         self.cached = query.cached.get(choice.worker.worker_id, 0.0)
         """Tokens of the prompt that the worker was thought to have in its cache."""
         self.uncounted = uncounted or UncountedRequest(0.0)
-        """What its worker's limits have to give for it, until a heartbeat counts it."""
+        """The request's part of the worker's limits, until a heartbeat counts it."""
         self.start = start
         self.joint: Joint | None = None
-        """What of its words the caller of a seamless stream gets; None for all others, who get all of them."""
+        """Finds the new part of the worker's words for a seamless stream; None for any other request."""
         self._held = Piece()
-        """Thoughts and calls that came before its words had joined."""
+        """Reasoning and tool calls that came before the words had joined."""
         self._thoughts = ""
-        """All of them, of a seamless stream."""
+        """All reasoning of a seamless stream."""
         self.probe = probe
-        """Of which breakers it decides whether they close again."""
+        """The circuit breakers for which this attempt is the probe."""
         self.reservation: Reservation | None = None
-        """What is set aside for it in the budgets that pay it."""
+        """What is reserved for the attempt in the budgets that pay it."""
         self.inbox = ""
-        """Where its worker's words come to."""
+        """The subject to which the worker's messages come."""
 
         self.state = State.SENT
         self.reached = State.SENT
         """The last state before the end."""
         self.ending: AttemptEvent | None = None
-        """The event that ended it."""
+        """The event that ended the attempt."""
         self.final: FinalResponse | ErrorReply | None = None
-        """The worker's own last word, whenever it came: it will say no more."""
+        """The worker's own final message, whenever it came."""
         self.error: BullpenError | None = None
-        """Why there is no answer; None when there is one, or it runs."""
+        """Why there is no answer; None when there is one, or the attempt runs."""
         self.go_given = False
-        """Its worker was told that it may call a provider that sends bills."""
+        """The worker was told that it may call a provider that bills."""
         self.silence_ok: SilenceOk | None = None
-        """How long the worker says that its silence is normal."""
+        """How long the worker's silence is normal, as its claim says."""
         self.tokens = 0
         self.sent_at = self.heard_at = self.ended_at = now
         self._moved_at = now
         self._moves = 0
         self._next_piece: int | None = 0
-        """The number of the piece that is due; None: one was lost."""
+        """The number of the next piece; None: a piece was lost."""
         self._usage: PartialUsage | None = None
 
     # What happens to it
 
     def on(self, event: AttemptEvent, now: float) -> None:
-        """The one way an attempt changes. After the worker's own last word nothing does, but that it is accepted."""
+        """Applies an event. After the worker's own final message nothing changes, except that a late answer is
+        accepted.
+        """
         if self.final is not None and not isinstance(event, Accepted):
             return
         before, self.state = self.state, TRANSITIONS[self.state].get(signal := signal_of(event), self.state)
@@ -155,7 +161,7 @@ class Attempt:
             self.pay()
 
     def _note(self, event: AttemptEvent, signal: Signal, before: State, now: float) -> None:
-        """What a running attempt's worker says beside the state: only what moves something restarts our patience."""
+        """Takes in what a worker says beside the state. Only progress restarts the silence time-out."""
         if isinstance(event, Claim | Progress | Streamed | FinalResponse | ErrorReply | Unreadable):
             self.heard_at = now
         match event:
@@ -175,11 +181,11 @@ class Attempt:
                 pass
 
     def wait_again(self, now: float) -> None:
-        """The silence is ours, or no other worker could do it: go on waiting for this one."""
+        """Restarts the silence time-out: the silence is ours, or no other worker could take the request."""
         self._moved_at = now
 
     def pay(self) -> None:
-        """Out of what was reserved: what it cost, as far as is known now."""
+        """Settles the reservation at what the attempt cost, as far as it is known."""
         if self.reservation is not None:
             self.reservation.settle(self.likely_cost)
 
@@ -213,48 +219,50 @@ class Attempt:
 
     @property
     def awaits_last_word(self) -> bool:
-        """It is over, but its worker has not said so and may still be at it."""
+        """Whether the attempt is over, but its worker has not confirmed it and may still work."""
         return self.is_over and self.final is None and not self.started_anew
 
     @property
     def started_anew(self) -> bool:
-        """Its worker is another process now, and knows nothing of it."""
+        """The worker was restarted, and knows nothing of the attempt."""
         return self.choice.worker.heartbeat.epoch != self.epoch
 
     @property
     def worker_died(self) -> bool:
-        """Its worker's process ended while it was at it, and is gone still or started anew.
+        """Whether the worker's process ended during the attempt.
 
-        A lost connection alone is no death, and what only waited inside the worker did not kill it.
+        A lost connection alone is no death, and a request that only waited inside the worker did not kill it.
         """
         died = isinstance(self.ending, Gone) and self.ending.died and self.reached is not State.QUEUED
         return died and (bool(self.choice.worker.gone) or self.started_anew)
 
     @property
     def lost_its_line(self) -> bool:
-        """Its worker lost the connection while it was at it, and is here again: the same process, which did not die."""
+        """Whether the worker lost its connection during the attempt, and the same process is back."""
         is_back = not self.choice.worker.gone and not self.started_anew
         return self.state is State.UNCERTAIN and isinstance(self.ending, Gone) and is_back
 
     @property
     def lost_a_piece(self) -> bool:
-        """A part of its stream was lost on the way to us."""
+        """Whether a part of its stream was lost."""
         return self._next_piece is None
 
     @property
     def found_no_place(self) -> bool:
-        """Its worker was full."""
+        """Whether the worker was full."""
         return self.state is State.REFUSED and self.final is not None and self.error_code is ErrorCode.OVERLOADED
 
     @property
     def declined(self) -> bool:
-        """Its worker, or the worker's provider, said no to it in words that do not concern the worker's load."""
+        """Whether the worker or its provider declined the request for reasons other than load."""
         code = self.error_code
         return self.state is State.REFUSED and self.final is not None and code in SAID_NO - NOT_STARTED
 
     @property
     def prompt_is(self) -> int:
-        """How many tokens the prompt has, or more, as its worker said when they were too many for its model; else 0."""
+        """The size of the prompt in tokens, as the worker told it when the model's context window was too small; else
+        0.
+        """
         error = self.error
         if error is None or (error.code is not ErrorCode.CONTEXT_LENGTH_EXCEEDED and error.prompt_tokens is None):
             return 0
@@ -263,7 +271,9 @@ class Attempt:
     # Patience
 
     def overdue_at(self, config: ManagerConfig) -> float:
-        """When silence becomes too long. A worker that queues it may take as long as its heart beats."""
+        """When (loop's clock) the silence becomes too long. A queued attempt may wait as long as its worker's heart
+        beats.
+        """
         match self.state:
             case State.SENT:
                 return self._moved_at + config.claim_timeout
@@ -273,7 +283,7 @@ class Attempt:
                 return inf
 
     def _silence(self, config: ManagerConfig) -> float:
-        """Seconds of silence that are normal now. Our own time-outs are for workers that say nothing about it."""
+        """Seconds of silence that are normal in this state. Our own time-outs count only where the claim names none."""
         writing, ok = self.state is State.DECODE, self.silence_ok
         if ok is None:
             return config.next_token_timeout if writing else config.first_token_timeout
@@ -288,9 +298,9 @@ class Attempt:
         return self.final if isinstance(self.final, FinalResponse) else None
 
     def new_in(self, piece: Piece) -> Piece | Verdict:
-        """What the caller gets of a piece; of a seamless stream what is new in it.
+        """What the caller gets of a piece; in a seamless stream, the new part.
 
-        Thoughts and calls wait until the words have joined.
+        Reasoning and tool calls wait until the words have joined.
         """
         joint = self.joint
         if joint is None:
@@ -304,7 +314,7 @@ class Attempt:
         return replace(held, text=text, tokens=self.start.tokens + self.tokens - joint.withheld(self.tokens))
 
     def ended(self, answer: FinalResponse) -> FinalResponse | None:
-        """Its answer, of a seamless stream what is new in it; None: its words do not join."""
+        """The answer; in a seamless stream, its new part. None: its words do not join."""
         joint = self.joint
         if joint is None:
             return answer
@@ -318,7 +328,7 @@ class Attempt:
         return answer.model_copy(update=told)
 
     def joined(self, answer: FinalResponse) -> FinalResponse:
-        """What `ended` told of its answer, with the start that the caller had already."""
+        """The whole answer for the caller: the start that it had already, and what `ended` returned."""
         start = self.start
         if start == NOTHING:
             return answer
@@ -335,7 +345,7 @@ class Attempt:
 
     @property
     def outcome(self) -> Outcome:
-        """As the books call it."""
+        """The outcome, as the books call it."""
         beaten = isinstance(self.ending, CalledOff) and self.ending.beaten
         match self.state:
             case State.ANSWERED:
@@ -384,12 +394,12 @@ class Attempt:
 
     @property
     def usage(self) -> PartialUsage:
-        """What it has used, as far as we know."""
+        """What the attempt has used, as far as it is known."""
         return self._usage or self.seen
 
     @property
     def seen(self) -> PartialUsage:
-        """What we saw of its work. No provider that sends bills is called without our `go`."""
+        """What we saw of its work. A worker never calls a provider that bills without our `go`."""
         at = self.reached if self.is_over else self.state
         if self.paid and not self.go_given and at in (State.SENT, State.QUEUED):
             return FREE
@@ -397,7 +407,7 @@ class Attempt:
 
     @property
     def cost(self) -> Decimal | None:
-        """US dollars, exactly, as the worker told it. None: the worker has not told it (yet), and it is not guessed.
+        """The cost in US dollars as the worker told it, exactly. None: not told (yet); it is never guessed.
 
         A JSON number may have lost digits that the tokens and the price still have.
         """
@@ -419,7 +429,7 @@ class Attempt:
 
 
 def _usage_of(word: FinalResponse | ErrorReply, seen: PartialUsage | None, *, refused: bool) -> PartialUsage:
-    """What a worker's last word says that it used. `seen`: what we knew when the attempt was given up; None: it ran."""
+    """The usage in a worker's final message. `seen`: what we knew when the attempt was given up; None: it ran."""
     if isinstance(word, FinalResponse):
         return PartialUsage.of(word)
     return word.usage or seen or (FREE if refused else PartialUsage())

@@ -1,8 +1,8 @@
 """One request's way to its answer: decide, choose, send, follow, and decide again. Read `Dispatcher.answer` first.
 
 Nothing is decided here: `retry_policy` says what is done next, `selection` finds the worker, `attempt` says what a
-worker's words mean. Usually one attempt runs; two when the first is slower than nearly always (hedging). What has gone
-out to a streaming caller is never taken back: the next worker goes on after it, or the stream says that it starts anew.
+worker's messages mean. Usually one attempt runs; two when the first is slower than nearly always (hedging). Text that a
+streaming caller has is never taken back: the next worker goes on after it, or the stream says that it starts anew.
 """
 
 from contextlib import suppress
@@ -63,7 +63,7 @@ from manager.routing.query import Choice
 log = structlog.get_logger(__name__)
 
 OVERSLEPT = 0.5
-"""Seconds after which a timer that rings late means that this process did not run."""
+"""Seconds by which a timer may ring late; later means that this process did not run."""
 
 
 class Dispatcher:
@@ -71,17 +71,17 @@ class Dispatcher:
         self._shared = shared
         self._state = state
         self._config = shared.config
-        """As it was when the request came."""
+        """The request as it came."""
         self._selector = WorkerSelector(shared, state)
         self._retries_allowed = 0
         """Failed attempts that the retry budget has paid for."""
         self._reservation: Reservation | None = None
-        """For the worker that is chosen, until the request is sent there."""
+        """The reservation for the chosen worker, until the request is sent there."""
         self._hedge_at = inf
         """When (loop's clock) a second worker is asked as well."""
 
     async def answer(self) -> Answer:
-        """Asks one worker after the other until one has answered well enough. Raises `BullpenError`."""
+        """Asks one worker after another until one has answered well enough. Raises `BullpenError`."""
         try:
             return await self._show(await self._answer())
         except BullpenError:
@@ -125,7 +125,7 @@ class Dispatcher:
         )
 
     async def _show(self, answer: FinalResponse) -> Answer:
-        """The answer for the caller. A streaming one may have seen the text of another attempt."""
+        """The answer for the caller. A streaming caller may have got the text of another attempt."""
         state, reply = self._state, self._state.reply
         attempt = next(a for a in state.attempts if a.answer is answer)
         whole = attempt.joined(answer)
@@ -141,9 +141,9 @@ class Dispatcher:
     # Asking
 
     async def _ask(self, ask: Ask) -> Look | None:
-        """Chooses a worker, sends the request there, and follows it to its end.
+        """Chooses a worker, sends the request there, and follows the attempt to its end.
 
-        Returns how the workers stand, when none of them could be chosen.
+        Returns how the workers stand when none of them could be chosen.
         """
         if ask.is_retry:
             self._shared.retries.take(self._shared.now())
@@ -163,7 +163,7 @@ class Dispatcher:
         return None
 
     async def _set_aside(self, choice: Choice) -> bool:
-        """Reserves in the budgets what it will probably cost; False: one of them has not enough left for this model."""
+        """Reserves the likely cost in the budgets. False: one of them has not enough left for this model."""
         state, card = self._state, choice.card
         cost = likely_cost(state.asked, card, self._shared.estimates)
         try:
@@ -205,9 +205,9 @@ class Dispatcher:
             raise
 
     async def _resume(self, choice: Choice) -> Start:
-        """What the next worker has to go on after. A caller that has text already is told what becomes of it.
+        """The start of an answer that the next worker goes on after. Tells a streaming caller which worker goes on.
 
-        Unless its words have to join that text first: then it is told when they do.
+        In a seamless stream the caller is told only once the worker's words have joined its text.
         """
         state = self._state
         previous, reply = state.current, state.reply
@@ -219,7 +219,7 @@ class Dispatcher:
         return start
 
     def _hear(self, attempt: Attempt, message: Message) -> None:
-        """Called for each message to the attempt's inbox; `_follow` reads it in its turn."""
+        """Takes in each message to the attempt's inbox; `_follow` reads them in its turn."""
         for field in self._state.hear(attempt, message, self._shared.now()):
             if self._shared.told.first(attempt.worker_id, field):
                 log.warning("worker_not_believed", worker_id=attempt.worker_id, field=field)
@@ -232,9 +232,9 @@ class Dispatcher:
     # Following
 
     async def _follow(self) -> None:
-        """Listens to the attempts that run until one has answered, or none runs.
+        """Follows the attempts that run until one has answered, or none runs.
 
-        Raises `BullpenError` when the caller wants the answer no more or the deadline has passed.
+        Raises `BullpenError` when the caller cancelled the request or the deadline has passed.
         """
         state = self._state
         while state.running:
@@ -252,7 +252,7 @@ class Dispatcher:
                 return
 
     def _wait_again(self) -> None:
-        """This process was frozen, or busy: workers' words are still to be read, so none of them is overdue yet."""
+        """This process was frozen or busy: workers' messages are still to be read, so no attempt is overdue yet."""
         self._hedge_at = inf
         for attempt in self._state.running:
             attempt.wait_again(self._shared.now())
@@ -262,7 +262,7 @@ class Dispatcher:
         return min(self._state.deadline, self._hedge_at, *overdue)
 
     async def _take(self, heard: Heard) -> bool:
-        """One thing heard. True: it is an answer that counts."""
+        """Handles one event. True: it is an answer that counts."""
         attempt, event = heard.attempt, heard.event
         if attempt.is_over:
             return self._take_late(attempt, event)
@@ -284,13 +284,13 @@ class Dispatcher:
         return attempt.state is State.ANSWERED
 
     async def _give_go(self, attempt: Attempt, sender: str) -> None:
-        """Allows a worker to call a provider that sends bills."""
+        """Allows a worker to call a provider that bills."""
         attempt.go_given = True
         go = Go(budget_ms=max(1, round(self._state.remaining(self._shared.now()) * 1000)))
         await self._shared.bus.publish(sender, go.to_bytes())
 
     async def _take_piece(self, attempt: Attempt, event: Streamed) -> None:
-        """Passes it on. Of two attempts that race, the first that speaks to the caller has won."""
+        """Passes a piece on. Of two attempts that race, the first whose text reaches the caller has won."""
         self._on(attempt, event)
         if attempt.lost_a_piece:
             return  # the rest comes with the answer
@@ -307,14 +307,16 @@ class Dispatcher:
         self._state.spoke_last = attempt.worker_id
 
     async def _tell_joined(self, attempt: Attempt) -> None:
-        """Of a seamless stream: another worker's words go on after what its caller has."""
+        """Tells the caller of a seamless stream that another worker goes on after the text it has."""
         state = self._state
         if attempt.start.anchor is not None and state.spoke_last != attempt.worker_id:
             await state.reply.resumed(state.spoke_last, attempt.worker_id, continued=True)
             state.spoke_last = attempt.worker_id
 
     async def _take_answer(self, attempt: Attempt, answer: FinalResponse) -> None:
-        """The whole answer. A piece may be lost when a connection breaks: what a streaming caller misses is in it."""
+        """Takes a whole answer. A streaming caller gets what it still lacks: a piece may be lost when a connection
+        breaks.
+        """
         told, reply = attempt.ended(answer), self._state.reply
         missing = reply.delivered.missing(attempt.joined(told)) if told is not None and reply.streaming else None
         if told is None or (attempt.joint is not None and missing is None):
@@ -327,12 +329,12 @@ class Dispatcher:
         self._on(attempt, told)
 
     async def _deliver(self, piece: Piece) -> None:
-        """More of the answer for a streaming caller."""
+        """Sends a streaming caller more of the answer."""
         self._state.delivered_tokens = piece.tokens or 0
         await self._state.reply.chunk(piece)
 
     def _take_late(self, attempt: Attempt, event: AttemptEvent) -> bool:
-        """The answer of a worker that was given up counts, as long as no other has answered. True: it does."""
+        """Takes the answer of an attempt that was given up, unless there is another answer. True: it counts."""
         attempt.on(event, self._shared.now())
         if attempt.state is not State.LATE or self._state.reply.streaming or self._state.best is not None:
             return False
@@ -341,13 +343,13 @@ class Dispatcher:
         return True
 
     async def _hear_the_late(self) -> None:
-        """Whether a worker that was given up has answered while no attempt was followed."""
+        """Takes an answer of an attempt that was given up, if one came while no attempt was followed."""
         while (heard := self._state.events.take()) is not None:
             if heard.attempt.is_over and self._take_late(heard.attempt, heard.event):
                 return
 
     async def _listen_for(self, seconds: float) -> None:
-        """Waits that long for an event, such as a last word of a worker that was told to stop. Takes a late answer."""
+        """Waits up to `seconds` for an event, such as the last word of a worker that was told to stop."""
         heard = await self._state.events.next(self._shared.now() + seconds)
         if heard is not None and heard.attempt.is_over:
             self._take_late(heard.attempt, heard.event)
@@ -376,7 +378,7 @@ class Dispatcher:
         return not any(a.worker_id == attempt.worker_id for a in self._state.attempts if a is not attempt)
 
     def _hedging_from(self) -> float:
-        """When a second worker is asked as well: later than nearly all of this model's answers come."""
+        """When a second worker is asked as well: after nearly all of this model's answers would have come."""
         state, hedging = self._state, self._config.hedging
         attempt, request = state.attempts[-1], state.request
         if len(state.attempts) > 1 or request.priority != "interactive" or not hedging.share:
@@ -387,7 +389,7 @@ class Dispatcher:
         return attempt.sent_at + record.slow_ms / 1000 if len(record.recent_ms) >= hedging.at_least else inf
 
     async def _hedge(self) -> None:
-        """Asks an idle worker too, if one is here and not too many requests are doubled already."""
+        """Asks an idle worker as well, unless too many requests are doubled already."""
         self._hedge_at = inf
         shared, state = self._shared, self._state
         idle = [w for w in shared.registry if w.idle and (state.request.hedge or w.all_local)]
@@ -405,7 +407,7 @@ class Dispatcher:
     # Ending
 
     async def _call_off(self, event: CalledOff | GivenUp, but: Attempt | None = None) -> None:
-        """Stops every attempt that still runs."""
+        """Stops every attempt that still runs, except `but`."""
         for attempt in self._state.running:
             if attempt is not but:
                 await self._give_up(attempt, event)
@@ -417,7 +419,7 @@ class Dispatcher:
             await self._shared.bus.publish(s.worker_control(attempt.worker_id), self._state.cancel(attempt).to_bytes())
 
     def close(self) -> None:
-        """What is still open: a reservation, refusals, and attempts that run because of a bug or a lost connection."""
+        """Releases what is still open: the reservation, and attempts that run because of a bug or a lost connection."""
         if self._reservation is not None:
             self._reservation.settle(Decimal(0))
         for attempt in self._state.running:
@@ -425,7 +427,7 @@ class Dispatcher:
         self._shared.learn_of_refusals(self._state.attempts)
 
     def _on(self, attempt: Attempt, event: AttemptEvent) -> None:
-        """Something happened to an attempt; what its end teaches is learned at once."""
+        """Applies an event to an attempt; what its end teaches is learned at once."""
         attempt.on(event, self._shared.now())
         if not attempt.is_over:
             return

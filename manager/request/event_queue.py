@@ -1,7 +1,7 @@
-"""What was heard about a request's attempts and not looked at yet, in order.
+"""Events of a request's attempts that were not looked at yet, in order.
 
-When pieces of a stream come quicker than they are passed on, those that wait are joined: a busy Manager sends
-fewer, larger pieces, and what waits stays small.
+When pieces of a stream come quicker than they are passed on, those that wait are joined: a busy Manager sends fewer,
+larger pieces, and the queue stays small.
 """
 
 import asyncio
@@ -13,19 +13,19 @@ from manager.request.attempt import Attempt
 from manager.request.events import AttemptEvent, Streamed
 
 MOST_WAITING = 1000
-"""Events of one request; a worker that talks without end says nothing new with more."""
+"""Events of one request that are kept; beyond it a worker that talks without end is cut short."""
 
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """Something about an attempt. `sender` is where the worker waits for our `go`, if it does."""
+    """An event of an attempt. `sender` is where the worker waits for our `go`, if it does."""
 
     attempt: Attempt
     event: AttemptEvent
     sender: str = ""
 
     def joined(self, later: "Heard") -> "Heard | None":
-        """Two pieces of one stream as one; None when they are not that."""
+        """Two successive pieces of one stream as one; None when they are not successive."""
         if self.attempt is not later.attempt:
             return None
         if not isinstance(self.event, Streamed) or not isinstance(later.event, Streamed):
@@ -53,11 +53,11 @@ class EventQueue:
             _wake(self._listener)
 
     def take(self) -> Heard | None:
-        """The oldest; None when there is none now."""
+        """The oldest event; None when there is none."""
         return self._waiting.popleft() if self._waiting else None
 
     async def next(self, until: float) -> Heard | None:
-        """The oldest, or None when the loop's clock reaches `until`."""
+        """The oldest event, or None when the loop's clock reaches `until`."""
         loop = asyncio.get_running_loop()
         while not self._waiting:
             self._listener = loop.create_future()

@@ -1,4 +1,4 @@
-"""What can happen to an attempt: the words of its worker, read from bytes, and our own findings about it. Pure."""
+"""What can happen to an attempt: messages of its worker, read from bytes, and our own findings about it. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,21 +25,21 @@ _EVENT: TypeAdapter[Claim | Progress | Chunk | FinalResponse] = TypeAdapter(Work
 _OBJECT: TypeAdapter[JsonObject] = TypeAdapter(JsonObject)
 
 NO_RESPONDERS = ErrorReply(error=BullpenError(ErrorCode.NO_WORKER, "nothing listens on its subject").detail())
-"""What the server's own "no responders" means: the attempt was not begun, so asking another worker is free."""
+"""The server's "no responders" as a worker's refusal: the attempt was not begun, so asking another worker is free."""
 
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """A piece of a stream: one chunk, or several that came one right after the other."""
+    """A piece of a stream: one chunk, or several successive ones."""
 
     piece: Piece
     first: int
-    """The number (`seq`) of its first chunk …"""
+    """The number (`seq`) of its first chunk."""
     last: int
-    """… and of its last one."""
+    """The number of its last chunk."""
 
     def joined(self, later: "Streamed") -> "Streamed | None":
-        """Both as one; None when a chunk between them is missing."""
+        """This piece and the next one as one; None when a chunk between them is missing."""
         if later.first != self.last + 1:
             return None
         return Streamed(self.piece + later.piece, self.first, later.last)
@@ -47,17 +47,17 @@ class Streamed:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """The worker sent what is not a message of the wire."""
+    """The worker sent something that is not a message of the wire."""
 
     error: BullpenError
 
 
 @dataclass(frozen=True, slots=True)
 class Unjoined:
-    """What the worker says does not join the text that the caller of a seamless stream has."""
+    """The worker's words do not join the text that the caller of a seamless stream has."""
 
     answer: FinalResponse | None = None
-    """Where it has said all of it."""
+    """The worker's answer, if it was whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +66,17 @@ class Gone:
 
     why: str
     died: bool = True
-    """Its process ended; False: it only fell silent."""
+    """Whether its process ended; False: it only fell silent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Overdue:
-    """The worker was silent for longer than is normal for it."""
+    """The worker was silent for longer than is normal."""
 
 
 @dataclass(frozen=True, slots=True)
 class CalledOff:
-    """The answer is not wanted (any more)."""
+    """The attempt's answer is not wanted (any more)."""
 
     error: BullpenError
     beaten: bool = False
@@ -92,7 +92,7 @@ class GivenUp:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """An answer that came after its worker was given up counts, because no other worker has answered."""
+    """A late answer counts, because no other worker has answered."""
 
 
 WorkerWord = Claim | Progress | Streamed | FinalResponse | ErrorReply | Unreadable
@@ -101,9 +101,9 @@ AttemptEvent = WorkerWord | Unjoined | Gone | Overdue | CalledOff | GivenUp | Ac
 
 
 def read_event(data: bytes, known: Mapping[str, object] = MappingProxyType({})) -> WorkerWord:
-    """What a worker sent to the attempt's inbox.
+    """Reads a worker's message to the attempt's inbox.
 
-    `known`: what we know of its answer without being told; it overrides what the worker says.
+    `known`: what the Manager knows of the answer itself; it overrides what the worker says.
     """
     try:
         event = _message(data, known)
@@ -126,7 +126,7 @@ def _message(data: bytes, known: Mapping[str, object]) -> WorkerMessage:
 
 
 def _plain(data: bytes, known: Mapping[str, object]) -> Chunk | FinalResponse:
-    """From a worker that says no more than the contract's first six fields, written by a stranger in any language."""
+    """Fills an answer with only the contract's first six fields, as a worker in any language may send it."""
     try:
         said = {name: value for name, value in _OBJECT.validate_json(data).items() if value is not None}
         match said.setdefault("type", "response"):
@@ -143,7 +143,7 @@ def _plain(data: bytes, known: Mapping[str, object]) -> Chunk | FinalResponse:
 
 
 def _defaults(said: JsonObject) -> JsonObject:
-    """What is taken for granted where an answer does not say it."""
+    """Values for fields that such an answer lacks."""
     used, prompt = said.get("tokens_used"), said.get("prompt_tokens")
     completion = max(0, used - (prompt or 0)) if isinstance(used, int) and isinstance(prompt, int | None) else None
     return {

@@ -1,4 +1,4 @@
-"""Whose fault a failed attempt is: the model's at this worker, the worker's, neither, or not to be said yet. Pure."""
+"""Whose fault a failed attempt is: the model's at this worker, the worker's, neither, or not known yet. Pure."""
 
 from enum import Enum
 
@@ -13,17 +13,21 @@ SAYS_NOTHING = frozenset({ErrorCode.NO_WORKER, ErrorCode.DRAINING, ErrorCode.OVE
 
 class Fault(Enum):
     NONE = "none"
-    """The request's own, the caller's wish, or something that is known already: the worker is gone, or full."""
+    """Not the worker's or model's: the request's own, the caller's wish, or known already (the worker is gone, or
+    full).
+    """
     MODEL = "model"
-    """This model at this worker."""
+    """This model's at this worker."""
     WORKER = "worker"
-    """All of the worker: it does not claim, its provider is away, its key is refused."""
+    """The worker's as a whole: it does not claim, its provider is away, its key is refused."""
     OPEN = "open"
-    """The provider declined the request. Its fault if another worker answers the same; else the request's."""
+    """Not known yet: the provider declined the request. The model's if another worker answers it; else the
+    request's.
+    """
 
 
 def fault_of(attempt: Attempt) -> Fault:
-    """Of an attempt that is over."""
+    """The fault of an attempt that is over."""
     error = attempt.error
     if error is None or attempt.choice.worker.gone or attempt.worker_died or attempt.state is State.CANCELLED:
         return Fault.NONE

@@ -21,10 +21,10 @@ from manager.request.events import (
 
 
 class State(StrEnum):
-    """How an attempt stands."""
+    """The state of an attempt."""
 
     SENT = "sent"
-    """Not claimed: not started."""
+    """Sent, not claimed: not started."""
     QUEUED = "queued"
     """Claimed; waits inside the worker."""
     PREFILL = "prefill"
@@ -32,13 +32,13 @@ class State(StrEnum):
     DECODE = "decode"
     ANSWERED = "answered"
     REFUSED = "refused"
-    """Not begun, and it cost nothing: the worker said no, or did not claim it."""
+    """Not begun and free: the worker declined, or did not claim it."""
     FAILED = "failed"
     UNCERTAIN = "uncertain"
-    """It may have been computed: the worker fell silent, or went away."""
+    """May have been computed: the worker fell silent, or went away."""
     CANCELLED = "cancelled"
     LATE = "late"
-    """Its answer came after it was given up."""
+    """The answer came after the attempt was given up."""
 
 
 LIVE = frozenset({State.SENT, State.QUEUED, State.PREFILL, State.DECODE})
@@ -96,7 +96,7 @@ TRANSITIONS: dict[State, dict[Signal, State]] = {
 """From a state, on a signal, to a state. A signal that is not listed changes nothing."""
 
 SAID_NO = NOT_STARTED | {ErrorCode.INVALID_REQUEST, ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.UPSTREAM_AUTH}
-"""Codes with which a worker, or its provider, declines a request; nothing was computed, as long as nothing was used."""
+"""Codes with which a worker, or its provider, declines a request; nothing was computed unless usage is told."""
 
 
 def signal_of(event: AttemptEvent) -> Signal:

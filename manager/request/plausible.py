@@ -1,9 +1,8 @@
-"""Which of a worker's words count: they concern the attempt it was given, and its figures can be true. Pure.
+"""Which parts of a worker's messages count: they concern its attempt, and the figures can be true. Pure.
 
-A worker speaks of itself and of its attempt only: who answered, with which model, for which request is known here and
-not asked. Its figures are held against what was asked and against the price that it announced. A figure that cannot be
-true is taken for unknown; an answer that cannot do without it is no answer. So neither averages nor budgets nor books
-learn from it.
+Who answered, with which model, for which request is known here and not taken from the worker. Its figures are checked
+against the request and the announced price. An impossible figure is taken for unknown; an answer that is nothing
+without it counts as no answer. So neither averages nor budgets nor books learn from impossible figures.
 """
 
 from collections.abc import Mapping
@@ -27,30 +26,30 @@ from contracts.embedding import why_unusable
 from manager.request.events import Streamed, Unreadable, WorkerWord
 
 HIDDEN_TOKENS = 16_384
-"""Of a prompt, beside the caller's words: a template, the worker's own system text."""
+"""Tokens that a prompt may have beside the caller's words: a template, the worker's own system text."""
 WINDOWS = 4
-"""An answer has no more tokens than so many of the context windows that its worker announced …"""
+"""The longest answer, in context windows that the worker announced."""
 LEAST_MOST = 131_072
-"""… or than this: a window may be announced too small."""
+"""The longest answer in tokens where that is more: an announced window may be too small."""
 LONGER = 4
-"""It may have so many times the `max_tokens` that were asked: some providers do not count what is thought."""
+"""The longest answer in times of the requested `max_tokens`: some providers do not count reasoning."""
 MARGIN_TOKENS = 4096
 BYTES_PER_TOKEN = 16
-"""More than any token has on average: what a model thought is no longer than so many bytes for each of its tokens."""
+"""Bytes of text per token: more than any token has on average. Longer reasoning than that cannot be true."""
 DEARER = 2
-"""So many times what tokens and price make: some providers bill at double what is written to a cache for long."""
+"""The highest cost in times of tokens and price: some providers bill double for long-lived cache writes."""
 MARGIN_USD = Decimal("0.01")
 HIGHEST_PRICE = Price.model_validate({"input_per_mtok": 2000, "output_per_mtok": 2000})
-"""Where none is announced: more than any model costs."""
+"""The price where none is announced: more than any model costs."""
 LATER_MS = 2000.0
-"""A worker's clock and ours may differ by so much over one attempt."""
+"""Milliseconds by which a worker's clock and ours may drift apart over one attempt."""
 
 Word = TypeVar("Word", FinalResponse, PartialUsage)
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What a worker was given, and what is known of it."""
+    """What a worker was given for one attempt, and what is known of it."""
 
     request_id: str
     task_id: str
@@ -60,17 +59,17 @@ class Given:
     worker_id: str
     card: ModelCard
     bytes_in: int
-    """Of the request, with the start of the answer that was handed on."""
+    """Bytes of the request, with the start of the answer that was handed on."""
     max_tokens: int | None
-    """Of the answer, where the caller said it."""
+    """Tokens of the answer, where the caller set a limit."""
     logprobs: bool = False
-    """Whether the caller asked for them."""
+    """Whether the caller asked for log-probabilities."""
     texts: int | None = None
-    """How many a vector is wanted of; None: words are wanted."""
+    """Number of wanted vectors; None: words are wanted."""
 
     @property
     def known(self) -> dict[str, str]:
-        """What a worker's answer says of these counts for nothing."""
+        """Fields of a worker's answer that are replaced by what the Manager knows."""
         return {
             "task_id": self.task_id,
             "request_id": self.request_id,
@@ -80,7 +79,7 @@ class Given:
 
     @property
     def most_in(self) -> int:
-        """Tokens: a prompt has no more of them than bytes."""
+        """The most tokens that the prompt can have: no more than bytes."""
         return self.bytes_in + HIDDEN_TOKENS
 
     @property
@@ -91,13 +90,13 @@ class Given:
 
 class Believed(NamedTuple):
     word: WorkerWord | None
-    """None: it is not about the attempt."""
+    """The message as it counts. None: it is not about this attempt."""
     refused: tuple[str, ...] = ()
     """The fields that cannot be true."""
 
 
 def believed(word: WorkerWord, given: Given, elapsed_ms: float) -> Believed:
-    """What is taken in of a worker's word. `elapsed_ms`: since it was asked."""
+    """Checks a worker's message. `elapsed_ms`: since the worker was asked."""
     if (foreign := _of_another(word, given)) is not None:
         return Believed(None, (foreign,))
     match word:
@@ -125,14 +124,14 @@ def _streamed(word: Streamed, given: Given) -> Believed:
 
 
 def _too_much(told: Piece | FinalResponse, given: Given) -> str | None:
-    """Which of thoughts and log-probabilities are more than any answer has."""
+    """Which of reasoning and log-probabilities are longer than any answer has."""
     if len(told.reasoning or "") > BYTES_PER_TOKEN * given.most_out:
         return "reasoning"
     return "logprobs" if len(told.logprobs or ()) > given.most_out else None
 
 
 def _of_another(word: WorkerWord, given: Given) -> str | None:
-    """The field that names another attempt than the one that was given; None: none does."""
+    """The field that names another attempt; None: none does."""
     if not isinstance(word, Claim | FinalResponse | ErrorReply):
         return None
     if word.attempt not in (None, given.number):
@@ -169,7 +168,7 @@ def _differing(answer: FinalResponse, changes: Mapping[str, Any]) -> dict[str, A
 
 
 def _model(answer: FinalResponse, card: ModelCard) -> str:
-    """A worker answers for the model it was asked for, by whatever name of it."""
+    """Whether a worker's answer names the model it was asked for, by any of its names."""
     return answer.model_id if card.answers_to(answer.model_id) else card.model_id
 
 
@@ -178,7 +177,7 @@ def _no_answer(field: str, value: object) -> Unreadable:
 
 
 def _figures(word: Word, given: Given) -> tuple[Word, tuple[str, ...]]:
-    """Without those that cannot be true."""
+    """The answer without impossible figures."""
     most: dict[str, float] = {
         "prompt_tokens": given.most_in,
         "completion_tokens": given.most_out,
@@ -195,7 +194,7 @@ def _figures(word: Word, given: Given) -> tuple[Word, tuple[str, ...]]:
 
 
 def _most_usd(word: FinalResponse | PartialUsage, given: Given) -> Decimal:
-    """The most that so many tokens may cost, at the announced price."""
+    """The highest cost of so many tokens at the announced price, US dollars."""
     tokens_in = given.most_in if word.prompt_tokens is None else word.prompt_tokens
     tokens_out = given.most_out if word.completion_tokens is None else word.completion_tokens
     price = given.card.price or HIGHEST_PRICE

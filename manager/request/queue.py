@@ -1,10 +1,9 @@
-"""Requests that find every fitting worker full: they wait here, in order.
+"""Requests that find every fitting worker full wait here, in order.
 
 Interactive before batch; within them the tenants take turns, so that no tenant waits behind another one's flood; within
-a tenant the oldest first. Never more than so many: when the queue is full, batch work has to go, and then what came
-last of the tenant that has most in it, if another one has less: a burst takes no place from others. A request that is
-called and does not want the place that has become free (it waits for a better one) hands the call on. Pure
-bookkeeping on futures.
+a tenant the oldest first. The queue has a limit: when it is full, batch work has to go, and then the latest request of
+the tenant with most requests in it, if the newcomer's tenant has less. A request that is called and does not want the
+free place (it waits for a better one) hands the call on. Pure bookkeeping on futures.
 """
 
 import asyncio
@@ -15,7 +14,7 @@ from contracts import BullpenError, ErrorCode, Priority
 from manager.config import SOON_MS
 
 HANDED_ON = 8
-"""So many may decline the same place before it stays free until the next one is."""
+"""Requests that may decline the same place before it stays free until the next call."""
 
 
 @dataclass(eq=False, slots=True)
@@ -25,13 +24,13 @@ class Turn:
     tenant: str
     called: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     round: int = 0
-    """The call it last heard."""
+    """The last call that the request heard."""
     declined: int = 0
-    """How many had declined the place that it was called for."""
+    """How many requests had declined the place that it was called for."""
 
     @property
     def waits(self) -> bool:
-        """Not any more when it was called, or when its time was over just now."""
+        """Whether the request still waits; False once it was called, or its time was over."""
         return not self.called.done()
 
 
@@ -39,7 +38,7 @@ class RequestQueue:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.line_s = 0.0
-        """Seconds until all that wait now will have found places, as far as the last request that came could tell."""
+        """Seconds until all waiting requests will have found places, as estimated for the last request that came."""
         self._lines: dict[Priority, OrderedDict[str, deque[Turn]]] = {
             "interactive": OrderedDict(),
             "batch": OrderedDict(),
@@ -51,10 +50,10 @@ class RequestQueue:
         return self._count
 
     async def wait(self, priority: Priority, tenant: str, *, last: Turn | None, seconds: float) -> Turn:
-        """Waits to be called, at most `seconds`.
+        """Waits up to `seconds` to be called.
 
-        A request that was called and found nothing comes again with its `last` turn, to the front of its tenant's line.
-        Raises `BullpenError(overloaded)` at once when the room is full.
+        A request that was called and found no place comes again with its `last` turn, to the front of its tenant's
+        line. Raises `BullpenError(overloaded)` at once when the queue is full.
         """
         if len(self) >= self.limit and not last and not self._make_room(priority, tenant):
             raise self._full()
@@ -80,7 +79,7 @@ class RequestQueue:
         return turn
 
     def call(self, count: int) -> None:
-        """So many places have become free: calls as many waiting requests."""
+        """`places` have become free: calls as many waiting requests."""
         all_of_them = count >= len(self)
         for _ in range(min(count, len(self))):
             self._round += 1
@@ -99,14 +98,16 @@ class RequestQueue:
                     return
 
     def _make_room(self, priority: Priority, tenant: str) -> bool:
-        """Whether another request had to go for one of this tenant: batch work for interactive, else out of a burst."""
+        """Whether another request had to leave for one of this tenant: batch work for interactive, else out of a
+        burst.
+        """
         if priority == "interactive" and self._send_away("batch", longer_than=0):
             return True
         mine = len(self._lines[priority].get(tenant, ()))
         return self._send_away(priority, longer_than=mine + 1)
 
     def _send_away(self, priority: Priority, *, longer_than: int) -> bool:
-        """Sends away what came last of the tenant that has most there, if that is more than so many."""
+        """Dismisses the latest request of the tenant with most requests, if it has more than `than`."""
         line = self._lines[priority]
         longest = max(line.values(), key=len, default=deque[Turn]())
         turn = next((turn for turn in reversed(longest) if turn.waits), None)

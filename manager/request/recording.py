@@ -1,4 +1,4 @@
-"""What a Manager books: every request it took, and every attempt it sent, also the one that fell silent."""
+"""What a Manager books: every request it took, and every attempt it sent, also the one whose worker fell silent."""
 
 from bus import tracing
 from bus.reply import internal_error
@@ -24,9 +24,9 @@ class Books:
     async def book(
         self, state: RequestState, response: Answer | None, failure: BullpenError | None, now: float
     ) -> None:
-        """One row for the request and one for each attempt. Waits at most for redaction, never for the books.
+        """Books one row for the request and one for each attempt.
 
-        Unless no answer may leave before its events are safe.
+        Waits at most for redaction, never for the books, unless no answer may leave before its events are safe.
         """
         began = tracing.ago(0) if state.trace is not None else 0
         if response is not None and failure is None:
@@ -44,11 +44,11 @@ class Books:
             await self._outbox.secure(told)
 
     async def book_again(self, state: RequestState, attempt: Attempt) -> None:
-        """What an attempt turned out to have done, after it was booked as given up on."""
+        """Books what an attempt had used, after it was booked as given up."""
         await self._book_attempt(state, attempt, f"{state.request_id}/{attempt.number}/late")
 
     def complete(self, state: RequestState) -> None:
-        """The request's row once more, when its cost was unknown and the last word about its attempts tells it."""
+        """Books the request again when its cost was unknown and the final messages of its attempts tell it."""
         booked, cost = state.booked, state.cost
         if booked is not None and booked.cost_usd is None and cost is not None:
             record = booked.model_copy(update={"cost_usd": cost})

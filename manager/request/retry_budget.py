@@ -1,8 +1,7 @@
 """How much may be tried twice. Pure; `now` is the loop's clock in seconds.
 
-Failover must not become the storm that brings the rest down: what is tried again is a share of what was
-asked, plus a floor that covers the death of a whole worker. And on workers that send bills, duplicates may
-be a small share of what is spent.
+Failover must not become the storm that brings the rest down: repeated attempts are a share of all requests, plus a
+floor that covers the death of a whole worker. On workers that bill, duplicates may be a small share of what is spent.
 """
 
 from collections import deque
@@ -28,7 +27,7 @@ class RetryBudget:
         self._tokens = min(self._tokens, burst)
 
     def asked(self) -> None:
-        """A request came."""
+        """Adds one request's share."""
         self._tokens = min(self._burst, self._tokens + self._share)
 
     def allows(self, now: float) -> bool:
@@ -39,7 +38,7 @@ class RetryBudget:
         return self._tokens >= 1.0
 
     def take(self, now: float) -> bool:
-        """Takes one; False when there is none."""
+        """Takes one token; False when there is none."""
         if not self.allows(now):
             return False
         self._tokens -= 1.0
@@ -59,7 +58,7 @@ class DuplicateSpendCap:
         self._floor = Decimal(str(floor_usd))
 
     def record(self, now: float, spent: Decimal, duplicate: Decimal) -> None:
-        """A request is over: what it cost in all, and how much of that others' answers made useless."""
+        """Adds a finished request: its whole cost, and the part that other attempts' answers made useless."""
         self._forget(now)
         if not spent:
             return
@@ -68,7 +67,7 @@ class DuplicateSpendCap:
         self._duplicate += duplicate
 
     def allows(self, now: float, expected: Decimal) -> bool:
-        """Whether another `expected` dollars may be spent on something that may have been paid for already."""
+        """Whether another `expected` dollars may be spent on a request that may have been paid for already."""
         self._forget(now)
         return self._duplicate + expected <= max(self._floor, self._share * self._spent)
 

@@ -1,9 +1,10 @@
 """The whole rule of failover: whether another worker may be asked, which ones not, or what the error is. Pure.
 
-`decide` is asked each time nothing runs for a request: at its start, when an attempt has ended, and when no worker
-could be chosen. Not started: going elsewhere is free. Failed or uncertain: so many attempts, paid out of budgets. A
-refusal counts against the request only when a second, different backend says the same. A request on which two workers
-died is not given to a third. Work that costs money, and is not proved to have stopped, is not bought twice.
+`decide` is asked each time no attempt runs for a request: at its start, when an attempt has ended, and when no worker
+could be chosen. An attempt that was not started is free to go elsewhere. Failed and uncertain attempts are limited in
+number and paid from budgets. A refusal counts against the request only when a second, different backend says the same.
+A request on which two workers died is not given to a third. Paid work that is not proved to have stopped is not bought
+twice.
 """
 
 from collections import Counter
@@ -24,19 +25,19 @@ from manager.routing.ranking import Ranking
 
 DEATHS_ALLOWED = 2
 TIMES_UNHEARD = 3
-"""How often a worker that never got the request is sent it."""
+"""How often a request is sent to a worker that never got it."""
 TIMES_FULL = 8
-"""How often one that has no place for it is asked; between two times its heart beats, or it has done something else."""
+"""How often a full worker is asked; between two times it has had a heartbeat, or has done something else."""
 STRANGERS_TRIED = 3
-"""Workers that no one knows and that did not take the request; then only workers that are known are asked."""
+"""Unknown workers that may fail to take the request before only known workers are asked."""
 FREE_REFUSALS = 40
-"""Times that workers may refuse a request for other reasons than that they are full: it is free, but only so often."""
+"""Refusals for other reasons than load before the request ends: each is free, but they must have an end."""
 NAMES = 8
-"""Workers that an error names, the last ones."""
+"""Workers that an error names: the last ones."""
 REFUSALS_ALLOWED = 8
 """Providers that may decline one request before that is its answer."""
 PROOF_WITHIN = 2.0
-"""Seconds in which a worker that was told to stop says that it has."""
+"""Seconds in which a worker that was told to stop confirms that it has."""
 LOOK_AGAIN = 0.1
 """Seconds between two looks whether our own connection is back."""
 
@@ -62,15 +63,19 @@ class Ask:
 
     exclude: Excluded = NONE_EXCLUDED
     include_full: bool = False
-    """No other worker is left: one that had no place before may be waited for, and another model of a worker asked."""
+    """No other worker is left: wait for a worker that was full before, and ask another model of a worker that
+    failed.
+    """
     include_unclaimed: bool = False
-    """Nor such a one: a worker that is left alone because it was slow to claim, or refused, is better than an error."""
+    """Not even such a worker is left: ask one that is left alone because it was slow to claim, or refused."""
     known_only: bool = False
-    """Enough workers that no one knows have not taken it."""
+    """Ask no unknown workers: enough of them have not taken the request."""
     in_time_only: bool = False
-    """There is an answer already, only not a sure one: one that comes too late is of no use."""
+    """There is an answer already, below the wanted confidence: ask only workers that would answer before the
+    deadline.
+    """
     is_retry: bool = False
-    """It is paid from the retry budget."""
+    """The attempt is paid from the retry budget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +87,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class WaitForWord:
-    """Wait for the last word of a worker that was told to stop, and decide again."""
+    """Wait for the final message of a worker that was told to stop, and decide again."""
 
     seconds: float
 
@@ -103,16 +108,16 @@ class Look:
     """How the workers stood when one was to be chosen, and none could be."""
 
     ask: Ask
-    """How they were looked at."""
+    """The `Ask` that found none."""
     ranking: Ranking
     pause_s: float = 0.0
-    """Seconds until the first of those that asked for a pause may be asked."""
+    """Seconds until the first of the workers that asked for a pause may be asked."""
     warm_s: float = 0.0
-    """Seconds in which a worker that was not heard of may still say that it is here."""
+    """Seconds in which a worker that was not heard of yet may still send its first heartbeat."""
     cut_off: bool = False
     """Our own connection is away, or all workers lost theirs with the server: they come back."""
     unaffordable: BullpenError | None = None
-    """Which budget has not enough left, where one stood in the way."""
+    """The budget that has not enough left, where one stood in the way."""
     wanted: str | None = None
     """The model, or the backend, that the caller asked for."""
     served: Sequence[str] = ()
@@ -123,11 +128,11 @@ class Seam(Enum):
     """What may follow the text that a streaming caller has."""
 
     FREE = "free"
-    """Anything: there is none, or the caller can forget it."""
+    """Anything: the caller has no text, or can forget it."""
     JOIN = "join"
-    """Only what goes on after it."""
+    """Only words that go on after it."""
     NONE = "none"
-    """Nothing: it is of a kind that no other worker can go on with."""
+    """Nothing: the text is of a kind that no other worker can go on with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,19 +146,19 @@ class Limits:
     min_confidence: float = 0.0
     seam: Seam = Seam.FREE
     reconnected_at: float = 0.0
-    """When our connection was last made anew: what was sent before and not claimed never arrived."""
+    """When our connection was last made anew: a request that was sent before and not claimed never arrived."""
     retries_allowed: int = 0
-    """Attempts without an answer whose repetition the retry budget has let through already."""
+    """Attempts without an answer whose repetition the retry budget has allowed already."""
 
 
 class Budgets(Protocol):
-    """What all requests of this Manager share."""
+    """The budgets that all requests of this Manager share."""
 
     def may_retry(self, now: float) -> bool:
         """Whether one more attempt may follow one that failed."""
 
     def may_spend_twice(self, usd: Decimal, now: float) -> bool:
-        """Whether so much may have been spent in vain."""
+        """Whether `usd` more may have been spent in vain."""
 
 
 def decide(attempts: Sequence[Attempt], look: Look | None, limits: Limits, budgets: Budgets, now: float) -> Decision:
@@ -184,7 +189,7 @@ def decide(attempts: Sequence[Attempt], look: Look | None, limits: Limits, budge
 
 
 def best_of(attempts: Sequence[Attempt]) -> FinalResponse | None:
-    """The surest answer; of equals the first."""
+    """The answer with the highest confidence; of equals the first."""
     answers = [a.answer for a in attempts if a.state is State.ANSWERED and a.answer is not None]
     return max(answers, key=lambda answer: answer.confidence, default=None)
 
@@ -192,9 +197,9 @@ def best_of(attempts: Sequence[Attempt]) -> FinalResponse | None:
 def excluded(attempts: Sequence[Attempt], reconnected_at: float, *, include_full: bool = False) -> Excluded:
     """The workers, and the models at a worker, that are not asked (again).
 
-    A model that declined the request, or answered it, has had its chance, and the worker's other models have not. A
-    worker at which an attempt failed is left alone, unless no other one is left (`include_full`). One that never got
-    the request may be sent it again, and one that had no place for it too, a few times.
+    A model that declined or answered the request has had its chance; the worker's other models have not. A worker at
+    which an attempt failed is left alone, unless no other worker is left (`include_full`). A worker that never got the
+    request, or was full, may be sent it again a few times.
     """
     if not attempts:
         return NONE_EXCLUDED
@@ -209,9 +214,9 @@ def excluded(attempts: Sequence[Attempt], reconnected_at: float, *, include_full
 
 
 def _may_be_sent_again(attempt: Attempt, reconnected_at: float, *, unclaimed: bool) -> bool:
-    """Whether its worker never got the request, had no place for it, or (`unclaimed`) was only slow to claim it.
+    """Whether the worker never got the request, was full, or (`unclaimed`) was only slow to claim it.
 
-    Then a worker that lost its connection, and is back, is asked again as well, where that costs nothing.
+    With `unclaimed`, also whether the worker lost its connection, is back, and another attempt costs nothing.
     """
     if attempt.found_no_place or (unclaimed and attempt.state is State.REFUSED and not attempt.claimed):
         return True
@@ -225,7 +230,7 @@ def _may_be_sent_again(attempt: Attempt, reconnected_at: float, *, unclaimed: bo
 
 
 def _concerns_model(attempt: Attempt) -> bool:
-    """Whether what happened says nothing of the worker's other models."""
+    """Whether the attempt's end says nothing of the worker's other models."""
     if attempt.state is State.ANSWERED or attempt.declined or attempt.prompt_is:
         return True
     if isinstance(attempt.ending, Unjoined):
@@ -235,7 +240,7 @@ def _concerns_model(attempt: Attempt) -> bool:
 
 
 def _strangers(attempts: Sequence[Attempt]) -> int:
-    """How many workers that have never taken a request were asked in vain."""
+    """How many unknown workers were asked in vain."""
     return sum(a.choice.worker.stranger for a in attempts)
 
 
@@ -244,14 +249,14 @@ def _cost_nothing(attempt: Attempt) -> bool:
 
 
 def started(attempts: Sequence[Attempt]) -> list[Attempt]:
-    """Those that may have cost something and brought no answer."""
+    """Attempts that may have cost something and brought no answer."""
     return [a for a in attempts if a.state not in (State.ANSWERED, State.REFUSED)]
 
 
 def _after_failure(
     attempts: Sequence[Attempt], limits: Limits, budgets: Budgets, now: float
 ) -> BullpenError | WaitForWord | None:
-    """What the attempts made so far forbid; None: another worker may be asked."""
+    """What the attempts so far forbid; None: another worker may be asked."""
     if sum(a.worker_died for a in attempts) >= DEATHS_ALLOWED:
         return BullpenError(ErrorCode.POISON_REQUEST, f"{DEATHS_ALLOWED} workers died on this request")
     if (wrong := _proved_wrong(attempts)) is not None:
@@ -278,7 +283,7 @@ def _after_failure(
 
 
 def _proved_wrong(attempts: Sequence[Attempt]) -> BullpenError | None:
-    """The request's own fault: two different backends say so, or very many providers."""
+    """The error of a request that is wrong itself: two different backends say so, or very many providers."""
     declined = [a for a in attempts if a.declined]
     wrong = [a for a in declined if a.error_code in ITS_OWN_FAULT]
     by_backend = {a.backend: a for a in wrong}
@@ -288,7 +293,7 @@ def _proved_wrong(attempts: Sequence[Attempt]) -> BullpenError | None:
 
 
 def _may_still_run(begun: Sequence[Attempt]) -> Attempt | None:
-    """A paid call whose worker lives, was told to stop, and has not said that it has."""
+    """A paid call whose worker lives, was told to stop, and has not confirmed it."""
     return next(
         (
             a
@@ -300,7 +305,7 @@ def _may_still_run(begun: Sequence[Attempt]) -> Attempt | None:
 
 
 def _end(best: FinalResponse | None, error: BullpenError) -> Answered | Fail:
-    """A less sure answer is better than none."""
+    """Ends the request: an answer below the wanted confidence is better than none."""
     return Fail(error) if best is None else Answered(best)
 
 

@@ -1,10 +1,11 @@
-"""How two workers' halves of one answer become one text: what the second is asked, and what of its words is new. Pure.
+"""Joins two workers' halves of one answer: what the second is asked, and which of its words are new. Pure.
 
-A caller of a seamless stream has the first half already, and cannot take it back. A model that can be given a start
-(`prefill`) goes on after it. Any other is shown the first half and asked to repeat its end, the anchor, before it goes
-on; the repeat is found and cut. Where it is not found the halves do not join: better no second half than a wrong one.
+The caller of a seamless stream has the first half already, and cannot take it back. A model that can be given a start
+(`prefill`) goes on after it. Any other model is shown the first half and asked to repeat its end, the anchor, before it
+goes on; the repeat is found and cut. Where it is not found the halves do not join: no second half is better than a
+wrong one.
 
-The anchor is compared without blanks, and with one kind of quotes, dashes and letter cases, for models are careless
+The anchor is compared without blanks, and with one kind of quotes, dashes and letter cases, because models are careless
 with them. Before it a model may say a few words ("Sure, here is the rest:") or repeat more than it was asked.
 """
 
@@ -20,15 +21,15 @@ from math import ceil
 from contracts.tokens import utf8_bytes
 
 ANCHOR = 32
-"""Characters of the anchor, blanks not counted: about forty with them …"""
+"""Characters of the anchor without blanks: about forty with them."""
 LONGEST = 160
-"""… and at most so many, where a shorter one stands in the text more than once."""
+"""Characters of the anchor where a shorter one stands in the text more than once."""
 ENOUGH = 12
-"""Of a shorter start nothing else may stand before the repeat: so few characters are found by chance as well."""
+"""A start with fewer characters must be repeated at once: so few characters are found by chance as well."""
 LEAD_IN = 200
 """Characters that a model may say before the anchor."""
 LOOKED_AT = 1 << 13
-"""Characters at the end of the first half in which the anchor must be the only one of its kind."""
+"""Characters at the end of the first half in which the anchor must be unique."""
 
 _SAME = {ord(char): one for one, chars in {"'": "‘’‚‛′", '"': "“”„‟«»″", "-": "‐‑‒–—―−"}.items() for char in chars}
 _OPENED = re.compile(r"(?:^|[:\n])\s*(?:```\w*\n\s*)?(?:\.\.\.|…)?\s*")
@@ -38,29 +39,29 @@ _FENCE = "```"
 
 
 class Verdict(Enum):
-    """What is known of a second half, as long as nothing of it is new."""
+    """Whether a second half that has brought nothing new yet may still join."""
 
     WAIT = "wait"
-    """It may still be the anchor, or what comes before it."""
+    """It may still be the anchor, or a preface to it."""
     NO_JOIN = "no join"
 
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """The end of a first half, by which the second is joined to it."""
+    """The end of a first half, by which the second half is joined to it."""
 
     text: str
-    """As the model is shown it. Empty: the first half has nothing but blanks."""
+    """The anchor as the model is shown it. Empty: the first half has nothing but blanks."""
     key: str
-    """As it is compared."""
+    """The anchor as it is compared."""
     before: str
-    """What stands before it, as it is compared."""
+    """The text before it, as it is compared."""
     blanks: str
-    """What follows it: the first half's last blanks."""
+    """The blanks after it: the first half's last ones."""
     is_clear: bool
-    """It stands in the first half once, and is long enough not to be found by chance."""
+    """Whether it stands in the first half once, and is too long to be found by chance."""
     in_code: bool
-    """The first half ends within a block of code."""
+    """Whether the first half ends within a block of code."""
     quotes: str
     """The first half's quotation marks, in their order."""
 
@@ -86,12 +87,12 @@ class Anchor:
 
     @property
     def most_tokens(self) -> int:
-        """How many tokens its repeat may need, and a few words before it."""
+        """How many tokens the repeat may need, with a short preface."""
         return utf8_bytes(self.text) // 2 + 16
 
 
 def _start(text: str, size: int) -> int:
-    """Where the last `size` characters that are no blanks begin, or the word in which they do."""
+    """Where the last `size` characters that are no blanks begin, or the word that contains their start."""
     at = len(text)
     while at and size:
         at -= 1
@@ -111,7 +112,7 @@ def _is_once(key: str, whole: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _plain(char: str) -> str:
-    """A character as it is compared; blanks are not."""
+    """A character as it is compared; blanks are dropped."""
     return "" if char.isspace() else unicodedata.normalize("NFKD", char).casefold().translate(_SAME)
 
 
@@ -124,20 +125,20 @@ def _quotes(text: str) -> str:
 
 
 class Matcher:
-    """Takes a second half, piece by piece, and tells what comes after the anchor."""
+    """Takes a second half, piece by piece, and returns what comes after the anchor."""
 
     def __init__(self, anchor: Anchor) -> None:
         self._anchor = anchor
         self._raw = ""
-        """What was said, until it is joined."""
+        """The second half, until it is joined."""
         self._keys = ""
         self._starts: list[int] = []
-        """Where in what was said each character of its key comes from."""
+        """Where in the second half each character of its key comes from."""
         self._quote = ""
-        """What closes the quotation marks into which the model has put its words …"""
+        """The mark that closes the quotation into which the model has put its words."""
         self._found = not anchor.key
         self._undecided = False
-        """… if it did not put the anchor alone into them, as the next character tells."""
+        """Whether the model may have quoted the anchor alone: the next character tells."""
         self._blanks = anchor.blanks
         self._held = ""
         self._new: list[str] = []
@@ -149,7 +150,7 @@ class Matcher:
         return self._found and not self._undecided
 
     def take(self, text: str) -> str | Verdict:
-        """What is new in `text`."""
+        """The new part of `text`."""
         for at, char in enumerate(text):
             if self.joined:
                 return self._after(text[at:])
@@ -165,7 +166,7 @@ class Matcher:
         return "" if self.joined else Verdict.WAIT
 
     def end(self) -> str | Verdict:
-        """Nothing more comes: what was held back."""
+        """The second half is complete: returns what was held back."""
         if not self._found:
             return Verdict.NO_JOIN
         self._undecided = False
@@ -182,7 +183,7 @@ class Matcher:
         return next(opening for opening, closing in _CLOSED_BY.items() if closing == self._quote)
 
     def _read(self, char: str) -> None:
-        """One character before it is joined."""
+        """Takes in one character before the halves are joined."""
         key = _plain(char)
         self._starts += [len(self._raw)] * len(key)
         self._raw += char
@@ -195,7 +196,7 @@ class Matcher:
                 self.repeated = len(self._raw)
 
     def _opening_before(self, said: str) -> str | None:
-        """Whether the anchor may follow `said`: what closes the quotation marks before it, if any; None: it may not."""
+        """The mark that closes a quotation opened before the anchor, or ""; None: the anchor may not follow `said`."""
         if self._repeats(said):
             return ""
         if not self._anchor.is_clear or len(said) - len(self._anchor.before) > LEAD_IN:
@@ -211,7 +212,7 @@ class Matcher:
         return None
 
     def _repeats(self, said: str) -> bool:
-        """Whether it is nothing, or more of the first half than was asked for."""
+        """Whether `said` is empty, or repeats more of the first half than was asked for."""
         key = _key(said)
         return not key or (self._anchor.is_clear and self._anchor.before.endswith(key))
 
@@ -225,7 +226,9 @@ class Matcher:
         return too_long and self._keys not in anchor.before + anchor.key
 
     def _after(self, text: str) -> str:
-        """What is new of what follows the anchor: not the blanks again, and not yet what may close the quotation."""
+        """The new part of what follows the anchor: without the blanks that the caller has, and without a mark that may
+        close the quotation.
+        """
         pairs = zip(text, self._blanks, strict=False)
         again = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
         self._blanks = self._blanks[again:] if again == len(text) else ""
@@ -240,38 +243,38 @@ class Matcher:
 
 
 def _ends(text: str, tokens: int) -> list[int]:
-    """Where each of its tokens ends, as far as can be told: they are its words, or else all of one length."""
+    """Where each token of the second half ends, as far as can be told: by its words, or by equal lengths."""
     words = [word.end() for word in re.finditer(r"\s*\S+", text)]
     return words if len(words) == tokens else [ceil(len(text) * (at + 1) / tokens) for at in range(tokens)]
 
 
 class Joint:
-    """One attempt's part of a seamless stream: what of its words the caller gets."""
+    """One attempt's part of a seamless stream: which of its words the caller gets."""
 
     def __init__(self, anchor: Anchor | None = None, room: int | None = None) -> None:
-        """`anchor`: None where the worker goes on by itself. `room`: tokens that the answer may still have."""
+        """`anchor`: None where the worker is given the start itself. `room`: tokens that the answer may still have."""
         self._matcher = None if anchor is None else Matcher(anchor)
         self._room = room
         self._heard = ""
         self._said = 0
-        """Tokens of what was heard …"""
+        """Tokens heard so far."""
         self._unspoken = 0
-        """… and of them those of pieces without text: thoughts, and calls of tools."""
+        """Tokens of pieces without text among them: reasoning, and tool calls."""
         self._repeated = 0
-        """Of the repeat."""
+        """Tokens of the repeat."""
         self._tokens = 0
-        """Of what is new."""
+        """Tokens of the new part."""
         self.text = ""
-        """All that is new, until now."""
+        """The new part so far."""
         self.was_cut = False
-        """It had more tokens than there was room for."""
+        """The second half had more tokens than there was room for."""
 
     @property
     def joined(self) -> bool:
         return self._matcher is None or self._matcher.joined or self._room == 0
 
     def take(self, said: str, tokens: int) -> str | Verdict:
-        """What is new; the worker has said `tokens` with this piece."""
+        """The new part of a piece; `tokens` were heard up to its end."""
         self._heard += said
         before, new = self.joined, said
         came, self._said = tokens - self._said, tokens
@@ -293,7 +296,7 @@ class Joint:
         return self._within(new, max(0, tokens - self._repeated))
 
     def _within(self, new: str, tokens: int) -> str:
-        """What of it there is room for."""
+        """As much of the new part as there is room for."""
         came, left = tokens - self._tokens, None if self._room is None else max(0, self._room - self._tokens)
         if left is not None and came > left:
             self.was_cut = True
@@ -303,10 +306,10 @@ class Joint:
         return new
 
     def finish(self, output: str, tokens: int, *, has_gap: bool = False) -> str | Verdict:
-        """The answer has come: what is new in it, and was not heard before.
+        """Takes the whole answer: returns what is new in it, and was not heard before.
 
-        Some workers tell at the end another text than in pieces (without blanks around it): then what was heard is the
-        answer, unless it `has_gap`.
+        Some workers put another text into the answer than into the pieces (without blanks around it): then what was
+        heard is the answer, unless it `has_gap`.
         """
         if output.startswith(self._heard):
             return self._end(output[len(self._heard) :], tokens)
@@ -325,5 +328,5 @@ class Joint:
         return new + last
 
     def withheld(self, tokens: int) -> int:
-        """How many of its tokens the caller did not get: the repeat, and those beyond the limit."""
+        """How many tokens the caller did not get: the repeat, and those beyond the limit."""
         return tokens - self._unspoken - self._tokens if self.was_cut else self._repeated

@@ -1,4 +1,4 @@
-"""The worker that is asked next for one request, and how the workers stand when none can be."""
+"""Which worker is asked next for one request, and how the workers stand when none can be."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -21,10 +21,10 @@ class WorkerSelector:
         self._shared = shared
         self._state = state
         self._turn: Turn | None = None
-        """Its last turn in the queue."""
+        """The request's last turn in the queue."""
 
     def rank(self, ask: Ask) -> Ranking:
-        """All workers; but when a stream has begun, those that can go on with it come first."""
+        """Ranks all workers; once a stream has begun, those that can go on with it come first."""
         query = self._query(ask)
         if self._state.continuable and not ask.include_full:
             ranking = self._shared.rank(replace(query, needs=query.needs | PREFILL), self._policy)
@@ -36,7 +36,7 @@ class WorkerSelector:
         return ranking
 
     def rank_to_hedge(self, idle: Iterable[WorkerView]) -> Ranking:
-        """The same among idle workers, for a second attempt beside the first."""
+        """Ranks idle workers only, for a second attempt beside the first."""
         return self._shared.rank(self._query(self._unasked(), ahead=0), self._state.request.policy, idle)
 
     def has_another(self) -> bool:
@@ -53,11 +53,11 @@ class WorkerSelector:
 
     @property
     def _policy(self) -> Policy:
-        """A model that was not sure enough is followed by the best there is."""
+        """The policy for this request: after an answer below the wanted confidence, the best model there is."""
         return self._state.request.policy if self._state.best is None else "best"
 
     async def look(self, ask: Ask, ranking: Ranking) -> Look:
-        """How the workers stand, when `ranking` has no winner."""
+        """How the workers stand when `ranking` has no winner."""
         shared, request, now = self._shared, self._state.request, self._shared.now()
         return Look(
             ask=ask,
@@ -71,7 +71,9 @@ class WorkerSelector:
         )
 
     def _wanted(self) -> str | None:
-        """What the caller named. Of a model that is served for something else, also what for."""
+        """The model or backend that the caller named; of a model that serves another kind of request, also which
+        kind.
+        """
         request = self._state.request
         known = (card for worker in self._shared.registry for card in worker.heartbeat.models)
         if request.model and any(card.answers_to(request.model) and card.capabilities for card in known):
@@ -82,19 +84,19 @@ class WorkerSelector:
         return self._shared.registry.all_cut_off(self._shared.now()) or not await self._shared.hears()
 
     async def wait(self, seconds: float, ranking: Ranking) -> None:
-        """Waits to be called to a place, at most so long. Raises `BullpenError(overloaded)` when the queue is full."""
+        """Waits up to `seconds` to be called to a place. Raises `BullpenError(overloaded)` when the queue is full."""
         request, queue = self._state.request, self._shared.queue
         if self._turn is None:
             queue.line_s = ranking.wait_s
         self._turn = await queue.wait(request.priority, request.tenant, last=self._turn, seconds=seconds)
 
     def explain_failure(self, look: Look | None) -> None:
-        """The same when no worker could be chosen."""
+        """Publishes why no worker could be chosen."""
         if look is not None:
             self.explain(look.ranking)
 
     def explain(self, ranking: Ranking) -> None:
-        """Says on `metrics.route` which candidates were considered, and why the winner won."""
+        """Publishes on `metrics.route` which candidates were considered, and why the winner won."""
         winner, state, shared = ranking.winner, self._state, self._shared
         policy = self._policy
         if state.trace is not None and winner is not None:

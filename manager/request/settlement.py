@@ -1,4 +1,4 @@
-"""After the answer: what workers still say about attempts that were given up, for the books.
+"""After the answer: collects what workers still say about attempts that were given up, then books the request.
 
 A worker that was told to stop says at once how much it had used. One that was frozen may wake up much later and answer:
 no caller gets that answer, but it was computed, and it is billed.
@@ -13,9 +13,9 @@ from manager.request.shared_state import SharedState
 from manager.request.state import RequestState
 
 LAST_WORDS = 1.0
-"""Seconds to wait for what cancelled workers have used before the request is booked."""
+"""Seconds to wait for the usage of cancelled attempts before the request is booked."""
 LATE = 120.0
-"""Seconds in which an answer that came too late is still booked as such."""
+"""Seconds after the request in which a late answer is still booked."""
 
 
 class Settlement:
@@ -43,13 +43,13 @@ class Settlement:
             await self._books.book(state, response, failure, self._shared.now())
 
     async def wait_for_the_late(self, state: RequestState) -> None:
-        """Books the answers that come after all, and what the request has cost with them."""
+        """Books late answers, and the request's cost with them."""
         silent = _unsettled(state)
         await self._listen(state, silent, LATE)
         await self._complete(state, silent)
 
     async def _complete(self, state: RequestState, attempts: list[Attempt]) -> None:
-        """What came after they were booked."""
+        """Books what became known of attempts after they were booked."""
         for attempt in attempts:
             if attempt.final is not None:
                 await self._books.book_again(state, attempt)
@@ -62,7 +62,7 @@ class Settlement:
         self._shared.spending.record(self._shared.now(), spent, wasted)
 
     async def _listen(self, state: RequestState, attempts: list[Attempt], seconds: float) -> None:
-        """Until all of them have said their last word, at most so many seconds."""
+        """Waits up to `seconds` for the final message of each of these attempts."""
         until = self._shared.now() + seconds
         while any(attempt.awaits_last_word for attempt in attempts):
             heard = await state.events.next(until)

@@ -1,4 +1,4 @@
-"""What all requests of one Manager share: the workers, how they did, the queue, and what may be spent twice."""
+"""What all requests of one Manager share: the workers and their records, the queue, and the retry budgets."""
 
 import asyncio
 import random
@@ -29,14 +29,14 @@ from manager.routing.ranking import Ranking, rank
 from manager.routing.registry import Probe, Registry, UncountedRequest, WorkerView
 
 PAUSE_UNTOLD = 0.1
-"""Seconds to leave a worker alone that said it is full without saying for how long."""
+"""Seconds to leave a full worker alone that did not say for how long."""
 LOOK_AGAIN = 0.02
-"""Seconds at least until a worker that asked for a pause is looked at again."""
+"""The shortest time, in seconds, before a worker that asked for a pause is looked at again."""
 HEDGES_AT_ONCE = 10.0
 CONVERSATION = 2
-"""Messages from which on it is one."""
+"""Messages of a conversation from which on its prefix is remembered."""
 LOOKED_AT = 12
-"""Of so many workers each is judged for every request; of more, so many are drawn by lot."""
+"""Workers that are judged for one request; of more, as many are drawn by lot."""
 
 
 class SharedState:
@@ -72,11 +72,11 @@ class SharedState:
         self.reconnected_at = 0.0
         """When our connection was last made anew (loop's clock): what was under way then may be lost."""
         self.told = Once()
-        """What was said of workers whose words cannot be true."""
+        """Implausible fields of workers that were logged already."""
         self._rng = random.Random()  # noqa: S311 — breaks ties, guards no secret
 
     def reconfigure(self, config: ManagerConfig) -> None:
-        """From the next decision on."""
+        """Takes over a changed config from the next decision on."""
         self.config = config
         self.registry.silent_after = config.silent_after_beats
         self.queue.limit = config.max_waiting
@@ -87,7 +87,7 @@ class SharedState:
         self.budgets.reconfigure(config.budgets)
 
     async def hears(self) -> bool:
-        """Whether our own connection lives. A server that leaves tells workers before us, and then they seem gone."""
+        """Whether our own connection lives. A server that leaves drops workers before us, and then they seem gone."""
         try:
             await self.bus.flush(1.0)
         except BusError:
@@ -95,15 +95,15 @@ class SharedState:
         return True
 
     def asked(self) -> None:
-        """A request came: it widens a little what may be tried twice."""
+        """A request came: it adds a little to the retry budget."""
         self.retries.asked()
         self.hedges.asked()
 
     def rank(self, question: RoutingQuery, policy: Policy, among: Iterable[WorkerView] | None = None) -> Ranking:
-        """How all workers (or only those `among`) are scored for this query, and which one wins.
+        """Scores all workers (or those in `among`) for this query, and picks one.
 
-        Of very many a few are drawn by lot. When none of them can be asked, a few of those that have a free place. All
-        are looked at before a stand-in is asked: another model may be ready that was not drawn.
+        Of very many workers a few are drawn by lot; when none of those can be asked, a few of those with a free place.
+        All are looked at before a stand-in is asked, because a better model may not have been drawn.
         """
         question = self.remember(question)
         if among is not None:
@@ -122,7 +122,7 @@ class SharedState:
         return ranking
 
     def remember(self, question: RoutingQuery) -> RoutingQuery:
-        """With what workers have of it in their caches."""
+        """The query, with the part of the prompt that each worker probably has in its cache."""
         if len(question.openings) < CONVERSATION:
             return question
         return replace(question, cached=self.affinity.cached(question.openings, self.now()))
@@ -139,12 +139,12 @@ class SharedState:
         return self._rng.sample(free, min(LOOKED_AT, len(free)))
 
     def served(self, kind: Kind | None = None) -> list[str]:
-        """The models that are served here; `kind`: for that alone."""
+        """The models that are served; with `kind`, those for that kind of request."""
         cards = (card for worker in self.registry if not worker.gone for card in worker.heartbeat.models)
         return sorted({card.model_id for card in cards if kind is None or card.serves(kind)})
 
     def pause_left(self, ranking: Ranking) -> float:
-        """Seconds until the first of those that asked for a pause may be asked again, as far as we know."""
+        """Seconds until the first of the workers that asked for a pause may be asked again."""
         now = self.now()
         resting = {s.choice for s in ranking.scored if s.reason is RejectReason.PAUSED}
         pauses = [choice.worker.pause_left(choice.card.model_id, now) for choice in resting]
@@ -162,13 +162,13 @@ class SharedState:
     # What an attempt teaches
 
     def took(self, choice: Choice, query: RoutingQuery) -> tuple[UncountedRequest, Probe]:
-        """A worker was given a request. Returns what its limits have to give, and of which breakers it is the probe."""
+        """A request was sent to a worker. Returns its part of the worker's limits, and the breakers that it probes."""
         uncounted = choice.worker.spend(limit_tokens(query, choice.card, self.estimates))
         choice.worker.assigned += 1
         return uncounted, choice.worker.sent(choice.card.model_id)
 
     def learn(self, attempt: Attempt) -> None:
-        """An attempt has ended: what that says of its worker and model, and a place for the next in line."""
+        """An attempt has ended: updates the record of its worker and model, and calls the next request in line."""
         worker = attempt.choice.worker
         worker.assigned -= 1
         if attempt.claimed or attempt.state is State.ANSWERED:
@@ -183,12 +183,14 @@ class SharedState:
         self.queue.call(1)
 
     def learn_late(self, attempt: Attempt) -> None:
-        """A worker that was given up has answered, and that counts: it was slow, but is not ill."""
+        """An answer that came late was accepted: its worker was slow, but is well."""
         attempt.choice.worker.forgiven(attempt.model_id, self.now(), attempt.probe)
         self._took_answer(attempt)
 
     def learn_of_refusals(self, attempts: Sequence[Attempt]) -> None:
-        """A request is over: a model that declined what another one has answered is not well; else the request was."""
+        """A request is over: a model that declined what another one answered has failed; otherwise the request was
+        wrong.
+        """
         answered = any(attempt.state is State.ANSWERED for attempt in attempts)
         for attempt in attempts:
             if fault_of(attempt) is not Fault.OPEN:
@@ -233,7 +235,7 @@ class SharedState:
             self.estimates.failed(attempt.worker_id, model, now)
 
     def _pause(self, attempt: Attempt) -> None:
-        """A full worker, or one whose account is used up, is left alone as a whole; else only the model is."""
+        """Leaves a full worker, or one whose account is used up, alone as a whole; otherwise only the model."""
         error = attempt.error
         assert error is not None
         seconds = PAUSE_UNTOLD if error.retry_after_ms is None else error.retry_after_ms / 1000

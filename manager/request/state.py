@@ -45,7 +45,7 @@ from manager.routing.query import Choice, RoutingQuery
 
 T = TypeVar("T")
 PASSED_ON = (h.TRACEPARENT, h.TRACESTATE, h.CANCEL_TOKEN)
-"""Headers of the caller that the worker gets as they are."""
+"""Headers of the caller that workers get unchanged."""
 PREFILL: frozenset[Capability] = frozenset({"prefill"})
 
 
@@ -60,35 +60,35 @@ class RequestState:
     request_id: str
     reply: Reply
     asked: RoutingQuery
-    """What routing has to know of it from the start."""
+    """What routing needs to know of the request from the start."""
     arrived: float
     """The loop's clock, as is `deadline`."""
     deadline: float
     hops: int = 0
-    """How often a Manager has passed it on already."""
+    """How often another Manager has passed the request on."""
     created_at: datetime = field(default_factory=utc_now)
     attempts: list[Attempt] = field(default_factory=list)
     listeners: list[Listener[Message]] = field(default_factory=list)
     events: EventQueue = field(default_factory=EventQueue)
     entry: Mine | None = None
-    """Our right to answer for the key."""
+    """Our right to answer for the idempotency key."""
     stopped: BullpenError | None = None
-    """Why it is not answered: the caller wants the answer no more, or the Manager leaves."""
+    """Why the request ends without an answer: the caller cancelled it, or the Manager leaves."""
     waiting: "asyncio.Task[Any] | None" = None
     unaffordable: dict[str, BullpenError] = field(default_factory=dict)
-    """By model, which budget has not enough left for it."""
+    """By model id, the budget that has not enough left for this request."""
     booked: ResponseRecord | None = None
-    """Its row in the books."""
+    """The request's row in the books."""
     patient: bool = False
-    """It is a job, and comes again when no worker can begin it."""
+    """The request is a job, and comes again when no worker can begin it."""
     delivered_tokens: int = 0
-    """Of the answer that a streaming caller has so far."""
+    """Tokens of the answer that a streaming caller has so far."""
     spoke_last: str = ""
-    """The worker of that answer's end."""
+    """The worker whose words a streaming caller has got last."""
     trace: RequestTrace | None = None
-    """None: nobody wants to know what it took."""
+    """None: traces are off."""
     _given: dict[int, Given] = field(default_factory=dict)
-    """By attempt, what a worker cannot know better than we do."""
+    """By attempt, what the Manager knows better than the worker, see `plausible`."""
 
     @property
     def current(self) -> Attempt | None:
@@ -112,19 +112,19 @@ class RequestState:
 
     @property
     def is_seamless(self) -> bool:
-        """Whether it streams to a caller that cannot take back what it has."""
+        """Whether the request streams to a caller that cannot take back what it has."""
         return self.reply.streaming and self.request.continuation == "seamless"
 
     @property
     def seam(self) -> Seam:
-        """What may follow what its caller has."""
+        """What may follow the text that the caller has."""
         has = self.reply.delivered
         if not self.is_seamless or not has:
             return Seam.FREE
         return Seam.NONE if has.has_calls or (has.text and json_wanted(self.request)) else Seam.JOIN
 
     def start_for(self, choice: Choice) -> Start:
-        """What of the answer a worker is given, when another one has begun it. Thoughts alone are no start of it."""
+        """The start of an answer that the next worker is given. Reasoning alone is no start of an answer."""
         has, most = self.reply.delivered, self.request.max_tokens
         start = Start(has.text, self.delivered_tokens, has.reasoning, has.logprobs)
         if self.continuable and "prefill" in choice.card.capabilities:
@@ -139,7 +139,9 @@ class RequestState:
         return Joint(start.anchor, start.room) if self.is_seamless else None
 
     def body_for(self, attempt: Attempt) -> bytes:
-        """The caller's own words; to a model that cannot be given a start, with it and how to go on after it."""
+        """The request's body for this attempt. A model that cannot go on after a start gets the start as an earlier
+        turn, and the instruction to repeat its end.
+        """
         start = attempt.start
         if start.anchor is None or not start.anchor.text:
             return self.body
@@ -150,7 +152,7 @@ class RequestState:
 
     @property
     def other_model_at_it(self) -> bool:
-        """Whether a model that is no stand-in is at it, or has answered: then no stand-in is asked beside it."""
+        """Whether a model that is no stand-in runs or has answered: then no stand-in is asked beside it."""
         working = [attempt for attempt in self.attempts if not attempt.is_over or attempt.state is State.ANSWERED]
         return any(not attempt.choice.card.stand_in for attempt in working)
 
@@ -171,16 +173,16 @@ class RequestState:
 
     @property
     def cost(self) -> Decimal | None:
-        """All attempts together, US dollars; None as soon as one of them is unknown."""
+        """The cost of all attempts together, US dollars; None when one of them is unknown."""
         costs = [attempt.cost for attempt in self.attempts]
         return None if None in costs else sum((cost for cost in costs if cost is not None), Decimal(0))
 
     def is_meant(self, asked: StatusRequest) -> bool:
-        """Whether a status request means this one."""
+        """Whether a status request means this request."""
         return asked.request_id == self.request_id or (asked.request_id is None and asked.task_id == self.task_id)
 
     def query(self, ask: Ask, now: float, *, ahead: int, has_queued: bool) -> RoutingQuery:
-        """What routing has to know now. `ahead`: requests that wait for a place before this one."""
+        """The routing query as of now. `ahead`: requests that wait for a place before this one."""
         spent = sum((attempt.likely_cost or Decimal(0) for attempt in self.attempts), Decimal(0))
         best = self.best
         return replace(
@@ -202,7 +204,9 @@ class RequestState:
 
     @property
     def _tokens_in(self) -> int:
-        """Of the prompt, with the start of the answer that has to be read as well; 0: as was asked."""
+        """Tokens of the prompt with the start of the answer, which has to be read as well; 0: no more than was
+        asked.
+        """
         has_start = self.is_seamless and self.reply.delivered.text
         return self.asked.tokens_in + self.delivered_tokens if has_start else 0
 
@@ -211,7 +215,7 @@ class RequestState:
         return self.deadline - now
 
     def headers_for(self, attempt: Attempt, now: float) -> dict[str, str]:
-        """What the worker must know beside the caller's own words."""
+        """The headers that a worker needs beside the caller's own words."""
         told = {name: self.headers[name] for name in PASSED_ON if name in self.headers}
         if attempt.start.text and attempt.start.anchor is None:
             told[h.CONTINUE] = b64encode(attempt.start.text.encode()).decode()
@@ -228,7 +232,7 @@ class RequestState:
         }
 
     def hear(self, attempt: Attempt, message: Message, now: float) -> tuple[str, ...]:
-        """Something came from the worker of an attempt. Returns the fields of it that cannot be true."""
+        """Takes a message of an attempt's worker in. Returns the names of its fields that cannot be true."""
         if message.no_responders:
             self.events.put(Heard(attempt, NO_RESPONDERS))
             return ()
@@ -255,29 +259,31 @@ class RequestState:
         return given
 
     def comes_again(self, failure: BullpenError | None) -> bool:
-        """Whether nothing was done for it yet: a job that waits a day for a worker is not booked every minute."""
+        """Whether nothing was done for the request yet: a job that waits a day for a worker is not booked every
+        minute.
+        """
         return self.patient and not self.attempts and failure is not None and failure.begun_nowhere
 
     def given_up_on(self, worker_id: str, epoch: str) -> list[Attempt]:
-        """Attempts that this worker may still be at, although their answers are not waited for."""
+        """Attempts that were given up, but at which their worker may still work."""
         return [a for a in self.attempts if a.awaits_last_word and (a.worker_id, a.epoch) == (worker_id, epoch)]
 
     def cancel(self, attempt: Attempt) -> ControlRequest:
-        """Tells the worker of an attempt to stop."""
+        """The message that tells an attempt's worker to stop."""
         return ControlRequest(op="cancel", request_id=self.request_id, attempt=attempt.number)
 
     def is_stopped_by(self, asked: CancelRequest) -> bool:
-        """Whether a cancel means this request, and comes from whoever asked it."""
+        """Whether a cancel means this request, and comes from its caller."""
         return asked.stops(self.task_id, self.headers.get(h.CANCEL_TOKEN, ""))
 
     def lost(self, worker_id: str, why: str, *, died: bool) -> None:
-        """A worker is gone, and with it whatever it did for this request."""
+        """A worker is gone, and with it every attempt of this request there."""
         for attempt in self.running:
             if attempt.worker_id == worker_id:
                 self.events.put(Heard(attempt, Gone(why, died)))
 
     def finished(self, answer: FinalResponse, attempt: Attempt, now: float) -> Answer:
-        """The answer as the caller gets it: times from the caller's point of view, all attempts named."""
+        """The answer as the caller gets it: with times from the caller's point of view, and all attempts."""
         before_ms = round((attempt.sent_at - self.arrived) * 1000, 3)
         ttft_ms = None if answer.ttft_ms is None else answer.ttft_ms + before_ms
         if self.reply.first_chunk_at is not None:
@@ -299,7 +305,7 @@ class RequestState:
         return EmbeddingResponse.built({**values, "schema_": "bullpen.embedding.v1", "embeddings": answer.embeddings})
 
     def replayed(self, answer: Answer, now: float) -> Answer:
-        """An answer that was given before, as the answer to this request: nothing was computed for it."""
+        """An earlier answer, as the answer to this request: nothing was computed for it."""
         told = {
             "task_id": self.task_id,
             "request_id": self.request_id,
@@ -314,7 +320,7 @@ class RequestState:
         return answer.model_copy(update=told)
 
     async def unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
-        """Waits for something that a cancel ends. Raises `BullpenError` when it did."""
+        """Waits for `awaitable`, unless a cancel ends the request. Raises `BullpenError` when it does."""
         task: asyncio.Task[T] = asyncio.get_running_loop().create_task(work)
         self.waiting = task
         try:
@@ -328,7 +334,7 @@ class RequestState:
             self.waiting = None
 
     def stop(self, why: BullpenError) -> None:
-        """Ends it; what waits for it, or follows an attempt, notices at once."""
+        """Ends the request with `why`; whatever waits for it is woken at once."""
         self.stopped = self.stopped or why
         if self.waiting is not None:
             self.waiting.cancel()

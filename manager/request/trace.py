@@ -1,7 +1,7 @@
 """The spans of one request in the Manager: the whole, each choice of a worker, each attempt, its way into the books.
 
-A reroute reads as two attempts one after the other, the first with the reason why it failed. Words of callers and
-models, and of providers' errors, stand in none of them unless somebody asked for that.
+A reroute reads as two attempts one after the other, the first with the reason why it failed. Words of callers, models
+and providers' errors stand in a span only where the config allows it.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from manager.routing.ranking import Ranking
 from outbox.outbox import Waiting
 
 BOOKED_WITHIN = 5.0
-"""Seconds after which a span no longer waits for JetStream to have the rows: they are on the disk then."""
+"""Seconds after which a span no longer waits for JetStream to store the rows: they are on the disk then."""
 _tasks = Tasks("traces")
 
 
@@ -41,14 +41,14 @@ class RequestTrace:
         self._attempts: dict[int, Span] = {}
 
     def choosing(self) -> None:
-        """A worker is looked for, from now until one is asked."""
+        """The choice of a worker begins; `sent` or `none_to_choose` ends it."""
         self._choice = self._choice or self._span.child("choice")
 
     def none_to_choose(self, ranking: Ranking) -> None:
         self._choice.event("nobody", bullpen__reason=str(ranking.reason), bullpen__candidates=len(ranking.candidates))
 
     def chosen(self, ranking: Ranking, why: str) -> None:
-        """Somebody is asked."""
+        """An attempt begins."""
         if (choice := ranking.winner) is not None:
             told = {"bullpen__worker_id": choice.worker.worker_id, "gen_ai__request__model": choice.card.model_id}
             self._choice.tell(bullpen__why=why, bullpen__candidates=len(ranking.candidates), **told)
@@ -56,7 +56,7 @@ class RequestTrace:
         self._choice = NO_SPAN
 
     def sent(self, attempt: Attempt) -> dict[str, str]:
-        """Returns the headers that make what its worker does a part of it."""
+        """Returns the headers that make the worker's spans children of the attempt's."""
         span = self._attempts[attempt.number] = self._span.child(
             "attempt",
             "client",
@@ -69,7 +69,7 @@ class RequestTrace:
         return span.headers
 
     def ended(self, attempt: Attempt) -> None:
-        """It has: why, and what it used."""
+        """An attempt has ended: why, and what it used."""
         span, usage, cost = self._attempts.pop(attempt.number, NO_SPAN), attempt.usage, attempt.cost
         span.tell(
             bullpen__outcome=str(attempt.outcome),
@@ -81,7 +81,7 @@ class RequestTrace:
         span.end(error.code if error else "", error.message if error and is_ours else "")
 
     def answered(self, request: Request, response: Answer | None, failure: BullpenError | None, *, words: bool) -> None:
-        """The caller has its final message. `words`: those of request and answer may be told."""
+        """The caller has its final message. `words`: whether request and answer may stand in the span."""
         self._choice.end("no_worker" if failure else "")
         if response is not None and failure is None:
             chat = response if isinstance(response, InferenceResponse) else None
@@ -99,7 +99,7 @@ class RequestTrace:
         self._span.end(failure.code if failure else "")
 
     def booked(self, told: Sequence[Waiting], since: int) -> None:
-        """Its rows are on their way into the books."""
+        """The request's rows are on their way into the books."""
         span = self._span.child("books", at=since, bullpen__rows=len(told))
         _tasks.start(_until_safe(span, told), "books")
 
