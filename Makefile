@@ -7,7 +7,7 @@ PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 p
 # make up ARGS="--workers simulated:2"
 ARGS ?=
 
-.PHONY: help python setup setup-run up test check bench clients promtool dist clean
+.PHONY: help python setup setup-run release-tools up test check bench clients promtool dist sbom clean
 
 help:
 	@echo "make up      the whole mesh on this machine (Ctrl-C stops it); ARGS=\"--workers simulated:2\""
@@ -18,6 +18,7 @@ help:
 	@echo "make promtool   Prometheus's own, into .venv: then make test tries the alerts as well. Needs Go, and minutes"
 	@echo "make setup   only .venv, with everything that they need"
 	@echo "make dist    the wheel and the source archive, in dist/"
+	@echo "make sbom    what is installed with it, as CycloneDX, in dist/sbom.json"
 	@echo "make clean   removes .venv and caches; keeps .bullpen, where the books are"
 
 python:
@@ -51,8 +52,16 @@ clients: setup
 promtool: setup
 	GOBIN="$(CURDIR)/.venv/bin" go install github.com/prometheus/prometheus/cmd/promtool@v0.316.0
 
-dist: setup
+release-tools: setup
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-release.lock
+
+dist: release-tools
 	@.venv/bin/python .ci/dist.py
+
+sbom: release-tools
+	@mkdir -p dist
+	@.venv/bin/python -m cyclonedx_py requirements --output-reproducible --of JSON -o dist/sbom.json requirements-run.lock
+	@echo "dist/sbom.json: what requirements-run.lock installs"
 
 clean:
 	rm -rf .venv .clients build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

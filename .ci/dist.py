@@ -36,7 +36,7 @@ def main() -> None:
     if find_spec("twine"):
         subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *made], check=True)  # noqa: S603 — ours only
     else:
-        print("not checked by twine, which is not installed here")
+        print("not checked by twine, which is not installed here: make dist installs it")
     for path in made:
         print(f"{path}  {path.stat().st_size / 1024:.0f} KiB")
 

@@ -25,7 +25,7 @@ from bullpen.supervision.silence import SilentWorker, silent_workers
 from bus import Bus, BusError, BusSettings, Denied, Message, NoResponders, RequestTimeout
 from bus.jetstream import API, jetstream_is_there, write_refused
 from client import Bullpen
-from client.client import GATEWAY_SERVICE, MANAGER_SERVICE, TELEMETRY_SERVICE
+from client.client import GATEWAY_SERVICE, MANAGER_SERVICE, TELEMETRY_SERVICE, ServiceInfo
 from contracts import BullpenError, ControlReply, Heartbeat, ManagerReply, MeshMetrics
 from contracts import subjects as s
 from telemetry.database_url import read as read_database_url
@@ -48,6 +48,7 @@ EVENT_WITHIN = 1.0
 
 CLOCKS_DIFFER = 5.0
 """Seconds by which a clock has to be wrong: a heartbeat may be a second or two old."""
+VERSIONED = (MANAGER_SERVICE, TELEMETRY_SERVICE, GATEWAY_SERVICE)
 SEE_ALL = ("observer", "admin")
 AS_OBSERVER = (
     "look as a user who may see it: NATS_USER=observer NATS_PASSWORD=… NATS_INBOX_PREFIX=_INBOX bullpen doctor; "
@@ -142,6 +143,8 @@ async def _mesh(settings: BusSettings, *, books: bool) -> AsyncIterator[Finding]
             for finding in (*findings_of(beats, silent), *clocks(beats, time.time()), *await _configs(bullpen, beats)):
                 yield finding
             for finding in await _gateways(bullpen):
+                yield finding
+            for finding in versions(beats, await bullpen.services()):
                 yield finding
             async for finding in _books(bullpen, wanted=books):
                 yield finding
@@ -261,6 +264,19 @@ def clocks(beats: list[Heartbeat], now: float) -> Iterator[Finding]:
         if abs(ahead) > CLOCKS_DIFFER + (beat.interval_ms / 1000 if ahead < 0 else 0.0):
             told = f"its clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} this machine's"
             yield Finding(f"worker {beat.worker_id}", "warn", told, "set both clocks, for example with NTP")
+
+
+def versions(beats: Sequence[Heartbeat], services: Sequence[ServiceInfo]) -> Iterator[Finding]:
+    """Roles that run another version than others do. A worker that does not say which is left out."""
+    roles = {one.id: one.version for one in services if one.name in VERSIONED}
+    roles |= {beat.worker_id: beat.version for beat in beats}
+    found: dict[str, list[str]] = {}
+    for name, version in sorted(roles.items()):
+        if version:
+            found.setdefault(version, []).append(name)
+    if len(found) > 1:
+        told = "; ".join(f"{version}: {', '.join(names)}" for version, names in sorted(found.items()))
+        yield Finding("versions", "warn", f"mixed: {told}", "they work together; finish the upgrade: docs/upgrading.md")
 
 
 def _models(beat: Heartbeat) -> Iterator[Finding]:

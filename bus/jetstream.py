@@ -16,6 +16,7 @@ from bus.connection import Bus
 from bus.errors import BusError, NoResponders, RequestTimeout
 from bus.pull import Puller, StoredMessage
 from contracts import JsonObject
+from contracts.kept import ABOUT, READERS
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +56,7 @@ class StreamSpec:
     def config(self) -> StreamConfig:
         return StreamConfig(
             name=self.name,
+            description=ABOUT.get(self.name),
             subjects=list(self.subjects),
             storage=StorageType.FILE,
             retention=RetentionPolicy.LIMITS,
@@ -84,14 +86,16 @@ async def ensure_stream(bus: Bus, spec: StreamSpec, *, deleted_s: float = 0.0) -
     `deleted_s`: seconds to wait before creating a stream that was just deleted. A server (2.15.1) that is still
     deleting the old stream's files deletes the new one's too, and then stores nothing until it is restarted.
 
-    Its subjects are set, and that it refuses new messages when it is full. Replicas, age, size and the duplicate window
-    are raised to `spec`, never lowered; everything else that an operator has set (placement, compression, …) stays.
+    Its subjects are set, and that it refuses new messages when it is full; a description, if it has none. Replicas,
+    age, size and the duplicate window are raised to `spec` and `NATS_REPLICAS`, never lowered; everything else that an
+    operator has set (placement, compression, …) stays.
     If the server has no room for the size, a quarter of it is tried, and so on.
     """
     max_bytes = spec.max_bytes
     while True:
         try:
-            await _ensure(bus, spec, spec.config().as_dict() | {"max_bytes": max_bytes}, deleted_s)
+            told = {"max_bytes": max_bytes, "num_replicas": max(spec.replicas, bus.settings.replicas)}
+            await _ensure(bus, spec, spec.config().as_dict() | told, deleted_s)
         except JetStreamRefuses as refusal:
             if refusal.code != NO_ROOM or max_bytes // 4 < SMALLEST:
                 raise
@@ -122,6 +126,8 @@ def _raised(there: JsonObject, wanted: JsonObject) -> JsonObject:
         "num_replicas": max(there["num_replicas"], wanted["num_replicas"]),
         "duplicate_window": max(there.get("duplicate_window", 0), wanted["duplicate_window"]),
     }
+    if about := there.get("description") or wanted.get("description"):
+        config["description"] = about
     for limit, none in LIMITS.items():
         mine, theirs = wanted.get(limit) or none, there.get(limit) or none
         config[limit] = none if none in (mine, theirs) else max(mine, theirs)
@@ -143,6 +149,7 @@ class PullConsumer:
         """Joins or creates the durable consumer. Raises `BusError`."""
         config = ConsumerConfig(
             durable_name=durable,
+            description=READERS.get((stream, durable)),
             ack_policy=AckPolicy.EXPLICIT,
             ack_wait=ack_wait_s,
             max_deliver=-1,

@@ -19,6 +19,7 @@ from bus.acknowledgement import Acknowledgement
 from bus.backoff import Backoff
 from bus.connection import Bus, Subscription
 from bus.errors import BusError
+from contracts.kept import ABOUT
 
 EXPECTED_REVISION = "Nats-Expected-Last-Subject-Sequence"
 WRONG_REVISION = frozenset({10071, 10164})
@@ -53,6 +54,7 @@ class Bucket:
         """
         config = StreamConfig(
             name=f"KV_{name}",
+            description=ABOUT.get(f"KV_{name}"),
             subjects=[f"$KV.{name}.>"],
             storage=StorageType.FILE,
             discard=DiscardPolicy.OLD,
@@ -60,6 +62,7 @@ class Bucket:
             max_age=max_age_s,
             max_bytes=max_bytes,
             allow_direct=True,
+            num_replicas=bus.settings.replicas,
         )
         js = bus.nats.jetstream(timeout=API_TIMEOUT)
         try:

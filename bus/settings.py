@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from bus.errors import BusUnreachable
 from bus.server_address import Login, ServerAddress, read_all, split
-from config.loader import secret
+from config.loader import ConfigError, secret
 
+REPLICAS = ("1", "3", "5")
+"""Two would stop when either is lost."""
 DEFAULT_URL = "nats://127.0.0.1:4222"
 
 
@@ -22,10 +24,12 @@ class BusSettings:
     ca_file: str | None = None
     inbox_prefix: str = "_INBOX"
     """Must start with `_INBOX`; a private one per role keeps others from listening in."""
+    replicas: int = 1
+    """Servers that keep each stream and bucket that is made; with three, one may be lost."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> "BusSettings":
-        """From `NATS_URL` (several, comma-separated) and the other `NATS_*` variables."""
+        """From `NATS_URL` (several, comma-separated) and the other `NATS_*` variables. Raises `ConfigError`."""
         environ = os.environ if environ is None else environ
         urls = environ.get("NATS_URL") or DEFAULT_URL
         return cls(
@@ -36,6 +40,7 @@ class BusSettings:
             nkey_seed_file=environ.get("NATS_NKEY_SEED_FILE") or None,
             ca_file=environ.get("NATS_CA_FILE") or None,
             inbox_prefix=environ.get("NATS_INBOX_PREFIX") or "_INBOX",
+            replicas=_replicas(environ.get("NATS_REPLICAS") or "1"),
         )
 
     @property
@@ -74,3 +79,10 @@ class BusSettings:
     def where(self) -> str:
         """The servers for people, without credentials that may stand in their addresses."""
         return ", ".join(url.rsplit("@", 1)[-1].removeprefix("nats://") for url in self.servers)
+
+
+def _replicas(text: str) -> int:
+    """Raises `ConfigError`."""
+    if text not in REPLICAS:
+        raise ConfigError(f"NATS_REPLICAS should be 1, 3 or 5, and no more than there are servers; it is {text!r}")
+    return int(text)

@@ -12,5 +12,8 @@ lock base
 # What `make up` installs: everything but the tools for tests and checks.
 uv pip compile pyproject.toml --all-extras --group checkout --constraint requirements.lock --universal --python-version 3.11 \
   --generate-hashes --no-header --no-annotate --quiet --output-file requirements-run.lock
+# The tools of `make dist` and `make sbom`, beside those of the whole lock.
+uv pip compile --group release --constraint requirements.lock --universal --python-version 3.11 \
+  --generate-hashes --no-header --no-annotate --quiet --output-file requirements-release.lock
 lock local local gpu model # its model is what a GPU is for
 for extra in ollama openai gemini anthropic; do lock "$extra" "$extra"; done

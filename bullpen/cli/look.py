@@ -114,8 +114,14 @@ def workers_table(rows: Sequence[tuple[Heartbeat, float | None]], silent: Sequen
         *map(words, ("WORKER", "BACKEND", "MODELS", "STATE")),
         *map(figures, ("BUSY", "WAIT", "TOK/S", "MEMORY")),
     ]
+    told = [_worker_row(beat, seconds) for beat, seconds in rows]
     unheard = [_silent_row(one) for one in silent]
-    return table(columns, [*(_worker_row(beat, seconds) for beat, seconds in rows), *unheard])
+    if len({beat.version for beat, _ in rows}) > 1:  # in the middle of an upgrade
+        columns.append(words("VERSION"))
+        shown = [text(beat.version) if beat.version else UNKNOWN for beat, _ in rows]
+        told = [[*row, version] for row, version in zip(told, shown, strict=True)]
+        unheard = [[*row, UNKNOWN] for row in unheard]
+    return table(columns, [*told, *unheard])
 
 
 def _silent_row(silent: SilentWorker) -> list[RenderableType]:

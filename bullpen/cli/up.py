@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from bullpen import dotenv, logs
+from bullpen import dotenv, given_key, logs
 from bullpen.cli import welcome
 from bullpen.cli.screen import Screen
 from bullpen.cli.show import problem
@@ -35,6 +35,18 @@ DataDir = Annotated[
 ]
 
 
+DrainWithin = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=3600,
+        metavar="SECONDS",
+        envvar="BULLPEN_DRAIN_WITHIN",
+        help="How long answers under way get when the mesh stops. Default: two seconds or so.",
+    ),
+]
+
+
 @dataclass(frozen=True, slots=True)
 class UpOptions:
     """What was asked for on the command line."""
@@ -47,6 +59,7 @@ class UpOptions:
     http: bool
     port_http: int | None
     gguf: Path | None
+    drain_within: float
 
 
 def register(app: typer.Typer) -> None:
@@ -76,6 +89,7 @@ def up(
     no_http: Annotated[bool, typer.Option("--no-http", help="Start no gateway: ask over NATS only.")] = False,
     no_postgres: Annotated[bool, typer.Option("--no-postgres", help="Keep no books.")] = False,
     data_dir: DataDir = None,
+    drain_within: DrainWithin = 0.0,
     ready_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Start the whole mesh on this machine: servers, a Manager, telemetry, workers and a gateway.
@@ -102,6 +116,7 @@ def up(
         http=not no_http,
         port_http=port_http,
         gguf=gguf,
+        drain_within=drain_within,
     )
     try:
         _refuse_a_second(options.data_dir)
@@ -112,7 +127,7 @@ def up(
     raise typer.Exit(code)
 
 
-def down(data_dir: DataDir = None) -> None:
+def down(data_dir: DataDir = None, drain_within: DrainWithin = 0.0) -> None:
     """Stop the mesh that runs on a data directory.
 
     Does nothing when none runs there.
@@ -125,7 +140,7 @@ def down(data_dir: DataDir = None) -> None:
     """
     place = (data_dir or default_data_dir()).resolve()
     try:
-        stopped = background.stop(place)
+        stopped = background.stop(place, drain_within)
     except OSError as error:
         problem(f"the mesh on {place} cannot be stopped: {error.strerror}")
         raise typer.Exit(1) from None
@@ -149,6 +164,7 @@ def _launch(options: UpOptions) -> int:
     command += ["--port-http", str(options.port_http)] if options.port_http is not None else []
     command += [] if options.postgres else ["--no-postgres"]
     command += [] if options.http else ["--no-http"]
+    command += ["--drain-within", str(options.drain_within)] if options.drain_within else []
     return background.launch(command, options.data_dir / "logs" / "up.log", typer.echo)
 
 
@@ -159,6 +175,7 @@ async def _foreground(options: UpOptions, ready_fd: int | None) -> int:
     screen = Screen()
     screen.doing("asking each backend whether it can run here")
     _read_dotenv(screen)
+    api_key = given_key.take(os.environ)
     os.environ.update(kept_keys(os.environ, options.data_dir))
     plan = await _plan(options)
     mesh = Mesh(
@@ -170,6 +187,8 @@ async def _foreground(options: UpOptions, ready_fd: int | None) -> int:
         postgres=options.postgres,
         http=options.http,
         http_port=options.port_http,
+        api_key=api_key,
+        drain_within=options.drain_within,
         tell=screen.tell,
         doing=screen.doing,
     )
@@ -238,8 +257,9 @@ def _on_signals(mesh: Mesh) -> asyncio.Event:
 
 def _welcome(screen: Screen, mesh: Mesh, plan: StartPlan, took: str, ready_fd: int | None) -> None:
     how = "Ctrl-C stops it" if ready_fd is None else "`bullpen down` stops it"
+    how = "`docker stop` stops it" if welcome.in_container() else how
     screen.tell(f"Bullpen is up after {took}; {how}.")
-    for line in welcome.lines(mesh.endpoints, plan, mesh.data_dir):
+    for line in welcome.lines(mesh.endpoints, plan, mesh.data_dir, lacks_key=mesh.lacks_key):
         screen.tell(line)
     screen.settled()
     if ready_fd is not None:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,21 +13,44 @@ from bullpen.start_plan import StartPlan
 from bullpen.supervision.endpoints import DEFAULT_DATA_DIR, Endpoints
 from bus.server_address import split
 
+IMAGE = "BULLPEN_IMAGE"
+"""Set by the image of the whole mesh."""
 QUESTION = "What is the capital of France?"
 
 
-def lines(endpoints: Endpoints, plan: StartPlan, data_dir: Path) -> Iterator[str]:
+def lines(endpoints: Endpoints, plan: StartPlan, data_dir: Path, *, lacks_key: bool = False) -> Iterator[str]:
+    """`lacks_key`: the gateway answers nobody until there is an API key."""
     yield ""
     yield from addresses(endpoints, data_dir)
     yield ""
     yield from _workers(plan)
     yield ""
+    if lacks_key:
+        yield "HTTP answers nobody until there is an API key. Make one, which is shown once:"
+        yield f"  {command(endpoints, data_dir)} keys create --tenant me"
+        yield ""
+    if in_container():
+        yield from _in_container(endpoints, data_dir)
+        return
     yield "In another terminal:"
     yield f"  nats req infer.auto '{QUESTION}' -s {_server(endpoints)} --timeout 60s"
     yield f'  {command(endpoints, data_dir)} ask "{QUESTION}"'
     if endpoints.http_url is not None:
         body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": QUESTION}]})
         yield f"  curl {endpoints.http_url}/v1/chat/completions -d '{body}'"
+
+
+def in_container() -> bool:
+    """Whether this is the image of the whole mesh, whose addresses are those of the container."""
+    return bool(os.environ.get(IMAGE))
+
+
+def _in_container(endpoints: Endpoints, data_dir: Path) -> Iterator[str]:
+    yield "In another terminal, with the port that you published:"
+    yield f'  {command(endpoints, data_dir)} ask "{QUESTION}"'
+    if endpoints.http_url is not None:
+        body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": QUESTION}]})
+        yield f"  curl http://127.0.0.1:4000/v1/chat/completions -H \"Authorization: Bearer $KEY\" -d '{body}'"
 
 
 def addresses(endpoints: Endpoints, data_dir: Path) -> Iterator[str]:
@@ -40,6 +64,8 @@ def addresses(endpoints: Endpoints, data_dir: Path) -> Iterator[str]:
 
 def command(endpoints: Endpoints, data_dir: Path) -> str:
     """How to run `bullpen` here so that it finds this mesh."""
+    if in_container():
+        return f"docker exec {socket.gethostname()} bullpen"  # which Docker calls by the first digits of its id
     default = Path(DEFAULT_DATA_DIR).resolve()
     prefix = "" if data_dir == default or os.environ.get("NATS_URL") else f"BULLPEN_DATA_DIR={data_dir} "
     return prefix + _program()

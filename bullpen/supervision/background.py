@@ -44,8 +44,10 @@ def launch(command: Sequence[str], log: Path, tell: Callable[[str], None]) -> in
     return 0 if is_ready else process.wait()
 
 
-def stop(data_dir: Path) -> bool:
+def stop(data_dir: Path, drain_within: float = 0.0) -> bool:
     """Stops the mesh that runs on this data directory; False when none does.
+
+    `drain_within`: seconds that the mesh itself was told to give to answers under way.
 
     Raises `OSError` when it may not, or when the process that the lock names is not the one that made it.
     """
@@ -61,7 +63,7 @@ def stop(data_dir: Path) -> bool:
             told = f"process {pid} is not the one that made {data_dir / NAME}; end the mesh yourself"
             raise ProcessLookupError(errno.ESRCH, told)
         process.terminate()
-        if not _ends(process, STOPS_WITHIN):
+        if not _ends(process, STOPS_WITHIN + drain_within):
             process.kill()  # what it started dies with it
             _ends(process, STOPS_WITHIN)
     except psutil.NoSuchProcess:

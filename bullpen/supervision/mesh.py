@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import structlog
 
+from bullpen import given_key
 from bullpen.embedded import EmbeddedError, ServerDown, clean_environment
 from bullpen.settings_dir import VARIABLE, kept_keys, role_config, settings_dir
 from bullpen.supervision import endpoints as endpoints_file
@@ -29,10 +30,11 @@ from bullpen.supervision.silence import SilentWorker
 from bullpen.supervision.status_server import nth_address
 from bullpen.supervision.store_watch import StoreWatch
 from bullpen.supervision.supervisor import Death, Program, Supervisor
-from bus import BusSettings, Tasks
+from bus import Bus, BusError, BusSettings, Tasks
 from bus.backoff import Backoff
 from config.loader import load_config, secret
 from gateway.config import CANNOT_LISTEN, GatewayConfig
+from gateway.keys.office import KeyOffice
 from workers.base.interface.discovery import find
 
 log = structlog.get_logger(__name__)
@@ -77,12 +79,15 @@ class Mesh:
         postgres: bool = True,
         http: bool = False,
         http_port: int | None = None,
+        api_key: str | None = None,
+        drain_within: float = 0.0,
         env: Mapping[str, str] | None = None,
         tell: Callable[[str], None] = lambda line: None,
         doing: Callable[[str], None] = lambda step: None,
     ) -> None:
         """`workers`: backend (name or path) and how many. `added`: backend, worker id and config of each.
-        `http`: with a gateway, at its standard port or another one.
+        `http`: with a gateway, at its standard port or another one. `api_key`: a secret that it lets in.
+        `drain_within`: seconds that answers under way get when the mesh stops.
 
         `tell` gets lines for people, `doing` the step under way.
         """
@@ -99,6 +104,10 @@ class Mesh:
         self._http = http
         self._http_port = http_port
         self._http_url: str | None = None
+        self._api_key = api_key
+        self._drain_within = drain_within
+        self.lacks_key = False
+        """The gateway answers nobody until somebody makes an API key."""
         self._tell = tell
         self._doing = doing
         self._supervisor = Supervisor(self._on_start, self._on_death)
@@ -199,20 +208,31 @@ class Mesh:
         self._write_endpoints()
 
     async def stop(self) -> None:
-        """Stops the roles, all together, then NATS, then Postgres. Takes less than 5 s, does nothing twice."""
+        """Stops the roles, then NATS, then Postgres. Does nothing twice.
+
+        Takes less than 5 s, and up to `drain_within` seconds more while answers are under way.
+        """
         self._ready = False
         await self._tasks.cancel()
         if self._watch is not None:
             await self._watch.close()
             self._watch = None
-        roles = self._supervisor.pids.keys() - {NATS, POSTGRES}
-        await self._supervisor.stop(roles, ROLES_LEAVE)
+        await self._stop_roles()
         await self._supervisor.stop([NATS], NATS_LEAVES)
         await self._supervisor.stop([POSTGRES], POSTGRES_LEAVES)
         if self._lock is not None:
             endpoints_file.forget(self.data_dir)
             self._lock.release()
             self._lock = None
+
+    async def _stop_roles(self) -> None:
+        """All together; with time to drain, first who asks, then who passes on, so that each finds an answer."""
+        now = asyncio.get_running_loop().time
+        end = now() + self._drain_within
+        asking = [GATEWAY], [name for name in self._supervisor.pids if name.startswith("manager-")]
+        for roles in asking if self._drain_within else ():
+            await self._supervisor.stop(roles, max(end - now(), ROLES_LEAVE))
+        await self._supervisor.stop(self._supervisor.pids.keys() - {NATS, POSTGRES}, max(end - now(), ROLES_LEAVE))
 
     def kill(self) -> None:
         """Kills every process at once, after a second Ctrl-C."""
@@ -256,7 +276,9 @@ class Mesh:
 
     async def _start_gateway(self, watch: MeshWatch) -> None:
         """On the first port that stays free; its address is known afterwards. Raises `MeshError`, `ConfigError`."""
-        host, standard = load_config(GatewayConfig, "gateway", role_config("gateway"), self._environment).address
+        config = load_config(GatewayConfig, "gateway", role_config("gateway"), self._environment)
+        host, standard = config.address
+        await self._keep_given_key(watch.bus)
         ports = Ports(self.data_dir)
         if self._http_port is not None and not is_free(self._http_port):
             raise MeshError(f"port {self._http_port} is taken: choose another one for HTTP (--port-http)")
@@ -268,12 +290,22 @@ class Mesh:
                     self._tell(f"port {standard} is taken: HTTP is at {port}")
                 ports.remember(GATEWAY, port)
                 self._http_url = await watch.http_url(GATEWAY)
+                self.lacks_key = config.keys == "required" and not await _has_key(watch.bus)
                 return
             words = self._supervisor.dying_words(GATEWAY)
             await self._supervisor.stop([GATEWAY], within=1)
             if CANNOT_LISTEN not in words:
                 break
         raise MeshError(f"{GATEWAY} does not start; it said:\n{self._last_words(GATEWAY)}")
+
+    async def _keep_given_key(self, bus: Bus) -> None:
+        """Raises `MeshError`."""
+        if self._api_key is None:
+            return
+        try:
+            self._tell(await given_key.keep(bus, self._api_key))
+        except BusError as error:
+            raise MeshError(f"{given_key.VARIABLE} cannot be kept: {error}") from None
 
     async def _came_up(self, watch: MeshWatch, name: str) -> bool:
         """Whether the process answers before it dies. Raises `MeshError` when it does neither."""
@@ -451,6 +483,14 @@ def make_data_dir(data_dir: Path) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise MeshError(f"{data_dir} cannot be written ({error.strerror}): choose another --data-dir") from None
+
+
+async def _has_key(bus: Bus) -> bool:
+    """True, too, when JetStream cannot say."""
+    try:
+        return bool(await (await KeyOffice.open(bus)).keys())
+    except BusError:
+        return True
 
 
 def _numbered(workers: Sequence[tuple[str, int]]) -> dict[str, str]:

@@ -16,6 +16,8 @@ from gateway.keys.ring import MAX_BYTES
 
 PREFIX = "bp-"
 SECRET_BYTES, ID_BYTES = 32, 5
+GIVEN = "given-"
+"""Begins the id of a key whose secret came from outside."""
 WITHIN = 2.0
 
 
@@ -53,6 +55,18 @@ class KeyOffice:
             role=role,
         )
         return key, await self._store(key)
+
+    async def give(self, secret: str, tenant: str) -> ApiKey:
+        """The key of a secret that was made elsewhere. It takes the place of the one that was given before."""
+        now = {"revoked_at": utc_now()}
+        for at, key in await self._all():
+            if at == digest(secret):
+                return key
+            if key.key_id.startswith(GIVEN) and key.revoked_at is None:
+                await self._change(at, lambda key: key.model_copy(update=now))
+        given = ApiKey(key_id=GIVEN + digest(secret)[: 2 * ID_BYTES], tenant=tenant, created_at=utc_now())
+        await self._bucket.put(digest(secret), given.to_bytes(), after=0, within=WITHIN)
+        return given
 
     async def keys(self) -> list[ApiKey]:
         """All of them, revoked ones included, the oldest first."""

@@ -17,11 +17,15 @@ import pytest
 from bullpen.embedded import nats_server
 from bullpen.supervision.leash import leashed
 from bus import Bus, BusError, BusSettings, BusUnreachable, Message
+from bus.jetstream import api
 from contracts import BullpenError
+from contracts.subjects import TELEMETRY_STREAM, TELEMETRY_WORKER
 from manager.config import JobsConfig
 from manager.jobs.consumer import Jobs
 from manager.jobs.job import Job, Result
 from tests import certificates
+from tests.mesh import SmallMesh
+from tests.proxy import Proxy
 from tests.servers import free_port
 from tests.support import eventually
 
@@ -177,6 +181,56 @@ async def test_a_manager_hears_at_once_of_a_worker_that_left_behind_a_leaf(
             assert await answered(worker, manager, "infer.local.w.w1") == b"from worker_local"
             await worker.close()
             await eventually(lambda: any(b'"worker_local"' in told for told in left))
+
+
+async def test_a_gpu_box_behind_a_leaf_answers_until_the_link_is_cut_and_again_when_it_is_back(
+    here: Site, there: Site, certs: certificates.Certificates
+) -> None:
+    with here.serving("hub.conf"):
+        async with Proxy(here.leaf_port) as link:
+            with there.serving("leaf.conf", NATS_HUB=f"tls://leaf:s-leaf@127.0.0.1:{link.port}"):
+                await there.says("Leafnode connection created")
+                async with _mesh_at(here, certs.ca) as hub, _mesh_at(there) as box:
+                    await hub.manager(silent_after_beats=10.0)
+                    await box.worker("far")
+                    await hub.state("far", "ready")
+                    await hub.knows("far")
+                    assert (await hub.ask())["worker_id"] == "far"
+                    await eventually(lambda: _kept(hub, TELEMETRY_WORKER))  # what the worker itself tells the books
+                    await hub.worker("near")
+                    link.refuse()
+                    link.reset()
+                    assert {(await hub.ask())["worker_id"] for _ in range(5)} == {"near"}
+                    await hub.stop("near")
+                    await link.heal()
+                    await eventually(lambda: _answers(hub, "far"), timeout=60)
+
+
+async def _kept(mesh: SmallMesh, subject: str) -> bool:
+    """Whether the hub's stream has something on the subject."""
+    about = await api(mesh.bus, f"STREAM.INFO.{TELEMETRY_STREAM}", {"subjects_filter": subject})
+    return bool(about["state"].get("subjects"))
+
+
+class FarMesh(SmallMesh):
+    """At a leaf, where `$JS.API` ends."""
+
+    async def _has_stream(self) -> bool:
+        return True
+
+
+async def _answers(mesh: SmallMesh, worker_id: str) -> bool:
+    return (await mesh.ask()).get("worker_id") == worker_id
+
+
+@asynccontextmanager
+async def _mesh_at(site: Site, ca: Path | None = None) -> AsyncIterator[SmallMesh]:
+    """Roles that are connected to the server of this site, and may do there what they like."""
+    kind = SmallMesh if ca else FarMesh
+    mesh = kind(f"{'tls' if ca else 'nats'}://127.0.0.1:{site.port}")
+    mesh.settings = replace(mesh.settings, user="admin", password="s-admin", ca_file=str(ca) if ca else None)
+    async with mesh:
+        yield mesh
 
 
 async def test_a_leaf_without_the_password_stays_outside(here: Site, there: Site) -> None:

@@ -9,10 +9,13 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
+from bullpen.supervision.mesh import Mesh
 from client import Bullpen
-from tests.roles import Roles
+from contracts.subjects import TELEMETRY_STREAM
+from tests.roles import PATIENT, Roles
 from tests.servers import PlainNats, nats_cluster
 from tests.support import eventually
 
@@ -95,3 +98,46 @@ async def test_each_server_in_turn_is_away_and_every_question_is_answered(
         await callers.finish()
     assert roles.running == {"m-1", "m-2", "w-1", "w-2", "w-3"}
     assert roles.beats.keys() == {"w-1", "w-2", "w-3"}
+
+
+async def test_with_three_replicas_no_question_and_no_row_is_lost_with_the_server_that_leads(
+    nodes: list[PlainNats], tmp_path: Path, database_url: str
+) -> None:
+    servers = ",".join(node.url for node in nodes)
+    env = {**PATIENT, "NATS_URL": servers, "DATABASE_URL": database_url, "NATS_REPLICAS": "3"}
+    async with (
+        Mesh(tmp_path / "mesh", workers=[("simulated", 2)], managers=2, env=env),
+        Bullpen.connect(servers) as bp,
+    ):
+        kept = await _streams(bp)
+        assert {TELEMETRY_STREAM, "KV_bullpen_answers"} <= kept.keys()
+        assert set(kept.values()) == {3}
+        callers = Callers(bp)
+        await callers.more()
+        (await _leader(bp, nodes)).kill()
+        await callers.more(100)
+        await callers.finish()
+        books = await asyncpg.connect(database_url)
+        try:
+            await eventually(lambda: _are_exact(books, callers.answered), timeout=90, every=0.2)
+        finally:
+            await books.close()
+
+
+async def _streams(bp: Bullpen) -> dict[str, int]:
+    """How often each stream is kept."""
+    return {str(one.config.name): one.config.num_replicas or 0 for one in await bp.bus.nats.jetstream().streams_info()}
+
+
+async def _leader(bp: Bullpen, nodes: list[PlainNats]) -> PlainNats:
+    """The server through which everything for the books goes."""
+    about = (await bp.bus.nats.jetstream().stream_info(TELEMETRY_STREAM)).cluster
+    assert about is not None
+    return next(node for node in nodes if node.name == about.leader)
+
+
+async def _are_exact(books: "asyncpg.Connection[asyncpg.Record]", answered: int) -> bool:
+    """Every answer has one row, and none has two."""
+    rows = await books.fetchval("SELECT count(*) FROM responses")
+    assert rows <= answered
+    return bool(rows == answered)

@@ -19,8 +19,9 @@ from bullpen.cli.look import workers_table
 from bullpen.cli.models import served_models
 from bullpen.cli.reading import moment
 from bullpen.cli.running import CURES
-from bullpen.doctor import clocks, findings_of
+from bullpen.doctor import clocks, findings_of, versions
 from client import Options, Roster
+from client.client import MANAGER_SERVICE, ServiceInfo
 from contracts import ErrorCode, Heartbeat, InferenceRequest
 from tests.fake_manager import heartbeat
 
@@ -278,6 +279,21 @@ def test_doctor_warns_of_a_model_in_trouble_and_calls_its_worker_ready() -> None
     found = list(findings_of([heartbeat("a"), troubled("b")]))
     assert [(finding.part, finding.state) for finding in found] == [("workers", "ok"), ("model m at b", "warn")]
     assert found[1].detail == "gone"
+
+
+def test_mixed_versions_are_shown_and_one_version_takes_no_room() -> None:
+    old, new, mute = (
+        heartbeat(name).model_copy(update={"version": version})
+        for name, version in (("a", "0.1.0"), ("b", "0.2.0"), ("c", ""))
+    )
+    columns = {str(one.header): one for one in workers_table([(beat, None) for beat in (old, new, mute)]).columns}
+    assert [str(cell) for cell in columns["VERSION"].cells] == ["0.1.0", "0.2.0", str(show.UNKNOWN)]
+    assert "VERSION" not in {str(one.header) for one in workers_table([(old, None)]).columns}
+    manager = ServiceInfo(name=MANAGER_SERVICE, id="m-1", version="0.2.0")
+    worker = ServiceInfo(name="bullpen-worker", id="a-service", version="9.9.9")
+    (found,) = versions([old, new, mute], [manager, worker])
+    assert (found.state, found.detail) == ("warn", "mixed: 0.1.0: a; 0.2.0: b, m-1")
+    assert list(versions([new, mute], [manager])) == []
 
 
 def test_policies_are_spelled_as_in_the_contract() -> None:

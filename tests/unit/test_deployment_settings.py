@@ -76,9 +76,30 @@ def test_no_default_asks_for_more_processors_than_a_small_machine_has() -> None:
 
 def test_every_image_and_command_tells_the_version_of_the_package() -> None:
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == VERSION
-    dockerfiles = [*ROOT.glob("*/Dockerfile"), *ROOT.glob("workers/*/Dockerfile")]
+    dockerfiles = _dockerfiles()
     label = f'org.opencontainers.image.version="{VERSION}"'
     assert [file for file in dockerfiles if label not in file.read_text()] == []
+
+
+def test_every_image_is_built_for_both_architectures_with_what_it_is_made_of() -> None:
+    bake = (ROOT / "docker-bake.hcl").read_text()
+    folders = re.findall(r'folder = "([^"]+)"', bake)
+    assert {ROOT / "Dockerfile", *(ROOT / folder / "Dockerfile" for folder in folders)} == set(_dockerfiles())
+    assert f'"VERSION" {{ default = "{VERSION}" }}' in bake
+    assert 'platforms = ["linux/amd64", "linux/arm64"]' in bake
+    assert '"type=sbom"' in bake
+
+
+def test_the_image_of_the_whole_mesh_lets_nobody_in_without_a_key_and_is_not_root() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    assert "BULLPEN_GATEWAY__LISTEN=0.0.0.0:4000 BULLPEN_GATEWAY__KEYS=required" in text
+    assert re.search(r"^USER 10001:10001$", text, re.MULTILINE)
+    assert re.search(r"^VOLUME /data$", text, re.MULTILINE)
+    assert re.search(r"^HEALTHCHECK ", text, re.MULTILINE)
+
+
+def _dockerfiles() -> list[Path]:
+    return [*ROOT.glob("Dockerfile"), *ROOT.glob("*/Dockerfile"), *ROOT.glob("workers/*/Dockerfile")]
 
 
 @pytest.mark.skipif(shutil.which("git") is None or not (ROOT / ".git").exists(), reason="no checkout of git")

@@ -1,5 +1,7 @@
 """Backends that somebody else wrote: an installed package's are found by its entry point, and break nothing of ours."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +11,8 @@ from typer.testing import CliRunner
 
 from bullpen.cli import app
 from workers.base.interface.discovery import discover, find
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def install(site: Path, name: str, entry_point: str) -> None:
@@ -60,3 +64,25 @@ async def test_a_backend_whose_code_fails_is_told_to_be_so(site: Path) -> None:
     assert not told.available
     assert "NameError" in told.reason
     assert str(site / "acme_bullpen" / "backend.py") in told.cure
+
+
+@pytest.mark.parametrize("name", ["openai", "anthropic", "gemini"])
+def test_a_provider_that_nobody_asks_for_says_so_without_its_sdk(name: str) -> None:
+    code = (
+        "import asyncio, sys\n"
+        "from workers.base.interface.discovery import find\n"
+        f"told = asyncio.run(find({name!r}).available())\n"
+        f"assert f'workers.{name}.backend' not in sys.modules\n"
+        "print(told.available, told.reason, told.cure)"
+    )
+    bare = {key: value for key, value in os.environ.items() if not key.startswith((name.upper(), "BULLPEN_"))}
+    told = _run(code, bare)
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.startswith("False no key")
+    assert f"set {name.upper()}_API_KEY, or {name.upper()}_BASE_URL" in told.stdout
+    assert "AssertionError" in _run(code, {**bare, f"{name.upper()}_API_KEY": "x" * 40}).stderr
+
+
+def _run(code: str, env: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd=ROOT)

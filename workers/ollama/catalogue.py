@@ -14,6 +14,8 @@ from workers.base.provider.chat_models import chats_by_name, embeds_by_name
 from workers.ollama.question import goes_on
 from workers.ollama.sdk import ollama
 
+LATEST = ":latest"
+"""The tag of a name that has none."""
 DEFAULT_WINDOW = 4096
 """What Ollama gives a conversation when nobody sets `num_ctx`."""
 UNTOLD: tuple[Capability, ...] = ("logprobs", "prefill", "reasoning")
@@ -135,13 +137,21 @@ class Catalogue:
             known.add("prefill")
         if model.name in self.with_logprobs:
             known.add("logprobs")
-        alias = (model.name.removesuffix(":latest"),) if model.name.endswith(":latest") else ()
+        alias = self._other_name(model.name)
         changed = {
             "context_window": self._window(model, shown),
             "capabilities": tuple(sorted(known)),
-            "aliases": model.aliases or alias,
+            "aliases": (*model.aliases, *(one for one in alias if one not in model.aliases)),
         }
         return model.card(local=self._config.local).model_copy(update=changed)
+
+    def _other_name(self, name: str) -> tuple[str, ...]:
+        """`tiny` and `tiny:latest` are one model, unless the config has both."""
+        tagged = ":" in name.rpartition("/")[2]
+        if tagged and not name.endswith(LATEST):
+            return ()
+        other = name.removesuffix(LATEST) if tagged else f"{name}{LATEST}"
+        return () if any(model.name == other for model in self._config.models) else (other,)
 
     def _window(self, model: ModelConfig, shown: ollama.ShowResponse) -> int:
         """Tokens of one conversation; never more than the model was trained for.

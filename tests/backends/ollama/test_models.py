@@ -30,6 +30,19 @@ async def test_it_serves_every_model_that_is_installed_and_chats_or_embeds(provi
     assert all(card.local and card.price is None for card in cards.values())
 
 
+@pytest.mark.parametrize("name", ["tiny", "tiny:latest"])
+async def test_a_model_is_the_same_with_the_tag_that_a_bare_name_has(
+    provider: Scripted, start: Start, name: str
+) -> None:
+    provider.installed = {"tiny:latest": {"capabilities": ["completion"]}}
+    backend = await start(models=[{"name": name, "aliases": ["small"]}])
+    await eventually(lambda: backend.models()[0].capabilities)
+    (card,) = backend.models()
+    assert card.model_id == name
+    assert all(card.answers_to(asked) for asked in ("tiny", "tiny:latest", "small"))
+    assert not card.answers_to("tiny:7b")
+
+
 CLOSED = "{{- range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n"
 OLD = "<|im_start|>user\n{{ .Prompt }}<|im_end|>\n<|im_start|>assistant\n{{ .Response }}<|im_end|>"
 

@@ -7,6 +7,7 @@ with an entry point in the group `bullpen.workers`; a folder elsewhere is given 
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+import yaml
 
 from config.loader import ConfigError
 from config.watched_file import ConfigFile
@@ -27,6 +29,8 @@ HOUSE = Path(__file__).resolve().parents[2]
 ENTRY_POINTS = "bullpen.workers"
 
 AnyBackend = Backend[Any]
+ASKS = {"base_url", "key_variable"}
+"""Settings that name a server, or another key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,8 @@ class BackendFolder:
         `path`: a config instead of the folder's own.
         """
         try:
+            if (unasked := self._unasked(path)) is not None:
+                return unasked
             return await self.load().available(self.config(path))
         except ModuleNotFoundError as error:
             missing = error.name or str(error)
@@ -79,6 +85,24 @@ class BackendFolder:
         except Exception as error:
             told = f"its code failed: {type(error).__name__}: {error}"
             return Availability.no(told, f"correct {self.path / 'backend.py'}", is_broken=True)
+
+    def _unasked(self, path: Path | None) -> Availability | None:
+        """Why a provider that nobody asks for does not run; its SDK, which takes its time, is not imported for that.
+
+        None when somebody asks for it, or when only its code can tell.
+        """
+        package = self.module.rpartition(".")[0]
+        told = getattr(importlib.import_module(package), "UNASKED", None) if package and path is None else None
+        if told is None:
+            return None
+        reason, key, url = told
+        named = any(os.environ.get(name) for one in (key, url) for name in (one, f"{one}_FILE"))
+        if named or any(name.startswith(f"BULLPEN_{self.name.upper()}__") for name in os.environ):
+            return None
+        settings = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+        if ASKS & settings.keys():
+            return None
+        return Availability.no(reason, f"set {key}, or {url} for a server of your own")
 
 
 def discover() -> dict[str, BackendFolder]:

@@ -9,6 +9,7 @@ from time import time
 import structlog
 
 from bus import Bus, BusError
+from bus.service import package_version
 from config.watched_file import config_digest
 from contracts import BullpenError, Heartbeat, JsonObject, ModelCard, WorkerEventRecord, WorkerState, new_id, utc_now
 from contracts.heartbeat import MOST_MODELS
@@ -150,6 +151,7 @@ class Presence:
             sent_at=round(time() * 1000),
             connection=self._bus.connection_id,
             host=socket.gethostname(),
+            version=package_version(),
             config_digest=self._digest,
         )
 

@@ -1,0 +1,39 @@
+"""The API key that the environment brings: for a container, where nobody types a command.
+
+Its secret is whatever the environment says, so the operator knows it beforehand and a `Secret` can hold it. Another
+secret at the next start takes the place of the one before.
+"""
+
+from collections.abc import MutableMapping
+
+from bus import Bus
+from config.loader import ConfigError, secret
+from gateway.keys.office import KeyOffice
+
+VARIABLE = "BULLPEN_API_KEY"
+SHORTEST = 32
+"""Characters. Everybody who reaches the gateway may guess."""
+TENANT = "default"
+
+
+def take(environ: MutableMapping[str, str]) -> str | None:
+    """The secret of `BULLPEN_API_KEY` or `BULLPEN_API_KEY_FILE`, which no process of ours finds there afterwards.
+
+    None when there is none. Raises `ConfigError` for a short one.
+    """
+    given = secret(VARIABLE, environ)
+    for name in (VARIABLE, f"{VARIABLE}_FILE"):
+        environ.pop(name, None)
+    if given is None:
+        return None
+    if len(given) < SHORTEST or not given.isascii() or not given.isprintable() or " " in given:
+        raise ConfigError(f"{VARIABLE} should have {SHORTEST} printable characters or more: openssl rand -hex 24")
+    return given
+
+
+async def keep(bus: Bus, given: str) -> str:
+    """Lets the secret in; returns a line for people. Raises `BusError`."""
+    key = await (await KeyOffice.open(bus)).give(given, TENANT)
+    if key.revoked_at is not None:
+        return f"the key of {VARIABLE} ({key.key_id}) was revoked and opens nothing: give another one"
+    return f"the key of {VARIABLE} may ask ({key.key_id}, tenant {key.tenant})"
