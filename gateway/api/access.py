@@ -121,5 +121,6 @@ def _check_host(headers: Mapping[str, str]) -> None:
 
 
 def _cookie_rules(headers: Mapping[str, str]) -> str:
-    secure = "; Secure" if headers.get("X-Forwarded-Proto") == "https" else ""
+    nearest_the_browser = headers.get("X-Forwarded-Proto", "").split(",")[0].strip().lower()
+    secure = "; Secure" if nearest_the_browser == "https" else ""
     return f"Path=/; HttpOnly; SameSite=Strict{secure}"

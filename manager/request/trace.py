@@ -76,6 +76,7 @@ class RequestTrace:
             gen_ai__usage__input_tokens=usage.prompt_tokens,
             gen_ai__usage__output_tokens=usage.completion_tokens,
             bullpen__cost_usd=None if cost is None else float(cost),
+            bullpen__worker_lost=attempt.worker_died or None,
         )
         error, is_ours = attempt.error, not isinstance(attempt.final, ErrorReply)
         span.end(error.code if error else "", error.message if error and is_ours else "")

@@ -35,6 +35,8 @@ async def test_a_reroute_reads_as_two_attempts_the_failed_one_with_its_reason(tm
     assert first.error == "w-1 went away (disconnected)"
     assert (first.facts["bullpen.worker_id"], second.facts["bullpen.worker_id"]) == ("w-1", "w-2")
     assert (first.facts["bullpen.outcome"], second.facts["bullpen.outcome"]) == ("uncertain", "ok")
+    assert first.facts["bullpen.worker_lost"] is True, "its own spans died with it, and the Manager's says so"
+    assert "bullpen.worker_lost" not in second.facts
     assert first.end <= second.start
     assert [choice.facts["bullpen.why"] for choice in tree.all("choice")] == ["first", "failover"]
     assert tree.all("books")[0].facts == {"bullpen.rows": 3, "bullpen.in_stream": True}

@@ -100,6 +100,8 @@ def test_the_cookie_is_for_this_site_alone_and_no_script_reads_it() -> None:
     _, cookie = KEYED.sign_in(OURS, "v")
     assert cookie == "bullpen_key=v; Path=/; HttpOnly; SameSite=Strict"
     assert KEYED.sign_in({**OURS, "X-Forwarded-Proto": "https"}, "v")[1].endswith("; Secure")
+    assert KEYED.sign_in({**OURS, "X-Forwarded-Proto": "HTTPS, http"}, "v")[1].endswith("; Secure")
+    assert "Secure" not in KEYED.sign_in({**OURS, "X-Forwarded-Proto": "http, https"}, "v")[1]
     for headers in (HERE, {**OURS, "Origin": "http://evil.example"}):
         with pytest.raises(Refused):
             KEYED.sign_in(headers, "v")

@@ -169,6 +169,20 @@ async def test_a_viewer_looks_and_an_operator_acts(page: Page) -> None:
     await eventually(lambda: _is(viewer, 401), timeout=PATIENT)
 
 
+async def test_no_documented_route_tells_a_tenant_of_another_or_lets_anyone_but_operators_act(page: Page) -> None:
+    tenant, viewer, other = await page.of("tenant"), await page.of("viewer", "ops"), await page.of("tenant", "rival")
+    known = {"name": THEIRS, "key_id": "key-1", "worker_id": "w-1", "manager_id": "m-1"}
+    told_to_the_other = 0
+    for method, path in _documented(known):
+        if method == "POST":
+            for visitor in (tenant, viewer):
+                assert (await visitor.ask(path, "POST", json={}))[0] == 403, path
+            continue
+        assert "rival" not in str((await tenant.ask(path))[1]), path
+        told_to_the_other += "rival" in str((await other.ask(path))[1])
+    assert told_to_the_other >= 3, "requests, the request and its cost: else this test looks at nothing"
+
+
 async def test_signing_in_keeps_the_key_in_a_cookie_that_our_page_alone_can_use(page: Page) -> None:
     _, secret = await (await KeyOffice.open(page.mesh.bus)).create("ops", role="operator")
     await eventually(lambda: _is(page, 401), timeout=PATIENT)
@@ -238,6 +252,20 @@ async def _is(page: Page, status: int) -> bool:
 
 async def _shows(page: Page, part: str) -> bool:
     return bool((await page.get("mesh"))[part])
+
+
+def _documented(known: dict[str, str]) -> list[tuple[str, str]]:
+    """Method and path of each operation, with every order that its path may name; not of signing in, nor of events."""
+    found = []
+    for path, at in DOCUMENT["paths"].items():
+        _, ours, short = path.partition("/api/v1/")
+        if not ours or short in ("session", "events"):
+            continue
+        orders = [one["schema"].get("enum") for one in at.get("parameters", ()) if one["name"] == "order"]
+        for order in orders[0] if orders else [""]:
+            filled = short.format(**known, order=order)
+            found += [(method.upper(), filled) for method in at if method != "parameters"]
+    return found
 
 
 async def _until(events: aiohttp.StreamReader, wanted: Any) -> Any:
