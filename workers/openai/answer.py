@@ -52,10 +52,12 @@ class Answer:
         self._refusal: list[str] = []
         self._tells_tokens = job.request.logprobs
         self._answered = self._thought = False
+        self._choice: object = None
+        """The index of the choice that is read."""
 
     def take(self, piece: JsonObject) -> Delta | None:
         """What a piece brings. Raises `ErrorInAnswer`, or `BullpenError` for one that is unusable."""
-        choice = _choice(piece)
+        choice = self._ours(piece)
         if is_error(piece) or choice.get("error"):
             raise ErrorInAnswer(piece if is_error(piece) else choice)
         told = _usage(piece, choice)
@@ -74,6 +76,13 @@ class Answer:
         if _calls(delta):
             return Delta("", 1, usage=self._used(told), reasoning=thoughts, tool_calls=calls)
         return Delta("", 0, usage=self._used(told), reasoning=thoughts) if thinks else None
+
+    def _ours(self, piece: JsonObject) -> JsonObject:
+        """What a piece has of our answer. One was asked for; of a server that sends several, the first is taken."""
+        told = _choices(piece)
+        if self._choice is None:
+            self._choice = next((index for index in (one.get("index") for one in told) if index is not None), None)
+        return next((one for one in told if one.get("index") in (None, self._choice)), {})
 
     def _tokens(self, choice: JsonObject) -> tuple[TokenLogprob, ...]:
         return token_logprobs(_drawer(choice, "logprobs").get("content")) if self._tells_tokens else ()
@@ -173,15 +182,14 @@ def _offered(job: Job) -> list[str]:
     return [str(function.get("name")) for function in functions if isinstance(function, dict)]
 
 
-def _choice(piece: JsonObject) -> JsonObject:
-    """The first answer of a piece; empty when it has none."""
+def _choices(piece: JsonObject) -> list[JsonObject]:
     choices = piece.get("choices")
     if choices is not None and not isinstance(choices, list):
         raise garbage("choices that are no list")
-    choice = choices[0] if choices else None
-    if choice is not None and not isinstance(choice, dict):
+    told = [choice for choice in choices or () if choice is not None]
+    if not all(isinstance(choice, dict) for choice in told):
         raise garbage("a choice that is no object")
-    return choice or {}
+    return told
 
 
 def _usage(piece: JsonObject, choice: JsonObject) -> JsonObject | None:
@@ -230,7 +238,7 @@ def _text(content: Any) -> tuple[str, str]:
         if isinstance(text, str):
             (thoughts if thinks else words).append(text)
         elif thinks:
-            thoughts.append(str(told.get("thinking") or told.get("reasoning") or ""))
+            thoughts.append(_thoughts(told.get("thinking") or told.get("reasoning")))
     return "".join(words), "".join(thoughts)
 
 

@@ -249,6 +249,28 @@ class Fuzz:
         return self._some({"index": self._dice.randrange(3), "id": self._dice.choice("ab"), "function": function})
 
 
+def test_the_pieces_of_another_choice_are_left_out() -> None:
+    """A server that answers several times sends them in turns, each with its index, in any order."""
+
+    def of(index: int, text: str, finish: str | None = None) -> JsonObject:
+        return {"index": index, "delta": {"content": text}, "finish_reason": finish}
+
+    turns = [(0, "A", None), (1, "X", None), (0, "B", "stop"), (1, "Y", "length")]
+    text, done = said(*({"choices": [of(*turn)]} for turn in turns))
+    assert text == "AB"
+    assert done is not None
+    assert done.finish_reason == "stop"
+    text, _ = said({"choices": [of(1, "A"), of(0, "X")]}, {"choices": [of(0, "Y"), of(1, "B", "stop")]})
+    assert text == "AB"
+
+
+def test_thoughts_that_are_a_list_inside_a_part_are_read_as_words() -> None:
+    part = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
+    delta = answer().take(piece({"content": [part, {"type": "text", "text": "Yes"}]}))
+    assert delta is not None
+    assert (delta.text, delta.reasoning) == ("Yes", "Hm.")
+
+
 @given(st.integers(0, 2**32))
 def test_whatever_a_server_sends_is_an_answer_or_a_typed_error(seed: int) -> None:
     fuzz = Fuzz(seed)
