@@ -198,8 +198,8 @@ class InferenceRequest(Envelope):
     def conversation(self) -> tuple[ChatMessage, ...]:
         """System text, earlier turns, then the question: the messages for a chat model."""
         system = self.context.get("system")
-        start = (ChatMessage(role="system", content=system),) if system else ()
-        question = (ChatMessage(role="user", content=self.prompt),) if self.prompt is not None else ()
+        start = (_said("system", system),) if system else ()
+        question = (_said("user", self.prompt),) if self.prompt is not None else ()
         return (*start, *self._earlier_turns(), *(self.messages or ()), *question)
 
     @property
@@ -236,6 +236,17 @@ class InferenceRequest(Envelope):
         return frozenset(needed)
 
 
+def _said(role: Role, text: str) -> ChatMessage:
+    """A message of what is checked already."""
+    message = ChatMessage.__new__(ChatMessage)
+    object.__setattr__(message, "__dict__", {**_UNSAID, "role": role, "content": text})
+    object.__setattr__(message, "__pydantic_fields_set__", {"role", "content"})
+    object.__setattr__(message, "__pydantic_extra__", None)
+    object.__setattr__(message, "__pydantic_private__", None)
+    return message
+
+
+_UNSAID = dict.fromkeys(ChatMessage.model_fields)
 _TURNS: TypeAdapter[tuple[ChatMessage, ...]] = TypeAdapter(tuple[ChatMessage, ...])
 _FORM = Form(InferenceRequest, "prompt", plain)
 

@@ -160,7 +160,8 @@ def _answer(answer: FinalResponse, given: Given, elapsed_ms: float) -> Believed:
     elif not given.logprobs:
         figures = figures.model_copy(update={"logprobs": None}) if figures.logprobs is not None else figures
     known = {**given.known, "model_id": _model(answer, given.card), **{name: unknown[name] for name in wrong}}
-    return Believed(figures.model_copy(update=_differing(figures, known)), (*refused, *wrong))
+    changes = _differing(figures, known)
+    return Believed(figures.model_copy(update=changes) if changes else figures, (*refused, *wrong))
 
 
 def _differing(answer: FinalResponse, changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -78,6 +78,9 @@ class Ask:
     """The attempt is paid from the retry budget."""
 
 
+FIRST = Ask()
+
+
 @dataclass(frozen=True, slots=True)
 class Wait:
     """Wait for a place at a worker, or for time to pass, and decide again."""
@@ -166,6 +169,8 @@ def decide(attempts: Sequence[Attempt], look: Look | None, limits: Limits, budge
 
     `look`: None when no worker was looked for since the last attempt ended. `now`: the loop's clock, seconds.
     """
+    if not attempts and look is None and limits.left_s > 0 and limits.seam is not Seam.NONE:
+        return FIRST
     best = best_of(attempts)
     if best is not None and (best.confidence >= limits.min_confidence or limits.seam is not Seam.FREE):
         return Answered(best)

@@ -38,7 +38,7 @@ from manager.request.event_queue import EventQueue, Heard
 from manager.request.events import NO_RESPONDERS, CalledOff, Gone, read_event
 from manager.request.lifecycle import State
 from manager.request.plausible import Given, believed
-from manager.request.retry_policy import Ask, Seam, best_of
+from manager.request.retry_policy import FIRST, Ask, Seam, best_of
 from manager.request.seam import Anchor, Joint
 from manager.request.trace import RequestTrace
 from manager.routing.query import Choice, RoutingQuery
@@ -183,6 +183,8 @@ class RequestState:
 
     def query(self, ask: Ask, now: float, *, ahead: int, has_queued: bool) -> RoutingQuery:
         """The routing query as of now. `ahead`: requests that wait for a place before this one."""
+        if not self.attempts and ask is FIRST and not self.unaffordable:  # nothing has happened to it yet
+            return replace(self.asked, left_s=self.remaining(now), waiting=ahead, has_queued=has_queued)
         spent = sum((attempt.likely_cost or Decimal(0) for attempt in self.attempts), Decimal(0))
         best = self.best
         return replace(

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 from contracts import ChatMessage, EmbeddingRequest, InferenceRequest, Request
-from contracts.tokens import frame_bytes, message_bytes, tokens_of
+from contracts.tokens import frame_bytes, message_bytes, tokens_of, utf8_bytes
 
 SHORTEST = 32
 """Tokens of an opening that is worth being remembered."""
@@ -54,15 +54,16 @@ def _frame(request: InferenceRequest) -> Opening:
 
 def _said(message: ChatMessage) -> tuple[object, ...]:
     """What makes a message another one."""
+    if isinstance(message.content, str) and not message.tool_calls:
+        return message.role, message.content, (), (), ""
     calls = repr(message.tool_calls) if message.tool_calls else ""
     return message.role, message.text, message.images, message.attachments, calls
 
 
 def _answered(known: tuple[Opening, ...], output: str) -> Opening:
     """The opening that goes on with the answer."""
-    message = ChatMessage.model_construct(role="assistant", content=output)
     key, size = known[-1] if known else (0, 0)
-    return Opening(hash((key, _said(message))), size + message_bytes(message))
+    return Opening(hash((key, ("assistant", output, (), (), ""))), size + utf8_bytes(output))
 
 
 class PrefixCache:

@@ -1,8 +1,8 @@
 """`books.query` and `books.grade`: the books answered over NATS, for roles that know no database."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 import structlog
 from pydantic import ValidationError
@@ -50,7 +50,7 @@ class BooksService:
 
     def _answering(
         self, stats: EndpointStats, work: Callable[[bytes], Awaitable[BooksReply]]
-    ) -> Callable[[Message], Awaitable[None]]:
+    ) -> Callable[[Message], Coroutine[Any, Any, None]]:
         now = asyncio.get_running_loop().time
 
         async def handle(message: Message) -> None:

@@ -383,3 +383,10 @@ def test_a_mistyped_field_is_answered_with_the_one_that_was_meant() -> None:
         parse_request(b'{"prompt": "hi", "colour": 3}')
     with pytest.raises(BullpenError, match="unknown field"):
         parse_request(b'{"prompt": "hi", "' + b"a" * 100_000 + b'": 3}')
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e400", "1E+999"])
+def test_a_number_that_is_infinite_is_refused_also_in_the_context(number: str) -> None:
+    with pytest.raises(BullpenError) as refused:
+        parse_request(f'{{"prompt": "p", "context": {{"deep": [{number}]}}}}'.encode())
+    assert refused.value.field == "context.deep.0"

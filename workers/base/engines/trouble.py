@@ -6,6 +6,7 @@ Pure: the time is handed in, in seconds of the loop's clock.
 """
 
 from collections import Counter, deque
+from math import inf
 
 from config.bounded import Latest
 from contracts import BullpenError, ErrorCode
@@ -26,6 +27,7 @@ class ModelRecord:
 
     def __init__(self) -> None:
         self._ended: deque[tuple[float, ErrorCode | None]] = deque(maxlen=KEPT)
+        self._failed_at = -inf
 
     def answered(self, now: float) -> None:
         """What came before an answer is over, if it was trouble."""
@@ -35,9 +37,12 @@ class ModelRecord:
 
     def failed(self, code: ErrorCode, now: float) -> None:
         self._ended.append((now, code))
+        self._failed_at = now
 
     def trouble(self, now: float) -> str:
         """Empty while it answers."""
+        if now - self._failed_at >= OF_LATE:
+            return ""
         late = [code for at, code in self._ended if now - at < OF_LATE]
         codes = Counter(code.value for code in late if code is not None)
         failed = codes.total()

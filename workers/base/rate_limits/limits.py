@@ -142,17 +142,18 @@ class Limits:
                 field="max_tokens",
                 retryable=False,
             )
-        waits = {
-            f"{need.model} is to be left alone for a while": self.rest(need.model, now, need.tokens),
-            f"its {self.requests.limit} requests a minute are used up": self.requests.seconds_until(
-                1, now, self.requests_elsewhere
-            ),
-            f"its {self.tokens.limit} tokens a minute are used up": self.tokens.seconds_until(
-                need.tokens, now, self.tokens_elsewhere
-            ),
-        }
-        why, wait = max(waits.items(), key=lambda item: item[1])
+        waits = (
+            self.rest(need.model, now, need.tokens),
+            self.requests.seconds_until(1, now, self.requests_elsewhere),
+            self.tokens.seconds_until(need.tokens, now, self.tokens_elsewhere),
+        )
+        wait = max(waits)
         if wait > 0:
+            why = (
+                f"{need.model} is to be left alone for a while",
+                f"its {self.requests.limit} requests a minute are used up",
+                f"its {self.tokens.limit} tokens a minute are used up",
+            )[waits.index(wait)]
             fault: Fault = "model" if wait == self.of(need.model).rest(need.tokens, now) else "account"
             told = f"this worker: {why}"
             raise BullpenError(ErrorCode.RATE_LIMITED, told, retry_after_ms=ceil(wait * 1000), fault=fault)

@@ -330,6 +330,9 @@ class Worker:
         async with self._quota.place(execution, job) as begin, engine.places.place(execution.call.request.priority):
             budget = None if job.model.local else await channel.permission(job.silence_ok)
             begin()
+            if budget is None:
+                await execution.compute(engine.backend, job, channel)
+                return
             async with asyncio.timeout(budget):
                 await execution.compute(engine.backend, job, channel)
 
