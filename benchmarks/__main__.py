@@ -78,10 +78,11 @@ COMMANDS: dict[str, tuple[str, str | None, Command, dict[str, dict[str, Any]]]] 
     "all": (
         "each target of speed with its figure; writes docs/performance.md",
         performance.__doc__,
-        lambda asked: performance.main(asked.rounds, asked.requests),
+        lambda asked: performance.main(asked.rounds, asked.requests, asked.against),
         {
             "rounds": {"type": int, "default": 3, "help": "of every measurement"},
             "requests": {"type": int, "default": 4000, "help": "per round"},
+            "against": {"default": "", "help": "litellm,vllm-router: installed apart (default: nothing)"},
         },
     ),
     "picture": (

@@ -98,14 +98,15 @@ class Meter:
 
     async def measure(self, path: Way, figures: Figures) -> None:
         """Runs the path once and adds what it took."""
-        before, began = self._read(), asyncio.get_running_loop().time()
+        before, began = self.read(), asyncio.get_running_loop().time()
         units = await path.run(path.units)
         took = asyncio.get_running_loop().time() - began
         await asyncio.sleep(0.3)  # the last events for the books leave
-        after = self._read()
+        after = self.read()
         figures.add({name: after[name] - before[name] for name in after}, took, units)
 
-    def _read(self) -> dict[str, float]:
+    def read(self) -> dict[str, float]:
+        """Seconds of user and system time so far."""
         return {name: _seconds(process) for name, process in self._processes.items()}
 
 

@@ -291,13 +291,16 @@ async def _against(folder: Path, names: Sequence[str], plan: Plan) -> Measured:
         return await _measure(ways, plan, _questions, _pieces)
 
 
+async def against_rivals(names: Sequence[str], plan: Plan) -> dict[str, dict[str, float]]:
+    """Medians by way: the server itself, this mesh and the rivals, in turn."""
+    with tempfile.TemporaryDirectory() as folder:
+        measured = await _against(Path(folder), names, plan)
+    return {name: figures.row() for name, figures in measured.items()}
+
+
 def main(rounds: int, requests: int, against: str) -> None:
     """Measures, prints tables, writes `benchmarks/results/gateway.json`."""
-    plan, names = Plan(rounds, requests), [name for name in against.split(",") if name]
-    if unknown := set(names) - rivals.KNOWN.keys():
-        sys.exit(f"nothing is known of {', '.join(sorted(unknown))}: there are {', '.join(rivals.KNOWN)}")
-    for name in names:
-        rivals.install(name)
+    plan, names = Plan(rounds, requests), rivals.asked_for(against)
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
         quick = uvloop.run(_alone(Path(one), QUICK, plan, _questions))
         paced = uvloop.run(_alone(Path(other), PACED, plan, _pieces))
@@ -307,9 +310,7 @@ def main(rounds: int, requests: int, against: str) -> None:
     print(f"medians of {rounds} rounds of {requests} requests; {AT_ONCE} at a time")
     _show({**rows, "added": added})
     if names:
-        with tempfile.TemporaryDirectory() as folder:
-            measured = uvloop.run(_against(Path(folder), names, plan))
-        told["against"] = compared = {name: figures.row() for name, figures in measured.items()}
+        told["against"] = compared = uvloop.run(against_rivals(names, plan))
         told["versions"] = {name: rivals.version(name) for name in names}
         print(f"\nbefore the same server that answers at once; versions: {told['versions']}")
         _show(compared)

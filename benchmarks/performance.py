@@ -1,6 +1,7 @@
 """All that is measured of speed, in one run, and `docs/performance.md` from it: each target with its figure.
 
 Takes some twenty minutes. Every part is a real mesh on loopback; see `cost`, `overhead`, `streams` and `scale`.
+`--against litellm,vllm-router` installs these apart, and has them asked in turn with this mesh; see `gateway`.
 """
 
 import asyncio
@@ -14,13 +15,19 @@ from typing import Any, NamedTuple
 
 import uvloop
 
-from benchmarks import cost, overhead, results, scale, streams
+from benchmarks import cost, gateway, overhead, results, rivals, scale, streams
+from benchmarks.plot import Axis, plot
 from benchmarks.results import git
 from bullpen.supervision.mesh import Mesh
 from client import Bullpen
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 STREAMS, WORDS = 1000, 20.0
+HALF = 0.5
+RIVAL_REQUESTS = 200
+"""One after the other, for each of them and each round; as many times four 64 at a time."""
+WAITS = 5.0
+"""Times the wait at the lightest load: then it is broken."""
 Figures = dict[str, Any]
 
 
@@ -54,6 +61,10 @@ def _worst(figures: Figures, name: str) -> float:
     return max(float(one[name]) for one in figures["starting"].values())
 
 
+def _p99_at_half_load(figures: Figures) -> float:
+    return next(float(row["p99_ms"]) for row in figures["loads"] if row["share"] == HALF)
+
+
 TARGETS = (
     *(
         Target(f"{role}: processor time of one {way}", goal, "µs", _cost(way, role))
@@ -72,7 +83,7 @@ TARGETS = (
         "",
         lambda f: float(f["overhead"]["infer.auto"]["round_trip_vs_relay"]),
     ),
-    Target("p99 of a request at half load", 10, "ms", lambda f: float(f["half_load"]["p99_ms"])),
+    Target("p99 of a request at half load", 10, "ms", _p99_at_half_load),
     Target(
         f"{STREAMS} streams of {WORDS:g} pieces a second: p99 of a piece's delay",
         60,
@@ -98,28 +109,33 @@ TARGETS = (
 )
 
 
-def main(rounds: int, requests: int) -> None:
+def main(rounds: int, requests: int, against: str) -> None:
     """Measures, writes `benchmarks/results/performance.json` and `docs/performance.md`, prints the targets."""
-    figures = uvloop.run(_measure(rounds, requests))
+    names = rivals.asked_for(against)
+    figures = uvloop.run(_measure(rounds, requests, names))
+    figures["versions"] = {name: rivals.version(name) for name in names}
     results.write("performance", figures, does_not_prove=list(LIMITS))
     PAGE.write_text(page(figures), encoding="utf-8")
+    for name, drawing in drawings(figures).items():
+        (PAGE.parent / name).write_text(drawing, encoding="utf-8")
     for target in TARGETS:
         print(*target.row(figures), sep="  ")
     print(f"written to {PAGE}")
 
 
-async def _measure(rounds: int, requests: int) -> Figures:
+async def _measure(rounds: int, requests: int, names: Sequence[str]) -> Figures:
     return {
         "cost": await cost.measure(rounds, requests),
         "starting": cost.starting(),
         "help_s": _help_s(),
         "up_s": await _up_s(),
         "overhead": await overhead.measure(rounds, 300, 2000),
-        "half_load": await scale.waits_at_half_load(requests),
+        "loads": await scale.under_load(requests),
         "streams": await streams.measure(STREAMS, WORDS),
         "workers": await scale.with_workers(rounds, requests),
         "managers": await scale.with_managers(rounds, requests),
         "payloads": await scale.with_payloads(rounds, requests),
+        "against": await gateway.against_rivals(names, gateway.Plan(rounds, RIVAL_REQUESTS)) if names else {},
     }
 
 
@@ -167,9 +183,70 @@ def page(figures: Figures) -> str:
         workers=of_rows(figures["workers"]),
         managers=of_rows(figures["managers"]),
         payloads=of_rows(figures["payloads"]),
+        loads=of_rows(figures["loads"]),
+        breaks=_breaks(figures["loads"]),
+        against=_against(figures),
         **_million(ways),
         limits="\n".join(f"- {limit}" for limit in LIMITS),
     )
+
+
+def _breaks(loads: Sequence[Figures]) -> str:
+    """In words, at which load callers begin to wait, and for whom."""
+    calm = loads[0]["p99_ms"]
+    first = next((row for row in loads if row["p99_ms"] > WAITS * calm or row["failed"]), None)
+    if first is None:
+        most = loads[-1]["share"]
+        return f"Up to {most:.0%} of that, p99 stays below {WAITS:g} times what it is at the lightest load."
+    busy = {name.removesuffix("_busy"): value for name, value in first.items() if name.endswith("_busy")}
+    busiest = max(busy, key=lambda name: busy[name])
+    return (
+        f"At {first['share']:.0%} of that p99 is above {WAITS:g} times what it is at the lightest load, and "
+        f"{first['failed']} requests failed. The busiest process is then the {busiest}, with {busy[busiest]:.0%} of a "
+        f"processor; all together take {sum(busy.values()):.1f}."
+    )
+
+
+def _against(figures: Figures) -> str:
+    """The rivals' table; a sentence where none was asked for."""
+    if not figures["against"]:
+        return "Not measured in this run: `python -m benchmarks all --against litellm,vllm-router` installs them apart."
+    versions = ", ".join(f"{name} {version}" for name, version in figures["versions"].items())
+    columns = gateway.COLUMNS
+    rows = [
+        (name, *(f"{row[column]:g}" if column in row else "" for column in columns))
+        for name, row in figures["against"].items()
+    ]
+    told = "In turn, before the same server that answers at once; times in ms, one after the other; rates 64 at once."
+    return f"{told} Versions: {versions}.\n\n{table(('', *columns.values()), rows)}"
+
+
+def drawings(figures: Figures) -> dict[str, str]:
+    """By file name, as SVG."""
+    loads, workers, payloads = figures["loads"], figures["workers"], figures["payloads"]
+    return {
+        "performance-load.svg": plot(
+            "Waiting of a request, by load",
+            Axis("requests offered per second"),
+            Axis("ms", is_log=True),
+            {name: [(row["offered_per_s"], row[f"{name}_ms"]) for row in loads] for name in ("p50", "p99")},
+        ),
+        "performance-workers.svg": plot(
+            "A Manager's processor time, by workers",
+            Axis("workers", is_log=True),
+            Axis("µs"),
+            {"Manager": [(row["workers"], row["manager_us"]) for row in workers]},
+        ),
+        "performance-payload.svg": plot(
+            "Processor time of a request, by its prompt",
+            Axis("bytes", is_log=True),
+            Axis("µs", is_log=True),
+            {
+                role: [(row["bytes"], row[f"{role}_us"]) for row in payloads if row[f"{role}_us"]]
+                for role in ("manager", "worker")
+            },
+        ),
+    }
 
 
 def _million(ways: Figures) -> dict[str, str]:
@@ -217,11 +294,28 @@ did in that time, 64 at once, books and explanation on.
 
 {costs}
 
+## Where it breaks first
+
+One Manager, two workers, requests at random times, at shares of the most that was answered with 64 at once. `busy` is
+the share of one processor that a process takes.
+
+{loads}
+
+{breaks}
+
+![Waiting by load](performance-load.svg)
+
+## Against others
+
+{against}
+
 ## Growth
 
 With workers, all of which beat their hearts; all but one are full:
 
 {workers}
+
+![By workers](performance-workers.svg)
 
 With Managers, two workers and one client, on two processors:
 
@@ -230,6 +324,8 @@ With Managers, two workers and one client, on two processors:
 With the prompt:
 
 {payloads}
+
+![By prompt](performance-payload.svg)
 
 ## A million requests a minute
 

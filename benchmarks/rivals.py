@@ -62,6 +62,16 @@ KNOWN = {
 }
 
 
+def asked_for(against: str) -> list[str]:
+    """Those of a list with commas, installed. Ends the process when one is not known."""
+    names = [name for name in against.split(",") if name]
+    if unknown := set(names) - KNOWN.keys():
+        sys.exit(f"nothing is known of {', '.join(sorted(unknown))}: there are {', '.join(KNOWN)}")
+    for name in names:
+        install(name)
+    return names
+
+
 def install(name: str) -> Path:
     """Its programs."""
     return tools.installed(name, KNOWN[name].package)

@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks.cost import AT_ONCE_ENV, PROMPT, Load, Meter, Way, opened, rounds_of
 from bullpen.supervision.mesh import Mesh
+from bus import BusError
 from client import Bullpen
 from contracts import Heartbeat
 from contracts import subjects as s
@@ -25,7 +26,10 @@ PAYLOADS = (1_000, 10_000, 100_000, 1_000_000)
 """Bytes of a prompt."""
 LONG_WINDOW = {"BULLPEN_SIMULATED__MODELS": '[{"name": "simulated", "context_window": 1000000}]'}
 BEAT_EVERY = 1.0
-HALF_LOAD_S = 10.0
+SHARES = (0.25, 0.5, 0.75, 1.0, 1.25)
+"""Of the most that was answered with 64 requests at once."""
+LOADED_S = 8.0
+LOADED = {"manager": "manager-1", "worker-1": "worker-simulated-1", "worker-2": "worker-simulated-2", "nats": "nats"}
 
 Row = dict[str, Any]
 
@@ -100,8 +104,12 @@ async def with_payloads(rounds: int, requests: int) -> list[Row]:
     return rows
 
 
-async def waits_at_half_load(requests: int) -> Row:
-    """Milliseconds that callers wait, one Manager, half as many requests per second as it can answer."""
+async def under_load(requests: int) -> list[Row]:
+    """Milliseconds that callers wait, one Manager and two workers, at shares of the most that it answers.
+
+    With how much of a processor each role then takes: where one takes all of it, or all of them all processors, the
+    waiting begins.
+    """
     with tempfile.TemporaryDirectory() as folder:
         mesh = Mesh(Path(folder), workers=[("simulated", 2)], postgres=False, env=AT_ONCE_ENV)
         async with mesh, opened(mesh) as load:
@@ -111,26 +119,37 @@ async def waits_at_half_load(requests: int) -> Row:
             began = time.monotonic()
             await ask(requests)
             most = requests / (time.monotonic() - began)
-            return {"most_per_s": round(most), **await _paced(load, most / 2)}
+            meter = Meter({role: mesh.pid(name) for role, name in LOADED.items()})
+            return [{"share": share, **await _paced(load, meter, share * most)} for share in SHARES]
 
 
-async def _paced(load: Load, per_s: float) -> Row:
-    rng, taken = random.Random(1), []
+async def _paced(load: Load, meter: Meter, per_s: float) -> Row:
+    rng, taken, failed = random.Random(1), [], 0
 
     async def one() -> None:
+        nonlocal failed
         began = time.monotonic()
-        await load.ask(s.INFER_AUTO)
-        taken.append((time.monotonic() - began) * 1000)
+        try:
+            await load.ask(s.INFER_AUTO)
+        except (AssertionError, BusError):
+            failed += 1
+        else:
+            taken.append((time.monotonic() - began) * 1000)
 
-    tasks, end, at = [], time.monotonic() + HALF_LOAD_S, time.monotonic()
-    while at < end:
+    before, tasks, began = meter.read(), [], time.monotonic()
+    at = began
+    while at < began + LOADED_S:
         await asyncio.sleep(max(0.0, at - time.monotonic()))
         tasks.append(asyncio.create_task(one()))
         at += rng.expovariate(per_s)
     await asyncio.gather(*tasks)
+    took, after = time.monotonic() - began, meter.read()
     ordered = sorted(taken)
     return {
-        "sent_per_s": round(len(taken) / HALF_LOAD_S),
+        "offered_per_s": round(per_s),
+        "answered_per_s": round(len(taken) / took),
+        "failed": failed,
         "p50_ms": round(statistics.median(ordered), 2),
         "p99_ms": round(ordered[int(0.99 * len(ordered))], 2),
+        **{f"{role}_busy": round((after[role] - before[role]) / took, 2) for role in after},
     }
