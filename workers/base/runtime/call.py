@@ -2,6 +2,7 @@
 
 import asyncio
 from base64 import b64decode
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -28,6 +29,8 @@ class Call:
     deadline: float
     created_at: datetime
     reply: str
+    clock: Callable[[], float]
+    """The loop's: asking for the running loop is a call of the system in Python 3.11."""
     prefix: str = ""
     """The start of the answer, which the caller has from another worker already."""
     prefix_tokens: int = 0
@@ -41,7 +44,8 @@ class Call:
         `routed_here`: it came on a subject on which only Managers may send. Else their headers are not believed.
         """
         headers = message.headers if routed_here else h.of_caller(message.headers)
-        arrived = asyncio.get_running_loop().time()
+        clock = asyncio.get_running_loop().time
+        arrived = clock()
         kind, task_id = kind_of(message.subject), told_task_id(headers.get(h.TASK))
         request = heeding(read_any(kind, message.data, task_id=task_id)[0], headers)
         routed = headers.get(h.EVENTS) == "1" and bool(message.reply)
@@ -56,6 +60,7 @@ class Call:
             deadline=arrived + seconds_left(headers, request, own_clock=routed),
             created_at=utc_now(),
             reply=message.reply,
+            clock=clock,
             prefix=_prefix(headers.get(h.CONTINUE, "")),
             prefix_tokens=h.number(headers.get(h.CONTINUE_TOKENS), 0),
             cancel_token=headers.get(h.CANCEL_TOKEN, ""),
@@ -68,11 +73,11 @@ class Call:
     @property
     def remaining(self) -> float:
         """Seconds until the deadline; negative when it has passed."""
-        return self.deadline - asyncio.get_running_loop().time()
+        return self.deadline - self.clock()
 
     @property
     def elapsed_ms(self) -> float:
-        return round((asyncio.get_running_loop().time() - self.arrived) * 1000, 3)
+        return round((self.clock() - self.arrived) * 1000, 3)
 
 
 def _prefix(text: str) -> str:

@@ -167,10 +167,10 @@ class Execution:
             self._refused = said_no and not self.moves
             raise
         finally:
-            self.ended = asyncio.get_running_loop().time()
+            self.ended = self.call.clock()
 
     async def _gather(self, backend: AnyBackend, job: Job | EmbeddingJob, channel: ReplyChannel) -> None:
-        clock = asyncio.get_running_loop().time
+        clock = self.call.clock
         self.started = clock()
         chunker = Chunker(channel)
         asking = backend.stream(job) if isinstance(job, Job) else backend.embed(job)

@@ -29,9 +29,9 @@ class Quota:
     @asynccontextmanager
     async def place(self, execution: Execution, job: Job | EmbeddingJob) -> AsyncIterator[Callable[[], None]]:
         """Holds what it may use; call what is given when it begins. Raises `BullpenError(rate_limited)`."""
-        limits, now = self._engines.limits, asyncio.get_running_loop().time
+        limits, now = self._engines.limits, execution.call.clock
         hold = limits.need(job)
-        await self._hold(hold)
+        await self._hold(hold, now())
         listening.set(lambda headers: limits.of(hold.model).hear(headers, now()))
         try:
             yield lambda: limits.begin(hold, now())
@@ -43,10 +43,10 @@ class Quota:
         finally:
             limits.settle(hold, execution.told_or_seen, now())
 
-    async def _hold(self, hold: Hold) -> None:
+    async def _hold(self, hold: Hold, now: float) -> None:
         account = self._shared()
         if account is None:
-            self._engines.limits.hold(hold, asyncio.get_running_loop().time())
+            self._engines.limits.hold(hold, now)
         else:
             await account.hold(hold)
 
