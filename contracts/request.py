@@ -237,16 +237,10 @@ class InferenceRequest(Envelope):
 
 
 def _said(role: Role, text: str) -> ChatMessage:
-    """A message of what is checked already."""
-    message = ChatMessage.__new__(ChatMessage)
-    object.__setattr__(message, "__dict__", {**_UNSAID, "role": role, "content": text})
-    object.__setattr__(message, "__pydantic_fields_set__", {"role", "content"})
-    object.__setattr__(message, "__pydantic_extra__", None)
-    object.__setattr__(message, "__pydantic_private__", None)
-    return message
+    """A message whose parts were checked already."""
+    return ChatMessage.model_construct(role=role, content=text)
 
 
-_UNSAID = dict.fromkeys(ChatMessage.model_fields)
 _TURNS: TypeAdapter[tuple[ChatMessage, ...]] = TypeAdapter(tuple[ChatMessage, ...])
 _FORM = Form(InferenceRequest, "prompt", plain)
 

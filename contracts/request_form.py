@@ -6,7 +6,6 @@ fields, no NaN, nothing nested deeper than 32.
 
 import re
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from difflib import get_close_matches
 from math import isfinite
 from typing import Generic, TypeVar
@@ -23,8 +22,6 @@ MAX_NESTING = 32
 LONGEST_TYPO = 40
 """Characters of an unknown field's name that are compared with known names."""
 _PART_TYPES = ("text", "image_url", "input_audio", "file")
-_UNUSUAL = re.compile(rb"null|NaN|Infinity|tool_calls|\d[eE]\+?\d{3}")
-"""Of what `plain` would change, and the model would take as it is."""
 R = TypeVar("R", bound=Envelope)
 
 
@@ -52,13 +49,6 @@ class Form(Generic[R]):
         return (request if request.task_id is not None else _named(request, task_id or new_id())), written
 
     def _from_object(self, body: bytes) -> tuple[R, bytes]:
-        """In one reading where nothing is to be changed: what the model refuses is looked at again, more closely."""
-        if not _UNUSUAL.search(body) and body.count(b"{") + body.count(b"[") <= MAX_NESTING:
-            with suppress(ValueError):
-                return self._model.model_validate_json(body), body
-        return self._from_other_form(body)
-
-    def _from_other_form(self, body: bytes) -> tuple[R, bytes]:
         try:
             told = from_json(body, allow_inf_nan=True)
             _check_tree(told)
