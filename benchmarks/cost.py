@@ -308,7 +308,10 @@ async def _rows(folder: Path, rounds: int, requests: int) -> dict[str, Figures]:
 
 def starting() -> dict[str, dict[str, float]]:
     """Seconds of processor time to import each role as its process does, the logs first, and MB that it then holds."""
-    code = "import bullpen.logs, {}, psutil; p = psutil.Process(); t = p.cpu_times(); print(t.user + t.system, p.memory_info().rss)"
+    code = (
+        "import bullpen.logs, {}, psutil; p = psutil.Process(); t = p.cpu_times(); "
+        "print(t.user + t.system, p.memory_info().rss)"
+    )
     told: dict[str, dict[str, float]] = {}
     for role in ("manager.manager", "workers.base", "telemetry.service", "gateway.gateway", "bullpen.cli"):
         best = min(_imported(code.format(role)) for _ in range(3))
