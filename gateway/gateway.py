@@ -25,7 +25,7 @@ from gateway.api.books import Books
 from gateway.api.watching import Watch
 from gateway.config import CANNOT_LISTEN, GatewayConfig
 from gateway.connection import Connection, serving
-from gateway.keys import Callers, KeyRing
+from gateway.keys import Callers, KeyRing, SharedUse
 from gateway.models import GONE_AFTER, Models
 from gateway.routes import Routes, StatusPage
 from gateway.serving import Answering
@@ -75,7 +75,8 @@ class Gateway:
             self._tasks.start(self._ring.keep(), "keys")
             await asyncio.gather(asyncio.sleep(HEARTBEATS), self._check_keys())
             models = Models(roster, self._config.aliases, self._config.unknown_model == "auto")
-            callers = Callers(self._ring, self._config.keys)
+            callers = Callers(self._ring, self._config.keys, SharedUse(self._bus))
+            await callers.listen()
             answering = self._answering = Answering(self._bullpen, models, callers, self._config)
             access = Access(self._ring, lambda: self._config)
             api = Api(self._bullpen, access, watch, books, self._examine)
