@@ -47,7 +47,7 @@ from contracts.heartbeat import (
     WorkerState,
     read_heartbeat,
 )
-from contracts.keys import ApiKey, KeyBudget, KeyRole
+from contracts.keys import ApiKey, KeyBudget, KeyRole, KeyUse
 from contracts.metrics import (
     BudgetMetrics,
     Candidate,
@@ -145,6 +145,7 @@ __all__ = [
     "JsonObject",
     "KeyBudget",
     "KeyRole",
+    "KeyUse",
     "ManagerReply",
     "MeshMetrics",
     "ModelCard",

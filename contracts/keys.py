@@ -14,6 +14,7 @@ from pydantic import Field
 
 from contracts.base import Money, OpenModel, Time, Whole
 
+MOST_KEYS = 10_000
 Window = Literal["hour", "day", "month", "total"]
 KeyRole = Literal["tenant", "viewer", "operator"]
 """What a key opens on the live page: `tenant` its own requests, `viewer` everything to read, `operator` everything and
@@ -40,14 +41,23 @@ class ApiKey(OpenModel):
     models: tuple[str, ...] = ()
     """Names of models that it may ask for, with `*` and `?`. Empty: all."""
     rpm: Whole | None = None
-    """Requests per minute, at each gateway. None: no limit."""
+    """Requests per minute, at all gateways together. Null: no limit."""
     tpm: Whole | None = None
-    """Tokens per minute, at each gateway."""
+    """Tokens per minute, at all gateways together. Null: no limit."""
     budget: KeyBudget | None = None
     role: KeyRole = "tenant"
 
     def allows(self, model: str) -> bool:
         return not self.models or any(fnmatchcase(model, pattern) for pattern in self.models)
+
+
+class KeyUse(OpenModel):
+    """`gateway.keys.used`: what API keys have used at one gateway since its last message. By `key_id`."""
+
+    sender: str
+    """Changes with every start of a gateway, which ignores its own messages."""
+    requests: Annotated[dict[str, Whole], Field(max_length=MOST_KEYS)] = Field(default_factory=dict)
+    tokens: Annotated[dict[str, Whole], Field(max_length=MOST_KEYS)] = Field(default_factory=dict)
 
 
 def digest(secret: str) -> str:

@@ -37,6 +37,7 @@ WRITTEN: tuple[type[BaseModel], ...] = (
     c.BudgetMetrics,
     *(c.ResponseRecord, c.AttemptRecord, c.WorkerEventRecord, c.FeedbackRecord),
     c.ApiKey,
+    c.KeyUse,
     c.BooksReply,
 )
 

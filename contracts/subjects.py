@@ -51,6 +51,9 @@ METRICS_BUDGET = "metrics.budget"
 KEYS_BUCKET = "bullpen_keys"
 """JetStream keys and values: the SHA-256 of an API key → `ApiKey`."""
 
+GATEWAY_KEY_USE = "gateway.keys.used"
+"""What API keys have used at one gateway, for all others."""
+
 SYS_CONNECT = "mesh.sys.connect"
 SYS_DISCONNECT = "mesh.sys.disconnect"
 

@@ -33,6 +33,8 @@ class GatewayConfig(ConfigModel):
     origins: tuple[str, ...] = ()
     """Web sites whose pages may ask from a browser, as `https://chat.example.com`; `*`: all. Those on loopback may."""
     body_limit_mb: Annotated[float, Field(gt=0, le=1024)] = 32.0
+    headers_within: Seconds = 10.0
+    """Seconds in which the head of a request has to be here, from its first byte on."""
     body_within: Seconds = 60.0
     """Seconds in which a whole request has to be here."""
     idle_timeout: Seconds = 75.0

@@ -1,6 +1,8 @@
 """A client's connection: what is no HTTP, or too much of it, gets an answer in JSON before the connection closes."""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
@@ -18,7 +20,10 @@ LINGERS = 2.0
 
 
 class Connection(RequestHandler):
-    def __init__(self, server: Server, *, loop: asyncio.AbstractEventLoop, keepalive_timeout: float) -> None:
+    def __init__(
+        self, server: Server, *, loop: asyncio.AbstractEventLoop, keepalive_timeout: float, headers_within: float
+    ) -> None:
+        """`headers_within`: seconds in which the whole head of a request has to come, from its first byte on."""
         no_log: dict[str, Any] = {"access_log": None}
         super().__init__(
             server,
@@ -30,6 +35,33 @@ class Connection(RequestHandler):
             lingering_time=LINGERS,
             **no_log,
         )
+        self._headers_within = headers_within
+        self._too_slow: asyncio.TimerHandle | None = None
+        self._is_serving = False
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._too_slow is None and not self._is_serving:
+            self._too_slow = self._loop.call_later(self._headers_within, self.force_close)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Holds while a request is served whose head has come as a whole."""
+        self._stop_waiting()
+        self._is_serving = True
+        try:
+            yield
+        finally:
+            self._is_serving = False
+
+    def _stop_waiting(self) -> None:
+        if self._too_slow is not None:
+            self._too_slow.cancel()
+            self._too_slow = None
 
     def handle_error(
         self,
@@ -48,6 +80,20 @@ class Connection(RequestHandler):
         )
         response.force_close()
         return response
+
+
+def serving(
+    handle: Callable[[BaseRequest], Awaitable[StreamResponse]],
+) -> Callable[[BaseRequest], Awaitable[StreamResponse]]:
+    """`handle`, of which each request's connection knows."""
+
+    async def served(request: BaseRequest) -> StreamResponse:
+        connection = request.protocol
+        assert isinstance(connection, Connection)
+        with connection.serving():
+            return await handle(request)
+
+    return served
 
 
 def _told(error: BadHttpMessage) -> tuple[int, str]:

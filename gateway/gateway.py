@@ -24,8 +24,8 @@ from gateway.api.api import Api, Examine
 from gateway.api.books import Books
 from gateway.api.watching import Watch
 from gateway.config import CANNOT_LISTEN, GatewayConfig
-from gateway.connection import Connection
-from gateway.keys import Callers, KeyRing
+from gateway.connection import Connection, serving
+from gateway.keys import Callers, KeyRing, SharedUse
 from gateway.models import GONE_AFTER, Models
 from gateway.routes import Routes, StatusPage
 from gateway.serving import Answering
@@ -75,12 +75,13 @@ class Gateway:
             self._tasks.start(self._ring.keep(), "keys")
             await asyncio.gather(asyncio.sleep(HEARTBEATS), self._check_keys())
             models = Models(roster, self._config.aliases, self._config.unknown_model == "auto")
-            callers = Callers(self._ring, self._config.keys)
+            callers = Callers(self._ring, self._config.keys, SharedUse(self._bus))
+            await callers.listen()
             answering = self._answering = Answering(self._bullpen, models, callers, self._config)
             access = Access(self._ring, lambda: self._config)
             api = Api(self._bullpen, access, watch, books, self._examine)
             routes = Routes(answering, models, self._pages, api)
-            server = self._server = Server(routes.handle, handler_cancellation=True)
+            server = self._server = Server(serving(routes.handle), handler_cancellation=True)
             listening = await self._listen(server)
             try:
                 url = _url(listening.sockets[0].getsockname())
@@ -135,8 +136,12 @@ class Gateway:
         def connected() -> asyncio.Protocol:
             if len(server.connections) >= self._config.max_connections:
                 return _Full()
-            kept = self._config.idle_timeout
-            return Connection(server, loop=loop, keepalive_timeout=kept)
+            return Connection(
+                server,
+                loop=loop,
+                keepalive_timeout=self._config.idle_timeout,
+                headers_within=self._config.headers_within,
+            )
 
         try:
             return await loop.create_server(

@@ -2,5 +2,6 @@
 
 from gateway.keys.callers import Caller, Callers
 from gateway.keys.ring import KeyRing
+from gateway.keys.shared_use import SharedUse
 
-__all__ = ["Caller", "Callers", "KeyRing"]
+__all__ = ["Caller", "Callers", "KeyRing", "SharedUse"]

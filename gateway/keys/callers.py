@@ -9,6 +9,7 @@ from contracts import ApiKey, BullpenError, ErrorCode
 from gateway.dialects import Refused
 from gateway.keys.limits import Limits
 from gateway.keys.ring import KeyRing
+from gateway.keys.shared_use import SharedUse
 
 BEARER = "bearer "
 OTHER_HEADERS = ("x-api-key", "api-key")
@@ -27,9 +28,12 @@ UNKNOWN_KEYS = "the API keys cannot be read from JetStream yet; `keys: off` in g
 class Caller:
     """Whoever sent one request."""
 
-    def __init__(self, key: ApiKey | None = None, limits: Limits | None = None) -> None:
+    def __init__(
+        self, key: ApiKey | None = None, limits: Limits | None = None, shared: SharedUse | None = None
+    ) -> None:
         self._key = key
         self._limits = limits
+        self._shared = shared
 
     @property
     def key_id(self) -> str:
@@ -53,16 +57,22 @@ class Caller:
         if wait:
             why = "this API key has asked for as much as it may in a minute"
             raise BullpenError(ErrorCode.RATE_LIMITED, why, retry_after_ms=max(1, round(wait * 1000)))
+        if self._shared is not None:
+            self._shared.add(self.key_id, requests=answers)
 
     def used(self, tokens: int) -> None:
         """Answers took so many tokens."""
         if self._limits is not None:
             self._limits.used(tokens, asyncio.get_running_loop().time())
+            if self._shared is not None:
+                self._shared.add(self.key_id, tokens=tokens)
 
 
 class Callers:
-    def __init__(self, ring: KeyRing, mode: Literal["auto", "required", "off"]) -> None:
+    def __init__(self, ring: KeyRing, mode: Literal["auto", "required", "off"], shared: SharedUse) -> None:
+        """`shared`: tells other gateways what keys use here, and hears what they use there."""
         self._ring = ring
+        self._shared = shared
         self._mode = mode
         self._limits: Latest[str, tuple[ApiKey, Limits]] = Latest(MOST_LIMITED)
 
@@ -80,7 +90,17 @@ class Callers:
         key = self._ring.find(secret)
         if key is None:
             raise Refused(WRONG_KEY, None, 401, "invalid_api_key")
-        return Caller(key, self._limits_of(key))
+        return Caller(key, self._limits_of(key), self._shared)
+
+    async def listen(self) -> None:
+        """Counts from now on what keys use at other gateways. Raises `BusError`."""
+        await self._shared.listen(self._used_elsewhere)
+
+    def _used_elsewhere(self, key_id: str, requests: int, tokens: int) -> None:
+        key = self._ring.with_id(key_id)
+        limits = self._limits_of(key) if key is not None else None
+        if limits is not None:
+            limits.used_elsewhere(requests, tokens, asyncio.get_running_loop().time())
 
     def _limits_of(self, key: ApiKey) -> Limits | None:
         """Begun anew when the key's limits are others now."""

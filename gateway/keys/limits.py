@@ -51,6 +51,12 @@ class Limits:
             self._requests.take(requests, now)
         return wait
 
+    def used_elsewhere(self, requests: int, tokens: int, now: float) -> None:
+        """The key has used so much at another gateway."""
+        if self._requests is not None:
+            self._requests.take(requests, now)
+        self.used(tokens, now)
+
     def used(self, tokens: int, now: float) -> None:
         """An answer took so many tokens."""
         if self._tokens is not None:

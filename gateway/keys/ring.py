@@ -52,6 +52,10 @@ class KeyRing:
             return None
         return None if key.expires_at is not None and key.expires_at <= (now or utc_now()) else key
 
+    def with_id(self, key_id: str) -> ApiKey | None:
+        """The key of that id, whether it opens anything or not."""
+        return next((key for key in self._keys.values() if key.key_id == key_id), None)
+
     def _read(self) -> None:
         """Nothing that cannot be read opens a door."""
         keys: dict[str, ApiKey] = {}

@@ -90,6 +90,7 @@ MATRIX: dict[str, tuple[Who, Who]] = {
     s.manager_control("m1"): (("manager", "gateway"), ("manager",)),
     s.BOOKS_QUERY: (("gateway",), ("telemetry",)),
     s.BOOKS_GRADE: (("gateway",), ("telemetry",)),
+    s.GATEWAY_KEY_USE: (("gateway",), ("gateway",)),
     s.TELEMETRY_RESPONSE: ((*WORKERS, "manager"), NOBODY),
     s.TELEMETRY_ATTEMPT: ((*WORKERS, "manager"), NOBODY),
     s.TELEMETRY_WORKER: (WORKERS, NOBODY),

@@ -141,6 +141,25 @@ async def test_a_key_that_asked_too_much_has_to_wait(mesh: SmallMesh, office: Ke
                 assert int(refused.headers["retry-after"]) > 0
 
 
+@pytest.mark.parametrize("limit", [{"rpm": 10}, {"tpm": 500}])
+async def test_what_a_key_uses_at_one_gateway_counts_at_the_other(
+    mesh: SmallMesh, office: KeyOffice, worker: AbleWorker, limit: dict[str, int]
+) -> None:
+    _, secret = await office.create("acme", rpm=limit.get("rpm"), tpm=limit.get("tpm"))
+
+    async def asked_until_refused(door: Door) -> int:
+        for number in range(100):
+            if await status(door, secret) == 429:
+                return number
+        raise AssertionError("the key was never refused")
+
+    async with door_of(mesh, "g-1", keys="required") as one, door_of(mesh, "g-2", keys="required") as other:
+        for door in (one, other):
+            await eventually(partial(_lists, door, secret), timeout=PATIENT)
+        at_one = await asked_until_refused(one)
+        assert await asked_until_refused(other) < at_one
+
+
 async def test_the_budget_of_a_key_is_its_tenants(mesh: SmallMesh, office: KeyOffice) -> None:
     await mesh.worker("w-1", price={"input_per_mtok": 0, "output_per_mtok": 1_000_000}, output_tokens=1)
     _, rich = await office.create("rich", budget=KeyBudget(limit_usd=Decimal(1000), per="day"))
@@ -184,6 +203,12 @@ async def test_the_command_makes_lists_and_ends_keys(nats_server: str) -> None:
     assert ApiKey.model_validate(listed).revoked_at is not None
     assert (await bullpen("keys", "revoke", "key-none", env=env)).code == 1
     assert (await bullpen("keys", "create", "--tenant", "acme", "--budget", "five", env=env)).code == 2
+
+
+async def _lists(door: Door, secret: str) -> bool:
+    headers = {"Authorization": f"Bearer {secret}"}
+    async with aiohttp.ClientSession(headers=headers) as session, session.get(door.url + "/v1/models") as answer:
+        return answer.status == 200
 
 
 async def _is_refused(door: Door, secret: str) -> bool:

@@ -78,8 +78,21 @@ async def test_headers_beyond_the_limits_and_nonsense_are_answered_in_json(door:
 
 
 async def test_headers_that_come_byte_by_byte_are_not_waited_for(mesh: SmallMesh) -> None:
-    async with door_of(mesh, idle_timeout=0.5) as door:
+    async with door_of(mesh, headers_within=0.5) as door:
         assert await told(door, HEAD, *[b"x"] * 1000, every=0.1) == (0, "")
+
+
+async def test_a_connection_that_is_kept_open_may_rest_between_two_requests(mesh: SmallMesh) -> None:
+    async with door_of(mesh, headers_within=0.2) as door:
+        reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
+        for _ in range(2):
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            length = next(line for line in head.splitlines() if line.startswith("Content-Length: "))
+            await reader.readexactly(int(length.rpartition(" ")[2]))
+            await asyncio.sleep(0.5)
+        assert not reader.at_eof()
+        writer.close()
 
 
 async def test_a_body_that_trickles_is_not_waited_for(mesh: SmallMesh) -> None:
