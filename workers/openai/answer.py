@@ -10,7 +10,15 @@ from typing import Any
 
 from contracts import FinishReason, JsonObject, TokenLogprob, ToolCallDelta
 from workers.base import Delta, Done, Job, Usage
-from workers.base.provider.chat import THOUGHTS_LEAST, SizeGuard, counted, logprobs, plausible, token_logprobs
+from workers.base.provider.chat import (
+    THOUGHTS_LEAST,
+    SizeGuard,
+    counted,
+    logprobs,
+    plausible,
+    sendable,
+    token_logprobs,
+)
 from workers.base.provider.error_body import is_error
 from workers.base.provider.errors import garbage
 from workers.base.provider.overlap_trimmer import OverlapTrimmer
@@ -140,7 +148,7 @@ class Answer:
         text, thought = _text(said.get("content"))
         refusal = _text(said.get("refusal"))[0]
         if refusal:
-            self._refusal.append(refusal if not text else self._size.take(refusal))
+            self._refusal.append(sendable(refusal) if not text else self._size.take(refusal))
         thoughts = [thought, *(said.get(name) for name in THOUGHTS)]
         shown = next((words for told in thoughts if (words := _thoughts(told))), "")
         return text or refusal, self._thoughts.take(shown), any(thoughts)
@@ -246,7 +254,8 @@ def _thoughts(told: object) -> str:
     """What is shown of thoughts: a text, or a list of parts with texts or summaries (OpenRouter)."""
     if isinstance(told, str):
         return told
-    parts = [part for part in told if isinstance(part, dict)] if isinstance(told, list) else []
+    listed = told if isinstance(told, list) else [told]
+    parts = [part for part in listed if isinstance(part, dict)]
     texts = (part.get("text") or part.get("summary") for part in parts)
     return "".join(text for text in texts if isinstance(text, str))
 

@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from contracts import BullpenError, ErrorCode, InferenceRequest, JsonObject, ModelCard
@@ -271,7 +271,42 @@ def test_thoughts_that_are_a_list_inside_a_part_are_read_as_words() -> None:
     assert (delta.text, delta.reasoning) == ("Yes", "Hm.")
 
 
+def test_reasoning_in_an_object_is_read_as_words() -> None:
+    delta = answer().take(piece({"content": "Yes", "reasoning": {"text": "Hm."}}))
+    assert delta is not None
+    assert (delta.text, delta.reasoning) == ("Yes", "Hm.")
+
+
+def test_half_a_character_in_a_refusal_becomes_a_question_mark() -> None:
+    reading = answer()
+    reading.take({"choices": [{"index": 0, "delta": {"refusal": "No \ud800"}, "finish_reason": "stop"}]})
+    done = reading.done()
+    assert done is not None
+    assert done.refusal == "No ?"
+
+
+def test_a_call_whose_id_is_a_number_keeps_it() -> None:
+    call = {"index": 0, "id": 7, "function": {"name": "weather", "arguments": "{}"}}
+    reading = answer(tools=(TOOL,))
+    reading.take({"choices": [{"index": 0, "delta": {"tool_calls": [call]}, "finish_reason": "tool_calls"}]})
+    done = reading.done()
+    assert done is not None
+    assert [one["id"] for one in done.tool_calls] == ["7"]
+
+
+@pytest.mark.parametrize(("prompt", "completion"), [("12", "3"), (12.0, 3.0)])
+def test_usage_in_other_kinds_of_numbers_counts(prompt: object, completion: object) -> None:
+    reading = answer()
+    reading.take(piece({"content": "Yes"}))
+    usage = {"prompt_tokens": prompt, "completion_tokens": completion}
+    reading.take({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": usage})
+    done = reading.done()
+    assert done is not None
+    assert (done.usage.prompt_tokens, done.usage.completion_tokens) == (12, 3)
+
+
 @given(st.integers(0, 2**32))
+@example(4501)
 def test_whatever_a_server_sends_is_an_answer_or_a_typed_error(seed: int) -> None:
     fuzz = Fuzz(seed)
     for _ in range(EACH):

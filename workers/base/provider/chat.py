@@ -110,7 +110,11 @@ def tokens(told: object, otherwise: int) -> int:
 
 
 def counted(told: object) -> int | None:
-    """A count of a bill. None: it was not told, or is no count; nobody guesses what it should have been."""
+    """A count of a bill, also as a float or in digits. None: not told, or no count; it is never guessed."""
+    if isinstance(told, str):
+        told = int(told) if told.isascii() and told.isdigit() and len(told) < 11 else None
+    elif isinstance(told, float):
+        told = int(told) if told.is_integer() else None
     return told if isinstance(told, int) and not isinstance(told, bool) and 0 <= told < 1 << 31 else None
 
 
@@ -153,8 +157,9 @@ def _likelihood(told: object) -> TopLogprob | None:
         return None
     data = told.get("bytes") if isinstance(told, dict) else None
     is_bytes = isinstance(data, list) and all(isinstance(byte, int) and 0 <= byte < 256 for byte in data)
-    sendable = text.encode(errors="replace").decode()
-    return TopLogprob(token=sendable, logprob=chance[0], bytes=tuple(data) if is_bytes and data is not None else None)
+    return TopLogprob(
+        token=sendable(text), logprob=chance[0], bytes=tuple(data) if is_bytes and data is not None else None
+    )
 
 
 def whole_calls(calls: Iterable[JsonObject], first: int) -> tuple[ToolCallDelta, ...]:
@@ -163,6 +168,11 @@ def whole_calls(calls: Iterable[JsonObject], first: int) -> tuple[ToolCallDelta,
         ToolCallDelta(index=index, id=call["id"], function=FunctionDelta(**call["function"]))
         for index, call in enumerate(calls, first)
     )
+
+
+def sendable(text: str) -> str:
+    """A provider's text as UTF-8 can say it: half of a surrogate pair becomes `?`."""
+    return text.encode(errors="replace").decode()
 
 
 class SizeGuard:
@@ -176,11 +186,11 @@ class SizeGuard:
         """The text, unless it is none or too much; half a character is a `?`. Raises `BullpenError(upstream_error)`."""
         if not isinstance(text, str):
             raise garbage("an answer that is not text")
-        sendable = text.encode(errors="replace")
-        self._left -= len(sendable)
+        written = text.encode(errors="replace")
+        self._left -= len(written)
         if self._left < 0:
             raise BullpenError(ErrorCode.UPSTREAM_ERROR, "the provider sends far more than was asked for")
-        return sendable.decode()
+        return written.decode()
 
     def call(self, name: str, arguments: Mapping[str, Any], call_id: str | None = None) -> JsonObject:
         """A call of a function, from a provider that tells it in one piece."""

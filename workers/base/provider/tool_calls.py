@@ -143,6 +143,8 @@ def malformed(what: str) -> BullpenError:
 
 
 def _text(told: object) -> str:
+    if isinstance(told, int) and not isinstance(told, bool):
+        return str(told)  # some servers number their calls
     if told is not None and not isinstance(told, str):
         raise garbage("a tool call that is not text")
     return told or ""
