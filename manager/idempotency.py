@@ -48,6 +48,9 @@ AWAY = 5.0
 LOOK_EVERY = 1.0
 """Seconds between two questions whether the Manager that runs it is still there."""
 STATUS_WITHIN = 0.3
+"""Seconds in which a Manager says that it has a request, and in which the server itself has to answer."""
+TIMES_SILENT = 2
+"""Questions that no Manager answers, although the server does, before a request counts as lost: one may be busy."""
 OVERSLEPT = 1.0
 """Seconds without an answer that mean that this process did not run."""
 AFTER_A_BREAK = 0.1
@@ -159,11 +162,17 @@ class Answers:
             return replace(mine, revision=revision)
         changed = asyncio.Event()
         following = await bucket.follow(mine.name, lambda _: changed.set())
+        entry, kept = None, None
         try:
             while True:
                 changed.clear()
-                entry = await bucket.get(mine.name, within=WITHIN)
-                kept = _read(entry)
+                try:
+                    entry = await bucket.get(mine.name, within=WITHIN)
+                    kept = _read(entry)
+                except BusError:
+                    if kept is None:
+                        raise
+                    # JetStream is slow: the Manager that has the request still says so, or does not
                 if entry and kept and kept.request_id == mine.request_id:  # the word that it was made was lost
                     return replace(mine, revision=entry.revision)
                 answer = await self._look(kept, mine, changed, deadline)
@@ -195,7 +204,8 @@ class Answers:
         """Waits a while for a change. False: no Manager has that request any more."""
         now = asyncio.get_running_loop().time
         asked = StatusRequest(request_id=request_id).to_bytes()
-        for _ in range(2):  # twice: a Manager may be busy
+        silent = 0
+        while silent < TIMES_SILENT:
             within = min(STATUS_WITHIN, deadline - now())
             if within <= 0:
                 return True  # for all we know: there was no time to find out
@@ -206,12 +216,23 @@ class Answers:
             except RequestTimeout:
                 if changed.is_set():
                     return True
+                silent += await self._server_answers()
                 continue
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(min(now() + LOOK_EVERY, deadline)):
                     await changed.wait()
             return True
         return now() >= deadline
+
+    async def _server_answers(self) -> bool:
+        """Whether a question would have come through: a server that stands still says nothing about Managers."""
+        now = asyncio.get_running_loop().time
+        asked = now()
+        try:
+            await self._bus.flush()
+        except BusError:
+            return False
+        return now() < asked + STATUS_WITHIN
 
     async def _write(self, mine: Mine, value: bytes) -> None:
         if self._bucket is None or (mine.revision is None and not mine.unsure):

@@ -309,8 +309,6 @@ async def test_a_frozen_server_delays_no_request(
     ledgers: list[Ledger], nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = await ledgers[0].first(asked())
-    waiting = asyncio.create_task(ledgers[1].begin(asked()))
-    await eventually(lambda: ledgers[0].looked_for)
     for name in ("WITHIN", "FINISH_WITHIN"):
         monkeypatch.setattr(idempotency, name, 0.3)
     monkeypatch.setattr(Subscription, "stop", _never)  # it waits for the server
@@ -320,9 +318,27 @@ async def test_a_frozen_server_delays_no_request(
         watched.setattr(Bucket, "put", _no_write)  # it would take as long as one may wait for JetStream
         for _ in range(50):
             await ledgers[2].first(asked(), key="new")
-    assert isinstance(await waiting, Mine)
     await ledgers[0].answers.finish(first, answer())
     nats.send(signal.SIGCONT)
+
+
+async def test_a_request_that_runs_is_not_taken_over_because_the_server_stood_still(
+    ledgers: list[Ledger], nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other, _ = ledgers
+    first = await one.first(asked())
+    waiting = asyncio.create_task(other.begin(asked()))
+    await eventually(lambda: one.looked_for)
+    monkeypatch.setattr(idempotency, "WITHIN", 0.1)
+    monkeypatch.setattr(idempotency, "STATUS_WITHIN", 0.3)
+    nats.send(signal.SIGSTOP)
+    await asyncio.sleep(idempotency.LOOK_EVERY + 3 * idempotency.STATUS_WITHIN)
+    nats.send(signal.SIGCONT)
+    so_far = len(one.looked_for)
+    await eventually(lambda: len(one.looked_for) > so_far)
+    assert not waiting.done()
+    await one.answers.finish(first, answer())
+    assert isinstance(await waiting, Replay)
 
 
 async def _no_write(bucket: Bucket, key: str, value: bytes, *, after: int, within: float) -> None:
