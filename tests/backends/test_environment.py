@@ -35,5 +35,6 @@ async def test_no_variable_keeps_a_backend_from_a_server_on_this_machine(
 @pytest.mark.parametrize("name", ["openai", "anthropic", "gemini"])
 async def test_a_backend_that_asks_outside_names_the_variable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", "/none/ca.pem")
+    monkeypatch.setenv(f"{name.upper()}_API_KEY", "sk-none")
     found = await discover()[name].available()
     assert found.reason.startswith("SSL_CERT_FILE names /none/ca.pem")
