@@ -114,7 +114,7 @@ def test_what_no_caller_can_use_is_malformed(pieces: list[Piece]) -> None:
     assert (caught.value.code, caught.value.fault) == (ErrorCode.MALFORMED_TOOL_CALL, "model")
 
 
-@pytest.mark.parametrize("piece", [(0, 7, "sum", "{}"), (0, "a", [], "{}"), (0, "a", "sum", 7)])
+@pytest.mark.parametrize("piece", [(0, [], "sum", "{}"), (0, "a", [], "{}"), (0, "a", "sum", 7)])
 def test_what_is_not_text_is_unusable(piece: Piece) -> None:
     with pytest.raises(BullpenError, match="not text"):
         called(piece)

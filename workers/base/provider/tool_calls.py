@@ -52,7 +52,8 @@ class ToolCalls:
 
         Returns what can be passed on of it now: a call is known once its arguments begin.
         """
-        told_id, told_name = _text(call_id), _text(name)
+        is_number = isinstance(call_id, int) and not isinstance(call_id, bool)  # some servers number their calls
+        told_id, told_name = str(call_id) if is_number else _text(call_id), _text(name)
         told = json.dumps(arguments) if isinstance(arguments, dict) else _text(arguments)
         call = self._current(index, told_id, told_name)
         if call is None or self._begins_another(call, told_id, told_name, told):
@@ -143,8 +144,6 @@ def malformed(what: str) -> BullpenError:
 
 
 def _text(told: object) -> str:
-    if isinstance(told, int) and not isinstance(told, bool):
-        return str(told)  # some servers number their calls
     if told is not None and not isinstance(told, str):
         raise garbage("a tool call that is not text")
     return told or ""
