@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, get_args
+from unittest.mock import patch
 
 from pydantic_core import from_json
 
@@ -14,11 +15,11 @@ from client.client import GATEWAY_SERVICE
 from config.watched_file import ConfigFile
 from contracts import Capability, FinalResponse, Heartbeat, WorkerState, utc_now
 from contracts import headers as h
+from gateway import gateway as gateways
 from gateway.config import GatewayConfig
-from gateway.gateway import run as run_gateway
 from tests.fake_worker import Asked as FakeRequest
 from tests.fake_worker import FakeWorker, acting
-from tests.mesh import SmallMesh
+from tests.mesh import SmallMesh, behind
 from tests.support import eventually
 
 PATIENT = 30.0
@@ -48,13 +49,26 @@ class Door:
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
 
+    @property
+    def knows(self) -> set[str]:
+        """The workers that it has heard."""
+        gateway = behind(self.status)
+        assert isinstance(gateway, gateways.Gateway)
+        assert gateway._answering is not None
+        return {beat.worker_id for beat in gateway._answering._models._roster.beats}
+
     def figure(self, name: str) -> float:
         return next(figure.value for figure in self.status.figures() if figure.name == name)
 
 
 @asynccontextmanager
-async def door_of(mesh: SmallMesh, name: str = "g-1", **config: Any) -> AsyncIterator[Door]:
-    """A gateway that serves, at a port of its own. `file`: the config file that it follows; `examine`: its doctor."""
+async def door_of(
+    mesh: SmallMesh, name: str = "g-1", *, as_shipped: bool = False, **config: Any
+) -> AsyncIterator[Door]:
+    """A gateway that serves, at a port of its own. `file`: the config file that it follows; `examine`: its doctor.
+
+    Unless `as_shipped`, it does not wait for heartbeats before it serves: we wait until it has heard every worker.
+    """
     status, stop = RoleStatus(), asyncio.Event()
 
     def page(path: str) -> Page:
@@ -65,7 +79,7 @@ async def door_of(mesh: SmallMesh, name: str = "g-1", **config: Any) -> AsyncIte
     examine = config.pop("examine", None)
     told = GatewayConfig(**{"listen": "127.0.0.1:0", "drain_within": 5.0, **config})
     running = asyncio.create_task(
-        run_gateway(
+        gateways.run(
             mesh.settings,
             told,
             gateway_id=name,
@@ -87,7 +101,12 @@ async def door_of(mesh: SmallMesh, name: str = "g-1", **config: Any) -> AsyncIte
         return str(from_json(answer.data)["metadata"]["url"])
 
     try:
-        yield Door(await eventually(url, timeout=PATIENT), status, stop, running)
+        with patch.object(gateways, "HEARTBEATS", gateways.HEARTBEATS if as_shipped else 0.0):
+            door = Door(await eventually(url, timeout=PATIENT), status, stop, running)
+        if not as_shipped:
+            await mesh.workers_say()
+            await eventually(lambda: door.knows >= mesh.present, timeout=PATIENT)
+        yield door
     finally:
         stop.set()
         await running

@@ -73,7 +73,7 @@ class SmallMesh:
         self._managers.add(name)
         await self._managers_have_heard()
         heard = {worker_id: beat.seq for worker_id, beat in self.beats.items()}
-        await asyncio.gather(*(worker._presence.say() for worker in self._objects(Worker)))
+        await self.workers_say()
         await eventually(lambda: all(self.beats[worker_id].seq > seq for worker_id, seq in heard.items()), timeout=30)
         await self._managers_have_heard()
         for manager in () if self.managers_listen_first else self._objects(Manager):
@@ -106,6 +106,15 @@ class SmallMesh:
         """Waits until these have said something, and the Managers have heard it."""
         await eventually(lambda: self.beats.keys() >= set(worker_ids))
         await self._managers_have_heard()
+
+    @property
+    def present(self) -> set[str]:
+        """The workers that have said something, and not that they leave."""
+        return {worker_id for worker_id, beat in self.beats.items() if beat.state != "stopped"}
+
+    async def workers_say(self) -> None:
+        """One heartbeat of each worker in this process, now."""
+        await asyncio.gather(*(worker._presence.say() for worker in self._objects(Worker)))
 
     async def _managers_have_heard(self) -> None:
         """What we heard was sent to them too, and they read it before they answer."""
@@ -167,7 +176,7 @@ class SmallMesh:
     def _objects(self, kind: type[T]) -> list[T]:
         """What is behind the roles of this kind that run."""
         running = [self.statuses[name] for name in self._roles if name in self.statuses]
-        return [found for status in running if isinstance(found := _behind(status), kind)]
+        return [found for status in running if isinstance(found := behind(status), kind)]
 
     async def mute_worker(self, worker_id: str, on_request: Callable[[Message], None] | None = None) -> Subscription:
         """Something that beats its heart but never answers. Lasts until the mesh stops."""
@@ -205,6 +214,6 @@ class SmallMesh:
             self.beats[beat.worker_id] = beat
 
 
-def _behind(status: RoleStatus) -> object:
+def behind(status: RoleStatus) -> object:
     """The role that fills this in."""
     return getattr(status.why_not, "__self__", None)

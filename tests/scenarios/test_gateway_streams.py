@@ -76,7 +76,7 @@ async def test_a_client_reads_one_whole_text_whatever_befalls_the_worker(
         roles.manager(**PROMPT)
         roles.worker("w-1", **HANGS, **able)
         await roles.ready()
-        async with door_of(mesh) as door, aiohttp.ClientSession() as client:
+        async with door_of(mesh, as_shipped=True) as door, aiohttp.ClientSession() as client:
             reading = [asyncio.create_task(reader.read(client, door.url)) for reader in readers]
             await eventually(lambda: all(reader.text for reader in readers) or ended(reading), timeout=PATIENT)
             roles.worker("w-2", **READING, **able)

@@ -12,10 +12,12 @@ import aiohttp
 import pytest
 
 from contracts import ControlRequest
+from gateway.gateway import HEARTBEATS
 from tests.fake_worker import Asked, acting
 from tests.gateway import PATIENT, AbleWorker, Door, door_of
 from tests.mesh import SmallMesh
 from tests.support import eventually
+from workers.base import BackendConfig
 
 CHAT = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "hello there"}]
@@ -303,6 +305,14 @@ async def test_what_is_saved_in_its_config_counts_from_the_next_request_on(mesh:
 
         await eventually(is_taken, timeout=PATIENT)
         assert await status(model="gpt-x", user="x" * 2000) == 413
+
+
+async def test_it_serves_after_the_time_in_which_every_worker_beats_its_heart(mesh: SmallMesh) -> None:
+    """Before, clients would be told that a model does not exist."""
+    now = asyncio.get_running_loop().time
+    began = now()
+    async with door_of(mesh, as_shipped=True):
+        assert now() - began >= HEARTBEATS > BackendConfig().heartbeat_interval
 
 
 @pytest.mark.parametrize(
