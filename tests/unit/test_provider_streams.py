@@ -123,6 +123,7 @@ def answered(reader: Reader, stream: list[Json]) -> tuple[list[Delta], Done | No
 
 @pytest.mark.parametrize("tools", [False, True], ids=["words", "calls"])
 @pytest.mark.parametrize("name", READERS)
+@pytest.mark.timeout(3600 if CASES > 50 else 120)
 @settings(max_examples=CASES)
 @given(data=st.data())
 def test_whatever_a_stream_says_its_answer_is_sound_or_an_error(name: str, tools: bool, data: st.DataObject) -> None:
