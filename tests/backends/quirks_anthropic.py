@@ -122,8 +122,105 @@ def wordless(*told: Json) -> Quirk:
     return Quirk("the API", pieces=only(*told), error=ErrorCode.EMPTY_ANSWER)
 
 
+def call(told_id: object = "c1", name: str = "sum", **more: Any) -> list[Json]:
+    told = {"type": "tool_use", "id": told_id, "name": name, **more}
+    return [
+        {"type": "content_block_start", "index": 0, "content_block": told},
+        {"type": "content_block_stop", "index": 0},
+    ]
+
+
+def calling(*told: Json, name: str = "sum", arguments: str = '{"a": 1}') -> Quirk:
+    asked = {"tools": [{"type": "function", "function": {"name": "sum", "parameters": {"type": "object"}}}]}
+    return Quirk("a proxy", pieces=only(*told), asked=asked, text="", calls=[(name, arguments)], finish="tool_calls")
+
+
+def said(*told: Json, finish: str = "stop") -> Quirk:
+    return Quirk("the API", pieces=only(*told), text="Yes.", finish=finish)
+
+
+def broken(told: str, error: ErrorCode, who: str = "the API") -> Quirk:
+    return Quirk(who, lambda pieces: [*pieces[:3], told], error=error)
+
+
+YES = block("text", type="text_delta", text="Yes.")
+OVERLOADED = json.dumps({"type": "error", "error": {"type": "rate_limit_error", "message": "try again in 3s"}})
+WHOLE = {
+    "type": "message",
+    "role": "assistant",
+    "content": [{"type": "text", "text": "Yes."}],
+    "stop_reason": "end_turn",
+    "usage": {"input_tokens": 7, "output_tokens": 1},
+}
+BROKEN: dict[str, Quirk] = {
+    "an error in the middle": broken(f"event: error\ndata: {OVERLOADED}\n\n", ErrorCode.RATE_LIMITED),
+    "an error without its name": broken(f"data: {OVERLOADED}\n\n", ErrorCode.RATE_LIMITED, "a proxy"),
+    "an error in a 200": Quirk(
+        "a proxy", lambda _: [OVERLOADED], content_type="application/json", error=ErrorCode.RATE_LIMITED
+    ),
+    "an error in plain words": broken("event: error\ndata: upstream died\n\n", ErrorCode.UPSTREAM_ERROR, "a proxy"),
+    "a page instead of an answer": Quirk(
+        "a captive portal",
+        lambda _: ["<html>\n<body>Sign in</body></html>\n"],
+        content_type="text/html",
+        error=ErrorCode.UPSTREAM_ERROR,
+    ),
+    "no answer at all": Quirk("a proxy", lambda _: [], error=ErrorCode.UPSTREAM_ERROR),
+    "pings and nothing else": broken('event: ping\ndata: {"type": "ping"}\n\n', ErrorCode.UPSTREAM_ERROR),
+    "it wants to be asked to go on": Quirk(
+        "the API", pieces=only(*YES, *end("pause_turn")), error=ErrorCode.UPSTREAM_ERROR
+    ),
+}
+
+FRAMES: dict[str, Quirk] = {
+    "a mark before the first byte": Quirk("a proxy", lambda pieces: ["\ufeff" + pieces[0], *pieces[1:]]),
+    "no blank behind the colon, lines end with CR LF": Quirk(
+        "a proxy", lambda pieces: [piece.replace(": ", ":", 2).replace("\n", "\r\n") for piece in pieces]
+    ),
+    "events without names": Quirk("a proxy", lambda pieces: [piece[piece.index("data:") :] for piece in pieces]),
+    "another mark at the end": Quirk("a proxy", lambda pieces: [*pieces[:-1], "data: [DONE]\n\n"]),
+    "a whole message instead of a stream": Quirk(
+        "servers that ignore `stream`", lambda _: [json.dumps(WHOLE)], content_type="application/json", text="Yes."
+    ),
+}
+
+SHAPES: dict[str, Quirk] = {
+    "events and blocks that nobody knows": said(
+        {"type": "tomorrows", "x": 1},
+        {"type": "content_block_start", "index": 7, "content_block": {"type": "tomorrows", "id": "x"}},
+        {"type": "content_block_delta", "index": 7, "delta": {"type": "tomorrows", "x": 1}},
+        {"type": "content_block_stop", "index": 7},
+        *YES,
+        *end("end_turn"),
+    ),
+    "a refusal with words": said(*YES, *end("refusal"), finish="content_filter"),
+    "the words stand in the beginning of a block": said(
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": "Yes."}},
+        YES[2],
+        *end("end_turn"),
+    ),
+    "null for words": said(
+        YES[0],
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": None}},
+        *YES[1:],
+        *end("end_turn"),
+    ),
+    "counts after the end": said(
+        *YES,
+        end("end_turn")[0],
+        {"type": "message_delta", "delta": {"stop_reason": None}, "usage": {"output_tokens": 4}},
+    ),
+    "arguments stand in the beginning of a call": calling(*call(input={"a": 1}), *end("tool_use")),
+    "an id that is a number": calling(*call(7, input={}), *end("tool_use"), arguments="{}"),
+    "half a character in a name": calling(*call(name="s\ud800"), *end("tool_use"), name="s?", arguments="{}"),
+    "a call that ends like words": calling(*call(), *end("end_turn"), arguments="{}"),
+}
+
 THOUGHT = block("thinking", type="thinking_delta", thinking="Hm.")
 QUIRKS: dict[str, Quirk] = {
+    **BROKEN,
+    **FRAMES,
+    **SHAPES,
     "too long: the prompt": refused("prompt is too long: 208310 tokens > 200000 maximum"),
     "too long: with the answer": refused(
         "input length and `max_tokens` exceed context limit: 178959 + 64000 > 200000, decrease one and try again"

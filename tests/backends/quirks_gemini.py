@@ -87,7 +87,7 @@ def refused(message: str, status: int = 400) -> Quirk:
     return Quirk("the API", refuses=lambda _: (status, body), error=ErrorCode.CONTEXT_LENGTH_EXCEEDED)
 
 
-def only(*told: Json) -> Callable[[list[str]], list[str]]:
+def only(*told: Json | list[Json]) -> Callable[[list[str]], list[str]]:
     return lambda _: [f"data: {json.dumps(one)}\n\n" for one in told]
 
 
@@ -101,8 +101,79 @@ def wordless(*told: Json) -> Quirk:
     return Quirk("the API", pieces=only(*told), error=ErrorCode.EMPTY_ANSWER)
 
 
+def broken(told: Json | list[Json], error: ErrorCode) -> Quirk:
+    return Quirk("the API", pieces=only(chunk({"text": "Well,"}), told), error=error)
+
+
+def calling(arguments: str = '{"a": 1}', **call: Any) -> Quirk:
+    return Quirk(
+        "a proxy",
+        pieces=only(chunk({"functionCall": {"name": "sum", **call}}, finish="STOP")),
+        asked={"tools": [{"type": "function", "function": {"name": "sum", "parameters": {"type": "object"}}}]},
+        text="",
+        calls=[("sum", arguments)],
+        finish="tool_calls",
+    )
+
+
+def said(*told: Json) -> Quirk:
+    return Quirk("the API", pieces=only(*told), text="Yes.")
+
+
+YES = chunk({"text": "Yes."}, finish="STOP")
+FRAMES: dict[str, Quirk] = {
+    "a mark before the first byte": Quirk("a proxy", lambda pieces: ["\ufeff" + pieces[0], *pieces[1:]]),
+    "no blank behind the colon, lines end with CR LF": Quirk(
+        "a proxy", lambda pieces: [piece.replace("data: ", "data:").replace("\n", "\r\n") for piece in pieces]
+    ),
+    "names and numbers of events": Quirk("a proxy", lambda pieces: [f"event: message\nid: 1\n{p}" for p in pieces]),
+    "a mark at the end": Quirk("a proxy", lambda pieces: [*pieces, "data: [DONE]\n\n"]),
+    "one list instead of a stream": Quirk(
+        "a proxy",
+        lambda pieces: [json.dumps([json.loads(piece.removeprefix("data: ")) for piece in pieces], indent=1)],
+        content_type="application/json",
+    ),
+    "a page instead of an answer": Quirk(
+        "a captive portal",
+        lambda _: ["<html>\n<body>Sign in</body></html>\n"],
+        content_type="text/html",
+        error=ErrorCode.UPSTREAM_ERROR,
+    ),
+    "no answer at all": Quirk("a proxy", lambda _: [], error=ErrorCode.UPSTREAM_ERROR),
+}
+
+SHAPES: dict[str, Quirk] = {
+    "an error in the middle": broken({"error": {"code": 429, "message": "slow"}}, ErrorCode.RATE_LIMITED),
+    "an error without a number": broken(
+        {"error": {"message": "quota", "status": "RESOURCE_EXHAUSTED"}}, ErrorCode.RATE_LIMITED
+    ),
+    "an error in a list": broken([{"error": {"code": 429, "message": "slow"}}], ErrorCode.RATE_LIMITED),
+    "a call that nobody can read": broken(
+        {"candidates": [{"finishReason": "MALFORMED_FUNCTION_CALL", "finishMessage": "print(x)"}]},
+        ErrorCode.MALFORMED_TOOL_CALL,
+    ),
+    "a call of what was not offered": broken(chunk(finish="UNEXPECTED_TOOL_CALL"), ErrorCode.MALFORMED_TOOL_CALL),
+    "no candidates": Quirk(
+        "the API", pieces=only({"usageMetadata": {"promptTokenCount": 7}}), error=ErrorCode.UPSTREAM_ERROR
+    ),
+    "null for candidates": said({"candidates": None}, {"candidates": [None]}, YES),
+    "null for content": said({"candidates": [{"content": None}]}, YES),
+    "null for parts": said({"candidates": [{"content": {"role": "model", "parts": None}}]}, YES),
+    "a part that nobody knows": said(chunk({"tomorrows": {"x": 1}}, {"text": "Yes."}, finish="STOP")),
+    "arguments are a text": calling(args='{"a": 1}'),
+    "arguments are null": calling("{}", args=None),
+    "an id that is a number": calling(id=7, args={"a": 1}),
+    "arguments that are no object": Quirk(
+        "a model",
+        pieces=only(chunk({"functionCall": {"name": "sum", "args": '{"a"'}}, finish="STOP")),
+        error=ErrorCode.MALFORMED_TOOL_CALL,
+    ),
+}
+
 THOUGHT: Json = {"text": "Hm.", "thought": True}
 QUIRKS: dict[str, Quirk] = {
+    **FRAMES,
+    **SHAPES,
     "too long": refused("The input token count (1200293) exceeds the maximum number of tokens allowed (1048576)."),
     "too long, not counted": refused("The input token count exceeds the maximum number of tokens allowed 131072."),
     "too long: what it supports": refused(

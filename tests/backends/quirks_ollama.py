@@ -69,7 +69,79 @@ def wordless(*told: Json) -> Quirk:
     return Quirk("the server", pieces=only(*told), error=ErrorCode.EMPTY_ANSWER)
 
 
+def call(**function: Any) -> Json:
+    return line(tool_calls=[{"id": 7, "function": {"name": "sum", **function}}])
+
+
+TOOLS = [{"type": "function", "function": {"name": "sum", "parameters": {"type": "object"}}}]
+
+
+def calling(told: Json, arguments: str = '{"a": 1}') -> Quirk:
+    return Quirk(
+        "a proxy",
+        pieces=only(told, line(end="stop")),
+        asked={"tools": TOOLS},
+        text="",
+        calls=[("sum", arguments)],
+        finish="tool_calls",
+    )
+
+
+def said(*told: Json) -> Quirk:
+    return Quirk("a proxy", pieces=only(*told), text="Yes.")
+
+
+YES = line(content="Yes.")
+ENDED = {"done": True, "done_reason": "stop"}
+
+FRAMES: dict[str, Quirk] = {
+    "a mark before the first byte": Quirk("a proxy", lambda pieces: ["\ufeff" + pieces[0], *pieces[1:]]),
+    "server-sent events": Quirk(
+        "a proxy", lambda pieces: [*(f"data:{piece}\n" for piece in pieces), "data: [DONE]\n\n"]
+    ),
+    "comments and null": Quirk("a proxy", lambda pieces: [": wait\r\n", "null\r\n", *pieces]),
+    "one object over many lines": Quirk(
+        "a proxy", lambda _: [json.dumps(line(content="Yes.", end="stop"), indent=1)], text="Yes."
+    ),
+    "a page instead of an answer": Quirk(
+        "a captive portal",
+        lambda _: ["<html>\n<body>Sign in</body></html>\n"],
+        content_type="text/html",
+        error=ErrorCode.UPSTREAM_ERROR,
+    ),
+    "no answer at all": Quirk("a proxy", lambda _: [], error=ErrorCode.UPSTREAM_ERROR),
+    "an error in the middle": Quirk(
+        "its cloud", only(YES, {"error": {"message": "slow", "code": 429}}), error=ErrorCode.RATE_LIMITED
+    ),
+}
+
+SHAPES: dict[str, Quirk] = {
+    "arguments are a text": calling(call(arguments='{"a": 1}')),
+    "arguments are an empty text": calling(call(arguments=""), "{}"),
+    "arguments are null": calling(call(arguments=None), "{}"),
+    "no arguments": calling(call(), "{}"),
+    "a call that is in no list": calling(
+        {**line(), "message": {"tool_calls": call(arguments={"a": 1})["message"]["tool_calls"][0]}}
+    ),
+    "arguments that are no object": Quirk(
+        "a model",
+        pieces=only(call(arguments='{"a"'), line(end="stop")),
+        asked={"tools": TOOLS},
+        error=ErrorCode.MALFORMED_TOOL_CALL,
+    ),
+    "no message at the end": said(YES, ENDED),
+    "null for a message at the end": said(YES, {**ENDED, "message": None}),
+    "no role": said({"message": {"content": "Yes."}, "done": False}, line(end="stop")),
+    "content is a list of parts": said(line(content=[{"type": "text", "text": "Yes."}]), line(end="stop")),
+    "no reason": said(YES, {**line(end="stop"), "done_reason": None}),
+    "a reason that nobody knows": said(YES, line(end="eos")),
+    "a reason that is a number": said(YES, {**line(end="stop"), "done_reason": 7}),
+    "unloaded while it answered": said(YES, line(end="unload")),
+}
+
 QUIRKS: dict[str, Quirk] = {
+    **FRAMES,
+    **SHAPES,
     "too long": refused("the input length exceeds the context length"),
     "too long: in the cloud": refused("prompt too long; exceeded max context length by 1234 tokens"),
     "too long: its engine": refused("request (5000 tokens) exceeds the available context size (4096 tokens)", 500),

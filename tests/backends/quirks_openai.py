@@ -145,6 +145,17 @@ STREAMS: dict[str, Quirk] = {
     "the whole message once more at the end": Quirk(
         "an aggregating proxy", lambda pieces: [*pieces[:-2], event(json.loads(whole(pieces)[0])), DONE]
     ),
+    "a mark before the first byte": Quirk("a Windows proxy", lambda pieces: ["\ufeff" + pieces[0], *pieces[1:]]),
+    "why it ended stands in the delta, in a list": Quirk(
+        "a home-made proxy", lambda pieces: [*pieces[:-2], event(delta({"finish_reason": ["stop"]})), DONE]
+    ),
+    "counts are texts": Quirk(
+        "a home-made proxy",
+        lambda pieces: [*pieces[:-1], event({"choices": [], "usage": {"prompt_tokens": "7"}}), DONE],
+    ),
+    "thoughts are an object": Quirk(
+        "a gateway", lambda pieces: [event(delta({"reasoning": {"text": "Hm."}})), *pieces]
+    ),
     "an error after the end": Quirk("vLLM", lambda pieces: [*pieces[:-1], event(says("engine died"))]),
 }
 
@@ -171,6 +182,9 @@ CALLS: dict[str, Quirk] = {
         piece_of_call("sum", "", index=1, id="b"),
     ),
     "all calls in one piece": calls(BOTH_CALLS),
+    "ids are numbers": calls(
+        piece_of_call("time", "{}", index=0, id=1), piece_of_call("sum", '{"a": 1}', index=1, id=2)
+    ),
 }
 
 ERRORS: dict[str, Quirk] = {
@@ -189,6 +203,16 @@ ERRORS: dict[str, Quirk] = {
         instead({"object": "error", "message": "bad key", "type": "AuthenticationError", "code": 401}),
         error=ErrorCode.UPSTREAM_AUTH,
     ),
+    "half a character in an error": Quirk(
+        "a model", instead(says("no \ud800", code=429)), error=ErrorCode.RATE_LIMITED
+    ),
+    "a page instead of an answer": Quirk(
+        "a captive portal",
+        lambda _: ["<html>\n<body>Sign in</body></html>\n"],
+        content_type="text/html",
+        error=ErrorCode.UPSTREAM_ERROR,
+    ),
+    "no answer at all": Quirk("a proxy", lambda _: [], error=ErrorCode.UPSTREAM_ERROR),
     "plain words instead of an answer": Quirk(
         "a load balancer", lambda _: ["upstream connect error"], error=ErrorCode.UPSTREAM_ERROR
     ),

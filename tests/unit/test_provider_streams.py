@@ -20,13 +20,16 @@ from hypothesis import strategies as st
 
 from contracts import BullpenError, ErrorCode, InferenceRequest, ModelCard
 from tests.backends.providers import AnthropicProvider, GeminiProvider, Json, OllamaProvider, Provider
+from workers.anthropic import reading as anthropic
 from workers.anthropic.answer import Answer as AnthropicAnswer
 from workers.base import Delta, Done, Job
 from workers.base.provider.call_forms import CallRule, translated
 from workers.base.provider.connection import UNUSABLE
 from workers.base.provider.tool_calls import checked
+from workers.gemini import reading as gemini
 from workers.gemini.answer import Answer as GeminiAnswer
 from workers.ollama.answer import Answer as OllamaAnswer
+from workers.ollama.reading import mended
 
 CASES = 50 if settings().max_examples < 100 else 17_000
 """Of each provider, with and without tools."""
@@ -43,20 +46,22 @@ JOB = Job(
 class Reader:
     provider: type[Provider]
     answer: Callable[[Job], Any]
-    read: Callable[[Json], Any]
-    """As the SDK reads a message."""
+    read: Callable[[Json], list[Any]]
+    """As the SDK reads a message, once it is mended."""
 
 
 READERS = {
     "anthropic": Reader(
         AnthropicProvider,
         AnthropicAnswer,
-        lambda told: construct_type(type_=RawMessageStreamEvent, value=told),
+        lambda told: [construct_type(type_=RawMessageStreamEvent, value=one) for one in anthropic.mended(told)],
     ),
     "gemini": Reader(
-        GeminiProvider, GeminiAnswer, lambda told: GenerateContentResponse._from_response(response=told, kwargs={})
+        GeminiProvider,
+        GeminiAnswer,
+        lambda told: [GenerateContentResponse._from_response(response=gemini.mended(told), kwargs={})],
     ),
-    "ollama": Reader(OllamaProvider, OllamaAnswer, lambda told: ollama.ChatResponse(**told)),
+    "ollama": Reader(OllamaProvider, OllamaAnswer, lambda told: [ollama.ChatResponse(**one) for one in mended(told)]),
 }
 
 ODD: tuple[Any, ...] = (
@@ -114,7 +119,7 @@ def streams(draw: st.DrawFn, told: list[Json]) -> list[Json]:
 def answered(reader: Reader, stream: list[Json]) -> tuple[list[Delta], Done | None]:
     """What becomes of a stream. Raises what a backend turns into an error of the provider."""
     answer = reader.answer(JOB)
-    deltas = [answer.take(reader.read(copy.deepcopy(message))) for message in stream]
+    deltas = [answer.take(piece) for message in stream for piece in reader.read(copy.deepcopy(message))]
     deltas.append(answer.rest())
     done = answer.done()
     calls = translated(JOB, CallRule())
@@ -123,6 +128,7 @@ def answered(reader: Reader, stream: list[Json]) -> tuple[list[Delta], Done | No
 
 @pytest.mark.parametrize("tools", [False, True], ids=["words", "calls"])
 @pytest.mark.parametrize("name", READERS)
+@pytest.mark.timeout(3600 if CASES > 50 else 120)
 @settings(max_examples=CASES)
 @given(data=st.data())
 def test_whatever_a_stream_says_its_answer_is_sound_or_an_error(name: str, tools: bool, data: st.DataObject) -> None:

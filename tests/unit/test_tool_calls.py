@@ -114,10 +114,28 @@ def test_what_no_caller_can_use_is_malformed(pieces: list[Piece]) -> None:
     assert (caught.value.code, caught.value.fault) == (ErrorCode.MALFORMED_TOOL_CALL, "model")
 
 
-@pytest.mark.parametrize("piece", [(0, [], "sum", "{}"), (0, "a", [], "{}"), (0, "a", "sum", 7)])
+@pytest.mark.parametrize("piece", [(0, "a", [], "{}"), (0, "a", "sum", 7)])
 def test_what_is_not_text_is_unusable(piece: Piece) -> None:
     with pytest.raises(BullpenError, match="not text"):
         called(piece)
+
+
+@pytest.mark.parametrize(("told", "own"), [(7, "7"), ("7", "7"), (True, None), (0.5, None), ([], None), (None, None)])
+def test_the_id_of_a_call_may_be_a_number_and_any_other_thing_is_none(told: object, own: str | None) -> None:
+    calls = ToolCalls(SizeGuard(1000))
+    calls.add(0, told, "sum", '{"a"')
+    calls.add(0, told, None, ":1}")
+    (call,) = checked(calls.finished())
+    assert call["function"] == {"name": "sum", "arguments": '{"a":1}'}
+    assert call["id"] == own if own else call["id"]
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_arguments_that_only_python_reads_are_malformed(number: str) -> None:
+    with pytest.raises(BullpenError, match="not a JSON object"):
+        called((0, "a", "sum", f'{{"a": {number}}}'))
+    with pytest.raises(BullpenError, match="not a JSON object"):
+        called((0, "a", "sum", {"a": float(number)}))
 
 
 def test_calls_without_end_are_left() -> None:

@@ -1,6 +1,7 @@
 """An answer, gathered from its events."""
 
 import dataclasses
+import json
 from typing import Any
 
 from contracts import FinishReason, FunctionDelta, JsonObject, ToolCallDelta
@@ -8,6 +9,7 @@ from workers.anthropic.thoughts import Thoughts
 from workers.base import Delta, Done, Job, Usage
 from workers.base.provider.answer import Answer as BaseAnswer
 from workers.base.provider.chat import CHARACTERS_PER_TOKEN, counted, plausible
+from workers.base.provider.errors import unended
 
 FINISH: dict[str, FinishReason] = {
     "end_turn": "stop",
@@ -29,8 +31,10 @@ class Answer(BaseAnswer[Any]):
         """What was told last of each kind of token."""
         self._wrote: int | None = None
         self._finish: FinishReason | None = None
-        self._ended = False
+        self._bad_end: object = None
         self._calls: dict[int, JsonObject] = {}
+        self._inputs: dict[int, object] = {}
+        """Arguments that came with the beginning of a call, and count where no pieces of them follow."""
         self._blocks = Thoughts(self._thoughts)
 
     def take(self, event: Any) -> Delta | None:
@@ -42,14 +46,19 @@ class Answer(BaseAnswer[Any]):
                 return self._begin_call(event.index, event.content_block)
             case "content_block_start":
                 self._blocks.begin(event.index, event.content_block)
+                if text := getattr(event.content_block, "text", None):
+                    return self._text(text)
+            case "content_block_stop" if event.index in self._inputs and not self._arguments(event.index):
+                return self._arguments_piece(event.index, json.dumps(self._inputs[event.index]))
             case "content_block_delta":
                 return self._piece(event.index, event.delta)
             case "message_delta":
                 self._count(event.usage)
-                self._wrote = counted(getattr(event.usage, "output_tokens", None))
-                self._finish = FINISH.get(str(event.delta.stop_reason))
-            case "message_stop":
-                self._ended = True
+                if (wrote := counted(getattr(event.usage, "output_tokens", None))) is not None:
+                    self._wrote = wrote
+                if (reason := getattr(event.delta, "stop_reason", None)) is not None:
+                    self._finish = FINISH.get(str(reason))
+                    self._bad_end = None if self._finish else reason
             case "error":
                 raise ValueError(str(event.error))
             case kind if not isinstance(kind, str):
@@ -57,38 +66,53 @@ class Answer(BaseAnswer[Any]):
         return None
 
     def done(self) -> Done | None:
-        if self._finish is None or not self._ended:
+        """All of the answer came before the reason why it stopped. Raises `BullpenError` for one that is no end."""
+        if self._bad_end is not None:
+            raise unended(self._bad_end)
+        if self._finish is None:
             return None
         calls = tuple(self._calls[index] for index in sorted(self._calls))
         for call in calls:
             call["function"]["arguments"] = call["function"]["arguments"] or "{}"
-        return Done(self._finish, tool_calls=calls, extra=self._blocks.extra, **dataclasses.asdict(self._used()))
+        finish: FinishReason = "tool_calls" if calls and self._finish == "stop" else self._finish
+        return Done(finish, tool_calls=calls, extra=self._blocks.extra, **dataclasses.asdict(self._used()))
 
     def _piece(self, index: int, delta: Any) -> Delta | None:
         match delta.type:
             case "text_delta":
-                text = self._size.take(delta.text)
-                self._said = self._said or bool(text)
-                self._blocks.other("text", len(text))
-                # Pieces are longer than a token here; how many it really were is told at the end.
-                return Delta(self._seam.take(text), max(1, -(-len(text) // CHARACTERS_PER_TOKEN)), usage=self._used())
+                return self._text("" if delta.text is None else delta.text)
             case "input_json_delta" if index in self._calls:
-                part = self._size.take(delta.partial_json)
-                self._calls[index]["function"]["arguments"] += part
-                told = ToolCallDelta(index=self._at(index), function=FunctionDelta(arguments=part))
-                pieces = (told,) if part else ()
-                return Delta("", -(-len(part) // CHARACTERS_PER_TOKEN), usage=self._used(), tool_calls=pieces)
+                return self._arguments_piece(index, delta.partial_json)
             case "thinking_delta":
                 return Delta("", 0, usage=self._used(), reasoning=self._blocks.think(index, delta.thinking))
             case "signature_delta":
                 self._blocks.sign(index, delta.signature)
         return Delta("", 0, usage=self._used())  # not shown, but something moves
 
+    def _text(self, told: object) -> Delta:
+        text = self._size.take(told)
+        self._said = self._said or bool(text)
+        self._blocks.other("text", len(text))
+        # Pieces are longer than a token here; how many it really were is told at the end.
+        return Delta(self._seam.take(text), max(1, -(-len(text) // CHARACTERS_PER_TOKEN)), usage=self._used())
+
+    def _arguments(self, index: int) -> str:
+        return str(self._calls[index]["function"]["arguments"])
+
+    def _arguments_piece(self, index: int, told: object) -> Delta:
+        part = self._size.take(told)
+        self._calls[index]["function"]["arguments"] += part
+        piece = ToolCallDelta(index=self._at(index), function=FunctionDelta(arguments=part))
+        pieces = (piece,) if part else ()
+        return Delta("", -(-len(part) // CHARACTERS_PER_TOKEN), usage=self._used(), tool_calls=pieces)
+
     def _begin_call(self, index: int, block: Any) -> Delta:
         """A call comes in pieces: the name first, then its arguments bit by bit."""
         function = {"name": self._size.take(block.name), "arguments": ""}
-        call = self._calls[index] = {"id": self._size.take(block.id), "type": "function", "function": function}
-        told = ToolCallDelta(index=self._at(index), id=call["id"], function=FunctionDelta(name=block.name))
+        if given := getattr(block, "input", None):
+            self._inputs[index] = given
+        call = self._calls[index] = {"id": self._size.call_id(block.id), "type": "function", "function": function}
+        told = ToolCallDelta(index=self._at(index), id=call["id"], function=FunctionDelta(name=function["name"]))
         return Delta("", 0, usage=self._used(), tool_calls=(told,))
 
     def _at(self, index: int) -> int:

@@ -4,7 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import anthropic
 import httpx2
@@ -14,6 +14,7 @@ from pydantic import Field
 from contracts import BullpenError, ErrorCode, JsonObject, ModelCard
 from workers.anthropic.answer import Answer
 from workers.anthropic.question import CALLS, question_of
+from workers.anthropic.reading import mended
 from workers.anthropic.wordings import TOO_LONG
 from workers.base import Availability, BackendConfig, Job, Report, out_of_service
 from workers.base.interface.config import Parameter
@@ -30,6 +31,7 @@ from workers.base.provider.connection import (
 )
 from workers.base.provider.error_body import read_error
 from workers.base.provider.errors import garbage, refusal, unreachable
+from workers.base.provider.frames import named_events, reframe
 from workers.base.provider.proxies import client_options
 from workers.base.provider.remote_backend import RemoteBackend
 
@@ -37,6 +39,7 @@ KEY, URL = "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"
 KEEP_ALIVE = (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 OWN_API = "https://api.anthropic.com"
 MOST_LISTED = 1000
+STREAMS = "/messages"
 GONE = "the API does not list it any more"
 
 
@@ -74,7 +77,9 @@ class AnthropicBackend(RemoteBackend[AnthropicConfig]):
             max_retries=0,
             timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT),  # `patiently` ends a silence
             default_headers=once,
-            http_client=anthropic.DefaultAsyncHttpxClient(event_hooks={"response": [bounded]}, transport=transport),
+            http_client=anthropic.DefaultAsyncHttpxClient(
+                event_hooks={"response": [bounded, _framed]}, transport=transport
+            ),
         )
 
     async def _available(self) -> Availability:
@@ -150,3 +155,9 @@ class AnthropicBackend(RemoteBackend[AnthropicConfig]):
         if isinstance(error, anthropic.APIConnectionError):
             return unreachable(place(str(self._client.base_url)), error.__cause__ or error)
         return garbage(without(self._key, str(error)))
+
+
+async def _framed(response: Any) -> None:
+    """The SDK drops an event without the line that names it, and a body that is none."""
+    if response.is_success and response.request.url.path.endswith(STREAMS):
+        reframe(response, named_events, mended)

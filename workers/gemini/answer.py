@@ -9,6 +9,8 @@ from contracts import FinishReason, JsonObject, TokenLogprob
 from workers.base import Delta, Done, Job, Usage
 from workers.base.provider.answer import Answer as BaseAnswer
 from workers.base.provider.chat import CHARACTERS_PER_TOKEN, counted, logprobs, plausible, token_logprobs, whole_calls
+from workers.base.provider.errors import unended
+from workers.base.provider.tool_calls import malformed
 
 FINISH: dict[str, FinishReason] = {"STOP": "stop", "MAX_TOKENS": "length"}
 FILTERED = {
@@ -21,6 +23,8 @@ FILTERED = {
     "MODEL_ARMOR",
     "IMAGE_SAFETY",
 }
+BAD_CALLS = {"MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL"}
+UNTOLD = "FINISH_REASON_UNSPECIFIED"
 """Any other ending (a malformed call, `OTHER`) is a failure, not an answer."""
 
 
@@ -28,6 +32,7 @@ class Answer(BaseAnswer[types.GenerateContentResponse]):
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         self._finish: FinishReason | None = None
+        self._bad_end: str | None = None
         self._usage: types.GenerateContentResponseUsageMetadata | None = None
         self._calls: list[JsonObject] = []
         self._signature: bytes | None = None
@@ -44,6 +49,7 @@ class Answer(BaseAnswer[types.GenerateContentResponse]):
         if candidate.finish_reason is not None:
             name = candidate.finish_reason.name
             self._finish = "content_filter" if name in FILTERED else FINISH.get(name)
+            self._bad_end = None if self._finish or name == UNTOLD else name
         parts = (candidate.content.parts or []) if candidate.content else []
         made = [self._call(part) for part in parts if part.function_call]
         calls = whole_calls(made, len(self._calls))
@@ -73,6 +79,11 @@ class Answer(BaseAnswer[types.GenerateContentResponse]):
         return call
 
     def done(self) -> Done | None:
+        """Raises `BullpenError` for an end that is none."""
+        if self._bad_end in BAD_CALLS:
+            raise malformed(f"a tool call that its provider could not read ({self._bad_end})")
+        if self._bad_end is not None:
+            raise unended(self._bad_end)
         if self._finish is None:
             return None
         used = self._used()

@@ -1,7 +1,7 @@
 """The official google-genai SDK. Always streamed, never retried here: asking again is the Manager's decision."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Annotated, Any
@@ -11,7 +11,7 @@ from google import genai
 from google.genai import errors, types
 from pydantic import Field
 
-from contracts import BullpenError, ErrorCode, ModelCard
+from contracts import BullpenError, ErrorCode, JsonObject, ModelCard
 from workers.base import (
     Availability,
     BackendConfig,
@@ -40,16 +40,19 @@ from workers.base.provider.connection import (
 from workers.base.provider.embeddings import embedding, vector
 from workers.base.provider.error_body import read_error
 from workers.base.provider.errors import garbage, refusal, unreachable
+from workers.base.provider.frames import events, reframe
 from workers.base.provider.proxies import client_options, unread
 from workers.base.provider.remote_backend import RemoteBackend
 from workers.gemini.answer import Answer
 from workers.gemini.question import CALLS, STEERED, contents_of, generation_of
+from workers.gemini.reading import mended
 from workers.gemini.wordings import TOO_LONG
 
 KEY, URL = "GEMINI_API_KEY", "GEMINI_BASE_URL"
 DESCRIBED_WITHIN = 60.0
 """Seconds in which the API describes a model."""
 CHATS, EMBEDS = "generateContent", "embedContent"
+STREAMS = ":streamGenerateContent"
 UNKNOWN = "the API does not know it"
 
 Question = tuple[list[types.Content], types.GenerateContentConfig]
@@ -81,7 +84,7 @@ class GeminiBackend(RemoteBackend[GeminiConfig]):
         self._url = address(URL, config.base_url)
         hooks: dict[str, list[Callable[..., Any]]] = {
             "request": [self._limit_silence],
-            "response": [bounded, _without_comments],
+            "response": [bounded, self._framed],
         }
         limits = httpx2.Limits(max_keepalive_connections=0 if is_plain(self._url) else None)
         self._http = httpx2.AsyncClient(
@@ -107,6 +110,19 @@ class GeminiBackend(RemoteBackend[GeminiConfig]):
         """The SDK has one time-out, for the whole answer. Of an answer, `patiently` ends a silence."""
         silence = None if request.method == "POST" else DESCRIBED_WITHIN
         request.extensions["timeout"] = httpx2.Timeout(silence, connect=CONNECT_TIMEOUT).as_dict()
+
+    async def _framed(self, response: Any) -> None:
+        """The SDK reads an event only in the form in which Google sends it, and no error without a number."""
+
+        def mend(told: JsonObject) -> Iterator[JsonObject]:
+            if error := told.get("error"):
+                said = read_error(error)
+                said = replace(said, message=without(self._key, said.message))
+                raise refusal(None, said, dict(response.headers), TOO_LONG)
+            yield mended(told)
+
+        if response.is_success and response.request.url.path.endswith(STREAMS):
+            reframe(response, events, mend)
 
     async def _available(self) -> Availability:
         if self._url is None:
@@ -211,21 +227,3 @@ def _vectors(told: types.EmbedContentResponse) -> Embedded:
         raise garbage("an answer without vectors")
     vectors = [vector(one.values or []) for one in told.embeddings]
     return Embedded(vectors, counted(getattr(told.usage_metadata, "prompt_token_count", None)))
-
-
-async def _without_comments(response: Any) -> None:
-    """Proxies send them to keep a connection alive; the SDK takes every line for a part of an answer."""
-    read = response.aiter_bytes
-
-    async def said(*how: Any) -> AsyncIterator[bytes]:
-        begins, comment = True, False
-        async for piece in read(*how):
-            kept = b""
-            for line in piece.splitlines(keepends=True):
-                comment = line.startswith(b":") if begins else comment
-                begins = line.endswith((b"\n", b"\r"))
-                kept += b"" if comment else line
-            if kept:
-                yield kept
-
-    response.aiter_bytes = said

@@ -4,9 +4,9 @@ Closing the stream closes the connection, which is what makes Ollama stop comput
 """
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Annotated, Any, cast
 
 import httpx
@@ -22,13 +22,15 @@ from workers.base.provider.chat_models import Prober
 from workers.base.provider.connection import CONNECT_TIMEOUT, QUICK, UNUSABLE, bounded, headers_seen, without
 from workers.base.provider.embeddings import embedding, vector
 from workers.base.provider.error_body import read_error
-from workers.base.provider.errors import garbage, refusal, too_long, unreachable
+from workers.base.provider.errors import garbage, refusal, sendable, too_long, unreachable
+from workers.base.provider.frames import lines, reframe
 from workers.base.provider.proxies import client_options
 from workers.base.provider.remote_backend import RemoteBackend
 from workers.ollama import settings
 from workers.ollama.answer import Answer
 from workers.ollama.catalogue import Catalogue
 from workers.ollama.question import CALLS, STEERED, body_of
+from workers.ollama.reading import mended
 from workers.ollama.sdk import ollama
 from workers.ollama.wordings import TOO_LONG
 
@@ -39,6 +41,7 @@ KEY = "OLLAMA_API_KEY"
 WINDOW = "OLLAMA_CONTEXT_LENGTH"
 """What the server gives a conversation when nobody says, as far as it does not show it itself."""
 LIMITED = 429
+STREAMS = ("/api/chat", "/api/pull")
 DEFAULT_HOST = "http://127.0.0.1:11434"
 PULL_SILENCE = 600.0
 """Seconds: checking a large model that was just fetched takes long, and nothing is told meanwhile."""
@@ -214,9 +217,11 @@ class OllamaBackend(RemoteBackend[OllamaConfig]):
             self._loaded = None
 
     async def _installed(self) -> dict[str, str]:
-        """The digests of the models, by name."""
+        """The digests of the models, by name; without one whose name cannot travel."""
         try:
-            return {str(model.model): str(model.digest) for model in (await self._client.list()).models}
+            listed = (await self._client.list()).models
+            named = ((str(model.model), str(model.digest)) for model in listed)
+            return {name: digest for name, digest in named if sendable(name) == name}
         except FAILURES as error:
             raise self._told(error) from error
 
@@ -246,10 +251,11 @@ class OllamaBackend(RemoteBackend[OllamaConfig]):
 
     def _told(self, error: Exception, headers: Mapping[str, str] | None = None) -> BullpenError:
         """What a failure means to the mesh."""
-        said = error.error if isinstance(error, ollama.ResponseError) else error
-        text = without((secret(KEY) or "").strip(), str(said)) or type(error).__name__
+        said: object = error.error if isinstance(error, ollama.ResponseError) else str(error)
+        said = said if isinstance(said, str) else json.dumps(said)
+        text = without((secret(KEY) or "").strip(), said) or type(error).__name__
         if isinstance(error, ollama.ResponseError):
-            told = replace(read_error(str(said)), message=text)
+            told = read_error(text)
             if error.status_code != LIMITED and TOO_LONG.is_told(None, told):  # its engines say it with a 500
                 return too_long(text, TOO_LONG.prompt_tokens(told))
             return refusal(error.status_code if error.status_code > 0 else None, told, headers)
@@ -283,23 +289,17 @@ def _client(config: OllamaConfig, silence: float | None) -> ollama.AsyncClient:
         return ollama.AsyncClient(
             host=_host(config),
             timeout=timeout,
-            event_hooks={"response": [bounded, _without_blank_lines]},
+            event_hooks={"response": [bounded, _framed]},
             **client_options(_host(config)),
         )
     except (ValueError, httpx.InvalidURL):
         raise ConfigError(f"{_where(config)!r} is not where an Ollama could be: write host:port") from None
 
 
-async def _without_blank_lines(response: Any) -> None:
-    """Servers and proxies send them to keep a connection alive; the client takes every line for an object."""
-    read = response.aiter_lines
-
-    async def lines() -> AsyncIterator[str]:
-        async for line in read():
-            if line.strip():
-                yield line
-
-    response.aiter_lines = lines
+async def _framed(response: Any) -> None:
+    """The client takes lines with one object each, and nothing else that servers and proxies send."""
+    if response.is_success and response.request.url.path.endswith(STREAMS):
+        reframe(response, lines, mended)
 
 
 def _has(installed: Collection[str], name: str) -> bool:

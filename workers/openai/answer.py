@@ -10,17 +10,9 @@ from typing import Any
 
 from contracts import FinishReason, JsonObject, TokenLogprob, ToolCallDelta
 from workers.base import Delta, Done, Job, Usage
-from workers.base.provider.chat import (
-    THOUGHTS_LEAST,
-    SizeGuard,
-    counted,
-    logprobs,
-    plausible,
-    sendable,
-    token_logprobs,
-)
+from workers.base.provider.chat import THOUGHTS_LEAST, SizeGuard, counted, logprobs, plausible, token_logprobs
 from workers.base.provider.error_body import is_error
-from workers.base.provider.errors import garbage
+from workers.base.provider.errors import garbage, sendable
 from workers.base.provider.overlap_trimmer import OverlapTrimmer
 from workers.base.provider.tool_calls import ToolCalls
 
@@ -71,7 +63,7 @@ class Answer:
         told = _usage(piece, choice)
         self._usage = told or self._usage
         whole, delta = self._said(choice)
-        self._end(choice.get("finish_reason"), whole=whole)
+        self._end(_word(choice.get("finish_reason")) or _word(delta.get("finish_reason")), whole=whole)
         repeats = whole and self._answered
         calls = () if repeats else self._take_calls(delta)
         text, thoughts, thinks = ("", "", False) if repeats else self._take(delta)
@@ -136,8 +128,7 @@ class Answer:
                     return name == "message", said
         return False, {"content": choice.get("text")}
 
-    def _end(self, reason: object, *, whole: bool) -> None:
-        word = reason.lower() if isinstance(reason, str) else ""
+    def _end(self, word: str, *, whole: bool) -> None:
         if word and word not in CUT:
             self._finish = FINISH.get(word, "stop")
         elif whole and not word:
@@ -250,14 +241,20 @@ def _text(content: Any) -> tuple[str, str]:
     return "".join(words), "".join(thoughts)
 
 
-def _thoughts(told: object) -> str:
-    """What is shown of thoughts: a text, or a list of parts with texts or summaries (OpenRouter)."""
+def _thoughts(told: object, deep: int = 3) -> str:
+    """What is shown of thoughts: a text, a part with a text or a summary, or a list of those (OpenRouter)."""
     if isinstance(told, str):
         return told
-    listed = told if isinstance(told, list) else [told]
-    parts = [part for part in listed if isinstance(part, dict)]
-    texts = (part.get("text") or part.get("summary") for part in parts)
-    return "".join(text for text in texts if isinstance(text, str))
+    if isinstance(told, dict):
+        told = next((told[name] for name in ("text", "summary", "content") if told.get(name)), "")
+        return _thoughts(told, deep - 1) if deep else ""
+    return "".join(_thoughts(part, deep - 1) for part in told) if isinstance(told, list) and deep else ""
+
+
+def _word(reason: object) -> str:
+    """The word for an end, in lower case, also where it stands in a list; empty: none."""
+    told = [reason] if isinstance(reason, str) else reason if isinstance(reason, list) else []
+    return next((word.lower() for word in told if isinstance(word, str)), "")
 
 
 def _chances(told: object) -> list[object]:

@@ -11,6 +11,7 @@ from openai.types import Model
 
 from workers.base import ModelConfig
 from workers.base.provider.chat_models import Prober
+from workers.base.provider.errors import sendable
 from workers.openai.listing import chats, described, embeds
 
 log = structlog.get_logger(__name__)
@@ -80,4 +81,4 @@ class Catalogue:
 def is_named(model: object) -> bool:
     """Whether an entry of a list can be served: a broken one keeps no other from it."""
     name = getattr(model, "id", None)
-    return isinstance(name, str) and 0 < len(name) <= LONGEST_NAME
+    return isinstance(name, str) and 0 < len(name) <= LONGEST_NAME and sendable(name) == name

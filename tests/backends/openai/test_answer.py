@@ -49,6 +49,8 @@ STOP = piece({}, "stop")
     [
         [piece({"content": "Yes."}), STOP],
         [piece({"content": "Yes."}), piece(None, "stop")],
+        [piece({"content": "Yes."}), piece({"finish_reason": "stop"})],
+        [piece({"content": "Yes."}), piece({"finish_reason": ["stop"]}, [])],
         [piece({"content": "Yes."}, "STOP")],
         [piece({"content": ["Yes", {"type": "text", "text": "."}]}), STOP],
         [piece({"content": [{"type": "text", "text": "Yes."}, {"type": "reference", "reference_ids": [1]}]}), STOP],
@@ -81,6 +83,8 @@ def test_an_answer_is_read_in_any_form(pieces: list[JsonObject]) -> None:
         ("error", None),
         (7, None),
         ([], None),
+        (["length"], "length"),
+        ([None, "MAX_TOKENS"], "length"),
     ],
 )
 def test_how_servers_call_an_end(reason: object, finish: str | None) -> None:
@@ -92,6 +96,7 @@ def test_how_servers_call_an_end(reason: object, finish: str | None) -> None:
     "more",
     [
         {"usage": {"prompt_tokens": 7, "completion_tokens": 4}},
+        {"usage": {"prompt_tokens": "7", "completion_tokens": 4.0}},
         {"x_groq": {"id": "1", "usage": {"prompt_tokens": 7, "completion_tokens": 4}}},
         {"choices": [{"delta": {}, "finish_reason": "stop", "usage": {"prompt_tokens": 7, "completion_tokens": 4}}]},
     ],
@@ -156,9 +161,16 @@ def test_what_has_the_wrong_type_is_unusable(told: JsonObject) -> None:
 
 
 def test_thoughts_are_no_part_of_the_answer_and_end_somewhere() -> None:
-    thoughts = [{"reasoning": "Hm."}, {"thinking": "Hm."}, {"content": [{"type": "thinking", "thinking": "Hm."}]}]
+    thoughts = [
+        {"reasoning": "Hm."},
+        {"thinking": "Hm."},
+        {"content": [{"type": "thinking", "thinking": "Hm."}]},
+        {"reasoning": {"text": "Hm."}},
+        {"reasoning": {"summary": [{"text": "Hm."}], "content": "Hm."}},
+        {"reasoning_details": ["H", {"type": "reasoning.summary", "summary": "m."}]},
+    ]
     reading = answer()
-    assert [reading.take(piece(thought)) for thought in thoughts] == [Delta("", 0, reasoning="Hm.")] * 3
+    assert [reading.take(piece(thought)) for thought in thoughts] == [Delta("", 0, reasoning="Hm.")] * len(thoughts)
     assert reading.has_begun
     endless = piece({"reasoning_content": "x" * (THOUGHTS_LEAST // 10)})
     with pytest.raises(BullpenError, match="far more than was asked for"):
@@ -305,8 +317,25 @@ def test_usage_in_other_kinds_of_numbers_counts(prompt: object, completion: obje
     assert (done.usage.prompt_tokens, done.usage.completion_tokens) == (12, 3)
 
 
-@given(st.integers(0, 2**32))
+def test_half_a_character_is_sendable_wherever_it_stands() -> None:
+    """JSON can tell half a character, which no message of ours can carry."""
+    half = "a\ud800"
+    call = {"id": half, "function": {"name": half, "arguments": f'{{"a": "{half}"}}'}}
+    for said in ({"refusal": half}, {"content": half, "refusal": half}, {"reasoning": half}, {"tool_calls": [call]}):
+        reading = answer(tools=(TOOL,))
+        delta, done = reading.take(piece(said, "stop")), reading.done()
+        assert delta is not None
+        assert done is not None
+        assert json.dumps([asdict(delta), asdict(done)], default=str, ensure_ascii=False).encode()
+    with pytest.raises(ErrorInAnswer) as caught:
+        answer().take({"error": {"message": half}})
+    assert refusal(None, read_error(json.dumps(caught.value.told))).message.encode().endswith(b"a?")
+
+
 @example(4501)
+@example(648888)
+@pytest.mark.timeout(3600 if DEEP else 120)
+@given(st.integers(0, 2**32))
 def test_whatever_a_server_sends_is_an_answer_or_a_typed_error(seed: int) -> None:
     fuzz = Fuzz(seed)
     for _ in range(EACH):

@@ -19,7 +19,7 @@ from contracts import (
 )
 from contracts.response import MOST_TOP_LOGPROBS
 from workers.base.interface.backend import Job, Usage
-from workers.base.provider.errors import garbage
+from workers.base.provider.errors import garbage, sendable
 from workers.base.provider.overlap_trimmer import begun
 
 BYTES_PER_TOKEN = 16
@@ -106,16 +106,26 @@ def function_answered(message: ChatMessage, messages: Iterable[ChatMessage]) -> 
 
 def tokens(told: object, otherwise: int) -> int:
     """A number of tokens as the provider told it. Some say nothing, or none at all: then what we know ourselves."""
-    return told if isinstance(told, int) and 0 < told < 1 << 31 else otherwise
+    return counted(told) or otherwise
 
 
 def counted(told: object) -> int | None:
-    """A count of a bill, also as a float or in digits. None: not told, or no count; it is never guessed."""
-    if isinstance(told, str):
-        told = int(told) if told.isascii() and told.isdigit() and len(told) < 11 else None
-    elif isinstance(told, float):
-        told = int(told) if told.is_integer() else None
+    """A count of a bill, also one told as a text or as 12.0.
+
+    None: it was not told, or is no count; nobody guesses what it should have been.
+    """
+    if isinstance(told, str) and len(told) <= len(str(1 << 31)) and told.isascii() and told.isdigit():
+        told = int(told)
+    if isinstance(told, float) and told.is_integer():
+        told = int(told)
     return told if isinstance(told, int) and not isinstance(told, bool) and 0 <= told < 1 << 31 else None
+
+
+def call_id(told: object) -> str:
+    """The id of a call as text; empty: none that can be read. Some servers number their calls."""
+    if isinstance(told, int) and not isinstance(told, bool) and abs(told) < 1 << 63:
+        return str(told)
+    return told if isinstance(told, str) else ""
 
 
 def plausible(told: Usage, *, answered: bool) -> Usage:
@@ -157,9 +167,8 @@ def _likelihood(told: object) -> TopLogprob | None:
         return None
     data = told.get("bytes") if isinstance(told, dict) else None
     is_bytes = isinstance(data, list) and all(isinstance(byte, int) and 0 <= byte < 256 for byte in data)
-    return TopLogprob(
-        token=sendable(text), logprob=chance[0], bytes=tuple(data) if is_bytes and data is not None else None
-    )
+    raw = tuple(data) if is_bytes and data is not None else None
+    return TopLogprob(token=sendable(text), logprob=chance[0], bytes=raw)
 
 
 def whole_calls(calls: Iterable[JsonObject], first: int) -> tuple[ToolCallDelta, ...]:
@@ -168,11 +177,6 @@ def whole_calls(calls: Iterable[JsonObject], first: int) -> tuple[ToolCallDelta,
         ToolCallDelta(index=index, id=call["id"], function=FunctionDelta(**call["function"]))
         for index, call in enumerate(calls, first)
     )
-
-
-def sendable(text: str) -> str:
-    """A provider's text as UTF-8 can say it: half of a surrogate pair becomes `?`."""
-    return text.encode(errors="replace").decode()
 
 
 class SizeGuard:
@@ -186,13 +190,17 @@ class SizeGuard:
         """The text, unless it is none or too much; half a character is a `?`. Raises `BullpenError(upstream_error)`."""
         if not isinstance(text, str):
             raise garbage("an answer that is not text")
-        written = text.encode(errors="replace")
-        self._left -= len(written)
+        data = text.encode(errors="replace")
+        self._left -= len(data)
         if self._left < 0:
             raise BullpenError(ErrorCode.UPSTREAM_ERROR, "the provider sends far more than was asked for")
-        return written.decode()
+        return data.decode()
 
-    def call(self, name: str, arguments: Mapping[str, Any], call_id: str | None = None) -> JsonObject:
+    def call_id(self, told: object) -> str:
+        """The id of a call: a text, or a number; a new one where none can be read."""
+        return self.take(call_id(told) or new_id())
+
+    def call(self, name: str, arguments: Mapping[str, Any], told_id: object = None) -> JsonObject:
         """A call of a function, from a provider that tells it in one piece."""
         function = {"name": self.take(name), "arguments": self.take(json.dumps(dict(arguments)))}
-        return {"id": self.take(call_id or new_id()), "type": "function", "function": function}
+        return {"id": self.call_id(told_id), "type": "function", "function": function}

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from contracts import BullpenError, ErrorCode, Fault
+from contracts import BullpenError, ErrorCode, Fault, Outcome
 from workers.base.provider.context_length import COMMON, TooLong
 from workers.base.provider.error_body import ErrorBody, read_error
 from workers.base.provider.proxies import on_the_way
@@ -163,8 +163,20 @@ def garbage(what: str) -> BullpenError:
     return BullpenError(ErrorCode.UPSTREAM_ERROR, told, fault="model")
 
 
+def sendable(text: str) -> str:
+    """The text as it can travel: half a character, which JSON can tell and UTF-8 cannot, is a `?`."""
+    return text.encode(errors="replace").decode()
+
+
+def unended(reason: object) -> BullpenError:
+    """The answer ended in a way that makes it none; `reason` is the provider's word for it."""
+    told = f"the provider ended its answer with {first_line(str(reason))!r}"
+    return BullpenError(ErrorCode.UPSTREAM_ERROR, told, fault="model", outcome=Outcome.TRUNCATED)
+
+
 def first_line(text: str) -> str:
     """The first line, cut, and without what looks like a key: some providers quote it in what they say of it."""
+    text = sendable(text)
     line = text.strip().splitlines()[0].rstrip() if text.strip() else ""
     line = _KEY.sub("(a key)", line)
     return line if len(line) <= MAX_TEXT else f"{line[:MAX_TEXT]}…"

@@ -19,7 +19,8 @@ FIELDS = ("event", "id", "retry")
 
 class EventReader:
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest: list[bytes] = []
+        """Of a line that is not whole yet, in the pieces that came: a long one is put together once."""
         self._began = False
         self._data: list[str] = []
         self._bare: list[str] = []
@@ -28,13 +29,17 @@ class EventReader:
 
     def feed(self, chunk: bytes) -> Iterator[str]:
         """The data of the events that are complete now. Raises `BullpenError(upstream_error)` for one without end."""
-        *lines, self._rest = _lines(self._rest + chunk)
+        self._rest.append(chunk)
+        if b"\n" not in chunk and b"\r" not in chunk and not self._rest[0].endswith(b"\r"):
+            return
+        *lines, rest = _lines(b"".join(self._rest))
+        self._rest = [rest] if rest else []
         for line in lines:
             yield from self._take(line)
 
     def end(self) -> Iterator[str]:
         """What is left when no more bytes come."""
-        rest, self._rest = self._rest, b""
+        rest, self._rest = b"".join(self._rest), []
         for line in rest.splitlines():
             yield from self._take(line)
         yield from self._told()

@@ -13,6 +13,7 @@ from typing import Any
 from contracts import BullpenError, ErrorCode, FunctionDelta, JsonObject, ToolCallDelta, new_id
 from contracts.response import MOST_TOOL_CALLS
 from workers.base.provider.chat import SizeGuard
+from workers.base.provider.chat import call_id as id_of
 from workers.base.provider.errors import first_line, garbage
 
 
@@ -52,8 +53,7 @@ class ToolCalls:
 
         Returns what can be passed on of it now: a call is known once its arguments begin.
         """
-        is_number = isinstance(call_id, int) and not isinstance(call_id, bool)  # some servers number their calls
-        told_id, told_name = str(call_id) if is_number else _text(call_id), _text(name)
+        told_id, told_name = id_of(call_id), _text(name)
         told = json.dumps(arguments) if isinstance(arguments, dict) else _text(arguments)
         call = self._current(index, told_id, told_name)
         if call is None or self._begins_another(call, told_id, told_name, told):
@@ -180,8 +180,13 @@ def _objects(text: str) -> list[str]:
 
 
 def _object(text: str) -> JsonObject | None:
+    """The object that a text is. NaN and Infinity, which Python writes and reads, are no JSON to anybody else."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_no_json)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _no_json(word: str) -> None:
+    raise ValueError(word)

@@ -1,0 +1,34 @@
+"""The chunks of an answer as the SDK takes them, whatever liberties a server takes with them. Pure."""
+
+import json
+from typing import Any
+
+from contracts import JsonObject
+from workers.base.provider.chat import call_id
+from workers.base.provider.tool_calls import malformed
+
+
+def mended(chunk: JsonObject) -> JsonObject:
+    """Raises `BullpenError(malformed_tool_call)` for a call whose arguments are no object."""
+    for candidate in _list(chunk.get("candidates")):
+        content = candidate.get("content")
+        for part in _list(content.get("parts")) if isinstance(content, dict) else ():
+            if isinstance(call := part.get("functionCall"), dict):
+                part["functionCall"] = _call(call)
+    return chunk
+
+
+def _call(told: JsonObject) -> JsonObject:
+    arguments = told.get("args")
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments) if arguments.strip() else {}
+        except (ValueError, RecursionError):
+            arguments = None
+        if not isinstance(arguments, dict):
+            raise malformed("arguments that are not a JSON object")
+    return {**told, "args": arguments, "id": call_id(told.get("id")) or None}
+
+
+def _list(told: Any) -> list[JsonObject]:
+    return [one for one in told if isinstance(one, dict)] if isinstance(told, list) else []

@@ -1,0 +1,52 @@
+"""The lines of an answer as the SDK takes them, whatever liberties a server takes with them. Pure."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from contracts import JsonObject
+from workers.base.provider.tool_calls import malformed
+from workers.ollama.sdk import ollama
+
+
+def mended(line: JsonObject) -> Iterator[JsonObject]:
+    """Raises `ollama.ResponseError` for an error, `BullpenError(malformed_tool_call)` for a call that is none."""
+    if error := line.get("error"):
+        raise ollama.ResponseError(error if isinstance(error, str) else json.dumps(line))
+    if "message" in line or "done" in line:
+        line["message"] = _message(line.get("message") or {})
+        if not isinstance(line.get("done_reason"), str):
+            line["done_reason"] = None
+    yield line
+
+
+def _message(told: Any) -> Any:
+    if not isinstance(told, dict):
+        return told
+    content, calls = told.get("content"), told.get("tool_calls")
+    if isinstance(content, list) and all(isinstance(part, dict) for part in content):
+        content = "".join(text for part in content if isinstance(text := part.get("text"), str))
+    calls = [calls] if isinstance(calls, dict) else calls
+    if isinstance(calls, list):
+        calls = [_call(call) for call in calls if call is not None]
+    return {**told, "role": told.get("role") or "assistant", "content": content, "tool_calls": calls}
+
+
+def _call(told: Any) -> Any:
+    function = told.get("function") if isinstance(told, dict) else None
+    if not isinstance(function, dict):
+        return told
+    return {**told, "function": {**function, "arguments": _arguments(function.get("arguments"))}}
+
+
+def _arguments(told: object) -> object:
+    """An object, also where a server sends it as text, or leaves it out."""
+    if not isinstance(told, str):
+        return {} if told is None else told
+    try:
+        read = json.loads(told) if told.strip() else {}
+    except (ValueError, RecursionError):
+        read = None
+    if not isinstance(read, dict):
+        raise malformed("arguments that are not a JSON object")
+    return read
