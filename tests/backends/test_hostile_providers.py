@@ -5,12 +5,13 @@ import copy
 import dataclasses
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from config.loader import ConfigError
 from contracts import BullpenError, ErrorCode, InferenceRequest, Price, SilenceOk
@@ -189,6 +190,41 @@ async def test_nonsense_in_the_middle_ends_the_call_at_once(
         await backend.infer(job(backend))
     await eventually(provider.closed.is_set)
     assert caught.value.__cause__ is not None  # whoever holds the error holds the SDK's frames
+
+
+async def says_it_is_compressed(_: web.Request, status: int) -> web.StreamResponse:
+    return web.Response(status=status, body=b'{"error": "no"}', headers={"Content-Encoding": "gzip"})
+
+
+async def resets(request: web.Request, status: int) -> web.StreamResponse:
+    response = web.StreamResponse(status=status, headers={"Content-Type": "text/event-stream"})
+    await response.prepare(request)
+    assert request.transport is not None
+    request.transport.abort()
+    return response
+
+
+@pytest.mark.parametrize("status", [200, 429])
+@pytest.mark.parametrize("does", [says_it_is_compressed, resets])
+@pytest.mark.parametrize("name", sorted(PROVIDERS))
+async def test_a_body_that_cannot_be_read_is_an_error_of_the_provider(
+    name: str, does: Callable[[web.Request, int], Awaitable[web.StreamResponse]], status: int
+) -> None:
+    """Some SDKs let the errors of their HTTP client through, which nobody but a backend knows."""
+
+    async def answer(_: Provider, request: web.Request) -> web.StreamResponse:
+        await request.read()
+        return await does(request, status)
+
+    async with type("Unreadable", (PROVIDERS[name],), {"answer": answer})() as provider:
+        backend = made(name, provider.config())
+        try:
+            await backend.start(lambda _: None)
+            with pytest.raises(BullpenError) as caught:
+                await backend.infer(job(backend))
+        finally:
+            await backend.close()
+    assert (caught.value.code, caught.value.fault) == (ErrorCode.UPSTREAM_ERROR, "worker")
 
 
 async def test_the_key_is_in_no_error(provider: Provider, backend: Backend[Any]) -> None:

@@ -57,7 +57,7 @@ class AnthropicBackend(RemoteBackend[AnthropicConfig]):
     takes = frozenset({"temperature", "top_p", "parallel_tool_calls", "reasoning_effort"})
     calls = CALLS
     answer = Answer
-    failures = (anthropic.AnthropicError, *UNUSABLE)
+    failures = (anthropic.AnthropicError, httpx2.HTTPError, *UNUSABLE)
     config_cure = f"correct {URL} or {KEY}"
 
     def __init__(self, config: AnthropicConfig) -> None:
@@ -152,6 +152,8 @@ class AnthropicBackend(RemoteBackend[AnthropicConfig]):
             said = read_error(error.body if error.body is not None else str(error))
             said = replace(said, message=without(self._key, said.message or str(error)))
             return refusal(status, said, dict(error.response.headers), TOO_LONG)
+        if isinstance(error, httpx2.HTTPError):  # the SDK does not translate what happens while it reads
+            return unreachable(place(str(self._client.base_url)), error)
         if isinstance(error, anthropic.APIConnectionError):
             return unreachable(place(str(self._client.base_url)), error.__cause__ or error)
         return garbage(without(self._key, str(error)))

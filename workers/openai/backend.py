@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
+import httpx2
 import openai
 import structlog
 from openai.types import Model
@@ -246,7 +247,7 @@ class OpenAIBackend(Backend[OpenAIConfig]):
                 async with aclosing(self._ask(job, answer, left_out, headers)) as deltas:
                     async for delta in deltas:
                         yield calls.restored_delta(delta)
-            except (openai.OpenAIError, ErrorInAnswer, BullpenError, *UNUSABLE) as error:
+            except (openai.OpenAIError, httpx2.HTTPError, ErrorInAnswer, BullpenError, *UNUSABLE) as error:
                 failure = error
             if failure is None or answer.is_complete:
                 break
@@ -317,7 +318,7 @@ class OpenAIBackend(Backend[OpenAIConfig]):
                     async for piece in pieces:
                         yield piece
                 return
-            except (openai.OpenAIError, ErrorInAnswer, BullpenError, *UNUSABLE) as error:
+            except (openai.OpenAIError, httpx2.HTTPError, ErrorInAnswer, BullpenError, *UNUSABLE) as error:
                 if number or not self._minds_format(error):
                     raise self._told(error, headers) from error
 
@@ -381,6 +382,8 @@ class OpenAIBackend(Backend[OpenAIConfig]):
         """What a failure means to the mesh. `headers`: of an answer with an error in it."""
         if isinstance(error, BullpenError):
             return error
+        if isinstance(error, httpx2.HTTPError):  # the SDK does not translate what happens while it reads an error
+            return unreachable(self._where, error)
         if isinstance(error, openai.APIConnectionError):
             return unreachable(self._where, error.__cause__ or error)
         if isinstance(error, openai.APIStatusError):

@@ -7,6 +7,7 @@ decides.
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+import httpx2
 import openai
 from openai.types import Model
 
@@ -52,7 +53,7 @@ class Server:
             listed = await self._list()
         except Redirected as error:
             raise self._elsewhere(error.right_address(self._base)) from error
-        except (openai.OpenAIError, *UNUSABLE) as error:
+        except (openai.OpenAIError, httpx2.HTTPError, *UNUSABLE) as error:
             if isinstance(error.__cause__, Redirected):
                 raise self._elsewhere(error.__cause__.right_address(self._base)) from error
             if not self._may_have_no_list(error):
@@ -66,7 +67,7 @@ class Server:
     async def with_kinds(self, listed: Sequence[Model]) -> Sequence[Model]:
         """With what LM Studio tells of its models in a list of its own, where something is not known otherwise."""
         if any(chats(model) is None for model in listed):
-            with suppress(openai.OpenAIError, BullpenError, *UNUSABLE):
+            with suppress(openai.OpenAIError, httpx2.HTTPError, BullpenError, *UNUSABLE):
                 url = self._client.base_url.copy_with(path="/api/v0/models")
                 return with_kinds(listed, await self._client.get(str(url), cast_to=object))
         return listed
@@ -89,7 +90,7 @@ class Server:
                     return other
             except (openai.AuthenticationError, openai.PermissionDeniedError):
                 return other
-            except (openai.OpenAIError, BullpenError, *UNUSABLE):
+            except (openai.OpenAIError, httpx2.HTTPError, BullpenError, *UNUSABLE):
                 continue
         return None
 
