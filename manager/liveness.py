@@ -20,18 +20,13 @@ from contracts import BullpenError, ControlRequest, Heartbeat, read_heartbeat
 from contracts import subjects as s
 from manager.request.shared_state import SharedState
 from manager.request.state import RequestState
-from manager.routing.registry import News, WorkerView
+from manager.routing.registry import RETURN_WITHIN, News, WorkerView
 
 log = structlog.get_logger(__name__)
 
 SWEEP_EVERY = 0.1
 WARM_UP = 1.25
 """Seconds after (re)connecting in which an empty registry means "not heard yet", not "no worker"."""
-
-RETURN_WITHIN = 4.25
-"""Seconds in which workers that lost the server with us are back: the longest pause between two tries, and a
-heartbeat.
-"""
 CUT_BY_SERVER = ("Stale", "Slow Consumer")
 """How the server's reasons begin when it ended a connection itself: that worker was frozen, not dead."""
 ACQUAINT_EVERY = 1.0

@@ -59,6 +59,7 @@ from manager.request.shared_state import SharedState
 from manager.request.state import RequestState
 from manager.routing.costs import expected_cost, likely_cost
 from manager.routing.query import Choice
+from manager.routing.registry import RETURN_WITHIN
 
 log = structlog.get_logger(__name__)
 
@@ -225,7 +226,8 @@ class Dispatcher:
                 log.warning("worker_not_believed", worker_id=attempt.worker_id, field=field)
         attempt.uncounted.known = True
         if message.no_responders:
-            self._shared.registry.leave(attempt.worker_id, "nothing listens on its subject")
+            back_by = self._shared.now() + RETURN_WITHIN  # a server that is killed tells no other server of its clients
+            self._shared.registry.leave(attempt.worker_id, "nothing listens on its subject", back_by=back_by)
         if attempt.is_over:
             self._shared.queue.call(len(self._shared.queue))  # it may be what a waiting request hopes for
 

@@ -25,6 +25,10 @@ FORGET_AFTER = 60.0
 """Seconds after which a silent worker is no longer even listed."""
 SUSPECT = 1.2
 """Heartbeats missed when the first of several workers that fall silent together is declared silent."""
+RETURN_WITHIN = 4.25
+"""Seconds in which workers that lost their server are back: the longest pause between two tries, and a
+heartbeat.
+"""
 STOPPED = "stopped"
 """Why a worker is gone that left in order."""
 LATE = 1.5
