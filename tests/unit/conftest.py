@@ -26,6 +26,7 @@ def _item_ends(item: pytest.Item) -> float:
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Ends a unit test that computes or waits too long."""
     ends, began = _item_ends(item), process_time()
+    idle_looks = IDLE_LOOKS * ends / UNIT_TEST_ENDS
     looked, idle = began, 0
 
     def look(*_: object) -> None:
@@ -34,8 +35,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         looked, idle = now, idle + (now - looked < IDLE)
         if now - began >= ends:
             pytest.fail(f"a unit test ends after {ends:g} s of processor time")
-        if idle >= IDLE_LOOKS:
-            pytest.fail(f"a unit test that waits ends after {IDLE_LOOKS * LOOK_EVERY:g} s")
+        if idle >= idle_looks:
+            pytest.fail(f"a unit test that waits ends after {idle_looks * LOOK_EVERY:g} s")
 
     previous = signal.signal(signal.SIGALRM, look)
     signal.setitimer(signal.ITIMER_REAL, LOOK_EVERY, LOOK_EVERY)
