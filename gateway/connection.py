@@ -10,6 +10,7 @@ from aiohttp.web import BaseRequest, RequestHandler, Response, Server, StreamRes
 
 from gateway.dialects.events import dumped
 from gateway.dialects.openai import error_object
+from gateway.undelivered import Written
 
 LONGEST_LINE = 4096
 LONGEST_HEADER = 8190
@@ -38,6 +39,7 @@ class Connection(RequestHandler):
         self._headers_within = headers_within
         self._too_slow: asyncio.TimerHandle | None = None
         self._is_serving = False
+        self._written: Written | None = None
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -46,17 +48,26 @@ class Connection(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_waiting()
+        if self._written is not None:
+            self._written.lost()
         super().connection_lost(exc)
 
     @contextmanager
     def serving(self) -> Iterator[None]:
         """Holds while a request is served whose head has come as a whole."""
         self._stop_waiting()
+        if self._written is not None:
+            self._written.arrived()
+            self._written = None
         self._is_serving = True
         try:
             yield
         finally:
             self._is_serving = False
+
+    def writes(self, answer: Written | None) -> None:
+        """What is written next, so that it is known whether it arrived."""
+        self._written = answer
 
     def _stop_waiting(self) -> None:
         if self._too_slow is not None:

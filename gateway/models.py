@@ -10,10 +10,9 @@ from client import Roster
 from contracts import JsonObject, ModelCard, Policy
 from contracts.subjects import Kind
 from gateway.dialects import Refused
+from gateway.dialects.ollama import LATEST
 
 AUTO, BY_POLICY = "auto", "policy:"
-LATEST = ":latest"
-"""Ollama's clients write it behind a name that has no tag."""
 GONE_AFTER = 600.0
 """Seconds without a heartbeat after which a worker's models are unknown. Until then the Manager says what is wrong."""
 MOST_LISTED = 20

@@ -22,6 +22,7 @@ from client import Bullpen, Options
 from contracts import Answer, BullpenError, EmbeddingResponse, ErrorCode, InferenceResponse, JsonObject, new_id
 from contracts.embedding import joined
 from gateway.config import GatewayConfig
+from gateway.connection import Connection
 from gateway.cors import check_origin, preflight, readable
 from gateway.dialects import Asked, Dialect, Refused
 from gateway.dialects.about import about, ids, visible
@@ -30,11 +31,13 @@ from gateway.keys import Caller, Callers
 from gateway.models import Models
 from gateway.streaming import AnswerStream, ReaderTooSlow
 from gateway.timing import SERVER_TIMING, Timing
+from gateway.undelivered import Undelivered, is_repeat, name_of
 
 log = structlog.get_logger(__name__)
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 IGNORED = "x-bullpen-ignored"
+REPLAYED = "x-bullpen-replayed"
 LONGEST_KEY = 128
 LEAVE_MS = AGAIN_MS = 1000
 LAST_WORDS_WITHIN = 2.0
@@ -52,6 +55,7 @@ class Answering:
         self._streams: set[AnswerStream] = set()
         self._streams_of: Counter[str] = Counter()
         """How many are open, by the key's id."""
+        self._undelivered = Undelivered()
         self.idle = Idle()
         self.leaving = False
         self._answered = self._failed = self._left = self._slow = 0
@@ -95,8 +99,8 @@ class Answering:
             headers["Connection"] = "close"
             raise BullpenError(ErrorCode.DRAINING, "this gateway is leaving, ask again", retry_after_ms=LEAVE_MS)
         caller = self.admit(request)
-        body = json_object(await body_of(request, limit=self._config.body_limit, within=self._config.body_within))
-        asked = dialect.read(body, headers_of(request))
+        body = await body_of(request, limit=self._config.body_limit, within=self._config.body_within)
+        asked = dialect.read(json_object(body), headers_of(request))
         if asked.ignored:
             headers[IGNORED] = visible(", ".join(asked.ignored))
         if not caller.may_ask(self._models.meant(asked.model)):
@@ -108,6 +112,9 @@ class Answering:
             return Response(body=writer.whole(()), headers={**headers, **ids(request_id)}, content_type=JSON)
         if asked.stream:
             self._check_streams(caller)
+        name = None if asked.stream or IDEMPOTENCY_KEY in request.headers else _name(request, caller, body)
+        if name is not None and is_repeat(request.headers) and (lost := self._undelivered.take(name, time.monotonic())):
+            return self._whole_answer(request, lost.body, {**lost.headers, REPLAYED: "true"}, name)
         caller.begin(1 if asked.kind == "embed" else asked.answers)
         timing.asked()
         if asked.stream:
@@ -117,7 +124,15 @@ class Answering:
         answers = await self._whole(request, ask(questions), caller)
         told = {**about(answers[0]), **headers, SERVER_TIMING: timing.told(answers)}
         written = asyncio.to_thread(writer.whole, answers) if asked.kind == "embed" else None
-        return Response(body=await written if written else writer.whole(answers), headers=told, content_type=JSON)
+        return self._whole_answer(request, await written if written else writer.whole(answers), told, name)
+
+    def _whole_answer(
+        self, request: BaseRequest, body: bytes, headers: Mapping[str, str], name: bytes | None
+    ) -> Response:
+        """`name`: of the question, under which its answer is kept until it has arrived."""
+        if name is not None and isinstance(connection := request.protocol, Connection):
+            connection.writes(self._undelivered.keep(name, body, headers, time.monotonic()))
+        return Response(body=body, headers=headers, content_type=JSON)
 
     def _check_streams(self, caller: Caller) -> None:
         """Raises `BullpenError(rate_limited)`."""
@@ -251,6 +266,10 @@ def _key_of(request: BaseRequest) -> str | None:
     if key is not None and not (0 < len(key) <= LONGEST_KEY and key.isprintable()):
         raise Refused(f"{IDEMPOTENCY_KEY} should have 1 to {LONGEST_KEY} printable characters", IDEMPOTENCY_KEY)
     return key
+
+
+def _name(request: BaseRequest, caller: Caller, body: bytes) -> bytes | None:
+    return name_of(request.headers, caller.key_id, request.path, body)
 
 
 def _span(request: BaseRequest, request_id: str) -> tracing.Span:

@@ -24,6 +24,8 @@ from gateway.dialects.events import dumped
 from gateway.dialects.fields import Fields, ignored, share
 from gateway.dialects.turns import Turns, image_part, text_part, with_question
 
+LATEST = ":latest"
+"""Ollama's clients write it behind a name that has no tag."""
 VERSION = "0.12.6"
 """Clients look at it to know what the API can do: that of Ollama whose fields are known here."""
 OPTIONS: dict[str, str] = {
@@ -328,7 +330,7 @@ def _figures(response: InferenceResponse) -> JsonObject:
 
 def tags(models: Iterable[Listed]) -> bytes:
     """The answer to `GET /api/tags`."""
-    return dumped({"models": [_listed(model) for model in models]})
+    return dumped({"models": [_listed(model) for model in _tagged(models)]})
 
 
 def running(models: Iterable[Listed], until: datetime) -> bytes:
@@ -338,7 +340,7 @@ def running(models: Iterable[Listed], until: datetime) -> bytes:
         {
             "models": [
                 {**_listed(model), **told, "context_length": model.card.context_window if model.card else 0}
-                for model in models
+                for model in _tagged(models)
             ]
         }
     )
@@ -349,13 +351,14 @@ def shown(model: Listed) -> bytes:
     architecture = "bullpen"
     card = model.card
     information: JsonObject = {"general.architecture": architecture, "general.basename": model.name}
-    if card is not None and card.context_window:
-        information[f"{architecture}.context_length"] = card.context_window
+    window = card.context_window if card is not None else None
+    if window:
+        information[f"{architecture}.context_length"] = window
     able = card.capabilities if card is not None else ("chat", "tools", "vision")
     return dumped(
         {
             "modelfile": f"FROM {model.name}",
-            "parameters": "",
+            "parameters": f"num_ctx {window}" if window else "",
             "template": "",
             "license": "",
             "modified_at": _moment(model),
@@ -379,6 +382,12 @@ DETAILS: JsonObject = {
     "parameter_size": "",
     "quantization_level": "",
 }
+
+
+def _tagged(models: Iterable[Listed]) -> Iterable[Listed]:
+    """Each with a tag, as Ollama lists them: Open WebUI asks for `auto` as `auto:latest`, and looks it up here."""
+    named = {model.name if ":" in model.name else f"{model.name}{LATEST}": model for model in models}
+    return [replace(model, name=name) for name, model in named.items()]
 
 
 def _listed(model: Listed) -> JsonObject:

@@ -234,9 +234,12 @@ LISTED = [Listed("m", CARD, datetime(2026, 1, 2, tzinfo=UTC)), Listed("auto", No
 
 def test_models_are_listed_and_shown() -> None:
     listed = json.loads(tags(LISTED))["models"]
-    assert [model["name"] for model in listed] == ["m", "auto"]
+    assert [model["name"] for model in listed] == ["m:latest", "auto:latest"]
     assert listed[0]["modified_at"] == "2026-01-02T00:00:00+00:00" and len(listed[0]["digest"]) == 64
+    same = [Listed("m", CARD), Listed("m:latest", CARD), Listed("m:1b", CARD)]
+    assert [model["model"] for model in json.loads(tags(same))["models"]] == ["m:latest", "m:1b"]
     told = json.loads(shown(LISTED[0]))
+    assert (told["parameters"], json.loads(shown(LISTED[1]))["parameters"]) == ("num_ctx 8192", "")
     assert told["capabilities"] == ["completion", "tools", "vision"]
     assert told["model_info"]["bullpen.context_length"] == 8192
     assert json.loads(running(LISTED[:1], datetime(2027, 1, 1, tzinfo=UTC)))["models"][0]["context_length"] == 8192

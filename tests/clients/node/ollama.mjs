@@ -41,7 +41,7 @@ const scenarios = {
     assert.match((await refused(() => client.chat({ model: TEXT, messages: shown }))).message, /vision|image/);
   },
   async models() {
-    assert.ok((await client.list()).models.some((model) => model.name === SEES));
+    assert.ok((await client.list()).models.some((model) => model.name === `${SEES}:latest`));
     assert.ok((await client.show({ model: SEES })).capabilities.includes("vision"));
     assert.equal((await client.pull({ model: SEES })).status, "success");
   },

@@ -95,7 +95,11 @@ async def test_models_are_listed_and_shown(simulated: Door, sdk: Sdk) -> None:
     async def listed() -> bool:
         """Not those of a worker whose heart has paused."""
         names = {model.model for model in (await client.list()).models}
-        return {"auto", "simulated"} <= names == {model.model for model in (await client.ps()).models}
+        return (
+            {"auto:latest", "simulated:latest", "policy:cheapest"}
+            <= names
+            == {model.model for model in (await client.ps()).models}
+        )
 
     async def shown_now() -> Any:
         with suppress(ollama.ResponseError):

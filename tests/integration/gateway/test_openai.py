@@ -9,11 +9,9 @@ from typing import Any
 import pytest
 
 from contracts import BullpenError, ErrorCode
-from contracts import headers as h
 from tests.fake_worker import Asked
 from tests.gateway import PATIENT, STORY, Door, door_of, final, played, torn
 from tests.mesh import SmallMesh
-from tests.proxy import Proxy
 from tests.support import eventually
 
 openai = pytest.importorskip("openai", reason="the openai SDK is not installed: pip install 'bullpen-mesh[openai]'")
@@ -220,57 +218,6 @@ async def test_an_error_has_its_status_and_says_whether_to_repeat_it(
     assert failed.value.code == code
     assert failed.value.response.headers.get("x-should-retry") == repeat
     assert failed.value.response.headers["x-request-id"]
-
-
-async def test_the_sdk_repeats_what_was_not_begun_and_nothing_else(mesh: SmallMesh) -> None:
-    """It has two tries left; a worker that began and failed is not asked by them."""
-
-    async def script(asked: Asked) -> None:
-        await asked.claim()
-        await asked.fail(BullpenError(ErrorCode.UPSTREAM_ERROR, "it broke"))
-
-    async with played(mesh, script) as (door, worker), sdk(door, max_retries=2) as client:
-        with pytest.raises(openai.APIStatusError):
-            await client.chat.completions.create(model="fake", messages=HELLO, extra_body={"deadline_ms": 60_000})
-        asked = len(worker.asked)
-        with pytest.raises(openai.APIStatusError):
-            await client.chat.completions.create(model="fake", messages=HELLO, extra_body={"deadline_ms": 60_000})
-    assert len(worker.asked) <= 2 * asked, "the Manager tries as often as it wants, the SDK not again"
-    assert door.figure("http_requests_failed_total") == 2
-
-
-@pytest.mark.parametrize("key", ["", "order-66"])
-async def test_a_question_asked_again_after_a_lost_connection_never_runs_twice_at_once(
-    mesh: SmallMesh, key: str
-) -> None:
-    """The SDK asks again by itself. Without a key the first is stopped; with one, the first is the answer to both."""
-    lost = asyncio.Event()
-
-    async def script(asked: Asked) -> None:
-        await asked.claim()
-        while not lost.is_set():
-            await asked.progress(moved=1)
-            await asyncio.sleep(0.2)
-        await asked.answer("here it is")
-
-    headers = {"Idempotency-Key": key} if key else {}
-    async with (
-        played(mesh, script) as (door, worker),
-        Proxy(door.port) as proxy,
-        sdk(door, base_url=f"http://127.0.0.1:{proxy.port}/v1", max_retries=5) as client,
-    ):
-        create = client.chat.completions.create
-        asking = asyncio.create_task(create(model="fake", messages=HELLO, extra_headers=headers))
-        await eventually(lambda: worker.asked, timeout=PATIENT)
-        proxy.reset()
-        await eventually(lambda: door.figure("http_clients_left_total") >= 1, timeout=PATIENT)
-        if not key:
-            await eventually(lambda: [order for order in worker.told if order.op == "cancel"], timeout=PATIENT)
-        lost.set()
-        answer = await asking
-    assert answer.choices[0].message.content == "here it is"
-    assert len({asked.headers[h.REQUEST] for asked in worker.asked}) == (1 if key else 2)
-    assert bool([order for order in worker.told if order.op == "cancel"]) is not bool(key)
 
 
 async def test_a_worker_lost_in_mid_stream_never_doubles_a_text(mesh: SmallMesh) -> None:
