@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from config.loader import ConfigError, secret
 from contracts import BullpenError, ErrorCode, JsonObject, ModelCard
+from contracts.base import is_model_name
 from workers.base import Availability, BackendConfig, Delta, Embedded, EmbeddingJob, Job, ModelConfig, Report
 from workers.base.interface.config import Parameter
 from workers.base.provider.chat import counted, tokens
@@ -216,7 +217,8 @@ class OllamaBackend(RemoteBackend[OllamaConfig]):
     async def _installed(self) -> dict[str, str]:
         """The digests of the models, by name."""
         try:
-            return {str(model.model): str(model.digest) for model in (await self._client.list()).models}
+            listed = (await self._client.list()).models
+            return {str(model.model): str(model.digest) for model in listed if is_model_name(model.model)}
         except FAILURES as error:
             raise self._told(error) from error
 
