@@ -12,6 +12,7 @@ from typing import Annotated, Any, Self
 
 import uuid_utils
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic_core import PydanticCustomError
 
 
 class StrictModel(BaseModel):
@@ -86,7 +87,21 @@ WholeMilliseconds = Annotated[int, Field(ge=0, le=MOST_MS)]
 Whole = Annotated[int, Field(ge=0, le=MOST_WHOLE)]
 Cost = Annotated[Money, Field(ge=0, le=MOST_USD)]
 Epoch = Annotated[str, Field(coerce_numbers_to_str=True, min_length=1, max_length=128)]
-ModelName = Annotated[str, Field(min_length=1, max_length=256)]
+LONGEST_MODEL_NAME = 256
+
+
+def is_model_name(name: object) -> bool:
+    """Whether a model can be called so: text that hides nothing, of at most `LONGEST_MODEL_NAME` characters."""
+    return isinstance(name, str) and 0 < len(name) <= LONGEST_MODEL_NAME and name.isprintable()
+
+
+def _model_name(name: str) -> str:
+    if not name.isprintable():
+        raise PydanticCustomError("model_name", "should have printable characters only")
+    return name
+
+
+ModelName = Annotated[str, Field(min_length=1, max_length=LONGEST_MODEL_NAME), AfterValidator(_model_name)]
 
 
 def _cut_to(most: int) -> Callable[[str], str]:

@@ -108,7 +108,7 @@ def _known(capabilities: Any) -> Any:
 class ModelCard(OpenModel):
     """One model that a worker serves."""
 
-    model_id: Annotated[str, Field(max_length=256)]
+    model_id: ModelName
     aliases: Annotated[tuple[ModelName, ...], Field(max_length=MOST_ALIASES)] = ()
     context_window: Tokens
     """Tokens, prompt and answer together."""

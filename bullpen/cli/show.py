@@ -28,6 +28,8 @@ _TURNING = r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
 """Characters that turn the direction of writing, and with it the order in which a line is read."""
 _BREAKING = r"\u2028\u2029"
 _CONTROL = re.compile(rf"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff{_TURNING}{_BREAKING}]")
+_BREAKS = "\n\t"
+"""A tab breaks a cell too: its width is not known when the columns are laid out."""
 _RAW_IN_JSON = re.compile(rf"[\x7f-\x9f{_TURNING}{_BREAKING}]")
 
 errors = Console(stderr=True, highlight=False)
@@ -40,7 +42,7 @@ def clean(text: str) -> str:
 
 def flat(text: str) -> str:
     """The text, cleaned, in one line: a name with a line break in it makes no second row."""
-    return " ".join(clean(text).split("\n"))
+    return clean(text).translate(dict.fromkeys(map(ord, _BREAKS), " "))
 
 
 def one_line(text: str, limit: int) -> str:
@@ -106,7 +108,9 @@ def _cell(value: RenderableType) -> RenderableType:
 
 
 def _flattened(value: Text) -> Text:
-    return Text(" ", overflow="fold").join(value.split("\n")) if "\n" in value.plain else value
+    for broken in (one for one in _BREAKS if one in value.plain):
+        value = Text(" ", overflow="fold").join(value.split(broken))
+    return value
 
 
 def lines(*parts: Text) -> Group:

@@ -10,8 +10,8 @@ from contracts.tokens import longest_text_tokens, prompt_tokens
 from manager.routing.prefix_cache import Opening, openings
 from manager.routing.registry import WorkerView
 
-NO_MODEL = ModelCard(model_id="", context_window=0, capabilities=(), local=True)
-"""Stands for the models of a worker that has not said yet what it serves."""
+NO_MODEL = ModelCard.model_construct(model_id="", context_window=0, capabilities=(), local=True)
+"""Stands for the models of a worker that has not said yet what it serves. No worker can say such a name."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

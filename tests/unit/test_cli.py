@@ -128,7 +128,7 @@ def test_text_from_the_wire_cannot_drive_the_terminal() -> None:
     assert show.text(evil).plain == show.clean(evil)
 
 
-FALSE_ROW = "w1\nworker-2  ready\u2028w3\u202egnp.exe\u2067[red]x[/red]"
+FALSE_ROW = "w1\nworker-2  ready\u2028w3\u202egnp.exe\u2067[red]x[/red]\tworker-3"
 
 
 def test_a_name_makes_no_row_of_its_own_and_turns_no_line_round(capsys: pytest.CaptureFixture[str]) -> None:

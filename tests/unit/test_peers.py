@@ -96,6 +96,8 @@ TOO_LONG = "x" * 5000
     [
         ("models", {"models": [{**CARD_TOLD, "model_id": f"m{n}"} for n in range(1001)]}),
         ("models.0.model_id", {"models": [{**CARD_TOLD, "model_id": TOO_LONG}]}),
+        ("models.0.model_id", {"models": [{**CARD_TOLD, "model_id": "gpt\u202e4\nworker-2"}]}),
+        ("models.0.aliases.0", {"models": [{**CARD_TOLD, "aliases": ["gpt-4\u200b"]}]}),
         ("models.0.aliases", {"models": [{**CARD_TOLD, "aliases": ["a"] * 65}]}),
         ("models.0.aliases.0", {"models": [{**CARD_TOLD, "aliases": [TOO_LONG]}]}),
         ("models.0.context_window", {"models": [{**CARD_TOLD, "context_window": 10**40}]}),

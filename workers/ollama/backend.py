@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from config.loader import ConfigError, secret
 from contracts import BullpenError, ErrorCode, JsonObject, ModelCard
+from contracts.base import is_model_name
 from workers.base import Availability, BackendConfig, Delta, Embedded, EmbeddingJob, Job, ModelConfig, Report
 from workers.base.interface.config import Parameter
 from workers.base.provider.chat import counted, tokens
@@ -22,7 +23,7 @@ from workers.base.provider.chat_models import Prober
 from workers.base.provider.connection import CONNECT_TIMEOUT, QUICK, UNUSABLE, bounded, headers_seen, without
 from workers.base.provider.embeddings import embedding, vector
 from workers.base.provider.error_body import read_error
-from workers.base.provider.errors import garbage, refusal, sendable, too_long, unreachable
+from workers.base.provider.errors import garbage, refusal, too_long, unreachable
 from workers.base.provider.frames import lines, reframe
 from workers.base.provider.proxies import client_options
 from workers.base.provider.remote_backend import RemoteBackend
@@ -220,8 +221,7 @@ class OllamaBackend(RemoteBackend[OllamaConfig]):
         """The digests of the models, by name; without one whose name cannot travel."""
         try:
             listed = (await self._client.list()).models
-            named = ((str(model.model), str(model.digest)) for model in listed)
-            return {name: digest for name, digest in named if sendable(name) == name}
+            return {str(model.model): str(model.digest) for model in listed if is_model_name(model.model)}
         except FAILURES as error:
             raise self._told(error) from error
 

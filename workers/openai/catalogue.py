@@ -9,15 +9,14 @@ from collections.abc import Sequence
 import structlog
 from openai.types import Model
 
+from contracts.base import is_model_name
 from workers.base import ModelConfig
 from workers.base.provider.chat_models import Prober
-from workers.base.provider.errors import sendable
 from workers.openai.listing import chats, described, embeds
 
 log = structlog.get_logger(__name__)
 
 MOST_MODELS = 50
-LONGEST_NAME = 256
 GONE = "its server does not list it any more"
 
 
@@ -80,5 +79,4 @@ class Catalogue:
 
 def is_named(model: object) -> bool:
     """Whether an entry of a list can be served: a broken one keeps no other from it."""
-    name = getattr(model, "id", None)
-    return isinstance(name, str) and 0 < len(name) <= LONGEST_NAME and sendable(name) == name
+    return is_model_name(getattr(model, "id", None))

@@ -124,6 +124,8 @@ async def test_lm_studio_s_own_list_says_what_its_models_are(provider: Scripted,
 
 async def test_a_broken_entry_of_a_list_keeps_no_other_from_serving(provider: Scripted, start: Start) -> None:
     provider.listed = [{"id": None}, {"id": "x" * 300}, {"id": "", "type": "llm"}, {"id": "gpt-oss", "type": ["?"]}]
+    odd = ("\ud83d", "\u202e", "\n", "\u200b", "\x1b[2J")
+    provider.listed += [{"id": f"llama-chat{one}", "type": "llm"} for one in odd]
     assert [card.model_id for card in (await start(models=[])).models()] == ["gpt-oss"]
 
 

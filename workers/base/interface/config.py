@@ -6,6 +6,7 @@ from pydantic import Field, field_validator
 
 from config.loader import ConfigModel
 from contracts import Capability, JsonObject, ModelCard, Name, Price
+from contracts.base import ModelName
 from workers.base.prices import NONE, priced, table
 
 Positive = Annotated[int, Field(ge=1)]
@@ -37,9 +38,9 @@ Parameter = Literal[
 class ModelConfig(ConfigModel):
     """One model to serve."""
 
-    name: Annotated[str, Field(min_length=1, max_length=256)]
+    name: ModelName
     """The model's name as the provider knows it; the `model_id` of its answers."""
-    aliases: tuple[str, ...] = ()
+    aliases: tuple[ModelName, ...] = ()
     """Other names a caller may use."""
     context_window: Positive = 8192
     """Tokens, prompt and answer together."""
