@@ -190,12 +190,13 @@ def subjects() -> tuple[Subject, ...]:
 
 def _booked() -> Iterator[Subject]:
     booking: tuple[Role, ...] = ("manager", "worker")
-    for address, summary, says, model in (
+    rows: tuple[tuple[str, str, tuple[Role, ...], type[BaseModel]], ...] = (
         (s.TELEMETRY_RESPONSE, "A row of the books for each request", booking, c.ResponseRecord),
         (s.TELEMETRY_ATTEMPT, "A row for each attempt", booking, c.AttemptRecord),
         (s.TELEMETRY_WORKER, "A worker changed its state", ("manager",), c.WorkerEventRecord),
         (s.TELEMETRY_FEEDBACK, "Feedback, to be booked", ("telemetry", "manager"), c.FeedbackRecord),
-    ):
+    )
+    for address, summary, says, model in rows:
         yield Subject(address, f"{summary}; kept in stream TELEMETRY", says, ("telemetry",), (model,), several=True)
 
 
@@ -210,7 +211,8 @@ def _made(make: Any, *names: str, **more: str) -> str:
 def document() -> Json:
     """The whole mesh as AsyncAPI 3.0. An operation is named after the role that sends or receives."""
     known = subjects()
-    models = sorted({model for one in known for model in (*one.messages, *one.replies, c.Go)}, key=lambda m: m.__name__)
+    carried: set[type[BaseModel]] = {c.Go, *(model for one in known for model in (*one.messages, *one.replies))}
+    models = sorted(carried, key=lambda model: model.__name__)
     references, definitions = models_json_schema(
         [(model, "validation" if model in READ else "serialization") for model in models],
         schema_generator=Described,

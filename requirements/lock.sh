@@ -14,3 +14,6 @@ uv pip compile pyproject.toml --all-extras --group checkout --constraint require
   --generate-hashes --no-header --no-annotate --quiet --output-file requirements-run.lock
 lock local local gpu model # its model is what a GPU is for
 for extra in ollama openai gemini anthropic; do lock "$extra" "$extra"; done
+# What builds the documentation (`make docs`): no image and no test needs it.
+echo mkdocs-material==9.8.* | uv pip compile - --constraint requirements.lock --universal --python-version 3.11 \
+  --generate-hashes --no-header --no-annotate --quiet --output-file requirements/docs.lock

@@ -41,10 +41,10 @@ def settings() -> str:
         ]
     parts += ["## Every worker", "These keys stand in the `config.yaml` of every backend.", _table(BackendConfig)]
     parts += ["## Each model of a worker", "Under `models:` of a worker's `config.yaml`.", _table(ModelConfig)]
-    for name, folder in sorted(discover().items()):
-        own = folder.load().config_class
+    for name, backend in sorted(discover().items()):
+        own = backend.load().config_class
         told = _where(name, f"workers/{name}/config.yaml")
-        parts += [f"## Worker: {name}", told, _table(own, folder.path / "config.yaml", without=BackendConfig)]
+        parts += [f"## Worker: {name}", told, _table(own, backend.path / "config.yaml", without=BackendConfig)]
     return "\n\n".join(parts)
 
 
@@ -96,7 +96,7 @@ def _kind(field: Json, whole: Json) -> str:
         return f"`{field['const']}`"
     if field.get("type") == "array":
         return f"list of {_kind(field['items'], whole)}" if "items" in field else "list"
-    kind = {"object": "mapping", "string": "text"}.get(field.get("type", ""), field.get("type", "anything"))
+    kind: str = {"object": "mapping", "string": "text"}.get(field.get("type", ""), str(field.get("type", "anything")))
     low, high = field.get("minimum"), field.get("maximum")
     bounds = [
         f"{low}–{high}" if low is not None and high is not None else "",
