@@ -7,13 +7,14 @@ PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 p
 # make up ARGS="--workers simulated:2"
 ARGS ?=
 
-.PHONY: help python setup setup-run release-tools up test check bench clients promtool dist sbom clean
+.PHONY: help python setup setup-run release-tools up test check bench docs clients promtool dist sbom clean
 
 help:
 	@echo "make up      the whole mesh on this machine (Ctrl-C stops it); ARGS=\"--workers simulated:2\""
 	@echo "make test    every test; ARGS=\"-n 0 tests/unit\" for some of them, one at a time"
 	@echo "make check   ruff, mypy strict, import-linter"
 	@echo "make bench   what the mesh adds to a request, measured"
+	@echo "make docs    the documentation as a site, in build/site; the first time it installs what builds it"
 	@echo "make clients clients that others wrote, for tests/clients; they need npm, and 2 GB"
 	@echo "make promtool   Prometheus's own, into .venv: then make test tries the alerts as well. Needs Go, and minutes"
 	@echo "make setup   only .venv, with everything that they need"
@@ -46,6 +47,9 @@ check: setup
 bench: setup
 	@.venv/bin/python -m benchmarks overhead $(ARGS)
 
+docs: python
+	@"$(PYTHON)" .ci/docs.py $(ARGS)
+
 clients: setup
 	@.venv/bin/python .ci/clients.py
 
@@ -64,5 +68,5 @@ sbom: release-tools
 	@echo "dist/sbom.json: what requirements-run.lock installs"
 
 clean:
-	rm -rf .venv .clients build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .docs .clients build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -57,10 +57,11 @@ class AddedFollower:
 
     async def _turn_on(self, backend: str, data_dir: Path) -> None:
         folder = find(backend)
-        if running := self._mesh.workers_of(backend):
-            if folder.load().key_variable:  # it may have a new key
-                for worker_id in running:
-                    await self._mesh.restart(f"worker-{worker_id}")
+        running = self._mesh.workers_of(backend)
+        if folder.load().key_variable:  # they may have a new key
+            for worker_id in running:
+                await self._mesh.restart(f"worker-{worker_id}")
+        if any(worker_id not in self._seen for worker_id in running):
             return
         os.environ.update(kept_keys(os.environ, data_dir))
         said = await folder.available(settings_of(backend, data_dir))

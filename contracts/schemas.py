@@ -42,7 +42,7 @@ WRITTEN: tuple[type[BaseModel], ...] = (
 )
 
 
-class _Described(GenerateJsonSchema):
+class Described(GenerateJsonSchema):
     """Adds the docstrings of attributes as descriptions, and leaves out titles that only repeat a field's name."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
@@ -50,7 +50,7 @@ class _Described(GenerateJsonSchema):
 
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
         made = super().model_schema(schema)
-        for field, description in _docstrings(schema["cls"]).items():
+        for field, description in described_fields(schema["cls"]).items():
             alias = schema["cls"].model_fields[field].alias or field
             if alias in made.get("properties", {}):
                 made["properties"][alias]["description"] = description
@@ -64,8 +64,8 @@ def schemas() -> dict[str, dict[str, Any]]:
 
 
 def _schema(model: type[BaseModel], mode: JsonSchemaMode) -> dict[str, Any]:
-    made = model.model_json_schema(by_alias=True, schema_generator=_Described, mode=mode)
-    return {"$schema": _Described.schema_dialect, **made}
+    made = model.model_json_schema(by_alias=True, schema_generator=Described, mode=mode)
+    return {"$schema": Described.schema_dialect, **made}
 
 
 def as_text(schema: dict[str, Any]) -> str:
@@ -83,11 +83,11 @@ def write(folder: Path) -> None:
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def _docstrings(model: type[BaseModel]) -> dict[str, str]:
+def described_fields(model: type[BaseModel]) -> dict[str, str]:
     """The strings that stand under the model's fields, its parents' too."""
     found: dict[str, str] = {}
     for cls in reversed(model.__mro__):
-        if issubclass(cls, BaseModel) and cls.__module__.startswith("contracts."):
+        if issubclass(cls, BaseModel) and cls.__module__.partition(".")[0] != "pydantic":
             body = ast.parse(dedent(inspect.getsource(cls))).body[0]
             assert isinstance(body, ast.ClassDef)
             found |= _under_fields(body)

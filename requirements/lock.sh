@@ -17,3 +17,6 @@ uv pip compile --group release --constraint requirements.lock --universal --pyth
   --generate-hashes --no-header --no-annotate --quiet --output-file requirements-release.lock
 lock local local gpu model # its model is what a GPU is for
 for extra in ollama openai gemini anthropic; do lock "$extra" "$extra"; done
+# What builds the documentation (`make docs`): no image and no test needs it.
+echo mkdocs-material==9.8.* | uv pip compile - --constraint requirements.lock --universal --python-version 3.11 \
+  --generate-hashes --no-header --no-annotate --quiet --output-file requirements/docs.lock

@@ -93,3 +93,18 @@ async def test_a_new_key_restarts_the_worker_that_has_the_old_one(mesh: Running)
     write(marker("anthropic"))
     await follower.look()
     assert (mesh.workers, mesh.restarted) == ({"anthropic-1"}, ["worker-anthropic-1"])
+
+
+async def test_a_provider_starts_beside_a_server_that_speaks_its_api(
+    mesh: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def available(folder: BackendFolder, path: Path | None = None) -> Availability:
+        return Availability.yes("it is here")
+
+    monkeypatch.setattr(BackendFolder, "available", available)
+    follower = following(mesh)
+    write(added_config("openai", "openai-box"), "base_url: http://127.0.0.1:9/v1")
+    await follower.look()
+    write(marker("openai"))
+    await follower.look()
+    assert mesh.workers == {"openai-box", "openai-1"}
