@@ -227,7 +227,7 @@ class Dispatcher:
         if message.no_responders:
             self._shared.registry.leave(attempt.worker_id, "nothing listens on its subject")
         if attempt.is_over:
-            self._shared.queue.call(len(self._shared.queue))  # it may be what a waiting request hopes for
+            self._shared.wake(self._state.turn)  # it may be what the request waits for
 
     # Following
 
