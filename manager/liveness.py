@@ -64,6 +64,7 @@ class LivenessMonitor:
                     log.warning("worker_silent", worker_id=worker_id)
                 for worker in [m for m in self._registry if m.silent and m.assigned]:
                     self._give_up_on(worker)
+                self._shared.call_stranded()
 
     async def acquaint(self) -> None:
         """Asks the server, when workers are new, which clients are connected: a made-up worker has no connection. Runs
@@ -147,8 +148,8 @@ class LivenessMonitor:
             case _:
                 pass
         worker = self._registry.get(beat.worker_id)
-        if worker is not None and len(self._shared.queue):
-            self._shared.queue.call(worker.free)
+        if worker is not None:
+            self._shared.call_to(worker, worker.free)
 
     def _call_off(self, beat: Heartbeat) -> None:
         """Repeats the cancels that a disconnected worker cannot have heard."""

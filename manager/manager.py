@@ -388,7 +388,7 @@ class Manager:
     def _stop(self, state: RequestState, why: BullpenError) -> None:
         """Ends a request with `why`, in whatever state it is."""
         state.stop(why)
-        self._shared.queue.call(len(self._shared.queue))
+        self._shared.wake(state.turn)
 
     async def _on_status(self, message: Message) -> None:
         """Answers a status request about a task of ours; ignores other Managers' tasks."""

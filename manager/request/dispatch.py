@@ -229,7 +229,7 @@ class Dispatcher:
             back_by = self._shared.now() + RETURN_WITHIN  # a server that is killed tells no other server of its clients
             self._shared.registry.leave(attempt.worker_id, "nothing listens on its subject", back_by=back_by)
         if attempt.is_over:
-            self._shared.queue.call(len(self._shared.queue))  # it may be what a waiting request hopes for
+            self._shared.wake(self._state.turn)  # it may be what the request waits for
 
     # Following
 

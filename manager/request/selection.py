@@ -20,8 +20,6 @@ class WorkerSelector:
     def __init__(self, shared: SharedState, state: RequestState) -> None:
         self._shared = shared
         self._state = state
-        self._turn: Turn | None = None
-        """The request's last turn in the queue."""
 
     def rank(self, ask: Ask) -> Ranking:
         """Ranks all workers; once a stream has begun, those that can go on with it come first."""
@@ -48,8 +46,13 @@ class WorkerSelector:
 
     def _query(self, ask: Ask, ahead: int | None = None) -> RoutingQuery:
         if ahead is None:
-            ahead = len(self._shared.queue) if self._turn is None and not ask.include_full else 0
-        return self._state.query(ask, self._shared.now(), ahead=ahead, has_queued=self._turn is not None)
+            ahead = self._ahead() if self._state.turn is None and not ask.include_full else 0
+        return self._state.query(ask, self._shared.now(), ahead=ahead, has_queued=self._state.turn is not None)
+
+    def _ahead(self) -> int:
+        """Requests that wait for the same places."""
+        queue = self._shared.queue
+        return queue.ahead_of(self._state.asked.wants) if len(queue) else 0
 
     @property
     def _policy(self) -> Policy:
@@ -85,10 +88,13 @@ class WorkerSelector:
 
     async def wait(self, seconds: float, ranking: Ranking) -> None:
         """Waits up to `seconds` to be called to a place. Raises `BullpenError(overloaded)` when the queue is full."""
-        request, queue = self._state.request, self._shared.queue
-        if self._turn is None:
+        state, queue, last = self._state, self._shared.queue, self._state.turn
+        if last is None:
             queue.line_s = ranking.wait_s
-        self._turn = await queue.wait(request.priority, request.tenant, last=self._turn, seconds=seconds)
+            state.turn = Turn(state.request.tenant, state.asked.wants, state.request.priority)
+        else:
+            state.turn = last.again()
+        await queue.wait(state.turn, last=last, seconds=seconds)
 
     def explain_failure(self, look: Look | None) -> None:
         """Publishes why no worker could be chosen."""

@@ -17,14 +17,14 @@ from manager.metrics import Metrics
 from manager.request.attempt import Attempt
 from manager.request.fault import Fault, fault_of
 from manager.request.lifecycle import State
-from manager.request.queue import RequestQueue
+from manager.request.queue import RequestQueue, Turn
 from manager.request.retry_budget import DuplicateSpendCap, RetryBudget
 from manager.routing.costs import limit_tokens
 from manager.routing.estimates import Estimates
 from manager.routing.filters import RejectReason
 from manager.routing.grades import Grades
 from manager.routing.prefix_cache import PrefixCache
-from manager.routing.query import Choice, RoutingQuery
+from manager.routing.query import Choice, RoutingQuery, Wants
 from manager.routing.ranking import Ranking, rank
 from manager.routing.registry import Probe, Registry, UncountedRequest, WorkerView
 
@@ -165,6 +165,7 @@ class SharedState:
         """A request was sent to a worker. Returns its part of the worker's limits, and the breakers that it probes."""
         uncounted = choice.worker.spend(limit_tokens(query, choice.card, self.estimates))
         choice.worker.assigned += 1
+        self.call_to(choice.worker, 1)  # there may be more places than requests were called to
         return uncounted, choice.worker.sent(choice.card.model_id)
 
     def learn(self, attempt: Attempt) -> None:
@@ -180,7 +181,40 @@ class SharedState:
             self._took_answer(attempt)
         else:
             self._failed(attempt)
-        self.queue.call(1)
+        self.call_to(worker, 1)
+
+    def call_to(self, worker: WorkerView, places: int) -> None:
+        """So many places have become free at a worker: calls requests that wait for what it serves."""
+        if not len(self.queue):
+            return
+        served: dict[Wants, bool] = {}
+
+        def is_free_for(wants: Wants) -> bool:
+            if not self._takes(worker):
+                return False
+            if wants not in served:
+                served[wants] = wants.are_served_by(worker)
+            return served[wants]
+
+        self.queue.call(places, is_free_for)
+
+    def wake(self, turn: Turn | None) -> None:
+        """Has a request look again, if it waits: something else than a free place concerns it."""
+        if turn is not None:
+            self.queue.wake(turn)
+
+    def call_stranded(self) -> None:
+        """Has requests look again that wait for what no worker serves any more; one that was lost may come back."""
+        if not len(self.queue):
+            return
+        serving = [worker for worker in self.registry if worker.is_lost or not worker.obstacle]
+        self.queue.call_all(lambda wants: not any(wants.are_served_by(worker) for worker in serving))
+
+    def _takes(self, worker: WorkerView) -> bool:
+        """Whether it has a free place, and may be asked now."""
+        return bool(
+            worker.free and not worker.obstacle and worker.paused_until <= self.now() and not worker.short_of(1)
+        )
 
     def learn_late(self, attempt: Attempt) -> None:
         """An answer that came late was accepted: its worker was slow, but is well."""

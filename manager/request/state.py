@@ -38,6 +38,7 @@ from manager.request.event_queue import EventQueue, Heard
 from manager.request.events import NO_RESPONDERS, CalledOff, Gone, read_event
 from manager.request.lifecycle import State
 from manager.request.plausible import Given, believed
+from manager.request.queue import Turn
 from manager.request.retry_policy import FIRST, Ask, Seam, best_of
 from manager.request.seam import Anchor, Joint
 from manager.request.trace import RequestTrace
@@ -85,6 +86,8 @@ class RequestState:
     """Tokens of the answer that a streaming caller has so far."""
     spoke_last: str = ""
     """The worker whose words a streaming caller has got last."""
+    turn: Turn | None = None
+    """The request's last turn in the queue."""
     trace: RequestTrace | None = None
     """None: traces are off."""
     _given: dict[int, Given] = field(default_factory=dict)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from math import inf
+from typing import NamedTuple
 
 from contracts import Capability, ModelCard, Request
 from contracts.tokens import longest_text_tokens, prompt_tokens
@@ -12,6 +13,35 @@ from manager.routing.registry import WorkerView
 
 NO_MODEL = ModelCard.model_construct(model_id="", context_window=0, capabilities=(), local=True)
 """Stands for the models of a worker that has not said yet what it serves. No worker can say such a name."""
+
+
+class Wants(NamedTuple):
+    """What a worker has to serve before a request may go there at all. Requests that want the same wait together."""
+
+    model: str | None = None
+    backend: str | None = None
+    needs: frozenset[Capability] = frozenset()
+    local_only: bool = False
+
+    def are_served_by(self, worker: WorkerView) -> bool:
+        """Whether a model of the worker serves them, in whatever state it is."""
+        beat = worker.heartbeat
+        if self.backend is not None and self.backend != beat.backend:
+            return False
+        return any(self._are_served_with(card) for card in beat.models)
+
+    def _are_served_with(self, card: ModelCard) -> bool:
+        if self.model is not None and not card.answers_to(self.model):
+            return False
+        return self.needs.issubset(card.capabilities) and (card.local or not self.local_only)
+
+    def may_share_with(self, other: "Wants") -> bool:
+        """Whether one worker may be what both want, as far as their names for it tell."""
+        models, backends = (self.model, other.model), (self.backend, other.backend)
+        return all(None in names or names[0] == names[1] for names in (models, backends))
+
+
+ANYTHING = Wants()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,6 +127,12 @@ class RoutingQuery:
             openings=known,
             longest_text=longest_text_tokens(request),
         )
+
+    @property
+    def wants(self) -> Wants:
+        """By which the request is called when a worker has a free place."""
+        request = self.request
+        return Wants(request.model, request.backend, self.needs, request.policy == "local_only")
 
     @property
     def read_at_once(self) -> int:

@@ -83,5 +83,46 @@ async def test_interactive_goes_before_batch(mesh: SmallMesh) -> None:
 
 async def _holds(mesh: SmallMesh, count: int) -> bool:
     """Whether the Manager has so many requests, all but one of which wait."""
+    return await _runs(mesh, count, count - 1)
+
+
+async def test_requests_for_a_full_worker_keep_none_for_another_model_waiting(mesh: SmallMesh, gate: Gate) -> None:
+    """However many there are: a free place is offered to those that want what its worker serves."""
+    opened = asyncio.Event()
+
+    async def hold(asked: Asked) -> None:
+        await asked.claim()
+        await opened.wait()
+        await asked.answer("at last")
+
+    await mesh.worker("quick", max_concurrency=1, heartbeat_interval=60)
+    async with FakeWorker(mesh.bus, "full", acting(hold), capacity=1, model="slow"):
+        await mesh.manager()
+        slow = [asyncio.create_task(mesh.ask(model="slow")) for _ in range(30)]
+        await eventually(partial(_holds, mesh, 30))
+        first = asyncio.create_task(mesh.ask(model="simulated", prompt=gate.prompt))
+        await eventually(partial(_runs, mesh, 31, waiting=29))
+        second = asyncio.create_task(mesh.ask(model="simulated"))
+        await eventually(partial(_runs, mesh, 32, waiting=30))
+        gate.open()
+        assert [answer["worker_id"] for answer in await asyncio.gather(first, second)] == ["quick", "quick"]
+        opened.set()
+        assert all("output" in answer for answer in await asyncio.gather(*slow))
+
+
+async def test_a_request_whose_only_worker_leaves_does_not_wait_for_it(mesh: SmallMesh) -> None:
+    async def hold(asked: Asked) -> None:
+        await asked.claim()
+
+    await mesh.worker("other")
+    async with FakeWorker(mesh.bus, "leaves", acting(hold), capacity=1, model="rare"):
+        await mesh.manager()
+        asking = [asyncio.create_task(mesh.ask(model="rare", deadline_ms=600_000)) for _ in range(3)]
+        await eventually(partial(_holds, mesh, 3))
+    errors = [answer["error"] for answer in await asyncio.gather(*asking)]
+    assert {error["code"] for error in errors} <= {"no_worker", "no_such_model"}, errors
+
+
+async def _runs(mesh: SmallMesh, count: int, waiting: int) -> bool:
     told = await mesh.manager_says()
-    return (told["inflight"], told["waiting"]) == (count, count - 1)
+    return (told["inflight"], told["waiting"]) == (count, waiting)

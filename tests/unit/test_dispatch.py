@@ -1,15 +1,20 @@
 """What a dispatcher makes of words that come when a request is answered already."""
 
+import asyncio
 from unittest.mock import Mock
 
 from bus.delivered import Delivered
-from contracts import Outcome
+from contracts import InferenceRequest, Outcome
 from manager.config import ManagerConfig
 from manager.request.dispatch import Dispatcher
 from manager.request.event_queue import Heard
 from manager.request.events import CalledOff, Gone
+from manager.request.queue import Turn
+from manager.request.shared_state import SharedState
+from manager.routing.query import Choice, RoutingQuery, Wants
 from tests.unit.test_attempt import READS, STOPPED, answer, attempt
 from tests.unit.test_costs import inflight
+from tests.unit.test_registry import beat
 
 
 async def test_a_late_answer_counts_only_while_there_is_none() -> None:
@@ -31,3 +36,36 @@ async def test_a_late_answer_counts_only_while_there_is_none() -> None:
         Outcome.OK,
         Outcome.HEDGED_LOSER,
     ]
+
+
+async def test_a_request_that_takes_a_place_calls_the_next_while_its_worker_has_another() -> None:
+    shared = SharedState(Mock(), ManagerConfig(), "m-1", Mock(), clock=lambda: 100.0)
+    shared.registry.hear(beat(capacity=2), 100.0, wall=0.0)
+    (worker,) = shared.registry
+    turns = [Turn("") for _ in range(3)]
+    turns[0].wants = Wants(backend="another")
+    waiting = [asyncio.create_task(shared.queue.wait(turn, seconds=600)) for turn in turns]
+    await asyncio.sleep(0)
+    took = Choice(worker, worker.heartbeat.models[0]), RoutingQuery.of(InferenceRequest(prompt="?"))
+    shared.took(*took)
+    assert [turn.waits for turn in turns] == [True, False, True]
+    shared.took(*took)
+    assert [turn.waits for turn in turns] == [True, False, True], "it is full now"
+    for task in waiting:
+        task.cancel()
+
+
+async def test_a_worker_that_asked_for_a_pause_has_no_free_places() -> None:
+    shared = SharedState(Mock(), ManagerConfig(), "m-1", Mock(), clock=lambda: 100.0)
+    shared.registry.hear(beat(capacity=2), 100.0, wall=0.0)
+    (worker,) = shared.registry
+    turn = Turn("")
+    waiting = asyncio.create_task(shared.queue.wait(turn, seconds=600))
+    await asyncio.sleep(0)
+    worker.leave_alone(None, 101.0)
+    shared.call_to(worker, 2)
+    assert turn.waits
+    worker.leave_alone(None, 99.0)
+    shared.call_to(worker, 2)
+    assert not turn.waits
+    await waiting
