@@ -1,6 +1,6 @@
 """Which files are made, and what is in them."""
 
-from bullpen.reference import http
+from bullpen.reference import http, pictures
 from bullpen.reference.commands import commands
 from bullpen.reference.markdown import made_page
 from bullpen.reference.nats import subject_table
@@ -17,6 +17,8 @@ def pages() -> dict[str, str]:
     return {
         ASYNCAPI: as_text(document()),
         http.FILE: http.as_json(),
+        "mesh.svg": pictures.mesh(),
+        "request.svg": pictures.request(),
         "subjects.md": made_page(
             "Every NATS subject",
             HOW,

@@ -11,7 +11,16 @@ from manager.config import ManagerConfig
 from telemetry.config import TelemetryConfig
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "docs" / "reference"
-PAGES = ("asyncapi.json", "openapi.json", "subjects.md", "http.md", "settings.md", "commands.md")
+PAGES = (
+    "asyncapi.json",
+    "openapi.json",
+    "subjects.md",
+    "http.md",
+    "settings.md",
+    "commands.md",
+    "mesh.svg",
+    "request.svg",
+)
 
 
 @pytest.fixture(scope="module")
