@@ -3,7 +3,8 @@
 A Manager and a worker of each kind that asks a provider, as processes; the provider is ours, speaks the documented
 protocol and stops in the middle. A stream is asked for on `infer.auto`; then `infer.cancel` is published, and the clock
 runs until the provider sees the connection closed. `answered`: until the caller is told `cancelled`. Or it is asked for
-over HTTP, at a gateway that is another process, and the client closes its connection: it is told nothing.
+over HTTP, at a gateway that is another process, and the client closes its connection: it is told nothing. A worker of
+OpenAI's API is asked so in every dialect, streamed and not.
 """
 
 import asyncio
@@ -20,13 +21,15 @@ import aiohttp
 from benchmarks import results
 from contracts import subjects as s
 from tests.backends.providers import PROVIDERS, Failure, Provider
+from tests.gateway import DOORS
 from tests.roles import AS_SHIPPED, Roles, roles_on_a_server
 from tests.servers import free_port
 from tests.support import eventually
 
 FAILURES = {"before the first token": Failure(mute=True), "between two tokens": Failure(hang_after=2)}
-LEAVES = {"HTTP client leaves a stream": True, "HTTP client leaves unstreamed": False}
-"""Whether the client has asked for a stream."""
+CHAT = "/v1/chat/completions"
+IN_EVERY_DIALECT = "openai"
+"""The backend that is asked at every door; the others are at one."""
 NEAR = 40.0
 
 Json = dict[str, Any]
@@ -36,11 +39,11 @@ def main(rounds: int) -> None:
     """Measures, prints, writes `benchmarks/results/cancel.json`."""
     with tempfile.TemporaryDirectory() as directory:
         measured = asyncio.run(_run(Path(directory), rounds))
-    print(f"{'backend':<12}{'cancelled':<32}{'closed (ms, median / max)':>28}{'answered (ms, median)':>26}")
+    print(f"{'backend':<12}{'cancelled':<40}{'closed (ms, median / max)':>28}{'answered (ms, median)':>26}")
     for one in measured:
         closed = f"{one['closed_ms']:.1f} / {one['closed_max_ms']:.1f}"
         answered = f"{one['answered_ms']:.1f}" if "answered_ms" in one else "–"
-        print(f"{one['backend']:<12}{one['when']:<32}{closed:>28}{answered:>26}")
+        print(f"{one['backend']:<12}{one['when']:<40}{closed:>28}{answered:>26}")
     results.write(
         "cancel",
         {"rounds": rounds, "rows": measured},
@@ -57,7 +60,9 @@ async def _run(folder: Path, rounds: int) -> list[Json]:
             async with provider_class() as provider:
                 await _join(roles, f"w-{number}", provider)
                 measured += [await _measure(roles, provider, when, rounds) for when in FAILURES]
-                measured += [await _measure_leaving(url, provider, when, rounds) for when in LEAVES]
+                for path in DOORS if provider.backend == IN_EVERY_DIALECT else (CHAT,):
+                    for stream in (True, False):
+                        measured.append(await _measure_leaving(url, provider, path, rounds, stream=stream))
                 roles.kill(f"w-{number}")
     return measured
 
@@ -88,21 +93,22 @@ async def started_gateway(roles: Roles, **env: str) -> str:
     return url
 
 
-async def _measure_leaving(url: str, provider: Provider, when: str, rounds: int) -> Json:
+async def _measure_leaving(url: str, provider: Provider, path: str, rounds: int, *, stream: bool) -> Json:
     provider.failure = Failure(mute=True)
-    closed = [await _leave(url, provider, stream=LEAVES[when]) for _ in range(rounds)]
+    question = {"model": "auto", "stream": stream, **DOORS[path]}
+    if path == CHAT:
+        question["backend"] = provider.backend
+    closed = [await _leave(url + path, question, provider) for _ in range(rounds)]
     told = {"closed_ms": statistics.median(closed), "closed_max_ms": max(closed)}
-    return {"backend": provider.backend, "when": when, **told}
+    return {"backend": provider.backend, "when": f"left {path}{', streamed' if stream else ''}", **told}
 
 
-async def _leave(url: str, provider: Provider, *, stream: bool) -> float:
+async def _leave(url: str, question: Json, provider: Provider) -> float:
     """Milliseconds from the end of an HTTP client's connection until the provider saw its own closed."""
     provider.closed.clear()
     before = len(provider.received)
-    body: Json = {"model": "auto", "backend": provider.backend, "stream": stream}
-    body["messages"] = [{"role": "user", "content": "hello there"}]
     async with aiohttp.ClientSession() as session:
-        asking = asyncio.create_task(session.post(f"{url}/v1/chat/completions", json=body).__aenter__())
+        asking = asyncio.create_task(session.post(url, json=question).__aenter__())
         await eventually(lambda: len(provider.received) > before, timeout=NEAR, every=0.005)
         began = time.monotonic()
         asking.cancel()

@@ -9,7 +9,7 @@ from aiohttp.web import BaseRequest, RequestPayloadError, Response
 from pydantic_core import from_json
 
 from contracts import BullpenError, ErrorCode, JsonObject
-from gateway.dialects import Dialect, Refused
+from gateway.dialects import Dialect, Refused, named
 from gateway.dialects.about import ids
 
 JSON = "application/json"
@@ -29,6 +29,8 @@ class Failure:
     may_repeat: bool = False
     """Whether a client may ask again by itself: nothing was begun, or a key keeps it from being done twice."""
     request_id: str | None = None
+    is_ours: bool = False
+    """Whether `param` is a field of the mesh's own request, which the client's dialect may call otherwise."""
 
     @classmethod
     def of(cls, error: Exception, *, keyed: bool = False) -> "Failure":
@@ -49,14 +51,18 @@ class Failure:
             error.retry_after_ms,
             may_repeat=error.begun_nowhere or (keyed and error.retryable),
             request_id=reply.request_id if reply is not None else None,
+            is_ours=True,
         )
 
     def answer(self, dialect: Dialect, request_id: str, headers: Mapping[str, str]) -> Response:
         """`headers`: more of them."""
         request_id = self.request_id or request_id
-        named = ids(request_id) if request_id else {}
-        told = {**headers, **named, **self._when_to_repeat()}
-        body = dialect.error(self.status, self.code, self.message, self.param, request_id)
+        told = {**headers, **(ids(request_id) if request_id else {}), **self._when_to_repeat()}
+        param, message = self.param, self.message
+        if self.is_ours and param is not None:
+            ours, param = param, named(param, dialect.fields)
+            message = f"{param}{message.removeprefix(ours)}" if message.startswith(ours) else message
+        body = dialect.error(self.status, self.code, message, param, request_id)
         status = dialect.status(self.status, self.code)
         return Response(status=status, body=body, headers=told, content_type=JSON)
 

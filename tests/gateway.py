@@ -25,6 +25,17 @@ from tests.support import eventually
 PATIENT = 30.0
 """Seconds for whatever a test is not about: a busy machine is slow."""
 
+MESSAGES = [{"role": "user", "content": "hello there"}]
+DOORS: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": MESSAGES},
+    "/v1/completions": {"prompt": "hello there"},
+    "/v1/responses": {"input": "hello there"},
+    "/v1/messages": {"messages": MESSAGES, "max_tokens": 100},
+    "/api/chat": {"messages": MESSAGES},
+    "/api/generate": {"prompt": "hello there"},
+}
+"""Where a model is asked for words, and a question in the words of each dialect."""
+
 
 class Page(NamedTuple):
     code: int

@@ -50,6 +50,15 @@ class Refused(Exception):
         """In the dialect's or the mesh's words. None: what the status says."""
 
 
+def named(field: str, fields: Mapping[str, str]) -> str:
+    """The path of a field of the mesh's request as a dialect has it. What stands below a renamed one is left out:
+    messages and tools are numbered otherwise there."""
+    for ours, theirs in fields.items():
+        if field == ours or field.startswith(f"{ours}."):
+            return theirs
+    return field
+
+
 class Writer(Protocol):
     """Writes the answer to one HTTP request."""
 
@@ -88,6 +97,10 @@ class Dialect(Protocol):
 
     @property
     def name(self) -> str: ...
+    @property
+    def fields(self) -> Mapping[str, str]:
+        """How this dialect calls fields of the mesh's request, where it calls them otherwise; see `named`."""
+        ...
 
     def read(self, body: JsonObject, headers: Mapping[str, str]) -> Asked:
         """What is asked. `headers` have names in small letters. Raises `Refused`."""

@@ -57,6 +57,13 @@ OWN_HEADERS = ("anthropic-beta", "anthropic-version")
 """Go to the provider as they are, where the model that is chosen is Anthropic's."""
 TOO_LONG = "prompt is too long"
 """Anthropic's words, by which Claude Code knows that it has to make its conversation shorter."""
+NAMES = {
+    "messages": "messages",
+    "stop": "stop_sequences",
+    "response_format": "output_config.format",
+    "reasoning_effort": "output_config.effort",
+    "tools": "tools",
+}
 BILLING = "x-anthropic-billing-header:"
 """Claude Code begins its system text with such a line. It is no word to the model, and it differs in every request, so
 that no prompt would be found in any cache."""
@@ -74,6 +81,7 @@ class Options:
 
 class AnthropicMessages:
     name = "anthropic"
+    fields = NAMES
 
     def read(self, body: JsonObject, headers: Mapping[str, str]) -> Asked:
         asked = _Reader(Fields(body)).asked()

@@ -27,6 +27,7 @@ class CompletionOptions:
 
 class Completions:
     name = "openai-completions"
+    fields: Mapping[str, str] = {}
 
     def read(self, body: JsonObject, headers: Mapping[str, str]) -> Asked:
         """Raises `Refused`."""

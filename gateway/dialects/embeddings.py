@@ -57,6 +57,7 @@ class EmbeddingWriter:
 
 class OpenAIEmbeddings:
     name = "openai-embeddings"
+    fields: Mapping[str, str] = {}
 
     def read(self, body: JsonObject, headers: Mapping[str, str]) -> Asked:
         """Raises `Refused`."""
@@ -94,6 +95,7 @@ class OllamaEmbeddings:
     """A text that is too long is cut unless the client says `truncate: false`, as Ollama does."""
 
     name = "ollama-embed"
+    fields: Mapping[str, str] = {}
     texts_in = "input"
 
     def read(self, body: JsonObject, headers: Mapping[str, str]) -> Asked:
@@ -127,6 +129,7 @@ class OllamaOneEmbedding(OllamaEmbeddings):
     """Ollama's first form: one text, `prompt`, and one vector."""
 
     name = "ollama-embeddings"
+    fields: Mapping[str, str] = {"input": "prompt"}
     texts_in = "prompt"
 
     def whole(self, asked: Asked, answer: EmbeddingResponse | None) -> bytes:

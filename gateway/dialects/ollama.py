@@ -34,6 +34,16 @@ OPTIONS: dict[str, str] = {
     "presence_penalty": "presence_penalty",
     "frequency_penalty": "frequency_penalty",
 }
+NAMES = {
+    **{ours: f"options.{theirs}" for theirs, ours in OPTIONS.items()},
+    "seed": "options.seed",
+    "stop": "options.stop",
+    "max_tokens": "options.num_predict",
+    "response_format": "format",
+    "reasoning_effort": "think",
+    "messages": "messages",
+    "tools": "tools",
+}
 EFFORTS: dict[str, ReasoningEffort] = {"low": "low", "medium": "medium", "high": "high", "max": "xhigh"}
 REFUSED = ("suffix", "template", "context", "raw")
 IMAGE_KINDS = {"iVBOR": "image/png", "/9j/": "image/jpeg", "R0lGOD": "image/gif", "UklGR": "image/webp"}
@@ -71,6 +81,8 @@ class Listed:
 
 
 class Ollama:
+    fields = NAMES
+
     def __init__(self, door: Door) -> None:
         self._door = door
 

@@ -53,6 +53,7 @@ class ChatOptions:
 
 class OpenAIChat:
     name = "openai-chat"
+    fields: Mapping[str, str] = {}
 
     def read(self, body: JsonObject, headers: Mapping[str, str]) -> Asked:
         """Raises `Refused`."""

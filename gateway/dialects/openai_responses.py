@@ -19,6 +19,13 @@ from gateway.dialects.responses_writer import Options, ResponsesWriter
 from gateway.dialects.sealed import unsealed
 from gateway.dialects.turns import Turns, file_part, image_part, says_something, text_part, with_question
 
+NAMES = {
+    "messages": "input",
+    "max_tokens": "max_output_tokens",
+    "response_format": "text.format",
+    "reasoning_effort": "reasoning.effort",
+    "tools": "tools",
+}
 NOT_KEPT = "nothing is kept between requests here: send the conversation itself in `input`"
 REFUSED = {
     "previous_response_id": NOT_KEPT,
@@ -46,6 +53,7 @@ ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_
 
 class OpenAIResponses:
     name = "responses"
+    fields = NAMES
 
     def read(self, body: JsonObject, headers: Mapping[str, str]) -> Asked:
         return _Reader(Fields(body)).asked()
@@ -85,6 +93,8 @@ class _Reader:
         messages = self._turns.messages
         if not says_something(messages) and most is not None and most <= PROBE_TOKENS:
             messages.append({"role": "user", "content": PROBE})
+        if not messages:
+            raise fields.refused("input", "is empty")
         messages = with_question(messages)
         effort, top_logprobs = self._effort(), fields.integer("top_logprobs")
         parallel = fields.flag("parallel_tool_calls")

@@ -100,6 +100,15 @@ async def test_a_probe_without_a_question_is_answered(simulated: Door) -> None:
     assert answer.status == "incomplete"
 
 
+async def test_a_response_to_nothing_is_refused_by_name(simulated: Door) -> None:
+    nothing: list[Any] = [{}, {"input": ""}, {"input": []}, {"input": [{"role": "user", "content": ""}]}]
+    async with sdk(simulated) as client:
+        for more in nothing:
+            with pytest.raises(openai.BadRequestError) as refused:
+                await client.responses.create(model="auto", **more)
+            assert refused.value.param == "input"
+
+
 async def test_what_is_not_kept_is_refused_by_name(simulated: Door) -> None:
     async with sdk(simulated) as client:
         with pytest.raises(openai.BadRequestError) as refused:
