@@ -44,7 +44,7 @@ HIGHEST_PRICE = Price.model_validate({"input_per_mtok": 2000, "output_per_mtok":
 LATER_MS = 2000.0
 """Milliseconds by which a worker's clock and ours may drift apart over one attempt."""
 LONGEST_REST_MS = 3_600_000
-"""The longest time for which a worker is left alone because it says so: after that it is asked, and may say it again."""
+"""The longest time for which a worker is left alone because it says so; then it is asked, and may say it again."""
 
 Word = TypeVar("Word", FinalResponse, PartialUsage)
 
