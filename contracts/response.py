@@ -158,7 +158,7 @@ class Answer(OpenModel):
     queue_ms: Milliseconds = 0.0
     """Time spent waiting for a free place, at the Manager and at the worker."""
     attempts: Annotated[tuple[AttemptSummary, ...], Field(max_length=MOST_ATTEMPTS)] = ()
-    tool_calls: tuple[JsonObject, ...] | None = None
+    tool_calls: Annotated[tuple[JsonObject, ...], Field(max_length=MOST_TOOL_CALLS)] | None = None
     reasoning: str | None = None
     """The model's reasoning, where its provider shows it. It is no part of `output`."""
     refusal: str | None = None

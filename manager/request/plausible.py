@@ -43,6 +43,8 @@ HIGHEST_PRICE = Price.model_validate({"input_per_mtok": 2000, "output_per_mtok":
 """The price where none is announced: more than any model costs."""
 LATER_MS = 2000.0
 """Milliseconds by which a worker's clock and ours may drift apart over one attempt."""
+LONGEST_REST_MS = 3_600_000
+"""The longest time for which a worker is left alone because it says so; then it is asked, and may say it again."""
 
 Word = TypeVar("Word", FinalResponse, PartialUsage)
 
@@ -102,9 +104,8 @@ def believed(word: WorkerWord, given: Given, elapsed_ms: float) -> Believed:
     match word:
         case FinalResponse():
             return _answer(word, given, elapsed_ms)
-        case ErrorReply() if word.usage is not None:
-            usage, refused = _figures(word.usage, given)
-            return Believed(word.model_copy(update={"usage": usage}) if refused else word, refused)
+        case ErrorReply():
+            return _error(word, given)
         case Progress() if word.tokens > given.most_out:
             return Believed(None, ("tokens",))
         case Streamed():
@@ -162,6 +163,17 @@ def _answer(answer: FinalResponse, given: Given, elapsed_ms: float) -> Believed:
     known = {**given.known, "model_id": _model(answer, given.card), **{name: unknown[name] for name in wrong}}
     changes = _differing(figures, known)
     return Believed(figures.model_copy(update=changes) if changes else figures, (*refused, *wrong))
+
+
+def _error(word: ErrorReply, given: Given) -> Believed:
+    refused: tuple[str, ...] = ()
+    if word.usage is not None:
+        usage, refused = _figures(word.usage, given)
+        word = word.model_copy(update={"usage": usage}) if refused else word
+    if (word.error.retry_after_ms or 0) > LONGEST_REST_MS:
+        detail = word.error.model_copy(update={"retry_after_ms": LONGEST_REST_MS})
+        word, refused = word.model_copy(update={"error": detail}), (*refused, "retry_after_ms")
+    return Believed(word, refused)
 
 
 def _differing(answer: FinalResponse, changes: Mapping[str, Any]) -> dict[str, Any]:

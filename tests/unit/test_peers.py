@@ -226,6 +226,12 @@ def test_a_failed_attempt_s_figures_have_the_same_bounds() -> None:
     assert word.usage == PartialUsage(prompt_tokens=10)
 
 
+def test_a_worker_is_not_left_alone_for_years_because_it_says_so() -> None:
+    detail = BullpenError(ErrorCode.OVERLOADED, "full", retry_after_ms=10**11).detail()
+    word, refused = taken(ErrorReply(error=detail))
+    assert (word.error.retry_after_ms, refused) == (3_600_000, ("retry_after_ms",))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -237,6 +243,7 @@ def test_a_failed_attempt_s_figures_have_the_same_bounds() -> None:
         {"confidence": 2},
         {"completion_tokens": 10**30},
         {"attempts": [{}] * 5000},
+        {"tool_calls": [{}] * 1001},
     ],
 )
 def test_an_answer_with_an_impossible_number_is_not_read(changes: dict[str, Any]) -> None:
