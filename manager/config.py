@@ -1,4 +1,4 @@
-"""What `manager/config.yaml` may say."""
+"""The settings that `manager/config.yaml` may have."""
 
 from decimal import Decimal
 from typing import Annotated, Any, Literal
@@ -9,14 +9,16 @@ from config.loader import ConfigModel
 from contracts import Policy, Terms
 
 SOON_MS = 1000
-"""Milliseconds: no caller is told to come back sooner."""
+"""Milliseconds: the shortest `retry_after_ms` in a Manager's own errors about full or rate-limited workers."""
 
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 LATE = 25.0
-"""A second too late is worse than any answer in time: so many times the weight of `load`, where none is told."""
+"""The default weight of `lateness`, as a multiple of the weight of `load`: so high that an answer in time beats one
+that is late.
+"""
 
 
 def _lateness_weight(weights: dict[str, Any]) -> float:
@@ -24,11 +26,11 @@ def _lateness_weight(weights: dict[str, Any]) -> float:
 
 
 class Weights(Terms):
-    """How much each term counts, 0 or more."""
+    """The weight of each term of the score, 0 or more."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     lateness: float = Field(default_factory=_lateness_weight)
-    """Of an answer that is sure to come after the deadline. Left out: so much that no other term makes up for it."""
+    """The weight of an answer's lateness. Left out: 25 times the weight of `load`."""
 
     @field_validator("*")
     @classmethod
@@ -48,24 +50,25 @@ DEFAULT_POLICIES: dict[Policy, Weights] = {
 
 
 class Retries(ConfigModel):
-    """How many requests may be given to a second worker after the first may have begun."""
+    """How many requests may be sent to a second worker after the first may have begun them."""
 
     share: Share = 0.1
-    """Of the requests, plus …"""
+    """Retries allowed as a share of the requests. `per_second` and `burst` add to this."""
     per_second: NotNegative = 10.0
-    """… so many every second, plus …"""
+    """Retries allowed every second beside the share."""
     burst: NotNegative = 500.0
-    """… so many at once: what a whole worker may have running when it dies."""
+    """Retries allowed at once: as many as one worker may have running when it dies."""
     duplicate_spend_share: Share = 0.05
-    """What may be spent twice on workers that send bills, of what was spent there in ten minutes, or at least …"""
+    """The part of the money spent on paid workers in the last ten minutes that may be spent twice."""
     duplicate_spend_floor_usd: NotNegative = 0.10
+    """US dollars that may be spent twice in ten minutes in any case."""
 
 
 class Hedging(ConfigModel):
-    """Asking a second, idle worker when the first is slower than nearly always."""
+    """A second, idle worker also gets a request when the first is slower than almost always."""
 
     share: Share = 0.05
-    """At most so many of the requests; 0 switches it off."""
+    """The largest share of the requests that a second worker also gets; 0 switches it off."""
     at_least: Annotated[int, Field(ge=1)] = 20
     """Answers of a model that must have been seen before its usual time is known."""
 
@@ -74,53 +77,56 @@ class JobsConfig(ConfigModel):
     """Durable requests, from `jobs.submit`."""
 
     at_once: Annotated[int, Field(ge=0)] = 8
-    """Of this Manager; 0: it takes none."""
+    """Jobs that this Manager works on at once; 0: the Manager takes none."""
     attempts: Count = 8
-    """Tries of a job that fails for a reason that may pass. Those for which no worker had room are not counted …"""
+    """The most tries of a job that fails for a reason that may pass. A try that no worker had room for does not count,
+    while the job is younger than `patience`.
+    """
     patience: Seconds = 86_400.0
-    """… for so many seconds from its submission."""
+    """Seconds after its submission for which a job may wait for a worker with room."""
     first_pause: Seconds = 1.0
     """Seconds before the second try; each further pause is twice as long."""
     longest_pause: Seconds = 60.0
+    """Seconds of the longest pause between two tries."""
     silent_after: Seconds = 30.0
-    """Seconds without a word of a Manager after which another one gets its jobs."""
+    """Seconds without word from a Manager after which its jobs go to another one."""
 
 
 class Budget(ConfigModel):
-    """How much may be spent, by whom, on what, in which time."""
+    """A limit on spending: of a tenant, on a model, per hour, day or month, or in total."""
 
     tenant: Annotated[str, Field(min_length=1)] | None = None
-    """`*`: every tenant on its own; none: all together."""
+    """The tenant; `*`: each tenant by itself; none: all tenants together."""
     model: Annotated[str, Field(min_length=1)] | None = None
     limit_usd: Annotated[Decimal, Field(gt=0)]
     per: Literal["hour", "day", "month", "total"] = "day"
-    """Of the calendar, in UTC."""
+    """The period, as on the calendar, in UTC."""
     warn_at: Share = 0.8
-    """When so much of it is spent, that is said."""
+    """The share of the limit at which a warning is given."""
 
 
 class Verifier(ConfigModel):
-    """Another model that judges answers whose own model tells no probabilities; on workers that have time."""
+    """Another model that judges answers without token probabilities; it runs on idle workers."""
 
     model: Annotated[str, Field(min_length=1)] | None = None
-    """None: answers are not judged."""
+    """The model that judges; none: answers are not judged."""
     share: Share = 0.05
-    """Of those answers."""
+    """The share of these answers that is judged."""
 
 
 class Mirror(ConfigModel):
-    """A candidate that is given a share of another model's questions; its answers go to no caller."""
+    """A candidate model that also gets a share of another model's requests; callers do not get its answers."""
 
     model: Annotated[str, Field(min_length=1)]
-    """The id of the model that answers."""
+    """The id of the model whose answers the callers get."""
     to: Annotated[str, Field(min_length=1)]
-    """The candidate."""
+    """The id of the candidate model."""
     share: Share = 0.05
 
 
 class ManagerConfig(ConfigModel):
     policies: dict[Policy, Weights] = DEFAULT_POLICIES
-    """The weight of each term, by policy. A policy left out keeps its default."""
+    """The weights of each policy. A policy that is left out keeps its default."""
     claim_timeout: Seconds = 0.25
     first_token_timeout: Seconds = 10.0
     next_token_timeout: Seconds = 5.0
@@ -133,7 +139,7 @@ class ManagerConfig(ConfigModel):
     jobs: JobsConfig = JobsConfig()
     budgets: tuple[Budget, ...] = ()
     tenants_in_metrics: Annotated[int, Field(ge=0, le=1000)] = 0
-    """So many tenants have figures of their own in `/metrics`; those beyond are one."""
+    """The number of tenants with figures of their own in `/metrics`; the rest are counted together."""
     verifier: Verifier = Verifier()
     mirrors: tuple[Mirror, ...] = ()
 

@@ -1,13 +1,14 @@
-"""The same key with the same body runs once: later ones wait for the first answer, or get it again.
+"""Requests with the same idempotency key and the same body run once: later ones wait for the first answer, or get it
+again.
 
-Managers share what they know in a bucket of JetStream. A request with a key first makes its entry there; that
-either works, and then it runs, or somebody was first. A Manager that died in the middle answers no question about
-its request any more, and whoever waits takes the entry over. One that was only frozen finds its entry changed when it
-wakes up, and its late answer is not kept.
+Managers share the answers in a JetStream bucket. A request with a key first creates an entry there. If that succeeds,
+the request runs; if it fails, another request with this key was first. A Manager that died answers no status request
+about its request any more, and a Manager whose request waits takes the entry over. A Manager that was only frozen finds
+its entry changed when it wakes up, and its late answer is not kept.
 
-Only requests with a key come here, and a bucket that does not answer in a tenth of a second is left alone for a
-while: then keys are best effort, because a mesh that answers is worth more than one that remembers. The bucket is on
-disk: an entry costs a few tenths of a millisecond more than in memory, and is still there when the server comes back.
+Only requests with a key use the bucket. When the bucket does not answer within a tenth of a second, Managers do without
+it for a while: keys are then best effort, because answering matters more than remembering. The bucket is on disk: an
+entry costs a few tenths of a millisecond more than in memory, but survives a restart of the server.
 """
 
 import asyncio
@@ -32,32 +33,38 @@ log = structlog.get_logger(__name__)
 
 BUCKET = "bullpen_answers"
 KEPT = 86_400.0
-"""Seconds that an answer can be had again."""
+"""Seconds for which an answer is kept."""
 MAX_BYTES = 256 << 20
 LARGEST = 256 << 10
-"""Bytes of an entry with its answer; a larger one is not kept, and the key runs again."""
+"""Bytes of the largest entry that is kept with its answer; with a larger one the answer is lost, and the next request
+with the key runs again.
+"""
 ENVELOPE = 512
-"""Bytes to leave for headers in a message that the server must take."""
+"""Bytes left free for headers in a message of the largest size that the server takes."""
 LONGEST_KEY = 128
 WITHIN = 0.1
-"""Seconds that a request waits for JetStream, and then runs without."""
+"""Seconds that a request waits for JetStream before it runs without an entry."""
 FINISH_WITHIN = 1.0
-"""Seconds for each of the two calls that may be needed to note what became of it; the caller has the answer by then."""
+"""Seconds for each of the two calls that store the outcome; the caller has the answer by then."""
 AWAY = 5.0
-"""Seconds to leave JetStream alone when it did not answer."""
+"""Seconds without JetStream after it did not answer."""
 LOOK_EVERY = 1.0
-"""Seconds between two questions whether the Manager that runs it is still there."""
+"""Seconds between two status requests to the Manager that runs the first request."""
 STATUS_WITHIN = 0.3
-"""Seconds in which a Manager says that it has a request, and in which the server itself has to answer."""
+"""Seconds in which that Manager has to answer a status request, and the server a ping."""
 TIMES_SILENT = 2
-"""Questions that no Manager answers, although the server does, before a request counts as lost: one may be busy."""
+"""Status requests that no Manager answers, although the server is well, before the first request counts as lost: its
+Manager may be busy.
+"""
 OVERSLEPT = 1.0
-"""Seconds without an answer that mean that this process did not run."""
+"""Seconds of a failed call that show that this process was frozen."""
 AFTER_A_BREAK = 0.1
 AFTER_A_LOSS = 0.01
-"""Seconds to wait when somebody else was faster, or the replica that was asked is behind."""
+"""Seconds to wait when another Manager wrote the entry first, or when the replica that was read is behind."""
 NOT_THE_QUESTION = {"task_id", "deadline_ms", "stream", "continuation", "idempotency_key", "content"}
-"""What does not make it another question: how it is called, how long it may take, how the answer comes and is kept."""
+"""Fields that do not make it another question: the request's name, how long it may take, how the answer comes and is
+kept.
+"""
 
 
 class _Kept(BaseModel):
@@ -71,25 +78,27 @@ class _Kept(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Mine:
-    """The right to run the request. `revision` None: best effort, no entry is known to be ours."""
+    """The right to run the request. `revision` None: best effort, because the entry is not known to be this
+    Manager's.
+    """
 
     name: str
     digest: str
     request_id: str
     revision: int | None
     unsure: bool = False
-    """JetStream was too slow to say so, but the entry may be ours all the same."""
+    """JetStream was too slow to confirm the entry, but the entry may be this Manager's all the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """The answer that was given before."""
+    """The answer of an earlier request with the key."""
 
     answer: Answer
 
 
 class Answers:
-    """The answers by key. Call `begin` before a request runs, and `finish` or `release` after it."""
+    """The answers by idempotency key. Call `begin` before a request runs, and `finish` or `release` after it."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
@@ -106,7 +115,7 @@ class Answers:
         return not self._away.is_set()
 
     async def keep_open(self) -> None:
-        """Makes the bucket, and looks after it again whenever it was away; never on a request's way. Does not end."""
+        """Opens the bucket, and opens it again whenever it was away; no request waits for this. Does not return."""
         while True:
             try:
                 self._bucket = await Bucket.open(self._bus, BUCKET, max_age_s=KEPT, max_bytes=MAX_BYTES)
@@ -119,15 +128,16 @@ class Answers:
             await asyncio.sleep(AWAY)
 
     async def opened_within(self, seconds: float) -> None:
-        """Returns when the bucket is there, or the time is over."""
+        """Returns when the bucket is open, or after `seconds`."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._opened.wait()
 
     async def begin(self, key: str, request: Request, request_id: str, deadline: float) -> Mine | Replay:
-        """Whether to run it. Waits for whoever runs it already, until `deadline` (loop's clock).
+        """Decides whether the request runs. Waits for a request with the same key, until `deadline` (loop's clock).
 
-        Raises `BullpenError(conflict)`: the key was used with another body, or its first use is still running.
+        Raises `BullpenError(conflict)`: the key was used with another body, or the first request with it is still
+        running.
         """
         mine = Mine(entry_name(key, request.tenant), fingerprint(request, key), request_id, None)
         if self._bucket is None or not self.remembers:
@@ -145,13 +155,17 @@ class Answers:
             await asyncio.sleep(AFTER_A_BREAK)  # it was not JetStream but we: frozen, or without a server
 
     async def finish(self, mine: Mine, answer: Answer) -> None:
-        """It was answered: the next one gets the same. Never raises; takes 2 s at most, so reply first."""
+        """Stores the answer: the next request with the key gets the same. Never raises. Takes 2 s at most, so reply to
+        the caller first.
+        """
         done = _entry("done", mine, answer)
         fits = len(done) <= min(LARGEST, self._bus.max_payload - ENVELOPE)
         await self._write(mine, done if fits else _entry("free", mine))
 
     async def release(self, mine: Mine) -> None:
-        """It failed, and an error is no answer: the next one runs. Otherwise as `finish`."""
+        """Frees the key of a failed request: an error is not kept, and the next request with the key runs. Otherwise
+        like `finish`.
+        """
         await self._write(mine, _entry("free", mine))
 
     async def _begin(self, bucket: Bucket, mine: Mine, deadline: float) -> Mine | Replay:
@@ -189,7 +203,7 @@ class Answers:
     async def _look(
         self, first: _Kept | None, mine: Mine, changed: asyncio.Event, deadline: float
     ) -> Replay | Literal["take", "wait"]:
-        """What to do about an entry that somebody else made; waits a while when its request still runs."""
+        """What to do about another request's entry; waits a while when that request still runs."""
         if first is not None and first.digest != mine.digest:
             raise _conflict("was used with another body")
         if first is not None and first.answer is not None:
@@ -201,7 +215,7 @@ class Answers:
         return "wait"
 
     async def _runs(self, request_id: str, changed: asyncio.Event, deadline: float) -> bool:
-        """Waits a while for a change. False: no Manager has that request any more."""
+        """Waits a while for the entry to change. False: no Manager has that request any more."""
         now = asyncio.get_running_loop().time
         asked = StatusRequest(request_id=request_id).to_bytes()
         silent = 0
@@ -225,7 +239,7 @@ class Answers:
         return now() >= deadline
 
     async def _server_answers(self) -> bool:
-        """Whether a question would have come through: a server that stands still says nothing about Managers."""
+        """Whether the server is well: a frozen server shows nothing about Managers."""
         now = asyncio.get_running_loop().time
         asked = now()
         try:
@@ -247,7 +261,9 @@ class Answers:
             log.info("answer_not_kept", request_id=mine.request_id, why="the entry is not ours any more")
 
     async def _ours(self, bucket: Bucket, mine: Mine) -> int | None:
-        """The revision of the entry, if we made it. Otherwise those who wait for us would run it once more."""
+        """The entry's revision, if this request created the entry. If it is not written again, the requests that wait
+        for this one run once more.
+        """
         entry = await bucket.get(mine.name, within=FINISH_WITHIN)
         kept = _read(entry)
         return entry.revision if entry and kept and kept.request_id == mine.request_id else None
@@ -265,9 +281,9 @@ class Answers:
 
 
 def key_of(request: Request, headers: Mapping[str, str]) -> str | None:
-    """The caller's key, from the body or the header, which are the same thing.
+    """The caller's idempotency key, from the body or from the header.
 
-    Raises `BullpenError(invalid_request)` when they differ, or the header is not what the field may be.
+    Raises `BullpenError(invalid_request)` when the two differ, or when the header's value is not allowed in the field.
     """
     told = headers.get(IDEMPOTENCY_KEY) or None
     if told and request.idempotency_key and told != request.idempotency_key:
@@ -282,16 +298,17 @@ def key_of(request: Request, headers: Mapping[str, str]) -> str | None:
 
 
 def entry_name(key: str, tenant: str) -> str:
-    """The entry's name: nothing of the key can be read from it, and tenants do not share theirs."""
+    """The entry's name: it does not reveal the key, and two tenants with the same key have different entries."""
     return sha256(json.dumps([tenant, key]).encode()).hexdigest()
 
 
 def fingerprint(request: Request, key: str) -> str:
-    """The question's: neither the order of its fields nor white space matters, nor a default that is spelled out.
+    """The digest of the request's body. The order of the fields, white space, and defaults that are spelled out make no
+    difference.
 
-    Not part of it are the key itself and what a retry may change without asking anything else: `task_id` (how it is
-    called), `deadline_ms` (how long it may take, which is less the second time), `stream` (how the answer comes) and
-    `content` (what the books keep). Only who knows the key can tell whether an entry is that of a certain question.
+    It leaves out the key and the fields that a retry may change while the question stays the same: `task_id` (the
+    request's name), `deadline_ms` (shorter the second time), `stream` (how the answer comes), and `content` (what the
+    books keep). Only a caller with the key can check whether an entry belongs to a certain body.
     """
     asked = request.model_dump(mode="json", exclude=NOT_THE_QUESTION, exclude_none=True)
     if not request.logprobs:
@@ -306,7 +323,7 @@ def _entry(state: Literal["running", "done", "free"], mine: Mine, answer: Answer
 
 
 def _read(entry: KeyValue | None) -> _Kept | None:
-    """None: there is none, somebody deleted it, or it was written by a version that we cannot read."""
+    """None: there is no entry, it was deleted, or a version that this Manager cannot read wrote it."""
     try:
         return _Kept.model_validate_json(entry.value) if entry else None
     except ValidationError:

@@ -1,5 +1,5 @@
-"""Which worker should answer. Pure: neither asyncio nor the bus; the clock is passed in.
+"""Which worker should answer a request. Pure: no asyncio, no bus; the caller of a function passes the time in.
 
-`filters` say which workers can be asked, `stand_ins` which ones step back, `grades` whose turn it is, `forecast` what
-is to be expected of each, `scorers` how good that is; `ranking` picks.
+`filters` say which workers can be asked, `stand_ins` which of them step back, and `grades` whose turn it is. `forecast`
+estimates time, quality and price for each worker, `scorers` turn these into a score, and `ranking` picks the best.
 """

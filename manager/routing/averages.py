@@ -1,17 +1,17 @@
-"""Averages that forget: sums that decay, no windows. Pure."""
+"""Averages in which old values fade: sums that decay, no windows. Pure."""
 
 from dataclasses import dataclass
 from math import sqrt
 
 MEMORY = 0.98
-"""What an old answer still counts after each new one: the last fifty count most."""
+"""Weight that an old answer keeps with each new one: the last fifty answers count most."""
 PRIOR_WEIGHT = 4.0
-"""As if so many answers of the prior quality had been seen before the first."""
+"""Weight of the prior, in answers: a record starts as if it had this many answers of the prior quality."""
 
 
 @dataclass(slots=True)
 class Mean:
-    """A mean that forgets."""
+    """A mean in which old values fade."""
 
     total: float = 0.0
     weight: float = 0.0
@@ -27,7 +27,7 @@ class Mean:
 
 @dataclass(slots=True)
 class Share:
-    """How often something goes well, 0..1, and how sure that is: a Beta posterior that forgets."""
+    """How often something succeeds, 0..1, and how sure that estimate is: a Beta posterior in which old results fade."""
 
     prior: float
     sum: float = 0.0
@@ -42,9 +42,9 @@ class Share:
         return self._mean(1.0)
 
     def hoped(self, deviations: float, kept: float = 1.0) -> float:
-        """So many standard deviations of the posterior better than its mean, 1 at most.
+        """The mean plus this many standard deviations of the posterior, 1 at most.
 
-        `kept`: what is left of the record, 0..1, when nothing was added to it for long.
+        `kept`: the weight, 0..1, that the record still has after a time without new results.
         """
         mean = self._mean(kept)
         return min(1.0, mean + deviations * sqrt(mean * (1 - mean) / (self.weight * kept + PRIOR_WEIGHT + 1)))

@@ -1,9 +1,9 @@
-"""Whether a worker, or one model at a worker, that keeps failing is asked again. Pure.
+"""Whether a worker that keeps failing, or one of its models, gets another request. Pure.
 
 `now` is the loop's clock in seconds.
 
-Closed: asked as usual. Too many failures open it: left alone for a while. Then one probe is let through: an answer
-closes it, another failure doubles the rest.
+A closed breaker lets requests through. Too many failures open it: the worker gets no request for a while. Then the
+breaker lets one probe through. An answer to the probe closes the breaker; another failure doubles the rest.
 """
 
 from collections import deque
@@ -11,11 +11,11 @@ from collections import deque
 from contracts import ErrorCode
 
 IN_A_ROW = 5
-"""So many failures one after the other open it …"""
+"""Failures in a row that open the breaker."""
 SHARE, OF_AT_LEAST, WITHIN = 0.5, 10, 30.0
-"""… or more than this share of at least so many within so many seconds."""
+"""The breaker also opens when more than this share of at least this many requests failed within this many seconds."""
 FIRST_REST, LONGEST_REST = 5.0, 60.0
-"""Seconds."""
+"""Seconds that a breaker stays open, after the first failure and at most."""
 UNPROVED = frozenset(
     {
         ErrorCode.NO_WORKER.value,
@@ -23,8 +23,9 @@ UNPROVED = frozenset(
         ErrorCode.PAYLOAD_TOO_LARGE.value,
     }
 )
-"""Failures that are no illness for certain: a worker that did not claim in time may be busy, one that declines may have
-met odd requests only. It is asked all the same where no other can be."""
+"""Error codes that do not prove that the worker is ill: a worker that did not claim in time may be busy, and one that
+declines may have met odd requests only. Where no other worker can be asked, such a worker is asked all the same.
+"""
 
 
 class CircuitBreaker:
@@ -35,11 +36,11 @@ class CircuitBreaker:
         self._rest = FIRST_REST
         self._probing = False
         self.why = ""
-        """The last failure, for people."""
+        """The error code of the last failure."""
 
     @property
     def is_open(self) -> bool:
-        """Open or half-open: not trusted yet."""
+        """Whether the breaker is open or half-open: the worker is not trusted yet."""
         return self._open_until is not None
 
     def admits(self, now: float) -> bool:
@@ -48,15 +49,17 @@ class CircuitBreaker:
 
     @property
     def is_unproved(self) -> bool:
-        """Whether what opened it may not be an illness at all."""
+        """Whether the worker may be well although the breaker opened."""
         return self.why in UNPROVED
 
     def rest(self, now: float) -> float:
-        """Seconds until it may be asked again; 0 when it may be now."""
+        """Seconds until a request may be sent again; 0 when it may be sent now."""
         return 0.0 if self._open_until is None else max(0.0, self._open_until - now)
 
     def sent(self) -> bool:
-        """A request was sent. True: it is the probe; say so when it ends."""
+        """Records that a request was sent. Returns whether it is the probe: its end has to be reported with
+        `probe=True`.
+        """
         self._probing = self.is_open
         return self._probing
 
@@ -80,14 +83,16 @@ class CircuitBreaker:
                 self._open(now)
 
     def forgiven(self, now: float, *, probe: bool) -> None:
-        """It answered after all: what was taken for its last failure was none."""
+        """Takes the last failure back: the worker answered that request after all."""
         failure = next((entry for entry in reversed(self._recent) if not entry[1]), None)
         if failure is not None:
             self._recent.remove(failure)
         self.succeeded(now, probe=probe)
 
     def withdrawn(self, *, probe: bool) -> None:
-        """The request ended without telling anything (refused, cancelled): another one may be the probe."""
+        """Records that a request ended without showing whether the worker is well (refused, cancelled): the next
+        request may be the probe.
+        """
         if probe:
             self._probing = False
 

@@ -1,6 +1,7 @@
-"""How far a worker's wall clock is from ours, learned from its heartbeats. Pure.
+"""How far a worker's wall clock is from the Manager's, learned from the worker's heartbeats. Pure.
 
-A message can only be late: of the last few heartbeats the one that travelled quickest tells the most.
+A message can arrive late but never early: of the last few heartbeats, the one that travelled fastest shows the offset
+best.
 """
 
 from collections import deque
@@ -13,11 +14,13 @@ class ClockOffset:
         self._seen: deque[float] = deque(maxlen=BEATS)
 
     def hear(self, sent_at_ms: int | None, received_at: float) -> None:
-        """A heartbeat, sent at that time of its clock (unix ms) and received at that time of ours (unix s)."""
+        """Takes a heartbeat, sent at `sent_at_ms` by the worker's clock (unix milliseconds) and received at
+        `received_at` by the Manager's (unix seconds).
+        """
         if sent_at_ms is not None:
             self._seen.append(sent_at_ms / 1000 - received_at)
 
     @property
     def seconds(self) -> float:
-        """Add this to our time to get theirs; 0 when they never said."""
+        """Seconds to add to the Manager's time to get the worker's; 0 when its heartbeats carry no time."""
         return max(self._seen, default=0.0)

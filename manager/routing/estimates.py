@@ -1,8 +1,8 @@
 """What this Manager has learned from the answers that went through it. Pure.
 
-Of a model: how well its answers turn out (a Beta posterior that forgets, so that a new model is neither banned nor
-trusted), and how long they are, by the size of the prompt. Of a worker: how long it needs for a token in and a token
-out, and how often it fails. What is old counts ever less.
+For each model: how good its answers are (a Beta posterior in which old answers fade, so that a new model is neither
+banned nor trusted), and how long they are, by the size of the prompt. For each worker: its seconds per token of prompt
+and answer, and how often it fails. Old answers count ever less.
 """
 
 from dataclasses import dataclass, field
@@ -17,22 +17,24 @@ PRIOR_QUALITY = 0.6
 PRIOR_SUCCESS = 0.95
 PRIOR_KEPT = 0.5
 PACE_MEMORY = 0.9
-"""The same for how quick a worker is, which changes from one minute to the next: the last ten."""
+"""Weight that an old answer keeps with each new one in a worker's speed, which changes from one minute to the next: the
+last ten count most.
+"""
 RECENT = 200
-"""Answers of which the usual time is taken."""
+"""Latest answers of a model from which its usual time is taken."""
 SLOW = 0.95
 SIZES = 12
-"""Prompts of 1, 2, 4, 8 … tokens are told apart: what is long is often answered at length."""
+"""Classes of prompt size (1, 2, 4, 8 … tokens): a model often gives long prompts long answers."""
 BORROWED = 3.0
-"""A prompt of a size never seen is taken to be answered as all are; after so many answers its own count half."""
+"""Weight, in answers, of the model's mean length over all prompts in its estimate for one class of prompt size."""
 WARM = 10.0
-"""What telemetry says of a worker that this Manager has never asked counts as so many tries at most."""
+"""The most tries that telemetry's record of a worker counts for, when this Manager has never asked that worker."""
 CROWDED = 1.0
-"""How much longer a full worker takes than an empty one."""
+"""By how much longer a full worker takes than an empty one: 1.0 is twice as long."""
 MOST_MODELS, MOST_PAIRS = 5000, 20_000
-"""Records that are kept of models, and of models at workers."""
+"""Records kept of models, and of models at workers."""
 BEFORE_ANY = 200
-"""What there is to do before the first token, beside the prompt, counts as so many tokens of it."""
+"""Tokens of prompt that stand for the work a worker does before its first token beside reading the prompt."""
 
 
 @dataclass(slots=True)
@@ -49,19 +51,19 @@ class ModelRecord:
 
     @property
     def slow_ms(self) -> float:
-        """Milliseconds that 95 of 100 of the last answers needed at most (p95); infinite when there are none."""
+        """Milliseconds within which 95 of 100 of the latest answers came (p95); infinite when there are no answers."""
         return self.recent_ms.below(int(SLOW * len(self.recent_ms))) if self.recent_ms else float("inf")
 
     @property
     def quality(self) -> float:
-        """0..1: the mean confidence of its answers, a failure counting as 0."""
+        """The mean confidence of the model's answers, 0..1; a failure counts as 0."""
         return self.confidence.mean
 
     def learn(self, quality: float) -> None:
         self.confidence.learn(quality)
 
     def output_tokens(self, tokens_in: int) -> float:
-        """How long its answer to a prompt of this size will be."""
+        """Tokens of the answer that this model will probably give to a prompt of this size."""
         own = self.by_size.get(_size(tokens_in))
         if own is None:
             return self.tokens.value
@@ -74,17 +76,17 @@ class ModelRecord:
 
 @dataclass(slots=True)
 class WorkerRecord:
-    """How quick one worker is with one model, and how often it fails."""
+    """The speed of one worker with one model, and how often it fails."""
 
     success: Share = field(default_factory=lambda: Share(PRIOR_SUCCESS))
     kept: Share = field(default_factory=lambda: Share(PRIOR_KEPT))
-    """How much of a conversation that it has answered before it need not read again, as it reports."""
+    """The share of an already answered conversation that the worker does not read again, as it reports."""
     first: Mean = field(default_factory=Mean)
     """Seconds to the first token, per token of the prompt."""
     each: Mean = field(default_factory=Mean)
     """Seconds per token of the answer."""
     at: float = 0.0
-    """When it last answered or failed (loop's clock, seconds)."""
+    """The time of the last answer or failure (loop's clock, seconds)."""
 
     def took(self, tokens_in: float, tokens_out: int, seconds: float, first_s: float | None) -> None:
         before = seconds / 4 if first_s is None else min(first_s, seconds)
@@ -92,34 +94,36 @@ class WorkerRecord:
         self.each.learn(seconds - before, PACE_MEMORY, max(1, tokens_out))
 
     def seconds(self, tokens_in: int, tokens_out: float) -> float | None:
-        """What such a request takes there; None: it has never answered."""
+        """Seconds that such a request takes at this worker. None: the worker has never answered."""
         if not self.each.weight:
             return None
         return self.first.value * (tokens_in + BEFORE_ANY) + self.each.value * tokens_out
 
 
 class Estimates:
-    """Of what was answered or has failed, the latest: what a worker only tells of itself takes no room here."""
+    """The records of models, and of models at workers, that answered or failed most recently. A worker's heartbeats
+    alone make no record.
+    """
 
     def __init__(self) -> None:
         self._models: Latest[str, ModelRecord] = Latest(MOST_MODELS)
         self._workers: Latest[tuple[str, str], WorkerRecord] = Latest(MOST_PAIRS)
 
     def look(self, model_id: str) -> ModelRecord:
-        """The record of a model, to read: one that is not known is not kept."""
+        """A model's record, to read. Makes no lasting record of an unknown model."""
         return self._models.get(model_id) or ModelRecord()
 
     def look_at(self, worker_id: str, model_id: str) -> WorkerRecord:
-        """The same of a model at a worker."""
+        """The record of a model at a worker, to read."""
         return self._workers.get((worker_id, model_id)) or WorkerRecord()
 
     def of(self, model_id: str) -> ModelRecord:
-        """The record of a model, to learn."""
+        """A model's record, to update."""
         record = self._models[model_id] = self.look(model_id)
         return record
 
     def at(self, worker_id: str, model_id: str) -> WorkerRecord:
-        """The same of a model at a worker."""
+        """The record of a model at a worker, to update."""
         record = self._workers[worker_id, model_id] = self.look_at(worker_id, model_id)
         return record
 
@@ -136,9 +140,11 @@ class Estimates:
         cached: float = 0.0,
         others: float = 0.0,
     ) -> None:
-        """`tokens_in`: of the prompt as we counted it, because that is what the next one will be known by.
+        """Learns from an answer. `tokens_in`: tokens of the prompt as this Manager counts them, as it will for the next
+        request.
 
-        `cached`: how many of them the worker had answered before. `others`: how full it was without this one, 0..1.
+        `cached`: tokens of the prompt that the worker probably had in its cache. `others`: how full the worker was of
+        other requests, 0..1.
         """
         record = self.of(response.model_id)
         record.answered += 1
@@ -163,7 +169,7 @@ class Estimates:
         worker.at = now
 
     def warm(self, model_id: str, worker_id: str, reported: WorkRecord, now: float) -> None:
-        """Takes what telemetry says of a worker, unless this Manager knows better."""
+        """Takes telemetry's record of a worker, unless this Manager has one of its own."""
         worker, tries = self.at(worker_id, model_id), reported.answers + reported.failures
         if worker.at or not tries:
             return
@@ -189,7 +195,7 @@ class Estimates:
 
 
 def crowded(others: float) -> float:
-    """How many times as long a worker takes when it is so full (0..1) of others."""
+    """How many times as long a worker takes when other requests fill this share of it (0..1)."""
     return 1.0 + CROWDED * min(1.0, others)
 
 

@@ -1,7 +1,7 @@
-"""Who can be asked: a chain of small filters, the most final reason first. Pure.
+"""Which candidates can be asked: a chain of small filters, the most final reason first. Pure.
 
-A filter says in words why a candidate cannot be asked, or nothing. The first one that speaks decides. What breakers and
-pauses say of a model at a worker is read in `_failing` and `_paused_s`, nowhere else.
+A filter returns in words why a candidate cannot be asked, or an empty text. The first filter that objects decides. Only
+`_failing` and `_paused_s` read the breakers and pauses of a model at a worker.
 """
 
 from collections.abc import Callable
@@ -18,41 +18,41 @@ from manager.routing.query import Choice, RoutingQuery
 from manager.routing.scorers import memory_share
 
 MEMORY_LIMIT = 0.95
-"""A worker that uses more of its memory than this is passed over before it is killed."""
+"""Share of its memory limit above which a worker gets no requests, before the system kills it."""
 
 
 class RejectReason(Enum):
-    """Why a candidate cannot be asked; of a ranking, why no candidate can be."""
+    """Why a candidate cannot be asked; in a ranking, why no candidate can be asked."""
 
     NONE = "none"
     LATE = "late"
-    """So many requests wait already that none of the candidates would answer before the deadline."""
+    """So many requests are waiting that no candidate would answer before the deadline."""
     FULL = "full"
-    """It fits but has no free place now: wait."""
+    """The candidate fits but has no free place now: the request waits."""
     PAUSED = "paused"
-    """It fits but asked to be left alone for a while."""
+    """The candidate fits but asked for a pause."""
     RESERVE = "reserve"
-    """One of a better grade can be asked."""
+    """A candidate of a better grade can be asked."""
     STAND_IN = "stand_in"
-    """It is a stand-in, and another model is ready."""
+    """The candidate is a stand-in, and another model is ready."""
     EXHAUSTED = "exhausted"
-    """It was tried already."""
+    """The candidate was tried already."""
     FAILING = "failing"
-    """It has failed so often that it is left alone for a while (its breaker is open)."""
+    """The candidate has failed so often that it gets no request for a while (its breaker is open)."""
     BUDGET = "budget"
     UNABLE = "unable"
-    """It serves what is asked for, but is not ready or cannot do what is asked."""
+    """The candidate serves the model that is asked for, but is not ready or cannot do what is asked."""
     INCAPABLE = "incapable"
-    """The model that was named cannot do what is asked, at any worker, be it ready or not."""
+    """The model that the caller named cannot do what is asked, at any worker, ready or not."""
     TOO_LONG = "too_long"
-    """The prompt fits into no context window."""
+    """The prompt does not fit into the context window of any candidate."""
     NO_SUCH_MODEL = "no_such_model"
     NOBODY = "nobody"
     """There are no candidates."""
 
 
 class Situation(NamedTuple):
-    """What filters look at beside the candidate."""
+    """What filters look at besides the candidate."""
 
     query: RoutingQuery
     estimates: Estimates
@@ -61,19 +61,19 @@ class Situation(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """Whether a candidate can be asked, and in words why not."""
+    """Whether a candidate can be asked; if not, `why` says the reason in words."""
 
     reason: RejectReason
     why: str = ""
 
 
 CAN_BE_ASKED = FREE, FULL = RejectReason.NONE, RejectReason.FULL
-"""Now, or as soon as it has a free place."""
+"""Reasons with which a candidate can be asked: now, or as soon as it has a free place."""
 ADMITTED = Verdict(RejectReason.NONE)
 
 
 def verdict(at: Situation, choice: Choice) -> Verdict:
-    """What the first filter says that speaks against this candidate."""
+    """The objection of the first filter that has one; `ADMITTED` when none has."""
     for reason, objection in CHAIN:
         if why := objection(at, choice):
             return Verdict(reason, why)
@@ -84,18 +84,18 @@ def verdict(at: Situation, choice: Choice) -> Verdict:
 
 
 def _paused_s(at: Situation, choice: Choice) -> float:
-    """Seconds that it asked to be left alone for; 0 when it did not."""
+    """Seconds left of the pause that the candidate asked for; 0 when it asked for none."""
     return max(0.0, choice.worker.pause_left(choice.card.model_id, at.now))
 
 
 def rest_s(at: Situation, choice: Choice) -> float:
-    """Seconds until it can be asked again: it asked for a pause, or one of its limits is used up."""
+    """Seconds until the candidate can be asked again: its pause must end, or a used-up limit must fill up."""
     paused_s = _paused_s(at, choice)
     return max(paused_s, choice.worker.rested_at() - at.now) if _short_of(at, choice) else paused_s
 
 
 def suits(query: RoutingQuery, card: ModelCard) -> bool:
-    """Whether this model can do what is asked, and may, wherever its worker stands."""
+    """Whether this model can do what is asked and is allowed to, regardless of its worker's state."""
     return query.needs.issubset(card.capabilities) and (card.local or query.request.policy != "local_only")
 
 
@@ -113,7 +113,7 @@ def _another_model(at: Situation, choice: Choice) -> str:
 
 
 def _another_kind(at: Situation, choice: Choice) -> str:
-    """Only of a model that is named: of others it may be that one which can is about to come."""
+    """Checks only a model that the caller named. Of unnamed models, one that serves this kind may still appear."""
     request, able = at.query.request, choice.card.capabilities
     return f"cannot {ABILITY[request.kind]}" if request.model and able and not choice.card.serves(request.kind) else ""
 
@@ -196,7 +196,7 @@ def _resting(at: Situation, choice: Choice) -> str:
 
 
 def _short_of(at: Situation, choice: Choice) -> str:
-    """Which of its limits would not allow the request now; empty: none."""
+    """Which of the worker's limits does not allow the request now: "requests" or "tokens"; empty when all allow it."""
     if choice.worker.heartbeat.rate is None:
         return ""
     return choice.worker.short_of(limit_tokens(at.query, choice.card, at.estimates))

@@ -1,8 +1,8 @@
-"""What is to be expected of each candidate: how soon, how good, how dear. Pure; `now` is the loop's clock in seconds.
+"""The expected time, quality and price of each candidate's answer. Pure; `now` is the loop's clock in seconds.
 
-What this Manager has seen of a worker counts most, and the longer ago the less. A worker that never answered is hoped
-to be as quick as the quickest with the same model: hope is what lets a new worker show what it can do. Where no worker
-with a model has answered, each is as quick as it says itself.
+What this Manager has seen of a worker counts most, and less as it gets older. A worker that never answered is expected
+to be as fast as the fastest worker with the same model, so that a new worker gets a chance. Where no worker with a
+model has answered, each is expected to be as fast as it reports.
 """
 
 from collections.abc import Sequence
@@ -15,26 +15,30 @@ from manager.routing.estimates import Estimates, WorkerRecord, crowded
 from manager.routing.query import Choice, RoutingQuery
 
 UNKNOWN_S = 1.0
-"""Seconds that an answer is taken to need where nothing at all is known."""
+"""Seconds assumed for an answer when no worker has answered or reported a time."""
 UNSURE = 1.5
-"""A place that is not free yet may come later than it seems."""
+"""Factor on the expected wait for a place: a place may become free later than estimated."""
 FADES = 30.0
-"""Seconds after which a slow or failing worker that was not asked is half forgiven: it may be well again."""
+"""Seconds without a request after which a slow or failing worker's record counts half: it may be well again."""
 HOPE = 2.0
-"""So many standard deviations a model may be better than its record: a new one is tried until it is known better."""
+"""Standard deviations by which a model is assumed to be better than its record: a new one is tried until it is known
+better.
+"""
 DOUBT = 2.0
-"""The same of a worker's reliability: before it is shunned there is to be no doubt, and telemetry knows it too."""
+"""Standard deviations by which a worker is assumed to be more reliable than its record: it is avoided only when its
+failures leave no doubt.
+"""
 
 
 class Prospect(NamedTuple):
     """What is expected of one candidate."""
 
     usd: float | None
-    """US dollars for an answer worth having, those that are not included; None: price unknown."""
+    """US dollars for each good answer: the price divided by `good`. None: the price is unknown."""
     good: float
-    """Probability (0..1) that an answer comes and is worth having."""
+    """Probability (0..1) that an answer comes and is good."""
     seconds: float
-    """Until the answer, the wait for a place and another try included."""
+    """Seconds until the answer, including the wait for a place and another try after a failure."""
     left_s: float
     """Seconds until the deadline."""
     heartbeat: Heartbeat
@@ -48,23 +52,25 @@ class Forecast:
         self._now = now
         self._records: dict[Choice, WorkerRecord] = {}
         self._seen: dict[Choice, float | None] = {}
-        """By candidate, the seconds as this Manager has seen them; None: it has never answered."""
+        """By candidate, the seconds that an answer takes as this Manager has seen it. None: the worker has never
+        answered.
+        """
         self._says: dict[Choice, float | None] = {}
-        """The same as the worker says itself."""
+        """By candidate, the seconds that an answer takes as the worker reports it."""
         self._output: dict[str, float] = {}
-        """By model, tokens of its answer."""
+        """By model, the tokens of its answer."""
         self._hoped: dict[str, float] = {}
-        """By model, the seconds of its quickest worker."""
+        """By model, the seconds that its fastest worker takes, as this Manager has seen it."""
         self._reported: dict[str, float] = {}
-        """The same as its workers say themselves."""
+        """By model, the seconds that its fastest worker takes, as the workers report it."""
         self._confidence: dict[str, float] = {}
-        """By model, how sure of its answers it is hoped to be."""
+        """By model, the confidence (0..1) that is expected of its answers."""
         for choice in choices:
             self._look_at(choice)
         self._quickest = min(self._hoped.values(), default=UNKNOWN_S)
-        """Seconds: hope for a model that has never answered."""
+        """Seconds expected of a model that has never answered."""
         self.line_s = self._line_s() if query.waiting else 0.0
-        """Seconds until the requests that wait already have found places."""
+        """Seconds until all requests that wait already have found places."""
 
     def of(self, choice: Choice) -> Prospect:
         query, worker, card = self._query, choice.worker, choice.card
@@ -94,13 +100,15 @@ class Forecast:
             self._reported[model] = min(says, self._reported.get(model, inf))
 
     def _service_s(self, choice: Choice, cached: float) -> float:
-        """Seconds that the request takes there once it is begun. `cached`: tokens that need not be read again."""
+        """Seconds that the worker needs for the request once it has begun. `cached`: tokens that it does not read
+        again.
+        """
         seconds = self._service_anew_s(choice)
         reading = self._records[choice].first
         return max(0.0, seconds - cached * reading.value) if cached and reading.weight else seconds
 
     def _service_anew_s(self, choice: Choice) -> float:
-        """The same at a worker that has never seen this conversation."""
+        """Seconds that a worker needs which has never seen this conversation."""
         hoped, seen = self._hoped.get(choice.card.model_id), self._seen[choice]
         if hoped is None:
             says = self._says[choice]
@@ -110,21 +118,23 @@ class Forecast:
         return hoped + (seen - hoped) * self._kept_since(self._records[choice].at)
 
     def _cached(self, choice: Choice) -> float:
-        """Tokens of the conversation that this worker need not read again."""
+        """Tokens of the conversation that this worker probably does not read again."""
         cached = self._query.cached.get(choice.worker.worker_id)
         return cached * self._records[choice].kept.mean if cached else 0.0
 
     def _kept_since(self, at: float) -> float:
-        """What an experience of that time still counts, 0..1."""
+        """Weight, 0..1, that a record last changed at `at` still has."""
         return float(0.5 ** (max(0.0, self._now - at) / FADES))
 
     def _line_s(self) -> float:
-        """The requests that wait are waiting for all the full workers together."""
+        """Seconds until all waiting requests have found places: all full workers together serve them."""
         full = [c for c in self._choices if c.worker.load >= c.worker.heartbeat.capacity and not c.worker.obstacle]
         rate = sum(c.worker.heartbeat.capacity / self._service_s(c, self._cached(c)) for c in full) / crowded(1.0)
         return self._query.waiting / rate if rate else 0.0
 
 
 def _reported_s(beat: Heartbeat) -> float | None:
-    """Seconds that a worker says it takes, as if it had nothing else to do; None: it has not answered yet."""
+    """Seconds that a worker reports for an answer, reduced to those of an empty worker. None: the worker has not
+    answered yet.
+    """
     return None if beat.ewma_ms is None else beat.ewma_ms / 1000 / crowded(beat.inflight / max(1, beat.capacity))

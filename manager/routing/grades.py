@@ -1,8 +1,8 @@
 """Whose turn it is: the grades that telemetry computes, as this Manager knows them. Pure.
 
-Without any grades every worker is regular. New ones get a tenth of what they would win. A worker that was here before
-any was proven is not new: in a young mesh the first to be asked must not keep the others from being asked at all.
-Benched ones are tried now and then, so that their recovery is noticed.
+Without any grades every worker is regular. New workers take part in a tenth of the decisions. A worker that the mesh
+had before any worker was proven is not new: in a young mesh the first worker to be asked must not keep the others from
+being asked at all. Benched workers are tried now and then, so that telemetry notices when they recover.
 """
 
 import random
@@ -19,9 +19,9 @@ CANARY_SHARE = 0.01
 CANARY_AFTER = 30.0
 """Seconds after which a benched worker is tried again, however few requests come in that time."""
 MOST_MODELS, MOST_PAIRS = 5000, 20_000
-"""Grades that are kept, of models and of models at workers: the latest."""
+"""Models, and models at workers, whose grades are kept: the latest ones."""
 WELL_KNOWN = 40
-"""Answers after which a model that is not senior is left out of `best`: its grade says enough."""
+"""Answers after which `best` leaves out a model without a senior worker: its grade is reliable by then."""
 
 
 class Grades:
@@ -32,7 +32,9 @@ class Grades:
         self._tried: Latest[tuple[str, str], float] = Latest(MOST_PAIRS)
 
     def of(self, model_id: str, worker_id: str, serves_since: datetime | None = None) -> Grade:
-        """A worker without a grade is new, if any has one. `serves_since`: None if that cannot be said."""
+        """The grade of a worker for a model; one without a grade is new once any worker has a grade. `serves_since`:
+        None when unknown.
+        """
         if not self._of:
             return "regular"
         grade = self._of.get(model_id, {}).get(worker_id)
@@ -41,7 +43,7 @@ class Grades:
         return "regular" if self._was_here_before(serves_since) else "probation"
 
     def _was_here_before(self, serves_since: datetime | None) -> bool:
-        """Whether it is one of the workers that the mesh began with."""
+        """Whether the worker is one of those that the mesh began with."""
         return self._proven_since is None or (serves_since is not None and serves_since < self._proven_since)
 
     def learn(self, told: ModelGrades) -> None:
@@ -53,7 +55,7 @@ class Grades:
     def reserve(
         self, free: Sequence[Choice], policy: Policy, estimates: Estimates, now: float, rng: random.Random
     ) -> dict[Choice, str]:
-        """Of the candidates that can be asked, those whose turn it is not, and in words why: never all of them."""
+        """Among the candidates that can be asked, those whose turn it is not, and in words why: never all of them."""
         if not self._of:
             return {}
         graded = {choice: self._grade(choice) for choice in free}
@@ -88,7 +90,9 @@ class Grades:
 
 
 def _best(graded: Mapping[Choice, Grade], estimates: Estimates, rng: random.Random) -> set[Choice]:
-    """Seniors; and now and then a model that is hardly known, or it would never be found out to be the better one."""
+    """Senior candidates; now and then also a model with few answers, because only answers can show that it is
+    better.
+    """
     seniors = {choice for choice, grade in graded.items() if grade == "senior"}
     known = {choice.card.model_id for choice in seniors}
     others = (choice for choice, grade in graded.items() if grade != "benched" and choice.card.model_id not in known)
@@ -97,6 +101,8 @@ def _best(graded: Mapping[Choice, Grade], estimates: Estimates, rng: random.Rand
 
 
 def _all_but(kept: Iterable[Choice], why: Mapping[Choice, str]) -> dict[Choice, str]:
-    """The others, and why; empty when none is kept: then any is better than none."""
+    """The candidates outside `kept`, and why they are passed over; empty when `kept` is empty, because any worker is
+    better than none.
+    """
     chosen = set(kept)
     return {choice: words for choice, words in why.items() if choice not in chosen} if chosen else {}

@@ -1,8 +1,8 @@
-"""Which worker probably still has the start of a conversation in its cache, so that it need not read it again. Pure.
+"""Which worker probably still has the start of a conversation in its cache and does not have to read it again. Pure.
 
-A conversation is known by its openings: the system text, then that and the first turn, and so on. A worker that has
-answered one holds all of them, its own answer included. The longer ago that was, the less is counted on: other
-conversations need the room. What a cache saves is judged in `forecast`: it shortens the expected time, nothing else.
+A conversation is identified by its openings: the system text, then the system text and the first turn, and so on. A
+worker that has answered a conversation holds all its openings, its own answer included. The Manager counts on this less
+as time passes: other conversations need the cache. A cached prompt only shortens the expected time (`forecast`).
 """
 
 from collections import OrderedDict
@@ -12,18 +12,18 @@ from contracts import ChatMessage, EmbeddingRequest, InferenceRequest, Request
 from contracts.tokens import frame_bytes, message_bytes, tokens_of, utf8_bytes
 
 SHORTEST = 32
-"""Tokens of an opening that is worth being remembered."""
+"""Tokens of the shortest opening that is remembered."""
 HALF_GONE = 120.0
-"""Seconds after which half of it is believed to be still there."""
+"""Seconds after which half of an opening is assumed to be still in the cache."""
 FORGOTTEN = 600.0
 REMEMBERED = 20_000
-"""Openings, of all conversations together."""
+"""Openings remembered, of all conversations together."""
 HOLDERS = 4
-"""Workers that are remembered for one of them, the latest."""
+"""Workers remembered for one opening: the latest ones."""
 
 
 class Opening(NamedTuple):
-    """How a conversation begins."""
+    """The start of a conversation."""
 
     key: int
     size: int
@@ -31,12 +31,14 @@ class Opening(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """Estimated as a prompt's are: the last opening of a conversation has as many as its prompt."""
+        """Tokens, estimated as for a prompt: the last opening of a conversation has as many as its prompt."""
         return tokens_of(self.size)
 
 
 def openings(request: Request) -> tuple[Opening, ...]:
-    """Every opening of this conversation, the shortest first; the last one is all of it. Texts to embed have none."""
+    """Every opening of this conversation, the shortest first; the last one is the whole conversation. Texts to embed
+    have no openings.
+    """
     if isinstance(request, EmbeddingRequest):
         return ()
     before, known = _frame(request), []
@@ -47,13 +49,13 @@ def openings(request: Request) -> tuple[Opening, ...]:
 
 
 def _frame(request: InferenceRequest) -> Opening:
-    """What stands before the first message: another set of tools makes another conversation."""
+    """The opening before the first message: other tools or another response format make another conversation."""
     size = frame_bytes(request)
     return Opening(hash(repr((request.tools, request.response_format))) if size else 0, size)
 
 
 def _said(message: ChatMessage) -> tuple[object, ...]:
-    """What makes a message another one."""
+    """The parts of a message that tell it apart from another message."""
     if isinstance(message.content, str) and not message.tool_calls:
         return message.role, message.content, (), (), ""
     calls = repr(message.tool_calls) if message.tool_calls else ""
@@ -61,7 +63,7 @@ def _said(message: ChatMessage) -> tuple[object, ...]:
 
 
 def _answered(known: tuple[Opening, ...], output: str) -> Opening:
-    """The opening that goes on with the answer."""
+    """The opening that ends with the answer."""
     key, size = known[-1] if known else (0, 0)
     return Opening(hash((key, ("assistant", output, (), (), ""))), size + utf8_bytes(output))
 
@@ -69,10 +71,10 @@ def _answered(known: tuple[Opening, ...], output: str) -> Opening:
 class PrefixCache:
     def __init__(self) -> None:
         self._held: OrderedDict[int, dict[str, float]] = OrderedDict()
-        """By opening, the workers that hold it and since when (loop's clock, seconds)."""
+        """By opening, the workers that hold it and the time when they read it (loop's clock, seconds)."""
 
     def answered(self, worker_id: str, known: tuple[Opening, ...], output: str, now: float) -> None:
-        """A worker has read all of a conversation and said `output`."""
+        """Records that a worker has read a conversation and answered `output`."""
         for opening in (*known, _answered(known, output)):
             if opening.tokens < SHORTEST:
                 continue
@@ -86,7 +88,7 @@ class PrefixCache:
             self._held.popitem(last=False)
 
     def cached(self, known: tuple[Opening, ...], now: float) -> dict[str, float]:
-        """By worker, how many tokens of the conversation it need probably not read again."""
+        """By worker, how many tokens of the conversation it probably does not read again."""
         found: dict[str, float] = {}
         for opening in reversed(known):
             for worker_id, since in self._held.get(opening.key, {}).items():

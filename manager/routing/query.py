@@ -1,4 +1,4 @@
-"""What is asked of routing, and what may answer it. Pure."""
+"""What the Manager asks of routing, and the candidates for it. Pure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from manager.routing.prefix_cache import Opening, openings
 from manager.routing.registry import WorkerView
 
 NO_MODEL = ModelCard.model_construct(model_id="", context_window=0, capabilities=(), local=True)
-"""Stands for the models of a worker that has not said yet what it serves. No worker can say such a name."""
+"""Stands for the models of a worker that has not announced any yet. No worker can announce a model with this name."""
 
 
 class Wants(NamedTuple):
@@ -59,12 +59,12 @@ def choices(workers: Iterable[WorkerView]) -> list[Choice]:
 
 @dataclass(frozen=True, slots=True)
 class Excluded:
-    """What is not asked: whole workers, and single models at a worker."""
+    """Workers, and models at a worker, that are not asked."""
 
     workers: frozenset[str] = frozenset()
-    """By id."""
+    """Worker ids."""
     models: frozenset[tuple[str, str]] = frozenset()
-    """By the worker's id and the model's."""
+    """Pairs of worker id and model id."""
 
     def has(self, worker_id: str, model_id: str) -> bool:
         return worker_id in self.workers or (worker_id, model_id) in self.models
@@ -75,48 +75,54 @@ NONE_EXCLUDED = Excluded()
 
 @dataclass(frozen=True, slots=True)
 class RoutingQuery:
-    """What routing needs to know of a request."""
+    """What routing needs to know of a request and of its attempts so far."""
 
     request: Request
     tokens_in: int
-    """Of the prompt, as estimated here."""
+    """Tokens of the prompt, as the Manager estimates them."""
     needs: frozenset[Capability]
     excluded: Excluded = NONE_EXCLUDED
-    """The workers, and the models at a worker, that have had their chance."""
+    """The workers, and the models at a worker, that were tried already."""
     left_s: float = inf
-    """Seconds until its deadline."""
+    """Seconds until the request's deadline."""
     waiting: int = 0
-    """Requests that wait for a place before it."""
+    """Requests that wait for a place ahead of this one."""
     has_queued: bool = False
-    """It has waited in the queue already."""
+    """The request has waited in the queue already."""
     spent: Decimal = Decimal(0)
-    """US dollars that its earlier attempts have probably cost."""
+    """US dollars that the request's earlier attempts have probably cost."""
     unaffordable: frozenset[str] = frozenset()
-    """Models for which a budget has not enough left."""
+    """Models whose budget has too little left for the request."""
     openings: tuple[Opening, ...] = ()
-    """The conversation, by which a worker that knows it is found."""
+    """The openings of the conversation, by which a worker that has it in its cache is found."""
     cached: Mapping[str, float] = field(default_factory=dict)
-    """By worker, tokens of the prompt that it has probably still in its cache."""
+    """By worker, tokens of the prompt that it probably still has in its cache."""
     at_least: int = 0
-    """Tokens of the prompt, as told by a worker whose model they did not fit."""
+    """Tokens of the prompt, as counted by a worker whose model's context window was too small for it."""
     include_full: bool = False
-    """Nothing else was found: a worker that was full before is waited for."""
+    """No other worker was found: workers that refused the request as full may be waited for."""
     include_unclaimed: bool = False
-    """Nothing at all was found: a worker that was only slow to claim, or only declines, is better than an error."""
+    """No worker at all was found: workers whose breaker opened only because they were slow to claim, or declined, may
+    be asked.
+    """
     known_only: bool = False
-    """Workers that no one knows were asked in vain: only those that have taken a request, or have a name, are."""
+    """Unknown workers were asked in vain: only workers with a connection that the server knows, or that have taken a
+    request, are asked.
+    """
     unsure: frozenset[str] = frozenset()
-    """Models that have answered it, and were not sure enough."""
+    """Models that have answered this request with too little confidence."""
     confidence: float = 0.0
-    """Of the surest of those answers."""
+    """The highest confidence among those answers, 0..1."""
     other_model_at_it: bool = False
-    """A model that is no stand-in is at it, or has answered it."""
+    """A model that is no stand-in works on the request, or has answered it."""
     longest_text: int | None = None
-    """Tokens of the longest of texts that are read each for itself. None: all of the prompt is read at once."""
+    """Tokens of the longest text, when the model reads each text by itself. None: the model reads the whole prompt at
+    once.
+    """
 
     @classmethod
     def of(cls, request: Request, excluded: Iterable[str] = ()) -> "RoutingQuery":
-        """The query of a request that was not tried yet. `excluded`: workers, by id."""
+        """The query of a request without attempts. `excluded`: ids of workers that are not asked."""
         apart = Excluded(workers=frozenset(excluded))
         known = openings(request)
         return cls(
@@ -141,5 +147,5 @@ class RoutingQuery:
 
     @property
     def names_its_model(self) -> bool:
-        """Whether the caller says which model or backend is to answer."""
+        """Whether the caller names the model or backend that has to answer."""
         return self.request.model is not None or self.request.backend is not None

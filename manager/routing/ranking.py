@@ -1,10 +1,10 @@
-"""Who should answer: filter, grade, score, then pick the best or wait. Pure.
+"""Which candidate should answer: filter, grade, score, then pick the best one or wait. Pure.
 
-`filters` say which candidates can be asked, `stand_ins` which of them step back, `grades` whose turn it is, `scorers`
-how good each would be; the lowest score wins. A candidate that is full is scored too, with the wait for a place:
-sometimes it is better to wait for a quick worker than to have a slow one now. Every candidate is in the decision, with
-terms or with the reason for being passed over, so that "why did this go to the expensive one?" has an answer, and
-anybody can work it out again.
+`filters` say which candidates can be asked, `stand_ins` which of them step back, `grades` whose turn it is, and
+`scorers` how good each is; the lowest score wins. A full candidate is scored too, including the wait for a place:
+sometimes waiting for a fast worker is better than asking a slow one now. The decision lists every candidate, with its
+terms or with the reason why it was passed over. So an operator can see why a request went to the expensive model, and
+can compute the decision again.
 """
 
 import random
@@ -35,7 +35,7 @@ from manager.routing.scorers import HOPELESS, IN_VAIN, TermValues
 from manager.routing.stand_ins import is_stand_in, step_back
 
 MOST_CANDIDATES = 500
-"""Models at workers that one decision looks at: a worker may tell of a thousand models."""
+"""Models at workers that one decision looks at: one worker may announce a thousand models."""
 
 PRECEDENCE = (
     RejectReason.FULL,
@@ -46,14 +46,14 @@ PRECEDENCE = (
     RejectReason.UNABLE,
     RejectReason.STAND_IN,
 )
-"""Of several reasons the most hopeful one is told."""
+"""The reasons, the most hopeful first: the ranking reports the first one that any candidate has."""
 
 UNGRADED = Grades()
 """Every worker is regular."""
 
 
 class ScoredCandidate(NamedTuple):
-    """One candidate: terms and a score, or an reason. One that is full has both."""
+    """One candidate with its terms and score, or with the reason why it cannot be asked. A full candidate has both."""
 
     choice: Choice
     reason: RejectReason
@@ -62,7 +62,7 @@ class ScoredCandidate(NamedTuple):
     score: float = inf
 
     def told(self) -> Candidate:
-        """As `metrics.route` has it."""
+        """The candidate as `metrics.route` shows it."""
         beat = self.choice.worker.heartbeat
         return Candidate.built(
             {
@@ -78,14 +78,14 @@ class ScoredCandidate(NamedTuple):
 
 @dataclass(frozen=True)
 class Ranking:
-    """The outcome: a winner, or the reason."""
+    """The result of a decision: a winner, or the reason why there is none."""
 
     winner: Choice | None
     reason: RejectReason
     scored: Sequence[ScoredCandidate] = ()
     reasons: tuple[str, ...] = ()
     wait_s: float = 0.0
-    """Seconds until the requests that wait already have found places."""
+    """Seconds until all requests that wait already have found places."""
     stands_in: bool = False
     """The winner is a stand-in that the caller did not ask for."""
 
@@ -125,7 +125,9 @@ def rank(
 
 
 def _looked_at(query: RoutingQuery, candidates: list[Choice], rng: random.Random) -> list[Choice]:
-    """All of them; of very many those that are asked for by name, and of more than a decision can look at some."""
+    """All candidates. Of more than `MOST_CANDIDATES`, only those that the caller named; if these are still too many, a
+    random sample.
+    """
     if len(candidates) <= MOST_CANDIDATES:
         return candidates
     asked = query.request.model
@@ -137,7 +139,7 @@ def _looked_at(query: RoutingQuery, candidates: list[Choice], rng: random.Random
 def _graded(
     at: Situation, verdicts: Mapping[Choice, Verdict], grades: Grades, rng: random.Random
 ) -> Mapping[Choice, Verdict]:
-    """The verdicts, with those of candidates whose grade gives them no part in this decision."""
+    """The verdicts, changed for the candidates whose grade keeps them out of this decision."""
     free = [choice for choice, one in verdicts.items() if one.reason is FREE]
     reserve = grades.reserve(free, at.query.request.policy, at.estimates, at.now, rng)
     if not reserve:
@@ -157,7 +159,7 @@ def _scored(verdicts: Mapping[Choice, Verdict], forecast: Forecast, weights: Ter
 
 
 def _picked(query: RoutingQuery, scored: Sequence[ScoredCandidate], line_s: float) -> Ranking:
-    """The best free candidate, unless a full one is better with its wait."""
+    """The best free candidate, unless a full one has a better score including its wait."""
     best = min((one for one in scored if one.reason is FREE), key=_score, default=None)
     later = min((one for one in scored if one.reason is FULL), key=_score, default=None)
     if later is not None and (line_s >= query.left_s or query.has_queued) and _hopeless(scored):
@@ -174,12 +176,12 @@ def _score(one: ScoredCandidate) -> float:
 
 
 def _hopeless(scored: Sequence[ScoredCandidate]) -> bool:
-    """Whether none of those that can be asked would answer before the deadline."""
+    """Whether no candidate that can be asked would answer before the deadline."""
     return all(one.terms is None or one.terms.lateness >= HOPELESS for one in scored)
 
 
 def _nobody(query: RoutingQuery, scored: Sequence[ScoredCandidate]) -> Ranking:
-    """No candidate can be asked: why."""
+    """The ranking when no candidate can be asked, with the reason."""
     found = {one.reason for one in scored}
     reason = next((one for one in PRECEDENCE if one in found), None)
     if reason is RejectReason.UNABLE and _fits_nowhere(query, scored):
@@ -192,7 +194,7 @@ def _nobody(query: RoutingQuery, scored: Sequence[ScoredCandidate]) -> Ranking:
 
 
 def _fits_nowhere(query: RoutingQuery, scored: Sequence[ScoredCandidate]) -> bool:
-    """Whether the prompt is too long for every model that is asked for, whether it can be asked now or not."""
+    """Whether the prompt is too long for every model that is asked for, ready or not."""
     return all(card is not NO_MODEL and query.tokens_in > card.context_window for card in _meant(scored))
 
 
@@ -201,7 +203,7 @@ def _suits_nowhere(query: RoutingQuery, scored: Sequence[ScoredCandidate]) -> bo
 
 
 def _meant(scored: Sequence[ScoredCandidate]) -> list[ModelCard]:
-    """The models that are asked for, whether they can be asked now or not."""
+    """The models that are asked for, ready or not."""
     return [one.choice.card for one in scored if one.reason is not RejectReason.NO_SUCH_MODEL]
 
 

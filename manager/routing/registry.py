@@ -1,4 +1,4 @@
-"""The workers of the mesh: heartbeats and departures in, workers out.
+"""The workers of the mesh, from their heartbeats and departures.
 
 Pure: no clock of its own, no network. `now` is the loop's monotonic time in seconds.
 """
@@ -16,53 +16,59 @@ from manager.routing.circuit_breaker import CircuitBreaker
 from manager.routing.clock_offset import ClockOffset
 
 STRANGERS_BELIEVED = 16
-"""So many workers without a name at the server are taken at their word. When there are more, most are made up."""
+"""Workers without a connection of their name at the server ("strangers") that are treated as real. When there are more,
+most of them are made up.
+"""
 MOST_STRANGERS = 200
-"""That are known at once: what makes up ten thousand ids costs no more than that."""
+"""Strangers known at once: an attacker who makes up ten thousand ids costs the Manager no more than these."""
 STRANGERS_SHARE = 0.1
-"""Of the decisions, in which some of a crowd of strangers take part beside workers that are known."""
+"""Share of the decisions in which some of a crowd of strangers take part beside known workers."""
 FORGET_AFTER = 60.0
-"""Seconds after which a silent worker is no longer even listed."""
+"""Seconds of silence after which a worker leaves the list."""
 SUSPECT = 1.2
-"""Heartbeats missed when the first of several workers that fall silent together is declared silent."""
+"""Heartbeat intervals of silence after which a worker counts as suspect, at least: many suspects at once mean that the
+Manager itself is deaf.
+"""
 RETURN_WITHIN = 4.25
-"""Seconds in which workers that lost their server are back: the longest pause between two tries, and a
+"""Seconds within which workers that lost their server are back: the longest pause between two tries to connect, and one
 heartbeat.
 """
 STOPPED = "stopped"
 """Why a worker is gone that left in order."""
 LATE = 1.5
-"""Heartbeat intervals after which the next one counts as late."""
+"""Heartbeat intervals after which the next heartbeat counts as late."""
 PANIC_SHARE = 0.5
-"""When more than this share goes silent at once, it is probably this Manager that is deaf."""
+"""Share of the workers: when more of them go silent at once, probably this Manager is deaf."""
 
 
 class News(Enum):
-    """What a heartbeat tells beside the worker's state."""
+    """What a heartbeat shows beside the worker's state."""
 
     NONE = "none"
     VOID = "void"
-    """It restarted, or it left: what ran there will not come back."""
+    """The worker restarted or left: its requests will not come back."""
     BACK = "back"
-    """It was taken for gone, and is the same as before: what it still does may be another worker's by now."""
+    """The worker counted as gone and is back, without a restart: another worker may have its requests by now."""
     SUPERSEDED = "superseded"
-    """An older worker of this id is still beating its heart."""
+    """An older process with this worker id still sends heartbeats."""
     REFUSED = "refused"
-    """It is not taken in: it speaks for a worker that is another one, or too many strangers are here."""
+    """The heartbeat is refused: it comes from another backend than the known worker of this id, or there are too many
+    strangers.
+    """
 
 
 @dataclass(slots=True, eq=False)
 class UncountedRequest:
-    """A request that was sent to a worker, and may be of those that its last heartbeat does not count yet."""
+    """A request that was sent to a worker and that the worker's last heartbeat may not count yet."""
 
     tokens: float
-    """What it may use of a limit of tokens."""
+    """Tokens that the request may use of the worker's limit."""
     known: bool = False
-    """The worker has said something about it, or never will: its next heartbeat counts it."""
+    """The worker has reported something about the request, or never will: its next heartbeat counts it."""
 
 
 class Probe(NamedTuple):
-    """Which breakers wait for the outcome of a request: that of the worker, that of the model at this worker."""
+    """Which breakers wait for the outcome of a request: the worker's, and that of the model at this worker."""
 
     worker: bool = False
     model: bool = False
@@ -77,7 +83,7 @@ class ModelView:
 
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
     paused_until: float = 0.0
-    """It is to be left alone until then (a rate limit of its own)."""
+    """The model gets no request before this time (loop's clock): it has a rate limit of its own."""
 
 
 @dataclass(slots=True, eq=False)
@@ -87,32 +93,38 @@ class WorkerView:
     heartbeat: Heartbeat
     heard: float
     gone: str = ""
-    """Why it counts as gone; empty while it is with us."""
+    """Why the worker counts as gone; empty while it is here."""
     back_by: float = 0.0
-    """It lost its connection and may be back until then."""
+    """The worker lost its connection and may be back until this time (loop's clock)."""
     assigned: int = 0
-    """Our own requests at this worker right now."""
+    """This Manager's own requests that are at this worker now."""
     assigned_at_beat: int = 0
     paused_until: float = 0.0
-    """It asked to be left alone until then (overload, a rate limit of the whole account)."""
+    """The worker gets no request before this time (loop's clock): it is overloaded, or its whole account has a rate
+    limit.
+    """
     models: dict[str, "ModelView"] = field(default_factory=dict)
-    """How each of its models does here, as far as anything is to be said of it."""
+    """The state of each of the worker's models, as soon as there is something to record."""
     uncounted: list[UncountedRequest] = field(default_factory=list)
-    """Requests that we sent there and that its last heartbeat does not count, as far as we can tell."""
+    """Requests that this Manager sent and that the worker's last heartbeat probably does not count."""
     answered: int = 0
     failed: int = 0
     said_full: bool = False
-    """It refused a request because it is full, and has said nothing else since: others may send there too."""
+    """The worker refused a request as full and has reported nothing since: other Managers may send there too."""
     silent: bool = False
-    """Gone because its heart was not heard: it may be deaf, frozen, cut off, or all of these but alive."""
+    """The worker counts as gone because its heartbeats stopped: it may be deaf, frozen or cut off, and still alive."""
     named: bool = False
-    """It speaks on a subject of its own, where the server lets no other backend's worker speak."""
+    """The worker sends on a subject of its own, on which the server lets no other backend's worker publish."""
     stranger: bool = False
-    """The server knows no connection of its name, and it has never taken a request: it may be no worker at all."""
+    """The server knows no connection of the worker's name, and the worker has never taken a request: it may be made
+    up.
+    """
     swapped: bool = False
-    """It serves another model than at first."""
+    """The worker serves other models than at its start."""
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
-    """Of what concerns the whole worker: it does not claim, its provider cannot be reached, its key is refused."""
+    """The breaker for failures of the whole worker: it does not claim, its provider cannot be reached, its key is
+    refused.
+    """
     clock: ClockOffset = field(default_factory=ClockOffset)
 
     @property
@@ -121,17 +133,19 @@ class WorkerView:
 
     @property
     def serves_since(self) -> datetime | None:
-        """When it began to serve what it serves; None: later than it started itself."""
+        """Since when the worker serves its present models. None: unknown, because they changed after its start."""
         return None if self.swapped else self.heartbeat.started_at
 
     @property
     def is_lost(self) -> bool:
-        """Whether it went without saying so."""
+        """Whether the worker is gone without having left in order."""
         return self.gone not in ("", STOPPED)
 
     @property
     def load(self) -> int:
-        """Requests running and waiting there, as far as we know: the heartbeat's word, plus what we sent since."""
+        """Requests that run or wait at the worker: those that its heartbeat counts, plus those that this Manager sent
+        since.
+        """
         beat = self.heartbeat
         return max(self.assigned, beat.inflight + beat.queued + self.assigned - self.assigned_at_beat)
 
@@ -140,13 +154,13 @@ class WorkerView:
         return max(0, self.heartbeat.capacity - self.load)
 
     def model(self, model_id: str) -> "ModelView":
-        """How one of its models does."""
+        """The state of one of the worker's models."""
         return self.models.setdefault(model_id, ModelView())
 
     def failing(self, model_id: str, now: float, *, include_unclaimed: bool = False) -> str:
-        """Why the worker, or this model of its, is left alone after failures; empty when it may be asked.
+        """Why the worker, or this model at it, gets no request after failures; empty when it may be asked.
 
-        `include_unclaimed`: also where it may not be ill at all.
+        `include_unclaimed`: also ask a worker whose failures do not prove that it is ill.
         """
         model = self.models.get(model_id)
         for what, breaker in (("", self.breaker), (f"{model_id} is ", model.breaker if model else None)):
@@ -157,62 +171,66 @@ class WorkerView:
 
     @property
     def is_failing(self) -> bool:
-        """Whether nothing it serves is trusted now."""
+        """Whether the worker, or every model it serves, has an open breaker."""
         cards = self.heartbeat.models
         opened = [card for card in cards if (m := self.models.get(card.model_id)) is not None and m.breaker.is_open]
         return self.breaker.is_open or (bool(cards) and len(opened) == len(cards))
 
     def pause_left(self, model_id: str, now: float) -> float:
-        """Seconds until the worker, and this model of its, may be asked again as far as they asked for a pause."""
+        """Seconds until the pauses of the worker and of this model are over; 0 or less when there is none."""
         model = self.models.get(model_id)
         return max(self.paused_until, model.paused_until if model else 0.0) - now
 
     def leave_alone(self, model_id: str | None, until: float) -> None:
-        """Leaves a model alone until then (loop's clock), or, None, all of the worker."""
+        """Sends no request to the model before `until` (loop's clock); with None, none to the whole worker."""
         if model_id is None:
             self.paused_until = until
         else:
             self.model(model_id).paused_until = until
 
     def sent(self, model_id: str) -> Probe:
-        """A request was sent. Returns of which breakers it is the probe; say so when it ends."""
+        """Records that a request was sent. Returns the breakers that it probes: pass them on when it ends."""
         model = self.models.get(model_id)
         return Probe(worker=self.breaker.sent(), model=model.breaker.sent() if model else False)
 
     def succeeded(self, model_id: str, now: float, probe: Probe) -> None:
-        """A model answered here."""
+        """Records that a model answered at this worker."""
         self.breaker.succeeded(now, probe=probe.worker)
         if (model := self.models.get(model_id)) is not None:
             model.breaker.succeeded(now, probe=probe.model)
 
     def model_failed(self, model_id: str, now: float, why: str, probe: Probe) -> None:
-        """A model failed here; the worker itself did what it should."""
+        """Records that a model failed; the worker itself worked."""
         self.breaker.succeeded(now, probe=probe.worker)
         self.model(model_id).breaker.failed(now, why, probe=probe.model)
 
     def worker_failed(self, model_id: str, now: float, why: str, probe: Probe) -> None:
-        """The worker failed; of its model that says nothing."""
+        """Records that the worker failed; this shows nothing about the model."""
         self.breaker.failed(now, why, probe=probe.worker)
         self.model(model_id).breaker.withdrawn(probe=probe.model)
 
     def nothing_learned(self, model_id: str, probe: Probe) -> None:
-        """A request ended in a way that says nothing: it was refused for its own sake, or called off."""
+        """Records a request whose end shows nothing about the worker: the request itself was at fault, or was
+        cancelled.
+        """
         self.breaker.withdrawn(probe=probe.worker)
         self.model(model_id).breaker.withdrawn(probe=probe.model)
 
     def forgiven(self, model_id: str, now: float, probe: Probe) -> None:
-        """It answered after all: what was taken for its last failure was none."""
+        """Takes the last failure back: the worker answered that request after all."""
         self.breaker.forgiven(now, probe=probe.worker)
         self.model(model_id).breaker.forgiven(now, probe=probe.model)
 
     def spend(self, tokens: float) -> UncountedRequest:
-        """A request of about so many tokens is sent there."""
+        """Counts a request of about `tokens` tokens against the worker's limits."""
         uncounted = UncountedRequest(tokens)
         self.uncounted.append(uncounted)
         return uncounted
 
     def short_of(self, tokens: float) -> str:
-        """Which of its limits would not allow a request of so many tokens now; empty: none."""
+        """Which of the worker's limits does not allow a request of `tokens` tokens now: "requests" or "tokens"; empty
+        when all allow it.
+        """
         rate = self.heartbeat.rate
         if rate is None:
             return ""
@@ -223,19 +241,21 @@ class WorkerView:
         return ""
 
     def rested_at(self) -> float:
-        """When there may be more of what is short (loop's clock): as it says; its next heartbeat tells more."""
+        """When a used-up limit may have filled up again (loop's clock): the time that the worker reports, but at most
+        one heartbeat interval after the last heartbeat.
+        """
         rate = self.heartbeat.rate
         resets = None if rate is None else rate.resets_in_ms
         return self.heard + (self.patience if not resets else min(self.patience, resets / 1000))
 
     @property
     def idle(self) -> bool:
-        """Less than half full: it has time for work beside its own."""
+        """Whether the worker is less than half full: it has time for additional work."""
         return not self.heartbeat.queued and self.load * 2 < self.heartbeat.capacity
 
     @property
     def all_local(self) -> bool:
-        """Nothing it does sends a bill."""
+        """Whether all models of the worker are local and send no bill."""
         return all(card.local for card in self.heartbeat.models)
 
     @property
@@ -245,12 +265,12 @@ class WorkerView:
 
     @property
     def pause(self) -> float:
-        """Seconds for which it said that nothing may be heard of it."""
+        """Seconds for which the worker announced that it may be silent."""
         return self.heartbeat.pause_ms / 1000
 
     @property
     def obstacle(self) -> str:
-        """Why it can't take work at all; empty when it can."""
+        """Why the worker cannot take any request; empty when it can."""
         if self.gone:
             return self.gone
         beat = self.heartbeat
@@ -264,12 +284,12 @@ class Registry:
         self._workers: dict[str, WorkerView] = {}
         self.silent_after = silent_after_beats
         self.late = 0
-        """Heartbeats that came later than they should."""
+        """Heartbeats that came late."""
         self._swept: float | None = None
         self._excused_until = 0.0
         self._groups: list[list[WorkerView]] = []
         self._changed = True
-        """Whether a worker serves other models than when the groups were made."""
+        """Whether the workers, or the models they serve, have changed since the groups were made."""
         self._strangers: set[str] = set()
 
     def __iter__(self) -> Iterator[WorkerView]:
@@ -280,11 +300,13 @@ class Registry:
 
     @property
     def is_crowded(self) -> bool:
-        """Whether more strangers are here than can be believed."""
+        """Whether there are more strangers than can be real."""
         return len(self._strangers) > STRANGERS_BELIEVED
 
     def pool(self, rng: random.Random) -> list[WorkerView]:
-        """The workers that a decision looks at: all of them; of a crowd of strangers now and then a few, by lot."""
+        """The workers that a decision looks at: all of them. With a crowd of strangers, the known workers, and only now
+        and then a few strangers by lot.
+        """
         if not self.is_crowded:
             return list(self)
         known = [worker for worker in self if not worker.stranger]
@@ -294,7 +316,9 @@ class Registry:
         return [*known, *(self._workers[name] for name in few)]
 
     def drawn(self, count: int, rng: random.Random) -> list[WorkerView]:
-        """So many by lot, from each set of models alike: thousands are too many to look at each time."""
+        """About `count` workers by lot, equally many from each set of models: thousands are too many to look at each
+        time.
+        """
         if self._changed:
             self._group()
         each = max(1, count // max(1, len(self._groups)))
@@ -313,9 +337,10 @@ class Registry:
         return self._workers.get(worker_id)
 
     def hear(self, beat: Heartbeat, now: float, *, wall: float, named: bool = False, connected: bool = True) -> News:
-        """Takes a heartbeat in, received at `now` (loop's clock) and `wall` (unix seconds).
+        """Takes in a heartbeat, received at `now` (loop's clock) and `wall` (unix seconds).
 
-        `named`: it came on the worker's own subject. `connected`: the server knows a connection of its name.
+        `named`: the heartbeat came on the worker's own subject. `connected`: the server knows a connection of the
+        worker's name.
         """
         worker = self._workers.get(beat.worker_id)
         if worker is None:
@@ -348,7 +373,7 @@ class Registry:
         return News.BACK if was_gone else News.NONE
 
     def _take_in(self, beat: Heartbeat, now: float, *, wall: float, named: bool, connected: bool) -> News:
-        """A worker that was not known."""
+        """Adds a new worker, unless there are too many strangers."""
         if not connected and len(self._strangers) >= MOST_STRANGERS:
             return News.REFUSED
         worker = self._workers[beat.worker_id] = WorkerView(beat, now, named=named, stranger=not connected)
@@ -359,14 +384,14 @@ class Registry:
         return News.NONE
 
     def vouch(self, names: Collection[str]) -> None:
-        """The server knows connections of these names (`worker_connection_name`)."""
+        """Records that the server knows connections of these names (`worker_connection_name`)."""
         for worker_id in list(self._strangers):
             worker = self._workers[worker_id]
             if worker_connection_name(worker.heartbeat.backend, worker_id) in names:
                 self._vouch_for(worker)
 
     def took_request(self, worker: WorkerView) -> None:
-        """It has claimed a request, or answered it: it is a worker."""
+        """Records that the worker has claimed or answered a request: it is no stranger."""
         self._vouch_for(worker)
 
     def _vouch_for(self, worker: WorkerView) -> None:
@@ -376,7 +401,7 @@ class Registry:
             self._changed = True
 
     def leave(self, worker_id: str, why: str, *, back_by: float = 0.0) -> bool:
-        """A worker's connection is gone. Returns whether that is news; its next heartbeat brings it back."""
+        """Records that a worker is gone. Returns whether this is news. The worker's next heartbeat brings it back."""
         worker = self._workers.get(worker_id)
         if worker is None or worker.gone:
             return False
@@ -384,14 +409,17 @@ class Registry:
         return True
 
     def all_cut_off(self, now: float) -> bool:
-        """Whether all workers, not only one, lost their connections just now: it was the server, and they come back."""
+        """Whether all workers, more than one, have just lost their connections: the server failed, and they come
+        back.
+        """
         return sum(now < worker.back_by for worker in self) > 1 and all(worker.gone for worker in self)
 
     def sweep(self, now: float, every: float) -> list[str]:
-        """The workers that went silent since the last sweep. Call it every `every` seconds.
+        """Returns the workers that went silent since the last sweep. Call it every `every` seconds.
 
-        If this process itself was asleep, or most of the pool seems to fall silent in one instant, no
-        worker is declared dead: this Manager is deaf.
+        If this process was asleep, or more than `PANIC_SHARE` of the workers fall silent at once, this Manager is
+        probably deaf: then it counts its own sleep as no silence, and a worker is gone only after twice the usual
+        silence.
         """
         slept = 0.0 if self._swept is None else max(0.0, now - self._swept - every)
         self._swept = now
@@ -407,20 +435,20 @@ class Registry:
         return [worker.worker_id for worker in silent]
 
     def nothing_heard(self, worker: WorkerView, since: float, now: float) -> bool:
-        """Whether a silent worker has not said anything else either since then, for as long as a heart may pause."""
+        """Whether a silent worker has sent nothing since `since` either, for as long as its heartbeats may pause."""
         return now - since > max(self.silent_after * worker.patience, worker.pause)
 
     def excuse_until(self, then: float) -> None:
-        """No worker's silence before `then` counts: all have to find the server again."""
+        """Ignores every worker's silence before `then`: all workers have to find the server again."""
         self._excused_until = then
 
     def _is_silent(self, worker: WorkerView, now: float, beats: float) -> bool:
-        """Whether a worker that is with us has missed so many heartbeats."""
+        """Whether a worker that is here has missed this many heartbeats."""
         beat, silent_s = worker.heartbeat, now - max(worker.heard, self._excused_until)
         return not worker.gone and 1000 * silent_s > beats * beat.interval_ms and 1000 * silent_s > beat.pause_ms
 
     def excuse(self, seconds: float) -> None:
-        """This Manager could not listen for so long: no worker's silence in that time counts."""
+        """Ignores the last `seconds` of every worker's silence: this Manager could not listen."""
         for worker in self._workers.values():
             worker.heard += seconds
 
@@ -436,9 +464,9 @@ def _other_models(before: Heartbeat, now: Heartbeat) -> bool:
 
 
 def _not_taken(worker: WorkerView, beat: Heartbeat, *, named: bool) -> News | None:
-    """What a heartbeat tells that changes nothing of the worker; None: it does.
+    """The news of a heartbeat that changes nothing of the worker. None: the heartbeat counts.
 
-    The first on a worker's own subject counts, whatever was said in its name on the open one before.
+    The first heartbeat on a worker's own subject counts, whatever came in its name on the open subject before.
     """
     known = worker.heartbeat
     if named and not worker.named:

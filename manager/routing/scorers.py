@@ -14,21 +14,21 @@ from contracts import Heartbeat, Terms
 from manager.routing.forecast import Prospect
 
 CHEAP_USD = 0.001
-"""An answer worth having of this price has a cost of one half."""
+"""US dollars for a good answer that give the term `cost` the value one half."""
 QUICK_S = 1.0
-"""An answer expected in so many seconds has a load of one half."""
+"""Expected seconds that give the term `load` the value one half."""
 IN_TIME, TOO_LATE = 0.6, 1.6
-"""Shares of the time left: an answer expected within the first is not feared to be late, after the second it is."""
+"""Shares of the time left: up to the first, an expected answer has a lateness of 0; from the second on, of 1."""
 IN_VAIN = (1.0 - IN_TIME) / (TOO_LATE - IN_TIME)
-"""The lateness of an answer that is expected when the time is over."""
+"""The lateness of an answer that is expected exactly at the deadline."""
 HOPELESS = 0.8
-"""The lateness of an answer that is not worth waiting for: requests that can still be in time get its place."""
+"""The lateness from which an answer is not worth a wait: requests that can still be in time get the place."""
 DIGITS = 2
-"""Scores are compared to so many: what differs by less is equal, and equals share the work."""
+"""Decimal places of a score: scores that differ by less are equal, and equal candidates share the work."""
 
 
 class TermValues(NamedTuple):
-    """The terms of one candidate, or the weights of a policy; on the wire they are `Terms`."""
+    """The terms of one candidate, or the weights of a policy; on the wire, `Terms`."""
 
     cost: float
     confidence: float
@@ -52,19 +52,19 @@ def terms(prospect: Prospect) -> TermValues:
 
 
 def score(values: TermValues, weights: TermValues) -> float:
-    """Lower is better; of equals any may win."""
+    """The weighted sum of the terms. Lower is better; of equal candidates any may win."""
     total: float = sum(map(mul, weights, values))
     return round(total, DIGITS)
 
 
 def cost(prospect: Prospect) -> float:
-    """What an answer worth having costs. An unknown price may be any price."""
+    """The cost of a good answer; 1 when the price is unknown, because it may be high."""
     usd = prospect.usd
     return 1.0 if usd is None else usd / (usd + CHEAP_USD)
 
 
 def confidence(prospect: Prospect) -> float:
-    """How likely no answer comes, or one that is not worth having."""
+    """The probability that no answer comes, or one that is not good."""
     return 1.0 - prospect.good
 
 
@@ -74,7 +74,7 @@ def load(prospect: Prospect) -> float:
 
 
 def resources(prospect: Prospect) -> float:
-    """The scarcest of the worker's memory, GPU memory and processor."""
+    """The used share of the worker's scarcest resource: memory, GPU memory or processor."""
     used = prospect.heartbeat.resources
     scarcest = max(memory_share(prospect.heartbeat), used.cpu_percent / 100 / (used.cpu_limit or 1.0))
     for gpu in used.gpus:
@@ -84,12 +84,12 @@ def resources(prospect: Prospect) -> float:
 
 
 def lateness(prospect: Prospect) -> float:
-    """How much the answer is feared to come after the deadline."""
+    """How likely the answer is to come after the deadline."""
     share = prospect.seconds / max(prospect.left_s, 0.001)
     return min(1.0, max(0.0, (share - IN_TIME) / (TOO_LATE - IN_TIME)))
 
 
 def memory_share(beat: Heartbeat) -> float:
-    """Of the memory that the worker may use, 0 if that has no limit."""
+    """The used share of the worker's memory limit; 0 without a limit."""
     resources = beat.resources
     return resources.memory_used / resources.memory_limit if resources.memory_limit else 0.0

@@ -1,8 +1,9 @@
-"""When a stand-in steps back: the last filter, for which every other candidate has its verdict already. Pure.
+"""When a stand-in steps back: the last filter, applied when every other candidate has its verdict. Pure.
 
 A stand-in answers only while no other model is ready, so that a mesh answers from its first minute. Another model is
-ready when it is free or full and would answer before the deadline: a moment in the queue is better than the answer of a
-toy. One that rests for longer than a moment, fails, or cannot do what is asked is not ready, and the stand-in answers.
+ready when it is free or full and would answer before the deadline: a short wait in the queue is better than a toy's
+answer. A model that rests for more than `MOMENT`, fails, or cannot do what is asked is not ready, and the stand-in
+answers.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,14 +12,16 @@ from manager.routing.filters import CAN_BE_ASKED, RejectReason, Situation, Verdi
 from manager.routing.query import Choice, RoutingQuery
 
 MOMENT = 5.0
-"""Seconds that a model may ask to be left alone for, and is ready all the same: its stand-in does not answer."""
+"""Seconds for which a resting model still counts as ready, so that its stand-in does not answer."""
 STEPS_BACK = Verdict(RejectReason.STAND_IN, "stands in only until another model is ready")
 
 
 def step_back(
     at: Situation, verdicts: Mapping[Choice, Verdict], in_time: Callable[[Choice], bool]
 ) -> Mapping[Choice, Verdict]:
-    """The verdicts, with those of stand-ins that step back. `in_time`: whether one would answer before the deadline."""
+    """The verdicts, changed for the stand-ins that step back. `in_time`: whether a candidate would answer before the
+    deadline.
+    """
     stand_ins = [choice for choice in verdicts if choice.card.stand_in and verdicts[choice].reason in CAN_BE_ASKED]
     if not stand_ins or at.query.names_its_model:
         return verdicts
@@ -29,12 +32,12 @@ def step_back(
 
 
 def is_stand_in(query: RoutingQuery, choice: Choice) -> bool:
-    """Whether it only stands in: not when the caller asked for its model or backend by name."""
+    """Whether the candidate only stands in: not when the caller named its model or backend."""
     return choice.card.stand_in and not query.names_its_model
 
 
 def _is_ready(at: Situation, choice: Choice, told: Verdict, in_time: Callable[[Choice], bool]) -> bool:
-    """Whether this model is to answer rather than a stand-in."""
+    """Whether this model is ready to answer, so that stand-ins step back."""
     match told.reason:
         case RejectReason.NONE | RejectReason.FULL:
             return in_time(choice)
