@@ -6,9 +6,9 @@
         async for event in bp.stream("Tell me a story", model="smollm2-135m"):
             ...
 
-A Manager that dies or freezes with a question in its hands is noticed after 1.6 s, and another one is asked, with the
-same idempotency key; one that is just being restarted is waited for. What cannot be answered raises `BullpenError`
-with the contract's code; a mesh that cannot be reached raises `BusUnreachable`, a connection lost for good `BusError`.
+When a Manager dies or freezes with a request, the client notices after 1.6 s and sends the request to another one, with
+the same idempotency key. It waits for a Manager that is just being restarted. A failed request raises `BullpenError`
+with the contract's code. A mesh that cannot be reached raises `BusUnreachable`, a connection lost for good `BusError`.
 """
 
 from bus import BusError, BusUnreachable

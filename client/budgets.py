@@ -1,4 +1,4 @@
-"""Budgets as several Managers report them."""
+"""The state of budgets, merged from the reports of several Managers."""
 
 from collections.abc import Iterable
 from decimal import Decimal
@@ -7,9 +7,10 @@ from contracts import BudgetState
 
 
 def merged(states: Iterable[BudgetState]) -> list[BudgetState]:
-    """Each budget once, as the Manager that knows of the most spending reports it; nearest to its limit first.
+    """Lists each budget once, as the Manager that knows of the most spending reports it; those nearest to their limit
+    come first.
 
-    Unknown ones come last; of equals, the Manager heard first counts.
+    Budgets whose spending is unknown come last. When Managers agree, the first report counts.
     """
     best: dict[tuple[str | None, str | None, str, str], BudgetState] = {}
     for state in states:

@@ -38,10 +38,10 @@ from contracts import (
 from contracts import subjects as s
 
 REPLY_WITHIN = 2.0
-"""Seconds that the books and a worker's remote control may take to answer."""
+"""Seconds that the books, or a worker or Manager that is controlled, may take to answer."""
 PING_WITHIN = 0.3
 LATE_PING_WITHIN = 2.0
-"""Seconds more for the answer of somebody, or of one that is looked for: a busy machine is slow."""
+"""Further seconds to wait for a first answer, or for a certain role: a busy machine is slow."""
 MANAGER_SERVICE, WORKER_SERVICE, TELEMETRY_SERVICE = "bullpen-manager", "bullpen-worker", "bullpen-telemetry"
 GATEWAY_SERVICE = "bullpen-gateway"
 """The roles' names in service discovery."""
@@ -71,9 +71,9 @@ class Bullpen:
     @classmethod
     @asynccontextmanager
     async def connect(cls, url: str | None = None) -> AsyncIterator[Self]:
-        """To the NATS server at `url`, else as the environment says (`NATS_URL` and its kin).
+        """Connects to the NATS server at `url`, else as the environment says (`NATS_URL` and related variables).
 
-        Raises `BusUnreachable`. Requests still open at the end of the block are cancelled.
+        Raises `BusUnreachable`. Requests that are open at the end of the block are cancelled.
         """
         settings = BusSettings.from_environment()
         if url is not None:
@@ -92,9 +92,10 @@ class Bullpen:
     async def ask(
         self, prompt: str | None = None, *, cancel_token: str | None = None, **options: Unpack[Options]
     ) -> InferenceResponse:
-        """The whole answer. Raises `BullpenError` (a `RequestFailed`, when the question was sent).
+        """Sends a request and returns the whole answer. Raises `BullpenError` (a `RequestFailed` once the request was
+        sent).
 
-        `cancel_token`: what another client has to know to cancel it. None: none can.
+        `cancel_token`: lets another client cancel the request. None: no other client can.
         """
         async with self.exchange(prompt, stream=False, cancel_token=cancel_token, **options) as exchange:
             return await exchange.response()
@@ -102,9 +103,9 @@ class Bullpen:
     async def stream(
         self, prompt: str | None = None, *, cancel_token: str | None = None, **options: Unpack[Options]
     ) -> AsyncGenerator[Chunk | Resumed | FinalResponse, None]:
-        """The answer as it is made; the last event is the `FinalResponse`. Raises as `ask`.
+        """Yields the answer piece by piece; the last event is the `FinalResponse`. Raises as `ask`.
 
-        After a `Resumed` with mode `restarted` the text so far is void. Leaving early stops the work.
+        After a `Resumed` with mode `restarted` the text so far is void. Leaving the loop early cancels the request.
         """
         async with self.exchange(prompt, stream=True, cancel_token=cancel_token, **options) as exchange:
             while True:
@@ -117,7 +118,8 @@ class Bullpen:
     async def exchange(
         self, prompt: str | None = None, *, stream: bool, cancel_token: str | None = None, **options: Unpack[Options]
     ) -> AsyncIterator[Exchange]:
-        """One question under way, for whoever wants to hear more than its answer. Leaving early stops the work.
+        """One request under way, for a caller that wants more than its answer. Leaving the block early cancels the
+        request.
 
         Raises `BullpenError(invalid_request)` before anything is sent.
         """
@@ -127,7 +129,8 @@ class Bullpen:
     async def embed(
         self, texts: str | Sequence[str], *, cancel_token: str | None = None, **options: Unpack[EmbedOptions]
     ) -> EmbeddingResponse:
-        """The vectors of texts, in their order, all of one model: numbers, or base64 if `encoding_format` says so.
+        """The vectors of texts, in the order of the texts, all from one model: numbers, or base64 if `encoding_format`
+        says so.
 
         They travel as 32-bit floats. Raises as `ask`.
         """
@@ -150,24 +153,24 @@ class Bullpen:
     async def submit(
         self, prompt: str | None = None, *, job_id: str | None = None, **options: Unpack[Options]
     ) -> JobTicket:
-        """Leaves a durable request: it survives a restart of everything. Returns when the mesh has it on disk.
+        """Submits a durable request: it survives a restart of every process. Returns when the mesh has it on disk.
 
-        The same `job_id` submitted again is the same job. Raises `BullpenError`, `BusError` after a minute.
+        The same `job_id` submitted again is the same job. Raises `BullpenError`; `BusError` after a minute.
         """
         question = Question.of(prompt, {"priority": "batch", **options}, stream=False, once=False)
         return await self.jobs.submit(question, job_id or new_id())
 
     async def result(self, wanted: JobTicket | str, timeout: float = 600.0) -> InferenceResponse:
-        """The answer to a job, or to the first that has this task id; waits `timeout` seconds for it.
+        """The answer to a job, or to the first job with this task id; waits `timeout` seconds for it.
 
-        Raises `RequestFailed`, and `BullpenError(deadline_exceeded)` when there is none yet: just ask again.
+        Raises `RequestFailed`, and `BullpenError(deadline_exceeded)` when there is no answer yet: then just ask again.
         """
         return await self.jobs.wait(wanted, timeout)
 
     async def cancel(self, task_id: str, token: str | None = None) -> None:
-        """Stops a task of this client at every role that has it.
+        """Cancels a task of this client at every role that has it.
 
-        A task of another client is stopped only with the `cancel_token` that it was asked with, if it has one.
+        A task of another client is cancelled only with the `cancel_token` of its request, if it has one.
         """
         own = [exchange.cancel for exchange in self._open if exchange.task_id == task_id]
         for body in own or [cancel_body(task_id, token)]:
@@ -176,7 +179,7 @@ class Bullpen:
     async def feedback(
         self, task_id: str, score: float, *, source: str | None = None, comment: str | None = None
     ) -> None:
-        """Judges an answer, from 0 (useless) to 1 (perfect). Returns when it is stored."""
+        """Stores a judgement of an answer, from 0 (useless) to 1 (perfect). Returns when it is stored."""
         try:
             body = Feedback(task_id=task_id, score=score, source=source, comment=comment).to_bytes()
         except ValidationError as error:
@@ -186,7 +189,7 @@ class Bullpen:
         await self._request(s.INFER_FEEDBACK, body, cure)
 
     async def workers(self, seconds: float = 1.2) -> list[Heartbeat]:
-        """Every worker whose heartbeat came within so many seconds, or that answers a status request; by id."""
+        """Every worker whose heartbeat came within `seconds`, or that answers a status request; by id."""
         async with self.roster() as roster:
             known = await self.services(WORKER_SERVICE, seconds)
             heard = {beat.worker_id for beat in roster.beats}
@@ -228,10 +231,10 @@ class Bullpen:
             await models.stop()
 
     async def services(self, name: str | None = None, seconds: float = PING_WITHIN) -> list[ServiceInfo]:
-        """The roles of that name (None: of any) that answered a ping in so many seconds, by id.
+        """The roles with this service name (None: all) that answered a ping within `seconds`, by id.
 
-        On a mesh so busy that nobody has answered by then, and the server has not said that nobody is there, the first
-        answer is waited for.
+        On a busy mesh no role may have answered by then. Unless the server says that there is none, the first answer is
+        waited for.
         """
         answers: list[Message] = []
         heard = asyncio.Event()
@@ -250,7 +253,7 @@ class Bullpen:
         return sorted(found, key=lambda service: service.id)
 
     async def find(self, role_id: str) -> ServiceInfo:
-        """The worker or Manager of that id. Raises `BullpenError(no_worker)` that lists the running roles."""
+        """The worker or Manager with that id. Raises `BullpenError(no_worker)` that lists the running roles."""
         for seconds in (PING_WITHIN, LATE_PING_WITHIN):
             found = await self.services(seconds=seconds)
             here = [service for service in found if service.name in (MANAGER_SERVICE, WORKER_SERVICE)]
@@ -261,7 +264,7 @@ class Bullpen:
         raise BullpenError(ErrorCode.NO_WORKER, f"no worker and no Manager {role_id} is running; running are: {ids}")
 
     async def control(self, worker_id: str, op: Order) -> ControlReply:
-        """Sends one worker a control request. Raises `BullpenError(no_worker)` when it is not there."""
+        """Sends one worker a control request. Raises `BullpenError(no_worker)` when it does not run."""
         within = SWAP_WITHIN if op == "reload" else REPLY_WITHIN
         return _obeyed(worker_id, await self._order("worker", worker_id, ControlRequest(op=op), within))
 
@@ -276,8 +279,9 @@ class Bullpen:
     ) -> ControlReply:
         """Makes one worker serve another model, or others (written as in a config), or the same with other options.
 
-        Returns when it does, or says why not (`ok` is false). Raises `BullpenError(no_worker)` when it is not there,
-        `BullpenError(deadline_exceeded)` when it has not said so `within` as many seconds.
+        Returns when the worker serves it, or with the reason why not (`ok` is false). Raises `BullpenError(no_worker)`
+        when the worker does not run, `BullpenError(deadline_exceeded)` when it has not answered `within` as many
+        seconds.
         """
         order = ControlRequest(
             op="swap", model=model, models=None if models is None else tuple(models), options=options
@@ -285,7 +289,7 @@ class Bullpen:
         return _obeyed(worker_id, await self._order("worker", worker_id, order, within))
 
     async def control_manager(self, manager_id: str, op: Order) -> ManagerReply:
-        """Sends one Manager a control request. Raises `BullpenError(no_worker)` when it is not there."""
+        """Sends one Manager a control request. Raises `BullpenError(no_worker)` when it does not run."""
         answer = await self._order("manager", manager_id, ControlRequest(op=op))
         try:
             return ManagerReply.model_validate_json(answer.data)
@@ -293,9 +297,9 @@ class Bullpen:
             raise _unreadable(manager_id) from None
 
     async def budgets(self) -> list[BudgetState]:
-        """What is spent of every budget, as the running Managers know it; nearest to its limit first.
+        """The spending of every budget, as the running Managers know it; those nearest to their limit come first.
 
-        Raises `BullpenError(no_worker)` when none is running.
+        Raises `BullpenError(no_worker)` when no Manager runs.
         """
         managers = await self.services(MANAGER_SERVICE)
         if not managers:

@@ -4,7 +4,7 @@ from contracts import BullpenError, ErrorCode, ErrorReply
 
 
 class RequestFailed(BullpenError):
-    """A question was not answered. `reply` is the error's body as of the wire, with the attempts made."""
+    """A request failed. `reply` is the error's body as on the wire, with the attempts made."""
 
     def __init__(self, reply: ErrorReply) -> None:
         error = reply.error
@@ -19,5 +19,5 @@ class RequestFailed(BullpenError):
 
     @classmethod
     def here(cls, code: ErrorCode, message: str, task_id: str | None) -> "RequestFailed":
-        """A failure that the client noticed, in the form of one from the wire."""
+        """A failure that the client noticed itself, in the form of one from the wire."""
         return cls(ErrorReply(task_id=task_id, error=BullpenError(code, message).detail()))

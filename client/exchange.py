@@ -1,6 +1,6 @@
 """One request under way: its private inboxes, its time-outs, and the cancel when its caller leaves early.
 
-`_next` hears what comes and, when `ManagerWatch` says so, asks which Manager has the task or sends the request again:
+`_next` waits for messages. When `ManagerWatch` says so, it asks which Manager has the task, or sends the request again:
 the same body with the same `idempotency_key`, so a finished answer is not computed twice. Every sending has an inbox of
 its own, so that a Manager that was only frozen cannot mix its chunks into another one's stream. A Manager's final
 message, an error included, is final: Managers retry workers, the client only retries Managers.
@@ -39,13 +39,13 @@ from contracts.headers import DEADLINE
 from contracts.subjects import INFER_CANCEL, INFER_STATUS
 
 GRACE = 1.0
-"""Seconds after the deadline in which the one final message must have come."""
+"""Seconds after the deadline in which the final message must have come."""
 
 GIVEN_BACK = f'"{ErrorCode.DRAINING}"'.encode()
-"""Stands in every error of a Manager, or worker, that leaves before it has answered."""
+"""In every error of a Manager or worker that leaves before it has answered."""
 
 RUNNING = b'"state":"running"'
-"""Stands in a Manager's word that a worker has the question; it may wait for one as well."""
+"""In a Manager's status reply when a worker runs the request; without it the request may wait for a worker."""
 
 A = TypeVar("A", bound=Answer)
 _EVENT: TypeAdapter[Chunk | Resumed | FinalResponse] = TypeAdapter(StreamEvent)
@@ -54,14 +54,16 @@ _STATUS = 0
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message, and which sending of the request (1, 2 …) it belongs to; `_STATUS`: to a status request."""
+    """A message and the number of the sending (1, 2 …) to which it is a reply; `_STATUS`: a reply to a status
+    request.
+    """
 
     sending: int
     message: Message
 
 
 class Exchange:
-    """A request from its sending to its final message. Left before that, it cancels the work."""
+    """A request from its sending to its final message. Leaving earlier cancels the request."""
 
     def __init__(self, bus: Bus, question: Question) -> None:
         self._bus = bus
@@ -74,17 +76,17 @@ class Exchange:
         self._denied = bus.when_denied(question.subject, self.fail)
         self._inboxes: list[Listener[Message]] = []
         self._sending = 0
-        """The last sending; -1: it was given up."""
+        """The number of the last sending; -1: it was given up."""
         self._status: Listener[Message] | None = None
         self._reconnects = bus.reconnects
         self._pieces = Pieces(question.task_id)
         self._reading = 1
-        """The sending whose chunks the caller gets."""
+        """The number of the sending whose chunks the caller gets."""
         self._held_back: Received | None = None
         self._settled = False
         self._left = False
         self.on_running: Callable[[], None] = lambda: None
-        """Called when a Manager says, after a second of silence, that a worker has the question."""
+        """Called when a Manager reports, after a second of silence, that a worker runs the request."""
 
     async def __aenter__(self) -> Self:
         self._denied.__enter__()
@@ -104,11 +106,11 @@ class Exchange:
 
     @property
     def cancel(self) -> bytes:
-        """The message that stops its work."""
+        """The body of the message that cancels this request."""
         return cancel_body(self._question.task_id, self._question.cancel_token)
 
     async def abandon(self) -> None:
-        """Stops the work: all of it, or, when the answer has come, what a Manager that was given up on may still do."""
+        """Cancels the request; after its answer, cancels only what a Manager that was given up may still run."""
         if self._left:
             return
         self._left = True
@@ -117,15 +119,15 @@ class Exchange:
                 await self._bus.publish(INFER_CANCEL, self.cancel)
 
     def fail(self, error: BusError) -> None:
-        """Nothing will come any more, and why."""
+        """Ends the request with `error`: no further message will come."""
         self._heard.put_nowait(error)
 
     async def response(self) -> InferenceResponse:
-        """The one answer. Raises `RequestFailed`."""
+        """The whole answer. Raises `RequestFailed`."""
         return await self._whole(InferenceResponse)
 
     async def vectors(self) -> EmbeddingResponse:
-        """The one answer to a question for vectors. Raises `RequestFailed`."""
+        """The answer to a request for vectors. Raises `RequestFailed`."""
         return await self._whole(EmbeddingResponse)
 
     async def _whole(self, kind: type[A]) -> A:
@@ -141,7 +143,7 @@ class Exchange:
             return response
 
     async def event(self) -> Chunk | Resumed | FinalResponse:
-        """The next piece of a stream, none missing before it. Raises `RequestFailed`."""
+        """The next event of a stream; none is missing before it. Raises `RequestFailed`."""
         while True:
             heard = await self._next()
             if self._is_stale(heard):
@@ -169,7 +171,9 @@ class Exchange:
             raise self._failure(message.data) from None
 
     def _is_whole(self, event: Chunk | Resumed | FinalResponse) -> bool:
-        """False: what came before it was lost while our connection was down. Raises `RequestFailed` when it was not."""
+        """Whether no piece is missing before the event. False: pieces were lost while the connection was down. Raises
+        `RequestFailed` when they were lost otherwise.
+        """
         missing = self._pieces.missing(event)
         broke = self._bus.reconnects != self._reconnects
         if missing and not broke and not isinstance(event, FinalResponse):
@@ -184,7 +188,7 @@ class Exchange:
     # Hearing, asking, sending again
 
     async def _next(self) -> Received:
-        """What a Manager says next. Raises `RequestFailed`, `BusError`."""
+        """The next message of the answer. Asks and sends again meanwhile. Raises `RequestFailed`, `BusError`."""
         if self._held_back is not None:
             heard, self._held_back = self._held_back, None
             return heard
@@ -200,7 +204,7 @@ class Exchange:
                 self._start_anew()
 
     async def _hear(self) -> Received | None:
-        """The next message; None when it is time to do something else."""
+        """The next message; None: a step of the watch is due first."""
         if not self._heard.empty():
             heard = self._heard.get_nowait()
         else:
@@ -214,7 +218,7 @@ class Exchange:
         return heard
 
     def _is_answer(self, heard: Received) -> bool:
-        """Takes note of a message; True when it is part of an answer."""
+        """Reports a message to the watch. Returns whether it is part of an answer."""
         now, unheard = self._now(), heard.message.no_responders
         match heard.sending == _STATUS, unheard:
             case True, True:
@@ -230,7 +234,7 @@ class Exchange:
         return heard.sending != _STATUS and not unheard
 
     def _is_given_back(self, heard: Received) -> bool:
-        """Whether its Manager leaves before the answer, so that another one has to take it."""
+        """Whether the Manager leaves before the answer, so that another one has to take the request."""
         if self._is_stale(heard) or GIVEN_BACK not in heard.message.data:
             return False
         try:
@@ -240,11 +244,11 @@ class Exchange:
         return error.code is ErrorCode.DRAINING
 
     def _is_stale(self, heard: Received) -> bool:
-        """Whether it is about a sending that was given up on."""
+        """Whether the message is a reply to a sending that was given up."""
         return heard.sending != self._sending
 
     async def _step(self, now: float) -> None:
-        """Does what is due."""
+        """Does the step that is due."""
         if now >= self._deadline:
             self._watch.rest()
         elif not self._bus.is_connected:
@@ -259,7 +263,7 @@ class Exchange:
             await self._send()
 
     async def _reaches_server(self) -> bool:
-        """Whether the server still hears us; and whatever it had for us is here afterwards."""
+        """Whether the server still answers. Its messages for this client have then arrived."""
         try:
             await self._bus.flush(GRACE)
         except BusError:
@@ -310,7 +314,7 @@ class Exchange:
         return self._fail(ErrorCode.NO_WORKER, f"{times}: `bullpen doctor` shows what is running")
 
     def _failure(self, data: bytes) -> RequestFailed:
-        """The error in a final message."""
+        """The failure in a final message."""
         try:
             reply = ErrorReply.model_validate_json(data)
         except ValidationError:

@@ -26,7 +26,7 @@ from contracts import subjects as s
 
 ACK_WITHIN = 2.0
 SUBMIT_WITHIN = 60.0
-"""Seconds that a submission waits for a mesh that starts, or comes back."""
+"""Seconds in which a submission is tried again while the mesh starts, or comes back."""
 AGAIN_AFTER = 0.25
 """Seconds between two looks for new results."""
 NO_JOBS = "the mesh takes no jobs: `bullpen doctor` shows what is missing (a Manager, or JetStream)"
@@ -37,7 +37,7 @@ class JobTicket:
     job_id: str
     task_id: str
     seq: int
-    """Its number in stream `JOBS`."""
+    """The job's number in the stream `JOBS`."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class JobResult:
     seq: int
     job_id: str
     body: bytes
-    """The answer or the error, as of the wire."""
+    """The answer or the error, as on the wire."""
 
     @classmethod
     def of(cls, kept: ArchivedMessage) -> "JobResult":
@@ -55,7 +55,9 @@ class JobResult:
 
     @cached_property
     def answer(self) -> InferenceResponse | ErrorReply:
-        """A body that cannot be read becomes an error: any client may publish on `result.…`."""
+        """The answer or the error. A body that cannot be read becomes an error: any client may publish on
+        `result.…`.
+        """
         return self._read or ErrorReply(
             error=BullpenError(ErrorCode.INTERNAL, "what was published as the result cannot be read").detail()
         )
@@ -75,7 +77,9 @@ class JobResult:
         return self.answer.task_id or ""
 
     def is_of(self, wanted: JobTicket | str) -> bool:
-        """Whether it is the result of that job, or of a task of that name; one that cannot be read may be."""
+        """Whether this may be the result of that job, or of a task with that id. A body that cannot be read may be any
+        task's.
+        """
         if isinstance(wanted, str):
             return self.task_id in (wanted, "")
         return self.job_id == wanted.job_id
@@ -90,13 +94,13 @@ class JobResult:
 
 
 class JobQueue:
-    """The client's side of `JOBS` and `RESULTS`."""
+    """The client's side of the streams `JOBS` and `RESULTS`."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
 
     async def submit(self, question: Question, job_id: str) -> JobTicket:
-        """Returns when the stream has it, tries again for a minute. Raises `BullpenError`, `BusError`."""
+        """Submits a job; tries for a minute until the stream has it. Raises `BullpenError`, `BusError`."""
         until = time.monotonic() + SUBMIT_WITHIN
         headers = {**question.headers, h.MESSAGE_ID: job_id}
         while True:
@@ -112,7 +116,7 @@ class JobQueue:
                 return JobTicket(job_id, question.task_id, receipt.seq)
 
     async def ready(self) -> None:
-        """Returns when the mesh takes jobs. Raises `BusError` when it does not within a minute."""
+        """Returns when the mesh takes jobs. Raises `BusError` when it takes none within a minute."""
         until = time.monotonic() + SUBMIT_WITHIN
         while True:
             try:
@@ -125,7 +129,7 @@ class JobQueue:
                 return
 
     async def wait(self, wanted: JobTicket | str, timeout: float) -> InferenceResponse:
-        """The answer to a job, or the first under a task id. Raises `RequestFailed`, `BullpenError`."""
+        """The answer to a job, or to the first job with a task id. Raises `RequestFailed`, `BullpenError`."""
         task_id = wanted if isinstance(wanted, str) else wanted.task_id
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
@@ -140,9 +144,9 @@ class JobQueue:
     async def results(
         self, subject: str = s.RESULT_ANY, *, after: int = 0, follow: bool = False
     ) -> AsyncGenerator[JobResult, None]:
-        """What is kept, oldest first; with `follow` also what comes from now on, without end.
+        """The results that are kept, oldest first; with `follow` also later ones, without end.
 
-        A mesh that is away is waited for when following. Otherwise raises `BusError`.
+        With `follow` it waits for a mesh that is away; otherwise it raises `BusError`.
         """
         while True:
             try:

@@ -1,7 +1,7 @@
 """Live figures, as Managers and accountants publish them every two seconds. Pure; the clock is passed in.
 
-Each Manager tells of what went through it. So counts add up over Managers, and what only one of them can know, who
-waits in it or how sure a model was, is that one's.
+Each Manager reports the requests that it served. Counts are added up over the Managers; figures such as the requests
+that wait belong to one Manager.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from contracts import MeshMetrics, ModelMetrics, TelemetryMetrics
 
 SILENT_AFTER = 6.0
-"""Seconds after which figures are no longer those of now: three messages were missed."""
+"""Seconds after which figures are out of date: three messages were missed."""
 
 _SOURCES: TypeAdapter[MeshMetrics | TelemetryMetrics] = TypeAdapter(MeshMetrics | TelemetryMetrics)
 
@@ -24,12 +24,12 @@ class ManagerFigures:
     metrics: MeshMetrics
     heard: float
     per_second: float = 0.0
-    """Requests answered or failed in a second, between the last two messages."""
+    """Requests answered or failed per second, between the last two messages."""
 
 
 @dataclass(frozen=True, slots=True)
 class LiveModel:
-    """One model's, over all Managers."""
+    """One model's figures, over all Managers."""
 
     model_id: str
     workers: int
@@ -46,7 +46,7 @@ class LiveFigures:
     _models: dict[tuple[str, str], tuple[ModelMetrics, float]] = field(default_factory=dict)
 
     def hear_mesh(self, body: bytes, now: float) -> None:
-        """A message on `metrics.mesh`; one that cannot be read changes nothing."""
+        """Takes a message on `metrics.mesh`; one that cannot be read changes nothing."""
         try:
             metrics = _SOURCES.validate_json(body)
         except ValidationError:
@@ -57,7 +57,7 @@ class LiveFigures:
             self._accountants[metrics.source] = metrics, now
 
     def hear_model(self, body: bytes, now: float) -> None:
-        """The same for `metrics.model.<model>`."""
+        """Takes a message on `metrics.model.<model>`; one that cannot be read changes nothing."""
         try:
             metrics = ModelMetrics.model_validate_json(body)
         except ValidationError:
@@ -65,24 +65,24 @@ class LiveFigures:
         self._models[metrics.source, metrics.model_id] = metrics, now
 
     def forget(self, heard_before: float) -> None:
-        """Drops the roles without a message since then."""
+        """Drops the figures that came before that time."""
         self._managers = {name: one for name, one in self._managers.items() if one.heard >= heard_before}
         self._accountants = {name: one for name, one in self._accountants.items() if one[1] >= heard_before}
         self._models = {name: one for name, one in self._models.items() if one[1] >= heard_before}
 
     @property
     def managers(self) -> list[ManagerFigures]:
-        """By id."""
+        """The Managers' figures, by id."""
         return sorted(self._managers.values(), key=lambda one: one.metrics.source)
 
     @property
     def accountants(self) -> list[TelemetryMetrics]:
-        """By id."""
+        """The accountants' figures, by id."""
         return sorted((metrics for metrics, _ in self._accountants.values()), key=lambda one: one.source)
 
     @property
     def models(self) -> list[LiveModel]:
-        """By id."""
+        """The models' figures, by id."""
         by_model: dict[str, list[ModelMetrics]] = {}
         for metrics, _ in self._models.values():
             by_model.setdefault(metrics.model_id, []).append(metrics)
@@ -110,7 +110,7 @@ def _together(model_id: str, metrics: Iterable[ModelMetrics]) -> LiveModel:
 
 
 def _mean(figures: Iterable[tuple[float | None, int]]) -> float | None:
-    """The mean of the known values, each weighted by its answers."""
+    """The mean of the known values, each weighted by its number of answers."""
     known = [(figure, weight) for figure, weight in figures if figure is not None and weight]
     total = sum(weight for _, weight in known)
     return sum(figure * weight for figure, weight in known) / total if total else None

@@ -1,26 +1,28 @@
-"""A stream as its caller gets it: numbered without a gap, however often the request was sent. Pure."""
+"""A stream as its caller gets it: numbered without a gap, also when the request was sent several times. Pure."""
 
 from contracts import Chunk, FinalResponse, Resumed
 
 LOST_MANAGER, OTHER_MANAGER = "a Manager", "another Manager"
-"""`from` and `to` of a `Resumed` event when the client itself sent the request again."""
+"""`from` and `to` of a `Resumed` event when the client sent the request again."""
 
 
 class Pieces:
     def __init__(self, task_id: str) -> None:
         self._task_id = task_id
         self._given = 0
-        """Pieces that the caller has, void ones included."""
+        """Events that the caller has, void ones included."""
         self._base = 0
-        """How many of them are not from the Manager that answers now."""
+        """Events among them that came from earlier Managers."""
         self._characters = self._thought = 0
-        """Text of the answer, and of its thoughts, that the caller has and that is not void."""
+        """Characters of the answer, and of its reasoning, that the caller has and that are not void."""
 
         self.has_answer = False
-        """Whether the caller has some of the answer, and not thoughts alone, that is not void."""
+        """Whether the caller has a part of the answer, beyond reasoning, that is not void."""
 
     def start_over(self) -> Resumed | None:
-        """Another Manager begins from the start: the news for a caller that has something already."""
+        """Begins again with another Manager. Returns the `Resumed` event for the caller; None: the caller has nothing
+        yet.
+        """
         self._base = self._given
         if not self._given:
             return None
@@ -32,7 +34,7 @@ class Pieces:
         return resumed
 
     def missing(self, event: Chunk | Resumed | FinalResponse) -> str | None:
-        """What was lost before this event, in words."""
+        """What is missing before this event, in words; None: nothing."""
         if isinstance(event, FinalResponse):
             short = len(event.output) - self._characters
             short += max(0, len(event.reasoning or "") - self._thought)
@@ -41,7 +43,7 @@ class Pieces:
         return None if event.seq == due else f"{due} is due, {event.seq} came"
 
     def given(self, event: Chunk | Resumed) -> Chunk | Resumed:
-        """The event with the number that it has for the caller."""
+        """The event with its number in the caller's stream."""
         numbered = event if not self._base else event.model_copy(update={"seq": self._given})
         self._take(numbered)
         return numbered

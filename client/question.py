@@ -28,7 +28,7 @@ TOKEN_BYTES = 16
 
 
 class Options(TypedDict, total=False):
-    """The request's fields beside the prompt, by their names on the wire. None: left out."""
+    """The fields of a request beside its prompt, by their names on the wire. None: left out."""
 
     messages: Sequence[Mapping[str, Any]] | None
     task_id: str | None
@@ -84,30 +84,30 @@ class EmbedOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """The message to send, and what its sender needs to know of it."""
+    """A request's message, and its fields that the client needs itself."""
 
     body: bytes
     task_id: str
     deadline_ms: int
     stream: bool
     is_seamless: bool = False
-    """Its caller cannot take back text that it has."""
+    """Whether the caller cannot take back text that it has."""
     cancel_token: str = ""
-    """What a cancel has to know; empty: nothing."""
+    """The secret that cancels the request; empty: it has none."""
     subject: str = INFER_AUTO
 
     @property
     def headers(self) -> Headers:
-        """What is told beside the body."""
+        """The headers of the message."""
         return {CANCEL_TOKEN: self.cancel_token} if self.cancel_token else {}
 
     @classmethod
     def of(
         cls, prompt: str | None, options: Options, *, stream: bool, once: bool = True, cancel_token: str | None = None
     ) -> "Question":
-        """Raises `BullpenError(invalid_request)` naming the field that is wrong. `once`: it gets an idempotency key.
+        """Makes a request. Raises `BullpenError(invalid_request)` naming the field. `once`: it gets an idempotency key.
 
-        `cancel_token`: what a cancel has to know. None: a secret of this client, if the question is asked `once`.
+        `cancel_token`: the secret that cancels it. None: a random secret of this client, if `once`.
         """
         task_id = options.get("task_id") or new_id()
         said: JsonObject = {"prompt": prompt, **options, "task_id": task_id, "stream": stream or None}
@@ -120,7 +120,8 @@ class Question:
 
     @classmethod
     def of_texts(cls, texts: str | Sequence[str], options: EmbedOptions, *, cancel_token: str | None) -> "Question":
-        """Wants the vectors of texts, as base64. Without a key of the caller's it may run twice when a Manager is lost.
+        """Makes a request for the vectors of texts, as base64. It may run twice when a Manager is lost, unless the
+        caller gives an idempotency key.
 
         Raises as `of`.
         """

@@ -19,7 +19,7 @@ class Sighting:
     heard: float
 
     def silent_for(self, now: float) -> float | None:
-        """Seconds of silence, once that is too long; None while all is well, or after the worker has stopped."""
+        """Seconds without a heartbeat, once that is too long; None: the worker is heard, or has stopped."""
         age = now - self.heard
         overdue = age > SILENT_AFTER * self.beat.interval_ms / 1000
         return age if overdue and self.beat.state != "stopped" else None
@@ -30,18 +30,18 @@ class Roster:
         self._seen: Latest[str, Sighting] = Latest(MOST_WORKERS)
 
     def hear(self, beat: Heartbeat, now: float) -> None:
-        """Takes a heartbeat in; one that is older than what is known changes nothing."""
+        """Takes a heartbeat; one that is older than the newest changes nothing."""
         known = self._seen.get(beat.worker_id)
         if known is None or (beat.epoch, beat.seq) >= (known.beat.epoch, known.beat.seq):
             self._seen[beat.worker_id] = Sighting(beat, now)
 
     def forget(self, heard_before: float) -> None:
-        """Drops the workers without a heartbeat since then."""
+        """Drops the workers whose newest heartbeat came before that time."""
         for name in [name for name, seen in self._seen.items() if seen.heard < heard_before]:
             del self._seen[name]
 
     def __iter__(self) -> Iterator[Sighting]:
-        """By worker id."""
+        """The workers, by id."""
         return iter(sorted(self._seen.values(), key=lambda seen: seen.beat.worker_id))
 
     def __len__(self) -> int:

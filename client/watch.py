@@ -1,7 +1,8 @@
-"""Whether the Manager that took a request still has it: when to ask, when to send it again. Pure: the clock is given.
+"""Decides whether the Manager that took a request still has it: when to ask, when to send again. Pure: the clock is
+passed in.
 
-Most answers come before the client asks. After a second of silence it asks the mesh which Manager has the task: that
-one answers at once, and is asked again now and then. If this question stays unanswered twice, the Manager is lost,
+Most answers come before the client asks. After a second of silence it asks which Manager has the task. That Manager
+answers at once, and is asked again now and then. When two such questions in a row stay unanswered, the Manager is lost,
 dead or frozen alike, and the request is sent again for another one to take. When no Manager listens at all, one may
 just be restarting: the client waits a few seconds. Times are seconds.
 """
@@ -12,46 +13,48 @@ from math import inf
 from bus.backoff import Backoff
 
 QUIET = 1.0
-"""How long an answer may be silent before the client asks."""
+"""Silence after which the client asks."""
 QUIET_AGAIN = 0.3
-"""The same, right after the question went out again: it may have met the lost Manager a second time."""
+"""Silence after which the client asks when the request was sent again: it may have reached the lost Manager again."""
 HELD = 2.0
-"""How long a Manager that says it has the task is believed."""
+"""How long the client waits after a Manager has confirmed that it has the task."""
 REPLY_WITHIN = 0.3
 SILENCES = 2
-"""So many questions without an answer, one after the other, and the Manager is lost."""
+"""Status requests in a row without a reply after which the Manager is lost."""
 WITHOUT_MANAGER = 10.0
-"""How long there may be no Manager at all before the client gives up."""
+"""How long the client waits when no Manager listens at all."""
 LOOK_AGAIN = Backoff(0.4, 0.4)
 OFFLINE_LOOK = 0.1
 MOST_SENDS = 8
 SEND_AGAIN = Backoff(0.1, 2.0)
-"""Thousands of clients that lost the same Manager do not all come back at once."""
+"""Wait before a request is sent again. It is random, so that the clients of a lost Manager do not all come back at
+once.
+"""
 
 
 class Step(Enum):
     SEND = auto()
-    """The question goes out (again)."""
+    """Send the request (again)."""
     ASK = auto()
     """Ask which Manager has the task."""
     GIVE_UP = auto()
 
 
 class ManagerWatch:
-    """Its owner does `step` when it is `due`, and reports the result."""
+    """Its owner does `step` at the time `due`, and reports the result."""
 
     def __init__(self, now: float) -> None:
         self.step = Step.SEND
         self.due = now
         self.sends = 0
-        """How often the request was sent while a Manager may have received it."""
+        """How often the request was sent and a Manager may have received it."""
         self._silences = 0
         self._unheard_since: float | None = None
         self._asked_twice = False
 
     @property
     def no_manager(self) -> bool:
-        """As far as we know, no Manager listens."""
+        """Whether no Manager listens, as far as the client knows."""
         return self._unheard_since is not None
 
     def sent(self, now: float) -> None:
@@ -66,7 +69,7 @@ class ManagerWatch:
             self._lose()
 
     def held(self, now: float) -> None:
-        """A Manager says that it has the task."""
+        """A Manager has confirmed that it has the task."""
         self._unheard_since = None
         self._ask_in(HELD, now)
 
@@ -82,7 +85,9 @@ class ManagerWatch:
         self.due = now + LOOK_AGAIN.wait(1)
 
     def status_unheard(self, now: float) -> None:
-        """No Manager listens, or none that knows `infer.status`: in the end only sending shows which."""
+        """No Manager listens to status requests: there is none, or only older ones. In the end only sending shows
+        which.
+        """
         self._ask_in(LOOK_AGAIN.wait(1), now)
         if self._unheard_for(now) >= WITHOUT_MANAGER:
             self.step = Step.SEND
@@ -96,12 +101,12 @@ class ManagerWatch:
             self.step = Step.SEND
 
     def lost(self, now: float) -> None:
-        """A piece of the answer is missing: it has to begin anew."""
+        """A piece of the answer is missing: the request has to be sent again."""
         self.due = now
         self._lose()
 
     def rest(self) -> None:
-        """Nothing is to be done any more but wait."""
+        """Nothing is left but to wait."""
         self.due = inf
 
     def _ask_in(self, seconds: float, now: float) -> None:

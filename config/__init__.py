@@ -1,4 +1,6 @@
 """Settings: YAML files and the environment read with clear errors, and files that are watched for changes."""
 
 VERSION = "0.1.0"
-"""Ours, also where the package is not installed, as in the images; pyproject.toml and the images say the same."""
+"""Bullpen's version, also where the package is not installed, as in the images; pyproject.toml and the images say the
+same.
+"""

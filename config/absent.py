@@ -1,4 +1,4 @@
-"""Imports a library without those of its optional dependencies that take long and that we do not use."""
+"""Imports a library without those of its optional dependencies that take long and are not used here."""
 
 import sys
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from typing import cast
 
 @contextmanager
 def absent(*names: str) -> Iterator[None]:
-    """Within the block, importing these modules fails as if they were not installed; those imported before stay."""
+    """Within the block, importing these modules fails as if they were not installed; modules imported before stay."""
     hidden = [name for name in names if name not in sys.modules]
     modules = cast("dict[str, ModuleType | None]", sys.modules)
     modules.update(dict.fromkeys(hidden))  # None is Python's own word for it

@@ -1,4 +1,4 @@
-"""A dict that does not grow without end: for what is remembered of names that come from outside."""
+"""A dict of bounded size, for names that come from outside."""
 
 from collections import OrderedDict
 from typing import TypeVar
@@ -8,7 +8,7 @@ V = TypeVar("V")
 
 
 class Latest(OrderedDict[K, V]):
-    """The last `most` keys that were set; the one that was set longest ago makes room."""
+    """Keeps the last `most` keys that were set; the key that was set longest ago is dropped first."""
 
     def __init__(self, most: int) -> None:
         super().__init__()

@@ -1,8 +1,7 @@
 """Reads config files, and the environment variables that override them.
 
-Every `config.yaml` is read the same way: the file, then `BULLPEN_<NAME>__<KEY>` from the
-environment on top (JSON for structures). An error names file, line and field, and nothing
-half-read is ever used.
+Every `config.yaml` is read the same way: first the file, then `BULLPEN_<NAME>__<KEY>` from the environment (JSON for
+structures). An error names file, line and field. A config with an error is not used at all.
 """
 
 import os
@@ -23,7 +22,7 @@ from yaml.reader import ReaderError
 MAX_CONFIG_BYTES = 1 << 20
 MAX_SECRET_BYTES = 64 << 10
 DEEPEST = 50
-"""Levels of lists and mappings in a config file."""
+"""Levels of nested lists and mappings that a config file may have."""
 
 
 class ConfigModel(BaseModel):
@@ -59,7 +58,7 @@ def load_config(cls: type[S], name: str, path: Path | None, environ: Mapping[str
 
 
 def _impossible(value: Any, loc: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Where a value stands that no setting can have: a number without end, or what is nested without end."""
+    """Values that no setting can have, with their place: an infinite number, or nesting without end."""
     if isinstance(value, float) and not isfinite(value):
         yield loc, "should be a finite number"
     elif isinstance(value, dict | list):
@@ -100,7 +99,7 @@ def secret(name: str, environ: Mapping[str, str] | None = None) -> str | None:
 
 
 def _file(path: Path, most: int) -> str:
-    """The text of a file, not of a device or a pipe, which may have no end or keep its reader waiting.
+    """The text of a regular file. A device or a pipe is refused: it may have no end, or keep its reader waiting.
 
     Raises `ConfigError`, `OSError`, `UnicodeDecodeError`.
     """
@@ -147,8 +146,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[str | int, ...], int]]
 
 
 class _Loader(yaml.SafeLoader):
-    """Also refuses a key that stands twice, which would go unnoticed; what is nested without end; and aliases (`*x`),
-    which can make a document of billions of parts out of a few lines."""
+    """Refuses also a key that stands twice, which would go unnoticed; nesting without end; and aliases (`*x`), which
+    can make billions of parts out of a few lines.
+    """
 
     _depth = 0
 
@@ -172,7 +172,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_object(self, node: Node, deep: bool = False) -> Any:
-        """Adds the line to errors of PyYAML itself: impossible dates, numbers of thousands of digits."""
+        """Adds the line to PyYAML's own errors: impossible dates, numbers of thousands of digits."""
         try:
             return super().construct_object(node, deep)
         except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
@@ -194,7 +194,7 @@ def _line_numbers(node: Node | None, at: tuple[str | int, ...]) -> "list[tuple[t
 
 
 def _from_environment(cls: type[BaseModel], prefix: str, environ: Mapping[str, str]) -> dict[str, Any]:
-    """What the environment overrides, parsed by pydantic-settings (JSON for structures, `__` for nesting)."""
+    """The settings from the environment, parsed by pydantic-settings (JSON for structures, `__` for nesting)."""
 
     class Overrides(BaseSettings):
         model_config = SettingsConfigDict(extra="forbid")

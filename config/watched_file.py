@@ -3,10 +3,10 @@
 The file's bytes are read ten times a second and compared; no event or time stamp is trusted. An editor that replaces
 the file, a single file mounted into a container, the symbolic links that Kubernetes swaps when a ConfigMap changes, a
 network file system: each loses inotify events in its own way, or shows a time that has not moved. Reading a few
-kilobytes takes 0.1 ms on a thread, and is always right.
+kilobytes takes 0.1 ms on a thread, and always shows a change.
 
-A file counts as changed when two reads in a row find the same new bytes, so one that is still being written waits. A
-file that is missing or empty is no change.
+A file counts as changed when two reads in a row find the same new bytes, so a file that is still being written is not
+read. A missing or empty file is no change.
 """
 
 import asyncio
@@ -20,14 +20,14 @@ from pydantic import BaseModel
 from config.loader import MAX_CONFIG_BYTES, ConfigModel, load_config, place_of
 
 LOOK_EVERY = 0.1
-"""Seconds."""
+"""Seconds between two reads."""
 LOOK_AGAIN = 0.1
-"""Seconds after which new bytes must still be the same."""
+"""Seconds between the read that finds new bytes and the read that confirms them."""
 S = TypeVar("S", bound=ConfigModel)
 
 
 class ConfigFile(Generic[S]):
-    """Make it before the first `load`: every later change is noticed."""
+    """A config file. Make it before the first `load`: it notices every later change."""
 
     def __init__(self, cls: type[S], name: str, path: Path | None) -> None:
         """`path` None: there is no file, only the environment; `changed` then waits for `touch`."""
@@ -42,11 +42,11 @@ class ConfigFile(Generic[S]):
         return load_config(self._cls, self._name, self.path)
 
     async def read(self) -> S:
-        """As `load`, on a thread: a large file takes seconds, which would block every request."""
+        """Loads the settings on a thread: a large file takes seconds, which would block every request."""
         return await asyncio.to_thread(self.load)
 
     def place(self, field: str) -> str:
-        """Where a field stands, for errors found only when it is used: `config.yaml:3: models.0.name`."""
+        """The place of a field, for errors that are found only when it is used: `config.yaml:3: models.0.name`."""
         return place_of(self._cls, self._name, self.path, field)
 
     def touch(self) -> None:
@@ -72,12 +72,12 @@ class ConfigFile(Generic[S]):
 
 
 def config_digest(config: BaseModel) -> str:
-    """The same for the same settings, wherever they came from."""
+    """A digest of the settings; equal settings have equal digests, wherever they came from."""
     return sha256(config.model_dump_json().encode()).hexdigest()[:16]
 
 
 def differing(before: BaseModel, after: BaseModel) -> list[str]:
-    """The fields that are not the same, as dotted paths."""
+    """The fields that differ, as dotted paths."""
     return sorted(_differing(before.model_dump(), after.model_dump(), ()))
 
 
@@ -91,7 +91,7 @@ def _differing(before: Any, after: Any, at: Sequence[str]) -> list[str]:
 
 
 def _content(path: Path | None) -> bytes | None:
-    """The file's bytes, no more than a config may have; None when it cannot be read."""
+    """The file's bytes, up to just beyond the largest config; None when it cannot be read."""
     if path is None:
         return None
     try:

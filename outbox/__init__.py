@@ -1,4 +1,4 @@
-"""What leaves for the books: kept until JetStream has it, with private words removed before."""
+"""Events for the books: kept until JetStream has them, with private words removed before."""
 
 from outbox.outbox import Outbox, OutboxSettings
 

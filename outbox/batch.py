@@ -1,7 +1,7 @@
-"""Many events in one message: those of one subject, as a JSON array.
+"""Many events in one message: events of one subject, as a JSON array.
 
-An event that goes alone goes as it is, a JSON object, so that whoever reads the stream one event at a time still can
-where little happens. Each event stays one line of the array: whoever takes the books apart need not parse it for that.
+A single event is sent as it is, a JSON object. So a program that reads the stream one event at a time still can on a
+mesh with few requests. Each event is one line of the array, so that the accountant can split it without parsing.
 """
 
 from collections import deque
@@ -15,15 +15,15 @@ from outbox.spool import Event
 
 MOST_EVENTS = 256
 MOST_BYTES = 64 << 10
-"""Of one message. A larger event goes alone."""
+"""Bytes of the events in one message. A larger event is sent alone."""
 BETWEEN = b",\t\n"
-"""Between two events: a comma, and blanks that no other writer of JSON leaves there."""
+"""The separator of events: a comma, and blanks that no other writer of JSON puts there."""
 
 T = TypeVar("T")
 
 
 class Batches(Generic[T]):
-    """What waits to be sent, by subject, in order."""
+    """Events that wait to be sent, by subject, in order."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, deque[tuple[T, int]]] = {}
@@ -37,16 +37,16 @@ class Batches(Generic[T]):
 
     @property
     def is_full(self) -> bool:
-        """Whether waiting for more makes no message larger."""
+        """Whether a message cannot become larger by waiting for more events."""
         return self._count >= MOST_EVENTS
 
     def put(self, subject: str, one: T, size: int) -> None:
-        """`size`: bytes."""
+        """Adds an event of `size` bytes."""
         self._waiting.setdefault(subject, deque()).append((one, size))
         self._count += 1
 
     def take(self) -> list[T]:
-        """As many of one subject as go in one message; empty when none waits. Subjects take turns."""
+        """The events of one subject for the next message; empty when none waits. Subjects take turns."""
         subject = next(iter(self._waiting), None)
         if subject is None:
             return []
@@ -63,11 +63,11 @@ class Batches(Generic[T]):
         return taken
 
     def oldest(self) -> T | None:
-        """The first of the subject that is next."""
+        """The first event of the subject whose turn is next."""
         return next(iter(self), None)
 
     def remove(self, subject: str) -> None:
-        """The first of this subject."""
+        """Removes the first event of this subject."""
         waiting = self._waiting[subject]
         waiting.popleft()
         self._count -= 1
@@ -76,7 +76,7 @@ class Batches(Generic[T]):
 
 
 def portions(events: Sequence[Event]) -> Iterator[list[Event]]:
-    """All of them, in messages."""
+    """All events, divided into messages of one subject each."""
     batches: Batches[Event] = Batches()
     for event in events:
         batches.put(event.subject, event, len(event.body))
@@ -85,16 +85,16 @@ def portions(events: Sequence[Event]) -> Iterator[list[Event]]:
 
 
 def packed(events: Sequence[Event]) -> bytes:
-    """The body of their message."""
+    """The body of the message with these events."""
     if len(events) == 1:
         return events[0].body
     return b"[" + BETWEEN.join(event.body for event in events) + b"]"
 
 
 def unpacked(body: bytes) -> list[bytes]:
-    """The events of a message, each as a JSON object. What is no array is one event, whatever it is.
+    """The events of a message, each as a JSON object. A body that is no array is one event.
 
-    An array that was written by somebody else is taken apart, too; one that cannot be read stays whole.
+    An array by another writer is split, too; one that cannot be parsed stays whole.
     """
     if not body.lstrip().startswith(b"["):
         return [body]
@@ -108,7 +108,7 @@ def unpacked(body: bytes) -> list[bytes]:
 
 
 def batch_id(events: Sequence[Event]) -> str:
-    """The same for the same events, so that the stream drops a message that is sent twice."""
+    """The message id. The same events have the same id, so the stream drops a message that is sent twice."""
     if len(events) == 1:
         return events[0].message_id
     return sha256(" ".join(event.message_id for event in events).encode()).hexdigest()

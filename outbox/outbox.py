@@ -1,13 +1,13 @@
-"""Telemetry on its way out: an event is kept until JetStream, or the accountant itself, has acknowledged it.
+"""The outbox of a role: it keeps an event until JetStream, or the accountant itself, has acknowledged it.
 
 The request path only calls `put`, which never waits. Pumps with a connection of their own gather events for some
-milliseconds and publish those of one subject in one message (see `batch`). Events that are not acknowledged at once,
-because JetStream is away, slow or full, go to a spool on disk and are published again from there until they are: an
-event that comes twice is booked once. So events older than some two seconds survive the death of this process. Where
-there is no spool they wait in memory, up to `MAX_BYTES`. What fits nowhere is dropped, loudly.
+milliseconds and publish those of one subject in one message (see `batch`). When JetStream is away, slow or full, events
+go to a spool on disk and are published again from there; an event that comes twice is booked once. So events older than
+about two seconds survive the death of this process. Without a spool they wait in memory, up to `MAX_BYTES`. An event
+that finds no room is dropped, with an error in the log.
 
-With `before_reply` no answer leaves before its events are safe: nothing is gathered, `secure` waits for their
-acknowledgement, a little, and then writes them through to the disk.
+With `before_reply` no answer leaves before its events are safe: they are not gathered, and `secure` waits up to
+`SECURE_WITHIN` for their acknowledgement, then writes them through to the disk.
 """
 
 import asyncio
@@ -37,13 +37,13 @@ MAX_BYTES = 64 << 20
 PUMPS = 8
 """Messages that may wait for their acknowledgement at the same time."""
 GATHER = 0.01
-"""Seconds in which others may join an event, where answers do not wait for it."""
+"""Seconds in which further events may join a message, in mode `after_reply`."""
 ACK_WITHIN = 2.0
 RETRY = Backoff(0.1, 2.0)
 REOPEN = Backoff(2.0, 60.0)
-"""Between two tries to open a spool."""
+"""Seconds between two attempts to open a spool."""
 EMPTY_SPOOL_FAILURES = 3
-"""An empty spool is looked at as seldom as after so many failures."""
+"""An empty spool is looked at as seldom as after this many failures."""
 OLD = 1.0
 """Seconds that an event may wait in memory for its turn when there is a spool."""
 SECURE_WITHIN = 0.25
@@ -57,9 +57,11 @@ class OutboxSettings:
     mode: Literal["after_reply", "before_reply"] = "after_reply"
     """Whether the answer may leave before its events are safe."""
     content: ContentMode = "full"
-    """The most that the books keep of prompts and answers."""
+    """The most that the books may keep of prompts and answers."""
     content_key: bytes = field(default=b"", repr=False)
-    """For digests; the same for all roles of a mesh, so that equal prompts are recognised. Empty: a random one."""
+    """The key for digests; the same for all roles of a mesh, so that equal prompts have equal digests. Empty: a random
+    key.
+    """
     spool: Path | None = None
     """The folder for events that JetStream does not take. None: memory only."""
     spool_max_bytes: int = 1 << 30
@@ -72,17 +74,17 @@ class Waiting:
     event: Event
     since: float
     is_safe: bool = False
-    """It is acknowledged, or finally dropped."""
+    """The event is acknowledged, or dropped for good."""
     _noticed: asyncio.Event | None = None
 
     def settle(self) -> None:
-        """It is safe from now on."""
+        """Marks the event as safe."""
         self.is_safe = True
         if self._noticed is not None:
             self._noticed.set()
 
     async def safe(self) -> None:
-        """Returns when it is."""
+        """Returns when the event is safe."""
         if not self.is_safe:
             self._noticed = self._noticed or asyncio.Event()
             await self._noticed.wait()
@@ -137,23 +139,25 @@ class Outbox:
 
     @property
     def spooled_bytes(self) -> int:
-        """On disk, waiting to be published again."""
+        """Bytes of events on disk that wait to be published again."""
         return self._spool.bytes if self._spool else 0
 
     @property
     def refused_for(self) -> float:
-        """Seconds since an event was first refused that has none taken after it; 0 while events flow."""
+        """Seconds since an event was refused, if none has been acknowledged after it; 0 while events are
+        acknowledged.
+        """
         return 0.0 if self._refused_since is None else asyncio.get_running_loop().time() - self._refused_since
 
     @property
     def trouble(self) -> str:
-        """Why events are not taken, and why they cannot be spooled either; empty while they are taken."""
+        """Why events are not acknowledged, and why they cannot be spooled either; empty while they are acknowledged."""
         if not self.refusal or self._spool is None or not self._spool.failed:
             return self.refusal
         return f"{self.refusal}; and nothing more can be spooled: {self._spool.failed}"
 
     def figures(self) -> Iterator[Figure]:
-        """For `/metrics`."""
+        """The figures for `/metrics`."""
         yield Figure("outbox_events", "Events for the books in memory that are not safe yet", self.pending)
         yield Figure("outbox_spooled_bytes", "Events for the books that wait on disk", self.spooled_bytes)
         yield Figure("outbox_refused_seconds", "For how long no event has been taken", self.refused_for)
@@ -161,7 +165,7 @@ class Outbox:
 
     @property
     def room(self) -> int:
-        """Bytes of content that an event can carry, whatever is written around it."""
+        """Bytes of prompt and answer that an event can carry, with room for the fields around them."""
         return self._bus.max_payload // 2
 
     @property
@@ -169,7 +173,7 @@ class Outbox:
         return self._bus.lost
 
     def put(self, subject: str, record: BaseModel, message_id: str) -> Waiting:
-        """Hands over an event; returns at once. `message_id` must be the same when it is put again."""
+        """Takes over an event; returns at once. An event that is put again must have the same `message_id`."""
         event = Event(subject, record.__pydantic_serializer__.to_json(record, by_alias=True), message_id)
         waiting = Waiting(event, asyncio.get_running_loop().time())
         if self._bytes + len(event.body) <= MAX_BYTES:
@@ -182,7 +186,9 @@ class Outbox:
         return waiting
 
     async def secure(self, events: Sequence[Waiting]) -> None:
-        """Returns when these are safe: acknowledged, or on the disk. Takes `SECURE_WITHIN` and a write at most."""
+        """Returns when the events are safe: acknowledged, or on disk. Takes `SECURE_WITHIN` seconds and one write at
+        most.
+        """
         try:
             async with asyncio.timeout(SECURE_WITHIN):
                 for waiting in events:
@@ -194,7 +200,7 @@ class Outbox:
                 log.error("telemetry_not_secured", events=len(unsafe), reason=reason)
 
     async def close(self, timeout: float = 2.0) -> None:
-        """Waits up to `timeout` seconds for what is still pending, lays the rest aside, and leaves."""
+        """Waits up to `timeout` seconds for pending events, writes the rest to the spool, and closes the connection."""
         try:
             async with asyncio.timeout(0.0 if self.refusal and self._spool else timeout):
                 await self._settled.wait()
@@ -221,7 +227,7 @@ class Outbox:
             await self._send(batch)
 
     async def _gather(self) -> list[Waiting]:
-        """The next events that go in one message."""
+        """The events of the next message."""
         while True:
             while not self._waiting:
                 self._something.clear()
@@ -232,7 +238,7 @@ class Outbox:
                 return batch
 
     async def _send(self, batch: list[Waiting]) -> None:
-        """Until they are acknowledged, or on the disk."""
+        """Publishes the events until they are acknowledged, or in the spool."""
         attempt = 0
         while not await self._publish([waiting.event for waiting in batch]):
             laid_aside = {waiting for waiting in batch if self._lay_aside(waiting.event)}
@@ -270,7 +276,7 @@ class Outbox:
         self._tasks.start(self._replay(spool), "replay")
 
     async def _find_spool(self, root: Path, name: str) -> None:
-        """A disk that was full when the role started may have room later."""
+        """Tries to open a spool until it works: a disk that was full when the role started may have room later."""
         failures, spool = 0, None
         while spool is None:
             failures += 1
@@ -279,7 +285,7 @@ class Outbox:
         self._use(spool)
 
     async def _keep_short(self, spool: Spool) -> None:
-        """Moves events that wait too long in memory to disk: this process may die."""
+        """Moves events that wait too long in memory to the spool, in case this process dies."""
         now = asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(OLD / 2)
@@ -288,7 +294,7 @@ class Outbox:
                 self._forget([oldest])
 
     async def _replay(self, spool: Spool) -> None:
-        """Publishes what is on disk, a file at a time, whenever JetStream takes it."""
+        """Publishes the spool, one file at a time, whenever JetStream acknowledges."""
         failures = 0
         while True:
             await asyncio.sleep(RETRY.wait(failures + 1))
@@ -304,14 +310,14 @@ class Outbox:
                 failures += 1
 
     async def _publish_all(self, events: Sequence[Event]) -> bool:
-        """Whether all of them are acknowledged. Stops at the first that are not."""
+        """Publishes events. Returns whether all are acknowledged; stops at the first message that is not."""
         for batch in portions(events):
             if not await self._publish(batch):
                 return False
         return True
 
     async def _publish(self, events: Sequence[Event]) -> bool:
-        """Whether events of one subject need no further care: acknowledged, or one that can never be stored."""
+        """Publishes events of one subject. Returns whether they are done with: acknowledged, or too large for ever."""
         event = events[0]
         try:
             ack = await self._bus.request(

@@ -1,8 +1,8 @@
-"""Removes private words from records before they leave this process, as the mesh or the caller wants it.
+"""Removes private words from records before they leave this process, as the operator or the caller wants it.
 
-This happens before an event reaches the outbox, so neither JetStream nor a spool nor Postgres ever sees more.
-Redaction is slow, so it runs on a thread, bounded in size and duration; when it fails the record carries digests
-instead, never the words.
+This happens before an event reaches the outbox, so neither JetStream nor a spool nor Postgres ever sees more. Redaction
+is slow. It runs on a thread, bounded in size and duration; when it fails the record carries digests instead, never the
+words.
 """
 
 import asyncio
@@ -20,17 +20,17 @@ from outbox.redaction import RedactionMissing, Redactor
 log = structlog.get_logger(__name__)
 
 LONGEST = 256 << 10
-"""Characters of one record that are redacted; of a longer one digests are kept."""
+"""Characters of one record that may be redacted; of a longer record the books keep digests."""
 MOST_WAITING = 4 << 20
-"""Characters that may wait for their redaction; of what comes on top digests are kept."""
+"""Characters of all records that may wait for redaction; of further records the books keep digests."""
 WITHIN = 5.0
 KEY_BYTES = 32
 
 
 class PrivacyFilter:
-    """`most` is what the mesh allows the books to keep. Without `key` digests are only comparable within this process.
+    """`most`: the most that the books may keep. Without `key` digests can only be compared within this process.
 
-    Raises `ConfigError` when the mesh wants redaction and its libraries are missing.
+    Raises `ConfigError` when `most` is `redacted` and the libraries for it are missing.
     """
 
     def __init__(self, most: ContentMode = "full", key: bytes = b"") -> None:
@@ -47,11 +47,11 @@ class PrivacyFilter:
                 raise ConfigError(f"content: redacted: {error}") from None
 
     def mode(self, wanted: ContentMode | None = None) -> ContentMode:
-        """The stricter of the caller's mode and the mesh's own."""
+        """The stricter of the caller's mode and the operator's."""
         return stricter(self._most, wanted)
 
     async def kept(self, record: Recorded, wanted: ContentMode | None = None) -> Recorded:
-        """The record as the books may have it. Never raises; only redaction ever waits."""
+        """The record as the books may have it. Never raises; only redaction takes time."""
         match self.mode(wanted):
             case "full":
                 return record
@@ -63,7 +63,9 @@ class PrivacyFilter:
                 return without_words(record)
 
     def unread(self, data: bytes) -> bytes:
-        """What the books may have of bytes that cannot be parsed, and so not redacted: all, or how many they are."""
+        """Bytes that cannot be parsed, and so not redacted, as the books may have them: whole, or their number and
+        perhaps a digest.
+        """
         mode = self.mode()
         if mode == "full":
             return data
@@ -89,7 +91,7 @@ class PrivacyFilter:
             self._waiting -= size
 
     def _rewrite(self, record: Recorded) -> Recorded:
-        """On the thread. Raises `RedactionMissing`."""
+        """Redacts a record; runs on the thread. Raises `RedactionMissing`."""
         if self._redactor is None:
             self._redactor = Redactor()
         return rewritten(record, self._redactor)

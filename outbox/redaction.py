@@ -1,11 +1,11 @@
-"""Keys and personal data in a text, found by their form and crossed out. Best effort, never a promise.
+"""Finds keys and personal data in a text by their form, and replaces them. Best effort, never a promise.
 
-Known forms of keys come from detect-secrets, telephone numbers and IBANs are checked by phonenumbers and
-python-stdnum (the extra `redaction`); what those lack stands here. Names, addresses and whatever has no form of its
-own are not found: use `hash` or `none` where that matters.
+Known forms of keys come from detect-secrets; telephone numbers and IBANs are checked by phonenumbers and python-stdnum
+(the extra `redaction`); further patterns stand here. Names, addresses and anything else without a form of its own are
+not found: use `hash` or `none` where they matter.
 
-A caller controls the text, so every pattern is bounded and a text is read in windows: `re` holds the interpreter while
-it searches, and no request is served meanwhile.
+A caller controls the text. So every pattern is bounded and a text is searched in windows: `re` holds the interpreter
+while it searches, and no request is served meanwhile.
 """
 
 import re
@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any
 
 WINDOW, OVERLAP = 8192, 512
-"""Characters looked at together; a key that is longer than the overlap may be cut by a window's edge."""
+"""Characters of one window, and of the overlap of two. A key that is longer than the overlap may be cut at the edge."""
 
 DETECTORS = (
     *("aws.AWSKeyDetector", "azure_storage_key.AzureStorageKeyDetector", "basic_auth.BasicAuthDetector"),
@@ -23,7 +23,9 @@ DETECTORS = (
     *("slack.SlackDetector", "square_oauth.SquareOAuthDetector", "stripe.StripeDetector"),
     *("telegram_token.TelegramBotTokenDetector", "twilio.TwilioKeyDetector"),
 )
-"""Of detect-secrets those that know a form. Others guess (entropy, keywords), or take minutes for a hostile text."""
+"""The plugins of detect-secrets that know a form. Others guess (entropy, keywords), or take minutes for a hostile
+text.
+"""
 SECRETS = (
     r"\b(?:sk|pk|rk|gsk|xai)[-_](?=[\w-]{0,80}\d)[\w-]{16,200}",  # as most providers write theirs
     r"\bAIza[\w-]{30,60}",
@@ -59,7 +61,7 @@ class RedactionMissing(Exception):
 
 
 class Redactor:
-    """Call it with a text. Raises `RedactionMissing` when it is made without its libraries."""
+    """Redacts a text when called. Making it raises `RedactionMissing` without its libraries."""
 
     def __init__(self) -> None:
         try:
@@ -71,7 +73,7 @@ class Redactor:
             raise RedactionMissing from None
 
     def __call__(self, text: str) -> str:
-        """The text with `[secret]`, `[e-mail]`, `[phone]`, `[card]` and `[iban]` in the place of what was found."""
+        """The text with `[secret]`, `[e-mail]`, `[phone]`, `[card]` or `[iban]` in place of each find."""
         found = [*_private_keys(text)]
         for start in range(0, max(1, len(text) - OVERLAP), WINDOW - OVERLAP):
             window = text[start : start + WINDOW]
@@ -91,7 +93,7 @@ class Redactor:
         return len(written) if ISSUER.fullmatch(digits) and self._luhn.is_valid(digits) else 0
 
     def _iban_within(self, written: str) -> int:
-        """Its length: a word in capitals may follow."""
+        """The length of a valid IBAN at the start; 0: there is none. A word in capitals may follow it."""
         for end in range(len(written), SHORTEST_IBAN - 1, -1):
             if written[end - 1] != " " and self._iban.is_valid(written[:end]):
                 return end
@@ -114,14 +116,14 @@ def _known_forms() -> Iterator[re.Pattern[str]]:
 
 
 def _spans(pattern: re.Pattern[str], text: str, what: str, within: Callable[[str], int] = len) -> Iterator[Span]:
-    """Where the pattern stands. `within`: how much of it is really one; 0 means that it only looks like it."""
+    """Where the pattern matches. `within`: the length of the valid part of a match; 0: the match only looks valid."""
     for match in pattern.finditer(text):
         if length := within(match[0]):
             yield match.start(), match.start() + length, what
 
 
 def _private_keys(text: str) -> Iterator[Span]:
-    """Whole blocks; one without an end reaches to the end of the text."""
+    """Whole private keys; one without an end reaches to the end of the text."""
     at = 0
     while begin := PRIVATE_KEY.search(text, at):
         end = KEY_ENDS.search(text, begin.end())
@@ -130,7 +132,7 @@ def _private_keys(text: str) -> Iterator[Span]:
 
 
 def _crossed_out(text: str, found: Iterable[Span]) -> str:
-    """Of what overlaps, the one that begins first names it."""
+    """The text with its finds replaced. Of overlapping finds the one that begins first gives the name."""
     pieces: list[str] = []
     done = 0
     for begin, end, what in sorted(found, key=lambda span: (span[0], -span[1])):

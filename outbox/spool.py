@@ -1,11 +1,12 @@
-"""Keeps events on disk as long as JetStream does not take them.
+"""Keeps events on disk while JetStream does not take them.
 
-A folder of one role holds files of events, a line each. Whole files are published again and then removed; an event that
-is published twice is booked once. What is written survives the death of this process; what the operating system had
-not written yet when the power went is lost, but for what was written with `secure`. A torn line is left out.
+Each role has a folder with files of events, one event a line. Whole files are published again and then removed; an
+event that is published twice is booked once. Written events survive the death of this process. After a power failure,
+events that the operating system had not written yet are lost, except those written with `secure`. A torn line is
+skipped.
 
-A role that starts takes over the files of dead roles in the same place. A disk that is full or read-only stops no role:
-then the event stays where it was, and `failed` says why.
+A role that starts takes over the files of dead roles in the same place. A full or read-only disk stops no role: the
+event stays in memory, and `failed` says why.
 """
 
 import asyncio
@@ -22,11 +23,11 @@ import structlog
 log = structlog.get_logger(__name__)
 
 FILE_BYTES = 4 << 20
-"""So large a file is closed, and the next one begun."""
+"""Bytes after which a file is closed and the next one begun."""
 SUFFIX = ".events"
 LOCK = "lock"
 MOST_TWINS = 100
-"""Processes of one name on one disk."""
+"""Processes with the same name that may share one folder of spools."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +46,21 @@ class Spool:
         self._max_bytes = max_bytes
         self._lock = lock
         self._file: int | None = None
-        """What is written to now, as a file descriptor."""
+        """The file that is being written, as a file descriptor."""
         self._path = folder
         self._written = 0
         self._number = 0
         self._closed: list[Path] = []
         self.bytes = 0
-        """In all files."""
+        """Bytes in all files."""
         self.failed = ""
         """Why the last event could not be written; empty when it could."""
 
     @classmethod
     def open(cls, root: Path, name: str, max_bytes: int) -> "Spool | None":
-        """The spool of the role `name` under `root`, with what is left there. None: nothing can be written there."""
+        """Opens the spool of the role `name` under `root`, with the events left there. None: nothing can be written
+        there.
+        """
         try:
             root.mkdir(parents=True, exist_ok=True, mode=0o700)
             folder, lock = _own_folder(root, name)
@@ -73,7 +76,7 @@ class Spool:
         return not self._closed and self._file is None
 
     def append(self, event: Event) -> bool:
-        """Writes an event. False: it could not be written (see `failed`). Never raises."""
+        """Writes an event. False: that failed (see `failed`). Never raises."""
         line = _line(event)
         if self.bytes + len(line) > self._max_bytes:
             self.failed = f"there are {self.bytes} bytes already"
@@ -92,7 +95,9 @@ class Spool:
         return True
 
     async def secure(self, events: Sequence[Event]) -> bool:
-        """Writes events through to the disk, in a file of their own. False: that was not possible. Never raises."""
+        """Writes events through to the disk, in a file of their own. False: that failed (see `failed`). Never
+        raises.
+        """
         lines = b"".join(map(_line, events))
         path = self._next_path()
         if self.bytes + len(lines) > self._max_bytes:
@@ -108,13 +113,13 @@ class Spool:
         return True
 
     def oldest(self) -> Path | None:
-        """The file to publish next; nothing more is written to it. None: there is none."""
+        """The file to publish next, which is closed for writing. None: there is none."""
         if not self._closed and self._file is not None:
             self._end()
         return self._closed[0] if self._closed else None
 
     def read(self, path: Path) -> list[Event]:
-        """What is in a file, as far as it is whole. Never raises."""
+        """The whole events of a file. Never raises."""
         try:
             with path.open("rb") as file:
                 return list(_events(file, path.name))
@@ -123,7 +128,7 @@ class Spool:
             return []
 
     def remove(self, path: Path) -> None:
-        """All of its events are acknowledged."""
+        """Removes a file whose events are all acknowledged."""
         try:
             self.bytes -= path.stat().st_size
             path.unlink()
@@ -133,7 +138,7 @@ class Spool:
             self._closed.remove(path)
 
     def close(self) -> None:
-        """Leaves the files to the next process."""
+        """Closes the spool and leaves its files to the next process."""
         self._end()
         if not self._closed:
             self._tidy_up()
@@ -186,7 +191,7 @@ class Spool:
 
 
 def _own_folder(root: Path, name: str) -> tuple[Path, int]:
-    """A folder that no living process has."""
+    """A folder that no living process uses, and its lock."""
     for number in range(MOST_TWINS):
         folder = root / (name if number == 0 else f"{name}.{number}")
         folder.mkdir(exist_ok=True, mode=0o700)
@@ -196,7 +201,7 @@ def _own_folder(root: Path, name: str) -> tuple[Path, int]:
 
 
 def _locked(folder: Path) -> int | None:
-    """The folder's lock, held until it is closed or this process dies. None: another process has it."""
+    """Takes the folder's lock, held until it is closed or this process dies. None: another process has it."""
     lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,6 +1,7 @@
-"""The columns of `responses` and `attempts` in the SQL: the fields of their records, so that a new one stands once.
+"""The columns of `responses` and `attempts` in the SQL. They are the fields of the records, so a new field is written
+in one place only.
 
-`sql/<verb>_<table>.sql` has `{columns}` where all of them belong, `{figures}` for an export's, and `{known_later}` for
+`sql/<verb>_<table>.sql` has `{columns}` for all columns, `{figures}` for those of an export, and `{known_later}` for
 those that a late report about an attempt may change.
 """
 
@@ -10,17 +11,19 @@ from contracts import AttemptRecord, OpenModel, ResponseRecord
 
 RECORDS: Mapping[str, type[OpenModel]] = {"responses": ResponseRecord, "attempts": AttemptRecord}
 WORDS = frozenset({"prompt", "output", "context", "metadata", "error_message", "comment"})
-"""Columns that hold what callers and models wrote, or what may quote it."""
+"""Columns that hold text of callers and models, or that may quote it."""
 EXPORTED_FIRST = frozenset({"request_id", "attempt", "task_id", "created_at"})
-"""An export names these itself, because columns that no record has stand between them and the figures."""
+"""Columns that the export's SQL lists itself, because columns without a field in the record stand between them and
+`{figures}`.
+"""
 KNOWN_AT_ONCE: frozenset[str] = EXPORTED_FIRST | {
     *("worker_id", "backend", "model_id", "epoch", "error_code", "error_message", "duration_ms", "price")
 }
-"""Columns of an attempt that stay as they were booked first."""
+"""Columns of an attempt that keep the value that was booked first."""
 
 
 def filled(name: str, text: str) -> str:
-    """`text` of `sql/<name>.sql` with its placeholders replaced; SQL of other tables has none."""
+    """The `text` of `sql/<name>.sql` with its placeholders replaced; only `responses` and `attempts` have any."""
     _, _, table = name.partition("_")
     if table not in RECORDS:
         return text

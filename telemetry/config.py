@@ -1,4 +1,4 @@
-"""What `telemetry/config.yaml` may say."""
+"""The settings of an accountant: `telemetry/config.yaml`."""
 
 from typing import Annotated, Literal
 

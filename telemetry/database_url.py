@@ -1,7 +1,7 @@
 """`DATABASE_URL` as hosters, frameworks and `psql` write it.
 
-What libpq knows is understood, or ignored with a word about it; so are hints for other clients' pools. Any other
-parameter is an error that names it. No error shows a part of the password.
+A parameter of libpq is passed on, or ignored with a line in the log; so are hints for the pools of other clients. Any
+other parameter is an error that names it. No error shows a part of the password.
 """
 
 import os
@@ -23,10 +23,10 @@ _UNDERSTOOD = (
     "target_session_attrs user"
 )
 UNDERSTOOD = frozenset(_UNDERSTOOD.split())
-"""What the driver takes as it is."""
+"""Parameters that the driver takes unchanged."""
 _SETTINGS = "application_name idle_in_transaction_session_timeout lock_timeout options search_path statement_timeout"
 SETTINGS = frozenset(_SETTINGS.split())
-"""What the session is told."""
+"""Parameters that become settings of the session."""
 OTHER_NAMES = {
     "currentSchema": "search_path",
     "database": "dbname",
@@ -52,14 +52,14 @@ _IGNORED = (
     "sslcrldir sslkeylogfile sslsni statement_cache_size supa tcp_user_timeout uselibpqcompat"
 )
 IGNORED = frozenset(_IGNORED.split())
-"""Parameters of libpq, or of other clients, that nothing here depends on."""
+"""Parameters of libpq, or of other clients, that have no effect here."""
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 SESSION_ATTRIBUTES = ("any", "primary", "standby", "read-write", "read-only", "prefer-standby")
 CHOICES = {"sslmode": SSL_MODES, "target_session_attrs": SESSION_ATTRIBUTES}
 FILES = {"sslrootcert": "PGSSLROOTCERT", "sslcert": "PGSSLCERT", "sslkey": "PGSSLKEY", "sslcrl": "PGSSLCRL"}
-"""Parameters that name files, and the variables that count when the address says nothing."""
+"""Parameters that name files, and the variables that count when the address has no such parameter."""
 SYSTEM = "system"
-"""As `sslrootcert`: the authorities that this machine trusts."""
+"""The `sslrootcert` that stands for the certificate authorities which this machine trusts."""
 
 _SCHEME = re.compile(r"(?:jdbc:)?postgres(?:ql)?(?:\+[a-z0-9_]+)?://", re.IGNORECASE)
 _WORDS = re.compile(r"\s*[a-z_]+\s*=", re.IGNORECASE)
@@ -68,13 +68,13 @@ _WORDS = re.compile(r"\s*[a-z_]+\s*=", re.IGNORECASE)
 @dataclass(frozen=True, slots=True)
 class DatabaseAddress:
     dsn: str = field(repr=False)
-    """For the driver; it has the password."""
+    """The address for the driver; it contains the password."""
     settings: Mapping[str, str]
-    """Of the session."""
+    """Settings of the session."""
     trusts_system: bool
-    """The server's certificate is checked against the authorities of this machine."""
+    """Whether the server's certificate is checked against the certificate authorities of this machine."""
     ignored: tuple[str, ...]
-    """Parameters that nothing depends on here."""
+    """Parameters that have no effect here."""
 
 
 def read(url: str, environ: Mapping[str, str] | None = None) -> DatabaseAddress:
@@ -97,7 +97,7 @@ def read(url: str, environ: Mapping[str, str] | None = None) -> DatabaseAddress:
 
 
 def _unwrapped(url: str) -> str:
-    """Without what comes along when a line is copied: `psql`, quotes, blanks."""
+    """The address without what is copied along with it: `psql`, quotes, blanks."""
     bare = url.strip().removeprefix("psql ").strip()
     return bare[1:-1] if len(bare) > 1 and bare[0] == bare[-1] and bare[0] in "'\"" else bare
 
@@ -168,7 +168,7 @@ def _check_files(known: Mapping[str, str], environ: Mapping[str, str]) -> None:
 
 
 def _requoted(part: str) -> str:
-    """Quoted once, however it was written: drivers stop at the first @."""
+    """A part of the address, quoted once, however it was written: drivers stop at the first @."""
     return quote(unquote(part), safe="")
 
 

@@ -1,7 +1,7 @@
-"""The accountant's config while it runs: a saved file counts from the next batch or round on.
+"""Follows the accountant's config while it runs: a saved file counts from the next batch or round on.
 
-The rest is read once, at the start: what the stream and the connections were made with, and the settings that Managers
-and workers read from the same file. A warning names such a change.
+Other settings are read once, at the start: those of the stream and the connections, and those that Managers and workers
+read from the same file. A warning names a change of these.
 """
 
 from collections.abc import Callable
@@ -16,13 +16,13 @@ log = structlog.get_logger(__name__)
 
 LIVE = frozenset({"batch_size", "fetch_wait", "report_interval", "grades_interval", "retention", "content_retention"})
 READ_BY_OTHER_ROLES = frozenset({"mode", "content", "spool_max_bytes"})
-"""What Managers and workers read at their start."""
+"""Settings that Managers and workers read when they start."""
 
 
 async def follow(
     file: ConfigFile[TelemetryConfig], config: TelemetryConfig, take: Callable[[TelemetryConfig], None]
 ) -> None:
-    """Hands every config that can be used to `take`, until cancelled."""
+    """Calls `take` with every valid config that is saved, until cancelled."""
     known = config
     while True:
         await file.changed()

@@ -1,4 +1,4 @@
-"""The accountant's process: stream, recorder, feedback, and figures about itself."""
+"""The accountant's process: stream, recorder, feedback, and its own figures."""
 
 import asyncio
 from collections.abc import Iterator
@@ -34,9 +34,9 @@ log = structlog.get_logger(__name__)
 CONSUMER = stream.CONSUMER
 START_PATIENCE = 30.0
 FINISH_WITHIN = 2.0
-"""Seconds that the current batch and feedback on its way get when the role stops."""
+"""Seconds that the current batch and pending feedback get when the accountant stops."""
 DELETED_S = 1.0
-"""Seconds that a server needs at most, we hope, for deleting the files of a stream."""
+"""Seconds that a server may need to delete the files of a stream (an estimate)."""
 
 
 class Accountant:
@@ -77,16 +77,16 @@ class Accountant:
         self._stream_is_there = asyncio.Event()
         self._was_there = False
         self._waiting: int | None = None
-        """Events in the stream that are not booked yet; None: not known."""
+        """Events in the stream that are not booked yet; None: unknown."""
         self._stats = EndpointStats("feedback", s.INFER_FEEDBACK, s.INFER_QUEUE)
 
     def reconfigure(self, config: TelemetryConfig) -> None:
-        """From the next batch or round on."""
+        """Uses another config, from the next batch or round on."""
         self._config = self._recorder.config = self._housekeeper.config = config
         self._grading.every = config.grades_interval
 
     def why_not_ready(self) -> str:
-        """Why this accountant books nothing now; empty while it does."""
+        """Why this accountant books nothing now; empty: it books."""
         if not self._bus.is_connected:
             return "the connection to NATS is away"
         if self._database.away:
@@ -96,7 +96,7 @@ class Accountant:
         return "" if self._direct.open_books.is_set() else "its tables are not made yet"
 
     def figures(self) -> Iterator[Figure]:
-        """For `/metrics`."""
+        """The figures for `/metrics`."""
         yield Figure("nats_connected", "1: the connection to NATS is there", self._bus.is_connected)
         yield Figure("database_away", "1: nothing can be booked now", bool(self._database.away))
         yield Figure("events_booked_total", "Events booked", self._recorder.stored, "counter")
@@ -153,7 +153,7 @@ class Accountant:
             await housekeeping.cancel()
 
     async def _make_stream(self) -> None:
-        """Returns when there is a stream. Until then events are booked as they come, if JetStream is not there."""
+        """Returns when there is a stream. Without JetStream, events are booked directly until then."""
         self._stream_is_there.clear()
         await self._jetstream.until_done(self._try_to_make_stream)
         self._stream_is_there.set()
@@ -176,7 +176,7 @@ class Accountant:
         )
 
     async def _report(self) -> None:
-        """Lag and rate on `metrics.mesh`, and room in the stream."""
+        """Publishes lag and rate on `metrics.mesh`, and makes room in the stream."""
         loop = asyncio.get_running_loop()
         before, since = 0, loop.time()
         while True:
@@ -210,11 +210,11 @@ async def run(
     config_file: ConfigFile[TelemetryConfig] | None = None,
     status: RoleStatus | None = None,
 ) -> None:
-    """Runs one accountant until `stop` is set, and takes over what is saved in `config_file` meanwhile.
+    """Runs one accountant until `stop` is set. It follows changes of `config_file` meanwhile.
 
-    `status` is filled in, for whoever shows it on this machine.
+    `status` is filled in for the status page of this machine.
 
-    Raises `BusUnreachable`, `ConfigError`, `SchemaMismatch`, and `BusError` when the bus was lost.
+    Raises `BusUnreachable`, `ConfigError`, `SchemaMismatch`, and `BusError` when the connection was lost for good.
     """
     privacy_filter = PrivacyFilter(config.content, content_key)
     bus = await Bus.connect(f"telemetry:{instance_id}", settings, patience=START_PATIENCE, stop=stop)

@@ -1,8 +1,8 @@
 """Postgres, and the only importer of asyncpg.
 
-A batch of events becomes rows in one transaction; a row that is there already stays as it is, so that
-delivering an event again does no harm. Every call is bounded: a frozen database is treated as one that
-is away, and its connections are thrown away.
+A batch of events becomes rows in one transaction. A row that exists stays as it is, so an event may be delivered again
+without harm. Every call has a time limit: a frozen database is treated as one that is away, and its connections are
+thrown away.
 """
 
 import asyncio
@@ -24,20 +24,22 @@ from telemetry.columns import filled
 
 SQL = Path(__file__).parent / "sql"
 OF_THE_DATA = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
-"""Errors that say something of the rows, not of the database: trying again would not help."""
+"""Errors about the rows, not about the database: another try would not help."""
 OF_THE_CONNECTION = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
-"""The rest. A connection that breaks in the middle of a commit is an "internal client error" to asyncpg."""
+"""Errors about the database. A connection that breaks during a commit is an "internal client error" to asyncpg."""
 SESSION = {"application_name": "bullpen", "timezone": "UTC", "jit": "off"}
-"""UTC also for a time that comes without its zone. Compiling takes longer than running what we ask."""
+"""UTC, also for a time without a zone. Just-in-time compiling is off: it takes longer than our queries."""
 TO_BE_DONE_WITHOUT = ("jit", "application_name")
-"""What a pooler in front of Postgres may refuse to set: nothing but speed and a name depends on it."""
+"""Settings that a pooler in front of Postgres may refuse. They concern only speed and a name."""
 CLOSE_WITHIN = 1.0
 OTHER_CREDENTIALS = (
     "; DATABASE_URL has another password than the database: `bullpen init --rotate postgres` gives both a new one, "
     "or say ALTER ROLE … PASSWORD '…' there"
 )
 NO_PARTITION = "no partition of relation"
-"""What Postgres says of a row whose month is not there: far in the past or the future, or not a UUIDv7 of ours."""
+"""Postgres's message for a row whose month has no partition: far in the past or the future, or without a UUIDv7 of
+ours.
+"""
 PARTITIONED = ("responses", "attempts")
 
 Row = asyncpg.Record
@@ -46,11 +48,11 @@ T = TypeVar("T")
 
 
 class DatabaseAway(Exception):
-    """The database cannot be reached, does not answer, or cannot write now. Wait and try again."""
+    """The database cannot be reached, does not answer, or cannot write now. A later try may succeed."""
 
 
 class RowsRefused(Exception):
-    """The database will never take these rows as they are."""
+    """The database will never take these rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +67,14 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class LetterKey:
-    """Which letter of `dead_letters`."""
+    """The key of a dead letter."""
 
     stream_seq: int
     digest: bytes
 
 
 class Store:
-    """Connects when it is first needed: the database may be away when we start."""
+    """The database. Connects at the first call: the database may be away when the role starts."""
 
     def __init__(self, url: str, timeout: float) -> None:
         self._url = url
@@ -88,7 +90,7 @@ class Store:
     ) -> int:
         """Stores rows (each a JSON object whose keys are columns) in one transaction; returns how many were new.
 
-        `booked`: letters that leave `dead_letters` with it.
+        `booked`: dead letters that are deleted in the same transaction.
 
         Raises `DatabaseAway`, or `RowsRefused` when the data itself is the reason.
         """
@@ -112,10 +114,10 @@ class Store:
         return await self.perform(work)
 
     async def judge(self, table: str, row: bytes, letter: DeadLetter) -> str:
-        """Stores the row, or lays it aside as `letter` and returns why it is refused.
+        """Stores the row; or stores `letter`, and returns why the row was refused.
 
-        It is refused only if the database takes the letter in the same transaction: one that takes nothing at all now
-        says nothing of the row. Raises `DatabaseAway`.
+        A row counts as refused only if the database takes the dead letter in the same transaction: a database that
+        takes nothing at all says nothing about the row. Raises `DatabaseAway`.
         """
 
         async def work(connection: Connection) -> str:
@@ -144,10 +146,10 @@ class Store:
         return await self.perform(work)
 
     async def perform(self, work: Callable[[Connection], Awaitable[T]], *, within: float | None = None) -> T:
-        """Does one piece of work on a connection, bounded to `within` seconds (as given to the store).
+        """Does one piece of work on a connection, within `within` seconds (as given to the store).
 
-        Raises `DatabaseAway`, `RowsRefused`. It runs in a task of its own, because even giving up on a frozen
-        database (roll back, cancel the query) would wait for it.
+        Raises `DatabaseAway`, `RowsRefused`. The work runs in a task of its own, because even giving up on a frozen
+        database (roll back, cancel the query) would have to wait for it.
         """
         seconds = within or self._timeout
         task = asyncio.get_running_loop().create_task(self._on_connection(work))
@@ -199,7 +201,9 @@ class Store:
                 del settings[refused[1]]
 
     async def _open_with(self, address: database.DatabaseAddress, settings: Mapping[str, str]) -> "asyncpg.Pool[Row]":
-        """Nothing outlives a transaction, so that a pooler may give each one to another connection."""
+        """Prepares a connection. No setting outlives a transaction, so a pooler may give each one another
+        connection.
+        """
         # Not with a smallest size: asyncpg keeps it up by itself and complains at length while the database is away.
         pool = asyncpg.create_pool(
             address.dsn,
@@ -223,7 +227,7 @@ class Store:
             ) from None
 
     def _forget(self) -> None:
-        """Throws all connections away without asking the other side, which may be frozen."""
+        """Throws all connections away without a word to the database, which may be frozen."""
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.terminate()
@@ -243,7 +247,7 @@ _REFUSED = re.compile(r"unsupported startup parameter(?: in options)?: (\w+)")
 
 
 async def _no_reset(connection: "asyncpg.Connection[Row]") -> None:
-    """A connection is given back as it was got: nothing is set, locked or listened to beyond a transaction."""
+    """Resets nothing when a connection is given back: nothing is set, locked or listened to beyond a transaction."""
 
 
 @cache
@@ -273,7 +277,7 @@ async def _make_partitions(connection: Connection, tables: Mapping[str, Sequence
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong, without Postgres's DETAIL: it quotes the row, and prompts do not belong in logs."""
+    """The error without Postgres's DETAIL: that quotes the row, and prompts do not belong in logs."""
     message = error.message if isinstance(error, asyncpg.PostgresError) else str(error)
     cure = OTHER_CREDENTIALS if isinstance(error, asyncpg.InvalidPasswordError) else ""
     return f"{type(error).__name__}: {message}".rstrip(": ") + cure

@@ -1,8 +1,8 @@
 """The stream between the roles that book and the accountants.
 
-A role keeps an event until the stream has it, so the stream is made at once, also while the database is
-away. It is limited in size, and a full one refuses what is new, so that nothing disappears from it unbooked.
-Booked events stay for a while, for other readers, but they make room long before it is full.
+A role keeps an event until the stream has it, so the stream is made at once, also while the database is away. The size
+of the stream is limited. A full stream refuses new events, so no event disappears from it unbooked. Booked events stay
+for a while for other readers; they are dropped when the stream is half full.
 """
 
 import structlog
@@ -16,8 +16,9 @@ log = structlog.get_logger(__name__)
 
 CONSUMER = "books"
 ACK_WAIT = 15.0
-"""Seconds after which JetStream gives an event to another accountant, when we neither book nor hold it: longer than a
-frozen database takes to be noticed and tried again."""
+"""Seconds after which JetStream gives an event to another accountant, when this one neither books nor holds it. It is
+longer than it takes to notice a frozen database and to try again.
+"""
 API_WITHIN = 2.0
 
 

@@ -1,8 +1,8 @@
-"""The accountant as judge: every few seconds the books become grades, for all Managers to follow.
+"""The grader: every few seconds it computes grades from the books, for all Managers to follow.
 
-One accountant at a time does it, the one that gets the lock. A grade is a row of `grades`, an event on `metrics.grade`,
-and an entry of the bucket that Managers read. What the bucket should hold is known from the rows: if it is lost, or
-an operator has decided (which is a row as well), it is written anew.
+One accountant at a time does this: the one that gets the lock. A grade is a row of `grades`, an event on
+`metrics.grade`, and an entry of the bucket that Managers read. The rows say what the bucket should hold: if the bucket
+is lost, or an operator has set a grade (which is a row as well), the entries are written again.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ WRITE_WITHIN = 2.0
 MAX_BYTES = 64 << 20
 USUAL_MEMORY = 0.9
 MOST_PAIRS = 20_000
-"""Models at workers of which is remembered how sure they usually are."""
+"""Pairs of a model and a worker whose usual confidence is remembered."""
 RECORDS_EVERY = 60.0
 """Seconds after which Managers get every worker's record, also when no grade has changed."""
 
@@ -39,15 +39,15 @@ class Grading:
         self.every = every
         self._bucket: Bucket | None = None
         self._told: dict[str, ModelGrades] = {}
-        """What the bucket holds, by model, as far as we wrote it."""
+        """The entries of the bucket, by model, as this accountant wrote them."""
         self._records: dict[str, dict[str, WorkRecord]] = {}
-        """By model and worker, as last seen; and when they were last published (loop's clock)."""
+        """The newest records by model and worker, and when they were last published (loop's clock, seconds)."""
         self._records_told = float("-inf")
         self._usual: Latest[tuple[str, str], float] = Latest(MOST_PAIRS)
         self._reconnects = 0
 
     async def run(self) -> None:
-        """Until cancelled. What is away is tried again the next time."""
+        """Grades until cancelled. While NATS or the database is away, a round is skipped."""
         while True:
             await asyncio.sleep(self.every)
             try:
@@ -95,13 +95,13 @@ class Grading:
         return _change(record, verdict.grade, standing.grade, verdict.reasons)
 
     def _remember(self, key: tuple[str, str], record: Record) -> None:
-        """How sure it usually is."""
+        """Keeps a moving average of the model's confidence."""
         if record.confidence is not None:
             before = self._usual.get(key, record.confidence)
             self._usual[key] = USUAL_MEMORY * before + (1 - USUAL_MEMORY) * record.confidence
 
     async def _tell(self, rows: Sequence[Row]) -> None:
-        """Brings the bucket to what the rows say."""
+        """Writes the grades in the rows to the bucket, where they differ."""
         if self._bucket is None or self._bus.reconnects != self._reconnects:
             self._reconnects = self._bus.reconnects
             self._bucket = await Bucket.open(self._bus, s.GRADES_BUCKET, max_age_s=0, max_bytes=MAX_BYTES)
@@ -124,7 +124,7 @@ class Grading:
 
 
 def _by_model(rows: Sequence[Row]) -> list[ModelGrades]:
-    """What Managers are to know, without the records."""
+    """The grades for Managers, without the records."""
     grades: dict[str, dict[str, Grade]] = defaultdict(dict)
     new: dict[str, list[str]] = defaultdict(list)
     for row in rows:
@@ -163,7 +163,7 @@ def _standings(rows: Sequence[Row]) -> dict[tuple[str, str], Standing]:
 
 
 def _surest(records: Sequence[Record], but: str) -> float | None:
-    """The confidence of the surest of the other models."""
+    """The highest confidence among the other models with at least `SAMPLE` recent answers."""
     others = (r for r in records if r.model_id != but and r.recent_answers >= SAMPLE)
     return max((r.confidence for r in others if r.confidence is not None), default=None)
 

@@ -1,8 +1,9 @@
-"""Promotion and demotion: the books of the last minutes in, a grade with its reasons out. Pure.
+"""Promotion and demotion: computes a grade and its reasons from the attempts of the last hour. Pure.
 
-New ones are on probation. One that did well often enough is regular, one that did better than its peers is senior, one
-that fails is benched: it is tried now and then, and comes back when that goes well. It is slow to
-trust and quick to bench, and a benched one is not trusted again at once, so grades do not go up and down all the time.
+A new model at a worker is on probation. It becomes regular when it answers often enough, and senior when it is as sure
+and as quick as its peers. It is benched when it fails: it then gets a request now and then, and comes back when these
+go well. It is promoted slowly and benched quickly, and it stays down for some time after being benched again, so that
+grades do not swing.
 """
 
 from collections.abc import Sequence
@@ -13,44 +14,57 @@ from statistics import fmean, median
 from contracts import Grade
 
 SAMPLE = 20
-"""So many tries are looked at, at least, before anything is decided; benched ones come back after fewer."""
+"""Attempts that are needed before a grade changes, and the number of the last attempts that count as recent. A benched
+worker needs fewer.
+"""
 SENIOR_SAMPLE = 40
 CANARIES = 5
-"""So many tries of a benched worker that all went well bring it back."""
+"""A benched worker comes back when so many of its last attempts all went well."""
 Z = 1.645
-"""Bounds that hold in 90 of 100 cases."""
+"""Normal quantile of the bounds: each of them holds in 95 of 100 cases."""
 FAILS, DOES_WELL, EXCELS, STILL_EXCELS = 0.90, 0.80, 0.90, 0.85
-"""Shares of success: certainly below the first: benched; certainly above the others: regular, becomes, stays senior."""
+"""Shares of answers among attempts. A worker is benched when its share is surely below the first. It becomes regular
+when it is surely above the second, and senior above the third. It stops being senior when it is not surely above the
+fourth less 0.1.
+"""
 DROP, COLLAPSE = 0.15, 0.30
-"""A confidence so much below its peers' or its own of before costs a grade, or all of them."""
+"""How far a confidence may lie below that of its peers, or its own usual one. Beyond the first a worker loses a grade,
+beyond the second it is benched.
+"""
 SLOW, TOO_SLOW = 1.5, 2.5
-"""Times its peers' usual time: is not promoted to senior, does not stay it."""
+"""Multiples of the peers' median latency. Above the first a worker does not become senior, above the second it does not
+stay senior.
+"""
 BENCHED_FOR = 30.0
-"""Seconds at least …"""
+"""Seconds that a worker stays benched at least."""
 BENCHED_AGAIN_FOR = 600.0
-"""… and one that is benched twice within twice this time, or was benched in this time, has to wait so long for more."""
+"""Seconds that a worker stays benched when it was benched before within twice this time. It is also the time after a
+benching in which it becomes no better than probation.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One model at one worker, since it last lost a grade, and not longer ago than the last hour."""
+    """The attempts of one model at one worker: only those of the last hour, and only those since it was last put on
+    probation, benched or graded by hand.
+    """
 
     model_id: str
     worker_id: str
     tries: int
-    """Those that ended with an answer or a failure; at most the last `SENIOR_SAMPLE`."""
+    """Attempts that ended with an answer or a failure; at most the last `SENIOR_SAMPLE`."""
     answers: int
     recent_tries: int
-    """Of the last `SAMPLE`."""
+    """Attempts among the last `SAMPLE`."""
     recent_answers: int
     confidence: float | None
-    """Mean of the recent answers, or of the callers' judgements where there are some."""
+    """Mean of the recent answers; the callers' judgements count instead, where there are any."""
     usual_confidence: float | None
-    """The same over the whole of the books."""
+    """Moving average of the confidence since the accountant started."""
     p50_ms: float | None
     cost_per_answer: float | None = None
     prompt_tokens: float | None = None
-    """Mean of its answers, as those below."""
+    """Mean over its answers, as are the three below."""
     completion_tokens: float | None = None
     service_ms: float | None = None
     first_ms: float | None = None
@@ -58,15 +72,15 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The grade it has."""
+    """A model's present grade at one worker."""
 
     grade: Grade
     seconds: float
-    """Seconds that it has had this grade."""
+    """Seconds for which it has had this grade."""
     benched_ago: float | None = None
-    """Seconds since it was last benched; None: never."""
+    """Seconds since it was last benched; None: it never was."""
     benched_before_ago: float | None = None
-    """Seconds since the time before that."""
+    """Seconds since it was benched the time before; None: it was not."""
     by_hand: bool = False
 
 
@@ -77,9 +91,9 @@ class Verdict:
 
 
 def judge(record: Record, standing: Standing, peers: Sequence[Record], surest: float | None = None) -> Verdict | None:
-    """The grade it should have from now on; None: it keeps the one it has.
+    """The new grade of a model at a worker; None: the grade stays.
 
-    `peers`: others with the same model. `surest`: how sure the surest of the other models is.
+    `peers`: the same model at other workers. `surest`: the highest confidence among the other models.
     """
     if standing.by_hand:
         return None
@@ -160,7 +174,7 @@ def _not_senior_any_more(record: Record, peers: Sequence[Record]) -> tuple[str, 
 
 
 def _less_sure(record: Record, surest: float | None, by: float) -> tuple[str, ...]:
-    """Than the surest model: it is not the one to answer `best`."""
+    """Whether the model is too far below the surest model to answer `best`; empty: it is not."""
     if surest is None or record.confidence is None or record.confidence >= surest - by:
         return ()
     return (f"its confidence is {record.confidence:.2f}, that of another model {surest:.2f}",)
@@ -174,12 +188,12 @@ def _slower(record: Record, peers: Sequence[Record], times: float) -> tuple[str,
 
 
 def lower(good: int, of: int) -> float:
-    """The share that it certainly reaches (Wilson's bound)."""
+    """The lower bound of the true share (Wilson)."""
     return _wilson(good, of, -1.0)
 
 
 def upper(good: int, of: int) -> float:
-    """The share that it certainly does not exceed (Wilson's bound)."""
+    """The upper bound of the true share (Wilson)."""
     return _wilson(good, of, 1.0)
 
 

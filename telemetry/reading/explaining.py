@@ -11,36 +11,36 @@ from telemetry.reading.queries import BookedAttempt, BookedResponse, as_uuid
 from telemetry.store import Row, Store
 
 SHORT_ID = re.compile(r"[0-9a-f]{6,12}")
-"""The end of a request's id, which is its random part."""
+"""The last digits of a request's id, which are random."""
 
 
 class BookedDecision(OpenModel):
-    """The candidates at one point of a request's life."""
+    """The candidates for one attempt of a request."""
 
     attempt: int
-    """The attempt that it led to; one more than there are when no worker could be asked."""
+    """The number of the attempt that followed; one more than the last attempt when no worker could be asked."""
     task_id: str
     created_at: datetime
     manager_id: str
     why: str | None
-    """`first`, `failover`, `hedge` or `cascade`; None: an older Manager did not say."""
+    """`first`, `failover`, `hedge` or `cascade`; None: written by an older Manager."""
     policy: str
     weights: Terms
     wishes: Wishes | None
     winner: str | None
     model_id: str | None
     candidates: tuple[Candidate, ...]
-    """The best ones, the winner first."""
+    """The best candidates, the winner first."""
     considered: int
-    """How many there were."""
+    """How many candidates there were."""
 
 
 class ExplainedResponse(BookedResponse):
-    """How it ended."""
+    """The final message of a request, with how it was served."""
 
     backend: str | None
     manager_id: str | None
-    """None: a worker was asked directly, without a choice."""
+    """None: the caller asked a worker directly, without a Manager."""
     policy: str
     priority: str
     replayed: bool
@@ -51,15 +51,16 @@ class Explained(OpenModel):
     request_id: UUID
     task_id: str
     others: int
-    """Other requests that bear this task's name."""
+    """Other requests with the same task id."""
     decisions: tuple[BookedDecision, ...]
     attempts: tuple[BookedAttempt, ...]
     response: ExplainedResponse | None
-    """None: it is not booked yet."""
+    """None: the final message is not booked yet."""
 
 
 async def explain(store: Store, name: str) -> Explained | None:
-    """The request with that id, or the newest with that task id, or whose id ends so; None when there is none.
+    """The request with that request id, or the newest with that task id, or the one whose request id ends so. None:
+    there is no such request.
 
     Raises `DatabaseAway`.
     """

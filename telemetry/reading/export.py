@@ -1,11 +1,11 @@
 """Rows of the books for spreadsheets and for other programs: CSV here, Parquet in `parquet.py`.
 
-Read page by page in the order of the key, so that a million rows take no more memory than one page, and nothing is
-held open in the database while a slow reader reads. What comes in meanwhile is after `until`, and left out.
+Rows are read page by page in the order of the key. So a million rows take no more memory than one page, and a slow
+reader keeps nothing open in the database. Rows that are booked during the export are newer than `until`, and left out.
 
-CSV is for people: money to the last digit, times in UTC, nothing for what is unknown. A text that a spreadsheet would
-take for a formula (it begins with = + - @, a tab or a return) gets an apostrophe before it, because models' and
-tenants' names and what people asked come from strangers. Parquet is exact: nothing is added.
+CSV is for people: money to the last digit, times in UTC, an empty cell for an unknown value. Names of models and
+tenants, prompts and answers come from strangers. So a text that a spreadsheet would take for a formula (it begins with
+= + - @, a tab or a return) gets an apostrophe before it. Parquet is exact: nothing is added.
 """
 
 import csv
@@ -29,17 +29,17 @@ KEYS: Mapping[Table, Mapping[str, Any]] = {
     "worker_events": {"event_id": BEFORE_ALL},
     "grades": {"grade_id": -1},
 }
-"""The columns of each key, with a value before all of them."""
+"""The columns of each table's key, each with a value that is smaller than any other."""
 WITHOUT_TENANT: tuple[Table, ...] = ("worker_events", "grades")
 WITHOUT_MODEL: tuple[Table, ...] = ("worker_events",)
 PAGE = 10_000
 PAGE_OF_WORDS = 500
-"""Rows; one of them may hold a megabyte of words."""
+"""Rows per page when prompts and answers are exported: one row may hold a megabyte."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 class ExportQuery(OpenModel):
-    """Which rows of which table."""
+    """Which rows of which table to export."""
 
     table: Table
     since: datetime
@@ -47,13 +47,13 @@ class ExportQuery(OpenModel):
     tenant: str | None = None
     model: str | None = None
     content: bool = False
-    """With the columns in `WORDS`."""
+    """Whether the columns in `WORDS` are exported too."""
 
 
 class Column(NamedTuple):
     name: str
     kind: str
-    """As Postgres calls it: `text`, `int8`, `numeric`, `timestamptz` …"""
+    """The type's name in Postgres: `text`, `int8`, `numeric`, `timestamptz` …"""
 
 
 class NotExact(Exception):
@@ -61,13 +61,13 @@ class NotExact(Exception):
 
 
 class Sink(Protocol):
-    """Where the rows go."""
+    """Writes rows in one format."""
 
     def write(self, rows: Sequence[Row]) -> None: ...
 
 
 async def columns(store: Store, query: ExportQuery) -> list[Column]:
-    """What each row has. Raises `DatabaseAway`."""
+    """The columns of the export. Raises `DatabaseAway`."""
 
     async def describe(connection: Connection) -> list[Column]:
         statement = await connection.prepare(sql(f"export_{query.table}"))
@@ -77,7 +77,7 @@ async def columns(store: Store, query: ExportQuery) -> list[Column]:
 
 
 async def export(store: Store, query: ExportQuery, sink: Sink) -> int:
-    """Writes all of it; returns how many rows there were. Raises `DatabaseAway`."""
+    """Exports all rows; returns how many there were. Raises `DatabaseAway`."""
     count = 0
     async for rows in _pages(store, query):
         sink.write(rows)
@@ -107,7 +107,7 @@ def _page(table: Table, *values: Any) -> Callable[[Connection], Awaitable[list[R
 
 
 class Text(Protocol):
-    """What takes text: a file that does not translate line ends."""
+    """A text file that does not translate line ends."""
 
     def write(self, text: str, /) -> object: ...
 

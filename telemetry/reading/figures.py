@@ -1,7 +1,7 @@
 """The figures of a report: one period of the books, added up by Postgres.
 
-All money comes from the attempts, so that the sums by day, by model and by tenant agree to the last digit. What
-has no known price is counted (`unpriced`), never taken for nothing.
+All money comes from the attempts, so the sums by day, by model and by tenant agree to the last digit. An attempt
+without a known price is counted in `unpriced`, and never taken as free.
 """
 
 import asyncio
@@ -26,7 +26,9 @@ M = TypeVar("M", bound=OpenModel)
 
 
 class Period(OpenModel):
-    """From `since` until before `until`, in pieces of one `unit` of UTC; weeks begin on Monday."""
+    """From `since` up to, and without, `until`. It is divided into pieces of one `unit` in UTC; weeks begin on
+    Monday.
+    """
 
     since: datetime
     until: datetime
@@ -44,7 +46,7 @@ class Period(OpenModel):
 
     @property
     def starts(self) -> list[datetime]:
-        """When each piece begins, also those in which nothing happened."""
+        """The start of each piece, also of those without a request."""
         start = self.since.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
         if self.unit != "hour":
             start = start.replace(hour=0)
@@ -62,13 +64,13 @@ class Spend(OpenModel):
     completion_tokens: int | None
     cost_usd: Decimal | None
     simulated_usd: Decimal | None
-    """The part that is not to be paid: simulated workers have made-up prices."""
+    """The part of the cost that nobody has to pay: simulated workers have made-up prices."""
     unpriced: int
-    """Attempts."""
+    """Attempts without a known price."""
 
 
 class Requests(OpenModel):
-    """How many requests ended in one way in one piece of the period."""
+    """How many requests ended with one result in one piece of the period."""
 
     start: datetime
     error_code: str | None
@@ -78,17 +80,17 @@ class Requests(OpenModel):
 
 
 class LatencyFigures(OpenModel):
-    """How long callers waited for answers, in milliseconds."""
+    """How long callers waited for their answers, in milliseconds."""
 
     start: datetime | None
-    """None: in the whole period."""
+    """None: the figures of the whole period."""
     p50_ms: float
     p95_ms: float
     p99_ms: float
 
 
 class ModelFigures(OpenModel):
-    """How a model did in the period, by its own tries."""
+    """How a model did in the period, by its own attempts."""
 
     model_id: str
     attempts: int
@@ -107,10 +109,10 @@ class ModelFigures(OpenModel):
 
 
 class TenantFigures(OpenModel):
-    """What a tenant asked and cost."""
+    """The requests of one tenant, and what they cost."""
 
     tenant: str | None
-    """Empty: requests that named none. None: all the others together, `tenants` of them."""
+    """Empty: requests without a tenant. None: the tenants that are not listed, `tenants` of them."""
     tenants: int
     requests: int
     errors: int
@@ -120,7 +122,7 @@ class TenantFigures(OpenModel):
 
 
 class GradeChange(OpenModel):
-    """A worker's model was promoted or demoted."""
+    """A model was promoted or demoted at one worker."""
 
     created_at: datetime
     model_id: str
@@ -135,7 +137,7 @@ class Figures(OpenModel):
 
     period: Period
     tenant: str | None
-    """None: all of them."""
+    """None: of all tenants."""
     made_at: datetime
     spend: tuple[Spend, ...]
     requests: tuple[Requests, ...]

@@ -12,7 +12,7 @@ from telemetry.reading.export import Column, NotExact
 from telemetry.store import Row
 
 MONEY = pa.decimal128(38, 20)
-"""18 digits before the point, 20 after it."""
+"""Decimals with 18 digits before the point and 20 after it."""
 TYPES = {
     "text": pa.string(),
     "jsonb": pa.string(),
@@ -27,7 +27,9 @@ TYPES = {
 
 
 class Parquet:
-    """A file that is complete when the block ends without an error. Raises `NotExact` for money beyond `MONEY`."""
+    """Opens a file that is complete when the block ends without an error. Raises `NotExact` for money beyond
+    `MONEY`.
+    """
 
     def __init__(self, path: Path, columns: Sequence[Column]) -> None:
         self._columns = columns

@@ -1,4 +1,4 @@
-"""The reading side of the books, for the command line."""
+"""The queries of the command line to the books."""
 
 from datetime import datetime
 from decimal import Decimal
@@ -15,7 +15,7 @@ CostKey = Literal["model", "tenant", "day"]
 
 
 class BookedResponse(OpenModel):
-    """One request as the books have it."""
+    """One request with its final message, as it is booked."""
 
     request_id: UUID
     task_id: str
@@ -27,7 +27,7 @@ class BookedResponse(OpenModel):
     worker_id: str | None
     tokens_used: int | None
     cost_usd: Decimal | None
-    """None: unknown."""
+    """US dollars; None: unknown."""
     duration_ms: float
     confidence: float | None
     confidence_source: str | None
@@ -75,28 +75,28 @@ class CostRow(OpenModel):
 
 
 class Scorecard(OpenModel):
-    """How a model does."""
+    """What a model costs, and how fast and how reliable it is."""
 
     model_id: str
     answers: int
     attempts: int
     error_rate: float | None
-    """Of the tries that ended with an answer or a failure; None before the first."""
+    """Share of failures among the attempts that ended with an answer or a failure; None: there is no such attempt."""
     confidence: float | None
     feedback: float | None
-    """Mean of the callers' scores, 0..1; None without any."""
+    """Mean of the callers' scores, 0..1; None: there are none."""
     judgements: int
     p50_ms: float | None
     p95_ms: float | None
     cost_usd: Decimal | None
-    """Of all tries with a known price; `unpriced` is how many are not in it."""
+    """Sum over the attempts with a known price; `unpriced` counts the others."""
     unpriced: int
     cost_per_answer: Decimal | None
     last_answer: datetime | None
 
 
 async def check_schema(store: Store) -> None:
-    """Raises `SchemaMismatch` unless the database's schema is the one that this code reads, or `DatabaseAway`."""
+    """Checks that this code can read the database's schema. Raises `SchemaMismatch`, `DatabaseAway`."""
     wanted, found = max(available()), await store.perform(_schema)
     if found is None:
         raise SchemaMismatch(
@@ -120,19 +120,19 @@ async def recent_responses(
     model: str | None = None,
     tenant: str | None = None,
 ) -> list[BookedResponse]:
-    """The last requests, the newest first. Raises `DatabaseAway`."""
+    """The last requests, newest first. Raises `DatabaseAway`."""
     rows = await store.fetch("recent_responses", limit, since, failed, model, tenant)
     return [BookedResponse.model_validate(dict(row)) for row in rows]
 
 
 async def cost_by(store: Store, key: CostKey, *, since: datetime | None = None) -> list[CostRow]:
-    """The cost by `key`, the dearest first, days in their order. Raises `DatabaseAway`."""
+    """The cost by `key`: most expensive first, days in order of time. Raises `DatabaseAway`."""
     rows = [CostRow.model_validate(dict(row)) for row in await store.fetch(f"cost_by_{key}", since)]
     return sorted(rows, key=lambda row: row.key or "") if key == "day" else rows
 
 
 async def response(store: Store, name: str) -> BookedRequest | None:
-    """The request with that request id or task id, the newest if several bear it. Raises `DatabaseAway`."""
+    """The request with that request id, or the newest with that task id. Raises `DatabaseAway`."""
     rows = await store.fetch("response", as_uuid(name), name)
     if not rows:
         return None
@@ -144,42 +144,44 @@ async def response(store: Store, name: str) -> BookedRequest | None:
 
 
 async def scorecard(store: Store) -> list[Scorecard]:
-    """Every model that was ever tried, the busiest first. Raises `DatabaseAway`."""
+    """Every model that had an attempt, the most used first. Raises `DatabaseAway`."""
     return [Scorecard.model_validate(dict(row)) for row in await store.fetch("scorecard")]
 
 
 class Calibrated(OpenModel):
-    """How right a model was when it was so sure."""
+    """How callers judged the answers of one model in one tenth of confidence."""
 
     model_id: str
     tenth: int
-    """Of confidence: 9 is 0.9 to 1."""
+    """The tenth of confidence: 9 is 0.9 to 1."""
     answers: int
     confidence: float
-    """Mean, as the answers said."""
+    """Mean of the confidence in the answers."""
     judged: float
-    """Mean of what callers and verifiers said, 0..1."""
+    """Mean of the scores by callers and verifiers, 0..1."""
 
 
 async def calibration(store: Store, *, since: datetime | None = None, model: str | None = None) -> list[Calibrated]:
-    """Confidence beside judgement. Raises `DatabaseAway`."""
+    """The models' confidence beside the scores of their answers. Raises `DatabaseAway`."""
     return [Calibrated.model_validate(dict(row)) for row in await store.fetch("calibration", since, model)]
 
 
 class Compared(OpenModel):
-    """A model and a candidate over the same questions. Costs are of those with a known price on both sides' rows."""
+    """The live model and a mirrored candidate, on the same questions. Each cost is the sum over the questions whose
+    price is known there.
+    """
 
     live_model: str | None
     candidate: str | None
     questions: int
     failed: int
-    """Of the candidate."""
+    """Questions that the candidate did not answer."""
     live_p50_ms: float | None
     candidate_p50_ms: float | None
     live_cost_usd: Decimal | None
     candidate_cost_usd: Decimal | None
     unpriced: int
-    """Questions whose cost is unknown on one side."""
+    """Questions whose cost is unknown for one of the two."""
     live_confidence: float | None
     candidate_confidence: float | None
     live_judged: float | None
@@ -187,7 +189,7 @@ class Compared(OpenModel):
 
 
 async def compare(store: Store, *, since: datetime | None = None) -> list[Compared]:
-    """What mirrored questions showed. Raises `DatabaseAway`."""
+    """Compares live models with their mirrored candidates. Raises `DatabaseAway`."""
     return [Compared.model_validate(dict(row)) for row in await store.fetch("compare", since)]
 
 
@@ -199,7 +201,7 @@ async def _schema(connection: Connection) -> int | None:
 
 
 def as_uuid(text: str) -> UUID | None:
-    """None if `text` is not a UUID."""
+    """The UUID; None if `text` is not one."""
     try:
         return UUID(text)
     except ValueError:
@@ -216,16 +218,18 @@ class Graded(OpenModel):
     reasons: tuple[str, ...] = ()
     by_hand: bool = False
     seconds: float = 0.0
-    """For so long."""
+    """Seconds for which the model has had this grade."""
 
 
 async def grades_now(store: Store) -> list[Graded]:
-    """Every grade. Raises `DatabaseAway`."""
+    """Every model's grade at every worker. Raises `DatabaseAway`."""
     return [Graded(**{**row, "reasons": from_json(row["reasons"])}) for row in await store.fetch("grades_now")]
 
 
 async def set_grade(store: Store, model_id: str, worker_id: str | None, grade: str | None) -> list[Graded]:
-    """Overrules the books (`grade` None: not any more); returns the grades that changed. Raises `DatabaseAway`."""
+    """Sets a grade by hand (`grade` None: the books decide again); returns the grades that changed. Raises
+    `DatabaseAway`.
+    """
     by_hand = grade is not None
     reason = "decided by hand" if by_hand else "given back to the books"
     rows = await store.fetch("set_grade", model_id, worker_id, grade, reason, by_hand)

@@ -1,4 +1,6 @@
-"""Answers to `books.query`, from Postgres. Whose requests may be seen is a condition of every query that has words."""
+"""Answers to `books.query`, from Postgres. Every query that returns prompts or answers is limited to the tenant that
+the caller may see.
+"""
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -13,13 +15,13 @@ from telemetry.store import Row, Store
 
 A_DAY = timedelta(days=1)
 PIECES = 60
-"""Of a period that is shown by time, about so many."""
+"""Pieces, roughly, of a period that is shown as a course over time."""
 LIKE = str.maketrans({"\\": r"\\", "%": r"\%", "_": r"\_"})
 JSONB = frozenset({"weights", "wishes", "candidates", "reasons"})
 
 
 async def search(store: Store, query: BooksQuery, now: datetime | None = None) -> BooksReply:
-    """Raises `DatabaseAway`, `RowsRefused`, `BullpenError(invalid_request)`."""
+    """Answers a query. Raises `DatabaseAway`, `RowsRefused`, `BullpenError(invalid_request)`."""
     until = query.until or now or datetime.now(UTC)
     span = query.since or until - A_DAY, until, query.tenant
     match query.what:
@@ -69,7 +71,7 @@ async def _requests(store: Store, query: BooksQuery) -> BooksReply:
 
 
 async def _request(store: Store, query: BooksQuery) -> list[JsonObject]:
-    """No row when there is none."""
+    """One row with the response, the attempts and the decisions of a request; no row when there is no such request."""
     if not query.name:
         raise BullpenError(ErrorCode.INVALID_REQUEST, "name: is missing", field="name")
     found = await store.fetch("find_request", as_uuid(query.name), query.name, query.tenant)

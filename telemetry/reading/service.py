@@ -1,4 +1,4 @@
-"""`books.query` and `books.grade`: the books answered over NATS, for roles that know no database."""
+"""`books.query` and `books.grade`: accountants answer other roles over NATS, which so need no database."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
@@ -20,13 +20,15 @@ from telemetry.store import DatabaseAway, RowsRefused, Store
 log = structlog.get_logger(__name__)
 
 AT_ONCE, MOST_WAITING = 4, 64
-"""Queries that Postgres does at the same time, and that wait for it; more are told to come back."""
+"""Queries that run in Postgres at the same time, and queries that may wait. Further callers get the error
+`overloaded`.
+"""
 M = TypeVar("M", bound=OpenModel)
 
 
 class BooksService:
     def __init__(self, bus: Bus, store: Store) -> None:
-        """`store`: its own, so that no query holds up what is booked."""
+        """`store`: connections of its own, so that queries do not delay the booking."""
         self._bus = bus
         self._store = store
         self._places = asyncio.Semaphore(AT_ONCE)
@@ -75,7 +77,7 @@ class BooksService:
         return handle
 
     async def _in_turn(self, work: Callable[[bytes], Awaitable[BooksReply]], body: bytes) -> BooksReply:
-        """Raises `BullpenError`, whatever is wrong."""
+        """Runs the query when its turn comes. Every failure becomes a `BullpenError`."""
         if self._waiting >= MOST_WAITING:
             raise BullpenError(ErrorCode.OVERLOADED, "the books are asked too much at once", retry_after_ms=1000)
         self._waiting += 1

@@ -1,8 +1,9 @@
-"""`metrics.route` in the books: the candidates for each request and why the winner won, kept for some days.
+"""Routing decisions (`metrics.route`) in the books: the candidates for each attempt, and why the winner won. They are
+kept for some days.
 
-No request waits for this, and nothing is kept for it: Managers publish every decision once. One that is made while
-no accountant runs is lost, and so is what no longer fits into memory while the database is away. Answers, attempts and
-costs come another way, and of them nothing is lost. Accountants share the work; a second copy of a decision is dropped.
+Managers publish each decision once, and no request waits for it. A decision is lost when no accountant runs, or when
+the database is away for so long that the memory for decisions is full. Answers, attempts and costs take another way and
+are never lost. Accountants share the work; the books drop a second copy of a decision.
 """
 
 import asyncio
@@ -25,16 +26,16 @@ from telemetry.stream import CONSUMER
 log = structlog.get_logger(__name__)
 
 EVERY = 0.5
-"""Seconds between two looks whether there is something to keep."""
+"""Seconds between two writes of the decisions that have come."""
 BATCH = 500
 MOST_DAYS = 10
 MAX_BYTES = 16 << 20
-"""Of decisions that wait here for the database."""
+"""Bytes of decisions that may wait for the database."""
 BEST = 20
-"""Candidates that are kept of one decision."""
+"""Candidates of one decision that are kept."""
 REASON_CHARACTERS = 200
 NEAR = timedelta(days=1)
-"""A request is no older than this when it is decided, and no clock is so far ahead."""
+"""The greatest difference between a request's own time and this machine's clock."""
 FINISH_WITHIN = 1.0
 
 
@@ -45,15 +46,15 @@ class Decisions:
         self._waiting: deque[bytes] = deque()
         self._bytes = 0
         self._days: set[datetime] = set()
-        """Those that are known to have a place."""
+        """Days that have a partition, as far as this process knows."""
         self.lost = 0
 
     async def listen(self) -> Subscription:
-        """Gathers from now on, for `run` to keep. Raises `BusError`."""
+        """Takes decisions from now on; `run` books them. Raises `BusError`."""
         return await self._bus.subscribe_inline(s.METRICS_ROUTE, self._take, queue=CONSUMER)
 
     async def run(self, listening: Subscription) -> None:
-        """Keeps what is gathered until cancelled; ends the listening then."""
+        """Books decisions until cancelled; then ends the subscription."""
         try:
             while True:
                 await asyncio.sleep(EVERY)
@@ -73,7 +74,7 @@ class Decisions:
             self._lose("too many wait for the database")
 
     async def _keep(self) -> None:
-        """All that waits, batch after batch. Raises `DatabaseAway`; then it goes on waiting."""
+        """Books all decisions that wait, batch after batch. Raises `DatabaseAway`; then they stay."""
         while self._waiting:
             batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
             self._bytes -= sum(map(len, batch))
@@ -95,7 +96,7 @@ class Decisions:
         await self._insert([row for _, row in read])
 
     async def _insert(self, rows: list[bytes]) -> None:
-        """Of rows that the database refuses, the halves, without the bad ones."""
+        """Inserts the rows. When the database refuses them, inserts each half, so that only the bad rows are lost."""
         try:
             if rows:
                 await self._store.save({"decisions": rows})
@@ -115,7 +116,7 @@ class Decisions:
 
 
 def _read(data: bytes, now: datetime) -> tuple[datetime, bytes] | None:
-    """The day of a decision and its row; None for what cannot be kept."""
+    """The day and the row of a decision; None: the message is no decision, or its time is implausible."""
     try:
         decision = RouteDecision.model_validate_json(data)
         made = _made_at(UUID(decision.request_id))
@@ -127,7 +128,7 @@ def _read(data: bytes, now: datetime) -> tuple[datetime, bytes] | None:
 
 
 def row(decision: RouteDecision) -> bytes:
-    """A JSON object whose keys are columns."""
+    """The decision as a row: a JSON object whose keys are columns."""
     considered = len(decision.candidates)
     kept = decision.model_copy(update={"candidates": best(decision)})
     written = to_json({**kept.model_dump(), "considered": considered})
@@ -135,7 +136,7 @@ def row(decision: RouteDecision) -> bytes:
 
 
 def best(decision: RouteDecision) -> tuple[Candidate, ...]:
-    """The winner, then the others by score, then those without one."""
+    """The best candidates: first the winner, then the others by score, last those without a score."""
     won = (decision.winner, decision.model_id)
     ranked = sorted(
         decision.candidates,
@@ -148,7 +149,7 @@ def best(decision: RouteDecision) -> tuple[Candidate, ...]:
 
 
 def _made_at(request_id: UUID) -> datetime:
-    """When a UUIDv7 was made. Raises `ValueError` when that is beyond all calendars."""
+    """When a UUIDv7 was made. Raises `ValueError` when the time is beyond the calendar."""
     try:
         return datetime.fromtimestamp((request_id.int >> 80) / 1000, UTC)
     except (OverflowError, OSError) as error:

@@ -1,9 +1,9 @@
 """Books without JetStream: a role keeps its events until the accountant confirms that they are committed.
 
-A server without JetStream has no stream for events to wait in. Accountants then listen on `telemetry.>` themselves,
-sharing the work, and answer `{"stored": true}` only after the commit, or `{"error": …}`, as a stream would.
-A message may carry many events; one that comes twice is booked once, as ever. Nothing waits here for a database that
-is away: events stay with the roles that sent them.
+A server without JetStream has no stream in which events could wait. Accountants then subscribe to `telemetry.>`
+themselves and share the work. They answer `{"stored": true}` only after the commit, or `{"error": …}`, as a stream
+would. A message may carry many events; an event that comes twice is booked once, as always. While the database is away
+accountants keep no events: these stay with the roles that sent them.
 """
 
 import asyncio
@@ -24,11 +24,11 @@ log = structlog.get_logger(__name__)
 
 STORED = b'{"stored": true}'
 MAX_BYTES = 32 << 20
-"""Of events that wait here to be booked."""
+"""Bytes of events that may wait to be booked."""
 
 
 class ReceivedEvent:
-    """An event that came without a stream."""
+    """An event that came without JetStream."""
 
     stream_seq = 0
 
@@ -39,7 +39,7 @@ class ReceivedEvent:
 
 
 class Direct:
-    """`start` and `stop` as often as JetStream goes and comes."""
+    """Books events that come without JetStream. `start` and `stop` may be called any number of times."""
 
     def __init__(self, bus: Bus, recorder: Recorder, database: RetryForever, batch_size: int) -> None:
         self._bus = bus
@@ -53,11 +53,11 @@ class Direct:
         self._tasks = Tasks(f"{bus.name}:direct")
         self._subscription: Subscription | None = None
         self.open_books = asyncio.Event()
-        """To be set when there are tables; until then every event is answered with "try again"."""
+        """Set when the tables exist. Until then every event is answered with "try again"."""
         self.started = asyncio.Event()
 
     async def start(self) -> None:
-        """Listens, and books from now on. Raises `BusError`."""
+        """Subscribes, and books events from now on. Raises `BusError`."""
         if self._subscription is not None:
             return
         log.warning(
@@ -69,7 +69,7 @@ class Direct:
         self.started.set()
 
     async def stop(self, within: float) -> None:
-        """Books for up to `within` seconds what has come, then listens no more."""
+        """Books the events that have come, for up to `within` seconds, and unsubscribes."""
         subscription, self._subscription = self._subscription, None
         if subscription is None:
             return

@@ -1,4 +1,4 @@
-"""Turns the events of a message into rows for their table, or finds out why they cannot be booked."""
+"""Turns the events of a message into rows of their table, or finds out why they cannot be booked."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +18,7 @@ TABLES: dict[str, tuple[str, type[OpenModel]]] = {
     s.TELEMETRY_FEEDBACK: ("feedback", FeedbackRecord),
     s.TELEMETRY_WORKER: ("worker_events", WorkerEventRecord),
 }
-"""Which table an event of a subject belongs to, and what it must look like."""
+"""The table for the events of a subject, and their record."""
 
 FIELDS = {subject: len(record.model_fields) for subject, (_, record) in TABLES.items()}
 
@@ -28,7 +28,7 @@ REASON_CHARACTERS = 500
 
 
 class QueuedMessage(Protocol):
-    """A message of the stream, as far as it matters here: one event, or an array of them."""
+    """The parts of a stream's message that are used here. It carries one event, or an array of events."""
 
     subject: str
     data: bytes
@@ -39,7 +39,7 @@ class QueuedMessage(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event, as it came."""
+    """One event, as its role sent it."""
 
     message: QueuedMessage
     data: bytes
@@ -56,12 +56,12 @@ class Booking:
     event: Event
     table: str
     row: bytes
-    """A JSON object whose keys are columns."""
+    """The row: a JSON object whose keys are columns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unbookable:
-    """One event that will never be a row."""
+    """An event that can never be booked."""
 
     event: Event
     reason: str
@@ -73,7 +73,9 @@ class Unbookable:
 
 
 def read(batch: Sequence[QueuedMessage]) -> tuple[list[Booking], list[Unbookable]]:
-    """All events of the batch as rows, and what of it can't be read. A check of the stream is neither."""
+    """The events of the batch as rows, and those that cannot be read. A message that only checks the stream is left
+    out.
+    """
     entries: list[Booking] = []
     unbookable: list[Unbookable] = []
     for message in batch:
@@ -90,7 +92,7 @@ def read(batch: Sequence[QueuedMessage]) -> tuple[list[Booking], list[Unbookable
 
 
 def parts(entries: Sequence[Booking], max_bytes: int) -> Iterator[Sequence[Booking]]:
-    """The entries in portions whose rows have at most `max_bytes` (or a single row); at least one portion."""
+    """The entries in portions of at most `max_bytes` bytes of rows (or one larger row); at least one portion."""
     start = size = 0
     for index, entry in enumerate(entries):
         size += len(entry.row)
@@ -101,7 +103,7 @@ def parts(entries: Sequence[Booking], max_bytes: int) -> Iterator[Sequence[Booki
 
 
 def by_table(entries: Iterable[Booking]) -> dict[str, list[bytes]]:
-    """Their rows, as `Store.save` wants them."""
+    """The rows by table, for `Store.save`."""
     tables: dict[str, list[bytes]] = {}
     for entry in entries:
         tables.setdefault(entry.table, []).append(entry.row)
@@ -109,13 +111,13 @@ def by_table(entries: Iterable[Booking]) -> dict[str, list[bytes]]:
 
 
 def rewritten(entry: Booking) -> Booking:
-    """The same row in canonical JSON: Postgres may be stricter than pydantic with numbers and times."""
+    """The same row as canonical JSON: Postgres may be stricter than pydantic with numbers and times."""
     _, record = TABLES[entry.event.subject]
     return _booked(entry.event, entry.table, record.model_validate_json(entry.event.data).to_bytes())
 
 
 def _entry(event: Event) -> Booking:
-    """What has all its fields is passed on as it came, because writing it anew takes time.
+    """Checks an event and returns its row. An event with all fields is passed on unchanged, which saves time.
 
     Raises `KeyError`, `ValidationError`.
     """
@@ -131,7 +133,7 @@ def _booked(event: Event, table: str, row: bytes) -> Booking:
 
 
 def _reason(error: ValidationError) -> str:
-    """Which fields are wrong and how, without what stood in them: prompts do not belong in logs."""
+    """Which fields are wrong and why, without their values: prompts do not belong in logs."""
     details = error.errors(include_url=False, include_context=False, include_input=False)
     fields = (f"{'.'.join(map(str, detail['loc'])) or 'the event'}: {detail['msg']}" for detail in details)
     return "; ".join(fields)[:REASON_CHARACTERS]

@@ -1,6 +1,6 @@
-"""`infer.feedback`: judgements on answers, kept like every other event by way of the stream.
+"""`infer.feedback`: callers' judgements on answers. They are stored like every other event, by way of the stream.
 
-A request is answered with `stored` when JetStream has it, else with the error.
+The caller gets `stored` when JetStream has the judgement, else the error.
 """
 
 import asyncio
@@ -25,11 +25,11 @@ TRIES = 2
 """With the same message id, so that the stream keeps one of them."""
 FIELD_CHARACTERS = 100
 OURS = "verifier:"
-"""How the sources of judgements begin that a Manager's verifier makes; no caller's may."""
+"""Prefix of the sources that Managers' verifiers use; a caller may not use it."""
 
 
 async def serve_feedback(bus: Bus, stats: EndpointStats, privacy_filter: PrivacyFilter) -> Subscription:
-    """Takes judgements, and confirms each one that has a reply subject."""
+    """Receives judgements, and confirms each one that has a reply subject."""
 
     async def handle(message: Message) -> None:
         if not accepts(message.reply):
@@ -66,7 +66,7 @@ def _read(data: bytes) -> FeedbackRecord:
 
 
 async def _store(bus: Bus, record: FeedbackRecord) -> None:
-    """Returns when the stream has it. Raises `BullpenError`."""
+    """Returns when the stream has the judgement. Raises `BullpenError`."""
     reason = ""
     for _ in range(TRIES):
         try:

@@ -1,6 +1,6 @@
-"""Books events again that were laid aside in `dead_letters`: after an upgrade that can read them, for example.
+"""Books events from `dead_letters` again: after an upgrade that can read them, for example.
 
-An event and its letter change places in one transaction, so an event is never lost and never booked twice.
+The event is booked and its dead letter deleted in one transaction, so no event is lost or booked twice.
 """
 
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ class KeptLetter:
     subject: str
     reason: str
     data: bytes
-    """As it came, as far as the books may keep it."""
+    """The event as it came, as far as the books may keep it."""
 
     @property
     def key(self) -> LetterKey:
@@ -32,7 +32,7 @@ class KeptLetter:
 
 
 async def kept_letters(store: Store, *, most: int | None = None) -> AsyncIterator[KeptLetter]:
-    """The letters, the oldest first. Raises `DatabaseAway`."""
+    """The dead letters, oldest first. Raises `DatabaseAway`."""
     last = BEFORE_ALL, -1, b""
     told = 0
     while rows := await store.fetch("dead_letters", *last, BATCH):
@@ -45,7 +45,7 @@ async def kept_letters(store: Store, *, most: int | None = None) -> AsyncIterato
 
 
 async def rebook(store: Store, letter: KeptLetter) -> str:
-    """Books all events of a letter and removes the letter. Returns why not; empty: done. Raises `DatabaseAway`."""
+    """Books all events of a dead letter and deletes it. Returns why that failed; empty: done. Raises `DatabaseAway`."""
     entries, unbookable = read([letter])
     if unbookable:
         return unbookable[0].reason

@@ -1,8 +1,9 @@
 """From the stream to the books: fetch a batch, store it in one transaction, then acknowledge.
 
-Nothing is acknowledged before it is committed, and storing twice stores once; so this process, NATS and
-Postgres may each die at any moment, and every event is booked exactly once in the end. While the database
-is away the batch is held and the stream waits. What can never be booked goes to `dead_letters`, as it came.
+A message is acknowledged only after the commit, and an event that is stored twice has one row. So this process, NATS
+and Postgres may each die at any moment, and every event is booked exactly once in the end. While the database is away,
+the batch is held and the other events stay in the stream. An event that can never be booked goes to `dead_letters`, as
+it came.
 """
 
 import asyncio
@@ -25,12 +26,13 @@ from telemetry.stream import ACK_WAIT, CONSUMER
 log = structlog.get_logger(__name__)
 
 MAX_BYTES = 8 << 20
-"""Of one transaction and one fetch: NATS disconnects a client that reads too slowly, and Postgres needs several times
-as much memory to take rows apart."""
+"""Bytes of one transaction and of one fetch. NATS disconnects a client that reads too slowly, and Postgres needs
+several times as much memory to take rows apart.
+"""
 PROTOCOL_BYTES = 64 << 10
-"""What stands around a message's content at most."""
+"""Bytes that a stored message may have beside its content."""
 LANES = 3
-"""Batches under way at the same time: one comes, one is read, one is with the database."""
+"""Batches under way at the same time: one is fetched, one is read, one is written to the database."""
 
 
 class Recorder:
@@ -47,10 +49,10 @@ class Recorder:
         self.stored = 0
         """Rows written since the start."""
         self.dead = 0
-        """Events laid aside since the start."""
+        """Events written to `dead_letters` since the start."""
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Books whatever comes until `stop` is set. Raises `BusError` when the stream is lost."""
+        """Books events until `stop` is set. Raises `BusError` when the stream is lost."""
         consumer = await PullConsumer.open(self._bus, stream=s.TELEMETRY_STREAM, durable=CONSUMER, ack_wait_s=ACK_WAIT)
         lanes = [asyncio.create_task(self._lane(consumer, stop), name=f"lane-{number}") for number in range(LANES)]
         try:
@@ -72,7 +74,7 @@ class Recorder:
                 await self._keep(batch)
 
     async def _keep(self, batch: Sequence[StoredMessage]) -> None:
-        """Books one batch, then acknowledges it; waits as long as the database is away."""
+        """Books one batch, then acknowledges it. Waits while the database is away."""
         self._held.append(batch)
         try:
             unbookable = await self.book(batch)
@@ -86,7 +88,7 @@ class Recorder:
         await settle(self._bus, [message for message in batch if message in unbookable], TERM)
 
     async def book(self, batch: Sequence[QueuedMessage]) -> set[QueuedMessage]:
-        """Every event is in its table or in `dead_letters`. Returns the messages of the latter.
+        """Books every event of the batch, or writes it to `dead_letters`. Returns the messages with dead letters.
 
         Waits while the database is away.
         """
@@ -102,7 +104,9 @@ class Recorder:
         return {one.event.message for one in unbookable}
 
     async def _save(self, entries: Sequence[Booking], unbookable: Sequence[Unbookable]) -> list[Unbookable]:
-        """Stores both. Of entries that the database refuses, the halves, down to the bad ones, which are returned."""
+        """Stores events and dead letters. When the database refuses the rows, stores each half, until only bad events
+        are left; returns those.
+        """
         try:
             await self._commit(entries, unbookable)
         except RowsRefused as error:
@@ -118,7 +122,7 @@ class Recorder:
         return []
 
     async def _judged(self, entry: Booking, reason: str) -> list[Unbookable]:
-        """Books a refused event after all, or lays it aside and returns it. Raises `DatabaseAway`."""
+        """Books a refused event after all, or writes it to `dead_letters` and returns it. Raises `DatabaseAway`."""
         letter = self._letter(Unbookable(entry.event, reason))
         if why := await self._store.judge(entry.table, entry.row, letter):
             return [Unbookable(entry.event, why)]
@@ -126,7 +130,7 @@ class Recorder:
         return []
 
     def _letter(self, one: Unbookable) -> DeadLetter:
-        """As far as the books may keep its words."""
+        """The dead letter, with as much of its words as the books may keep."""
         return replace(one.letter, body=self._privacy_filter.unread(one.letter.body))
 
     async def _commit(self, entries: Sequence[Booking], unbookable: Sequence[Unbookable]) -> None:
@@ -134,7 +138,9 @@ class Recorder:
         await self._database.until_done(lambda: self._store_now(entries, unbookable), self._hold)
 
     async def _store_now(self, entries: Sequence[Booking], unbookable: Sequence[Unbookable]) -> None:
-        """One transaction. Raises `DatabaseAway`, also when not even a letter is taken, and `RowsRefused`."""
+        """Stores them in one transaction. Raises `RowsRefused`, and `DatabaseAway` also when the database takes no dead
+        letter either.
+        """
         letters = list(map(self._letter, unbookable))
         try:
             new = await self._store.save(by_table(entries), letters)
@@ -145,7 +151,7 @@ class Recorder:
         self.stored += new  # not in one line: the others' lanes add to it while this one waits
 
     async def _hold(self) -> None:
-        """Tells JetStream that these messages are still being worked on, so that no other accountant gets them."""
+        """Tells JetStream that this accountant still works on these messages, so that no other one gets them."""
         if self._bus.is_connected:
             for batch in self._held:
                 await settle(self._bus, batch, IN_PROGRESS)

@@ -16,11 +16,11 @@ FIRST_PAUSE = 0.1
 
 
 async def nothing() -> None:
-    """There is nothing to do during a pause."""
+    """Does nothing during a pause."""
 
 
 class RetryForever:
-    """Waits for one dependency. It never gives up: its owner cancels it."""
+    """Repeats work that needs one dependency. It never gives up: its owner cancels it."""
 
     def __init__(self, what: str, gone: type[Exception], longest: float, cure: str) -> None:
         self._what = what
@@ -34,7 +34,9 @@ class RetryForever:
     async def until_done(
         self, work: Callable[[], Awaitable[T]], meanwhile: Callable[[], Awaitable[None]] = nothing
     ) -> T:
-        """The result of `work`, which is repeated as long as it raises `gone`; other errors pass."""
+        """The result of `work`, which is repeated while it raises `gone`; other errors are raised. `meanwhile` runs
+        before each pause.
+        """
         while True:
             try:
                 result = await work()

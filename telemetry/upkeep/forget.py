@@ -1,7 +1,7 @@
-"""The right to be forgotten, as far as the database goes: a task's or a tenant's rows, or only the words in them.
+"""Erasure in the database: deletes the rows of a task or a tenant, or only the words in them.
 
-In batches of their own transactions, so that no lock is held for long; doing it again does no harm. What has
-not reached the books yet, and what is kept elsewhere, is `bullpen.forgetting`'s business.
+Each batch is a transaction of its own, so that no lock is held for long; a second run does no harm. Events that are not
+booked yet, and copies elsewhere, are the business of `bullpen.forgetting`.
 """
 
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -15,16 +15,16 @@ from pydantic_core import to_json
 from telemetry.store import Row, Store
 
 BATCH = 1000
-"""Requests of one transaction."""
+"""Requests per transaction."""
 
 
 class NotAllowed(Exception):
-    """The database user may not do that; the message says what to do."""
+    """The database's user may not delete rows; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What to forget: all that was asked before `before` under this task's, or by this tenant's, name."""
+    """The requests to forget: those of this task id, or of this tenant, that were made before `before`."""
 
     by: Literal["task", "tenant"]
     name: str
@@ -32,14 +32,14 @@ class Scope:
 
     @property
     def marks(self) -> list[bytes]:
-        """How an event that could not be parsed would name it."""
+        """How an event that could not be parsed would contain the name."""
         key, name = {"task": b'"task_id":', "tenant": b'"tenant":'}[self.by], to_json(self.name)
         return [key + name, key + b" " + name]
 
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """How many rows of each table."""
+    """The number of rows in each table."""
 
     responses: int = 0
     attempts: int = 0
@@ -54,14 +54,14 @@ class Forgotten:
 
 @dataclass(frozen=True, slots=True)
 class ForgottenRequests:
-    """Requests that are forgotten now."""
+    """One batch of forgotten requests."""
 
     task_ids: frozenset[str]
     rows: Forgotten
 
 
 async def check_allowed(store: Store, *, words_only: bool) -> None:
-    """Raises `NotAllowed`, `DatabaseAway`."""
+    """Checks that the user may forget. Raises `NotAllowed`, `DatabaseAway`."""
     if not (await store.fetch("forget_allowed", "UPDATE" if words_only else "DELETE"))[0]["allowed"]:
         raise NotAllowed(
             "the database user may not delete: set DATABASE_URL to one that may, for example the owner of the tables"
@@ -69,12 +69,12 @@ async def check_allowed(store: Store, *, words_only: bool) -> None:
 
 
 async def count(store: Store, scope: Scope) -> Forgotten:
-    """What there is to forget, without the dead letters. Raises `DatabaseAway`."""
+    """Counts the rows to forget, without the dead letters. Raises `DatabaseAway`."""
     return _rows(await store.fetch(f"forget_count_{scope.by}", scope.name, scope.before))
 
 
 async def forget(store: Store, scope: Scope, *, words_only: bool = False) -> AsyncIterator[ForgottenRequests]:
-    """Forgets batch after batch; yields after each one is committed. Raises `DatabaseAway`."""
+    """Forgets batch after batch; yields after each commit. Raises `DatabaseAway`."""
     query, back_to = f"forget_find_{scope.by}", scope.before
     while found := await store.fetch(query, scope.name, scope.before, not words_only, BATCH, back_to):
         back_to = found[-1]["created_at"]
@@ -95,7 +95,7 @@ async def forget(store: Store, scope: Scope, *, words_only: bool = False) -> Asy
 
 
 async def whose(store: Store, request_ids: Sequence[UUID], scope: Scope) -> set[UUID]:
-    """Which of them are the tenant's. Raises `DatabaseAway`."""
+    """Those of the requests that are the tenant's. Raises `DatabaseAway`."""
     return {row["request_id"] for row in await store.fetch("forget_whose", request_ids, scope.name, scope.before)}
 
 

@@ -1,7 +1,7 @@
-"""The schema, as numbered files that run once each, in order, forward only.
+"""The schema: numbered files that run once each, in order, forward only.
 
-Several telemetry processes may start at once: an advisory lock lets one migrate while the others wait. A
-database that is newer than this code, or a file that was changed after it ran, is an error, not a guess.
+Several accountants may start at once: an advisory lock lets one migrate while the others wait. A database that is newer
+than this code, or a file that was changed after it ran, is an error.
 """
 
 import hashlib
@@ -16,9 +16,9 @@ log = structlog.get_logger(__name__)
 
 FOLDER = SQL / "migrations"
 LOCK = 0x62756C6C
-"""Any number that is ours: the advisory lock's key."""
+"""The key of the advisory lock: an arbitrary number."""
 LONGEST = 3600.0
-"""Seconds that one migration of a full database may take, the wait for another process's included."""
+"""Seconds that one migration of a full database may take, with the wait for another process."""
 
 
 class SchemaMismatch(Exception):
@@ -61,7 +61,7 @@ async def migrate(store: Store, folder: Path = FOLDER) -> int:
 
 
 async def _missing(connection: Connection, files: list[Migration]) -> list[Migration]:
-    """Those that have not run yet. Raises `SchemaMismatch`."""
+    """The migrations that have not run yet. Raises `SchemaMismatch`."""
     if await connection.fetchval("SELECT to_regclass('schema_migrations')") is None:
         return files
     rows = await connection.fetch("SELECT version, digest FROM schema_migrations ORDER BY version")

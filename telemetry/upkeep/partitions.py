@@ -1,9 +1,9 @@
-"""Months of the books: made ahead, and taken away when they are too old, while reading and writing go on.
+"""Partitions by month: created in advance, and dropped when they are too old, while the books are read and written.
 
-A new month is made as a table of its own and attached empty, which locks no reader out. An old one is first detached
-`CONCURRENTLY`: Postgres waits for its readers, and no query waits for Postgres. Only then is it dropped.
-Making needs nothing but the right to call `make_partitions` (role `bullpen_recorder`); taking away is for the owner of
-the tables, so that a stolen recorder's password cannot delete the past.
+A new partition is created as a table of its own and attached empty, which locks no reader out. An old partition is
+first detached `CONCURRENTLY`: Postgres waits for its readers, and no query waits for Postgres. Only then is it dropped.
+Creating needs only the right to call `make_partitions` (role `bullpen_recorder`). Dropping needs the owner of the
+tables, so a stolen recorder's password cannot delete the past.
 """
 
 from collections.abc import Iterable
@@ -18,18 +18,18 @@ log = structlog.get_logger(__name__)
 
 MONTHS_AHEAD = 3
 LOCK_TIMEOUT = "5s"
-"""How long taking a month away waits for its readers before it is put off to the next time."""
+"""How long dropping a partition waits for its readers before it is left for the next round."""
 BUSY = (
     asyncpg.LockNotAvailableError,
     asyncpg.DeadlockDetectedError,
     asyncpg.ObjectNotInPrerequisiteStateError,
     asyncpg.UndefinedTableError,
 )
-"""The month is being read, or another accountant is at it."""
+"""Errors when the partition is being read, or another accountant is dropping it."""
 
 
 async def ensure(store: Store, months: Iterable[datetime]) -> list[str]:
-    """Makes the partitions of these moments' months that are missing; returns their names. Raises `DatabaseAway`."""
+    """Creates the missing partitions for the months of these moments; returns their names. Raises `DatabaseAway`."""
 
     async def work(connection: Connection) -> list[str]:
         return [row[0] for row in await connection.fetch("SELECT make_partitions($1)", list(months))]
@@ -38,7 +38,7 @@ async def ensure(store: Store, months: Iterable[datetime]) -> list[str]:
 
 
 async def ensure_ahead(connection: Connection, now: datetime) -> list[str]:
-    """Those of this month and of `MONTHS_AHEAD` after it."""
+    """Creates the partitions of this month and the next `MONTHS_AHEAD` months."""
     made = [row["name"] for row in await connection.fetch(sql("make_partitions"), now, MONTHS_AHEAD)]
     if made:
         log.info("partitions_made", names=made)
@@ -46,9 +46,10 @@ async def ensure_ahead(connection: Connection, now: datetime) -> list[str]:
 
 
 async def drop_ended(connection: Connection, before: datetime, query: str = "partitions_due") -> list[str]:
-    """Takes away the months that ended before `before`; returns their names. What is in use stays for the next time.
+    """Drops the partitions that ended before `before`; returns their names. A partition in use is left for the next
+    round.
 
-    `query`: which ones those are. Not in a transaction: `DETACH … CONCURRENTLY` makes its own.
+    `query`: finds these partitions. It runs outside a transaction: `DETACH … CONCURRENTLY` makes its own.
     """
     due = await connection.fetch(sql(query), before)
     if foreign := [row["name"] for row in due if not row["ours"]]:

@@ -1,8 +1,8 @@
-"""What the books keep and for how long: figures for months, prompts, answers and routing decisions for days.
+"""What the books keep, and for how long: figures for months; prompts, answers and routing decisions for days.
 
-An hourly round of the accountant: months are made ahead, those beyond `retention` are taken away, and of what is older
-than `content_retention` the words are emptied, a batch per transaction, so that no query waits. Several may run;
-an advisory lock lets one of them do it. Rounds have connections of their own: booking does not wait for them.
+Every hour an accountant creates partitions in advance, drops those beyond `retention`, and empties the words that are
+older than `content_retention`, a batch per transaction, so that no query waits. Among several accountants an advisory
+lock lets one do it. A round has connections of its own: booking does not wait for it.
 """
 
 import asyncio
@@ -19,18 +19,20 @@ from telemetry.upkeep.partitions import drop_ended, ensure_ahead
 log = structlog.get_logger(__name__)
 
 FIRST_AFTER = 60.0
-"""Seconds before the first round: what waited for an accountant is booked first."""
+"""Seconds before the first round: the events that waited for an accountant are booked first."""
 EVERY = 3600.0
 """Seconds between two rounds."""
 LONGEST = 3600.0
 """Seconds that a round may take."""
 BATCH = 2000
-"""Rows that are emptied in one transaction."""
+"""Rows whose words are emptied in one transaction."""
 FROM_THE_START_EVERY = timedelta(days=1)
-"""Between, a round goes on where the one before it ended: what was emptied is not looked at again."""
+"""Time between two complete rounds. In between, a round goes on where the last one ended, and skips rows that are empty
+already.
+"""
 FIRST = UUID(int=0)
 WORDS = ("expire_content", "expire_errors", "expire_comments")
-"""What empties the words of requests, of tries and of judgements."""
+"""The SQL that empties the words of requests, of attempts and of judgements."""
 
 
 class Housekeeper:
@@ -41,7 +43,7 @@ class Housekeeper:
         self._began: datetime | None = None
 
     async def run(self) -> None:
-        """Round after round, until cancelled. A database that is away is tidied the next time."""
+        """Does round after round, until cancelled. A round without a database is skipped."""
         await asyncio.sleep(FIRST_AFTER)
         while True:
             try:
@@ -51,7 +53,7 @@ class Housekeeper:
             await asyncio.sleep(EVERY)
 
     async def tidy(self, now: datetime) -> bool:
-        """One round; False: another accountant is at it. Raises `DatabaseAway`."""
+        """Does one round; False: another accountant does it. Raises `DatabaseAway`."""
         return await self._store.perform(lambda connection: self._round(connection, now), within=LONGEST)
 
     async def _round(self, connection: Connection, now: datetime) -> bool:
@@ -79,6 +81,6 @@ class Housekeeper:
 
 
 def _months_before(now: datetime, months: int) -> datetime:
-    """The same month's first day so many months ago."""
+    """The first day of the month that is so many months before."""
     years, month = divmod(now.year * 12 + now.month - 1 - months, 12)
     return datetime(years, month + 1, 1, tzinfo=UTC)

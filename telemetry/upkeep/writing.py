@@ -1,14 +1,14 @@
-"""Whether the database takes what is written: tried, because one that is full or a standby can still be read."""
+"""Finds out whether the database takes writes, by writing: a full database, or a standby, can still be read."""
 
 from telemetry.store import Connection, DatabaseAway, Store
 
 LOGGED = "SELECT pg_logical_emit_message(true, 'bullpen', 'is this written?')"
-"""A commit of its own in the write-ahead log, which leaves no row."""
+"""Commits in the write-ahead log, and leaves no row."""
 ROW = "INSERT INTO dead_letters (stream_seq, subject, reason, body) VALUES (-1, 'check', 'a check', '')"
 
 
 async def why_not_written(store: Store) -> str:
-    """Why nothing can be written there now; empty when it can. A user who may only read is not tried.
+    """Why the database takes no write now; empty: it does. A user who may only read is not checked.
 
     Raises `DatabaseAway` when the database cannot be asked.
     """
