@@ -144,6 +144,8 @@ async def _pictures(chromium: Any, url: str, folder: Path) -> None:
             if view == "chat":
                 await page.fill("textarea", "Tell me of the river")
                 await page.keyboard.press("Enter")
+            if view == "keys":
+                await page.locator(".findings li").first.wait_for()
             await asyncio.sleep(SETTLES)
             await page.screenshot(path=folder / f"{view}-{width}.png", full_page=True)
         await context.close()

@@ -9,6 +9,8 @@ import pytest
 
 PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser")
 PATIENT_MS = 60_000
+VIEWS = ("mesh", "requests", "money", "chat", "keys")
+EVIL = "<img src=x onerror=document.title='owned'>\u202etxt.exe\x1b[31m"
 
 
 def looking() -> Any:

@@ -3,6 +3,8 @@ import uPlot from "/page/vendor/uPlot.js";
 import { html, useEffect, useRef } from "/page/vendor/htm-preact.js";
 
 const HEIGHT = 220;
+const DAY = 86_400_000;
+const BY_DAYS = [1, 2, 5, 10, 20, 30].map((days) => days * 86_400); // a bar is a day: no ticks between
 const DARK = matchMedia("(prefers-color-scheme: dark)");
 
 export const colour = (number) => getComputedStyle(document.documentElement).getPropertyValue(`--line-${(number % 6) + 1}`).trim();
@@ -14,15 +16,15 @@ export function Lines({ label, since, times, lines, shown, bars }) {
   const box = useRef();
   const key = JSON.stringify([times, lines.map((line) => [line.name, line.values])]);
   useEffect(() => {
-    const axis = { stroke: ink("--soft"), grid: { stroke: ink("--edge"), width: 1 }, ticks: { show: false } };
+    const axis = { stroke: ink("--soft"), font: "12px system-ui, sans-serif", grid: { stroke: ink("--edge"), width: 1 }, ticks: { show: false } };
     const options = () => ({
       width: box.current.clientWidth,
       height: HEIGHT,
       legend: { live: false },
       cursor: { y: false },
-      scales: { x: { range: () => [since, Date.now() / 1000] }, y: { range: (_, low, high) => [Math.min(0, low ?? 0), high > 0 ? high * 1.1 : 1] } },
+      scales: { x: { range: () => [since, bars ? Math.ceil(Date.now() / DAY) * DAY / 1000 : Date.now() / 1000] }, y: { range: (_, low, high) => [Math.min(0, low ?? 0), high > 0 ? high * 1.1 : 1] } },
       tzDate: (at) => uPlot.tzDate(new Date(at * 1000), "UTC"), // as the books count their days
-      axes: [{ ...axis, values: (_, ticks, __, ___, step) => ticks.map((at) => clock(at, step)) }, { ...axis, size: 64, values: (_, ticks) => ticks.map(shown) }],
+      axes: [{ ...axis, size: 34, space: 64, incrs: bars ? BY_DAYS : undefined, values: (_, ticks, __, ___, step) => ticks.map((at) => clock(at, step)) }, { ...axis, size: 64, values: (_, ticks) => ticks.map(shown) }],
       series: [
         {},
         ...lines.map((line, number) => ({
@@ -50,10 +52,10 @@ export function Lines({ label, since, times, lines, shown, bars }) {
   return html`<div class="chart" role="img" aria-label=${label} ref=${box}></div>`;
 }
 
-// Day and month, or the hour where ticks are closer than a day and it is not midnight.
+// Day and month, as `24 Nov`, or the hour where ticks are closer than a day and it is not midnight.
 function clock(at, step) {
   const [day, time] = new Date(at * 1000).toISOString().split("T");
-  return step < 86_400 && !time.startsWith("00:00") ? time.slice(0, 5) : `${day.slice(8)}.${day.slice(5, 7)}.`;
+  return step < 86_400 && !time.startsWith("00:00") ? time.slice(0, 5) : new Date(day).toLocaleDateString("en-GB", { day: "numeric", month: "short", timeZone: "UTC" });
 }
 
 const stacked = (lines) =>

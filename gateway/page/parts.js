@@ -1,5 +1,5 @@
 // Pieces that several views share.
-import { html, useEffect, useRef, useState } from "/page/vendor/htm-preact.js";
+import { html, useEffect, useMemo, useRef, useState } from "/page/vendor/htm-preact.js";
 import { ask } from "/page/api.js";
 import { inert } from "/page/words.js";
 
@@ -22,11 +22,13 @@ export const Table = ({ label, columns, rows, rowKey }) => html`
     <table>
       <thead><tr>${columns.map((c) => html`<th scope="col" class=${c.number ? "number" : ""}>${c.name}</th>`)}</tr></thead>
       <tbody>${rows.map((row, index) => html`
-        <tr key=${rowKey ? rowKey(row) : index}>
-          ${columns.map((c) => html`<td class=${c.number ? "number" : ""}>${c.of(row)}</td>`)}
-        </tr>`)}</tbody>
+        <${Row} key=${rowKey ? rowKey(row) : index} row=${row} columns=${columns} />`)}</tbody>
     </table>
   </div>`;
+
+// Made anew when its row or the columns are others: of ten thousand rows few are at a time.
+const Row = ({ row, columns }) =>
+  useMemo(() => html`<tr>${columns.map((c) => html`<td class=${c.number ? "number" : ""}>${c.of(row)}</td>`)}</tr>`, [row, columns]);
 
 export const Bar = ({ of, most, more = 0, label }) => {
   const whole = Math.max(most, of + more, 1);

@@ -14,7 +14,7 @@ export const percent = (number) => (number == null ? UNKNOWN : `${(number * 100)
 
 export function ms(time) {
   if (time == null) return UNKNOWN;
-  if (time < 1) return "<1 ms";
+  if (time > 0 && time < 1) return "<1 ms";
   if (time < 1000) return `${Math.round(time)} ms`;
   if (time < 60_000) return `${(time / 1000).toFixed(time < 10_000 ? 1 : 0)} s`;
   if (time < 3_600_000) return `${Math.floor(time / 60_000)} min ${Math.round((time % 60_000) / 1000)} s`;
@@ -25,7 +25,7 @@ export function usd(amount) {
   if (amount == null) return UNKNOWN;
   if (amount === 0) return "$0";
   if (Math.abs(amount) >= 1) return `$${amount.toLocaleString("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 })}`;
-  return `$${Number(amount.toPrecision(2)).toLocaleString("en", { maximumFractionDigits: 9 })}`;
+  return `$${Number(amount.toPrecision(2)).toLocaleString("en", { minimumFractionDigits: 2, maximumFractionDigits: 9 })}`;
 }
 
 export function bytes(number) {

@@ -6,6 +6,7 @@ import { bytes, count, moment, ms, percent, rate, usd } from "/page/words.js";
 
 const LAST_MINUTES = 10;
 const SHOWN_MODELS = 4;
+const OTHER_MODEL = "another model was asked for"; // as the Manager says it
 const FLIGHTS = 8; // dots at once: more than that nobody follows
 const GRADE_KIND = { senior: "good", regular: "plain", probation: "weak", benched: "bad" };
 const STATE_KIND = { ready: "good", degraded: "weak", starting: "weak", draining: "weak", stopped: "plain", lost: "bad", silent: "bad" };
@@ -21,6 +22,7 @@ export function MeshView({ mesh, who, now }) {
     <${Totals} totals=${mesh.totals} recent=${recent} />
     <${Roles} mesh=${mesh} who=${who} ask=${setAsking} />
     <h2>Workers <small>${workers.length}</small></h2>
+    ${!mesh.known && html`<${Empty}>Looking for workers …<//>`}
     ${mesh.known && !workers.length && html`<${Empty}>No worker is here. <code>bullpen up</code> starts some.<//>`}
     <ul class="cards">${workers.map((card) => html`<${Worker} key=${card.id} card=${card} who=${who} ask=${setAsking} />`)}</ul>
     ${who.tenant == null && html`<${Routes} routes=${mesh.routes} />`}
@@ -142,12 +144,18 @@ function Routes({ routes }) {
     { name: "request", of: (r) => html`<a href=${`#/requests/${r.request_id}`}>…${r.request_id.slice(-8)}</a>` },
     { name: "why", of: (r) => html`<${Badge} kind=${r.why === "failover" ? "bad" : "plain"}>${r.why}<//> attempt ${r.attempt}` },
     { name: "to", of: (r) => (r.winner ? html`<${Words}>${r.winner}<//>` : "nobody") },
-    { name: "not to", of: (r) => r.passed_over.slice(0, 3).map((one) => html`<div><${Words}>${one.worker}<//>: <${Words}>${one.why}<//></div>`) },
+    { name: "not to", of: (r) => telling(r.passed_over).map((one) => html`<div><${Words}>${one.worker}<//>: <${Words}>${one.why}<//></div>`) },
   ];
   return html`
     <h2>Reroutes <small>as they happen</small></h2>
     ${moved.length ? html`<${Table} label="Reroutes" columns=${columns} rows=${moved} rowKey=${(r) => `${r.request_id}/${r.attempt}`} />`
       : html`<${Empty}>None while you have been looking.<//>`}`;
+}
+
+// Why others did not get it: those that could have answered first, for that is why it moved.
+function telling(passedOver) {
+  const could = passedOver.filter((one) => one.why !== OTHER_MODEL);
+  return (could.length ? could : passedOver).slice(0, 3);
 }
 
 // A dot from the Manager to the chosen worker; of a reroute from the worker that was lost.

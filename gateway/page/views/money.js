@@ -23,6 +23,7 @@ export function MoneyView({ query, now }) {
     <p class="periods" role="group" aria-label="Period">${PERIODS.map(([id, name]) => html`
       <a class="button" href=${`#/money?days=${id}`} aria-current=${id === days ? "true" : null}>${name}</a>`)}</p>
     <${Problem} error=${cost.error ?? models.error} />
+    ${!cost.told && !cost.error && html`<${Empty}>Reading the books …<//>`}
     ${cost.told && html`<${Cost} rows=${cost.told.cost} since=${Date.parse(since) / 1000} />`}
     <h2>Budgets</h2>
     ${budgets.told && html`<${Budgets} budgets=${budgets.told.budgets} />`}
@@ -39,7 +40,7 @@ function Cost({ rows, since }) {
   return html`
     <dl class="figures">
       <${Figure} name="cost" value=${usd(known.length ? sum("cost_usd") : null)} note=${sum("simulated_usd") ? `${usd(sum("simulated_usd"))} of it simulated` : null} />
-      <${Figure} name="attempts of unknown cost" value=${count(unpriced)} note=${unpriced ? "not in the sums" : null} />
+      <${Figure} name="of unknown cost" value=${count(unpriced)} note=${unpriced ? "attempts, not in the sums" : null} />
       <${Figure} name="tokens" value=${count(rows.reduce((all, row) => all + row.prompt_tokens + row.completion_tokens, 0))} />
     </dl>
     <h2>Cost by day</h2>

@@ -1,5 +1,5 @@
 // Everything in the books: the newest as they come, searched by what the address says.
-import { html, useEffect, useState } from "/page/vendor/htm-preact.js";
+import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "/page/vendor/htm-preact.js";
 import { ask } from "/page/api.js";
 import { Badge, Empty, Problem, Table, Words, useAsked } from "/page/parts.js";
 import { count, moment, ms, share, tenantName, usd } from "/page/words.js";
@@ -53,7 +53,10 @@ export function RequestsView({ query, who }) {
     setChosen(next);
   };
 
-  const rows = unique([...(told?.requests ?? []), ...older.rows]);
+  const rows = useMemo(() => unique([...(told?.requests ?? []), ...older.rows]), [told, older]);
+  const columns = useMemo(() => chosen.map((id) => COLUMNS[id]), [chosen]);
+  // The mesh's events are not its concern: they draw the page four times a second, and it may be long.
+  const table = useMemo(() => html`<${Table} label="Requests" columns=${columns} rows=${rows} rowKey=${(r) => r.request_id} />`, [rows, columns]);
   const next = older.next === undefined ? told?.next : older.next;
   return html`
     <h1>Requests</h1>
@@ -61,10 +64,18 @@ export function RequestsView({ query, who }) {
     <details class="choose"><summary>Columns</summary><div>${Object.entries(COLUMNS).map(([id, column]) => html`
       <label><input type="checkbox" checked=${chosen.includes(id)} onChange=${() => choose(id)} /> ${column.name}</label>`)}</div></details>
     <${Problem} error=${error ?? older.error} />
+    ${!told && !error && html`<${Empty}>Reading the books …<//>`}
     ${told && !rows.length && html`<${Empty}>${Object.keys(query).length ? "Nothing in the books is like that." : "The books are empty: ask something."}<//>`}
     ${rows.length > 0 && html`
-      <${Table} label="Requests" columns=${chosen.map((id) => COLUMNS[id])} rows=${rows} rowKey=${(r) => r.request_id} />
+      ${table}
       <p class="more">${count(rows.length)} shown ${next ? html`<button onClick=${more}>Older ones</button>` : "– that is all"}</p>`}`;
+}
+
+// Its words are the person's once it is shown: `value` as a property would be put back at each event of the mesh.
+function Field({ name, label, value }) {
+  const box = useRef();
+  useLayoutEffect(() => { box.current.value = value; }, []);
+  return html`<label>${label} <input ref=${box} name=${name} maxlength="256" /></label>`;
 }
 
 function Filters({ query, who }) {
@@ -76,7 +87,7 @@ function Filters({ query, who }) {
   const shown = FILTERS.filter(([name]) => name !== "tenant" || who.tenant == null);
   return html`
     <form class="filters" role="search" onSubmit=${search} key=${JSON.stringify(query)}>
-      ${shown.map(([name, label]) => html`<label>${label} <input name=${name} value=${query[name] ?? ""} maxlength="256" /></label>`)}
+      ${shown.map(([name, label]) => html`<${Field} name=${name} label=${label} value=${query[name] ?? ""} />`)}
       <label>Status <select name="status">${["", "ok", "error"].map((one) => html`
         <option value=${one} selected=${(query.status ?? "") === one}>${one || "any"}</option>`)}</select></label>
       <button class="main">Search</button>

@@ -1,44 +1,13 @@
 """The live page in a real browser: what a person sees, without touching anything, and what they can do there."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
-import pytest
-
-from contracts import OpenModel, new_id, utc_now
 from gateway.keys.office import KeyOffice
-from telemetry.reading.service import BooksService
-from telemetry.store import Store
-from telemetry.upkeep.migrate import migrate
-from tests.books import response
-from tests.browser import browser, looked_at
+from tests.browser import EVIL, VIEWS, looked_at
 from tests.fake_worker import Asked, FakeWorker, acting
 from tests.gateway import STORY, Door, door_of, torn
 from tests.mesh import SmallMesh
 from tests.support import eventually
-
-EVIL = "<img src=x onerror=document.title='owned'>\u202etxt.exe\x1b[31m"
-VIEWS = ("mesh", "requests", "money", "chat", "keys")
-
-
-@pytest.fixture
-async def chromium() -> AsyncIterator[Any]:
-    async with browser() as chromium:
-        yield chromium
-
-
-@pytest.fixture
-async def books(mesh: SmallMesh, database_url: str) -> AsyncIterator[None]:
-    store = Store(database_url, 30)
-    await migrate(store)
-    rows: list[OpenModel] = [
-        response(request_id=new_id(), task_id=f"t-{n}", created_at=utc_now(), prompt=f"question {n}", output=EVIL)
-        for n in range(150)
-    ]
-    await store.save({"responses": [row.to_bytes() for row in rows]})
-    await BooksService(mesh.bus, store).serve()
-    yield
-    await store.close()
 
 
 async def test_a_worker_s_death_and_return_are_seen_without_touching_anything(
@@ -102,6 +71,9 @@ async def test_the_books_are_searched_and_their_words_are_inert(books: None, sim
         await page.get_by_role("button", name="Older ones").click()
         await rows.nth(149).wait_for()
         await page.fill("input[name=text]", "question 77")
+        for _ in range(2):  # what is typed stays when the newest come, and with them the mesh's events
+            async with page.expect_response(lambda answer: "/api/v1/requests?" in answer.url):
+                pass
         await page.keyboard.press("Enter")
         await rows.nth(1).wait_for(state="detached")
         assert page.url.endswith("#/requests?text=question+77")
