@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft7Validator, Draft202012Validator
 
-from contracts.asyncapi import FILE, document
+from contracts.asyncapi import FILE, document, subjects
 from contracts.schemas import as_text
 from tests.clients.installed import CLIENTS, needs
 
@@ -50,6 +50,11 @@ def test_it_has_the_subjects_of_the_wire_page() -> None:
     cells = [line.split(" | ")[0] for line in table.splitlines()[2:]]
     told = {subject for cell in cells for subject in re.findall(r"`([^`]+)`", cell)}
     assert {re.sub(r"{(\w+)}", r"<\1>", channel["address"]) for channel in CHANNELS} == told
+
+
+def test_no_subject_stands_there_twice() -> None:
+    """Two of one address would be one channel, and two rows of the page."""
+    assert len({subject.address for subject in subjects()}) == len(subjects())
 
 
 def test_every_reference_leads_somewhere() -> None:
