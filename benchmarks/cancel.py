@@ -78,7 +78,7 @@ async def _join(roles: Roles, name: str, provider: Provider) -> None:
 async def started_gateway(roles: Roles, **env: str) -> str:
     """Starts one; returns where it listens, when it does."""
     url = f"http://127.0.0.1:{free_port()}"
-    roles.gateway(BULLPEN_GATEWAY__LISTEN=url.removeprefix("http://"), BULLPEN_GATEWAY__KEYS="off", **env)
+    roles.gateway(**{"BULLPEN_GATEWAY__LISTEN": url.removeprefix("http://"), "BULLPEN_GATEWAY__KEYS": "off", **env})
 
     async def is_ready() -> bool:
         async with aiohttp.ClientSession() as session, session.get(f"{url}/readyz") as answer:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks import tools
 from benchmarks.cancel import started_gateway
+from gateway.keys.office import KeyOffice
 from tests.roles import AS_SHIPPED, roles_on_a_server
 
 PACKAGE = "schemathesis>=4.20"
@@ -20,8 +21,12 @@ LEFT_OUT = "positive_data_acceptance,ignored_auth"
 SETTINGS = """
 [checks.not_a_server_error]
 expected-statuses = ["2xx", "3xx", "4xx", 503, 504]
+
+[checks.negative_data_rejection]
+expected-statuses = ["4xx", 503, 504]
 """
-"""A request may name a backend that nobody runs, and a deadline of a millisecond: that is told as 503 and 504."""
+"""A request may name a backend that nobody runs, and a deadline of a millisecond: that is told as 503 and 504. What
+does not fit the document may be refused for its length first (413, 414, 431)."""
 SIMULATED = {"LATENCY_MS": '{"fixed": 0}', "OUTPUT_TOKENS": "4", "MAX_CONCURRENCY": "256"}
 
 
@@ -33,24 +38,35 @@ def main(cases: int, seed: int) -> None:
 
 
 async def _run(program: Path, folder: Path, cases: int, seed: int) -> int:
-    async with roles_on_a_server(folder) as roles:
+    async with roles_on_a_server(folder, f'jetstream {{ store_dir: "{folder / "jetstream"}" }}') as roles:
         roles.manager(**AS_SHIPPED)
         roles.worker(**{f"BULLPEN_SIMULATED__{key}": value for key, value in SIMULATED.items()})
         await roles.ready()
-        url = await started_gateway(roles, BULLPEN_GATEWAY__UNKNOWN_MODEL="auto")
         (folder / "schemathesis.toml").write_text(SETTINGS, encoding="utf-8")
-        running = await asyncio.create_subprocess_exec(program, *run_words(url, cases, seed), cwd=folder)
-        return await running.wait()
+        url = await started_gateway(roles, BULLPEN_GATEWAY__UNKNOWN_MODEL="auto")
+        failed = await _tried(program, folder, run_words(url, cases, seed))
+        roles.kill("g-1")
+        _, secret = await (await KeyOffice.open(roles.bus)).create("ops", role="operator")
+        url = await started_gateway(roles, BULLPEN_GATEWAY__KEYS="required")
+        return await _tried(program, folder, run_words(url, cases, seed, operator=secret)) or failed
 
 
 ORDERS = r"^/api/v1/(session|events|keys|workers|managers)"
-"""What would drain the mesh, make keys that then are needed, or has no end."""
+"""What makes keys that then are needed, or gives orders: tried last, by an operator with a key."""
+ENDLESS = r"^/api/v1/events"
 
 
-def run_words(url: str, cases: int, seed: int) -> list[str]:
-    """What schemathesis is told."""
+async def _tried(program: Path, folder: Path, words: list[str]) -> int:
+    running = await asyncio.create_subprocess_exec(program, *words, cwd=folder)
+    return await running.wait()
+
+
+def run_words(url: str, cases: int, seed: int, *, operator: str = "") -> list[str]:
+    """What schemathesis is told. `operator`: the key of one, who tries orders alone."""
+    key = ("--header", f"Authorization: Bearer {operator}", "--include-path-regex", ORDERS)
     return [
         *("run", f"{url}/openapi.json", "--exclude-checks", LEFT_OUT, "--continue-on-failure", "--workers", "1"),
         *("--max-examples", str(cases), "--seed", str(seed), "--warnings", "off", "--request-timeout", "30"),
-        *("--suppress-health-check", "all", "--exclude-path-regex", ORDERS),
+        *("--suppress-health-check", "all"),
+        *((*key, "--exclude-path-regex", ENDLESS) if operator else ("--exclude-path-regex", ORDERS)),
     ]

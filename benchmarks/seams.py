@@ -46,7 +46,7 @@ for crossing in range(times):
 
 Ночь была тихая, 夜は静かだった。 In the morning they were gone 🚪, all but one."""
 """With what makes joining hard: the same words twice, verse, lists, code, tables, other scripts."""
-WORDS_PER_SECOND = 15
+WORDS_PER_SECOND = 6
 TELLING = {
     "BULLPEN_SIMULATED__STORY": STORY,
     "BULLPEN_SIMULATED__TOKENS_PER_SECOND": str(WORDS_PER_SECOND),
@@ -79,11 +79,13 @@ CUT_AT = (0.3, 0.6, 0.9)
 
 def main(kills: int, questions: int) -> None:
     """Measures, prints, writes `benchmarks/results/seams.json`."""
-    rows = [asyncio.run(_killed(way, kills)) for way in WAYS] if kills else []
-    for row in rows:
+    rows = []
+    for way in WAYS if kills else ():
+        rows.append(row := asyncio.run(_killed(way, kills)))
         print(
             f"{row['way']}: {row['seams']} streams went on, {row['wrong']} with another text "
-            f"({row['characters']} characters), {row['errors']} ended with an error"
+            f"({row['characters']} characters), {row['errors']} ended with an error",
+            flush=True,
         )
     real = asyncio.run(_real(QUESTIONS[:questions])) if questions else None
     if real:

@@ -25,6 +25,7 @@ ERRORS = {
     "408": "The body did not come in time",
     "409": "The idempotency key was used with another question",
     "413": "The body, or a message of NATS, would be too large",
+    "414": "The address is too long",
     "429": "A limit is reached, or every worker is full; `retry-after` says when to come back",
     "431": "The headers are too large, or too many",
     "499": "The question was cancelled",
@@ -35,7 +36,7 @@ ERRORS = {
 }
 OVERLOADED = {**ERRORS, "529": "No worker, or every one is full, or the gateway is leaving"}
 """Anthropic has a status of its own for it."""
-LOOKING = ("400", "401", "403", "404", "431", "503")
+LOOKING = ("400", "401", "403", "404", "414", "431", "503")
 """Of what asks no model."""
 HEADERS: dict[str, str] = {
     "x-request-id": "The request's id in the books; of a stream the task's",
@@ -153,7 +154,7 @@ def _status(name: str, description: str) -> dict[str, Schema]:
 
 def _open(name: str, description: str, content_type: str, schema: Schema) -> Schema:
     """A page that needs no key."""
-    responses = {"200": _told(description, content_type, schema), **_errors(_some("400", "431"), "Error")}
+    responses = {"200": _told(description, content_type, schema), **_errors(_some("400", "414", "431"), "Error")}
     return {"operationId": name, "security": [], "responses": responses}
 
 

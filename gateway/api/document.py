@@ -14,6 +14,7 @@ ERRORS = {
     "408": "The body did not come in time",
     "409": "The order was refused, and why",
     "413": "The body is too large",
+    "414": "The address is too long",
     "422": "The order names what there is not",
     "429": "Too much is asked at once",
     "431": "The headers are too large, or too many",

@@ -66,6 +66,13 @@ def test_the_document_has_only_schemas() -> None:
         Draft202012Validator.check_schema(place)
 
 
+async def test_every_address_may_be_too_long(door: Door) -> None:
+    operations = [(path, at[way]) for path, at in DOCUMENT["paths"].items() for way in at.keys() - {"parameters"}]
+    assert [path for path, operation in operations if not operation["responses"].keys() >= {"414", "431"}] == []
+    for path, operation in operations[:1]:
+        assert await _status(door, f"{path}?q={'y' * 5000}", operation) == 414
+
+
 async def test_questions_answers_and_errors_are_as_documented(door: Door) -> None:
     for path, asked in ASKED.items():
         operation = DOCUMENT["paths"][path]["post"]
