@@ -56,6 +56,8 @@ IGNORED = frozenset(_IGNORED.split())
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 SESSION_ATTRIBUTES = ("any", "primary", "standby", "read-write", "read-only", "prefer-standby")
 CHOICES = {"sslmode": SSL_MODES, "target_session_attrs": SESSION_ATTRIBUTES}
+VARIABLES = {"sslmode": "PGSSLMODE", "target_session_attrs": "PGTARGETSESSIONATTRS", "password": "PGPASSWORD"}
+"""The variables that count where the address says nothing."""
 FILES = {"sslrootcert": "PGSSLROOTCERT", "sslcert": "PGSSLCERT", "sslkey": "PGSSLKEY", "sslcrl": "PGSSLCRL"}
 """Parameters that name files, and the variables that count when the address has no such parameter."""
 SYSTEM = "system"
@@ -82,6 +84,7 @@ def read(url: str, environ: Mapping[str, str] | None = None) -> DatabaseAddress:
     written = _unwrapped(url)
     place, told = _of_words(written) if _WORDS.match(written) else _of_url(written)
     known = _understood(told)
+    _check_choices(known, os.environ if environ is None else environ)
     ignored = tuple(sorted(told.keys() & IGNORED))
     trusts_system = known.get("sslrootcert") == SYSTEM
     if trusts_system:
@@ -94,6 +97,17 @@ def read(url: str, environ: Mapping[str, str] | None = None) -> DatabaseAddress:
     settings = {name: known.pop(name) for name in sorted(SETTINGS & known.keys())}
     query = "&".join(f"{name}={quote(value, safe='')}" for name, value in sorted(known.items()))
     return DatabaseAddress(f"postgresql://{place}?{query}", settings, trusts_system, ignored)
+
+
+def set_in(parameter: str, url: str, environ: Mapping[str, str] | None = None) -> str | None:
+    """Where this parameter of `VARIABLES` is set, as words for an error; None: nowhere. `url`: one that can be read."""
+    written = _unwrapped(url)
+    place, told = _of_words(written) if _WORDS.match(written) else _of_url(written)
+    given = {OTHER_NAMES.get(name, name) for name, value in told.items() if value}
+    if parameter in given or (parameter == "password" and ":" in place.rpartition("@")[0]):
+        return f"{NAME} ({parameter})"
+    variable = VARIABLES[parameter]
+    return variable if (os.environ if environ is None else environ).get(variable) else None
 
 
 def _unwrapped(url: str) -> str:
@@ -155,6 +169,13 @@ def _check_hosts(hosts: str) -> None:
             raise _no_address("the port should be a number from 1 to 65535")
         if colon and ":" in name and not (name.startswith("[") and name.endswith("]")):
             raise _no_address("an IPv6 address stands in brackets: [::1]:5432")
+
+
+def _check_choices(known: Mapping[str, str], environ: Mapping[str, str]) -> None:
+    for parameter, choices in CHOICES.items():
+        variable = VARIABLES[parameter]
+        if parameter not in known and environ.get(variable, choices[0]) not in choices:
+            raise ConfigError(f"{variable} should be one of {', '.join(choices)}: correct it, or take it out")
 
 
 def _check_files(known: Mapping[str, str], environ: Mapping[str, str]) -> None:

@@ -36,6 +36,9 @@ OTHER_CREDENTIALS = (
     "; DATABASE_URL has another password than the database: `bullpen init --rotate postgres` gives both a new one, "
     "or say ALTER ROLE … PASSWORD '…' there"
 )
+NO_CREDENTIALS = "; neither DATABASE_URL nor PGPASSWORD has a password, and PGPASSFILE has none that the database takes"
+NO_TLS, NO_SUCH_SESSION = "rejected SSL upgrade", "None of the hosts match"
+"""How the driver's words begin, or go on, for what a parameter asks and the server has not."""
 NO_PARTITION = "no partition of relation"
 """Postgres's message for a row whose month has no partition: far in the past or the future, or without a UUIDv7 of
 ours.
@@ -162,7 +165,7 @@ class Store:
             raise RowsRefused(_reason(error)) from error
         except OF_THE_CONNECTION as error:
             self._forget()
-            raise DatabaseAway(_reason(error)) from error
+            raise DatabaseAway(_reason(error) + _cure(error, self._url)) from error
         finally:
             if not task.done():
                 self._forget()
@@ -279,5 +282,15 @@ async def _make_partitions(connection: Connection, tables: Mapping[str, Sequence
 def _reason(error: Exception) -> str:
     """The error without Postgres's DETAIL: that quotes the row, and prompts do not belong in logs."""
     message = error.message if isinstance(error, asyncpg.PostgresError) else str(error)
-    cure = OTHER_CREDENTIALS if isinstance(error, asyncpg.InvalidPasswordError) else ""
-    return f"{type(error).__name__}: {message}".rstrip(": ") + cure
+    return f"{type(error).__name__}: {message}".rstrip(": ")
+
+
+def _cure(error: Exception, url: str) -> str:
+    """What to do about a connection that was not made, with the variable at fault; empty: nothing is known."""
+    if isinstance(error, asyncpg.InvalidPasswordError):
+        return OTHER_CREDENTIALS if database.set_in("password", url) else NO_CREDENTIALS
+    if NO_TLS in str(error) and (where := database.set_in("sslmode", url)):
+        return f"; {where} wants TLS, which the server does not speak: say sslmode=prefer"
+    if NO_SUCH_SESSION in str(error) and (where := database.set_in("target_session_attrs", url)):
+        return f"; {where} asks for another server"
+    return ""

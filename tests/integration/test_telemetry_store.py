@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from contracts import Outcome
+from telemetry.database_url import VARIABLES
 from telemetry.store import Connection, DatabaseAway, DeadLetter, RowsRefused, Store
 from telemetry.upkeep import migrate as migrations
 from telemetry.upkeep.migrate import SchemaMismatch, available, migrate
@@ -195,6 +196,24 @@ async def test_a_database_that_cannot_write_is_away_and_its_rows_are_not_poison(
     await store.close()
     with pytest.raises(DatabaseAway, match="read-only"):
         await store.save({"responses": [response().to_bytes()]})
+
+
+@pytest.mark.parametrize(
+    ("asked", "variable"),
+    [
+        ({"sslmode": "require"}, "PGSSLMODE wants TLS"),
+        ({"target_session_attrs": "standby"}, "PGTARGETSESSIONATTRS asks"),
+    ],
+)
+async def test_a_variable_that_keeps_the_database_away_is_named(
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch, asked: dict[str, str], variable: str
+) -> None:
+    [(parameter, value)] = asked.items()
+    monkeypatch.setenv(VARIABLES[parameter], value)
+    store = Store(empty_database_url.partition("?")[0], 10)
+    with pytest.raises(DatabaseAway, match=variable):
+        await query(store, "SELECT 1")
+    await store.close()
 
 
 async def test_a_connection_that_breaks_in_the_middle_of_a_commit_is_away(store: Store) -> None:

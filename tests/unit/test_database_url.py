@@ -6,7 +6,7 @@ import pytest
 
 from bullpen.embedded import clean_environment
 from config.loader import ConfigError
-from telemetry.database_url import read
+from telemetry.database_url import read, set_in
 
 LOGIN = "postgresql://u:p@h:5432/d"
 
@@ -113,6 +113,31 @@ def test_a_variable_that_names_a_missing_file_is_named(variable: str, tmp_path: 
     with pytest.raises(ConfigError, match=f"^{variable} names"):
         read(LOGIN, gone)
     assert read(f"{LOGIN}?sslmode=disable", gone)  # they do not concern an address without TLS
+
+
+@pytest.mark.parametrize("variable", ["PGSSLMODE", "PGTARGETSESSIONATTRS"])
+def test_a_variable_with_a_value_that_is_none_is_named(variable: str) -> None:
+    wrong = {variable: "nonsense"}
+    with pytest.raises(ConfigError, match=f"^{variable} should be one of"):
+        read(LOGIN, wrong)
+    assert read(f"{LOGIN}?sslmode=disable&target_session_attrs=any", wrong), "the address counts"
+
+
+@pytest.mark.parametrize(
+    ("parameter", "url", "environ", "where"),
+    [
+        ("sslmode", f"{LOGIN}?ssl=true", {"PGSSLMODE": "allow"}, "DATABASE_URL (sslmode)"),
+        ("sslmode", LOGIN, {"PGSSLMODE": "require"}, "PGSSLMODE"),
+        ("sslmode", LOGIN, {"PGSSLMODE": ""}, None),
+        ("target_session_attrs", "host=h dbname=d", {"PGTARGETSESSIONATTRS": "standby"}, "PGTARGETSESSIONATTRS"),
+        ("password", "postgres://u:secret@h/d", {}, "DATABASE_URL (password)"),
+        ("password", "'host=h password=secret'", {"PGPASSWORD": "other"}, "DATABASE_URL (password)"),
+        ("password", "postgres://u@h:5432/d", {"PGPASSWORD": "secret"}, "PGPASSWORD"),
+        ("password", "postgres://u@h:5432/d", {}, None),
+    ],
+)
+def test_where_a_parameter_is_set(parameter: str, url: str, environ: dict[str, str], where: str | None) -> None:
+    assert set_in(parameter, url, environ) == where
 
 
 def test_servers_of_our_own_see_no_variable_about_another_postgres() -> None:
