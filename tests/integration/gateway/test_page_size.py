@@ -9,7 +9,7 @@ from tests.gateway import Door
 
 HOURS = 8
 UPDATES = 600  # an hour; what is kept by mistake is kept with each
-GROWTH_BYTES = 1_000_000
+GROWTH_BYTES = 4_000_000
 ROWS = 10_000
 
 STORIES = """
@@ -33,7 +33,7 @@ window.hour = async (from, to) => {
     const id = `w-${n % 20}`;
     source.say("delta", {workers: {[id]: card(id, n)}, totals: totals(n), routes: [{request_id: `r-${n}`, attempt: 2,
       why: "failover", winner: id, passed_over: [{worker: "w-1", why: "disconnected"}],
-      manager: "m-1", at: new Date().toISOString()}]});
+      manager: "m-1", ballast: "x".repeat(2000), at: new Date().toISOString()}]});
     if (n % 4 === 0) await new Promise((drawn) => setTimeout(drawn, 0));
   }
 };
