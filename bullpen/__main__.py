@@ -7,7 +7,7 @@ from bullpen.health_check import check, die_first
 
 
 def main() -> None:
-    """Runs the command. A health check of a role that shows its status is answered without importing Bullpen."""
+    """Runs the command. A health check of a role with a status page is answered without importing Bullpen."""
     if sys.argv[1:2] == ["health"]:
         die_first()
         options, address = set(sys.argv[3:]), os.environ.get("BULLPEN_STATUS", "")

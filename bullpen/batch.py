@@ -1,6 +1,7 @@
-"""A file of jobs: one to a line, a JSON request or a plain prompt. Checked as a whole before anything is submitted.
+"""A file of jobs, one per line: a JSON request or a plain prompt. The whole file is checked before any job is
+submitted.
 
-A job is named after the file's content and its line. So the same file is the same batch, however often it is
+A job's id is made of the file's content and its line. So the same file is the same batch, however often it is
 submitted: finished jobs are not done again, and a changed file is another batch.
 """
 
@@ -17,13 +18,13 @@ from contracts import InferenceRequest, Priority, parse_request
 DIGEST = 16
 """Characters of a batch's name."""
 MOST_LISTED = 20
-"""Wrong lines that are listed one by one."""
+"""Wrong lines that are listed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
     number: int
-    """From 1, blank lines counted."""
+    """The line number, from 1; blank lines count."""
     job_id: str
     question: Question
 
@@ -35,7 +36,7 @@ class Batch:
 
 
 class BadLines(Exception):
-    """What is wrong with a file, by line."""
+    """The wrong lines of a file, with what is wrong with each."""
 
     def __init__(self, problems: list[str]) -> None:
         listed, more = problems[:MOST_LISTED], len(problems) - MOST_LISTED
@@ -44,7 +45,7 @@ class BadLines(Exception):
 
 
 def read_batch(data: bytes, priority: Priority) -> Batch:
-    """The jobs in a file. Raises `BadLines`, which names every wrong line."""
+    """Reads the jobs of a file. Raises `BadLines`, which names every wrong line."""
     name = sha256(priority.encode() + b"\n" + data).hexdigest()[:DIGEST]
     lines, problems = [], []
     for number, text in _texts(data):
@@ -59,7 +60,7 @@ def read_batch(data: bytes, priority: Priority) -> Batch:
 
 
 def line_of(job_id: str, batch: str) -> int | None:
-    """The line of the batch that a job comes from; None when it is of another batch."""
+    """The line of the batch that the job is from; None: the job is not of this batch."""
     name, _, number = job_id.rpartition("-")
     return int(number) if name == batch and number.isdigit() else None
 

@@ -1,4 +1,4 @@
-"""Docker Compose, through its command line, `docker compose` or the older `docker-compose`. Nothing else knows it."""
+"""Docker Compose, through `docker compose` or the older `docker-compose`. Only this module uses it."""
 
 import os
 import shutil
@@ -18,15 +18,15 @@ SERVICE_LABEL, PROJECT_LABEL, HASH_LABEL = (
 STOPS_WITHIN = 45
 """Seconds for a container to stop: longer than a role's 30 s to finish what it does."""
 SAID = 2000
-"""Characters of a failing command that are repeated."""
+"""Characters of a failed command's output that an error repeats."""
 
 
 class ContainersError(Exception):
-    """Docker or Compose did not do what it was asked; the message says what it said."""
+    """Docker or Compose failed; the message has its output."""
 
 
 class Made(NamedTuple):
-    """What a container was made of."""
+    """What a container was made from."""
 
     image: str
     """The image's id."""
@@ -43,7 +43,7 @@ class Container:
     ready: bool
     """Healthy by its own check; running, where it has none."""
     failed: bool
-    """It ended, or its check has given it up."""
+    """Whether the container has ended, or its health check failed for good."""
 
 
 class Compose:
@@ -69,23 +69,23 @@ class Compose:
         return {name: told["image"] for name, told in services.items() if "build" in told and name in active}
 
     def compose(self, *arguments: str, stdin: str | None = None) -> str:
-        """What a command of Compose says on standard output."""
+        """The standard output of a Compose command."""
         return self._run([*self._compose, *arguments], stdin)
 
     def docker(self, *arguments: str) -> str:
-        """What a command of Docker says on standard output."""
+        """The standard output of a Docker command."""
         return self._run(["docker", *arguments])
 
     def has_image(self, image: str) -> bool:
         return self._succeeds(["docker", "image", "inspect", image])
 
     def wanted(self, service: str) -> Made:
-        """What a new container of this service would be made of."""
+        """What a new container of this service would be made from."""
         image = self.docker("image", "inspect", "--format", "{{.Id}}", self.built[service]).strip()
         return Made(image, self.compose("config", f"--hash={service}").split()[-1])
 
     def containers(self, service: str) -> list[Container]:
-        """Those that run, or that Docker is about to start again."""
+        """The containers that run, or that Docker is about to restart."""
         ids = self.compose("ps", "-q", service).split()
         return [self._inspected(one) for one in ids]
 
@@ -95,12 +95,12 @@ class Compose:
         self.compose("up", "-d", "--no-deps", "--no-build", "--no-recreate", "--scale", f"{service}={count}", service)
 
     def remove(self, container_id: str) -> None:
-        """Stops a container in order, and removes it."""
+        """Stops a container in order, and deletes it."""
         self.docker("stop", "-t", str(STOPS_WITHIN), container_id)
         self.docker("rm", "--force", container_id)
 
     def last_words(self, container_id: str) -> str:
-        """The end of its log."""
+        """The end of the container's log."""
         return self._run(["docker", "logs", "--tail", "8", container_id], both=True).strip()
 
     def running_services(self, project: str) -> dict[str, list[str]]:

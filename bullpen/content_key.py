@@ -1,7 +1,8 @@
-"""The key of the digests that the books keep in the mode `hash`: one for the whole mesh, so that equal questions match.
+"""The key of the digests that the books keep in mode `hash`: one for the whole mesh, so that equal prompts have equal
+digests.
 
-`BULLPEN_CONTENT_KEY` (or `BULLPEN_CONTENT_KEY_FILE`) says what it is. Otherwise the roles of one data directory share
-a random one, made by whichever comes first. Roles on several hosts must be given it, or their digests differ.
+It is `BULLPEN_CONTENT_KEY` (or `BULLPEN_CONTENT_KEY_FILE`). Without it the roles of one data directory share a random
+key, made by the role that starts first. Roles on several hosts must be given the same key, or their digests differ.
 """
 
 import os
@@ -16,7 +17,7 @@ NAME = "content.key"
 
 
 def content_key(data_dir: Path) -> bytes:
-    """The key; empty when there is neither a setting nor a place to keep one. Raises `ConfigError`."""
+    """The key; empty: it is not set, and there is no directory to keep one. Raises `ConfigError`."""
     given = secret("BULLPEN_CONTENT_KEY")
     if given is not None:
         return given.encode()
@@ -35,7 +36,7 @@ def _read(path: Path) -> bytes:
 
 
 def _made(path: Path) -> bytes:
-    """Written elsewhere and linked in one step, so that no process reads half of it and the first one counts."""
+    """Makes a key file in one step, so that no process reads half of it, and the first file counts."""
     with NamedTemporaryFile("w", dir=path.parent, prefix=f".{NAME}.") as file:  # only its owner may read it
         file.write(f"{token_hex(32)}\n")
         file.flush()

@@ -14,7 +14,7 @@ from contracts import OpenModel
 
 NAME = "conversation.json"
 MOST_TURNS = 200
-"""Messages that are kept; older ones are left out first."""
+"""Messages that are kept; older ones are dropped."""
 
 
 class Turn(OpenModel):
@@ -23,10 +23,10 @@ class Turn(OpenModel):
 
 
 class Conversation(OpenModel):
-    """Pure: what was said, and what the next question takes along."""
+    """The messages of a conversation, as the next question sends them. Pure."""
 
     model: str | None = None
-    """Asked for by name."""
+    """The model that was asked for by name."""
     system: str | None = None
     turns: tuple[Turn, ...] = Field(default=())
 
@@ -36,20 +36,20 @@ class Conversation(OpenModel):
 
     @property
     def context(self) -> dict[str, object] | None:
-        """The request's `context`; None when there is nothing in it."""
+        """The request's `context`; None: it is empty."""
         told: dict[str, object] = {"system": self.system} if self.system else {}
         if self.turns:
             told["messages"] = [turn.model_dump() for turn in self.turns]
         return told or None
 
     def as_text(self) -> str:
-        """For people."""
+        """The conversation as a text for people."""
         names = {"user": "You", "assistant": "Answer"}
         return "".join(f"## {names.get(turn.role, turn.role)}\n\n{turn.content.strip()}\n\n" for turn in self.turns)
 
 
 def load(data_dir: Path | None = None) -> Conversation | None:
-    """None when none is kept here, or when what is there cannot be read."""
+    """The conversation of this data directory; None: there is none, or it cannot be read."""
     try:
         return Conversation.model_validate_json((data_dir or default_data_dir()).joinpath(NAME).read_bytes())
     except (OSError, ValidationError):
@@ -57,7 +57,7 @@ def load(data_dir: Path | None = None) -> Conversation | None:
 
 
 def save(conversation: Conversation, data_dir: Path | None = None) -> None:
-    """In one step. Where it cannot be written the answer counts for more: it is not kept."""
+    """Writes the conversation in one step. An error is ignored: the answer counts for more."""
     folder = data_dir or default_data_dir()
     try:
         with NamedTemporaryFile("w", encoding="utf-8", dir=folder, prefix=f".{NAME}.", delete=False) as file:

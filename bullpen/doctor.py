@@ -1,6 +1,6 @@
-"""Looks at every part of the mesh as a user of it would, and says what to do about each that is not well.
+"""Checks every part of the mesh as a user sees it, and names a cure for each fault.
 
-A part that needs another one which is not there is not looked at: one cause, one finding.
+A part that depends on a missing one is not checked: one cause has one finding.
 """
 
 import asyncio
@@ -38,16 +38,16 @@ from workers.base.provider.proxies import faults
 
 OLDEST_PYTHON = (3, 11)
 LOW_DISK, FULL_DISK = 2 << 30, 200 << 20
-"""Bytes free below which it is a warning, and a failure."""
+"""Free bytes below which the disk is a warning, and a failure."""
 MUCH_LAG = 1000
-"""Events not yet in the books that are no longer a passing thing."""
+"""Events not yet in the books above which they count as late."""
 REFUSED_MS = 5000
-"""Milliseconds without an event taken that are no longer a passing thing."""
+"""Milliseconds without an acknowledged event above which a Manager's events count as late."""
 WITHIN = 2.0
 EVENT_WITHIN = 1.0
 
 CLOCKS_DIFFER = 5.0
-"""Seconds by which a clock has to be wrong: a heartbeat may be a second or two old."""
+"""Seconds by which clocks must differ to count: a heartbeat may be a second or two old."""
 VERSIONED = (MANAGER_SERVICE, TELEMETRY_SERVICE, GATEWAY_SERVICE)
 SEE_ALL = ("observer", "admin")
 AS_OBSERVER = (
@@ -57,7 +57,7 @@ AS_OBSERVER = (
 NEWEST_MIGRATION = "SELECT max(version) FROM schema_migrations"
 
 State = Literal["ok", "off", "warn", "fail"]
-"""`off`: what nobody asked for."""
+"""`off`: the part is not in use."""
 Reply = TypeVar("Reply", ControlReply, ManagerReply)
 
 
@@ -70,7 +70,7 @@ class Finding:
 
 
 async def examine(settings: BusSettings, database_url: str | None) -> AsyncIterator[Finding]:
-    """Every part, from the ground up."""
+    """Checks every part, beginning with those that others depend on."""
     for finding in (_python(), _nats_program(), _postgres_program(), _disk(default_data_dir())):
         yield finding
     for told in faults():
@@ -121,9 +121,10 @@ def _disk(data_dir: Path) -> Finding:
 
 
 def as_seen_by(settings: BusSettings, finding: Finding) -> Finding:
-    """The finding of a user who may see everything; of a role's own user, who may not, no more than a warning.
+    """The finding as the user may know it. For a role's own user a failure becomes a warning, because it may not see
+    every part.
 
-    A container's role has an inbox of its own, where only those answer that have to answer that role.
+    A container's role has an inbox of its own, to which only certain roles may reply.
     """
     of_a_role = settings.inbox_prefix != s.INBOX_PREFIX and settings.user not in (None, *SEE_ALL)
     if not of_a_role or finding.state == "ok":
@@ -172,7 +173,7 @@ async def _nats(bus: Bus) -> Finding:
 
 
 async def _system_events(bus: Bus) -> Finding:
-    """Whether the server tells when a connection comes or goes: shown by making one."""
+    """Whether the server reports connections that come and go: tested with a connection."""
     heard = asyncio.Event()
     subscription = await bus.subscribe_inline(s.SYS_CONNECT, lambda _: heard.set())
     await bus.flush()
@@ -210,7 +211,7 @@ async def _managers(bullpen: Bullpen) -> list[Finding]:
 
 
 async def _gateways(bullpen: Bullpen) -> list[Finding]:
-    """Where HTTP is answered. A mesh without a gateway is well: it is asked over NATS."""
+    """The gateways' addresses. A mesh without a gateway is in order: it takes requests over NATS."""
     found = await bullpen.services(GATEWAY_SERVICE)
     if not found:
         return [Finding("gateway", "ok", "none runs: this mesh is asked over NATS only")]
@@ -226,13 +227,13 @@ async def _word(asking: Awaitable[Reply]) -> Reply | None:
 
 
 def _refused(part: str, role_id: str, reply: ControlReply | ManagerReply) -> Finding:
-    """It goes on with the config from before."""
+    """The finding about a role that goes on with its last valid config."""
     cure = f"correct it and save it, or say `bullpen reload {role_id}`"
     return Finding(part, "warn", f"its new config is not in force: {reply.config_refused}", cure)
 
 
 async def _configs(bullpen: Bullpen, beats: list[Heartbeat]) -> list[Finding]:
-    """Of workers that could not take over a change."""
+    """Findings about workers that refused a changed config."""
     replies = await asyncio.gather(*(_word(bullpen.control(beat.worker_id, "status")) for beat in beats))
     return [_refused(f"worker {one.worker_id}", one.worker_id, one) for one in replies if one and one.config_refused]
 
@@ -255,7 +256,7 @@ def findings_of(beats: list[Heartbeat], silent: Sequence[SilentWorker] = ()) -> 
 
 
 def clocks(beats: list[Heartbeat], now: float) -> Iterator[Finding]:
-    """Workers whose clocks differ from this machine's, `now` in Unix seconds.
+    """Findings about workers whose clocks differ from this machine's; `now` in Unix seconds.
 
     Answers do not suffer: Managers learn the difference. Dates in the books and logs do.
     """
@@ -267,7 +268,7 @@ def clocks(beats: list[Heartbeat], now: float) -> Iterator[Finding]:
 
 
 def versions(beats: Sequence[Heartbeat], services: Sequence[ServiceInfo]) -> Iterator[Finding]:
-    """Roles that run another version than others do. A worker that does not say which is left out."""
+    """The finding about roles of different versions. A worker that does not report its version is left out."""
     roles = {one.id: one.version for one in services if one.name in VERSIONED}
     roles |= {beat.worker_id: beat.version for beat in beats}
     found: dict[str, list[str]] = {}
@@ -280,7 +281,7 @@ def versions(beats: Sequence[Heartbeat], services: Sequence[ServiceInfo]) -> Ite
 
 
 def _models(beat: Heartbeat) -> Iterator[Finding]:
-    """Those in trouble; the others of the same worker are well."""
+    """Findings about models in trouble; other models of the same worker may be in order."""
     for card in beat.models:
         if card.trouble:
             cure = f"the log of {beat.worker_id} and `bullpen responses --failed` say more" if card.capabilities else ""
@@ -309,7 +310,9 @@ async def _books(bullpen: Bullpen, *, wanted: bool) -> AsyncIterator[Finding]:
 
 
 async def jetstream_finding(bus: Bus) -> Finding:
-    """Whether it takes what is written: tried, because after a full disk it looks well and keeps nothing."""
+    """Whether JetStream stores a message: tested by writing, because after a full disk it looks healthy but stores
+    nothing.
+    """
     try:
         refusal = await write_refused(bus, s.TELEMETRY_CHECK, timeout=WITHIN)
     except Denied:
@@ -324,7 +327,7 @@ async def jetstream_finding(bus: Bus) -> Finding:
 
 @asynccontextmanager
 async def _managers_metrics(bus: Bus) -> AsyncIterator[dict[str, MeshMetrics]]:
-    """What each Manager says of itself, every two seconds."""
+    """Collects the figures that each Manager publishes every two seconds."""
     heard: dict[str, MeshMetrics] = {}
 
     def on_metrics(message: Message) -> None:
@@ -340,7 +343,9 @@ async def _managers_metrics(bus: Bus) -> AsyncIterator[dict[str, MeshMetrics]]:
 
 
 async def _outboxes(metrics: dict[str, MeshMetrics]) -> list[Finding]:
-    """Managers whose events for the books are not taken. They have been listened to for a while by now."""
+    """Findings about Managers whose events for the books are not acknowledged. Their figures have been collected for a
+    while by now.
+    """
     return [
         Finding(
             f"events of {name}",
@@ -355,7 +360,7 @@ async def _outboxes(metrics: dict[str, MeshMetrics]) -> list[Finding]:
 
 
 async def _lag(bus: Bus) -> Finding:
-    """How far the books are behind, as JetStream counts it."""
+    """The number of events that wait for the books, as JetStream counts it."""
     try:
         subject = f"{API}.CONSUMER.INFO.{s.TELEMETRY_STREAM}.{CONSUMER}"
         info = from_json((await bus.request(subject, b"", timeout=WITHIN)).data)

@@ -1,4 +1,4 @@
-"""`.env`, as far as commands change it: one line for another, and everything else as it was."""
+"""Changes a `.env` line by line, and leaves everything else as it was."""
 
 import os
 import re
@@ -9,22 +9,22 @@ from tempfile import NamedTemporaryFile
 LINE = re.compile(r"^(?:export\s+)?(?P<name>[A-Za-z_]\w*)=(?P<value>.*)$")
 
 PROVIDER = re.compile(r"[A-Z0-9_]+_(?:API_KEY|BASE_URL)")
-"""A variable that says how a provider is reached."""
+"""Variables with a provider's key or address."""
 FROM_A_CONTAINER = "host.docker.internal"
-"""This machine, as a container calls it."""
+"""This machine's name inside a container."""
 
 
 def value_of(text: str, name: str) -> str | None:
-    """What the variable is in this text; the last one counts. None: it does not stand there."""
+    """The variable's value in this text; the last line counts. None: it is not set."""
     found = [match["value"] for line in text.splitlines() if (match := LINE.match(line)) and match["name"] == name]
     return found[-1].strip().strip("'\"") if found else None
 
 
 def providers_in(text: str, environ: Mapping[str, str]) -> dict[str, str]:
-    """What a `.env` says of providers, as far as the environment does not: their keys and addresses, nothing else.
+    """The providers' keys and addresses in a `.env` that are not in the environment.
 
-    Passwords for containers, which stand there too, are not meant for a mesh on this machine. Of a provider whose
-    address only a container knows, the key is left out as well: it would go elsewhere.
+    Passwords for containers, which are there too, are not meant for a mesh on this machine. When a provider's address
+    is only valid in a container, its key is left out as well: it would be sent elsewhere.
     """
     names = {match["name"] for line in text.splitlines() if (match := LINE.match(line))}
     told = {name: value_of(text, name) for name in sorted(names) if PROVIDER.fullmatch(name)}
@@ -37,7 +37,7 @@ def providers_in(text: str, environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def with_value(text: str, name: str, value: str) -> str:
-    """The text with that value for the variable, in the place of its line, or at the end."""
+    """The text with this value for the variable, in the place of its line, or at the end."""
     lines = text.splitlines()
     places = [at for at, line in enumerate(lines) if (match := LINE.match(line)) and match["name"] == name]
     for at in places:
@@ -46,12 +46,12 @@ def with_value(text: str, name: str, value: str) -> str:
 
 
 def set_value(file: Path, name: str, value: str) -> None:
-    """Writes it in one step, with the permissions that the file has. Raises `OSError`."""
+    """Sets a variable in one step; the file keeps its permissions. Raises `OSError`."""
     _write(file, with_value(_text(file), name, value))
 
 
 def append(file: Path, values: Mapping[str, str]) -> None:
-    """Writes more lines behind what is there, which stays as it is to the byte; in one step, as `set_value`."""
+    """Adds lines at the end in one step; the lines before stay the same to the byte. Raises `OSError`."""
     text = _text(file)
     start = "" if not text or text.endswith("\n") else "\n"
     _write(file, text + start + "".join(f"{name}={value}\n" for name, value in values.items()))

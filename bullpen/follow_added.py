@@ -1,4 +1,4 @@
-"""Starts and stops workers of a running mesh as `bullpen add` and `bullpen remove` say."""
+"""Starts and stops workers of a running mesh after `bullpen add` and `bullpen remove`."""
 
 import asyncio
 import os
@@ -15,7 +15,7 @@ LOOK_EVERY = 1.0
 
 
 class AddedFollower:
-    """Looks at the settings of this machine's mesh, for as long as `keep` runs."""
+    """Follows the settings of this machine's mesh while `keep` runs."""
 
     def __init__(self, mesh: Mesh, tell: Callable[[str], None]) -> None:
         self._mesh = mesh
@@ -36,7 +36,9 @@ class AddedFollower:
                 self._complaint = str(error)
 
     async def look(self) -> None:
-        """Raises `ConfigError`, `OSError` for settings that cannot be read."""
+        """Starts and stops workers by the present settings. Raises `ConfigError`, `OSError` for settings that cannot be
+        read.
+        """
         now = {one.worker_id: one for one in added(self._mesh.data_dir)}
         for worker_id in self._seen.keys() - now.keys():
             await self._stop(worker_id)

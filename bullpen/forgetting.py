@@ -1,7 +1,7 @@
 """Forgets a task or a tenant everywhere: the books, the stream before them, kept answers. Read `forget` for the order.
 
-An event on its way would be booked after the rows are gone, so first the stream has to be booked up to the moment of
-the command. Whatever cannot be reached stands in `left`, with what to do about it.
+An event in the stream would be booked after the rows are deleted. So first the stream is booked up to the time of the
+command. Copies that cannot be reached are listed in `left`, with what to do about them.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from telemetry.upkeep import forget as books
 from telemetry.upkeep.forget import Forgotten, Scope
 
 BOOKED_WITHIN = 30.0
-"""Seconds that the accountants get for what was in the stream when the command came."""
+"""Seconds that the accountants get to book the events in the stream at the start."""
 LOOK_EVERY = 0.1
 ASK_AT_ONCE = 1000
 ANSWERS = f"KV_{BUCKET}"
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Report:
-    """What became of it, and what is `left` to do."""
+    """How many copies were deleted, and what is `left` to do."""
 
     responses: int = 0
     attempts: int = 0
@@ -42,7 +42,7 @@ class Report:
     events: int = 0
     """Booked events that were deleted from the stream: of all tenants, since the stream cannot tell them apart."""
     results: int = 0
-    """Stored results that had not been fetched."""
+    """Job results that were deleted before they were fetched."""
     replays: int = 0
     """Answers that were kept for an idempotency key."""
     left: list[str] = field(default_factory=list)
@@ -69,7 +69,9 @@ class _Result(BaseModel):
 
 
 class Forgetting:
-    """`bus` None: NATS cannot be reached. `doing` is called with the step under way."""
+    """Deletes the copies of one task's or tenant's requests. `bus` None: NATS cannot be reached. `doing` is called with
+    the step under way.
+    """
 
     def __init__(
         self, store: Store, bus: Bus | None, scope: Scope, *, words_only: bool, doing: Callable[[str], None]
@@ -82,7 +84,7 @@ class Forgetting:
         self.report = Report()
 
     async def forget(self, spool: Path | None = None) -> Report:
-        """Does it all. Raises `NotAllowed`, `DatabaseAway`."""
+        """Deletes all copies that can be reached. Raises `NotAllowed`, `DatabaseAway`."""
         await books.check_allowed(self._store, words_only=self._words_only)
         if self._bus is None:
             self._leave("NATS cannot be reached: events and answers that it keeps stay there until they are too old")
@@ -107,7 +109,7 @@ class Forgetting:
         self.report.results = await self._reached("results", self._delete(bus, s.RESULTS_STREAM, results)) or 0
 
     async def _forget_rows(self) -> set[str]:
-        """Returns the names of the tasks."""
+        """Deletes the rows in the books; returns their task ids."""
         tasks: set[str] = set()
         async for batch in books.forget(self._store, self._scope, words_only=self._words_only):
             self.report.count(batch.rows)
@@ -116,7 +118,7 @@ class Forgetting:
         return tasks
 
     async def _booked(self, bus: Bus) -> int:
-        """Waits until all that is in the stream now is booked; returns the number up to which it is."""
+        """Waits until the events now in the stream are booked; returns the number up to which they are."""
         wanted = await erase.last_seq(bus, s.TELEMETRY_STREAM)
         self._doing("waiting until what happened so far is booked")
         end = asyncio.get_running_loop().time() + BOOKED_WITHIN
@@ -128,7 +130,7 @@ class Forgetting:
         return min(reached, wanted)
 
     async def _kept(self, bus: Bus) -> list[int]:
-        """The numbers of the answers that are kept for a key."""
+        """The numbers of the scope's answers that are kept for idempotency keys."""
         self._doing("looking through the answers kept for idempotency keys")
         found: list[int] = []
         portion: dict[UUID, int] = {}
@@ -172,7 +174,7 @@ class Forgetting:
             return None
 
     def _look_at(self, spool: Path) -> None:
-        """Roles write there what JetStream does not take; only they may touch it."""
+        """Reports a spool with events that JetStream did not take; only the roles may change it."""
         for folder in sorted(path for path in spool.glob("*") if path.is_dir()):
             waiting = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
             if waiting:

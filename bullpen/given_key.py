@@ -1,7 +1,6 @@
-"""The API key that the environment brings: for a container, where nobody types a command.
+"""The API key from the environment: for a container, where no operator types a command.
 
-Its secret is whatever the environment says, so the operator knows it beforehand and a `Secret` can hold it. Another
-secret at the next start takes the place of the one before.
+The operator chooses the secret, so a Kubernetes `Secret` can hold it. Another secret at the next start replaces it.
 """
 
 from collections.abc import MutableMapping
@@ -12,12 +11,13 @@ from gateway.keys.office import KeyOffice
 
 VARIABLE = "BULLPEN_API_KEY"
 SHORTEST = 32
-"""Characters. Everybody who reaches the gateway may guess."""
+"""The least characters of a secret: anyone who reaches the gateway may guess."""
 TENANT = "default"
 
 
 def take(environ: MutableMapping[str, str]) -> str | None:
-    """The secret of `BULLPEN_API_KEY` or `BULLPEN_API_KEY_FILE`, which no process of ours finds there afterwards.
+    """The secret of `BULLPEN_API_KEY` or `BULLPEN_API_KEY_FILE`, which is removed from the environment of our
+    processes.
 
     None when there is none. Raises `ConfigError` for a short one.
     """
@@ -32,7 +32,7 @@ def take(environ: MutableMapping[str, str]) -> str | None:
 
 
 async def keep(bus: Bus, given: str) -> str:
-    """Lets the secret in; returns a line for people. Raises `BusError`."""
+    """Makes a key with the secret; returns a line for people. Raises `BusError`."""
     key = await (await KeyOffice.open(bus)).give(given, TENANT)
     if key.revoked_at is not None:
         return f"the key of {VARIABLE} ({key.key_id}) was revoked and opens nothing: give another one"

@@ -1,7 +1,7 @@
-"""Asks the role on this machine how it is: `python -IS bullpen/health_check.py /readyz`, or `/healthz`.
+"""Asks the role on this machine for its status: `python -IS bullpen/health_check.py /readyz`, or `/healthz`.
 
-It runs every few seconds beside every role, within the role's limits. So it imports next to nothing: `socket` alone,
-the module above `_socket`, takes as long as the rest of it together. The role answers at `BULLPEN_STATUS`.
+It runs every few seconds beside every role, within the role's limits. So it imports as little as possible: `socket`
+alone, the module above `_socket`, takes as long as everything else together. The role answers at `BULLPEN_STATUS`.
 """
 
 import _socket
@@ -9,14 +9,14 @@ import sys
 from os import environ
 
 WITHIN = 4.0
-"""Seconds for each step of the role's answer: a loop that turns takes milliseconds, also under load."""
+"""Seconds for each step of the role's answer: a running event loop takes milliseconds, also under load."""
 MOST = 4096
 HEALTHY, UNHEALTHY, USAGE = 0, 1, 2
 PATHS = ("/readyz", "/healthz")
 
 
 def check(address: str, path: str) -> int:
-    """Asks once; returns the exit code. What the role says of itself goes to standard output."""
+    """Asks once; prints the role's status and returns the exit code."""
     host, _, port = address.rpartition(":")
     try:
         answer = _asked(host.strip("[]"), int(port), path)
@@ -48,7 +48,7 @@ def _told(text: str, code: int) -> int:
 
 
 def die_first() -> None:
-    """The check runs beside the role, within the same memory limit: if that is too little for both, the role lives."""
+    """Makes the kernel kill the check before the role: both share one memory limit."""
     try:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:  # noqa: PTH123 — pathlib takes 5 ms
             score.write("1000")

@@ -1,7 +1,7 @@
-"""Publicly known passwords: no role starts with one at a server that other machines can reach.
+"""Publicly known passwords: no role starts with one of them at a server that other machines can reach.
 
-They come from examples, images and tutorials, and are what a scanner tries first. On loopback they protect nothing
-that is not open anyway. Passwords that are merely weak are not recognised.
+They come from examples, images and tutorials, and scanners try them first. On loopback they are allowed: there they
+protect nothing that is not open anyway. Passwords that are merely weak are not recognised.
 """
 
 import re
@@ -18,11 +18,13 @@ _WORDS = (
     "s3cr3t s3cret secret supersecret sys system telemetry temp test toor user worker yourpassword your-password "
 )
 KNOWN = frozenset(_WORDS.split())
-"""In small letters. Besides them: the user's own name."""
+"""The passwords in small letters. The user's own name counts too."""
 
 
 def refuse_known_password(name: str, urls: Iterable[str], user: str | None = None, password: str | None = None) -> None:
-    """`name`: the variable the password is from. Those in the addresses count too. Raises `ConfigError`."""
+    """Refuses a known password. `name`: the password's variable. Passwords in the addresses are checked too. Raises
+    `ConfigError`.
+    """
     for url in urls:
         login, _, hosts = re.split("[/?#]", url.partition("://")[2] or url)[0].rpartition("@")
         username, colon, written = login.partition(":")
@@ -38,12 +40,12 @@ def refuse_known_password(name: str, urls: Iterable[str], user: str | None = Non
 
 
 def _host(place: str) -> str:
-    """Without port and brackets."""
+    """The host without port and brackets."""
     return place[1:].partition("]")[0] if place.startswith("[") else unquote(place.partition(":")[0])
 
 
 def _is_here(host: str) -> bool:
-    """Whether it is this machine: its loopback, or a socket in its file system."""
+    """Whether the address is this machine's: loopback, or a Unix socket."""
     if not host or host == "localhost" or host.startswith("/"):
         return True
     try:

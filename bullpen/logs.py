@@ -1,7 +1,7 @@
-"""Logs, on standard error: text for people at a terminal, JSON lines for all other readers.
+"""Logs on standard error: text for people at a terminal, JSON lines for all other readers.
 
-`BULLPEN_LOG` (`text` or `json`) and `BULLPEN_LOG_LEVEL` say otherwise. Libraries that log the standard
-way are passed on from `warning` up.
+`BULLPEN_LOG` (`text` or `json`) and `BULLPEN_LOG_LEVEL` set another form. Messages of other libraries are shown from
+`warning` up.
 """
 
 import logging
@@ -21,13 +21,13 @@ with absent("rich"):  # we show plain tracebacks, and its import takes as long a
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 SAME_AGAIN = 60.0
-"""Seconds before a library's line from the same place, about the same kind of error, is shown again."""
+"""Seconds before a library's message from the same place, about the same kind of error, is shown again."""
 MOST_KINDS = 1000
 FORMATS = ("text", "json")
 
 
 def configure(*, level: str = "info", environ: Mapping[str, str] | None = None) -> None:
-    """Sets up logging; `level` is for when the environment says nothing. Raises `ConfigError`."""
+    """Sets up logging; `level` counts when the environment has none. Raises `ConfigError`."""
     environ = os.environ if environ is None else environ
     chosen = _one_of(LEVELS, "BULLPEN_LOG_LEVEL", environ, level)
     terminal = sys.stderr.isatty()
@@ -67,7 +67,7 @@ def _one_of(allowed: tuple[str, ...], name: str, environ: Mapping[str, str], def
 
 
 class _Unbreakable:
-    """A stream that cannot fail: a full disk must not stop a process that logs."""
+    """A stream whose writes never fail: a full disk must not stop a process that logs."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -82,7 +82,7 @@ class _Unbreakable:
 
 
 class _PassOn(logging.Handler):
-    """Hands the standard library's log records to structlog. A library that repeats itself is heard once a minute."""
+    """Passes the standard library's log records to structlog. A repeated message is shown once a minute."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""Which workers a mesh starts: those asked for, or every backend that can run here.
+"""The workers that a mesh starts: the wanted ones, or every backend that can run here.
 
-What can run here is said by the backends themselves; none is named in this file.
+The backends themselves say whether they can run here; this file names none.
 """
 
 import asyncio
@@ -18,19 +18,19 @@ from workers.base.interface.discovery import BackendFolder, discover, find
 
 @dataclass(frozen=True, slots=True)
 class WorkerGroup:
-    """So many workers of one backend."""
+    """A number of workers of one backend."""
 
     folder: BackendFolder
     argument: str
-    """The argument of `bullpen worker`: a name or a path."""
+    """The argument for `bullpen worker`: a name or a path."""
     count: int
     reason: str
-    """Why it can run here, in the backend's words."""
+    """Why the backend can run here, in its own words."""
 
 
 @dataclass(frozen=True, slots=True)
 class AddedWorker:
-    """A worker that `bullpen add` made: one of a backend, with settings of its own."""
+    """A worker made with `bullpen add`: its backend and its settings."""
 
     folder: BackendFolder
     worker_id: str
@@ -40,7 +40,7 @@ class AddedWorker:
 
 @dataclass(frozen=True, slots=True)
 class NotStarted:
-    """A backend that is not started, why, and how to turn it on."""
+    """A backend that is not started, the reason, and how to turn it on."""
 
     name: str
     reason: str
@@ -59,9 +59,10 @@ class StartPlan:
 
 
 async def every_backend(data_dir: Path | None = None) -> StartPlan:
-    """Every backend that can run here and asks a real model, as often as its config's `replicas` says, and those added.
+    """Every backend that can run here and has a real model, as often as its config's `replicas` says, and the added
+    workers.
 
-    `data_dir`: the mesh's, whose settings count.
+    `data_dir`: the mesh's data directory, whose settings count.
     """
     folders = list(discover().values())
     own = [settings_of(folder.name, data_dir) for folder in folders]
@@ -75,13 +76,13 @@ async def every_backend(data_dir: Path | None = None) -> StartPlan:
 
 
 def added(data_dir: Path | None = None) -> Iterator[AddedWorker]:
-    """The workers that `bullpen add` made. Raises `ConfigError` for one whose backend is not there any more."""
+    """The workers made with `bullpen add`. Raises `ConfigError` for one whose backend is gone."""
     for backend, worker_id, config in added_workers(data_dir):
         yield AddedWorker(find(backend), worker_id, config, f"added: {config}")
 
 
 async def gguf_worker(file: Path, data_dir: Path) -> AddedWorker:
-    """A worker for this model file, whose settings are kept beside the data. Raises `ConfigError`."""
+    """A worker for this model file; its settings are kept in the data directory. Raises `ConfigError`."""
     for folder in discover().values():
         try:
             config = await folder.load().offered(str(file), lambda step: None)
@@ -99,7 +100,7 @@ async def gguf_worker(file: Path, data_dir: Path) -> AddedWorker:
 
 
 async def named_backends(text: str, data_dir: Path | None = None) -> StartPlan:
-    """The workers of `local,simulated:2,./my-backend,box`; `box` is one that was added.
+    """The workers of `local,simulated:2,./my-backend,box`, where `box` is an added worker.
 
     Raises `ConfigError` when one is unknown or cannot run here.
     """

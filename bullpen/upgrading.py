@@ -1,8 +1,8 @@
 """An upgrade without an outage: one container after the other, the new one first.
 
-For each container of a service another one is started, waited for until it serves, and only then the old one is asked
-to finish what it does. A new one that does not come to serve is removed again, nothing else is touched, and the old
-ones serve on. The accountant comes first, because it brings the schema of the books up to date; the Managers last.
+For each container of a service another one is started. When it serves, the old one is stopped: it finishes its requests
+first. A new container that does not come to serve is removed again, and the old ones go on. The accountant comes first,
+because it brings the schema of the books up to date; the Managers last.
 """
 
 import time
@@ -13,15 +13,15 @@ from typing import Protocol
 from bullpen.containers import Container, Made
 
 READY_WITHIN = 300.0
-"""Seconds for a new container to serve: a worker may load a model."""
+"""Seconds in which a new container has to serve: a worker may load a model."""
 LOOK_EVERY = 0.5
 SETTLES = 2.0
-"""Seconds before an old one leaves, in which Managers hear of a new worker."""
+"""Seconds before an old container is stopped, in which Managers hear of a new worker."""
 FIRST, LAST = "telemetry", "manager"
 
 
 class Engine(Protocol):
-    """What runs the containers."""
+    """Runs the containers."""
 
     def containers(self, service: str) -> Sequence[Container]: ...
     def start_one_more(self, service: str) -> None: ...
@@ -30,7 +30,7 @@ class Engine(Protocol):
 
 
 class UpgradeFailed(Exception):
-    """A new container does not serve. It is gone again; the old ones serve on."""
+    """A new container does not serve. It has been removed; the old ones serve on."""
 
     def __init__(self, service: str, why: str) -> None:
         super().__init__(f"{service}: the new one does not serve ({why}); it is removed again, the old ones serve on")
@@ -38,7 +38,7 @@ class UpgradeFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long is waited for what. Seconds."""
+    """Time limits in seconds."""
 
     ready_within: float = READY_WITHIN
     look_every: float = LOOK_EVERY
@@ -57,9 +57,9 @@ def replace_all(
     tell: Callable[[str], None],
     pace: Pace = Pace(),
 ) -> int:
-    """Replaces every container of a service that is not made as `wanted`. Returns how many it were.
+    """Replaces every container of a service that was not made as `wanted`. Returns the number.
 
-    Raises `UpgradeFailed`, and what the engine raises.
+    Raises `UpgradeFailed`, and the engine's errors.
     """
     old = [one for one in engine.containers(service) if one.made != wanted]
     for number, one in enumerate(old, start=1):
@@ -71,7 +71,7 @@ def replace_all(
 
 
 def _add_one(engine: Engine, service: str, pace: Pace) -> None:
-    """Starts one more and waits until it serves."""
+    """Starts one more container and waits until it serves."""
     before = {one.id for one in engine.containers(service)}
     try:
         engine.start_one_more(service)
@@ -106,6 +106,6 @@ def _take_back(engine: Engine, service: str, before: set[str]) -> None:
 
 
 def stop_inactive(running: dict[str, list[str]], ours: Iterable[str], active: Iterable[str]) -> dict[str, list[str]]:
-    """The containers of services of ours that are chosen no more, as by `COMPOSE_PROFILES`. Pure."""
+    """Containers of our services that are no longer active, as by `COMPOSE_PROFILES`. Pure."""
     left = set(ours) - set(active)
     return {service: ids for service, ids in running.items() if service in left}

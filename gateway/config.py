@@ -11,7 +11,7 @@ Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 STANDARD_PORT = 4000
 CANNOT_LISTEN = "cannot listen at"
-"""Begins the error of an address that is taken."""
+"""The start of the error for an address that is in use."""
 
 
 def _address(text: str) -> str:
@@ -23,41 +23,43 @@ def _address(text: str) -> str:
 
 class GatewayConfig(ConfigModel):
     listen: Annotated[str, AfterValidator(_address)] = f"127.0.0.1:{STANDARD_PORT}"
-    """Port 0: any free one."""
+    """`HOST:PORT`. Port 0: any free port."""
     unknown_model: Literal["error", "auto"] = "error"
-    """What becomes of a request for a model that nobody serves."""
+    """What happens to a request for a model that no worker serves: an error, or the mesh chooses a model."""
     aliases: dict[str, str] = Field(default_factory=dict)
-    """Names that clients use, with `*` and `?`, and the model each stands for. The first that fits counts."""
+    """Models by the names that clients use, which may have `*` and `?`. The first name that matches counts."""
     keys: Literal["auto", "required", "off"] = "auto"
-    """`auto`: needed as soon as one exists, and always beyond loopback."""
+    """Whether callers need an API key. `auto`: as soon as a key exists, and always beyond loopback."""
     origins: tuple[str, ...] = ()
-    """Web sites whose pages may ask from a browser, as `https://chat.example.com`; `*`: all. Those on loopback may."""
+    """Web sites whose pages may ask from a browser, as `https://chat.example.com`; `*`: all. Pages from loopback always
+    may.
+    """
     body_limit_mb: Annotated[float, Field(gt=0, le=1024)] = 32.0
     headers_within: Seconds = 10.0
-    """Seconds in which the head of a request has to be here, from its first byte on."""
+    """Seconds in which the head of a request has to arrive, from its first byte on."""
     body_within: Seconds = 60.0
-    """Seconds in which a whole request has to be here."""
+    """Seconds in which the body of a request has to arrive."""
     idle_timeout: Seconds = 75.0
-    """Seconds that a connection may be without a request."""
+    """Seconds that a connection may stay open without a request."""
     slow_reader_timeout: Seconds = 30.0
-    """Seconds that a client may read nothing while there is something to read."""
+    """Seconds after which a client that reads nothing of its answer is cut off."""
     keep_alive_every: Seconds = 10.0
-    """Seconds of silence after which a stream says that it still lives."""
+    """Seconds of silence after which a stream gets a keep-alive."""
     deadline: Annotated[float, Field(gt=0, le=86_400)] = 600.0
-    """Seconds that an answer may take, unless the request says so itself (`deadline_ms`)."""
+    """Seconds that an answer may take, unless the request has a `deadline_ms`."""
     drain_within: Seconds = 30.0
-    """Seconds that answers under way get when the gateway leaves."""
+    """Seconds that answers under way get when the gateway stops."""
     max_connections: Count = 4096
     streams_per_key: Count = 256
-    """How many streams of one API key may be open at once."""
+    """Streams of one API key that may be open at once."""
     processes: Count = 1
-    """How many share the port."""
+    """Processes that share the port."""
     share_port: bool = False
-    """Another gateway on this machine may listen at the same address."""
+    """Whether another gateway on this machine may listen at the same address."""
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where to listen."""
+        """Host and port to listen at."""
         host, _, port = self.listen.rpartition(":")
         return host.strip("[]"), int(port)
 
@@ -72,5 +74,5 @@ class GatewayConfig(ConfigModel):
 
     @property
     def body_limit(self) -> int:
-        """Bytes."""
+        """The size limit of a body in bytes."""
         return int(self.body_limit_mb * (1 << 20))

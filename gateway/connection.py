@@ -1,4 +1,4 @@
-"""A client's connection: what is no HTTP, or too much of it, gets an answer in JSON before the connection closes."""
+"""A client's connection. An invalid or too large HTTP request gets an answer in JSON before the connection closes."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
@@ -15,9 +15,9 @@ from gateway.undelivered import Written
 LONGEST_LINE = 4096
 LONGEST_HEADER = 8190
 MOST_HEADERS = 128
-"""Bytes of the first line and of each header, and how many of those."""
+"""Bytes of the first line, bytes of each header, and the number of headers."""
 LINGERS = 2.0
-"""Seconds for which more of a refused body is read and thrown away, so that its client gets to see the answer."""
+"""Seconds in which the rest of a refused body is read and thrown away, so that its client sees the answer."""
 
 
 class Connection(RequestHandler):
@@ -54,7 +54,7 @@ class Connection(RequestHandler):
 
     @contextmanager
     def serving(self) -> Iterator[None]:
-        """Holds while a request is served whose head has come as a whole."""
+        """Marks that a request with a complete head is being served."""
         self._stop_waiting()
         if self._written is not None:
             self._written.arrived()
@@ -81,7 +81,9 @@ class Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> StreamResponse:
-        """Logs nothing of a request that cannot be read: a client could fill the disk, and lines may hold keys."""
+        """Answers a request that cannot be read, and logs nothing of it: a client could fill the disk, and lines may
+        hold keys.
+        """
         if not isinstance(exc, BadHttpMessage):
             return super().handle_error(request, status, exc, message)
         status, why = _told(exc)
@@ -96,7 +98,7 @@ class Connection(RequestHandler):
 def serving(
     handle: Callable[[BaseRequest], Awaitable[StreamResponse]],
 ) -> Callable[[BaseRequest], Awaitable[StreamResponse]]:
-    """`handle`, of which each request's connection knows."""
+    """Wraps `handle` so that the connection knows when a request is served."""
 
     async def served(request: BaseRequest) -> StreamResponse:
         connection = request.protocol
@@ -108,7 +110,7 @@ def serving(
 
 
 def _told(error: BadHttpMessage) -> tuple[int, str]:
-    """The status, and the reason without the client's own words."""
+    """The status and the reason, without the client's own words."""
     if isinstance(error, LineTooLong):
         if error.args[1] == LONGEST_LINE:
             return 414, f"The address is longer than {LONGEST_LINE} bytes"

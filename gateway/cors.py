@@ -1,8 +1,8 @@
-"""Web pages of other sites: which may ask, and which may read the answer. Pure.
+"""Web pages of other sites: which may send requests, and which may read the answers. Pure.
 
-A page that somebody looks at must not spend their money, so a browser's request is refused unless its page is from this
-machine or listed in `origins`. Only the listed ones may also read what they are answered: browsers ask for that with
-headers, and before most requests with one of method OPTIONS.
+A page in a browser must not spend its visitor's money. So a browser's request is refused unless its page comes from
+this machine or from a site in `origins`. Only listed sites may also read the answers: browsers ask for that with
+headers, and before most requests with the method OPTIONS.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ KEPT_FOR = "600"
 
 
 def check_origin(origins: tuple[str, ...], headers: Mapping[str, str]) -> None:
-    """Raises `Refused` (403) for a page that may not ask."""
+    """Raises `Refused` (403) when the request comes from another site's page."""
     origin = headers.get("Origin")
     if origin is None or _is_listed(origins, origin):
         return
@@ -34,7 +34,7 @@ def check_origin(origins: tuple[str, ...], headers: Mapping[str, str]) -> None:
 
 
 def readable(origins: tuple[str, ...], headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers of an answer that let a listed page read it; none for others, and for what is no browser."""
+    """Headers that let a listed site's page read the answer; empty for any other request."""
     origin = headers.get("Origin")
     if origin is None or not _is_listed(origins, origin):
         return {}
@@ -43,7 +43,7 @@ def readable(origins: tuple[str, ...], headers: Mapping[str, str]) -> dict[str, 
 
 
 def preflight(origins: tuple[str, ...], headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers of the answer to a browser that asks first; none: its page may not."""
+    """Headers of the answer to a browser's OPTIONS request; empty: the page may not send the request."""
     told = readable(origins, headers)
     if not told:
         return {}

@@ -1,7 +1,7 @@
 """The gateway: an HTTP server whose handlers are clients of the mesh.
 
-aiohttp's own server without its application: no middleware, no router and no access log are in the way of a request.
-A handler is cancelled when its client leaves, and so is the work.
+It uses aiohttp's server without its application, so a request passes no middleware, router or access log. When a client
+leaves, its handler is cancelled, and so is the request to the mesh.
 """
 
 import asyncio
@@ -34,11 +34,11 @@ log = structlog.get_logger(__name__)
 
 START_PATIENCE = 30.0
 AT_START = ("listen", "keys", "processes", "share_port")
-"""Settings that count from the next start."""
+"""Settings whose changes need a restart."""
 KEYS_WITHIN = 5.0
-"""Seconds in which the keys should have been read."""
+"""Seconds in which the keys should be read at the start."""
 HEARTBEATS = 1.2
-"""Seconds in which every worker has been heard: their models are the names that clients may use."""
+"""Seconds in which every worker has sent a heartbeat: clients may then use the names of their models."""
 BACKLOG = 1024
 FULL = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
 
@@ -54,7 +54,7 @@ class Gateway:
         config_file: ConfigFile[GatewayConfig] | None = None,
         examine: Examine | None = None,
     ) -> None:
-        """`config_file`: what is saved there counts from the next request on. `examine`: the doctor, for the page."""
+        """`config_file`: followed; a change counts from the next request on. `examine`: the doctor, for the page."""
         self._examine = examine
         self._bus = bus
         self._config = config
@@ -69,7 +69,7 @@ class Gateway:
         self._server: Server | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serves until `stop` is set or the bus is lost; then finishes what runs."""
+        """Serves until `stop` is set or the connection is lost for good; then finishes the requests under way."""
         books = Books(self._bus)
         async with self._bullpen.roster() as roster, Watch.kept(self._bullpen, roster, books) as watch:
             self._tasks.start(self._ring.keep(), "keys")
@@ -99,7 +99,7 @@ class Gateway:
                 await server.shutdown(0.5)
 
     async def _check_keys(self) -> None:
-        """Beyond loopback nobody is let in without a key, unless it is said. Raises `ConfigError`."""
+        """Refuses to listen beyond loopback without a key, unless the settings allow it. Raises `ConfigError`."""
         known = self._config.keys == "off" or await self._ring.known_within(KEYS_WITHIN)
         if self._config.keys != "auto" or self._config.is_loopback or (known and self._ring.exist()):
             return
@@ -110,7 +110,7 @@ class Gateway:
         )
 
     async def _follow(self, answering: Answering, models: Models) -> None:
-        """Takes over what is saved, until cancelled; what is wrong changes nothing."""
+        """Follows the config file until cancelled; an invalid file changes nothing."""
         while self._file is not None:
             await self._file.changed()
             try:
@@ -129,7 +129,7 @@ class Gateway:
                 log.warning("config_needs_restart", fields=late, cure="restart this gateway")
 
     async def _listen(self, server: Server) -> asyncio.Server:
-        """Raises `ConfigError` when the address is taken, or not ours."""
+        """Listens for clients. Raises `ConfigError` when the address is in use, or not this machine's."""
         host, port = self._config.address
         loop = asyncio.get_running_loop()
 
@@ -152,7 +152,7 @@ class Gateway:
             raise ConfigError(f"{CANNOT_LISTEN} {self._config.listen}: {error.strerror or error}; {cure}") from None
 
     async def _until(self, stop: asyncio.Event, roster: Roster) -> None:
-        """Waits for the end; meanwhile forgets workers that are gone."""
+        """Waits for the end; meanwhile forgets workers without heartbeats."""
         now = asyncio.get_running_loop().time
 
         async def forget() -> None:
@@ -176,13 +176,13 @@ class Gateway:
         )
 
     def why_not_ready(self) -> str:
-        """Why this gateway serves nobody now; empty while it does."""
+        """Why this gateway serves no request now; empty: it serves."""
         if not self._bus.is_connected:
             return "the connection to NATS is away"
         return "" if self._listens else "leaving, or not started yet"
 
     def figures(self) -> "tuple[Figure, ...]":
-        """For `/metrics`."""
+        """The figures for `/metrics`."""
         connected = Figure("nats_connected", "1: the connection to NATS is there", self._bus.is_connected)
         connections = len(self._server.connections) if self._server is not None else 0
         open_now = Figure("http_connections", "Connections of clients", connections)
@@ -190,7 +190,7 @@ class Gateway:
 
 
 class _Full(asyncio.Protocol):
-    """Says that there are too many connections, and closes this one."""
+    """Answers that there are too many connections, and closes this one."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.WriteTransport)
@@ -216,11 +216,11 @@ async def run(
     config_file: ConfigFile[GatewayConfig] | None = None,
     examine: Examine | None = None,
 ) -> None:
-    """Runs one gateway until `stop` is set. `pages`: what `/healthz`, `/readyz` and `/metrics` say.
+    """Runs one gateway until `stop` is set. `pages`: the contents of `/healthz`, `/readyz` and `/metrics`.
 
-    `config_file`: where `config` is from, and what is followed. `examine`: doctor's findings, for the live page.
+    `config_file`: the file of `config`, which is followed. `examine`: the doctor's findings, for the live page.
 
-    Raises `BusUnreachable`, `ConfigError`; `BusError`: the bus was lost.
+    Raises `BusUnreachable`, `ConfigError`; `BusError` when the connection was lost for good.
     """
     if not s.is_name(gateway_id):
         raise ConfigError(f"{gateway_id!r} is not a gateway's id: 1 to 64 of A-Z a-z 0-9 _ - are allowed")

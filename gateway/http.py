@@ -1,4 +1,4 @@
-"""What is HTTP about a request and its answer: the body with its limits, headers, failures as statuses."""
+"""HTTP's part of a request and its answer: the body with its limits, headers, failures as statuses."""
 
 import asyncio
 import math
@@ -19,7 +19,7 @@ TOO_LARGE = "send fewer or smaller images and files, or raise `max_payload` of t
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a request got no answer, as HTTP tells it."""
+    """The failure of a request as an HTTP client gets it."""
 
     status: int
     code: str
@@ -27,14 +27,18 @@ class Failure:
     param: str | None = None
     retry_after_ms: int | None = None
     may_repeat: bool = False
-    """Whether a client may ask again by itself: nothing was begun, or a key keeps it from being done twice."""
+    """Whether a client may send the request again by itself: no work was begun, or an idempotency key keeps it from
+    being done twice.
+    """
     request_id: str | None = None
     is_ours: bool = False
     """Whether `param` is a field of the mesh's own request, which the client's dialect may call otherwise."""
 
     @classmethod
     def of(cls, error: Exception, *, keyed: bool = False) -> "Failure":
-        """`keyed`: the client gave an idempotency key. Of any exception; what is not known is `internal`."""
+        """The failure for any exception; an unexpected one is `internal`. `keyed`: the client gave an idempotency
+        key.
+        """
         if isinstance(error, Refused):
             return cls(error.status, error.code or "invalid_request", error.message, error.param)
         if not isinstance(error, BullpenError):
@@ -55,7 +59,7 @@ class Failure:
         )
 
     def answer(self, dialect: Dialect, request_id: str, headers: Mapping[str, str]) -> Response:
-        """`headers`: more of them."""
+        """The response. `headers`: further headers."""
         request_id = self.request_id or request_id
         told = {**headers, **(ids(request_id) if request_id else {}), **self._when_to_repeat()}
         param, message = self.param, self.message
@@ -100,7 +104,7 @@ async def body_of(request: BaseRequest, *, limit: int, within: float) -> bytes:
 
 
 def headers_of(request: BaseRequest) -> dict[str, str]:
-    """By their names in small letters; one that came in pieces is one."""
+    """The headers by name in small letters; several of one name are joined."""
     found: dict[str, str] = {}
     for spelled, value in request.headers.items():
         name = spelled.lower()
@@ -109,7 +113,7 @@ def headers_of(request: BaseRequest) -> dict[str, str]:
 
 
 def json_object(body: bytes) -> JsonObject:
-    """Raises `Refused` when it is none."""
+    """Parses the body. Raises `Refused` when it is no JSON object."""
     if not body.strip():
         raise Refused("The request has no body: send a JSON object")
     try:

@@ -1,4 +1,4 @@
-"""Which models there are, as clients name them: `auto`, `policy:<name>`, what the workers serve, and the aliases."""
+"""The models as clients name them: `auto`, `policy:<name>`, the workers' models, and aliases."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,9 +16,9 @@ AUTO, BY_POLICY = "auto", "policy:"
 GONE_AFTER = 600.0
 """Seconds without a heartbeat after which a worker's models are unknown. Until then the Manager says what is wrong."""
 MOST_LISTED = 20
-"""Names in an error."""
+"""Names that an error lists."""
 MayAsk = Callable[[str], bool]
-"""Whether a model of this name is for the caller."""
+"""Whether the caller may ask for a model of this name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +27,11 @@ class ServedModel:
 
     name: str
     backend: str
-    """Of the first worker that serves it; empty: the mesh itself chooses."""
+    """The backend of the first worker that serves the model; empty: the mesh chooses a model."""
     since: datetime | None
     """When that worker started."""
     card: ModelCard | None
-    """None: the mesh itself chooses a model."""
+    """None: the mesh chooses a model."""
 
 
 class Models:
@@ -40,12 +40,12 @@ class Models:
         self.reconfigure(aliases, unknown_is_auto)
 
     def reconfigure(self, aliases: Mapping[str, str], unknown_is_auto: bool) -> None:
-        """From the next request on."""
+        """Uses other settings, from the next request on."""
         self._aliases = aliases
         self._unknown_is_auto = unknown_is_auto
 
     def served(self, now: float) -> list[ServedModel]:
-        """Every name, each once. `now`: of the loop's clock."""
+        """Every name, each once. `now`: the loop's clock, in seconds."""
         names = {AUTO: ServedModel(AUTO, "", None, None)}
         names |= {f"{BY_POLICY}{p}": ServedModel(f"{BY_POLICY}{p}", "", None, None) for p in get_args(Policy)}
         for found in self._of_workers(now):
@@ -56,7 +56,7 @@ class Models:
         return list(names.values())
 
     def find(self, name: str, now: float) -> ServedModel | None:
-        """What a client gets that asks for this name, listed or not; None: nobody serves it now."""
+        """The model that a client gets for this name, listed or not; None: no worker serves it now."""
         served = {model.name: model for model in self.served(now)}
         target = served.get(name) or served.get(self._target(name) or "")
         if target is None:
@@ -64,7 +64,7 @@ class Models:
         return replace(target, name=name)
 
     def meant(self, name: str) -> str:
-        """The name without the tag that Ollama's clients write behind one that has none."""
+        """The name, without Ollama's tag if it is known only so."""
         bare = name.removesuffix(LATEST)
         return bare if self._named(name) is None and self._named(bare) is not None else name
 
@@ -77,7 +77,7 @@ class Models:
         raise self.unknown(name, now, may_ask)
 
     def check_serves(self, kind: Kind, fields: JsonObject, now: float, may_ask: MayAsk) -> None:
-        """Raises `Refused` (404) when the model in the fields of a request is there, and does something else."""
+        """Raises `Refused` (404) when the named model is served, but cannot do this kind of request."""
         name = fields.get("model")
         cards = [card for seen in self._roster for card in seen.beat.models if name and card.answers_to(name)]
         if any(card.serves(kind) or not card.capabilities for card in cards) or not cards:
@@ -89,14 +89,14 @@ class Models:
         raise Refused(why, "model", 404, "model_not_found")
 
     def unknown(self, name: str, now: float, may_ask: MayAsk) -> Refused:
-        """That nobody serves a model of this name, and which there are for this caller."""
+        """The error for a name that no worker serves; it lists the names that this caller may use."""
         names = [model.name for model in self.served(now) if may_ask(model.name)]
         rest = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
         why = f"The model `{name[:256]}` does not exist; served are {', '.join(names[:MOST_LISTED])}{rest}"
         return Refused(why, "model", 404, "model_not_found")
 
     def _named(self, name: str) -> JsonObject | None:
-        """The fields of a request for a name that is served, or is an alias."""
+        """The fields of a request for a served name or an alias; None: it is neither."""
         if (fields := self._direct(name)) is not None:
             return fields
         if (target := self._target(name)) is None:
@@ -105,7 +105,7 @@ class Models:
         return {"model": target} if fields is None else fields
 
     def _target(self, name: str) -> str | None:
-        """What an alias stands for."""
+        """The model that an alias stands for; None: it is no alias."""
         return next((target for pattern, target in self._aliases.items() if fnmatchcase(name, pattern)), None)
 
     def _direct(self, name: str) -> JsonObject | None:

@@ -1,7 +1,7 @@
-"""What Ollama's clients look at before they ask: which models there are, what one can do, which version this is.
+"""The pages that Ollama's clients read before they ask: the models, what one can do, the version.
 
-Models come and go with their workers, so nothing is loaded, made or deleted here: a client that pulls a model first is
-told that it is there, or that there is none of that name.
+Models come and go with their workers, so no model is loaded, made or deleted here. A client that pulls a model first
+gets the answer that it is there, or that there is none of that name.
 """
 
 import asyncio
@@ -30,12 +30,12 @@ ERRORS = dialect.Ollama("chat")
 
 class OllamaPages:
     def __init__(self, models: Models, admit: Callable[[BaseRequest], Caller]) -> None:
-        """`admit`: who asks; raises `Refused` for who may not."""
+        """`admit`: finds the caller; raises `Refused` for one without access."""
         self._models = models
         self._admit = admit
 
     async def answer(self, request: BaseRequest) -> Response:
-        """Of a path that starts with `/api/` and asks no model."""
+        """Answers a request to a path below `/api/` that asks no model."""
         path = request.path.rstrip("/")
         allowed = ("POST",) if path in ABOUT_ONE else ("GET", "HEAD")
         try:
@@ -52,7 +52,7 @@ class OllamaPages:
             return Failure.of(refused).answer(ERRORS, "", {})
 
     async def _page(self, request: BaseRequest, path: str, caller: Caller) -> bytes:
-        """Only of the models that this caller may ask for."""
+        """The page's body, with only the models that this caller may ask for."""
         if path in ABOUT_ONE:
             body = json_object(await body_of(request, limit=LARGEST_BODY, within=BODY_WITHIN))
             model = self._found(body, caller)

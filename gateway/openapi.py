@@ -1,7 +1,7 @@
-"""`/openapi.json`: what the gateway takes and says, for programs that generate clients or tests.
+"""`/openapi.json`: the gateway's requests and answers, for programs that generate clients or tests.
 
-A body may have more than is listed: unknown fields are passed over, and named in `x-bullpen-ignored`. Each answer may
-also have fields that are not listed.
+A body may have more fields than are listed: unknown fields are passed over, and named in `x-bullpen-ignored`. Each
+answer may also have fields that are not listed.
 """
 
 from functools import cache
@@ -14,22 +14,24 @@ from gateway.shapes import ANY, TEXT, Schema, anthropic, embeddings, ollama, ope
 
 JSON, SSE, NDJSON, PLAIN = "application/json", "text/event-stream", "application/x-ndjson", "text/plain"
 STREAM: Schema = {"description": "Events, or lines of JSON, as that API's clients read them"}
-"""Programs that read the document take a stream for a text, or for one event after the other: both are right."""
+"""The type of a stream. Programs that read the document take it for a text, or for a sequence of events: both are
+right.
+"""
 ERRORS = {
     "400": "The request cannot be honoured; the error names the field",
     "401": "No API key, or one that is unknown, revoked or expired",
-    "402": "A budget has not enough left",
+    "402": "A budget is used up",
     "403": "This key may not ask for that, or this web page may not ask",
     "404": "No such model",
-    "405": "Not with this method",
+    "405": "The path has no such method",
     "408": "The body did not come in time",
-    "409": "The idempotency key was used with another question",
+    "409": "The idempotency key was used with another request",
     "413": "The body, or a message of NATS, would be too large",
     "414": "The address is too long",
     "429": "A limit is reached, or every worker is full; `retry-after` says when to come back",
     "431": "The headers are too large, or too many",
-    "499": "The question was cancelled",
-    "500": "A bug, or a question that two workers died on",
+    "499": "The request was cancelled",
+    "500": "A bug, or a request on which two workers died",
     "502": "The provider failed",
     "503": "No worker, or no Manager, or the gateway is leaving",
     "504": "The deadline is over",
@@ -39,21 +41,21 @@ OVERLOADED = {**ERRORS, "529": "No worker, or every one is full, or the gateway 
 LOOKING = ("400", "401", "403", "404", "414", "431", "503")
 """Of what asks no model."""
 HEADERS: dict[str, str] = {
-    "x-request-id": "The request's id in the books; of a stream the task's",
-    "x-bullpen-worker": "Who answered",
+    "x-request-id": "The request's id in the books; for a stream, its task id",
+    "x-bullpen-worker": "The worker that answered",
     "x-bullpen-model": "The model that answered",
-    "x-bullpen-attempts": "How many workers were asked",
-    "x-bullpen-cost-usd": "Not there: unknown",
-    "x-bullpen-confidence": "0 to 1; not of vectors",
+    "x-bullpen-attempts": "The number of attempts",
+    "x-bullpen-cost-usd": "The cost in US dollars; missing when it is unknown",
+    "x-bullpen-confidence": "0 to 1; missing for vectors",
     "x-bullpen-ignored": "Fields of the request that were passed over",
     "x-bullpen-unsupported": "Parameters that the model does not take",
-    "server-timing": "Where the time went, in milliseconds",
+    "server-timing": "The time of each part of the work, in milliseconds",
 }
 
 
 @cache
 def document() -> bytes:
-    """JSON, OpenAPI 3.1."""
+    """The document: OpenAPI 3.1 as JSON."""
     return to_json({
         "openapi": "3.1.0",
         "info": {"title": "Bullpen", "version": VERSION, "description": "A mesh of language models."},
@@ -76,7 +78,7 @@ def document() -> bytes:
 
 
 def paths() -> dict[str, Schema]:
-    """What is served, by path."""
+    """The operations by path."""
     return {
         "/v1/chat/completions": _question("chatCompletion", openai.CHAT_REQUEST, openai.CHAT_ANSWER),
         "/v1/completions": _question("completion", openai.COMPLETION_REQUEST, openai.COMPLETION_ANSWER),
@@ -122,7 +124,7 @@ def paths() -> dict[str, Schema]:
 def _question(
     name: str, body: Schema, answer: Schema, *, stream: str | None = SSE, error: str = "Error"
 ) -> dict[str, Schema]:
-    """A question in some dialect. `stream`: the content type of its streams; None: there are none."""
+    """An operation that asks a model. `stream`: the content type of its streams; None: there are none."""
     told = {JSON: {"schema": answer}, **({stream: {"schema": STREAM}} if stream else {})}
     found = {"description": "The answer, whole or as a stream", "content": told, "headers": _headers()}
     key = {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "minLength": 1, "maxLength": 128}}
@@ -131,7 +133,7 @@ def _question(
 
 
 def _about(name: str, answer: Schema) -> dict[str, Schema]:
-    """Something about one model, by Ollama's API."""
+    """An operation of Ollama's API about one model."""
     responses = {"200": _told("Found", JSON, answer), **_errors(_some("405", "408", "413", *LOOKING), "OllamaError")}
     return {"post": {**_asked(name, ollama.ABOUT_ONE), "responses": responses}}
 

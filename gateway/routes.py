@@ -1,4 +1,4 @@
-"""Which path is whose: dialects for questions, and the few pages that are none."""
+"""The routes: dialects for requests to models, and the other pages."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -40,10 +40,10 @@ QUESTIONS: Mapping[str, Dialect] = {
     "/api/embed": OllamaEmbeddings(),
     "/api/embeddings": OllamaOneEmbedding(),
 }
-"""What is asked with POST. `/v1` may be left out: some clients add it, and some do not."""
+"""Dialects by the path of their POST requests. `/v1` may be left out: some clients add it, and some do not."""
 MODELS = "/v1/models"
 START = datetime.fromtimestamp(0, UTC)
-"""Of what no worker serves: `auto`, policies."""
+"""The start time of names that no worker serves: `auto`, policies."""
 OPENAPI = "/openapi.json"
 STATUS = ("/healthz", "/readyz", "/metrics")
 PAGES = (*STATUS, OPENAPI, "/")
@@ -54,7 +54,7 @@ Open this address in a browser for the live page.
 
 
 class StatusPage(Protocol):
-    """What `/healthz`, `/readyz` and `/metrics` say."""
+    """The contents of `/healthz`, `/readyz` and `/metrics`."""
 
     @property
     def code(self) -> int: ...
@@ -73,7 +73,7 @@ class Routes:
         self._ollama = OllamaPages(models, answering.admit)
 
     async def handle(self, request: BaseRequest) -> StreamResponse:
-        """Any request at all."""
+        """Handles any request."""
         if request.method == "OPTIONS" and ASKS in request.headers:
             return self._answering.preflight(request)
         if request.path.startswith(API):
@@ -107,7 +107,7 @@ class Routes:
             return Failure.of(refused).answer(OPENAI, "", {})
 
     def _plain(self, path: str) -> Response | None:
-        """A page for people and operators; None: models are asked for."""
+        """A page for people and operators; None: the path is another one."""
         if path in STATUS:
             page = self._pages(path)
             return Response(status=page.code, body=page.body.encode(), headers={"Content-Type": page.content_type})
@@ -116,7 +116,7 @@ class Routes:
         return Response(text=WELCOME, headers={"Vary": "Accept"}) if path == "/" else None
 
     def _listed(self, name: str, caller: Caller) -> JsonObject:
-        """The models that this caller may ask for, or the one of that name. Raises `Refused` (404)."""
+        """The models that this caller may ask for, or the one with that name. Raises `Refused` (404)."""
         now = asyncio.get_running_loop().time()
         if not name:
             listed = [_model(model) for model in self._models.served(now) if caller.may_ask(model.name)]
@@ -129,7 +129,7 @@ class Routes:
 
 
 def _model(model: ServedModel) -> JsonObject:
-    """In the forms of OpenAI and Anthropic, whose clients pass over each other's fields."""
+    """A model in the forms of OpenAI and Anthropic at once: their clients skip each other's fields."""
     since = model.since or START
     openai = {"object": "model", "created": int(since.timestamp()), "owned_by": model.backend or "bullpen"}
     anthropic = {"type": "model", "display_name": model.name, "created_at": since.astimezone(UTC).isoformat()}

@@ -1,8 +1,9 @@
-"""One HTTP request: who asks, what is asked, the mesh's answer, and its words in the client's dialect.
+"""One HTTP request to a model: find the caller, read the request, ask the mesh, and write the answer in the client's
+dialect.
 
-Read `answer` for the story. A client that leaves stops the work at once: its handler is cancelled, and a question that
-is left says so to the mesh. One thing is finished all the same: an unstreamed request with an `Idempotency-Key`,
-because its client will come back for the answer.
+Read `answer` for the course of a request. When a client leaves, its handler is cancelled, and the request to the mesh
+with it. There is one exception: an unstreamed request with an `Idempotency-Key` is finished, because its client will
+come back for the answer.
 """
 
 import asyncio
@@ -41,7 +42,7 @@ REPLAYED = "x-bullpen-replayed"
 LONGEST_KEY = 128
 LEAVE_MS = AGAIN_MS = 1000
 LAST_WORDS_WITHIN = 2.0
-"""Seconds that a stream which is ended gets to say so."""
+"""Seconds in which a stream that the gateway ends may still send its error."""
 
 
 class Answering:
@@ -51,7 +52,7 @@ class Answering:
         self._callers = callers
         self._config = config
         self._tasks = Tasks("answers")
-        """Questions that are finished whether their client is there or not."""
+        """Requests that are finished even when their client has left."""
         self._streams: set[AnswerStream] = set()
         self._streams_of: Counter[str] = Counter()
         """How many are open, by the key's id."""
@@ -61,7 +62,7 @@ class Answering:
         self._answered = self._failed = self._left = self._slow = 0
 
     async def answer(self, request: BaseRequest, dialect: Dialect) -> StreamResponse:
-        """The story of a request. Never raises, but for a client that is gone."""
+        """Answers a request. Raises only when the client is gone."""
         request_id = new_id()
         span = _span(request, request_id)
         with self.idle.busy():
@@ -94,7 +95,7 @@ class Answering:
     async def _answer(
         self, request: BaseRequest, dialect: Dialect, request_id: str, headers: dict[str, str], timing: Timing
     ) -> StreamResponse:
-        """`headers`: what the answer's headers are going to have, whatever becomes of it."""
+        """Answers a request. `headers`: filled with headers for the answer, also for an error's."""
         if self.leaving:
             headers["Connection"] = "close"
             raise BullpenError(ErrorCode.DRAINING, "this gateway is leaving, ask again", retry_after_ms=LEAVE_MS)
@@ -135,32 +136,32 @@ class Answering:
         return Response(body=body, headers=headers, content_type=JSON)
 
     def _check_streams(self, caller: Caller) -> None:
-        """Raises `BullpenError(rate_limited)`."""
+        """Raises `BullpenError(rate_limited)` when the key has too many streams open."""
         most = self._config.streams_per_key
         if caller.key_id and self._streams_of[caller.key_id] >= most:
             why = f"this API key has {most} streams open, which is as many as it may"
             raise BullpenError(ErrorCode.RATE_LIMITED, why, retry_after_ms=AGAIN_MS)
 
     def admit(self, request: BaseRequest) -> Caller:
-        """Who asks. Raises `Refused` (401, 403)."""
+        """Finds the caller. Raises `Refused` (401, 403)."""
         check_origin(self._config.origins, request.headers)
         return self._callers.admit(request.headers)
 
     def page_headers(self, request: BaseRequest) -> dict[str, str]:
-        """Of an answer that is none of a model's: what lets a page of a listed site read it."""
+        """Headers for an answer that is no model's: they let a listed site's page read it."""
         return readable(self._config.origins, request.headers)
 
     def preflight(self, request: BaseRequest) -> Response:
-        """The answer to a browser that asks whether a page may ask. It sends no key with that."""
+        """The answer to a browser's OPTIONS request, which has no key."""
         told = preflight(self._config.origins, request.headers)
         return Response(status=204 if told else 403, headers=told)
 
     def reconfigure(self, config: GatewayConfig) -> None:
-        """From the next request on."""
+        """Uses other settings, from the next request on."""
         self._config = config
 
     def _questions(self, asked: Asked, caller: Caller, request_id: str, key: str | None) -> list[Options]:
-        """What to ask the mesh: as many questions as answers are wanted. Raises `Refused`."""
+        """The requests to the mesh, one for each wanted answer. Raises `Refused`."""
         fields: JsonObject = {"deadline_ms": int(self._config.deadline * 1000), **asked.request}
         now = asyncio.get_running_loop().time()
         fields |= self._models.resolve(asked.model, now, caller.may_ask)
@@ -200,7 +201,7 @@ class Answering:
         return answers
 
     async def _ask_all(self, questions: Sequence[Options]) -> list[InferenceResponse]:
-        """All the answers. Raises the first failure, and then asks no more."""
+        """All answers. Raises the first failure, and cancels the other requests."""
         if len(questions) == 1:
             return [await self._ask(questions[0])]
         try:
@@ -211,7 +212,7 @@ class Answering:
         return [task.result() for task in asked]
 
     async def _embed_all(self, questions: Sequence[Options]) -> list[EmbeddingResponse]:
-        """The vectors of all parts as one answer, of the model that answers the first part."""
+        """The vectors of all parts as one answer, from the model that answers the first part."""
         first = await self._embed(questions[0])
         model: JsonObject = {"model": first.model_id, "backend": first.backend}
         try:
@@ -237,7 +238,7 @@ class Answering:
     # Leaving, and how it is
 
     async def finish(self, within: float) -> None:
-        """Takes nothing new, and waits for what is under way; after `within` seconds it is ended."""
+        """Takes no new request, and waits for those under way; after `within` seconds it ends them."""
         self.leaving = True
         with suppress(TimeoutError):
             async with asyncio.timeout(within):
@@ -251,7 +252,7 @@ class Answering:
         await self._tasks.cancel()
 
     def figures(self) -> Iterator[Figure]:
-        """For `/metrics`."""
+        """The figures for `/metrics`."""
         yield Figure("http_requests_running", "Requests that are being answered", len(self.idle))
         yield Figure("http_streams_running", "Streams among them", len(self._streams))
         yield Figure("http_requests_answered_total", "Requests that were answered", self._answered, "counter")
@@ -261,7 +262,7 @@ class Answering:
 
 
 def _key_of(request: BaseRequest) -> str | None:
-    """Raises `Refused`, also where no model has to be asked."""
+    """The idempotency key of the request. Raises `Refused` for an invalid one."""
     key = request.headers.get(IDEMPOTENCY_KEY)
     if key is not None and not (0 < len(key) <= LONGEST_KEY and key.isprintable()):
         raise Refused(f"{IDEMPOTENCY_KEY} should have 1 to {LONGEST_KEY} printable characters", IDEMPOTENCY_KEY)
@@ -273,7 +274,7 @@ def _name(request: BaseRequest, caller: Caller, body: bytes) -> bytes | None:
 
 
 def _span(request: BaseRequest, request_id: str) -> tracing.Span:
-    """Of an HTTP request. What is asked of the mesh for it belongs to the same trace, or to the client's."""
+    """The span of an HTTP request. The requests to the mesh for it belong to the same trace, or to the client's."""
     span = tracing.NO_SPAN
     if tracing.is_on():
         span = tracing.start("http", request.headers, "server", bullpen__request_id=request_id)

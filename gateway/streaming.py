@@ -1,7 +1,8 @@
-"""One streamed answer on its way to an HTTP client: pieces as they come, a sign of life in between, an end.
+"""One streamed answer for an HTTP client: pieces as they come, keep-alives in between, an end.
 
-The status is sent with the first piece, or when a Manager says that a worker has the question: until then whatever goes
-wrong is an ordinary error with its own status. Several answers (`n`) are several questions, which share the stream.
+The status is sent with the first piece, or when a Manager reports that a worker has the request: until then any failure
+is an ordinary error with its own status. Several answers (`n`) are several requests to the mesh, which share the
+stream.
 """
 
 import asyncio
@@ -20,9 +21,9 @@ from gateway.timing import SERVER_TIMING, Timing
 log = structlog.get_logger(__name__)
 
 Event = Chunk | Resumed | FinalResponse | BullpenError | None
-"""None: a worker has the question, and has said nothing yet."""
+"""What comes from the mesh. None: a worker has the request, and no piece came yet."""
 MOST_UNREAD = 4 << 20
-"""Characters that may wait for a client which reads nothing: beyond them it is cut off before its time."""
+"""Characters that may wait for a client that reads nothing. With more, the client is cut off before its time-out."""
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
@@ -39,20 +40,22 @@ class AnswerStream:
         self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         self._begun = False
         self._told: set[int] = set()
-        """The answers of which the client has something."""
+        """The numbers of the answers of which the client has something."""
         self._open = 0
         self._unread = 0
         self._writing: asyncio.Timeout | None = None
         self.finals: list[FinalResponse] = []
 
     def end_with(self, error: BullpenError) -> None:
-        """Ends the stream before its time."""
+        """Ends the stream with an error."""
         self._events.put_nowait((0, error))
 
     async def send(
         self, bullpen: Bullpen, questions: Sequence[Options], *, keep_alive_every: float, slow_reader_timeout: float
     ) -> StreamResponse:
-        """Asks, and passes on what comes, to the end. Raises `BullpenError` if the client was told nothing yet."""
+        """Sends the requests, and passes their pieces on to the end. Raises `BullpenError` while the client has nothing
+        yet.
+        """
         asking = Tasks("stream")
         self._open = len(questions)
         try:
@@ -74,12 +77,12 @@ class AnswerStream:
         return self._response
 
     def _reader_keeps_up(self) -> bool:
-        """Whether all that was written is on its way, so that writing more does not wait."""
+        """Whether the client has read all bytes so far, so that writing does not wait."""
         transport = self._request.transport
         return self._begun and transport is not None and not transport.get_write_buffer_size()
 
     async def _ask(self, bullpen: Bullpen, index: int, question: Options) -> None:
-        """One question: all that is heard of it, and last what it ended with."""
+        """Sends one request, and queues its events and its end."""
 
         def put(event: Event) -> None:
             self._events.put_nowait((index, event))
@@ -101,14 +104,14 @@ class AnswerStream:
             put(BullpenError(ErrorCode.INTERNAL, "the gateway failed, its log says more"))
 
     def _count(self, event: Event) -> None:
-        """Gives up a client that has too much to read."""
+        """Cuts off a client for which too much waits."""
         if isinstance(event, Chunk):
             self._unread += len(event.delta) + len(event.reasoning or "")
             if self._unread > MOST_UNREAD and self._writing is not None and not self._writing.expired():
                 self._writing.reschedule(0)
 
     async def _heard(self, within: float) -> list[tuple[int, Event]]:
-        """What there is by now, one event at least; nothing after so many seconds of silence."""
+        """The events so far, at least one; empty after so many seconds of silence."""
         if self._events.empty():
             try:
                 async with asyncio.timeout(within):
@@ -123,7 +126,7 @@ class AnswerStream:
         return heard
 
     def _written(self, heard: Sequence[tuple[int, Event]]) -> bytes:
-        """The bytes to send for these events. Raises `BullpenError` when that is all there is to tell."""
+        """The bytes of these events. Raises `BullpenError` when the client has nothing yet and the request failed."""
         said = [] if self._begun else [self._writer.start()]
         for index, event in heard:
             try:

@@ -1,4 +1,4 @@
-"""Where the time of one HTTP request went, for the header `Server-Timing` (milliseconds, W3C's form)."""
+"""Where the time of one HTTP request went: the header `Server-Timing` (milliseconds, W3C's form)."""
 
 from collections.abc import Iterable
 from time import perf_counter
@@ -9,19 +9,20 @@ SERVER_TIMING = "Server-Timing"
 
 
 class Timing:
-    """Begins when it is made."""
+    """The times of one request; begins when it is made."""
 
     def __init__(self) -> None:
         self._began = self._asked = perf_counter()
 
     def asked(self) -> None:
-        """The request has been read, and the mesh is asked now."""
+        """Notes that the request is read, and sent to the mesh now."""
         self._asked = perf_counter()
 
     def told(self, answers: Iterable[Answer] = ()) -> str:
-        """`read`: until the mesh was asked; `mesh`: from then until now, which in a stream is its first piece.
+        """The header's value. `read`: until the request to the mesh; `mesh`: from then until now, which in a stream is
+        the first piece.
 
-        Of whole answers also how long the slowest took as the mesh counts (`answer`), and how long it waited (`queue`).
+        For whole answers also the mesh's time for the slowest one (`answer`), and how long it waited (`queue`).
         """
         now = perf_counter()
         found = {"read": (self._asked - self._began) * 1000, "mesh": (now - self._asked) * 1000}

@@ -1,7 +1,7 @@
-"""The command line: one module per noun, read when its command is called.
+"""The command line: one module per noun, imported when its command is called.
 
-`bullpen --help` knows every command from the table below without importing any of them, so it answers
-at once. A module adds its commands with `register(app)`.
+`bullpen --help` lists every command from the table below without importing any of them, so it answers at once. A module
+adds its commands with `register(app)`.
 """
 
 import os
@@ -82,10 +82,10 @@ COMMANDS = {
     "new-worker": ("scaffold", MAKE, "Make the folder of a new backend."),
     "init": ("scaffold", MAKE, "Make .env with random secrets, or, outside a checkout, the settings to begin with."),
 }
-"""Name: (module here, panel of the help, the first line of its help)."""
+"""Commands by name: their module here, their panel of the help, the first line of their help."""
 
 OTHER_NAMES = {"ps": "workers", "status": "workers", "bench": "demote"}
-"""What hands reach for, and what commands were called before."""
+"""Other names of commands: common ones, and those of earlier versions."""
 
 
 class LateCommand(TyperCommand):
@@ -153,7 +153,7 @@ def bullpen(
 
 
 def main() -> None:
-    """Runs the command line. What the operating system refuses is an error in one line, never a traceback."""
+    """Runs the command line. An error of the operating system is one line, never a traceback."""
     streams.usable()
     try:
         with streams.flushed():

@@ -1,4 +1,4 @@
-"""`drain`, `resume`, `reload`, `swap`: tell one worker or Manager what to do."""
+"""`drain`, `resume`, `reload`, `swap`: control one worker or Manager."""
 
 import asyncio
 from typing import Annotated, Any
@@ -146,7 +146,7 @@ async def _order(bullpen: Bullpen, role: ServiceInfo, op: Order) -> Reply:
 
 
 async def _idle(bullpen: Bullpen, role: ServiceInfo, reply: Reply) -> Reply | None:
-    """The role's reply when nothing is left to do there; None when it left before it could answer."""
+    """The role's status when no request is left there; None: the role stopped before it could answer."""
     if left := _left(reply):
         note(f"waiting for {left} under way …")
     while _left(reply):
@@ -162,7 +162,7 @@ async def _idle(bullpen: Bullpen, role: ServiceInfo, reply: Reply) -> Reply | No
 
 
 def _left(reply: Reply) -> int:
-    """Requests that run or wait there."""
+    """Requests that run or wait at the role."""
     if isinstance(reply, ManagerReply):
         return reply.inflight
     return reply.heartbeat.inflight + reply.heartbeat.queued if reply.heartbeat else 0

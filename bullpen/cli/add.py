@@ -155,7 +155,9 @@ async def _mark(folder: BackendFolder, what: str) -> None:
 
 
 async def _until_ready(worker_id: str, added: str) -> None:
-    """Returns when the mesh that runs here has started it; without one, `up` will. Ends the process when it fails."""
+    """Returns when the running mesh has started the worker; without a running mesh, `up` will start it. Ends the
+    process when the worker fails.
+    """
     if running() is None:
         typer.echo("it starts with `bullpen up`")
         return
@@ -188,7 +190,7 @@ def _ask_for(variable: str) -> str:
 
 
 def _free_name(folder: BackendFolder, target: str) -> str:
-    """Made of the file's name or the server's, with a number when another one has it."""
+    """A worker id made of the file's or the server's name, with a number when the name is taken."""
     bare = Path(target).stem if "://" not in target else f"{folder.name}-{target.partition('://')[2].strip('/')}"
     made, place = short_name(bare), {file: worker_id for _, worker_id, file in added_workers()}
     taken = set(place.values())
@@ -207,7 +209,7 @@ def _key_variable(folder: BackendFolder) -> str | None:
 
 
 def _save(file: Path, text: str, mode: int = 0o644) -> None:
-    """In one step, so that a running mesh never reads half of it."""
+    """Writes in one step, so that a running mesh never reads half a file."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, prefix=".", delete=False) as output:

@@ -115,7 +115,7 @@ async def _print_pieces(question: str, options: Options) -> InferenceResponse:
 
 
 async def show_stream(bullpen: Bullpen, question: str, options: Options) -> InferenceResponse:
-    """Shows the answer as it is made, and who gave it; returns the whole. Raises as `Bullpen.stream`."""
+    """Shows the answer as it comes, and the worker that gave it; returns the answer. Raises as `Bullpen.stream`."""
     fresh, thinks = True, False
     try:
         async with aclosing(bullpen.stream(question, **options)) as events:

@@ -1,4 +1,4 @@
-"""`responses` and `cost`: what the books say."""
+"""`responses` and `cost`: requests and their cost, from the books."""
 
 from collections.abc import Sequence
 from decimal import Decimal
@@ -132,7 +132,7 @@ def _cost_row(row: CostRow) -> list[RenderableType]:
 
 
 def _total(rows: Sequence[CostRow], by: CostKey) -> list[RenderableType]:
-    """For models the number of requests is left out: a request that several models tried is in several rows."""
+    """The row of sums. By model it counts no requests: a request that several models tried is in several rows."""
     known = [row.cost_usd for row in rows if row.cost_usd is not None]
     unpriced = sum(row.unpriced for row in rows)
     return [

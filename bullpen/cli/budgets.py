@@ -1,4 +1,4 @@
-"""`budgets`: how much of each is spent, from the Managers."""
+"""`budgets`: the spending of each budget, from the Managers."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from bullpen.cli.show import UNKNOWN, as_json, figures, money, note, show, table
 from contracts import BudgetState
 
 HARDLY_ANY_LEFT = 0.8
-"""A share that is shown in yellow."""
+"""The share of a budget from which on it is shown in yellow."""
 
 
 def register(app: typer.Typer) -> None:

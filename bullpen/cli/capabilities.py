@@ -17,7 +17,7 @@ MARKS = {"done": ("yes", "green"), "todo": ("not yet", "yellow"), "exempt": ("no
 
 
 def show_capabilities(*, json: bool) -> None:
-    """Prints it. Exits with 1 when a checklist cannot be read, after the others."""
+    """Prints the table. Exits with 1 when a checklist cannot be read, after printing the others."""
     known: dict[str, dict[str, str]] = {}
     wrong: list[str] = []
     for name, folder in discover().items():

@@ -64,7 +64,7 @@ def chat(
 
 
 def _lines() -> Iterator[str]:
-    """What is typed, until the end."""
+    """The lines that are typed, until the end."""
     while True:
         try:
             yield input(PROMPT if sys.stdin.isatty() else "")
@@ -81,7 +81,7 @@ class Chat:
     said: Conversation = field(default_factory=Conversation)
 
     def take(self, line: str) -> bool:
-        """One line of the person's; True when it was the last one."""
+        """Handles one typed line; returns whether it was the last one."""
         text = line.strip()
         if not text.startswith("/"):
             if text:
@@ -125,7 +125,7 @@ class Chat:
             problem(f"{name} cannot be written: {error.strerror}")
 
     def _ask(self, question: str) -> None:
-        """What fails is told, and the conversation goes on as if it had not been asked."""
+        """Asks and shows the answer. A failure is shown, and the conversation goes on without the question."""
         with suppress(typer.Exit):
             run(lambda: self._answer(question))
 

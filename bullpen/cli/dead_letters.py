@@ -86,7 +86,7 @@ def rebook() -> None:
 
 
 def _told(letter: KeptLetter) -> dict[str, object]:
-    """What can be told without anybody's words."""
+    """The fields of a dead letter without prompts or answers."""
     return {
         "stream_seq": letter.stream_seq,
         "created_at": letter.created_at,

@@ -1,4 +1,4 @@
-"""`bullpen doctor`: every part of the mesh in one line, with what to do about it."""
+"""`bullpen doctor`: every part of the mesh in one line, with a cure for each fault."""
 
 from typing import Annotated
 

@@ -12,7 +12,7 @@ from client import BullpenError, EmbedOptions, RequestFailed
 from contracts import EmbeddingResponse, ErrorReply, Policy
 
 SHOWN = 4
-"""Numbers of a vector that people are shown."""
+"""Numbers of a vector that are shown in a table."""
 
 
 def register(app: typer.Typer) -> None:

@@ -1,4 +1,4 @@
-"""`explain`: why a request went to its worker, step by step."""
+"""`explain`: why a request went to its worker, attempt by attempt."""
 
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
@@ -34,7 +34,7 @@ from telemetry.store import Store
 
 NOTHING_LIKE_IT = 1
 SHOWN = 8
-"""Candidates of one decision that people are shown; `--json` has all that are kept."""
+"""Candidates of one decision that are shown; `--json` has all that are kept."""
 SAID_CHARACTERS = 200
 OPENINGS = {
     "first": "The first choice",
@@ -87,7 +87,7 @@ def explain_task(
 
 
 async def _find(store: Store, task: str | None) -> Explained | None:
-    """None for a task: the newest request."""
+    """The request to explain. `name` None: the newest request."""
     if task is not None:
         return await explain(store, task)
     newest = await recent_responses(store, limit=1)
@@ -122,7 +122,7 @@ def _title(found: Explained) -> RenderableType:
 
 
 def _wished(wishes: Wishes) -> str:
-    """The request's wishes, in words."""
+    """The request's requirements, in words."""
     parts = [
         f"policy {wishes.policy}",
         f"priority {wishes.priority}",
@@ -162,7 +162,7 @@ def _choice(decision: BookedDecision) -> Iterator[RenderableType]:
 
 
 def _telling(weighed: Sequence[Candidate]) -> list[str]:
-    """The terms that are not 0 for all of them, as the contract names them."""
+    """The terms that differ from 0 for some candidate, by the contract's names."""
     return [term for term in Terms.model_fields if any(one.terms and getattr(one.terms, term) for one in weighed)]
 
 

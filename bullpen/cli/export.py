@@ -34,7 +34,7 @@ FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class _Terminal:
-    """Standard output at a terminal: control characters in prompts and answers must not drive it."""
+    """Standard output on a terminal, without control characters: those in prompts and answers must not drive it."""
 
     def write(self, written: str) -> int:
         return sys.stdout.write(clean(written))

@@ -1,4 +1,4 @@
-"""`forget`: deletes the requests and answers of a task or a tenant wherever they can be reached."""
+"""`forget`: deletes the requests and answers of a task or a tenant wherever a copy can be reached."""
 
 import sys
 from collections.abc import Callable, Coroutine
@@ -90,7 +90,7 @@ def _scope(task: str | None, tenant: str | None, before: datetime | None) -> Sco
 
 
 def _with_books(url: str, do: Callable[[Store], Coroutine[Any, Any, T]]) -> T:
-    """What `do` returns. Ends the process when the books are away, or not for us to change."""
+    """The result of `do`. Ends the process when the database is away, or its user may not delete."""
     done: list[T] = []
 
     async def work() -> None:
@@ -132,7 +132,7 @@ async def _forget(store: Store, scope: Scope, *, words_only: bool) -> Report:
 
 
 def _ask(found: Forgotten, scope: Scope, *, words_only: bool) -> None:
-    """Ends the process unless the answer is yes."""
+    """Asks for confirmation. Ends the process unless the answer is yes."""
     what = "the words of " if words_only else ""
     errors.print(
         f"About to forget {what}{_counted(found)} of {scope.by} {clean(scope.name)!r}. It cannot be undone.",

@@ -1,4 +1,4 @@
-"""`promote`, `demote` and `grades`: shows the grades, and overrules them."""
+"""`promote`, `demote` and `grades`: set grades by hand, and show them."""
 
 from typing import Annotated, Any
 

@@ -1,7 +1,7 @@
-"""`submit` and `results`: durable jobs, by the file.
+"""`submit` and `results`: durable jobs from a file.
 
-Stopping the command stops nothing else: the jobs are on the mesh's disk. The same command again goes on where this
-one was, because a job is named after the file's content and the line, and what has a result is not submitted again.
+Stopping the command does not stop the jobs: they are on the mesh's disk. The same command goes on where the last one
+ended, because a job's id is made of the file's content and the line, and a job with a result is not submitted again.
 """
 
 import asyncio
@@ -28,9 +28,9 @@ from contracts import subjects as s
 SUBMIT_AT_ONCE = 64
 """Jobs whose submission may be unconfirmed at the same time."""
 HEADERS = 512
-"""Bytes of a message that are not the job's own."""
+"""Bytes of a message beside the job's own."""
 PLAIN_EVERY = 5.0
-"""Seconds between two lines about the progress where they cannot replace each other."""
+"""Seconds between two lines of progress where a line cannot replace the last one."""
 
 Out = Annotated[
     Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Write the results there, one JSON line each")
@@ -112,7 +112,7 @@ def _read(file: Path) -> bytes:
 
 
 def _again(file: Path, priority: Priority, out: Path | None) -> str:
-    """The same command: with another priority it would be another batch."""
+    """The command to go on with: with another priority it would be another batch."""
     options = [] if priority == "batch" else ["--priority", priority]
     options += [] if out is None else ["--out", str(out)]
     return shlex.join(["bullpen", "submit", str(file), *options])
@@ -153,7 +153,7 @@ def _check_sizes(batch: Batch, most: int) -> None:
 
 
 async def _submit_all(bullpen: Bullpen, lines: list[Line]) -> None:
-    """As many at a time as may be unconfirmed. Raises `BusError`."""
+    """Submits jobs, as many at a time as may be unconfirmed. Raises `BusError`."""
     waiting = iter(lines)
 
     async def some() -> None:
@@ -176,20 +176,20 @@ class Found:
     by_line: dict[int, JobResult] = field(default_factory=dict)
     failed: int = 0
     seq: int = 0
-    """The last number that was looked at."""
+    """The last number in the stream that was read."""
 
     @property
     def complete(self) -> bool:
         return len(self.by_line) == len(self.batch.lines)
 
     async def look(self, bullpen: Bullpen) -> None:
-        """Takes what is there already. A mesh that has just started has no results, and no stream of them yet."""
+        """Reads the results that exist. A mesh that has just started has no results, and no stream for them yet."""
         await bullpen.jobs.ready()
         async for result in bullpen.jobs.results():
             self.take(result)
 
     async def follow(self, bullpen: Bullpen, view: "View") -> None:
-        """Until the batch is complete."""
+        """Reads results until the batch is complete."""
         if self.complete:
             return
         async for result in bullpen.jobs.results(after=self.seq, follow=True):
@@ -208,7 +208,7 @@ class Found:
 
 
 class View:
-    """How far it is: a bar on a terminal, now and then a line elsewhere. On standard error."""
+    """The progress on standard error: a bar on a terminal, else a line now and then."""
 
     def __init__(self, found: Found, progress: Progress | None) -> None:
         self._found = found
@@ -273,7 +273,9 @@ async def _results(which: list[str], *, failed: bool, json: bool, out: Path | No
 
 
 async def _look_for(bullpen: Bullpen, which: list[str]) -> list[JobResult]:
-    """The oldest first. A task's are under its name, which is quick; a batch's, or a job's, may be anywhere."""
+    """The results, oldest first. A task's have its name in their subject, which is quick; a batch's or a job's may be
+    anywhere in the stream.
+    """
     tasks = sorted({s.result(name) for name in which})
     found = await _under(bullpen, tasks, which) if tasks else {}
     known = {name for result in found.values() for name in _names(result)}
@@ -292,7 +294,7 @@ async def _under(bullpen: Bullpen, subjects: list[str], which: list[str]) -> dic
 
 
 def _names(result: JobResult) -> set[str]:
-    """By which one may ask for it."""
+    """The names by which the result can be asked for."""
     return {result.task_id, result.job_id, result.job_id.rpartition("-")[0]} - {""}
 
 
@@ -304,7 +306,7 @@ def _summary(result: JobResult) -> str:
 
 
 def _write(found: list[JobResult], out: Path | None, *, to_screen: bool) -> None:
-    """One line each, as they came over the wire."""
+    """Writes the results as JSON lines, as they came over the wire."""
     if out is not None:
         with replacing(out) as path, path.open("wb") as file:
             _lines(found, file)

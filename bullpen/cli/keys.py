@@ -1,4 +1,4 @@
-"""`keys create|list|revoke|rotate`: who may ask the gateway."""
+"""`keys create|list|revoke|rotate`: API keys for the gateway."""
 
 import re
 from datetime import datetime, timedelta
@@ -187,7 +187,7 @@ def _row(key: ApiKey) -> list[Any]:
 
 
 def _time(after: str | None, option: str) -> datetime | None:
-    """When it will be so much later."""
+    """The time when so much time has passed."""
     if after is None:
         return None
     found = re.fullmatch(r"(\d{1,5})([mhdw])", after)

@@ -1,4 +1,4 @@
-"""`bullpen logs`: what the processes of the mesh on this machine wrote."""
+"""`bullpen logs`: the logs of the mesh's processes on this machine."""
 
 import time
 from collections.abc import Iterator
@@ -76,7 +76,7 @@ def _print(tail: "_Tail", lines: Iterator[str], count: int) -> None:
 
 
 class _Tail:
-    """A log file, from its end on; one that was set aside for a new one is followed there."""
+    """Follows a log file from its end on, also when it is replaced by a new one."""
 
     def __init__(self, process: str, file: Path) -> None:
         self.process = process
@@ -91,7 +91,7 @@ class _Tail:
         return iter(found[max(0, len(found) - count) :])
 
     def news(self) -> Iterator[str]:
-        """Whole lines that came since."""
+        """The whole lines that were added."""
         try:
             with self._file.open("rb") as file:
                 size = file.seek(0, 2)

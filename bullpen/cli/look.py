@@ -74,7 +74,7 @@ NO_WORKER = "no worker is running: start one with `bullpen worker NAME`, or the 
 
 
 def silent_json(silent: SilentWorker) -> dict[str, object]:
-    """Beside heartbeats: the same keys, as far as they are known of a worker that says nothing."""
+    """A silent worker in the form of a heartbeat, with the fields that are known of it."""
     return {"worker_id": silent.worker_id, "state": "silent", "reason": silent.reason, "models": [], "pid": silent.pid}
 
 
@@ -100,7 +100,7 @@ def _live_table(sightings: Sequence[Sighting], now: float) -> RenderableType:
 
 
 def sighted_table(sightings: Sequence[Sighting], now: float) -> Table:
-    """Everybody seen, and the workers of this machine's mesh that nobody hears."""
+    """The table of all workers that were heard, and of those on this machine that are silent."""
     silent_for = {seen.beat.worker_id: seen.silent_for(now) for seen in sightings}
     silent = silent_workers({worker_id for worker_id, seconds in silent_for.items() if seconds is None})
     ours = {one.worker_id for one in silent}
@@ -109,7 +109,9 @@ def sighted_table(sightings: Sequence[Sighting], now: float) -> Table:
 
 
 def workers_table(rows: Sequence[tuple[Heartbeat, float | None]], silent: Sequence[SilentWorker] = ()) -> Table:
-    """Heartbeats, each with the seconds its worker has been silent (None: it has not), then workers without one."""
+    """The table of heartbeats, each with the seconds of its worker's silence (None: it is not silent), then of workers
+    without one.
+    """
     columns = [
         *map(words, ("WORKER", "BACKEND", "MODELS", "STATE")),
         *map(figures, ("BUSY", "WAIT", "TOK/S", "MEMORY")),
@@ -143,7 +145,7 @@ def _worker_row(beat: Heartbeat, silent: float | None) -> list[RenderableType]:
 
 
 def _models(beat: Heartbeat) -> Text:
-    """Those in trouble say why."""
+    """A worker's models; one in trouble says why."""
     told = Text(overflow="fold")
     for number, card in enumerate(beat.models):
         told.append_text(text(f"{', ' if number else ''}{card.model_id}"))

@@ -1,4 +1,4 @@
-"""`models`: what is served, from the heartbeats, and how well it does, from the books."""
+"""`models`: the served models, from the heartbeats, and how well each does, from the books."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -31,16 +31,16 @@ class ServedModel(OpenModel):
     ready: int
     """Workers that can answer now."""
     trouble: dict[str, str] = Field(default_factory=dict)
-    """Why the model hardly answers anything, by worker."""
+    """Why the model fails at a worker, by worker."""
     aliases: tuple[str, ...]
     context_window: int
     capabilities: tuple[str, ...]
     price: Price | None
     local: bool
     scorecard: Scorecard | None = None
-    """Of the model at all workers; None: never tried, or the books cannot be read."""
+    """The model's figures at all workers; None: it had no attempt, or the books cannot be read."""
     grades: tuple[Graded, ...] = ()
-    """At each of these workers."""
+    """The model's grade at each worker."""
 
 
 def register(app: typer.Typer) -> None:
@@ -99,7 +99,7 @@ async def _with_record(store: Store, served: Sequence[ServedModel]) -> list[Serv
 
 
 def served_models(beats: Sequence[Heartbeat]) -> list[ServedModel]:
-    """Every model with its workers, by name; a model that two backends serve stands twice."""
+    """Every model with its workers, by name; a model of two backends has two rows."""
     found: dict[tuple[str, str], list[tuple[Heartbeat, ModelCard]]] = {}
     for beat in beats:
         for card in beat.models:

@@ -12,7 +12,7 @@ from bullpen.cli.running import usage
 def replacing(out: Path) -> Iterator[Path]:
     """A path to write to, which replaces `out` at the end of the block: until then readers see the old file.
 
-    What is no plain file (a pipe, a device) is written at once. Ends the process when it cannot be written.
+    A pipe or a device is written directly. Ends the process when `out` cannot be written.
     """
     plain = out.is_file() or not out.exists()
     unfinished = out.with_name(f".{out.name}.{os.getpid()}") if plain else out

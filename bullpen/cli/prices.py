@@ -1,4 +1,4 @@
-"""`prices`: the table of public prices, what the configs say beside it, and where the two differ."""
+"""`prices`: the table of public prices, the prices in the configs, and the differences."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
@@ -20,18 +20,18 @@ from workers.base.prices import table as public_prices
 
 DIFFERS = 1
 OLD = 90
-"""Days after which the table is called old."""
+"""Days after which the table counts as old."""
 
 
 class Row(OpenModel):
     model_id: str
     where: str
-    """A worker's folder, or a provider of the table."""
+    """A model's price at a worker's folder, or at a provider of the table."""
     price: Price | None
     origin: str
-    """`config`, `table`, or `unknown`."""
+    """Where the price is from: `config`, `table` or `unknown`."""
     public: Price | None = None
-    """What the table says; None: it does not know this model there."""
+    """The price in the table; None: the table has no price for this model there."""
 
     @property
     def differs(self) -> bool:
@@ -82,7 +82,7 @@ def prices(
 
 
 def _check(rows: Sequence[Row], public: PriceTable, today: date) -> None:
-    """Says what differs, and exits with 1 when something does; an old table is only said."""
+    """Prints the differences, and exits with 1 if there are any; an old table is only mentioned."""
     if (age := (today - public.dated).days) > OLD:
         problem(f"the table of public prices is {age} days old", "a newer version of Bullpen has a newer one")
     wrong = [row for row in rows if row.differs]
@@ -97,7 +97,7 @@ def _check(rows: Sequence[Row], public: PriceTable, today: date) -> None:
 
 
 def _configured(public: PriceTable) -> Iterator[Row]:
-    """What the folders of this house, and installed ones, would serve."""
+    """The models that Bullpen's own and installed folders would serve."""
     for folder in discover().values():
         try:
             yield from _of(folder, public)
@@ -143,7 +143,7 @@ def _cells(row: Row) -> Iterator[RenderableType]:
 
 
 def _exact(usd: Decimal | None) -> str:
-    """A price to its last digit; one that is left out is that of any input."""
+    """A price to its last digit; a missing price is that of the input."""
     return "as input" if usd is None else f"${usd.normalize():f}"
 
 

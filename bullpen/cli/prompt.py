@@ -11,11 +11,11 @@ from bullpen.cli.running import usage
 from bullpen.cli.show import problem
 
 QUIET_PIPE = 3.0
-"""Seconds without a byte after which a caller is told what the command waits for."""
+"""Seconds of silence after which the command says that it waits for standard input."""
 
 
 def whole_prompt(question: str | None, files: Sequence[Path]) -> str:
-    """Question, files and standard input, a blank line between them. Ends the process when there is nothing to ask."""
+    """Question, files and standard input, with blank lines between them. Ends the process when all are empty."""
     parts = [question] if question not in (None, "-") else []
     parts += [
         _named(file, _text(_read(file), str(file))) if len(files) > 1 else _text(_read(file), str(file))
@@ -56,7 +56,9 @@ def _is_half_read() -> bool:
 
 
 def _standard_input(*, has_question: bool) -> bytes:
-    """All of it. A pipe that stays silent beside a question is told of: whoever left it open may not know."""
+    """All of standard input. When a pipe stays silent beside a question, a message says so: it may be open by
+    mistake.
+    """
     if has_question and not _has_news(QUIET_PIPE):
         problem("waiting for standard input, which is a pipe", "close it, or ask with </dev/null to leave it out")
     return sys.stdin.buffer.read()

@@ -1,4 +1,4 @@
-"""`calibration` and `compare`: whether models are as right as they are sure, and whether another one does better."""
+"""`calibration` and `compare`: whether confident answers are right, and whether another model does better."""
 
 from collections.abc import Callable
 from typing import TypeVar

@@ -1,4 +1,4 @@
-"""What the commands that read the books share: the way to them, and the options for a period."""
+"""What the commands that read the books share: the connection to them, and the options for a period."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def moment(given: str) -> datetime:
-    """`90s`, `5m`, `1h`, `7d` or `2w` ago, or an RFC 3339 time."""
+    """The time: `90s`, `5m`, `1h`, `7d` or `2w` ago, or an RFC 3339 time."""
     if period := PERIOD.fullmatch(given):
         return datetime.now(UTC) - timedelta(seconds=int(period[1]) * SECONDS[period[2]])
     try:
@@ -44,7 +44,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON")]
 
 
 class NoBooks(Exception):
-    """The books are off, away, or not of this version."""
+    """There are no books, they cannot be reached, or another version made them."""
 
     def __init__(self, what: str, cure: str) -> None:
         super().__init__(what)
@@ -52,7 +52,7 @@ class NoBooks(Exception):
 
 
 async def reading(read: Callable[[Store], Awaitable[T]], *, within: float = DATABASE_WITHIN) -> T:
-    """What `read` finds in the books. `within`: seconds that one statement may take. Raises `NoBooks`."""
+    """The result of `read` from the books. `within`: seconds that one statement may take. Raises `NoBooks`."""
     url = resolve_database_url()
     if url is None:
         raise NoBooks("there are no books here", "start them with `bullpen up`, or set DATABASE_URL")
@@ -69,7 +69,7 @@ async def reading(read: Callable[[Store], Awaitable[T]], *, within: float = DATA
 
 
 def from_books(read: Callable[[Store], Awaitable[T]], *, within: float = DATABASE_WITHIN) -> T:
-    """What `read` finds in the books. Ends the process when they are off, away, or not of this version.
+    """The result of `read` from the books. Ends the process when they cannot be read.
 
     `within`: seconds that one statement may take.
     """

@@ -1,7 +1,7 @@
-"""`manager`, `worker`, `telemetry`, `gateway`: one role in the foreground, as containers and `bullpen up` run it;
+"""`manager`, `worker`, `telemetry`, `gateway`: run one role in the foreground, as containers and `bullpen up` do;
 `health`.
 
-Each imports its role when it is called: a worker's process should not carry a Manager.
+Each command imports only its own role: a worker's process should not hold a Manager.
 """
 
 # ruff: noqa: PLC0415 — see above
@@ -232,7 +232,7 @@ def gateway(
 
 
 async def _siblings(count: int, id_: str, config: Path | None, stop: asyncio.Event, *, no_keys: bool) -> None:
-    """So many gateways at one port, each a process: the system spreads the connections."""
+    """Runs several gateways at one port, each in a process of its own: the system spreads the connections."""
     options = [*(["--config", str(config)] if config else []), *(["--no-keys"] if no_keys else [])]
     names = [id_, *(f"{id_}-{number}" for number in range(2, count + 1))]
     alone = {"BULLPEN_GATEWAY__PROCESSES": "1", "BULLPEN_GATEWAY__SHARE_PORT": "true", VARIABLE: ""}
@@ -277,7 +277,7 @@ def health(
 
 
 async def _here(bullpen: Bullpen, role: str, id_: str | None) -> list[ServiceInfo]:
-    """The processes of this role that answer: the one of that id, or those on this host."""
+    """The role's processes that answer: the one with that id, or those on this host."""
     host = socket.gethostname()
     return [
         service
@@ -287,7 +287,9 @@ async def _here(bullpen: Bullpen, role: str, id_: str | None) -> list[ServiceInf
 
 
 async def _serves(bullpen: Bullpen, service: ServiceInfo) -> bool:
-    """A role that answers can serve; a worker says more exactly how it is, one of another make when it is asked."""
+    """Whether a role can serve. An answer is enough; a worker also says whether it is ready, unless it is of another
+    make and cannot be asked.
+    """
     if service.name != WORKER_SERVICE:
         return True
     if state := service.metadata.get("state"):
@@ -297,7 +299,7 @@ async def _serves(bullpen: Bullpen, service: ServiceInfo) -> bool:
 
 
 def _books() -> OutboxSettings:
-    """The settings of roles that book. Raises `ConfigError`."""
+    """The settings of roles that send events to the books. Raises `ConfigError`."""
     from telemetry.config import TelemetryConfig
 
     read = load_config(TelemetryConfig, "telemetry", role_config("telemetry"))
@@ -312,14 +314,14 @@ def _books() -> OutboxSettings:
 
 
 def _followed(file: ConfigFile[S]) -> ConfigFile[S]:
-    """SIGHUP has it read again, except on a terminal, which sends that when it is closed."""
+    """Rereads the config at a SIGHUP, except on a terminal, which sends one when it is closed."""
     if hasattr(signal, "SIGHUP") and not sys.stdin.isatty():
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, file.touch)
     return file
 
 
 def _id(role: str, wanted: str | None) -> str:
-    """Raises `ConfigError` when it cannot stand in a subject."""
+    """Checks an id. Raises `ConfigError` when it cannot be part of a subject."""
     made = wanted or s.name_from(f"{role}-{socket.gethostname()}-{os.getpid()}")
     if not s.is_name(made):
         raise ConfigError(f"--id {made!r}: 1 to 64 of A-Z a-z 0-9 _ - are allowed")

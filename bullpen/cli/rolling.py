@@ -1,7 +1,7 @@
-"""`bullpen restart`: the roles of a mesh anew, one after the other, while the others go on answering.
+"""`bullpen restart`: restarts the roles of a mesh one after the other, while the others go on answering.
 
-Each gets a SIGTERM, as an orchestrator would do it: it finishes what it does and leaves, `bullpen up` starts it again,
-and the next one's turn comes when it is ready.
+Each process gets a SIGTERM, as from an orchestrator. It finishes its requests and stops, `bullpen up` starts it again,
+and the next one follows when it is ready.
 """
 
 import asyncio
@@ -62,7 +62,7 @@ def restart(
 
 
 def _roles(place: Path) -> list[str]:
-    """The processes that may be restarted, in the order of their turn; none when no mesh runs there."""
+    """The processes to restart, in order; empty: no mesh runs there."""
     endpoints = running(place)
     names = endpoints.pids.keys() - {NATS, POSTGRES} if endpoints else ()
     return sorted(names, key=lambda name: (ORDER.index(name.partition("-")[0]), name))
@@ -80,7 +80,7 @@ async def _one_by_one(place: Path, names: Sequence[str]) -> None:
 
 
 async def _restart(place: Path, name: str, watch: MeshWatch) -> str:
-    """Returns what went wrong; empty: nothing."""
+    """Restarts one process. Returns what went wrong; empty: nothing."""
     before = _pid(place, name)
 
     async def is_another() -> bool:

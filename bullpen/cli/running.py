@@ -1,4 +1,4 @@
-"""How a command meets the mesh: find it, do the work, turn what goes wrong into one line and an exit code."""
+"""How a command works with the mesh: find it, do the work, turn a failure into one line and an exit code."""
 
 import asyncio
 import re
@@ -41,13 +41,13 @@ CURES = {
     ErrorCode.MALFORMED_TOOL_CALL: "ask again, or name another model; this one calls functions badly",
     ErrorCode.INTERNAL: "look at the Manager's log, and ask again",
 }
-"""What to do about an error reply. Those left out say it themselves."""
+"""Cures by the code of an error reply. Messages of the other codes contain their cure."""
 
 
 def settings() -> BusSettings:
-    """A role's: the environment's, at the server that the environment or a running mesh names.
+    """A role's settings: those of the environment, for the server that the environment or a running mesh names.
 
-    Raises `ConfigError` also for a publicly known password.
+    Raises `ConfigError`, also for a publicly known password.
     """
     made = replace(BusSettings.from_environment(), servers=split(resolve_nats_url()))
     refuse_known_password("NATS_PASSWORD", made.servers, made.user, made.password)
@@ -95,7 +95,7 @@ def tell(error: BullpenError) -> None:
 
 
 def _near(message: str) -> str | None:
-    """The served model whose name is nearest to the one that is not, as the Manager's message lists them."""
+    """The served model whose name is nearest to the unknown one, as the Manager's message lists them."""
     if found := re.search(r"serves (?P<wanted>.+?); served are: (?P<served>.+)", message):
         wanted, served = found["wanted"], found["served"].split(", ")
         return next(iter(get_close_matches(wanted, served, n=1) or [one for one in served if wanted in one]), None)
@@ -103,6 +103,6 @@ def _near(message: str) -> str | None:
 
 
 def usage(what: str, cure: str = "") -> typer.Exit:
-    """Says what is wrong with the command line; to be raised."""
+    """Prints what is wrong with the command line; the result is to be raised."""
     problem(what, cure)
     return typer.Exit(USAGE)

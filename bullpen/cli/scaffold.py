@@ -1,4 +1,4 @@
-"""`new-worker` and `init`: files to begin with."""
+"""`new-worker` and `init`: make files to begin with."""
 
 import keyword
 import os
@@ -20,13 +20,17 @@ from workers.base.interface.discovery import discover
 SETTINGS_HEADER = "# Counts instead of the settings that came with Bullpen. Delete it to follow those again.\n"
 POSTGRES_PASSWORD = "POSTGRES_PASSWORD"  # noqa: S105 — a variable's name
 PSQL = 'PGPASSWORD="$POSTGRES_PASSWORD" exec psql -v ON_ERROR_STOP=1 -q -U bullpen -d bullpen'
-"""In the database's container. Postgres's own image asks nobody for a password there; others ask for the one before."""
+"""Sets the password in the database's container. Postgres's own image needs no password there; others need the old
+one.
+"""
 TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
 TEMPLATE, HTTP_TEMPLATE = TEMPLATES / "new_worker", TEMPLATES / "new_http_worker"
-"""The second one has what is different for a server that is asked over HTTP."""
+"""The templates of a new worker. The second has the files that differ for a server with an HTTP API."""
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}[a-z0-9]|[a-z]")
 RESERVED = ("base", "auto", "cancel", "feedback")
-"""`workers/base/` is no backend, and the others are subjects already: `infer.cancel`."""
+"""Names that no backend can have: `workers/base/` is no backend, and the others are parts of subjects, as in
+`infer.cancel`.
+"""
 SECRET = re.compile(r"(?P<name>[A-Z0-9_]*(?:PASSWORD|SECRET|TOKEN))=(?:change-?me)?\s*(?P<comment>#.*)?", re.IGNORECASE)
 
 
@@ -123,7 +127,7 @@ def init(
 
 
 def _add_missing(env: Path, example: list[str]) -> None:
-    """The secrets that a newer version wants, behind what is there."""
+    """Adds the secrets of a newer version at the end."""
     text = env.read_text(encoding="utf-8")
     missing = [name for name in _names(example) if dotenv.value_of(text, name) is None]
     if not missing:
@@ -134,7 +138,7 @@ def _add_missing(env: Path, example: list[str]) -> None:
 
 
 def _write_settings() -> None:
-    """Copies of what counts without them. A file that is there is left as it is."""
+    """Copies the settings that apply without them. An existing file stays as it is."""
     folder, made = settings_dir(), []
     ours = [*((role, HOUSE / role) for role in ROLES), *((one.name, one.path) for one in discover().values())]
     try:
@@ -151,7 +155,9 @@ def _write_settings() -> None:
 
 
 def _rotate_postgres(env: Path) -> None:
-    """First in the database, then in .env, then in the containers: whatever fails, both know one password."""
+    """Changes the password in the database, then in .env, then in the containers: if a step fails, the database and
+    .env still agree.
+    """
     if dotenv.value_of(env.read_text(encoding="utf-8") if env.is_file() else "", POSTGRES_PASSWORD) is None:
         raise usage(f"there is no {POSTGRES_PASSWORD} in a .env here", "run this where the containers' .env is")
     compose, new = Compose(Path.cwd()), _secret()
@@ -182,7 +188,7 @@ def _workers_of_checkout() -> Path:
 
 
 def _make(folder: Path, name: str, templates: tuple[Path, ...]) -> None:
-    """Of each file the last template's counts."""
+    """The files of the templates by name; of each name the last one."""
     folder.mkdir(parents=True)
     camel = "".join(part.capitalize() for part in name.split("_"))
     for file in (file for template in templates for file in sorted(template.iterdir())):

@@ -1,4 +1,6 @@
-"""Lines for people while a mesh starts and runs: the step under way in place on a terminal, now and then elsewhere."""
+"""Progress of a mesh that starts and runs: the step under way replaces the last one on a terminal, else a line now and
+then.
+"""
 
 import time
 from contextlib import suppress
@@ -10,7 +12,7 @@ from rich.text import Text
 from bullpen.cli.show import flat
 
 PLAIN_EVERY = 5.0
-"""Seconds between two lines about the step under way, where they cannot replace each other."""
+"""Seconds between two lines about the step under way where a line cannot replace the last one."""
 
 
 class Screen:
@@ -21,12 +23,12 @@ class Screen:
         self._settled = False
 
     def tell(self, line: str) -> None:
-        """Something that happened. Once all runs, with the time."""
+        """Prints an event; with the time once the mesh runs."""
         line = flat(line)  # a worker's reason came over the wire
         self._print(f"{time.strftime('%H:%M:%S')} {line}" if self._settled else line)
 
     def doing(self, step: str) -> None:
-        """The step under way."""
+        """Shows the step under way."""
         step = flat(step)
         if self._console.is_terminal:
             self._show(step)
@@ -35,13 +37,13 @@ class Screen:
             self._print(f"{step} …")
 
     def idle(self) -> None:
-        """No step is under way."""
+        """Shows that no step is under way."""
         if self._status is not None:
             self._status.stop()
             self._status = None
 
     def settled(self) -> None:
-        """Everything runs: what happens from now on bears its time."""
+        """The mesh runs: lines have the time from now on."""
         self._settled = True
 
     def _print(self, line: str) -> None:

@@ -1,7 +1,7 @@
-"""How things look: a table for people, whole lines for pipes, JSON for programs.
+"""Output of commands: a table for people, whole lines for pipes, JSON for programs.
 
-Colour only on a terminal. Text that came over the wire is cleaned of control characters first: an
-answer must not be able to drive the terminal.
+Colour only on a terminal. Text from the wire is cleaned of control characters first: an answer must not be able to
+drive the terminal.
 """
 
 import codecs
@@ -21,11 +21,11 @@ from rich.table import Column, Table
 from rich.text import Text
 
 PIPE_WIDTH = 10_000
-"""Columns of a line that no terminal breaks."""
+"""Columns of a line in a pipe."""
 UNKNOWN = "–"
 
 _TURNING = r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
-"""Characters that turn the direction of writing, and with it the order in which a line is read."""
+"""Characters that change the direction of writing, and with it the order in which a line is read."""
 _BREAKING = r"\u2028\u2029"
 _CONTROL = re.compile(rf"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff{_TURNING}{_BREAKING}]")
 _BREAKS = "\n\t"
@@ -36,7 +36,7 @@ errors = Console(stderr=True, highlight=False)
 
 
 def clean(text: str) -> str:
-    """The text without what would move a cursor, ring a bell, change a colour or turn a line round."""
+    """The text without characters that move a cursor, ring a bell, change a colour or reverse a line."""
     return _CONTROL.sub("", text)
 
 
@@ -52,12 +52,12 @@ def one_line(text: str, limit: int) -> str:
 
 
 def text(value: str, style: str = "") -> Text:
-    """A cell's text, as it is: no markup is read from it."""
+    """A cell with the text as it is: markup is not interpreted."""
     return Text(clean(value), style=style, overflow="fold")
 
 
 def as_json(value: Any) -> None:
-    """Prints it as JSON: indented on a terminal, else in one line. Money is a number, a time RFC 3339."""
+    """Prints JSON: indented on a terminal, else in one line. Money is a number, a time RFC 3339."""
     indent = 2 if sys.stdout.isatty() else None
     readable = codecs.lookup(sys.stdout.encoding or "ascii").name == "utf-8"
     written = json.dumps(value, default=_plain, ensure_ascii=not readable, indent=indent)
@@ -79,12 +79,12 @@ def _plain(value: Any) -> Any:
 
 
 def words(header: str) -> Column:
-    """A column of text: broken where it must be, never cut."""
+    """A column of text: wrapped where necessary, never cut."""
     return Column(header, overflow="fold")
 
 
 def names(header: str) -> Column:
-    """A column of names: other columns are broken before it."""
+    """A column of names: other columns are wrapped first."""
     return Column(header, no_wrap=True, overflow="fold")
 
 
@@ -101,7 +101,7 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[RenderableType]], *
 
 
 def _cell(value: RenderableType) -> RenderableType:
-    """In one line, and without markup: what is in it may have come over the wire."""
+    """Prints one line without markup: its text may have come over the wire."""
     if isinstance(value, str):
         return text(flat(value))
     return _flattened(value) if isinstance(value, Text) else value
@@ -114,12 +114,12 @@ def _flattened(value: Text) -> Text:
 
 
 def lines(*parts: Text) -> Group:
-    """A cell of several lines, each of which is one."""
+    """A cell of several lines."""
     return Group(*map(_flattened, parts))
 
 
 def show(what: RenderableType) -> None:
-    """Prints it on standard output; in a pipe every row stays one line."""
+    """Prints on standard output; in a pipe every row is one line."""
     if sys.stdout.isatty():
         Console(highlight=False).print(what)
         return
@@ -131,25 +131,25 @@ def show(what: RenderableType) -> None:
 
 
 def problem(what: str, cure: str = "") -> None:
-    """One line on standard error, and what to do next."""
+    """Prints an error on standard error, and its cure."""
     _tell(Text.assemble(("error: ", "bold red"), _indented(what)))
     if cure:
         _tell(Text.assemble(("next: ", "bold"), _indented(cure)))
 
 
 def _indented(what: str) -> str:
-    """Further lines are set in: none of them looks like an error or a cure of ours."""
+    """The text with further lines indented: none of them looks like an error or a cure of ours."""
     return clean(what).replace("\n", "\n  ")
 
 
 def note(what: str) -> None:
-    """An aside on standard error, for people only."""
+    """Prints a remark on standard error, for people only."""
     if sys.stderr.isatty():
         _tell(Text(clean(what), style="dim"))
 
 
 def _tell(line: Text) -> None:
-    """On standard error: broken between words on a terminal, one line elsewhere."""
+    """Prints on standard error: wrapped on a terminal, one line elsewhere."""
     errors.print(line, soft_wrap=not errors.is_terminal)
 
 
@@ -172,7 +172,7 @@ def counted(number: int, what: str) -> str:
 
 
 def size(number: int) -> str:
-    """Bytes, in the unit that keeps it short."""
+    """Bytes in a unit that keeps the number short."""
     amount, units = float(number), iter(("B", "KiB", "MiB", "GiB", "TiB"))
     unit = next(units)
     for larger in units:
@@ -187,7 +187,7 @@ def duration(ms: float) -> str:
 
 
 def ago(then: datetime) -> str:
-    """How long ago, roughly."""
+    """The time since then, roughly."""
     seconds = max(0, round((datetime.now(UTC) - then).total_seconds()))
     for unit, length in (("d", 86_400), ("h", 3600), ("m", 60)):
         if seconds >= length:

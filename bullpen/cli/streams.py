@@ -1,7 +1,7 @@
-"""Standard streams that any command can use: whatever the terminal's or the pipe's character set, open or closed.
+"""Makes the standard streams safe for any command, whatever their character set, open or closed.
 
-What a character set has not is written with what it has (`…` as `...`, `é` as `e`), else as `?`. What programs read is
-never changed: JSON has escapes, and exports are UTF-8 everywhere.
+A character that the set lacks is written with similar ones (`…` as `...`, `é` as `e`), else as `?`. Output for programs
+never changes: JSON has escapes, and exports are UTF-8 everywhere.
 """
 
 import codecs
@@ -33,12 +33,12 @@ LIKE = {
     **dict.fromkeys("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "."),  # the wheel that turns while something is under way
     **{"ß": "ss", "æ": "ae", "Æ": "AE", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L"},
 }
-"""Characters that people and this program write, by others that look like them."""
+"""Replacements for characters in Bullpen's and people's texts."""
 PLAIN = "bullpen_ascii"
-"""ASCII under a name of its own: click takes a stream that says `ascii` for one that was set up wrongly."""
+"""A name for ASCII: click believes that a stream called `ascii` is set up wrongly."""
 STDERR = 2
 REFUSED = 1
-"""Exit code."""
+"""The exit code when the operating system refused something."""
 _ERRORS = "bullpen_degrade"
 
 
@@ -56,7 +56,7 @@ def usable() -> None:
 
 @contextmanager
 def flushed() -> Iterator[None]:
-    """What the block wrote is written at its end, where a refusal can still be told. Raises `OSError`."""
+    """Flushes standard output at the end of the block, where an error can still be reported. Raises `OSError`."""
     try:
         yield
     finally:
@@ -64,7 +64,7 @@ def flushed() -> Iterator[None]:
 
 
 def refused(error: OSError) -> int:
-    """Says in one line what the operating system refused; returns the exit code. A reader that left wants no word."""
+    """Prints what the operating system refused; returns the exit code. A reader that left gets no message."""
     number = os.open(os.devnull, os.O_WRONLY)
     with suppress(OSError, ValueError):
         os.dup2(number, sys.stdout.fileno())  # what is still in the buffer can go nowhere else
@@ -83,7 +83,7 @@ def _refusal(error: OSError) -> str:
 
 
 def degraded(error: UnicodeError) -> tuple[str, int]:
-    """For codecs: what stands in for characters that an encoding has not."""
+    """The replacement for characters that an encoding lacks, as a codec's error handler."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     written = "".join(like(character, error.encoding) for character in error.object[error.start : error.end])
@@ -91,7 +91,7 @@ def degraded(error: UnicodeError) -> tuple[str, int]:
 
 
 def like(character: str, encoding: str) -> str:
-    """One character by others of the encoding; `?` where there are none."""
+    """The replacement for one character; `?` if there is none."""
     base = "".join(part for part in unicodedata.normalize("NFKD", character) if not unicodedata.combining(part))
     for written in (LIKE.get(character), base):
         if written is not None and _has(encoding, written):
@@ -100,7 +100,7 @@ def like(character: str, encoding: str) -> str:
 
 
 def readable(argument: str) -> str:
-    """An argument as it was typed, in UTF-8, also where the locale says that there is only ASCII."""
+    """An argument as it was typed, in UTF-8, also where the locale has only ASCII."""
     try:
         return os.fsencode(argument).decode()
     except UnicodeError:
@@ -116,7 +116,7 @@ def _has(encoding: str, text: str) -> bool:
 
 
 def _open_missing() -> None:
-    """A stream that its starter closed is nothing, and the next file to be opened would become it."""
+    """Opens closed standard streams, because the next file to be opened would otherwise become one of them."""
     while (number := os.open(os.devnull, os.O_RDWR)) <= STDERR:
         pass
     os.close(number)

@@ -17,7 +17,7 @@ from client import LiveFigures, Roster
 from client.live import SILENT_AFTER
 
 TELLING = 2.2
-"""Seconds in which every role has published its figures once."""
+"""Seconds after which every role has published its figures once."""
 
 
 def register(app: typer.Typer) -> None:

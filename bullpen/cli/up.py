@@ -49,7 +49,7 @@ DrainWithin = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class UpOptions:
-    """What was asked for on the command line."""
+    """The options of the command line."""
 
     data_dir: Path
     workers: str | None
@@ -205,7 +205,7 @@ async def _foreground(options: UpOptions, ready_fd: int | None) -> int:
 
 
 def _read_dotenv(screen: Screen) -> None:
-    """Keys and addresses of providers that stand in a `.env` here."""
+    """Providers' keys and addresses in a `.env` in this directory."""
     try:
         told = dotenv.providers_in(Path(".env").read_text(encoding="utf-8"), os.environ)
     except (OSError, UnicodeDecodeError):
@@ -224,7 +224,7 @@ async def _plan(options: UpOptions) -> StartPlan:
 
 
 async def _started(mesh: Mesh, leave: asyncio.Event, screen: Screen) -> bool:
-    """Starts the mesh; False when it was asked to stop before it was ready."""
+    """Starts the mesh; False: it was asked to stop before it was ready."""
     starting = asyncio.create_task(mesh.start())
     leaving = asyncio.create_task(leave.wait())
     await asyncio.wait({starting, leaving}, return_when=asyncio.FIRST_COMPLETED)

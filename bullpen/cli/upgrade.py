@@ -1,4 +1,4 @@
-"""`bullpen upgrade`: a new version, or an earlier one, in the containers of Compose, while they go on answering."""
+"""`bullpen upgrade`: brings another version into the containers of Compose, while they go on answering."""
 
 import os
 import re
@@ -81,7 +81,7 @@ def _upgrade(compose: Compose, tag: str, *, build: bool) -> None:
 
 
 def checkout_version() -> str:
-    """The version of this checkout, with its commit when it is one of git."""
+    """The version of this checkout, with its commit if it is a Git checkout."""
     command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
     try:
         told = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 — git, to read
@@ -91,7 +91,7 @@ def checkout_version() -> str:
 
 
 def _ours(folder: Path) -> set[str]:
-    """Every service that is built here, chosen or not."""
+    """Every service that is built here, active or not."""
     files = os.environ.get("COMPOSE_FILE", "").split(os.pathsep) if os.environ.get("COMPOSE_FILE") else DEFAULT_FILES
     services: dict[str, Any] = {}
     for file in files:

@@ -1,4 +1,4 @@
-"""What `bullpen up` prints when everything runs: addresses, workers, other backends, and what to type next."""
+"""What `bullpen up` prints when the mesh is ready: addresses, workers, other backends, and commands to try."""
 
 import json
 import os
@@ -19,7 +19,7 @@ QUESTION = "What is the capital of France?"
 
 
 def lines(endpoints: Endpoints, plan: StartPlan, data_dir: Path, *, lacks_key: bool = False) -> Iterator[str]:
-    """`lacks_key`: the gateway answers nobody until there is an API key."""
+    """`lacks_key`: the gateway refuses all callers until there is an API key."""
     yield ""
     yield from addresses(endpoints, data_dir)
     yield ""
@@ -41,7 +41,7 @@ def lines(endpoints: Endpoints, plan: StartPlan, data_dir: Path, *, lacks_key: b
 
 
 def in_container() -> bool:
-    """Whether this is the image of the whole mesh, whose addresses are those of the container."""
+    """Whether this is the image of the whole mesh, with the container's addresses."""
     return bool(os.environ.get(IMAGE))
 
 
@@ -54,7 +54,7 @@ def _in_container(endpoints: Endpoints, data_dir: Path) -> Iterator[str]:
 
 
 def addresses(endpoints: Endpoints, data_dir: Path) -> Iterator[str]:
-    """Where everything is. No password is shown: screens are shared, and end up in bug reports."""
+    """The addresses. No password is shown: screens are shared, and end up in bug reports."""
     yield f"  NATS      {_servers(endpoints.nats_url)}"
     if endpoints.http_url is not None:
         yield f"  HTTP      {endpoints.http_url}  (the base URL of most clients: {endpoints.http_url}/v1)"
@@ -63,7 +63,7 @@ def addresses(endpoints: Endpoints, data_dir: Path) -> Iterator[str]:
 
 
 def command(endpoints: Endpoints, data_dir: Path) -> str:
-    """How to run `bullpen` here so that it finds this mesh."""
+    """The command that runs `bullpen` so that it finds this mesh."""
     if in_container():
         return f"docker exec {socket.gethostname()} bullpen"  # which Docker calls by the first digits of its id
     default = Path(DEFAULT_DATA_DIR).resolve()
@@ -88,13 +88,13 @@ def _books(endpoints: Endpoints, data_dir: Path) -> str:
 
 
 def _server(endpoints: Endpoints) -> str:
-    """For the `nats` tool: by its variable where the address holds a password."""
+    """The address for the `nats` tool: through a variable where it holds a password."""
     shown = _servers(endpoints.nats_url)
     return shown if shown == endpoints.nats_url else '"$NATS_URL"'
 
 
 def _servers(urls: str) -> str:
-    """NATS servers without what opens them: a name that stands alone is a token."""
+    """The NATS servers without credentials: a name that stands alone is a token."""
     return ",".join(re.sub(r"[^/@]*@", "", url) for url in split(urls))
 
 

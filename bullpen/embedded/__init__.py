@@ -1,16 +1,16 @@
-"""Real servers from wheels, for a machine with nothing but Python: the same NATS and Postgres as anywhere."""
+"""Real servers from wheels, for a machine with nothing but Python: the same NATS and Postgres as in production."""
 
 from collections.abc import Mapping
 
 
 def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment for servers of our own: without `PG*`, which is about another Postgres and would change ours."""
+    """The environment for our own servers, without `PG*`, which is about another Postgres and would change ours."""
     return {name: value for name, value in environ.items() if not name.startswith("PG")}
 
 
 class EmbeddedError(Exception):
-    """An embedded server cannot run here; the message says why and what to do."""
+    """An embedded server cannot run on this machine; the message says why and what to do."""
 
 
 class ServerDown(EmbeddedError):
-    """An embedded server did not start this time. The reason, a full disk for example, may pass."""
+    """An embedded server did not start. The reason, a full disk for example, may pass."""

@@ -1,7 +1,7 @@
-"""Lets one user pass through a folder that is closed to others, by an entry of its own in the folder's access list.
+"""Lets one user pass through a folder that is closed to others, by an entry in the folder's access list.
 
-Linux keeps such lists (POSIX ACLs) in an extended attribute; the field's usual tool for them is `setfacl`, which few
-machines have. See acl(5), and linux/posix_acl_xattr.h for the form.
+Linux keeps such lists (POSIX ACLs) in an extended attribute; the usual tool for them is `setfacl`, which few machines
+have. See acl(5), and linux/posix_acl_xattr.h for the format.
 """
 
 import errno
@@ -15,7 +15,7 @@ VERSION = struct.pack("<I", 2)
 ENTRY = struct.Struct("<HHI")
 OWNER, USER, GROUP, NAMED_GROUP, MASK, OTHERS = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
 NOBODY = 0xFFFFFFFF
-"""The id of an entry that names no user or group."""
+"""The id of an entry without a user or group."""
 PASS = 0b001
 NOT_KEPT = (errno.ENODATA, errno.EOPNOTSUPP)
 
@@ -23,12 +23,12 @@ NOT_KEPT = (errno.ENODATA, errno.EOPNOTSUPP)
 class Entry(NamedTuple):
     tag: int
     permissions: int
-    """As the three bits of a mode: read, write, pass."""
+    """The rights as the three bits of a mode: read, write, pass."""
     id: int = NOBODY
 
 
 def read(folder: Path) -> list[Entry]:
-    """The folder's list; its mode in that form, when it has none. Raises `OSError`."""
+    """The folder's list; without one, its mode in the form of a list. Raises `OSError`."""
     try:
         kept = os.getxattr(folder, ATTRIBUTE)
     except OSError as error:
@@ -40,7 +40,7 @@ def read(folder: Path) -> list[Entry]:
 
 
 def with_passage(entries: list[Entry], uid: int) -> list[Entry]:
-    """The list in which that user may pass as well. What others may stays as it is."""
+    """The list with the right to pass for that user. The rights of others do not change."""
     [own, *_] = [*(entry for entry in entries if entry[::2] == (USER, uid)), Entry(USER, 0, uid)]
     others = [entry for entry in entries if entry.tag != MASK and entry[::2] != (USER, uid)]
     own = own._replace(permissions=own.permissions | PASS)
@@ -59,7 +59,7 @@ def may_pass(entries: list[Entry], uid: int) -> bool:
 
 
 def let_pass(folder: Path, uid: int) -> bool:
-    """Lets the user pass through the folder; False where the file system keeps no such lists. Raises `OSError`."""
+    """Lets the user pass through the folder; False: the file system has no such lists. Raises `OSError`."""
     wanted = VERSION + b"".join(ENTRY.pack(*entry) for entry in with_passage(read(folder), uid))
     try:
         os.setxattr(folder, ATTRIBUTE, wanted)
@@ -71,5 +71,5 @@ def let_pass(folder: Path, uid: int) -> bool:
 
 
 def is_open(folder: Path, uid: int) -> bool:
-    """Whether the folder's list lets the user pass. Its plain mode is not looked at."""
+    """Whether the folder's list lets the user pass. Its mode is not considered."""
     return hasattr(os, "getxattr") and may_pass(read(folder), uid)

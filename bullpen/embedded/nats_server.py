@@ -35,7 +35,7 @@ def _from_wheel() -> Path | None:
 
 
 def command(port: int, store: Path, name: str) -> list[str]:
-    """What to run. `name` tells this server from any other that may have taken the port before it."""
+    """The command. `name` distinguishes this server from any other that took the port before."""
     address = ["--addr", "127.0.0.1", "--port", str(port)]
     return [str(binary()), "--config", str(CONFIG), *address, "--store_dir", str(store), "--name", name]
 
@@ -45,7 +45,7 @@ def url(port: int) -> str:
 
 
 async def answers(port: int, name: str) -> bool:
-    """Whether the server of this name, and no other, listens on the port."""
+    """Whether the server with this name listens on the port."""
     with suppress(OSError, TimeoutError, ValueError):
         async with asyncio.timeout(1):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)

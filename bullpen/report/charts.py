@@ -1,7 +1,7 @@
-"""Charts as SVG text to be put into a page: no ids that clash, no words from the wire, no colours of their own.
+"""Charts as SVG text for a page: unique ids, no words from the wire, no colours of their own.
 
-A name that a stranger chose (a model, a tenant) never enters a drawing: the page writes its legends itself. Colours
-are placeholders that the page's style sheet fills in (`--c0` …), so that one drawing suits light, dark and paper.
+A name that a stranger chose (a model, a tenant) never enters a drawing: the page writes the legends itself. Colours are
+placeholders that the page's style sheet fills in (`--c0` …), so one drawing suits light, dark and paper.
 """
 
 import re
@@ -21,19 +21,19 @@ from bullpen.cli.show import duration
 from telemetry.reading.figures import Period
 
 SERIES = 8
-"""Colours there are; what comes after shares the last one."""
+"""Colours; further series share the last one."""
 NOTHING = float("nan")
 """A point that is not drawn."""
 GRADES = ("benched", "probation", "regular", "senior")
 SPAN_FOR_LOG = 20
-"""Highest to lowest, from which on a straight scale would hide the low ones."""
+"""The ratio of the highest to the lowest value above which the scale is logarithmic."""
 
 _COLOUR = re.compile(r"#0a0b([0-9a-f]{2})")
 _ID = re.compile(r'(\bid="|url\(#|href="#)')
 _SIZE = (9.2, 2.9)
 _TIMES = ["%Y", "%b %Y", "%d %b", "%H:%M", "%H:%M", "%S"]
 _DAYS = ["%Y", "%Y", "%d %b", "%d %b", "%H:%M", "%H:%M"]
-"""Where a new year, month, day, hour, minute begins."""
+"""Formats of the marks at which a new year, month, day, hour or minute begins."""
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "bullpen",
@@ -58,7 +58,7 @@ _STYLE: dict[Any, Any] = {
 
 
 def stacked(name: str, title: str, period: Period, layers: Sequence[Sequence[float]], unit: str) -> Markup:
-    """Bars, one a piece of the period, of layers upon each other. `unit`: "$" or "%"."""
+    """Stacked bars, one for each piece of the period. `unit`: "$" or "%"."""
     with mpl.rc_context(_STYLE):
         figure, axes = _canvas(period)
         width = _width(period)
@@ -73,7 +73,7 @@ def stacked(name: str, title: str, period: Period, layers: Sequence[Sequence[flo
 
 
 def lines(name: str, title: str, period: Period, courses: Sequence[Sequence[float]]) -> Markup:
-    """Milliseconds in the course of time; what is `NOTHING` is left out."""
+    """Milliseconds over time; `NOTHING` is not drawn."""
     with mpl.rc_context(_STYLE):
         figure, axes = _canvas(period)
         for number, course in enumerate(courses):
@@ -84,7 +84,7 @@ def lines(name: str, title: str, period: Period, courses: Sequence[Sequence[floa
 
 
 def steps(name: str, title: str, period: Period, courses: Sequence[Sequence[tuple[datetime, str]]]) -> Markup:
-    """Grades that hold until the next change, side by side where they are the same."""
+    """Grades that hold until the next change, side by side where they are equal."""
     with mpl.rc_context(_STYLE):
         figure, axes = _canvas(period)
         for number, course in enumerate(courses):
@@ -131,7 +131,7 @@ def _amount(value: float, unit: str) -> str:
 
 
 def _width(period: Period) -> float:
-    """Days of one piece."""
+    """The length of a piece in days."""
     return period.step / timedelta(days=1)
 
 
@@ -144,7 +144,7 @@ def _days(times: Sequence[datetime]) -> list[float]:
 
 
 def _svg(figure: Figure, name: str, title: str) -> Markup:
-    """The drawing with its title for those who cannot see it; its ids begin with `name`."""
+    """The drawing with a title for people who cannot see it; its ids begin with `name`."""
     written = StringIO()
     figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     drawing = written.getvalue()

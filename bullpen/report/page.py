@@ -1,6 +1,6 @@
-"""From figures to the page: what is drawn, what stands in the tables, and what has to be said plainly.
+"""From figures to the page: its drawings, its tables, and its remarks.
 
-Names of models and tenants come from strangers. They reach the page through the template only, which escapes them.
+Names of models and tenants come from strangers. They reach the page only through the template, which escapes them.
 """
 
 from collections import defaultdict
@@ -51,7 +51,7 @@ class Spending(NamedTuple):
 
 
 CALLERS_OWN = frozenset({"cancelled", "no_such_model", "invalid_request", "payload_too_large", "conflict"})
-"""Codes of requests that nobody could have answered, or whose caller left: no failure of the mesh."""
+"""Error codes of requests that no worker could answer, or that the caller cancelled: no failures of the mesh."""
 
 
 class Asking(NamedTuple):
@@ -59,7 +59,7 @@ class Asking(NamedTuple):
 
     all: int
     failed: int
-    """Without those of the caller's own making."""
+    """Failed requests, without `callers_own`."""
     callers_own: int
     simulated: int
 
@@ -69,7 +69,7 @@ class Asking(NamedTuple):
 
     @property
     def error_rate(self) -> float | None:
-        """Of the requests that could have been answered."""
+        """Share of failures among the requests that could have been answered."""
         return self.failed / (self.failed + self.answered) if self.failed + self.answered else None
 
 
@@ -118,7 +118,7 @@ def _templates() -> Environment:
 
 
 def usd(amount: Decimal | None) -> str:
-    """With four digits after the point, or with more where these would show a zero. What is unknown is not zero."""
+    """Money with four digits after the point, or more where these would show a zero. An unknown amount is not zero."""
     if amount is None:
         return "unknown"
     if amount == 0:
@@ -148,7 +148,7 @@ def _asking(figures: Figures) -> Asking:
 
 
 def _codes(figures: Figures) -> list[tuple[str, int]]:
-    """How often each error occurred, the most frequent first."""
+    """The number of each error, the most frequent first."""
     counted: dict[str, int] = defaultdict(int)
     for row in figures.requests:
         if row.error_code:
@@ -214,7 +214,7 @@ def _latency(figures: Figures) -> Chart | None:
 
 
 def _grades(figures: Figures) -> Chart | None:
-    """Of those whose grade changed most often."""
+    """The grades of the models that changed most often."""
     courses: dict[tuple[str, str], list[tuple[datetime, str]]] = defaultdict(list)
     for change in reversed(figures.grades):
         courses[change.model_id, change.worker_id].append((change.created_at, change.grade))
@@ -227,7 +227,7 @@ def _grades(figures: Figures) -> Chart | None:
 
 
 class _Layers:
-    """Amounts by name and piece of the period: the largest names each, the others together."""
+    """Amounts by name and piece of the period: the largest names one by one, the others together."""
 
     def __init__(self, period: Period, amounts: Iterable[tuple[str, datetime, Decimal]]) -> None:
         self._period = period
@@ -252,7 +252,7 @@ class _Layers:
         return [LegendLine(number, name) for number, name in enumerate(self.names)]
 
     def rows(self, written: Callable[[Decimal], str]) -> list[list[str]]:
-        """One line a piece, with its sum at the end."""
+        """One row for each piece, with its sum at the end."""
         pieces = zip(self._period.starts, *self.values, strict=True)
         return [
             [_piece(self._period, start), *map(written, amounts), written(sum(amounts, ZERO))]

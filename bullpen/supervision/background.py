@@ -1,4 +1,4 @@
-"""A mesh without a terminal: start one that stays, and stop whichever runs on a data directory."""
+"""A mesh without a terminal: starts one in the background, and stops the one on a data directory."""
 
 import errno
 import os
@@ -19,9 +19,9 @@ STOPS_WITHIN = 10.0
 
 
 def launch(command: Sequence[str], log: Path, tell: Callable[[str], None]) -> int:
-    """Runs the command in the background and returns 0 when it is ready, else its exit code.
+    """Starts the command in the background. Returns 0 when the mesh is ready, else the command's exit code.
 
-    It gets `--ready-fd N`, where it writes `READY`. What it says goes to `log`, and to `tell` until it is ready.
+    The command gets `--ready-fd N`, where it writes `READY`. Its output goes to `log`, and to `tell` until it is ready.
     """
     ready, ready_write = os.pipe()
     with log.open("ab") as output, log.open(encoding="utf-8", errors="replace") as said, os.fdopen(ready, "rb") as wait:
@@ -45,11 +45,11 @@ def launch(command: Sequence[str], log: Path, tell: Callable[[str], None]) -> in
 
 
 def stop(data_dir: Path, drain_within: float = 0.0) -> bool:
-    """Stops the mesh that runs on this data directory; False when none does.
+    """Stops the mesh that runs on this data directory; False: none runs.
 
-    `drain_within`: seconds that the mesh itself was told to give to answers under way.
+    `drain_within`: seconds that the mesh gives to answers under way.
 
-    Raises `OSError` when it may not, or when the process that the lock names is not the one that made it.
+    Raises `OSError` when that is not allowed, or when the lock names a process that did not make it.
     """
     if holder(data_dir) is None:
         return False

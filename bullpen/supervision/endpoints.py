@@ -25,11 +25,11 @@ class Endpoints(OpenModel):
 
     nats_url: str
     database_url: str | None = None
-    """None: the books are off."""
+    """None: there are no books."""
     http_url: str | None = None
     pids: dict[str, int] = Field(default_factory=dict)
     silent_since: dict[str, float] = Field(default_factory=dict)
-    """Workers whose heartbeats are missing: when each was last heard, in Unix seconds."""
+    """Silent workers, with the time of their last heartbeat in Unix seconds."""
 
 
 def default_data_dir() -> Path:
@@ -38,7 +38,7 @@ def default_data_dir() -> Path:
 
 
 def read(data_dir: Path | None = None) -> Endpoints | None:
-    """What the last mesh of this data directory wrote, running or not; None when there is nothing readable."""
+    """The file of the last mesh on this data directory, running or not; None: it is missing or unreadable."""
     try:
         return Endpoints.model_validate_json((data_dir or default_data_dir()).joinpath(NAME).read_bytes())
     except (OSError, ValidationError):
@@ -54,7 +54,7 @@ def running(data_dir: Path | None = None) -> Endpoints | None:
 def write(endpoints: Endpoints, data_dir: Path) -> None:
     """Writes `endpoints.json` in one step: a reader sees the old file or the new one, never half of one.
 
-    Only its owner may read it, because the database's password stands in it. Raises `OSError`.
+    Only its owner may read it, because it has the database's password. Raises `OSError`.
     """
     with NamedTemporaryFile("w", encoding="utf-8", dir=data_dir, prefix=f".{NAME}.", delete=False) as file:
         made = Path(file.name)
@@ -73,9 +73,9 @@ def forget(data_dir: Path) -> None:
 
 
 def resolve_nats_url(data_dir: Path | None = None) -> str:
-    """Where a command finds NATS. Raises `BusUnreachable` when the environment names a mesh that does not run.
+    """The address of NATS for a command. Raises `BusUnreachable` when the environment names a mesh that does not run.
 
-    Whoever listens at the standard address then is not the one that was meant, and should not get the question.
+    In that case a server at the standard address is another one, and should not get the request.
     """
     if url := os.environ.get("NATS_URL"):
         return url
@@ -92,7 +92,7 @@ def resolve_nats_url(data_dir: Path | None = None) -> str:
 
 
 def resolve_database_url(data_dir: Path | None = None) -> str | None:
-    """Where a command finds the books; None when neither the environment nor a running mesh says so."""
+    """The address of the books for a command; None: neither the environment nor a running mesh has one."""
     if url := secret("DATABASE_URL"):
         return url
     endpoints = running(data_dir)

@@ -1,8 +1,8 @@
-"""Starts a program that ends when its starter does, however the starter ends (even by kill -9).
+"""Starts a program that ends when its starter ends, however that happens (even by kill -9).
 
-A script of its own, run with nothing but the standard library, because the kernel forgets the request when
-the user changes and a fork with Python code in it is not safe beside threads. It becomes the program, so
-the process id stays. Elsewhere than on Linux there is no such request: there only an orderly stop is sure.
+It is a script that needs only the standard library, because the kernel forgets the request when the user changes, and a
+fork with Python code in it is not safe beside threads. The script becomes the program, so the process id stays. Only
+Linux has such a request: elsewhere the program ends only when its starter stops it.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ def leashed(
 ) -> list[str]:
     """The command that runs `program` as that user, and sends it `at_death` when this process dies.
 
-    To be started from the main thread: the kernel means the starting thread's death.
+    Start it from the main thread: the kernel watches the thread that starts it.
     """
     numbers = (os.getpid(), int(at_death), uid, gid)
     return [sys.executable, "-I", "-S", __file__, *map(str, numbers), *program]

@@ -1,4 +1,4 @@
-"""One mesh per data directory: a file lock that the kernel lets go of when its holder dies, however it dies."""
+"""One mesh per data directory: a file lock that the kernel releases when its holder dies, however that happens."""
 
 import fcntl
 import os
@@ -14,15 +14,15 @@ from contracts import OpenModel
 
 NAME = "up.lock"
 LOCK_WITHIN = 0.5
-"""Seconds to try for the lock: a process that only checks whether it is held has it for an instant."""
+"""Seconds to try for the lock: a process that only checks it holds it for an instant."""
 
 
 SAME_START = 5.0
-"""Seconds by which one process's start may seem to differ: the clock may have been set meanwhile."""
+"""Seconds by which the start time of one process may differ: the clock may have been set since."""
 
 
 class Holder(OpenModel):
-    """The process that made the lock. Its number alone may have become another one's."""
+    """The process that made the lock. Its process id alone could belong to another process by now."""
 
     pid: int
     started: float
@@ -34,7 +34,7 @@ class Holder(OpenModel):
         return cls(pid=process.pid, started=process.create_time(), command=tuple(process.cmdline()))
 
     def is_process(self, process: psutil.Process) -> bool:
-        """Whether it is this one, and not another with its number. Raises `psutil.Error`."""
+        """Whether this is the same process, and not another one with its id. Raises `psutil.Error`."""
         now = Holder.of(process)
         same_start = abs(now.started - self.started) < SAME_START
         return now.pid == self.pid and same_start and now.command == self.command
@@ -52,8 +52,8 @@ class AlreadyRunning(Exception):
 class Lock:
     """The right to run a mesh on a data directory, held from `Lock(...)` to `release()`.
 
-    Its holder first removes what the last mesh left, and then signs: who reads meanwhile sees no mesh yet, never the
-    last one's addresses.
+    Its holder first removes the last mesh's addresses, and then signs. In between readers see no mesh, never the old
+    addresses.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -68,7 +68,7 @@ class Lock:
         self._file.truncate(0)
 
     def sign(self) -> None:
-        """Tells others who holds it."""
+        """Writes the holder's process id into the lock."""
         self._file.seek(0)
         self._file.write(Holder.of(psutil.Process()).model_dump_json())
         self._file.flush()
@@ -79,7 +79,7 @@ class Lock:
 
 
 def holder(data_dir: Path) -> int | None:
-    """The process id of the mesh that runs on this data directory; 0 when it has not signed yet, None: none runs."""
+    """The process id of the mesh that runs on this data directory; 0: it has not signed yet; None: none runs."""
     try:
         file = (data_dir / NAME).open(encoding="utf-8")
     except OSError:
@@ -89,7 +89,7 @@ def holder(data_dir: Path) -> int | None:
 
 
 def maker(data_dir: Path) -> Holder | None:
-    """The process that made the lock, as it told then; None when there is nothing readable."""
+    """The process that made the lock; None: the lock is unreadable."""
     try:
         return Holder.model_validate_json((data_dir / NAME).read_bytes())
     except (OSError, ValidationError):
@@ -113,7 +113,7 @@ def _take(file: IO[str], kind: int) -> bool:
 
 
 def _pid(file: IO[str]) -> int:
-    """Who signed; 0 while nobody has: one that is dead is the last holder."""
+    """The process id in the lock; 0: none yet, since a dead one is the last holder's."""
     file.seek(0)
     try:
         signed = Holder.model_validate_json(file.read())

@@ -1,8 +1,8 @@
 """The whole mesh on this machine: `bullpen up`, and the fixture of the tests.
 
-Servers first, then the roles, each a process of its own that is restarted when it dies; ready when every one of
-them has said so. A server that the environment names (`NATS_URL`, `DATABASE_URL`) is used instead of our own.
-Read `start` and `stop` for the order.
+It starts the servers first, then the roles, each as a process that is restarted when it dies. It is ready when every
+role has said so. A server that the environment names (`NATS_URL`, `DATABASE_URL`) is used instead of our own. Read
+`start` and `stop` for the order.
 """
 
 import asyncio
@@ -40,23 +40,23 @@ from workers.base.interface.discovery import find
 log = structlog.get_logger(__name__)
 
 ROLES_WITHIN = 60.0
-"""Seconds for the roles to say that they are ready."""
+"""Seconds in which the roles have to be ready."""
 DATABASE_AGAIN = Backoff(1.0, 60.0)
 SLOW_WORKERS = 20.0
-"""Seconds after which a mesh in which one worker serves is ready, though others are still loading."""
+"""Seconds after which the mesh is ready if one worker serves, though others are still loading."""
 CRASH_LOOP = 3
-"""A process that died so often before it was ready will not get better by itself."""
+"""Deaths before it was ready after which a process is given up."""
 ROLES_LEAVE, NATS_LEAVES, POSTGRES_LEAVES = 2.5, 0.5, 1.5
-"""Seconds each gets to stop in order: less than 5 in all."""
+"""Seconds that each gets to stop in order: less than 5 in all."""
 ROLE_RESTARTS = 35.0
-"""Seconds a role gets to finish what it does when it is restarted: its own time-out, and a little."""
+"""Seconds that a role gets to finish its requests when it is restarted: a little more than its own time-out."""
 KEYS_TO_OTHER_SERVERS = (
     *("NATS_USER", "NATS_PASSWORD", "NATS_PASSWORD_FILE", "NATS_CREDS"),
     *("NATS_NKEY_SEED_FILE", "NATS_CA_FILE", "NATS_INBOX_PREFIX"),
 )
-"""Our own server on loopback asks for none of them and would refuse some."""
+"""Variables for other servers. Our own server on loopback needs none of them, and would refuse some."""
 SIBLINGS = "BULLPEN_SIBLINGS"
-"""Tells a worker how many of its backend run here: those that compute on this machine's processors share them."""
+"""Tells a worker how many of its backend run here: those that use this machine's processors share them."""
 
 TELEMETRY, GATEWAY = "telemetry-1", "gateway-1"
 
@@ -85,8 +85,8 @@ class Mesh:
         tell: Callable[[str], None] = lambda line: None,
         doing: Callable[[str], None] = lambda step: None,
     ) -> None:
-        """`workers`: backend (name or path) and how many. `added`: backend, worker id and config of each.
-        `http`: with a gateway, at its standard port or another one. `api_key`: a secret that it lets in.
+        """`workers`: backend (name or path) and number. `added`: backend, worker id and config of each. `http`: whether
+        to start a gateway, at its standard port or another one. `api_key`: a secret that the gateway accepts.
         `drain_within`: seconds that answers under way get when the mesh stops.
 
         `tell` gets lines for people, `doing` the step under way.
@@ -107,7 +107,7 @@ class Mesh:
         self._api_key = api_key
         self._drain_within = drain_within
         self.lacks_key = False
-        """The gateway answers nobody until somebody makes an API key."""
+        """Whether the gateway refuses all callers, because there is no API key."""
         self._tell = tell
         self._doing = doing
         self._supervisor = Supervisor(self._on_start, self._on_death)
@@ -118,7 +118,7 @@ class Mesh:
         self._nats_url = ""
         self._roles_started = 0
         self._began: set[str] = set()
-        """The processes that were started once."""
+        """The processes that were started at least once."""
         self._ready = False
 
     async def __aenter__(self) -> Self:
@@ -130,7 +130,7 @@ class Mesh:
 
     @property
     def endpoints(self) -> Endpoints:
-        """Where everything is, and which processes there are now."""
+        """The addresses, and the present processes."""
         return Endpoints(
             nats_url=self._nats_url,
             database_url=self._database_url,
@@ -153,11 +153,11 @@ class Mesh:
         return frozenset(self._workers)
 
     def workers_of(self, backend: str) -> list[str]:
-        """The ids of those that run this backend."""
+        """The ids of the workers of this backend."""
         return [worker_id for worker_id, name in self._workers.items() if find(name).name == backend]
 
     async def add_worker(self, backend: str, worker_id: str, config: Path | None) -> None:
-        """Starts one more; it joins when it is ready."""
+        """Starts one more worker; it joins when it is ready."""
         self._workers[worker_id] = backend
         if config is not None:
             self._configs[worker_id] = config
@@ -165,7 +165,7 @@ class Mesh:
         await self._start_worker(worker_id)
 
     async def remove_worker(self, worker_id: str) -> None:
-        """Ends one for good, in order."""
+        """Stops one worker for good, in order."""
         self._workers.pop(worker_id)
         self._configs.pop(worker_id, None)
         self._began.discard(f"worker-{worker_id}")
@@ -179,10 +179,10 @@ class Mesh:
             self._watch.worker_ids = frozenset(self._workers)
 
     async def restart(self, name: str) -> None:
-        """Ends a process in order, starts it again at once, and returns when it is ready.
+        """Stops a process in order, starts it again at once, and returns when it is ready.
 
-        One after the other, while others of its kind serve, loses nothing. Raises `MeshError` when it does not get
-        ready.
+        When several processes of a role are restarted one after the other, no request is lost. Raises `MeshError` when
+        it does not get ready.
         """
         if name in (NATS, POSTGRES):
             await self._supervisor.restart(name)
@@ -208,7 +208,7 @@ class Mesh:
         self._write_endpoints()
 
     async def stop(self) -> None:
-        """Stops the roles, then NATS, then Postgres. Does nothing twice.
+        """Stops the roles, then NATS, then Postgres. A second call does nothing.
 
         Takes less than 5 s, and up to `drain_within` seconds more while answers are under way.
         """
@@ -226,7 +226,9 @@ class Mesh:
             self._lock = None
 
     async def _stop_roles(self) -> None:
-        """All together; with time to drain, first who asks, then who passes on, so that each finds an answer."""
+        """Stops all roles at once. With time to drain, stops gateways first, then Managers, then the others, so that
+        each still gets its answers.
+        """
         now = asyncio.get_running_loop().time
         end = now() + self._drain_within
         asking = [GATEWAY], [name for name in self._supervisor.pids if name.startswith("manager-")]
@@ -239,7 +241,7 @@ class Mesh:
         self._supervisor.kill()
 
     def _take_data_dir(self) -> None:
-        """Raises `AlreadyRunning`, and `MeshError` when not even our name can be written there."""
+        """Locks the data directory. Raises `AlreadyRunning`, and `MeshError` when nothing can be written there."""
         try:
             self._lock = Lock(self.data_dir)
             endpoints_file.forget(self.data_dir)
@@ -254,7 +256,7 @@ class Mesh:
     # The order of things
 
     async def _start_serving(self) -> None:
-        """NATS, Managers and workers: what it takes to answer."""
+        """Starts NATS, Managers and workers: what is needed to answer."""
         await self._find_nats()
         self._watch = await MeshWatch.open(BusSettings.from_environment(self._environment), self._tell)
         self._watch.worker_ids = frozenset(self._workers)
@@ -275,7 +277,7 @@ class Mesh:
         await self._start_role(f"worker-{worker_id}", *arguments, **siblings, **keys)
 
     async def _start_gateway(self, watch: MeshWatch) -> None:
-        """On the first port that stays free; its address is known afterwards. Raises `MeshError`, `ConfigError`."""
+        """Starts the gateway at the first free port, and finds its address. Raises `MeshError`, `ConfigError`."""
         config = load_config(GatewayConfig, "gateway", role_config("gateway"), self._environment)
         host, standard = config.address
         await self._keep_given_key(watch.bus)
@@ -299,7 +301,7 @@ class Mesh:
         raise MeshError(f"{GATEWAY} does not start; it said:\n{self._last_words(GATEWAY)}")
 
     async def _keep_given_key(self, bus: Bus) -> None:
-        """Raises `MeshError`."""
+        """Makes the API key that was given. Raises `MeshError`."""
         if self._api_key is None:
             return
         try:
@@ -308,7 +310,7 @@ class Mesh:
             raise MeshError(f"{given_key.VARIABLE} cannot be kept: {error}") from None
 
     async def _came_up(self, watch: MeshWatch, name: str) -> bool:
-        """Whether the process answers before it dies. Raises `MeshError` when it does neither."""
+        """Waits for a process; returns whether it answered before it died. Raises `MeshError` when it does neither."""
         began = asyncio.get_running_loop().time()
         while not await watch.answers(name):
             if self._supervisor.deaths(name):
@@ -317,7 +319,7 @@ class Mesh:
         return True
 
     async def _find_books(self) -> None:
-        """Starts our own database. One that does not start now is tried again: answers do not wait for the books."""
+        """Starts our own database. If that fails, it is tried again later: answers do not wait for the books."""
         if not self._own_postgres:
             return
         self._environment = clean_environment(self._environment)
@@ -373,9 +375,9 @@ class Mesh:
         await self._supervisor.start(Program(name, command, self._log(name), whole))
 
     async def _until_ready(self) -> None:
-        """Waits until every role is ready; for models that load slowly only as long as no worker can answer.
+        """Waits until every role is ready. It waits for slow models only as long as no worker can answer.
 
-        An accountant that is still without its database, or does not start, is told of and not waited for.
+        An accountant without its database, or one that does not start, is reported and not waited for.
         """
         assert self._watch is not None
         watch, began = self._watch, asyncio.get_running_loop().time()
@@ -391,7 +393,7 @@ class Mesh:
             self._tell(f"{worker}; it joins when it is done")
 
     async def _books_are_told_of(self, watch: MeshWatch, began: float) -> bool:
-        """Whether the books are kept, or it has been said why not."""
+        """Whether the books are kept, or the reason why not has been reported."""
         if watch.missing(TELEMETRY) or await watch.answers(TELEMETRY):
             return True
         dies = self._supervisor.deaths(TELEMETRY) >= CRASH_LOOP
@@ -402,7 +404,7 @@ class Mesh:
         return False
 
     async def _until_back(self, name: str) -> None:
-        """Waits until a role that was restarted does its work again."""
+        """Waits until a role that was restarted is ready again."""
         assert self._watch is not None
         began, deaths = asyncio.get_running_loop().time(), self._supervisor.deaths(name)
         while not await self._watch.serves(name):
@@ -421,7 +423,7 @@ class Mesh:
         await asyncio.sleep(0.05)
 
     def _check_hope(self, silent: Sequence[str], waited: float) -> None:
-        """Raises `MeshError` when a role keeps dying, or says nothing for too long."""
+        """Raises `MeshError` when a role keeps dying, or has not answered for too long."""
         for name in self._supervisor.pids.keys() - {TELEMETRY}:
             if self._supervisor.deaths(name) >= CRASH_LOOP:
                 raise MeshError(f"{name} keeps dying; it said:\n{self._last_words(name)}")
@@ -454,7 +456,7 @@ class Mesh:
         self._began.add(name)
 
     def _write_endpoints(self) -> None:
-        """A disk that is full must not keep a process from being started again."""
+        """Writes `endpoints.json`. A full disk must not keep a process from being restarted."""
         try:
             endpoints_file.write(self.endpoints, self.data_dir)
         except OSError as error:
@@ -475,7 +477,7 @@ class Mesh:
 
 
 def make_data_dir(data_dir: Path) -> None:
-    """Makes the directory, with a place for logs. Raises `MeshError` when nothing can be written there."""
+    """Makes the directory and the one for logs. Raises `MeshError` when nothing can be written there."""
     logs = data_dir / "logs"
     try:
         logs.mkdir(parents=True, exist_ok=True)
@@ -486,7 +488,7 @@ def make_data_dir(data_dir: Path) -> None:
 
 
 async def _has_key(bus: Bus) -> bool:
-    """True, too, when JetStream cannot say."""
+    """Whether there is an API key; also True when JetStream cannot say."""
     try:
         return bool(await (await KeyOffice.open(bus)).keys())
     except BusError:
@@ -494,7 +496,7 @@ async def _has_key(bus: Bus) -> bool:
 
 
 def _numbered(workers: Sequence[tuple[str, int]]) -> dict[str, str]:
-    """Worker ids, with the backend (a name or a path) that each one runs. Folders of one name are counted together."""
+    """Worker ids, each with its backend (a name or a path). Folders of one name are numbered together."""
     named, seen = {}, Counter[str]()
     for backend, count in workers:
         for _ in range(count):
@@ -504,7 +506,7 @@ def _numbered(workers: Sequence[tuple[str, int]]) -> dict[str, str]:
 
 
 async def _all_of(*work: Coroutine[Any, Any, None]) -> None:
-    """Does all of it at the same time; the first failure ends the rest and is raised as it is."""
+    """Runs all of them at the same time. The first failure cancels the rest and is raised."""
     try:
         async with asyncio.TaskGroup() as group:
             for one in work:

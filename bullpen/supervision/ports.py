@@ -1,4 +1,4 @@
-"""Which port a server gets: the standard one; when that is taken, the one it had last time; else any free one."""
+"""The port of a server: the standard one; when that is taken, the last one; else any free one."""
 
 import json
 import socket

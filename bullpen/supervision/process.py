@@ -1,6 +1,6 @@
-"""One role as a process: its loop, its signals, and what its exit code tells the supervisor.
+"""One role as a process: its event loop, its signals, and its exit code for the supervisor.
 
-The first SIGTERM or SIGINT asks it to finish what it does, the second to break that off and leave now.
+The first SIGTERM or SIGINT asks the role to finish its requests, the second to stop at once.
 """
 
 import asyncio
@@ -22,18 +22,20 @@ from config.loader import ConfigError
 log = structlog.get_logger(__name__)
 
 STOPPED, CANNOT_RUN, DIED, BUS_LOST = 0, 1, 70, 78
-"""Exit codes. `BUS_LOST`: the connection is closed for good, start me again."""
+"""Exit codes. `BUS_LOST`: the connection is closed for good, and the role has to be started again."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 GARBAGE = 10_000, 20, 20
-"""Objects made, and collections of the younger ones, after which Python looks for cycles."""
+"""Thresholds of Python's garbage collector."""
 
 Role = Callable[[asyncio.Event], Coroutine[None, None, None]]
 """Runs until the event is set."""
 
 
 def run_role(name: str, role: Role, status: RoleStatus | None = None) -> int:
-    """Runs the role until a signal says stop; returns the exit code. `status`: what the role tells on this machine."""
+    """Runs the role until a signal stops it; returns the exit code. `status`: for the role's status page on this
+    machine.
+    """
     try:
         logs.configure()
         _collect_seldom()
@@ -52,10 +54,10 @@ def run_role(name: str, role: Role, status: RoleStatus | None = None) -> int:
 
 
 def role_command() -> list[str]:
-    """How to run `bullpen` in a process of its own, with the modules that we ourselves would import.
+    """The command that runs `bullpen` in another process with the modules that this process imports.
 
-    Only a Python that was started in the current directory looks for modules there: otherwise a folder of
-    another package called `client` or `workers`, like ours, would be found first.
+    Python looks for modules in the current directory only if it was started with it. Otherwise another package's folder
+    called `client` or `workers`, like ours, would be found first.
     """
     here = {"", str(Path.cwd())} & set(sys.path)
     return [sys.executable, *([] if here else ["-P"]), "-m", "bullpen"]
@@ -87,7 +89,9 @@ async def _until_told(role: Role) -> None:
 
 
 def _collect_seldom() -> None:
-    """What is imported stays; requests come and go without cycles, so looking for these every 700 objects is no use."""
+    """Sets up the garbage collector. Imported modules stay, and requests leave no cycles, so a search every 700 objects
+    is wasted.
+    """
     gc.freeze()
     gc.set_threshold(*GARBAGE)
 

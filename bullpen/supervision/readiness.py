@@ -1,4 +1,4 @@
-"""The roles' heartbeats and pings, as `bullpen up` follows them."""
+"""Heartbeats and pings of the roles, as `bullpen up` follows them."""
 
 import asyncio
 import time
@@ -24,12 +24,12 @@ from contracts import subjects as s
 PING_WAIT = 0.5
 """Seconds for an answer to a `$SRV.PING`."""
 REFUSED_FOR_MS = 4000
-"""Milliseconds for which no event was taken that are no passing thing."""
+"""Milliseconds without an acknowledged event after which a Manager's events count as refused."""
 _SOURCES: TypeAdapter[MeshMetrics | TelemetryMetrics] = TypeAdapter(MeshMetrics | TelemetryMetrics)
 
 
 class MeshWatch:
-    """Listens on the mesh, and reports when a worker or the books become unwell, and well again."""
+    """Follows the mesh, and reports when a worker or the books fail, and when they recover."""
 
     def __init__(self, bus: Bus, tell: Callable[[str], None]) -> None:
         self._bus = bus
@@ -41,7 +41,7 @@ class MeshWatch:
         self._away: dict[str, str] = {}
         self._silence = SilenceWatch()
         self.on_refused: Callable[[], None] = lambda: None
-        """Called when a Manager's events for the books are not taken."""
+        """Called when a Manager's events for the books are not acknowledged."""
 
     @property
     def bus(self) -> Bus:
@@ -49,7 +49,7 @@ class MeshWatch:
 
     @classmethod
     async def open(cls, settings: BusSettings, tell: Callable[[str], None]) -> "MeshWatch":
-        """Raises `BusUnreachable`."""
+        """Connects and subscribes. Raises `BusUnreachable`."""
         watch = cls(await Bus.connect("bullpen:up", settings), tell)
         await watch._bus.subscribe_inline(s.WORKER_HEARTBEAT, watch._on_heartbeat)
         await watch._bus.subscribe_inline(s.METRICS_MESH, watch._on_metrics)
@@ -68,7 +68,7 @@ class MeshWatch:
         return True
 
     async def http_url(self, process: str) -> str | None:
-        """Where a gateway's process (`gateway-1`) listens; None when it does not say so."""
+        """The address of a gateway's process (`gateway-1`); None: it does not answer with one."""
         try:
             answer = await self._bus.request(f"$SRV.PING.{GATEWAY_SERVICE}.{process}", b"", timeout=PING_WAIT)
             return ServiceInfo.model_validate_json(answer.data).metadata.get("url")
@@ -76,7 +76,7 @@ class MeshWatch:
             return None
 
     async def serves(self, process: str) -> bool:
-        """Whether a role's process does its work: a worker has to be ready, of the others an answer will do."""
+        """Whether a role's process works: a worker has to be ready, other roles have to answer."""
         role, _, role_id = process.partition("-")
         if role != "worker":
             return await self.answers(process)
@@ -89,7 +89,9 @@ class MeshWatch:
         return beat is not None and beat.state == "ready"
 
     async def keep_looking(self, tell: Callable[[str, float | None], None]) -> None:
-        """Tells of each worker that falls silent, with the seconds since its last heartbeat; None: it is back."""
+        """Calls `tell` for each worker that falls silent, with the seconds since its last heartbeat, or None when it is
+        back.
+        """
         while True:
             now = time.monotonic()
             for worker_id, is_silent in list(self._silence.look(now, connected=self._bus.is_connected)):
@@ -102,11 +104,11 @@ class MeshWatch:
         return {worker_id: now - self._silence.since(worker_id) for worker_id in sorted(self._silence.silent)}
 
     def started_anew(self, worker_id: str) -> None:
-        """Its process is another one, or none: what was heard of it is void."""
+        """Forgets what was heard of the worker: its process is another one, or gone."""
         self._silence.forget(worker_id)
 
     def missing(self, process: str) -> str:
-        """Why an accountant (`telemetry-1`) books nothing now, in its own words; empty when it has not said so."""
+        """Why an accountant (`telemetry-1`) books nothing now, in its own words; empty: it reported nothing."""
         return self._away.get(process, "")
 
     def listen_anew(self) -> None:
@@ -114,16 +116,16 @@ class MeshWatch:
         self._heard.clear()
 
     def unheard(self) -> list[str]:
-        """The workers' processes without a heartbeat so far."""
+        """The workers' processes without a heartbeat yet."""
         return [f"worker-{worker_id}" for worker_id in sorted(self.worker_ids - self._heard)]
 
     def loading(self) -> list[str]:
-        """The workers that can't answer yet, with what they say they are doing."""
+        """The workers that cannot answer yet, each with its own reason."""
         beats = sorted(self._workers.values(), key=lambda beat: beat.worker_id)
         return [f"worker-{beat.worker_id}: {beat.reason or beat.state}" for beat in beats if beat.state == "starting"]
 
     def serving(self) -> bool:
-        """Whether any of our workers can answer."""
+        """Whether any of our workers is ready."""
         return any(beat.state == "ready" for beat in self._workers.values())
 
     def _on_heartbeat(self, message: Message) -> None:

@@ -21,12 +21,12 @@ NATS, POSTGRES = "nats", "postgres"
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A server as this module needs to know it."""
+    """A server of ours."""
 
     name: str
     standard_port: int
     address_taken: str
-    """What the server logs when the port is taken."""
+    """The server's log line when the port is taken."""
     program: Callable[[int], Program]
     ready: Callable[[int], Awaitable[bool]]
 
@@ -54,7 +54,7 @@ class Servers:
         return nats_server.url(await self._start(kind, [wanted_port]))
 
     async def start_postgres(self) -> str:
-        """Starts Postgres and returns its address. Raises `EmbeddedError`; `ServerDown`: it may start later."""
+        """Starts Postgres and returns its address. Raises `EmbeddedError`; `ServerDown` when it may start later."""
         cluster = postgres.Postgres(self._data_dir / POSTGRES)
         self._doing("starting Postgres" if cluster.data.exists() else "setting up Postgres, once")
         try:
@@ -112,7 +112,7 @@ class Servers:
         return self._data_dir / "logs" / f"{name}.log"
 
     async def _start(self, kind: Kind, ports: Iterable[int]) -> int:
-        """Starts it on the first port that stays free, and returns that one."""
+        """Starts a server on the first port that stays free; returns the port."""
         words = ""
         for port in ports:
             await self._supervisor.start(kind.program(port))

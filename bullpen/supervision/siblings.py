@@ -1,6 +1,6 @@
-"""Several processes of one role under one parent, as one process that a container or `bullpen up` looks after.
+"""Several processes of one role under one parent, which a container or `bullpen up` supervises as one process.
 
-One that dies is started again. When the parent is told to stop, so are they, and it waits for all of them; when it is
+A child that dies is started again. When the parent is stopped, it stops the children and waits for them; when it is
 killed, they end as well.
 """
 
@@ -22,7 +22,7 @@ AGAIN = Backoff(0.5, 10.0)
 
 
 async def run_siblings(commands: Sequence[Sequence[str]], environment: Mapping[str, str], stop: asyncio.Event) -> None:
-    """Until `stop` is set. Raises `ConfigError` when one of them says that it cannot run."""
+    """Runs until `stop` is set. Raises `ConfigError` when a child reports that it cannot run."""
     try:
         async with asyncio.TaskGroup() as group:
             for command in commands:

@@ -1,8 +1,8 @@
-"""Workers of this machine that say nothing: noticed by `bullpen up`, shown by every command that lists workers.
+"""Silent workers of this machine: noticed by `bullpen up`, shown by every command that lists workers.
 
-A frozen process (SIGSTOP, a debugger, a full disk below it) keeps its connection, so no event tells of it, and a
-command that listens for a second cannot tell it from a worker that never was. `bullpen up` heard it before, and knows
-its process.
+A frozen process (SIGSTOP, a debugger, a full disk) keeps its connection, so no event reports it, and a command that
+listens for a second cannot tell it from a worker that never ran. `bullpen up` has heard it before, and knows its
+process.
 """
 
 import os
@@ -20,20 +20,20 @@ SILENT_AFTER = 3.0
 """Heartbeat intervals without a heartbeat after which a worker counts as silent."""
 LOOK_EVERY = 1.0
 LATE = 1.0
-"""Seconds by which a look may come late before it counts for nothing: whoever looks stood still itself."""
+"""Seconds by which a look may be late. A later one does not count: this process stood still itself."""
 STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
 
 
 @dataclass(frozen=True, slots=True)
 class SilentWorker:
-    """A worker whose process exists and whose heartbeats are missing."""
+    """A worker with a process but without heartbeats."""
 
     worker_id: str
     pid: int
     seconds: float | None
-    """None: it was not heard since it was started."""
+    """Seconds since its last heartbeat; None: none since it was started."""
     is_stopped: bool
-    """Its process stands still: a signal stopped it."""
+    """Whether a signal stopped its process."""
 
     @property
     def reason(self) -> str:
@@ -53,7 +53,7 @@ class SilentWorker:
 
 
 def silent_workers(heard: Collection[str], data_dir: Path | None = None) -> list[SilentWorker]:
-    """The workers of the mesh on this data directory that are not among those `heard`; none of another mesh."""
+    """The workers of the mesh on this data directory that are not in `heard`; none of another mesh."""
     endpoints = running(data_dir)
     if endpoints is None or os.environ.get("NATS_URL") not in (None, "", endpoints.nats_url):
         return []
@@ -75,11 +75,11 @@ def _is_stopped(pid: int) -> bool:
 
 
 class SilenceWatch:
-    """Which workers are silent now. Pure; the clock is passed in, in seconds."""
+    """Finds silent workers. Pure; the clock is passed in, in seconds."""
 
     def __init__(self) -> None:
         self._due: dict[str, float] = {}
-        """When the next heartbeat is overdue."""
+        """The time when the next heartbeat is overdue."""
         self._heard: dict[str, float] = {}
         self._silent: set[str] = set()
         self._looked = 0.0
@@ -92,13 +92,13 @@ class SilenceWatch:
         self._due[beat.worker_id] = now + max(SILENT_AFTER * beat.interval_ms, beat.pause_ms) / 1000
 
     def forget(self, worker_id: str) -> None:
-        """It has ended, or was started anew: it is silent for a reason that is told elsewhere."""
+        """Forgets a worker that has ended or was restarted: its silence is reported elsewhere."""
         for known in (self._due, self._heard):
             known.pop(worker_id, None)
         self._silent.discard(worker_id)
 
     def since(self, worker_id: str) -> float:
-        """When it was last heard. Raises `KeyError`."""
+        """The time of its last heartbeat. Raises `KeyError`."""
         return self._heard[worker_id]
 
     @property
@@ -106,10 +106,10 @@ class SilenceWatch:
         return frozenset(self._silent)
 
     def look(self, now: float, *, connected: bool = True) -> Iterator[tuple[str, bool]]:
-        """What changed since the last look: workers, each with whether it is silent now.
+        """The changes since the last look: workers, each with whether it is silent now.
 
-        Where nothing could be heard meanwhile (not `connected`, or the process that looks stood still), everybody gets
-        a new interval.
+        When no heartbeat could be heard meanwhile (not `connected`, or this process stood still), every worker gets a
+        new interval.
         """
         blind = not connected or now - self._looked > LOOK_EVERY + LATE
         self._looked = now

@@ -1,9 +1,9 @@
-"""A role's own word on its own machine: three pages over HTTP at `BULLPEN_STATUS` (`127.0.0.1:8223` in the images).
+"""A role's status on its own machine: three pages over HTTP at `BULLPEN_STATUS` (`127.0.0.1:8223` in the images).
 
-`/healthz` says that the loop turns: a process whose loop stands still answers nothing, and a restart is the cure.
-`/readyz` says whether the role serves, and why not; a restart would not help. `/metrics` has the figures in the text
-form of Prometheus. Nothing is asked of NATS or of a database, so a check costs next to nothing and fails for no
-trouble but the role's own.
+`/healthz` answers while the event loop runs: a process whose loop stands still does not answer, and needs a restart.
+`/readyz` says whether the role serves, and why not; a restart would not help. `/metrics` has the figures in
+Prometheus's text form. The pages ask neither NATS nor a database, so a check costs next to nothing, and fails only for
+the role's own faults.
 """
 
 import asyncio
@@ -27,16 +27,16 @@ VARIABLE = "BULLPEN_STATUS"
 REQUEST_WITHIN = 2.0
 LONGEST_REQUEST = 8192
 MOST_AT_ONCE = 16
-"""Connections. More are closed unanswered: the figures are for checks and one or two collectors."""
+"""Connections. Further ones are closed: the pages are for checks and one or two collectors."""
 TICK = 0.5
 STALLED = 1.0
-"""Seconds that the loop stood still which are worth a line in the log."""
+"""Seconds of a still event loop that are logged."""
 STANDS_STILL = 5.0
-"""Seconds without a tick after which the loop counts as standing still, though this page is answered."""
+"""Seconds without a tick after which the loop counts as standing still, though it answers this page."""
 REMEMBERED = 60
 """Ticks whose lag is remembered: half a minute."""
 STANDARD = "gen_ai_"
-"""Names that begin so are OpenTelemetry's, which all who serve models share."""
+"""The prefix of OpenTelemetry's names, which other model servers use too."""
 TEXT, METRICS = "text/plain; charset=utf-8", "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -47,7 +47,9 @@ class Page(NamedTuple):
 
 
 class LoopWatch:
-    """How late the event loop is: a tick that is due every half second comes later when the loop is held up."""
+    """Measures how late the event loop is: a tick that is due every half second comes later when the loop is
+    blocked.
+    """
 
     def __init__(self) -> None:
         self._now = asyncio.get_running_loop().time
@@ -62,11 +64,11 @@ class LoopWatch:
 
     @property
     def worst(self) -> float:
-        """Seconds: the largest lag of the last half minute, the present one included."""
+        """Seconds: the largest lag of the last half minute, including the present one."""
         return max(0.0, self.silent - TICK, *self._lags)
 
     async def keep(self) -> None:
-        """Ticks for ever."""
+        """Ticks until cancelled."""
         while True:
             self.ticked(self._now())
             await asyncio.sleep(TICK)
@@ -80,7 +82,7 @@ class LoopWatch:
 
 
 class StatusServer:
-    """Answers with what `status` says now."""
+    """Serves the pages from the present `status`."""
 
     def __init__(self, role: str, status: RoleStatus, watch: LoopWatch) -> None:
         self._role = role
@@ -89,7 +91,7 @@ class StatusServer:
         self._open: set[asyncio.StreamWriter] = set()
 
     def page(self, path: str) -> Page:
-        """What stands at a path."""
+        """The page at a path."""
         if path == "/healthz":
             return self._health()
         if path == "/readyz":
@@ -100,7 +102,7 @@ class StatusServer:
         return Page(404, "there are /healthz, /readyz and /metrics\n")
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One request, one page, and the connection is closed."""
+        """Answers one request, then closes the connection."""
         self._open.add(writer)
         try:
             if len(self._open) <= MOST_AT_ONCE:
@@ -159,9 +161,10 @@ class StatusServer:
 async def status_served(
     role: str, status: RoleStatus, environ: Mapping[str, str] | None = None
 ) -> AsyncIterator[str | None]:
-    """Shows the status at `BULLPEN_STATUS` until the end of the block; yields the address, None: it is shown nowhere.
+    """Serves the status at `BULLPEN_STATUS` until the end of the block; yields the address, or None if it is served
+    nowhere.
 
-    Raises `ConfigError` when the variable is no address. An address that is taken is logged, and stops no role.
+    Raises `ConfigError` when the variable is no address. An address that is in use is logged, and stops no role.
     """
     tasks = Tasks(f"{role}:status")
     watch = LoopWatch()
@@ -195,7 +198,7 @@ async def _listening(shown: StatusServer, environ: Mapping[str, str] | None) -> 
 
 
 def address(environ: Mapping[str, str]) -> tuple[str, int] | None:
-    """Host and port of `BULLPEN_STATUS`; None when it is empty. Raises `ConfigError`."""
+    """Host and port of `BULLPEN_STATUS`; None: it is empty. Raises `ConfigError`."""
     text = environ.get(VARIABLE, "").strip()
     if not text:
         return None
@@ -206,7 +209,7 @@ def address(environ: Mapping[str, str]) -> tuple[str, int] | None:
 
 
 def nth_address(environ: Mapping[str, str], number: int) -> dict[str, str]:
-    """`BULLPEN_STATUS` for the role of that number (from 0) on one machine: the ports follow each other.
+    """`BULLPEN_STATUS` for the role with this number (from 0) on one machine: the ports follow each other.
 
     Empty when the variable is. Raises `ConfigError`.
     """
@@ -218,7 +221,7 @@ def nth_address(environ: Mapping[str, str], number: int) -> dict[str, str]:
 
 
 def metrics_text(figures: Iterable[Figure], labels: Mapping[str, str]) -> str:
-    """The figures as Prometheus reads them: those of one name together."""
+    """The figures in Prometheus's form: those of one name stand together."""
     families: dict[str, list[str]] = {}
     for figure in figures:
         name = figure.name if figure.name.startswith(STANDARD) else f"bullpen_{figure.name}"
@@ -239,7 +242,7 @@ def _escaped(value: str) -> str:
 
 
 def _resident_bytes() -> int:
-    """What this process has in memory; 0 where the system does not say so."""
+    """This process's memory in bytes; 0: the system does not report it."""
     try:
         with open("/proc/self/statm", encoding="ascii") as told:  # noqa: PTH123 — read on every scrape
             return int(told.read().split()[1]) * resource.getpagesize()

@@ -1,8 +1,8 @@
-"""Notices when our own NATS server keeps nothing any more, and has it restarted when that helps.
+"""Notices when our own NATS server stores nothing any more, and restarts it when that helps.
 
-A server whose disk was full goes on refusing after there is room again: publishers get no answer, while its API and
-its health page look well. Restarted, it is well within a second, and everything that waited is taken. Nothing is
-restarted while the disk is still full, or for a limit of JetStream's own: that would help nobody.
+After a full disk a server goes on refusing when there is room again: publishers get no answer, while its API and its
+health page look healthy. A restart heals it within a second, and everything that waited is stored. While the disk is
+full, or a limit of JetStream's own is reached, a restart would not help, and none is made.
 """
 
 import asyncio
@@ -23,14 +23,14 @@ from contracts import subjects as s
 log = structlog.get_logger(__name__)
 
 LOOK_EVERY, LOOK_SOON = 60.0, 5.0
-"""Seconds between two writes; the latter while something is wrong."""
+"""Seconds between two test writes; the second while something is wrong."""
 WITHIN = 2.0
 SURE_AFTER = 2
-"""Writes refused in a row before a restart: a busy disk may be slow once."""
+"""Test writes refused in a row before a restart: a busy disk may be slow once."""
 AGAIN = Backoff(30.0, 600.0)
-"""Seconds before a restart that did not help is tried again."""
+"""Seconds before the next restart when the last one did not help."""
 LEAST_ROOM = 64 << 20
-"""Bytes free with which the server can go on."""
+"""Free bytes that the server needs."""
 PROBE = 64 << 10
 
 Step = Literal["nothing", "tell", "restart"]
@@ -38,16 +38,16 @@ Step = Literal["nothing", "tell", "restart"]
 
 @dataclass(slots=True)
 class StoreState:
-    """What was found until now. Pure: `step` decides, `now` in seconds."""
+    """The state of the store so far. Pure: `step` decides; `now` in seconds."""
 
     refused: int = 0
-    """Writes in a row."""
+    """Test writes refused in a row."""
     restarts: int = 0
-    """In a row, without a write that was taken."""
+    """Restarts in a row after which no test write succeeded."""
     not_before: float = 0.0
 
     def step(self, refusal: Refusal | None, room: bool, now: float) -> Step:
-        """What to do after a write."""
+        """The action after a test write."""
         if refusal is None:
             self.refused = self.restarts = 0
             return "nothing"
@@ -60,12 +60,12 @@ class StoreState:
 
 
 class StoreWatch:
-    """Looks after the store in `folder`, for as long as `keep` runs."""
+    """Watches the store in `folder` while `keep` runs."""
 
     def __init__(
         self, bus: Bus, folder: Path, restart: Callable[[], Awaitable[None]] | None, tell: Callable[[str], None]
     ) -> None:
-        """`restart`: of the server; None when it is not ours. `tell` gets lines for people."""
+        """`restart`: restarts the server; None: it is not ours. `tell` gets lines for people."""
         self._bus = bus
         self._folder = folder
         self._restart = restart
@@ -75,11 +75,11 @@ class StoreWatch:
         self._hurry = asyncio.Event()
 
     def look_soon(self) -> None:
-        """Somebody's events are not taken."""
+        """Tests soon, because a role's events are not acknowledged."""
         self._hurry.set()
 
     async def keep(self) -> None:
-        """Looks now and then, for ever."""
+        """Tests the store from time to time, until cancelled."""
         while True:
             try:
                 async with asyncio.timeout(LOOK_SOON if self._state.refused else LOOK_EVERY):
@@ -93,7 +93,7 @@ class StoreWatch:
                 log.debug("store_not_looked_at", error=str(error))
 
     async def look(self) -> None:
-        """One write, and what follows from it. Raises `BusError` when the server cannot be asked."""
+        """Makes one test write, and acts on its result. Raises `BusError` when the server cannot be asked."""
         refusal = await write_refused(self._bus, s.TELEMETRY_CHECK, timeout=WITHIN)
         trouble = await _trouble(self._folder) if refusal else ""
         step = self._state.step(refusal, not trouble, asyncio.get_running_loop().time())
@@ -107,14 +107,14 @@ class StoreWatch:
             self._say(f"NATS keeps nothing ({trouble or refusal.reason}): answers go on, the books wait")
 
     def _say(self, line: str) -> None:
-        """Says what is new."""
+        """Reports a line, unless it is the last one again."""
         if line and line != self._said:
             self._tell(line)
         self._said = line
 
 
 async def _trouble(folder: Path) -> str:
-    """Why nothing can be written in this folder; empty when it can, with room to go on."""
+    """Why the folder takes no writes; empty: it does, with room to spare."""
     try:
         async with asyncio.timeout(WITHIN):
             return await asyncio.to_thread(no_room, folder)
@@ -123,7 +123,7 @@ async def _trouble(folder: Path) -> str:
 
 
 def no_room(folder: Path, least: int = LEAST_ROOM) -> str:
-    """Why no more than `least` bytes can be written in this folder, tried with a real file; empty: they can."""
+    """Why this folder takes no writes: fewer than `least` bytes are free, or a test write fails; empty: it does."""
     probe = folder / ".room"
     try:
         free = shutil.disk_usage(folder).free

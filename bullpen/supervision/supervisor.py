@@ -1,9 +1,9 @@
-"""Keeps processes running: starts them, starts them again when they die, stops them in order.
+"""Keeps processes running: starts them, restarts them when they die, stops them in order.
 
-One `_Keeper` per program does the whole life of that program. A process that dies is back after 0.2 s; one
-that keeps dying is left alone for longer and longer, up to 10 s. One that left in order (exit code 0, as after a
-SIGTERM) is back at once: that is no death but a restart. Each process leads its own process group, so
-that Ctrl-C in a terminal reaches only us, and dies when we die (see `leash`).
+One `_Keeper` per program handles its whole life. A process that dies is restarted after 0.2 s; one that keeps dying
+after longer and longer pauses, up to 10 s. One that ended in order (exit code 0, as after a SIGTERM) is restarted at
+once: that is no death. Each process leads its own process group, so that Ctrl-C in a terminal reaches only us; it ends
+when we die (see `leash`).
 """
 
 import asyncio
@@ -25,17 +25,19 @@ log = structlog.get_logger(__name__)
 
 RESTART = Backoff(0.2, 10.0)
 HEALTHY_AFTER = 10.0
-"""Seconds of life after which a death is again treated as the first one."""
+"""Seconds of life after which a death counts as the first one again."""
 SHORTEST_LIFE = 1.0
-"""Seconds. A process that leaves earlier, though in order, would leave again and again."""
+"""Seconds of life after which an orderly end is followed by a restart at once. A shorter one would repeat without
+end.
+"""
 LARGEST_LOG = 10 << 20
-"""Bytes; a log that has grown beyond is set aside as `<name>.log.1` at the next start."""
+"""Bytes; a larger log is renamed to `<name>.log.1` at the next start."""
 TAIL_BYTES, TAIL_LINES = 8192, 8
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What to keep running."""
+    """A program to keep running."""
 
     name: str
     command: tuple[str, ...]
@@ -44,21 +46,21 @@ class Program:
     uid: int = KEEP_USER
     gid: int = KEEP_USER
     stop_signal: signal.Signals = signal.SIGTERM
-    """Asks it to end in order."""
+    """The signal that stops it in order."""
     orphan_signal: signal.Signals = signal.SIGKILL
-    """Sent when the supervisor dies."""
+    """The signal that it gets when the supervisor dies."""
 
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """A process ended without having been asked to."""
+    """A process ended without being asked to."""
 
     name: str
     pid: int
     code: int
-    """The exit code, or minus the signal that killed it."""
+    """The exit code, or minus the number of the signal that killed it."""
     again_in: float
-    """Seconds until the next try."""
+    """Seconds until the restart."""
 
     @property
     def how(self) -> str:
@@ -69,7 +71,7 @@ class Death:
 
 @dataclass(slots=True)
 class RestartDelay:
-    """How long to wait after a process's death: doubling until one has lived for a while again.
+    """How long to wait after a process's death: doubled each time until a process has lived for a while.
 
     Without jitter: the processes of one machine die for reasons of their own.
     """
@@ -77,13 +79,13 @@ class RestartDelay:
     deaths: int = 0
 
     def after(self, lived: float) -> float:
-        """Seconds to wait after a process that lived so many seconds."""
+        """Seconds to wait after a process lived for so many seconds."""
         self.deaths = 1 if lived >= HEALTHY_AFTER else self.deaths + 1
         return RESTART.ceiling(self.deaths)
 
 
 class Supervisor:
-    """`started` is called with the name of each process that has a new pid, `died` with each death."""
+    """`started` is called with the name of each new process, `died` with each death."""
 
     def __init__(self, started: Callable[[str], None], died: Callable[[Death], None]) -> None:
         self._started = started
@@ -93,19 +95,19 @@ class Supervisor:
 
     @property
     def pids(self) -> dict[str, int]:
-        """The processes by name; one that just died keeps its old pid until it is started again."""
+        """Process ids by name; a process that just died keeps its old id until it is restarted."""
         return {name: keeper.pid for name, keeper in self._keepers.items() if keeper.pid}
 
     def deaths(self, name: str) -> int:
-        """How often the process has died by itself."""
+        """How often the process died without being asked to end."""
         return self._keepers[name].deaths
 
     def last_words(self, name: str) -> str:
-        """The end of what the process logged since it was last started."""
+        """The end of the process's log since its last start."""
         return self._keepers[name].last_words()
 
     def dying_words(self, name: str) -> str:
-        """The end of what the process logged before its last death, also when the next one runs already."""
+        """The end of the process's log before its last death, also when its successor runs already."""
         return self._keepers[name].dying_words or self.last_words(name)
 
     async def start(self, program: Program) -> None:
@@ -130,7 +132,7 @@ class Supervisor:
 
 
 class _Keeper:
-    """One program, for as long as it is wanted."""
+    """The life of one program, as long as it is wanted."""
 
     task: asyncio.Task[None]
     """Runs `keep`."""
@@ -154,7 +156,7 @@ class _Keeper:
         return self._process.pid if self._process else None
 
     async def keep(self) -> None:
-        """The whole life: one process after the other, until `leave`."""
+        """Runs one process after the other, until `leave`."""
         loop = asyncio.get_running_loop()
         while not self._leaving:
             born = loop.time()
@@ -167,7 +169,7 @@ class _Keeper:
                 await self._wait_after(code, lived)
 
     async def restart(self, within: float) -> None:
-        """Ends the process, in order if it can, and waits for the next one."""
+        """Stops the process, in order if possible, and waits for the next one."""
         process = self._process if self.alive.is_set() else None
         self._ask()
         if process is not None:
@@ -175,13 +177,13 @@ class _Keeper:
         await self.alive.wait()
 
     async def leave(self, within: float) -> None:
-        """Ends the process, in order if it can, for good."""
+        """Stops the process, in order if possible, for good."""
         self._leaving = True
         self._ask()
         await _bounded(asyncio.shield(self.task), within, self.kill)
 
     def kill(self) -> None:
-        """Kills the process and whatever it started."""
+        """Kills the process and its children."""
         if self._process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -196,7 +198,7 @@ class _Keeper:
         return "\n".join(said.splitlines()[-TAIL_LINES:])
 
     def _ask(self) -> None:
-        """Asks the process to end; one that waits for its next try waits no longer."""
+        """Asks the process to end; a process that waits for its restart waits no longer."""
         if self._process is not None and self.alive.is_set():
             self._asked_to_end = True
             self.alive.clear()
@@ -206,7 +208,7 @@ class _Keeper:
             self._hurry.set()
 
     async def _live(self) -> int:
-        """One process, from its start to its exit code."""
+        """Runs one process from its start to its exit code."""
         try:
             process = self._process = await self._spawn()
         except OSError as error:
@@ -254,7 +256,7 @@ class _Keeper:
 
 
 async def _bounded(ending: Awaitable[object], within: float, kill: Callable[[], None]) -> None:
-    """Waits for an end; after `within` seconds, brings it about."""
+    """Waits for the end; after `within` seconds, kills."""
     waiting = asyncio.ensure_future(ending)
     await asyncio.wait({waiting}, timeout=within)
     if not waiting.done():

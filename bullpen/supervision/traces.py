@@ -1,7 +1,8 @@
 """Sends the spans of a role's process to the collector at `OTEL_EXPORTER_OTLP_ENDPOINT`, if that is set.
 
-OpenTelemetry's own variables say the rest (`OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER`,
-`OTEL_EXPORTER_OTLP_HEADERS`, …). A thread sends spans in batches; a collector that is away costs spans, nothing else.
+OpenTelemetry's own variables hold the other settings (`OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`,
+`OTEL_TRACES_SAMPLER`, `OTEL_EXPORTER_OTLP_HEADERS`, …). A thread sends spans in batches; while the collector is away
+spans are lost, nothing else.
 """
 
 import os
@@ -20,12 +21,12 @@ log = structlog.get_logger(__name__)
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 CONTENT = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 LAST_WITHIN = 1.0
-"""Seconds that the last spans have to leave, when the role ends."""
+"""Seconds that the last spans get when the role ends."""
 
 
 @contextmanager
 def traced(role: str, environ: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Sends spans until the end of the block. Raises `ConfigError` when they are wanted and cannot be sent."""
+    """Sends spans until the end of the block. Raises `ConfigError` when the settings ask for spans but cannot work."""
     environ = os.environ if environ is None else environ
     endpoint = next((environ[name] for name in ENDPOINTS if environ.get(name)), "")
     if not endpoint or environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
@@ -43,7 +44,7 @@ def traced(role: str, environ: Mapping[str, str] | None = None) -> Iterator[None
 
 
 def _begin(role: str, environ: Mapping[str, str]) -> Callable[[], None]:
-    """Returns what ends it."""
+    """Starts the exporter; returns the function that ends it."""
     try:  # a third of a second, and 20 MB
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
         from opentelemetry.sdk.resources import Resource  # noqa: PLC0415

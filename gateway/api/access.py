@@ -1,8 +1,8 @@
-"""Who looks at the page, and what they may: by their key, in a header or in the cookie that signing in sets.
+"""Who makes a request to the API, and what they may do: by their key, in a header or in the cookie set at sign-in.
 
-Without keys everybody on this machine is an operator. What comes without a key in a header could be made by any page
-that somebody has open, so it has to come from our own: by `Origin`, `Sec-Fetch-Site` and `Host`, and, where something
-is done, by a header that no other page can send.
+Without keys every caller on this machine is an operator. A request without a key in a header could come from any page
+that is open in a browser, so it has to come from our own page: `Origin`, `Sec-Fetch-Site` and `Host` are checked, and
+for an order also a header that no other page can send.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,11 +24,11 @@ Doing = Literal["reading", "acting"]
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Whoever sent one request to the API."""
+    """The sender of one request to the API."""
 
     role: KeyRole
     tenant: str | None
-    """Whose requests they may see; None: everybody's."""
+    """The tenant whose requests they may see; None: all tenants."""
     key_id: str = ""
 
     @classmethod
@@ -36,13 +36,13 @@ class Visitor:
         return cls(key.role, key.tenant if key.role == "tenant" else None, key.key_id)
 
     def check_sees_all(self) -> None:
-        """Raises `Refused` (403)."""
+        """Raises `Refused` (403) for a key that may see one tenant only."""
         if self.tenant is not None:
             why = "this key sees its own tenant's requests only: `bullpen keys create --role viewer` makes one for all"
             raise Refused(why, None, 403, "role_refused")
 
     def check_may_act(self) -> None:
-        """Raises `Refused` (403)."""
+        """Raises `Refused` (403) for a key that is no operator's."""
         if self.role != "operator":
             why = f"a {self.role}'s key may not do that: `bullpen keys create --role operator` makes one that may"
             raise Refused(why, None, 403, "role_refused")
@@ -50,20 +50,22 @@ class Visitor:
 
 class Access:
     def __init__(self, ring: KeyRing, config: Callable[[], GatewayConfig]) -> None:
-        """`config`: the one in force."""
+        """`config`: returns the present settings."""
         self._ring = ring
         self._config = config
 
     @property
     def is_open(self) -> bool:
-        """Whether no key is needed: only on this machine, while there are none, or they are switched off."""
+        """Whether requests need no key: only on this machine, while there are no keys, or keys are switched off."""
         config = self._config()
         if not config.is_loopback or config.keys == "required":
             return False
         return config.keys == "off" or (self._ring.is_known and not self._ring.exist())
 
     def admit(self, headers: Mapping[str, str], doing: Doing = "reading") -> Visitor:
-        """Raises `Refused` (401, 403), `BullpenError(no_worker)` while the keys are not known."""
+        """Finds out who sent the request. Raises `Refused` (401, 403), `BullpenError(no_worker)` while the keys are
+        unknown.
+        """
         config = self._config()
         check_origin(config.origins, headers)
         if secret := secret_of(headers):
@@ -79,13 +81,13 @@ class Access:
         return Visitor.of(self._key(secret))
 
     def sign_in(self, headers: Mapping[str, str], secret: str) -> tuple[Visitor, str]:
-        """What the key opens, and the cookie to set. Raises `Refused`."""
+        """Signs in with a key: the visitor, and the value of `Set-Cookie`. Raises `Refused`."""
         check_origin(self._config().origins, headers)
         self._check_our_page(headers, "acting")
         return Visitor.of(self._key(secret)), f"{COOKIE}={secret}; {_cookie_rules(headers)}"
 
     def sign_out(self, headers: Mapping[str, str]) -> str:
-        """The cookie to set. Raises `Refused`."""
+        """Signs out: the value of `Set-Cookie`. Raises `Refused`."""
         self._check_our_page(headers, "acting")
         return f"{COOKIE}=; Max-Age=0; {_cookie_rules(headers)}"
 
@@ -110,7 +112,9 @@ class Access:
 
 
 def _check_host(headers: Mapping[str, str]) -> None:
-    """A site's name that points at this machine is that site's page, whatever its `Origin` says."""
+    """Refuses a `Host` that is another site's name: such a name may point at this machine, and `Origin` then agrees
+    with it.
+    """
     host = urlsplit(f"//{headers.get('Host', '')}").hostname or ""
     try:
         ip_address(host)

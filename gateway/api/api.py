@@ -1,4 +1,4 @@
-"""`/api/v1/…`: which path is whose. Read `answer` for the story of a request; `ROUTES` is the list of them."""
+"""`/api/v1/…`: the routes of the live page's API. Read `answer` for the course of a request; `ROUTES` lists them."""
 
 import asyncio
 import re
@@ -26,15 +26,15 @@ log = structlog.get_logger(__name__)
 PREFIX = "/api/v1/"
 LARGEST_BODY, BODY_WITHIN = 1 << 16, 10.0
 SLOW_READER = 10.0
-"""Seconds that a page may read nothing of its events."""
+"""Seconds after which a page that reads none of its events is cut off."""
 EXAMINE_WITHIN, EXAMINED_FOR = 20.0, 5.0
-"""Seconds that the doctor may take, and for which its findings are told again."""
+"""Seconds that the doctor may take, and seconds for which its findings are reused."""
 FILTERS = ("name", "tenant", "model", "worker", "status", "code", "text", "since", "until", "after", "limit")
 PERIOD = ("since", "until")
 ERRORS = OpenAIChat()
 
 Examine = Callable[[], Awaitable[Sequence[JsonObject]]]
-"""Doctor's findings: `part`, `state`, `detail`, `cure`."""
+"""Returns the doctor's findings: `part`, `state`, `detail`, `cure`."""
 
 
 class NotAllowed(Refused):
@@ -45,15 +45,15 @@ class NotAllowed(Refused):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request to the API, and who makes it."""
+    """One request to the API, and its sender."""
 
     request: BaseRequest
     visitor: Visitor
     parts: tuple[str, ...]
-    """What stands for the names in the path."""
+    """The values of the names in the route's path."""
 
     def filters(self, *names: str) -> dict[str, str]:
-        """Of the query string. Raises `Refused` for one that there is not."""
+        """The filters in the query string. Raises `Refused` for one that the route does not have."""
         told = {name: value for name, value in self.request.query.items() if value}
         for name in told.keys() - set(names):
             raise Refused(f"{name}: is no filter here, but {', '.join(names)}", name)
@@ -77,7 +77,7 @@ class Api:
         self._examined: tuple[float, list[JsonObject]] = (-EXAMINED_FOR, [])
 
     async def answer(self, request: BaseRequest) -> StreamResponse:
-        """Never raises, but for a client that is gone."""
+        """Answers a request. Raises only when the client is gone."""
         try:
             path = request.path.removeprefix(PREFIX)
             if path == "session":
@@ -145,7 +145,7 @@ class Api:
             return response
 
     def _still_may(self, call: Call) -> bool:
-        """Whether the key that opened the stream still does: it may have been revoked meanwhile."""
+        """Whether the key that opened the stream is still valid: it may have been revoked meanwhile."""
         try:
             return self._access.admit(call.request.headers) == call.visitor
         except (Refused, BullpenError):
@@ -224,7 +224,7 @@ class Api:
 class Route:
     method: str
     path: str
-    """Names in braces are parts; `{order}` is one of `orders`."""
+    """All routes. A name in braces matches one part of the path; `{order}` matches one of `orders`."""
     handle: Callable[[Api, Call], Awaitable[JsonObject | StreamResponse]]
     about: str
     orders: tuple[str, ...] = ()
@@ -260,7 +260,7 @@ ROUTES = (
 
 
 def _found(request: BaseRequest, path: str) -> tuple[Route, tuple[str, ...]]:
-    """Raises `Refused` (404, 405)."""
+    """The route for the path, and the values in it. Raises `Refused` (404, 405)."""
     matching = [(route, parts) for route in ROUTES if (parts := route.match(path)) is not None]
     if not matching:
         raise Refused(f"There is nothing at {request.path[:200]}", None, 404, "not_found")

@@ -1,4 +1,4 @@
-"""The books, asked over NATS: the gateway knows no database."""
+"""Asks the books over NATS: the gateway has no database."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from contracts import subjects as s
 from contracts.control import mistakes
 
 WITHIN = 8.0
-NOBODY = "no telemetry runs, which keeps the books: start the mesh with `bullpen up`, or `bullpen telemetry`"
+NO_TELEMETRY = "no telemetry runs, which keeps the books: start the mesh with `bullpen up`, or `bullpen telemetry`"
 
 
 class Books:
@@ -19,7 +19,9 @@ class Books:
         self._bus = bus
 
     async def ask(self, sees: str | None, /, **asked: Any) -> BooksReply:
-        """`sees`: the one tenant whose requests may be seen, whatever is asked; None: all. Raises `BullpenError`."""
+        """Asks a query. `sees`: the one tenant whose requests may be seen, whatever the query says; None: all. Raises
+        `BullpenError`.
+        """
         if sees is not None:
             asked["tenant"] = sees
         try:
@@ -30,14 +32,14 @@ class Books:
         return await self._told(s.BOOKS_QUERY, query)
 
     async def grade(self, order: GradeOrder) -> BooksReply:
-        """Raises `BullpenError`."""
+        """Sets a grade by hand. Raises `BullpenError`."""
         return await self._told(s.BOOKS_GRADE, order)
 
     async def _told(self, subject: str, asked: OpenModel) -> BooksReply:
         try:
             answer = await self._bus.request(subject, asked.to_bytes(), timeout=WITHIN)
         except NoResponders:
-            raise BullpenError(ErrorCode.NO_WORKER, NOBODY) from None
+            raise BullpenError(ErrorCode.NO_WORKER, NO_TELEMETRY) from None
         except RequestTimeout:
             raise BullpenError(ErrorCode.DEADLINE_EXCEEDED, f"the books have not answered for {WITHIN:g} s") from None
         except BusError as error:

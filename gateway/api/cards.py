@@ -8,22 +8,22 @@ from client.roster import Sighting
 from contracts import JsonObject, ModelCard, RouteDecision
 
 FOR_A_TENANT = ("id", "backend", "state", "models", "local")
-"""Of a worker: what tells nothing of others' requests."""
+"""The fields of a worker that say nothing about other tenants' requests."""
 MOST_PASSED_OVER = 8
 GradeOf = Mapping[tuple[str, str], JsonObject]
-"""By model and worker."""
+"""Grades by model and worker."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """What the server says of a worker's connection that ended."""
+    """What the server reports about a worker's connection that ended."""
 
     reason: str
     connection: str
 
 
 def worker_card(seen: Sighting, lost: Loss | None, silent: bool, grades: GradeOf) -> JsonObject:
-    """`state` is the worker's own, or `lost`, or `silent`."""
+    """A worker as the page shows it. `state` is the worker's own, or `lost`, or `silent`."""
     beat, resources = seen.beat, seen.beat.resources
     state: str = beat.state
     reason = beat.reason
@@ -93,7 +93,7 @@ def _manager(one: ManagerFigures) -> JsonObject:
 
 
 def totals(live: LiveFigures, cards: Iterable[JsonObject]) -> JsonObject:
-    """Of all Managers and workers together."""
+    """Totals over all Managers and workers."""
     told, workers = managers(live), list(cards)
     sums = {
         name: sum(one[name] for one in told)
@@ -123,7 +123,7 @@ def accountants(live: LiveFigures) -> list[JsonObject]:
 
 
 def route(decision: RouteDecision) -> JsonObject:
-    """One choice of a worker: for whom, which, and what became of the others."""
+    """One routing decision: its request, the winner, and why the other candidates lost."""
     passed = {
         (one.worker_id, one.passed_over): {"worker": one.worker_id, "why": one.passed_over}
         for one in decision.candidates

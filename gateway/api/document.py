@@ -1,4 +1,4 @@
-"""What `/openapi.json` says of `/api/v1/…`: from the routes that serve it."""
+"""The part of `/openapi.json` about `/api/v1/…`, made from the routes."""
 
 import re
 
@@ -25,7 +25,7 @@ ERRORS = {
 
 
 def paths() -> dict[str, Schema]:
-    """By path, as OpenAPI has them."""
+    """The API's operations by path, in OpenAPI's form."""
     found: dict[str, Schema] = {f"{PREFIX}session": _session()}
     for route in ROUTES:
         at = found.setdefault(f"{PREFIX}{route.path}", {})

@@ -1,4 +1,4 @@
-"""What an operator may do to the mesh from the page: orders to workers and Managers, grades by hand, keys."""
+"""Orders that an operator may give from the page: to workers and Managers, grades by hand, and keys."""
 
 from collections.abc import Mapping
 from typing import Any, get_args
@@ -15,7 +15,7 @@ from gateway.keys.office import KeyOffice
 
 SWAP_WITHIN = 600.0
 GRADES: Mapping[str, Grade | None] = {"bench": "benched", "promote": "senior", "ungrade": None}
-"""What each order makes of a model; None: the books decide again."""
+"""The grade that each order sets; None: the books decide again."""
 PLAIN: Mapping[str, Order] = {"drain": "drain", "resume": "resume", "reload": "reload"}
 WORKER_ORDERS = (*PLAIN, "swap", *GRADES)
 MANAGER_ORDERS = tuple(PLAIN)
@@ -27,7 +27,7 @@ class Orders:
         self._books = books
 
     async def worker(self, worker_id: str, order: str, told: JsonObject) -> JsonObject:
-        """Returns `ok` and `message`. Raises `BullpenError`, `Refused`."""
+        """Sends an order to a worker. Returns `ok` and `message`. Raises `BullpenError`, `Refused`."""
         fields = Fields(told)
         if order in GRADES:
             model = fields.text("model")
@@ -51,7 +51,7 @@ class Orders:
         return _obeyed(reply.ok, reply.message or f"{worker_id}: {order}")
 
     async def manager(self, manager_id: str, order: str) -> JsonObject:
-        """As `worker`."""
+        """Sends an order to a Manager. Returns and raises as `worker`."""
         reply = await self._bullpen.control_manager(manager_id, PLAIN[order])
         return _obeyed(reply.ok, reply.message or f"{manager_id} is {reply.state}")
 
@@ -63,7 +63,7 @@ def _obeyed(ok: bool, message: str) -> JsonObject:
 
 
 class Keys:
-    """The API keys, for operators; viewers see that they are there."""
+    """The API keys, for operators."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
@@ -75,7 +75,7 @@ class Keys:
             raise _away(error) from None
 
     async def create(self, told: JsonObject) -> JsonObject:
-        """The key with its `secret`, which is told now and never again."""
+        """The new key with its `secret`, which is shown only now."""
         tenant, role = told.get("tenant"), told.get("role", "tenant")
         if not isinstance(tenant, str) or not 0 < len(tenant) <= TENANT_CHARACTERS:
             raise Refused(f"tenant: should have 1 to {TENANT_CHARACTERS} characters", "tenant")

@@ -1,4 +1,4 @@
-"""The live page's own files, with what lets a browser run nothing but them."""
+"""The files of the live page, with headers that let a browser run nothing else."""
 
 from functools import cache
 from hashlib import sha256
@@ -30,7 +30,7 @@ HEADERS = {
 
 
 def file_of(request: BaseRequest) -> Response | None:
-    """A file of the page; None: there is none of that name. At `/` programs are told in words where to ask."""
+    """A file of the page; None: there is no such file. At `/` a program that wants no HTML gets a text instead."""
     path = request.path
     if path == "/" and "text/html" in request.headers.get("Accept", ""):
         path = f"{PREFIX}index.html"

@@ -1,6 +1,6 @@
-"""The mesh as it is now, for whoever looks on: everything once, then what changed, four times a second at most.
+"""The state of the mesh for open pages: first everything, then changes, at most four times a second.
 
-While nobody looks, nothing is computed and no route is heard.
+While no page is open, nothing is computed, and the gateway does not subscribe to routing decisions.
 """
 
 import asyncio
@@ -30,12 +30,12 @@ log = structlog.get_logger(__name__)
 EVERY = 0.25
 ALIVE_EVERY = 2.0
 LOOK_AROUND_EVERY = 5.0
-"""Seconds between looks at what tells nothing by itself: grades and gateways."""
+"""Seconds between two queries for grades and gateways, which send no events."""
 MOST_ROUTES = 50
-"""Kept, and told at once."""
+"""Routing decisions that are kept for a page that opens."""
 MOST_LOOKERS = 200
 MOST_UNREAD = 64
-"""Events that may wait for one that looks on; one that is slower begins anew."""
+"""Events that may wait for one page. A slower page is disconnected, and begins again with everything."""
 MOST_LOST = 1000
 Parts = dict[str, Any]
 
@@ -48,7 +48,7 @@ class Looker:
     events: asyncio.Queue[tuple[str, JsonObject] | None] = field(default_factory=lambda: asyncio.Queue(MOST_UNREAD))
 
     def tell(self, name: str, told: JsonObject) -> bool:
-        """Whether it keeps up."""
+        """Adds an event; False: the page is too slow, and the queue is full."""
         with suppress(asyncio.QueueFull):
             self.events.put_nowait((name, told))
             return True
@@ -62,7 +62,7 @@ class Looker:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A worker as it is told, and what that was made from."""
+    """A worker's card as pages have it, and the data it was made from."""
 
     seen: Sighting
     silent: bool
@@ -95,7 +95,7 @@ class Watch:
     @classmethod
     @asynccontextmanager
     async def kept(cls, bullpen: Bullpen, roster: Roster, books: Books) -> AsyncIterator["Watch"]:
-        """Looks on until the end of the block."""
+        """Follows the mesh until the end of the block."""
         async with AsyncExitStack() as stack:
             live = await stack.enter_async_context(bullpen.live())
             watch, tasks = cls(bullpen, roster, live, books), Tasks("page")
@@ -107,13 +107,15 @@ class Watch:
             yield watch
 
     def now(self, tenant: str | None) -> JsonObject:
-        """Everything, or what a tenant may see."""
+        """The whole state, or the part that a tenant may see."""
         parts = self._parts()
         return _for_tenant(parts) if tenant is not None else {**parts, "routes": list(self._routes)}
 
     @asynccontextmanager
     async def looking(self, tenant: str | None) -> AsyncIterator[Looker | None]:
-        """Whose events begin with everything; None in its queue is the end. None: there are too many."""
+        """Opens a stream, which begins with the whole state; None in its queue ends it. Yields None when there are too
+        many.
+        """
         if len(self._lookers) >= MOST_LOOKERS or self._ended:
             yield None
             return
@@ -131,7 +133,7 @@ class Watch:
                 self._looking.clear()
 
     def end(self) -> None:
-        """Ends every stream: the gateway leaves."""
+        """Ends every stream: the gateway stops."""
         self._ended = True
         for looker in self._lookers:
             looker.end()
@@ -152,7 +154,7 @@ class Watch:
         }
 
     def _card(self, seen: Sighting, now: float) -> JsonObject:
-        """Made anew only when something is."""
+        """The worker's card, computed again only when its data changed."""
         name, silent = seen.beat.worker_id, seen.silent_for(now) is not None
         lost, known = self._lost.get(name), self._cards.get(name)
         if known is None or not known.is_of(seen, silent, lost, self._grades):
@@ -161,7 +163,9 @@ class Watch:
         return known.told
 
     def _on_disconnect(self, message: Message) -> None:
-        """The server's own word, sooner than silence; the next heartbeat of another start takes it back."""
+        """Marks a worker as lost when the server reports it, which is sooner than silence. A heartbeat over another
+        connection clears it.
+        """
         with suppress(ValueError, KeyError, TypeError, AttributeError):
             event = from_json(message.data)
             worker_id = s.worker_of_connection(event["client"].get("name", ""))
@@ -244,7 +248,7 @@ class Watch:
 
 
 def _for_tenant(parts: JsonObject) -> JsonObject:
-    """Which workers and models there are, and nothing of what others ask."""
+    """The part of the state that a tenant may see: workers and models, and nothing about other tenants' requests."""
     workers = parts.get("workers")
     if workers is None:
         return {}

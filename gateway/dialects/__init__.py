@@ -1,4 +1,4 @@
-"""What every dialect does: read a request, write the answer, say what is wrong. Pure: bytes in, bytes out.
+"""What every dialect does: read a request, write the answer, report an error. Pure: bytes in, bytes out.
 
 A dialect knows nothing of HTTP servers, of the bus or of clocks; `gateway/serving.py` moves the bytes.
 """
@@ -13,41 +13,43 @@ from contracts.subjects import Kind
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One HTTP request, read: what to ask the mesh, and what its writer has to know."""
+    """One HTTP request after reading: the request to the mesh, and what the writer of the answer needs."""
 
     request: JsonObject
     """Fields of `InferenceRequest`, without `stream`, `task_id`, `model` and the tenant: serving adds those."""
     model: str
-    """As the client named it: `auto`, an alias, a model, `policy:cheapest`."""
+    """The model as the client named it: `auto`, an alias, a model, `policy:cheapest`."""
     stream: bool
     ignored: tuple[str, ...] = ()
     """Harmless fields that were not used, for the header `x-bullpen-ignored`."""
     copies: int = 1
-    """How many answers are wanted to each question (`n`)."""
+    """How many answers the client wants to each question (`n`)."""
     options: Any = None
-    """The dialect's own."""
+    """The dialect's own options."""
     parts: tuple[JsonObject, ...] = ({},)
-    """Fields by question, for several at once: each is asked `copies` times. None at all: no model has to be asked."""
+    """The fields that differ between several questions; each is asked `copies` times. Empty: no model has to be
+    asked.
+    """
     kind: Kind = "infer"
-    """`embed`: `request` has fields of `EmbeddingRequest`, and all answers have to be one model's."""
+    """With `embed`, `request` has fields of `EmbeddingRequest`, and one model has to give all answers."""
 
     @property
     def answers(self) -> int:
-        """How many there will be: those of the first part first."""
+        """The number of answers, ordered by part."""
         return len(self.parts) * self.copies
 
 
 class Refused(Exception):
-    """A request that this dialect, or this gateway, cannot honour."""
+    """A request that this dialect or this gateway does not serve."""
 
     def __init__(self, message: str, param: str | None = None, status: int = 400, code: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
-        """The request's field that is wrong, as a dotted path. None: it is no field."""
+        """The field that is wrong, as a dotted path; None: the error is about no field."""
         self.status = status
         self.code = code
-        """In the dialect's or the mesh's words. None: what the status says."""
+        """The error's code in the words of the dialect or the mesh. None: it follows from the status."""
 
 
 def named(field: str, fields: Mapping[str, str]) -> str:
@@ -64,11 +66,11 @@ class Writer(Protocol):
 
     @property
     def content_type(self) -> str:
-        """Of a stream: `text/event-stream`, `application/x-ndjson`. A whole answer is always JSON."""
+        """The content type of a stream: `text/event-stream`, `application/x-ndjson`. A whole answer is always JSON."""
         ...
 
     def start(self) -> bytes:
-        """The first bytes of a stream, sent when the work has been taken."""
+        """The first bytes of a stream, sent when a worker has the request."""
         ...
 
     def piece(self, chunk: Chunk, index: int = 0) -> bytes:
@@ -76,24 +78,24 @@ class Writer(Protocol):
         ...
 
     def keep_alive(self) -> bytes:
-        """What says nothing, sent when the stream has been silent for long."""
+        """Bytes without meaning, sent when the stream was silent for long."""
         ...
 
     def end(self, response: FinalResponse, index: int = 0, last: bool = True) -> bytes:
-        """The end of the answer number `index`; with the `last` one also that of the stream."""
+        """The end of the answer number `index`; with `last` also the end of the stream."""
         ...
 
     def failed(self, error: BullpenError) -> bytes:
-        """A stream that has begun ends with this error."""
+        """The error that ends a stream which has begun."""
         ...
 
     def whole(self, responses: Sequence[Any]) -> bytes:
-        """The answers (`InferenceResponse`, or one `EmbeddingResponse`), in one piece: JSON."""
+        """The answers (`InferenceResponse`, or one `EmbeddingResponse`) as one JSON body."""
         ...
 
 
 class Dialect(Protocol):
-    """One way of asking over HTTP."""
+    """One HTTP API in the form of its clients."""
 
     @property
     def name(self) -> str: ...
@@ -103,17 +105,17 @@ class Dialect(Protocol):
         ...
 
     def read(self, body: JsonObject, headers: Mapping[str, str]) -> Asked:
-        """What is asked. `headers` have names in small letters. Raises `Refused`."""
+        """Reads a request. The names in `headers` are in small letters. Raises `Refused`."""
         ...
 
     def writer(self, asked: Asked, request_id: str, created: int) -> Writer:
-        """`created`: unix seconds."""
+        """The writer of the answer. `created`: Unix seconds."""
         ...
 
     def status(self, status: int, code: str) -> int:
-        """The HTTP status of an error, which has this `status` elsewhere."""
+        """The dialect's HTTP status for an error that has `status` elsewhere."""
         ...
 
     def error(self, status: int, code: str, message: str, param: str | None, request_id: str) -> bytes:
-        """A whole answer that says what is wrong: JSON in the dialect's error shape."""
+        """The body of an error: JSON in the dialect's form."""
         ...

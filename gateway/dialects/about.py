@@ -1,16 +1,17 @@
-"""Who answered, at what cost: headers of a whole answer, and comments at the end of a stream, where it is too late for
-headers."""
+"""Which worker answered, and at what cost: headers of a whole answer, comments at the end of a stream, where headers
+come too early.
+"""
 
 from contracts import Answer
 
 
 def ids(request_id: str) -> dict[str, str]:
-    """OpenAI's clients read the one, Anthropic's the other."""
+    """The header names of the request id: OpenAI's clients read the one, Anthropic's the other."""
     return {"x-request-id": request_id, "request-id": request_id}
 
 
 def about(response: Answer) -> dict[str, str]:
-    """By the header's name."""
+    """The facts about an answer, by header name."""
     told = {
         **ids(response.request_id),
         "x-bullpen-worker": response.worker_id,
@@ -28,10 +29,10 @@ def about(response: Answer) -> dict[str, str]:
 
 
 def comments(response: Answer) -> bytes:
-    """The same as comments of an event stream, which its readers pass over."""
+    """The same facts as comments of an event stream, which its readers skip."""
     return "".join(f": {name}: {value}\n" for name, value in about(response).items()).encode() + b"\n"
 
 
 def visible(text: str) -> str:
-    """As much of a text as may stand in a header."""
+    """The text for a header: up to 1024 characters, with `?` for those that a header may not have."""
     return "".join(sign if " " <= sign <= "~" else "?" for sign in text)[:1024]

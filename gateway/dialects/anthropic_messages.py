@@ -1,11 +1,11 @@
 """Anthropic's Messages API: `POST /v1/messages` and `/v1/messages/count_tokens`.
 
-What a model thought travels with the answer, and comes back with the next turn: a thought's `signature` carries what
-only its backend understands (`extra`), sealed. In a stream that is known only when all is said, so there it stands in a
-`redacted_thinking` block at the end.
+A model's reasoning is sent with the answer, and the client returns it with the next turn. The `signature` of a thinking
+block carries the part that only its backend understands (`extra`), sealed. In a stream that part is known only at the
+end, so there it stands in a `redacted_thinking` block after all others.
 
-Not honoured: `top_k`, and tools that run at Anthropic (`web_search` …) are skipped and named as ignored. An answer that
-ended at a stop sequence says `end_turn`: models do not tell which of the two it was.
+Not honoured: `top_k`. Tools that run at Anthropic (`web_search` …) are skipped and named as ignored. An answer that
+ended at a stop sequence says `end_turn`: models do not say which of the two it was.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,13 +48,13 @@ EFFORTS: dict[str, ReasoningEffort] = {
     "max": "xhigh",
 }
 UNTOLD_EFFORT: ReasoningEffort = "high"
-"""What Anthropic's models do when they are told to think and not how much."""
+"""The effort that Anthropic's models take when the request asks for thinking without saying how much."""
 BUDGETS: tuple[tuple[int, ReasoningEffort], ...] = ((4_096, "low"), (16_384, "medium"))
-"""Tokens to think with, below which the effort is said so; above all of them it is `high`."""
+"""Tokens for thinking, and the effort for a smaller budget; a larger budget is `high`."""
 OWN_TOOLS = (None, "custom")
 """Types of tools that the client runs itself. All others run at Anthropic, or are built into its models."""
 OWN_HEADERS = ("anthropic-beta", "anthropic-version")
-"""Go to the provider as they are, where the model that is chosen is Anthropic's."""
+"""Headers that are passed on to the provider when the chosen model is Anthropic's."""
 TOO_LONG = "prompt is too long"
 """Anthropic's words, by which Claude Code knows that it has to make its conversation shorter."""
 NAMES = {
@@ -65,18 +65,19 @@ NAMES = {
     "tools": "tools",
 }
 BILLING = "x-anthropic-billing-header:"
-"""Claude Code begins its system text with such a line. It is no word to the model, and it differs in every request, so
-that no prompt would be found in any cache."""
+"""The start of a line that Claude Code puts before its system text. It is not meant for the model. It differs in every
+request, so with it no prompt would be found in a cache.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
     names: Mapping[str, str] = field(default_factory=dict)
-    """Tools' long names, by the short ones that models are told."""
+    """Long names of tools, by the short names that models get."""
     thoughts: bool = True
-    """Whether what the model thought is shown."""
+    """Whether the client gets the model's reasoning."""
     tokens: int = 0
-    """Of a request that is only counted."""
+    """The prompt's tokens, for a request that only counts them."""
 
 
 class AnthropicMessages:
@@ -168,7 +169,7 @@ class _Reader:
             raise message.refused("role", "should be user or assistant")
 
     def _user(self, blocks: list[Fields]) -> None:
-        """What tools returned goes first: it belongs right behind their calls."""
+        """Reads a user's message. Tools' results go first: they have to follow their calls directly."""
         parts: list[JsonObject] = []
         for block in blocks:
             if block.needed_text("type") == "tool_result":
@@ -190,7 +191,9 @@ class _Reader:
         self._turns.returned(block.needed_text("tool_use_id"), parts)
 
     def _assistant(self, blocks: list[Fields]) -> None:
-        """Blocks of tools that ran at Anthropic are passed over: nobody here could make anything of them."""
+        """Reads an assistant's message. Blocks of tools that ran at Anthropic are skipped: other models cannot use
+        them.
+        """
         for block in blocks:
             kind = block.needed_text("type")
             if kind == "text":
@@ -206,7 +209,7 @@ class _Reader:
                 self._ignored.append(block.path(kind))
 
     def _parts(self, block: Fields) -> list[JsonObject]:
-        """What a user says, or a tool returns."""
+        """The parts of one block of a user's message, or of a tool's result."""
         kind = block.needed_text("type")
         read = _PARTS.get(kind)
         if read is None:
@@ -437,12 +440,12 @@ def _delta(step: Grown) -> JsonObject:
 
 
 def stop_reason(response: InferenceResponse) -> str:
-    """Anthropic's word for how the answer ended."""
+    """Anthropic's `stop_reason` for the answer."""
     return "refusal" if response.refusal else STOP_REASONS[response.finish_reason]
 
 
 def usage(response: InferenceResponse) -> JsonObject:
-    """Anthropic counts apart what came from a cache and what went into one."""
+    """The usage in Anthropic's form, which counts tokens from a cache and tokens into a cache apart."""
     cached, stored = response.cached_tokens or 0, response.cache_write_tokens or 0
     return {
         "input_tokens": max(0, (response.prompt_tokens or 0) - cached - stored),

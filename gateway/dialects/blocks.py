@@ -1,8 +1,8 @@
-"""An answer as blocks, one after the other: a thought, text, the calls of tools.
+"""An answer as a sequence of blocks: reasoning, text, tool calls.
 
-Dialects with blocks close one before they open the next. Pieces on the wire may mix them, so what comes for another
-block than the open one is not written while the open one is unfinished; it is written from the whole answer, at the
-end. Whatever the order of the pieces, the blocks join to the answer.
+Dialects with blocks close one block before they open the next, but pieces on the wire may mix them. While the open
+block is unfinished, pieces of another block are not written; at the end the missing parts are written from the whole
+answer. Whatever the order of the pieces, the blocks join to the answer.
 """
 
 import json
@@ -19,18 +19,18 @@ class Call(NamedTuple):
     id: str
     name: str
     arguments: str
-    """JSON, as a text."""
+    """JSON as a text."""
 
 
 @dataclass(slots=True)
 class Block:
     kind: Kind
     index: int
-    """Its place in the answer, from 0."""
+    """The block's place in the answer, from 0."""
     id: str = ""
     name: str = ""
     number: int = 0
-    """Among the calls, from 0."""
+    """A call's place among the calls, from 0."""
     pieces: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
 
@@ -40,7 +40,7 @@ class Block:
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing more has to come: of a call, that its arguments are whole."""
+        """Whether the block may be complete; a call is complete when its arguments are valid JSON."""
         if self.kind != "call":
             return True
         try:
@@ -71,21 +71,23 @@ Step = Opened | Grown | Closed
 
 
 class Blocks:
-    """The steps of one streamed answer."""
+    """Turns one streamed answer into steps: blocks that open, grow and close."""
 
     def __init__(self, *, thoughts: bool = True) -> None:
-        """`thoughts`: whether what the model thought is shown."""
+        """`thoughts`: whether the client gets the model's reasoning."""
         self._thoughts = thoughts
         self._open: Block | None = None
         self._opened = 0
         self._said = 0
-        """Characters of the text that were written. The next ones are written from there, so none may be left out."""
+        """Characters of the text that were written. Writing goes on from there, so that none is left out."""
         self._thought = 0
         self._told_logprobs = 0
         self._calls: dict[int, int] = {}
-        """Characters of the arguments of each call that was begun."""
+        """Characters of the arguments that were written, by the call's number."""
         self._late: set[Kind | int] = set()
-        """What is only written at the end, because a piece of it came at a bad time; a number is a call."""
+        """Blocks that are written only at the end, because a piece of theirs came while another block was open; a
+        number is a call.
+        """
 
     def piece(self, chunk: Chunk) -> Iterator[Step]:
         if chunk.reasoning and self._thoughts:
@@ -96,7 +98,7 @@ class Blocks:
             yield from self._more_of_call(delta)
 
     def end(self, response: InferenceResponse) -> Iterator[Step]:
-        """What was not written of the answer, and the end of the open block."""
+        """Writes what is missing of the answer, and closes the open block."""
         calls = calls_of(response)
         if self._open is not None and self._open.kind == "call" and self._open.number < len(calls):
             yield from self._rest_of_call(self._open.number, calls[self._open.number])
@@ -138,7 +140,7 @@ class Blocks:
 
     @property
     def _may_leave(self) -> bool:
-        """Whether the open block may be closed for another."""
+        """Whether the open block may be closed for another one."""
         return self._open is None or self._open.is_finished
 
     def _write(self, kind: Kind, text: str, logprobs: tuple[TokenLogprob, ...] = ()) -> Iterator[Step]:
@@ -178,7 +180,7 @@ class Blocks:
 
 
 def calls_of(response: InferenceResponse) -> list[Call]:
-    """The calls in an answer, read with tolerance: what is missing is empty."""
+    """The calls in an answer; a part that is missing is empty."""
     found = []
     for number, told in enumerate(response.tool_calls or ()):
         function = told.get("function")

@@ -1,6 +1,7 @@
-"""OpenAI's older completions: `POST /v1/completions`. Each prompt is a question to a chat model.
+"""OpenAI's older completions: `POST /v1/completions`. Each prompt becomes a question to a chat model.
 
-There is no raw text to go on with, so `suffix` and `echo` are refused by name, and so are prompts of token numbers.
+A chat model cannot continue a raw text, so `suffix` and `echo` are refused by name, and so are prompts of token
+numbers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -136,7 +137,7 @@ def _finish(response: InferenceResponse) -> str:
 
 
 def _logprobs(tokens: Sequence[TokenLogprob] | None, offset: int) -> JsonObject | None:
-    """As lists side by side. `offset`: of the first token, in characters of the answer."""
+    """Log-probabilities as parallel lists. `offset`: of the first token, in characters of the answer."""
     if tokens is None:
         return None
     offsets = []

@@ -1,7 +1,7 @@
 """Vectors of texts: OpenAI's `POST /v1/embeddings`, Ollama's `/api/embed`, and its older `/api/embeddings`.
 
-Many texts are asked for in parts, because an answer has to fit into one message of NATS. OpenAI's SDKs ask for base64
-when nobody says how, and so does the gateway of the mesh: numbers are only made of it for a client that wants them.
+Many texts are requested in parts, because an answer has to fit into one NATS message. The gateway asks the mesh for
+base64, and converts it to numbers only for a client that wants numbers.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,22 +15,22 @@ from gateway.dialects.events import dumped
 from gateway.dialects.fields import Fields, ignored
 
 PART = 256
-"""Texts that the mesh is asked for at once: in base64, the vectors of the largest models then have some 5 MB."""
+"""Texts of one part: in base64, the vectors of the largest models then take about 5 MB."""
 OURS = ("backend", "content", "deadline_ms", "hedge", "max_cost_usd", "metadata", "policy", "priority")
-"""What only the mesh has."""
+"""Fields that only the mesh has."""
 NANOSECONDS = 1_000_000
-"""In a millisecond."""
+"""Nanoseconds per millisecond."""
 
 
 class Dialect(Protocol):
     def whole(self, asked: Asked, answer: EmbeddingResponse | None) -> bytes:
-        """None: there were no texts."""
+        """Writes the answer. `answer` None: the client sent no texts."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingWriter:
-    """There are no streams of vectors: only `whole` is ever asked."""
+    """Writes vectors. There are no streams of vectors: only `whole` is called."""
 
     dialect: Dialect
     asked: Asked
@@ -92,7 +92,7 @@ class OpenAIEmbeddings:
 
 
 class OllamaEmbeddings:
-    """A text that is too long is cut unless the client says `truncate: false`, as Ollama does."""
+    """Ollama's `/api/embed`. As there, a text that is too long is cut unless the client says `truncate: false`."""
 
     name = "ollama-embed"
     fields: Mapping[str, str] = {}
@@ -126,7 +126,7 @@ class OllamaEmbeddings:
 
 
 class OllamaOneEmbedding(OllamaEmbeddings):
-    """Ollama's first form: one text, `prompt`, and one vector."""
+    """Ollama's first form: one text in `prompt`, and one vector."""
 
     name = "ollama-embeddings"
     fields: Mapping[str, str] = {"input": "prompt"}
@@ -137,12 +137,12 @@ class OllamaOneEmbedding(OllamaEmbeddings):
 
 
 def _numbers(answer: EmbeddingResponse) -> Iterator[tuple[float, ...]]:
-    """One vector at a time: millions of numbers at once would hold up every stream of this gateway."""
+    """Converts one vector at a time: millions of numbers at once would delay every stream of this gateway."""
     return (unpacked(one) if isinstance(one, str) else one for one in answer.embeddings)
 
 
 def _with_list(name: str, written: Iterable[bytes], rest: JsonObject) -> bytes:
-    """A JSON object with a list of what is written already."""
+    """A JSON object with a list whose items are JSON already."""
     return b'{"' + name.encode() + b'":[' + b",".join(written) + b"]," + dumped(rest)[1:]
 
 

@@ -8,11 +8,13 @@ from pydantic_core import PydanticSerializationError, to_json
 from contracts import JsonObject
 
 LINE_ENDS = {char.encode(): f"\\u{ord(char):04x}".encode() for char in "\x85\u2028\u2029"}
-"""What many clients' readers take for the end of a line, and JSON may hold as it is."""
+"""Characters that JSON may hold as they are, and that many clients take for the end of a line."""
 
 
 def dumped(value: Any) -> bytes:
-    """The value as UTF-8 JSON in one line. Half a surrogate pair, which UTF-8 cannot say, becomes a question mark."""
+    """The value as UTF-8 JSON in one line. Half a surrogate pair, which UTF-8 cannot express, becomes a question
+    mark.
+    """
     try:
         written = to_json(value)
     except PydanticSerializationError:
@@ -24,5 +26,5 @@ def dumped(value: Any) -> bytes:
 
 
 def event(told: JsonObject) -> bytes:
-    """A server-sent event that is called as its `type`."""
+    """A server-sent event named after its `type`."""
     return b"event: %b\ndata: %b\n\n" % (told["type"].encode(), dumped(told))

@@ -1,4 +1,6 @@
-"""A client's JSON object, read field by field: what has the wrong type is refused by name, `null` is left out."""
+"""Reads a client's JSON object field by field: a wrong type is refused by the field's name, `null` counts as
+missing.
+"""
 
 import re
 from math import isfinite
@@ -10,13 +12,13 @@ from gateway.dialects import Refused
 T = TypeVar("T")
 MOST_WHOLE = 2**63 - 1
 MOST_IGNORED = 32
-"""So many names fit into a header; more help nobody."""
+"""The most names of ignored fields that are reported."""
 SMALLEST_SHARE = 0.0001
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,80}")
 
 
 class Fields:
-    """Of one object; `at` is its own place in the body, as a dotted path."""
+    """The fields of one object; `at` is the object's place in the body, as a dotted path."""
 
     def __init__(self, told: JsonObject, at: str = "") -> None:
         self._told = told
@@ -30,12 +32,12 @@ class Fields:
         return Refused(f"{self.path(name)}: {message}", self.path(name))
 
     def take(self, name: str) -> Any:
-        """The field's value, whatever it is; None when it is not there."""
+        """The field's value of any type; None: it is missing."""
         self._unread.pop(name, None)
         return self._told.get(name)
 
     def peek(self, name: str) -> Any:
-        """As `take`, and the field stays unread."""
+        """The field's value; the field still counts as unread."""
         return self._told.get(name)
 
     def text(self, name: str) -> str | None:
@@ -70,11 +72,11 @@ class Fields:
         return None if value is None else Fields(value, self.path(name))
 
     def json_object(self, name: str) -> JsonObject | None:
-        """As it came."""
+        """The object, as it is; None: it is missing."""
         return self._typed(name, dict, "an object")
 
     def objects(self, name: str) -> "list[Fields]":
-        """The objects of a list; none when it is not there."""
+        """The objects of a list; empty: it is missing."""
         found = self._list(name)
         for number, value in enumerate(found):
             if not isinstance(value, dict):
@@ -90,7 +92,7 @@ class Fields:
 
     @property
     def unread(self) -> list[str]:
-        """The paths of the fields that are set and that nothing has read."""
+        """The paths of the fields that are set, and that no code has read."""
         return [self.path(name) for name in self._unread]
 
     def _list(self, name: str) -> list[Any]:
@@ -104,11 +106,11 @@ class Fields:
 
 
 def ignored(*names: str) -> tuple[str, ...]:
-    """The names that a header can carry, each once."""
+    """The names that fit into a header, each once."""
     fit = dict.fromkeys(name for name in names if _PLAIN_NAME.fullmatch(name))
     return tuple(fit)[:MOST_IGNORED]
 
 
 def share(top_p: float | None) -> float | None:
-    """`top_p`: other APIs allow 0, by which they mean the likeliest token alone."""
+    """`top_p` for the mesh. Other APIs allow 0, which means the likeliest token only."""
     return SMALLEST_SHARE if top_p == 0 else top_p

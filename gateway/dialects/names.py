@@ -1,4 +1,4 @@
-"""Names of tools that are longer than every provider takes them: short on the way out, whole on the way back."""
+"""Shortens names of tools that are too long for some provider, and restores them in the answer."""
 
 from collections.abc import Mapping
 from hashlib import sha256
@@ -8,12 +8,12 @@ _MARK = 9
 
 
 def short(name: str) -> str:
-    """The same name for the same tool in every turn."""
+    """A short form of the name, the same in every turn."""
     if len(name) <= LONGEST:
         return name
     return f"{name[: LONGEST - _MARK]}_{sha256(name.encode(errors='replace')).hexdigest()[: _MARK - 1]}"
 
 
 def whole(name: str, told: Mapping[str, str]) -> str:
-    """As the client calls it; `told`: its long names by their short ones."""
+    """The name as the client knows it; `told`: long names by their short forms."""
     return told.get(name, name)

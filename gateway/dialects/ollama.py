@@ -1,11 +1,10 @@
-"""Ollama's API: `/api/chat`, `/api/generate`, and what its clients look at first (`/api/tags`, `/api/show` …).
+"""Ollama's API: `/api/chat`, `/api/generate`, and the pages that its clients read first (`/api/tags`, `/api/show` …).
 
-A stream is a line of JSON for each piece, and is what a client gets that does not say `stream: false`. Calls of tools
-come whole, in the last line but one. A request without a question only loads a model at a real server: here it is
-answered at once.
+A stream has a JSON line for each piece, and a client gets it unless it says `stream: false`. Tool calls come whole, in
+the last line but one. On a real server a request without a question only loads a model: here it is answered at once.
 
-Options that have no counterpart are named as ignored. Raw prompts, templates, a `suffix` to write up to and the numbers
-of an earlier `context` are refused: they speak to one model's tokenizer.
+Options without a counterpart are named as ignored. Raw prompts, templates, a `suffix` and the numbers of an earlier
+`context` are refused: they depend on one model's tokenizer.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +26,7 @@ from gateway.dialects.turns import Turns, image_part, text_part, with_question
 LATEST = ":latest"
 """Ollama's clients write it behind a name that has no tag."""
 VERSION = "0.12.6"
-"""Clients look at it to know what the API can do: that of Ollama whose fields are known here."""
+"""The version by which clients know what the API can do: that of the Ollama whose fields are known here."""
 OPTIONS: dict[str, str] = {
     "temperature": "temperature",
     "top_p": "top_p",
@@ -47,7 +46,7 @@ NAMES = {
 EFFORTS: dict[str, ReasoningEffort] = {"low": "low", "medium": "medium", "high": "high", "max": "xhigh"}
 REFUSED = ("suffix", "template", "context", "raw")
 IMAGE_KINDS = {"iVBOR": "image/png", "/9j/": "image/jpeg", "R0lGOD": "image/gif", "UklGR": "image/webp"}
-"""How an image begins in base64: Ollama's clients do not say what it is."""
+"""The start of an image in base64, by which its type is known: Ollama's clients do not name it."""
 CAPABILITIES = {
     "chat": "completion",
     "tools": "tools",
@@ -56,7 +55,7 @@ CAPABILITIES = {
     "embed": "embedding",
 }
 NANOSECONDS = 1_000_000
-"""In a millisecond."""
+"""Nanoseconds per millisecond."""
 
 Door = Literal["chat", "generate"]
 
@@ -64,19 +63,19 @@ Door = Literal["chat", "generate"]
 @dataclass(frozen=True, slots=True)
 class Options:
     thoughts: bool = True
-    """Whether what the model thought is shown."""
+    """Whether the client gets the model's reasoning."""
     logprobs: bool = False
     unload: bool = False
-    """A request without a question wants the model gone."""
+    """Whether a request without a question asks to unload the model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A model as a client may name it."""
+    """A model under a name that a client may use."""
 
     name: str
     card: ModelCard | None
-    """None: the mesh itself chooses a model."""
+    """None: the name stands for a choice by the mesh."""
     since: datetime | None = None
 
 
@@ -109,7 +108,7 @@ class _Reader:
         self._ignored: list[str] = []
         self._turns = Turns()
         self._calls: list[tuple[str, str]] = []
-        """Of the assistant's last message: id and name of the calls that nothing was returned for yet."""
+        """Id and name of the calls in the assistant's last message that have no result yet."""
         self._called = 0
 
     def asked(self, door: Door) -> Asked:
@@ -177,7 +176,9 @@ class _Reader:
             self._turns.called(call_id, name, dumped(arguments).decode())
 
     def _call_answered(self, message: Fields) -> str:
-        """By its id, else the next one of that function, else the next one."""
+        """The id of the call that a tool's result answers: the named call, else the next one of that function, else the
+        next one.
+        """
         call_id, name = message.text("tool_call_id"), message.text("tool_name") or message.text("name")
         fitting = [call for call in self._calls if (call[0] == call_id if call_id else call[1] == name)]
         found = next(iter(fitting or ([] if call_id else self._calls)), None)
@@ -263,7 +264,7 @@ class OllamaWriter:
         return b"".join(self._line(step) for step in self._blocks.piece(chunk))
 
     def keep_alive(self) -> bytes:
-        """A piece without words: lines of JSON have no comments."""
+        """A piece without words: JSON lines have no comments."""
         return self._written({}, done=False)
 
     def end(self, response: FinalResponse, index: int = 0, last: bool = True) -> bytes:
@@ -304,7 +305,7 @@ class OllamaWriter:
 
 
 def _said(door: Door, said: JsonObject) -> JsonObject:
-    """In the form of that door: `generate` has its words at the top, `chat` in a message."""
+    """The words in the endpoint's form: `generate` has them at the top, `chat` in a message."""
     words = {name: value for name, value in said.items() if name != "text"}
     if door == "generate":
         return {"response": said.get("text", ""), **words}
@@ -327,7 +328,7 @@ def _arguments(text: str) -> JsonObject:
 
 
 def _figures(response: InferenceResponse) -> JsonObject:
-    """Times in nanoseconds. Reading the prompt took until the first token."""
+    """Usage and times in nanoseconds. The time to the first token counts as reading the prompt."""
     reading = response.ttft_ms or 0.0
     return {
         "done_reason": "length" if response.finish_reason == "length" else "stop",
@@ -346,7 +347,7 @@ def tags(models: Iterable[Listed]) -> bytes:
 
 
 def running(models: Iterable[Listed], until: datetime) -> bytes:
-    """The answer to `GET /api/ps`: every model is ready, and none is about to leave."""
+    """The answer to `GET /api/ps`: every model is loaded, and none is about to be unloaded."""
     told = {"expires_at": until.astimezone(UTC).isoformat(), "size_vram": 0}
     return dumped(
         {
@@ -359,7 +360,7 @@ def running(models: Iterable[Listed], until: datetime) -> bytes:
 
 
 def shown(model: Listed) -> bytes:
-    """The answer to `POST /api/show`. What nobody here knows (its template, its licence) is empty."""
+    """The answer to `POST /api/show`. Facts that the mesh does not know (template, licence) are empty."""
     architecture = "bullpen"
     card = model.card
     information: JsonObject = {"general.architecture": architecture, "general.basename": model.name}

@@ -1,4 +1,4 @@
-"""What OpenAI's dialects have in common: fields of a request, the shape of errors, usage, events."""
+"""What OpenAI's dialects have in common: fields of a request, the form of errors, usage, events."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -19,8 +19,9 @@ NEVER: Mapping[str, tuple[Any, ...]] = {
     "structured_outputs": ({},),
     "suffix": ("",),
 }
-"""Fields that ask for another answer than the mesh can give, and the values that ask for nothing. All other unknown
-fields are passed over, and named in the answer: its text is what was asked for without them."""
+"""Fields that would change the answer in a way that the mesh cannot honour, with the values that are harmless. All
+other unknown fields are passed over, and named in the answer: without them the answer's text is the same.
+"""
 SAMPLING = frozenset({
     *("temperature", "top_p", "stop", "seed", "frequency_penalty", "presence_penalty", "logit_bias", "max_tokens"),
 })  # fmt: skip
@@ -28,10 +29,10 @@ OURS = frozenset({
     *("backend", "content", "context", "deadline_ms", "hedge", "max_cost_usd", "metadata", "min_confidence"),
     *("policy", "priority"),
 })  # fmt: skip
-"""What only the mesh has. SDKs send it with `extra_body`."""
+"""Fields that only the mesh has. SDKs send them with `extra_body`."""
 MOST_COPIES = 128
 ENDLESS = -1
-"""As `max_tokens`, of some clients: no limit."""
+"""The `max_tokens` by which some clients mean no limit."""
 TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -51,12 +52,12 @@ SERVER_ERROR = "server_error"
 
 
 def present(body: Mapping[str, Any]) -> JsonObject:
-    """The fields that are set: `null` is none."""
+    """The fields that are set; `null` counts as missing."""
     return {name: value for name, value in body.items() if value is not None}
 
 
 def only(fields: JsonObject, allowed: Mapping[str, tuple[Any, ...]]) -> None:
-    """Takes out the fields that are honoured only if they ask for what happens anyway. Raises `Refused`."""
+    """Removes fields whose value is harmless. Raises `Refused` for any other value."""
     for name, values in allowed.items():
         if name in fields and (value := fields.pop(name)) not in values:
             cure = f", only {' or '.join(repr(one) for one in values)} is" if values else ""
@@ -64,7 +65,7 @@ def only(fields: JsonObject, allowed: Mapping[str, tuple[Any, ...]]) -> None:
 
 
 def model_of(fields: JsonObject) -> str:
-    """The model asked for; none is `auto`. Raises `Refused`."""
+    """The model's name; `auto` when it is missing. Raises `Refused`."""
     model = fields.pop("model", "auto")
     if not isinstance(model, str) or not 0 < len(model) <= 256:
         raise Refused("model should be a string of 1 to 256 characters", "model")
@@ -80,7 +81,7 @@ def flag(fields: JsonObject, name: str) -> bool:
 
 
 def copies_of(fields: JsonObject) -> int:
-    """`n`. Raises `Refused`."""
+    """The number of answers (`n`). Raises `Refused`."""
     copies = fields.pop("n", 1)
     if not isinstance(copies, int) or isinstance(copies, bool) or not 1 <= copies <= MOST_COPIES:
         raise Refused(f"n should be a whole number from 1 to {MOST_COPIES}", "n")
@@ -88,7 +89,7 @@ def copies_of(fields: JsonObject) -> int:
 
 
 def includes_usage(fields: JsonObject) -> tuple[bool, list[str]]:
-    """Whether `stream_options` ask for the usage, and the options that are unknown. Raises `Refused`."""
+    """Whether `stream_options` ask for the usage, and the unknown options in it. Raises `Refused`."""
     options = fields.pop("stream_options", {})
     if not isinstance(options, dict):
         raise Refused("stream_options should be an object", "stream_options")
@@ -100,7 +101,7 @@ def includes_usage(fields: JsonObject) -> tuple[bool, list[str]]:
 
 
 def settle_max_tokens(fields: JsonObject) -> None:
-    """`max_completion_tokens` is `max_tokens`. Raises `Refused` when they differ."""
+    """Renames `max_completion_tokens` to `max_tokens`. Raises `Refused` when they differ."""
     told = {name: fields.pop(name) for name in ("max_completion_tokens", "max_tokens") if name in fields}
     wanted = [(name, value) for name, value in told.items() if value != ENDLESS]
     for name, value in wanted:
@@ -112,7 +113,7 @@ def settle_max_tokens(fields: JsonObject) -> None:
 
 
 def without_empty(fields: JsonObject, *names: str) -> None:
-    """An empty list, or object, asks for nothing."""
+    """Removes empty lists and objects from these fields."""
     for name in names:
         if fields.get(name) in ([], {}, ""):
             del fields[name]
@@ -132,7 +133,7 @@ def event(told: JsonObject) -> bytes:
 
 
 def usage(responses: Iterable[InferenceResponse]) -> JsonObject:
-    """Of all the answers together: each was computed."""
+    """The usage of all answers together: each was computed."""
     answers = list(responses)
     prompt = sum(answer.prompt_tokens or 0 for answer in answers)
     completion = sum(answer.completion_tokens for answer in answers)

@@ -1,7 +1,7 @@
 """OpenAI's chat completions: `POST /v1/chat/completions`.
 
-The request's form is nearly the mesh's own, so most fields go on as they are and are checked there, once, by the rules
-that every caller's request goes through.
+The request's form is nearly the mesh's own. So most fields are passed on as they are, and checked by the rules for
+every caller's request.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -31,16 +31,18 @@ NEVER: Mapping[str, tuple[Any, ...]] = {
     "web_search_options": (),
 }
 TURN = frozenset(ChatMessage.model_fields) | {"audio", "function_call"}
-"""What a message may have. `audio` and `function_call` are refused where a message is checked: they say something."""
+"""Fields that a message may have. `audio` and `function_call` are known here, and refused when the message is
+checked.
+"""
 ANSWER = TURN | OF_AN_ANSWER | {"refusal"}
-"""What one of the assistant may have."""
+"""Fields that an assistant's message may have."""
 PART = frozenset({"type", "text", "image_url", "input_audio", "file", "refusal"}) | OF_A_PART
 INSIDE = {
     "image_url": ("url", "detail"),
     "input_audio": ("data", "format"),
     "file": ("file_data", "filename", "file_id"),
 }
-"""What a part's object may have; a file that is kept at OpenAI is refused where a part is checked."""
+"""Fields of the objects in a part. A file that is kept at OpenAI (`file_id`) is refused when the part is checked."""
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
 SSE = "text/event-stream"
@@ -83,7 +85,9 @@ class OpenAIChat:
 
 
 def _message(told: Any, at: str, unused: list[str]) -> Any:
-    """Without the fields that nobody knows, whose paths are added to `unused`. What is no object is refused later."""
+    """A message without unknown fields, whose paths are added to `unused`. A value that is no object is refused
+    later.
+    """
     if not isinstance(told, dict):
         return told
     found = _known(told, ANSWER if told.get("role") == "assistant" else TURN, at, unused)
@@ -121,7 +125,7 @@ class ChatWriter:
         self._head = b"data: " + dumped(head)[:-1] + (b',"usage":null' if self._with_usage else b"")
         self._reasoned: set[int] = set()
         self._called: set[int] = set()
-        """The answers of which the client has reasoning, or pieces of calls."""
+        """The numbers of the answers of which the client has reasoning, or pieces of calls."""
         self._finals: list[FinalResponse] = []
 
     def start(self) -> bytes:
@@ -177,7 +181,7 @@ class ChatWriter:
         return self._head + b',"choices":[' + dumped(choice) + b"]}\n\n"
 
     def _left_over(self, response: FinalResponse, index: int) -> list[JsonObject]:
-        """What the answer has and no piece told: of a worker that does not stream it."""
+        """The parts of the answer that came in no piece: from a worker that does not stream them."""
         deltas: list[JsonObject] = []
         if response.reasoning and index not in self._reasoned:
             deltas.append({"reasoning_content": response.reasoning})

@@ -1,11 +1,12 @@
-"""OpenAI's Responses API, stateless: `POST /v1/responses`. Nothing is kept, so a client sends the conversation itself.
+"""OpenAI's Responses API, stateless: `POST /v1/responses`. The gateway keeps nothing, so a client sends the
+conversation itself.
 
-`store` is taken and does nothing; what would need something kept (`previous_response_id`, `conversation`,
-`item_reference`, `background`) is refused by name. Tools of type `function` are used; those that run at OpenAI, or have
-a grammar of their own (`custom`), are skipped and named as ignored.
+`store` has no effect; fields that need stored responses (`previous_response_id`, `conversation`, `item_reference`,
+`background`) are refused by name. Tools of type `function` are used; tools that run at OpenAI, or have a grammar of
+their own (`custom`), are skipped and named as ignored.
 
-What only one kind of backend understands of an answer (`extra`) is sealed into a reasoning item's `encrypted_content`;
-what another service has encrypted there is passed over.
+The part of an answer that only one kind of backend understands (`extra`) is sealed into a reasoning item's
+`encrypted_content`. Content that another service has encrypted there is skipped.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,7 +34,7 @@ REFUSED = {
     "prompt": "prompt templates are kept at OpenAI: send `instructions` and `input`",
 }
 PROBE_TOKENS = 16
-"""Clients that only look whether a model answers ask for an answer this short, some with no question at all."""
+"""The `max_output_tokens` of clients that only test whether a model answers; some of them send no question."""
 PROBE = "Hello"
 WITH_LOGPROBS = "message.output_text.logprobs"
 DETAILS = ("auto", "low", "high")
@@ -153,7 +154,7 @@ class _Reader:
         self._turns.called(item.needed_text("call_id"), item.needed_text("name"), item.text("arguments") or "{}")
 
     def _custom_call(self, item: Fields) -> None:
-        """Of an earlier turn, by a model that had tools of another form."""
+        """Reads a call from an earlier turn, by a model that had tools of another form."""
         arguments = dumped({"input": item.text("input") or ""}).decode()
         self._turns.called(item.needed_text("call_id"), item.needed_text("name"), arguments)
 
@@ -198,7 +199,7 @@ class _Reader:
         self._tools.append({"type": "function", "function": told})
 
     def _choice(self) -> JsonObject:
-        """`tool_choice`, and the tools that it allows."""
+        """Reads `tool_choice`, and the tools that it allows."""
         told = self._fields.take("tool_choice")
         if told is None or told == "auto":
             return {}
@@ -253,7 +254,7 @@ class _Reader:
         return {"type": "json_schema", "json_schema": present}
 
     def _echoed(self) -> JsonObject:
-        """What a response repeats of its request; a figure that was left out is the one that OpenAI has for it."""
+        """The fields of the request that a response repeats; a missing number has OpenAI's default."""
         told = self._fields
         reasoning = told.take("reasoning") or {}
         return {
@@ -288,7 +289,9 @@ _ITEMS: dict[str, Callable[[_Reader, Fields], None]] = {
     "item_reference": _Reader._refused_item,
     "compaction": _Reader._refused_item,
 }
-"""All other items are of tools that run at OpenAI: they say nothing to another model, and are named as ignored."""
+"""The known types of items. All others are of tools that run at OpenAI: other models cannot use them, and they are
+named as ignored.
+"""
 
 
 def _or_one(value: float | None) -> float:
@@ -296,7 +299,7 @@ def _or_one(value: float | None) -> float:
 
 
 def _told_tool(tool: JsonObject) -> JsonObject:
-    """A function has all its fields in a response."""
+    """A tool as a response repeats it: a function has all its fields."""
     if tool.get("type") != "function":
         return tool
     return {"description": None, "parameters": None, "strict": None, **tool}

@@ -1,4 +1,4 @@
-"""Writes answers as OpenAI's Responses API does, whole or as its sequence of events."""
+"""Writes answers in the form of OpenAI's Responses API: whole, or as its sequence of events."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ FAILURES: dict[str, str] = {
     ErrorCode.RATE_LIMITED: "rate_limit_exceeded",
     ErrorCode.OVERLOADED: "rate_limit_exceeded",
 }
-"""How an answer that failed says why; everything else is a `server_error`."""
+"""The error codes of a failed response; any other failure is a `server_error`."""
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
 INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 _ITEM_NAMES = {"thought": "rs", "text": "msg", "refusal": "msg", "call": "fc"}
@@ -27,7 +27,7 @@ _ITEM_NAMES = {"thought": "rs", "text": "msg", "refusal": "msg", "call": "fc"}
 @dataclass(frozen=True, slots=True)
 class Options:
     echoed: JsonObject = field(default_factory=dict)
-    """What a response repeats of its request."""
+    """The fields of the request that a response repeats."""
     logprobs: bool = False
 
 
@@ -42,7 +42,7 @@ class ResponsesWriter:
         self._blocks = Blocks()
         self._sequence = 0
         self._output: list[JsonObject] = []
-        """The items that are finished."""
+        """The finished items."""
 
     def start(self) -> bytes:
         response = self._response("in_progress", self._model, [])
@@ -167,7 +167,7 @@ class ResponsesWriter:
         return place if block.kind == "call" else {**place, "content_index": 0}
 
     def _item(self, block: Block, status: Status) -> JsonObject:
-        """As it is when it begins, or is finished."""
+        """The item of a block: empty when it begins, whole when it is finished."""
         done = status == "completed"
         if block.kind == "thought":
             return self._reasoning(block.index, block.text if done else "", NOTHING if done else "")

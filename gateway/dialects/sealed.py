@@ -1,6 +1,7 @@
-"""What only one kind of backend understands (`extra`), as the one opaque word that a client hands back unread.
+"""Encodes the part of an answer that only one kind of backend understands (`extra`) as one opaque text, which a client
+returns unchanged.
 
-Dialects have a place for it: the signature of a thought, the encrypted content of a reasoning item.
+Dialects have a place for it: the signature of a thinking block, the encrypted content of a reasoning item.
 """
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -12,16 +13,16 @@ from gateway.dialects.events import dumped
 
 MARK = "bullpen1."
 NOTHING = MARK + urlsafe_b64encode(b"{}").decode()
-"""Of a thought with nothing beside its words: some clients hand back no thought that has no such word."""
+"""The sealed text of reasoning without an `extra`: some clients return no reasoning that has no such text."""
 
 
 def sealed(extra: JsonObject | None) -> str:
-    """Empty when there is nothing to hand back."""
+    """The `extra` as a sealed text; empty: there is none."""
     return MARK + urlsafe_b64encode(dumped(extra)).decode() if extra else ""
 
 
 def unsealed(text: str | None) -> JsonObject | None:
-    """None for what another service has sealed."""
+    """The `extra` in a sealed text; None for the text of another service."""
     if not text or not text.startswith(MARK):
         return None
     try:

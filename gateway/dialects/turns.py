@@ -1,8 +1,8 @@
-"""A conversation in the words of `InferenceRequest`, put together from what other dialects call its parts.
+"""Builds the messages of an `InferenceRequest` from the items or blocks of other dialects.
 
-They have one item, or block, for each thing that was said, thought, called or returned; here one message of the
-assistant has all of it until somebody else speaks. Images and files that a tool returned follow as the user's, because
-a message of a tool has only text.
+Those have one item for each text, reasoning, call or result. Here one assistant's message takes all of them until
+another role speaks. Images and files that a tool returned follow in a user's message, because a tool's message has only
+text.
 """
 
 from mimetypes import guess_type
@@ -10,7 +10,7 @@ from mimetypes import guess_type
 from contracts import JsonObject
 
 SYSTEM = ("system", "developer")
-"""Roles whose words are no question where somebody else speaks."""
+"""Roles whose messages are no question when there are other messages."""
 FROM_TOOL = "What the tool returned besides text:"
 
 
@@ -18,9 +18,9 @@ class Turns:
     def __init__(self) -> None:
         self._messages: list[JsonObject] = []
         self._assistant: JsonObject | None = None
-        """The assistant's message that is still growing."""
+        """The assistant's message to which parts are still added."""
         self._returned: list[JsonObject] = []
-        """Parts that tools returned and that no message may carry yet."""
+        """Images and files that tools returned, for the next user's message."""
 
     @property
     def messages(self) -> list[JsonObject]:
@@ -50,7 +50,7 @@ class Turns:
         self._speaking().setdefault("tool_calls", []).append(call)
 
     def returned(self, call_id: str, parts: list[JsonObject]) -> None:
-        """What a tool returned."""
+        """Adds a tool's result."""
         self._assistant = None
         text = "\n".join(part["text"] for part in parts if part["type"] == "text")
         self._messages.append({"role": "tool", "tool_call_id": call_id, "content": text})
@@ -75,14 +75,14 @@ class Turns:
 
 
 def content(parts: list[JsonObject]) -> str | list[JsonObject]:
-    """A message's content: plain text where there is nothing but text."""
+    """A message's content: a plain text if it has only text."""
     if any(part["type"] != "text" for part in parts):
         return parts
     return "\n".join(part["text"] for part in parts)
 
 
 def with_question(messages: list[JsonObject]) -> list[JsonObject]:
-    """Where nobody but the system speaks, its last words are the question: other servers answer those too.
+    """Makes the last message a user's when all messages are the system's: other servers answer those too.
 
     `messages` may be anything that a client sent.
     """
@@ -92,7 +92,7 @@ def with_question(messages: list[JsonObject]) -> list[JsonObject]:
 
 
 def says_something(messages: list[JsonObject]) -> bool:
-    """Whether anybody but the system says anything."""
+    """Whether any message beside the system's says something."""
     spoken = [message for message in messages if message["role"] not in SYSTEM]
     return any(
         message["role"] == "tool" or message.get("tool_calls") or _has_content(message.get("content"))
@@ -109,7 +109,7 @@ def image_part(url: str, detail: str | None = None) -> JsonObject:
 
 
 def file_part(data: str, media_type: str | None, filename: str | None) -> JsonObject:
-    """`data`: base64, or a data URL already."""
+    """A file's part. `data`: base64, or a data URL."""
     if not data.startswith("data:"):
         kind = media_type or guess_type(filename or "")[0] or "application/octet-stream"
         data = f"data:{kind};base64,{data}"

@@ -1,4 +1,4 @@
-"""Who asks: the API key in a request's headers, and what its owner may."""
+"""API keys: who sends a request, and what the key's owner may do."""
 
 from gateway.keys.callers import Caller, Callers
 from gateway.keys.ring import KeyRing

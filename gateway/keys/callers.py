@@ -1,4 +1,4 @@
-"""Who asks: the key in a request's headers, and what its owner may. Without keys, everybody on this machine."""
+"""The caller of a request, by the key in its headers, and what the caller may do. Without keys every caller may ask."""
 
 import asyncio
 from collections.abc import Mapping
@@ -13,20 +13,22 @@ from gateway.keys.shared_use import SharedUse
 
 BEARER = "bearer "
 OTHER_HEADERS = ("x-api-key", "api-key")
-"""Of Anthropic's and Azure's clients."""
+"""Headers in which Anthropic's and Azure's clients send the key."""
 COOKIE = "bullpen_key"
-"""Where the page's browser keeps the key that somebody signed in with."""
+"""The cookie with the key that was used to sign in to the page."""
 PAGE_HEADER = "x-bullpen-page"
-"""What our page sends with each request: a page of another site cannot, so only ours is believed a cookie."""
+"""A header that our page sends with each request. Another site's page cannot send it, so a cookie counts only with
+it.
+"""
 MOST_LIMITED = 10_000
-"""Keys whose use is remembered."""
+"""Keys whose limits are kept in memory."""
 NO_KEY = "an API key is needed: send it as `Authorization: Bearer …`; `bullpen keys create` makes one"
 WRONG_KEY = "this API key is unknown, revoked or expired"
 UNKNOWN_KEYS = "the API keys cannot be read from JetStream yet; `keys: off` in gateway/config.yaml does without"
 
 
 class Caller:
-    """Whoever sent one request."""
+    """The caller of one request."""
 
     def __init__(
         self, key: ApiKey | None = None, limits: Limits | None = None, shared: SharedUse | None = None
@@ -37,20 +39,20 @@ class Caller:
 
     @property
     def key_id(self) -> str:
-        """Empty: there is no key."""
+        """The key's id; empty: the caller has no key."""
         return self._key.key_id if self._key is not None else ""
 
     @property
     def tenant(self) -> str | None:
-        """None: as the request says."""
+        """The key's tenant; None: the tenant that the request names."""
         return self._key.tenant if self._key is not None else None
 
     def may_ask(self, model: str) -> bool:
-        """Whether a model of this name is for this caller."""
+        """Whether the caller may ask for a model of this name."""
         return self._key is None or self._key.allows(model)
 
     def begin(self, answers: int) -> None:
-        """So many answers are wanted. Raises `BullpenError(rate_limited)`."""
+        """Takes the wanted answers from the key's limits. Raises `BullpenError(rate_limited)`."""
         if self._limits is None:
             return
         wait = self._limits.admit(answers, asyncio.get_running_loop().time())
@@ -61,7 +63,7 @@ class Caller:
             self._shared.add(self.key_id, requests=answers)
 
     def used(self, tokens: int) -> None:
-        """Answers took so many tokens."""
+        """Takes the tokens of answers from the key's limits."""
         if self._limits is not None:
             self._limits.used(tokens, asyncio.get_running_loop().time())
             if self._shared is not None:
@@ -70,14 +72,14 @@ class Caller:
 
 class Callers:
     def __init__(self, ring: KeyRing, mode: Literal["auto", "required", "off"], shared: SharedUse) -> None:
-        """`shared`: tells other gateways what keys use here, and hears what they use there."""
+        """`shared`: exchanges the use of keys with other gateways."""
         self._ring = ring
         self._shared = shared
         self._mode = mode
         self._limits: Latest[str, tuple[ApiKey, Limits]] = Latest(MOST_LIMITED)
 
     def admit(self, headers: Mapping[str, str]) -> Caller:
-        """Who sent a request with these headers. Raises `Refused` (401), `BullpenError(no_worker)`."""
+        """The caller with these headers. Raises `Refused` (401), `BullpenError(no_worker)`."""
         if self._mode == "off":
             return Caller()
         if not self._ring.is_known:
@@ -93,7 +95,7 @@ class Callers:
         return Caller(key, self._limits_of(key), self._shared)
 
     async def listen(self) -> None:
-        """Counts from now on what keys use at other gateways. Raises `BusError`."""
+        """Subscribes to the use of keys at other gateways. Raises `BusError`."""
         await self._shared.listen(self._used_elsewhere)
 
     def _used_elsewhere(self, key_id: str, requests: int, tokens: int) -> None:
@@ -103,7 +105,7 @@ class Callers:
             limits.used_elsewhere(requests, tokens, asyncio.get_running_loop().time())
 
     def _limits_of(self, key: ApiKey) -> Limits | None:
-        """Begun anew when the key's limits are others now."""
+        """The key's limits; new ones when the key's settings have changed."""
         if key.rpm is None and key.tpm is None:
             return None
         known = self._limits.get(key.key_id)
@@ -113,7 +115,7 @@ class Callers:
 
 
 def secret_of(headers: Mapping[str, str]) -> str:
-    """The key in a header of its own; empty: there is none."""
+    """The key in the request's headers; empty: there is none."""
     told = headers.get("Authorization", "")
     if told.lower().startswith(BEARER):
         return told[len(BEARER) :].strip()

@@ -1,4 +1,4 @@
-"""Makes, lists, revokes and rotates API keys. The secret is told once, to whoever made it, and is kept nowhere."""
+"""Makes, lists, revokes and rotates API keys. A secret is shown once, to the maker of the key, and stored nowhere."""
 
 import secrets
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from gateway.keys.ring import MAX_BYTES
 PREFIX = "bp-"
 SECRET_BYTES, ID_BYTES = 32, 5
 GIVEN = "given-"
-"""Begins the id of a key whose secret came from outside."""
+"""Prefix of the id of a key whose secret came from outside."""
 WITHIN = 2.0
 
 
@@ -42,7 +42,7 @@ class KeyOffice:
         budget: KeyBudget | None = None,
         role: KeyRole = "tenant",
     ) -> tuple[ApiKey, str]:
-        """The key, and its secret."""
+        """Makes a key; returns it with its secret."""
         key = ApiKey(
             key_id=f"key-{secrets.token_hex(ID_BYTES)}",
             tenant=tenant,
@@ -57,7 +57,7 @@ class KeyOffice:
         return key, await self._store(key)
 
     async def give(self, secret: str, tenant: str) -> ApiKey:
-        """The key of a secret that was made elsewhere. It takes the place of the one that was given before."""
+        """Makes a key with a given secret. It replaces the key that was made so before."""
         now = {"revoked_at": utc_now()}
         for at, key in await self._all():
             if at == digest(secret):
@@ -69,17 +69,17 @@ class KeyOffice:
         return given
 
     async def keys(self) -> list[ApiKey]:
-        """All of them, revoked ones included, the oldest first."""
+        """All keys, revoked ones included, oldest first."""
         return sorted((key for _, key in await self._all()), key=lambda key: key.created_at)
 
     async def revoke(self, key_id: str) -> ApiKey:
-        """Raises `BullpenError` when there is no such key. Revoking twice is revoking once."""
+        """Revokes a key; a revoked key stays revoked. Raises `BullpenError` when there is no such key."""
         at, _ = await self._find(key_id)
         now = {"revoked_at": utc_now()}
         return await self._change(at, lambda key: key if key.revoked_at else key.model_copy(update=now))
 
     async def rotate(self, key_id: str, overlap: datetime | None = None) -> tuple[ApiKey, str]:
-        """A new key that may do the same. The old one ends now, or at `overlap`. Raises as `revoke`."""
+        """Makes a key with the same rights. The old key ends now, or at `overlap`. Raises as `revoke`."""
         at, old = await self._find(key_id)
         if old.revoked_at is not None:
             raise BullpenError(

@@ -1,4 +1,4 @@
-"""The API keys that there are, as every gateway has them in memory: a revoked one opens nothing a moment later."""
+"""All API keys, as every gateway has them in memory: a revoked key is refused a moment later."""
 
 import asyncio
 from datetime import datetime
@@ -24,11 +24,11 @@ class KeyRing:
         self._unreadable: set[str] = set()
 
     async def keep(self) -> None:
-        """Until cancelled."""
+        """Follows the keys until cancelled."""
         await self._copy.keep()
 
     async def known_within(self, seconds: float) -> bool:
-        """Whether the keys have been read, at the latest after so many seconds."""
+        """Waits up to so many seconds until the keys are read; returns whether they are."""
         try:
             async with asyncio.timeout(seconds):
                 await self._copy.known.wait()
@@ -38,26 +38,26 @@ class KeyRing:
 
     @property
     def is_known(self) -> bool:
-        """Whether the keys have been read once."""
+        """Whether the keys have been read."""
         return self._copy.known.is_set()
 
     def exist(self) -> bool:
-        """Whether there ever was a key; a revoked one counts: its owner did not mean to let everybody in."""
+        """Whether a key was ever made. A revoked key counts: its owner did not mean to let every caller in."""
         return bool(self._copy.values)
 
     def find(self, secret: str, now: datetime | None = None) -> ApiKey | None:
-        """The key with this secret, if it opens anything now."""
+        """The valid key with this secret; None: there is none."""
         key = self._keys.get(digest(secret))
         if key is None or key.revoked_at is not None:
             return None
         return None if key.expires_at is not None and key.expires_at <= (now or utc_now()) else key
 
     def with_id(self, key_id: str) -> ApiKey | None:
-        """The key of that id, whether it opens anything or not."""
+        """The key with that id, valid or not."""
         return next((key for key in self._keys.values() if key.key_id == key_id), None)
 
     def _read(self) -> None:
-        """Nothing that cannot be read opens a door."""
+        """Reads all keys anew. An entry that cannot be read lets no caller in."""
         keys: dict[str, ApiKey] = {}
         for name, value in self._copy.values.items():
             try:

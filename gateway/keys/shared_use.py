@@ -1,8 +1,8 @@
-"""What API keys use at one gateway, sent to all others, so that a key's limits hold for all gateways together.
+"""Sends the use of API keys at one gateway to all others, so that a key's limits hold for all gateways together.
 
-No request waits for it: a gateway publishes what its keys have used within `EVERY`, and the others take it out of the
-same buckets. So a key may overshoot its limits by what it asks for at other gateways within that time, and by what is
-lost while a gateway is cut off from NATS. A gateway that starts has heard of nothing: it begins with full buckets.
+No request waits for it: a gateway publishes the use of its keys every `EVERY` seconds, and the others take it from the
+same buckets. So a key may exceed its limits by its use at other gateways within that time, and by any use that is lost
+while a gateway is cut off from NATS. A gateway that starts begins with full buckets.
 """
 
 import asyncio
@@ -19,10 +19,10 @@ from contracts import subjects as s
 log = structlog.get_logger(__name__)
 
 EVERY = 0.05
-"""Seconds in which uses are gathered before they are published."""
+"""Seconds for which uses are gathered before they are published."""
 
 OnUse = Callable[[str, int, int], None]
-"""Called with a key's id, and the requests and tokens that it has used at another gateway."""
+"""Called with a key's id, and its requests and tokens at another gateway."""
 
 
 class SharedUse:
@@ -52,7 +52,7 @@ class SharedUse:
         await self._bus.subscribe_inline(s.GATEWAY_KEY_USE, heard)
 
     def add(self, key_id: str, *, requests: int = 0, tokens: int = 0) -> None:
-        """A key has used so much here."""
+        """Adds to the key's use at this gateway."""
         if requests:
             self._requests[key_id] += requests
         if tokens:

@@ -1,7 +1,7 @@
-"""What requests and answers look like over HTTP, as JSON Schema for `/openapi.json`: one module for each dialect.
+"""Requests and answers over HTTP as JSON Schema for `/openapi.json`: one module for each dialect.
 
-What the mesh itself checks is taken from the model that checks it (`ours`), and lists of words from the dialects that
-read them. An answer may have more fields than are listed; so may a request, see `x-bullpen-ignored`.
+Fields that the mesh itself checks are taken from the model that checks them (`ours`), and lists of words from the
+dialects that read them. An answer may have more fields than are listed; so may a request, see `x-bullpen-ignored`.
 """
 
 from functools import cache
@@ -31,7 +31,7 @@ def full(**properties: Schema) -> Schema:
 
 
 def or_null(schema: Schema) -> Schema:
-    """`null` is a field that is left out."""
+    """This schema or `null`, which clients send for a field that they leave out."""
     told = schema.get("anyOf", [schema])
     return schema if NULL in told else {"anyOf": [*told, NULL]}
 
@@ -54,7 +54,7 @@ def one_of(words: Any) -> Schema:
 
 
 def word(text: str) -> Schema:
-    """This word alone."""
+    """This word only."""
     return {"const": text}
 
 
@@ -63,13 +63,13 @@ def ref(name: str) -> Schema:
 
 
 def ours(*names: str) -> dict[str, Schema]:
-    """Fields of the mesh's own request, as it checks them."""
+    """Fields of the mesh's own request, with the checks that it makes."""
     told = _request()["properties"]
     return {name: or_null(told[name]) for name in names}
 
 
 def our_parts() -> dict[str, Schema]:
-    """What `ours` refers to: messages and their parts, by the name of the model."""
+    """Schemas to which `ours` refers: messages and their parts, by the name of the model."""
     return dict(_request()["$defs"])
 
 
@@ -80,7 +80,7 @@ def _request() -> Schema:
 
 
 def _bare(told: Any, names_fields: bool = False) -> Any:
-    """Without titles, without defaults (a client's `null` is one), and open for fields that are passed over."""
+    """The schema without titles and defaults (a client's `null` is one), and open for unknown fields."""
     if isinstance(told, list):
         return [_bare(one) for one in told]
     if not isinstance(told, dict):

@@ -57,7 +57,7 @@ FIGURES: dict[str, Schema] = {
     "eval_count": COUNT,
     "eval_duration": COUNT,
 }
-"""Of an answer; not there when the model was only to be loaded. Durations in nanoseconds."""
+"""Figures of an answer; missing when the model was only to be loaded. Durations in nanoseconds."""
 DONE: dict[str, Schema] = {"model": TEXT, "created_at": TIME, "done": {"const": True}, "done_reason": TEXT}
 CALLED = full(function=full(name=TEXT, arguments=ANY))
 SAID: dict[str, Schema] = {"thinking": TEXT, "tool_calls": items(CALLED)}

@@ -26,7 +26,7 @@ from gateway.shapes import (
 )
 
 SAMPLED = SAMPLING - {"max_tokens"} | OURS - {"context"}
-"""`context`, the mesh's own, has no form that could be written here."""
+"""Fields that are taken over. `context`, the mesh's own, is left out: it has no form that could be written here."""
 SAMPLED_OURS = ours(*sorted(SAMPLED))
 EMPTY: Schema = {"type": "array", "maxItems": 0}
 """How some languages write an empty object."""
@@ -116,7 +116,7 @@ MODEL = full(
     display_name=TEXT,
     created_at={"type": "string", "format": "date-time"},
 )
-"""OpenAI's form and Anthropic's in one."""
+"""An error in OpenAI's form and Anthropic's at once."""
 MODELS = record(
     *("object", "data", "has_more"),
     object=word("list"),

@@ -1,4 +1,4 @@
-"""The live page's API. What a row of the books has stands in docs/wire.md and docs/page.md; fields may be added."""
+"""The live page's API. The fields of a row of the books are in docs/wire.md and docs/page.md; fields may be added."""
 
 from gateway.shapes import ANY, FLAG, NUMBER, TEXT, Schema, either, full, items, one_of, optional, or_null, record, word
 
@@ -8,7 +8,7 @@ FILTER_TYPES: dict[str, Schema] = {
     "status": one_of(("ok", "error", "")),
     "limit": either({"type": "integer", "minimum": 1, "maximum": 500}, word("")),
 }
-"""Of filters that are no free text. An empty one is left out, as a form sends it."""
+"""Schemas of filters that are no free text. An empty filter counts as missing: a form sends it so."""
 ROLE = one_of(("tenant", "viewer", "operator"))
 SESSION = full(role=ROLE, tenant=or_null(TEXT), key_id=or_null(TEXT), open=FLAG)
 SIGN_IN = record("key", key=TEXT)
@@ -52,4 +52,4 @@ ANSWERS: dict[str, Schema] = {
     "managers/{manager_id}/{order}": DONE,
 }
 BODIES: dict[str, Schema] = {"keys": NEW_KEY, "workers/{worker_id}/{order}": ORDER}
-"""Of what is sent with POST."""
+"""Bodies of POST requests."""

@@ -38,7 +38,7 @@ class NewWorkerConfig(BackendConfig):
     """The keys of `config.yaml` that only this backend knows."""
 
     base_url: str | None = None
-    """Where the server is; else NEW_WORKER_URL."""
+    """The server's address; else NEW_WORKER_URL."""
 
 
 class Answer(BaseAnswer[JsonObject]):
@@ -137,7 +137,7 @@ class NewWorkerBackend(RemoteBackend[NewWorkerConfig]):
             raise self._told(error) from error
 
     async def _check(self, response: aiohttp.ClientResponse) -> None:
-        """Raises `BullpenError` for an answer that is none."""
+        """Reads the answer. Raises `BullpenError` for anything else."""
         if response.status != 200:
             text = without(self._key, await response.text(errors="replace"))
             raise refusal(response.status, read_error(text), response.headers)
@@ -153,7 +153,7 @@ class NewWorkerBackend(RemoteBackend[NewWorkerConfig]):
 
 
 async def _pieces(response: aiohttp.ClientResponse) -> AsyncIterator[JsonObject]:
-    """The events of the answer; whatever arrives is a sign of life. Closing it hangs up."""
+    """The events of the answer; whatever arrives is a sign of life. Closing the generator hangs up."""
     try:
         async for line in response.content:
             with suppress(LookupError):
