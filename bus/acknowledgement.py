@@ -14,12 +14,12 @@ class Acknowledgement(BaseModel):
     stream: str = ""
     seq: int = 0
     duplicate: bool = False
-    """The stream had the message already."""
+    """The stream had the message already: the same `Nats-Msg-Id` came before."""
     error: Refusal | None = None
 
     @classmethod
     def read(cls, data: bytes) -> "Acknowledgement":
-        """Raises `BusError`."""
+        """Reads the server's reply. Raises `BusError` when it is not an acknowledgement."""
         try:
             return cls.model_validate_json(data)
         except ValidationError:

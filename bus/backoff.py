@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass
 
 MOST_DOUBLINGS = 30
-"""Beyond it every ceiling is the cap, and a float could overflow."""
+"""Doublings of the ceiling: after these it is the cap in any case, and a float could overflow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +18,9 @@ class Backoff:
     cap: float
 
     def ceiling(self, failures: int) -> float:
-        """The longest wait after so many failures; 0 when nothing has failed yet."""
+        """The longest wait after this many failures, in seconds; 0 before the first."""
         return min(self.cap, self.first * 2.0 ** min(failures - 1, MOST_DOUBLINGS)) if failures > 0 else 0.0
 
     def wait(self, failures: int) -> float:
-        """Seconds to wait after so many failures, drawn anew each time."""
+        """Seconds to wait after this many failures, drawn anew each time."""
         return random.uniform(0.0, self.ceiling(failures))  # noqa: S311 — jitter, not a secret

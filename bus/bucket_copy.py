@@ -1,8 +1,8 @@
-"""A copy of a whole bucket in memory, as fresh as the bus: for what is read with every request and seldom changes.
+"""A copy of a whole bucket in memory, for values that every request reads and that seldom change.
 
-A write is a plain message, so it is here as soon as the bucket has it. The bucket is read at the start, after every
-reconnect, and now and then, because a message may be lost and a write refused. Without JetStream the copy stays as it
-was last known.
+A write to the bucket is a plain message, so the copy gets it as soon as the bucket has it. The copy also reads the
+bucket at its start, after every reconnect and every ten seconds, because a message may be lost and a write refused.
+Without JetStream the copy stays as it was.
 """
 
 import asyncio
@@ -30,13 +30,13 @@ class BucketCopy:
         self._max_bytes = max_bytes
         self._changed = changed
         self._written: set[str] = set()
-        """Keys that were written while the bucket was read: what was read of them may be older."""
+        """Keys that were written while the bucket was read: the value that was read may be older."""
         self.values: dict[str, bytes] = {}
         self.known = asyncio.Event()
         """Set once the bucket has been read."""
 
     async def keep(self) -> None:
-        """Until cancelled."""
+        """Keeps the copy up to date. Runs until it is cancelled."""
         bucket: Bucket | None = None
         again = asyncio.Event()
 

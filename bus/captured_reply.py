@@ -26,10 +26,10 @@ class CapturedReply:
         self.headers: Headers = {}
 
     async def chunk(self, piece: Piece) -> None:
-        """The final message has the whole answer."""
+        """Sends nothing: the final message has the whole answer."""
 
     async def resumed(self, from_worker: str, to_worker: str, *, continued: bool) -> None:
-        """The final message says so (`resumed`)."""
+        """Sends nothing: the final message says whether the answer was resumed."""
 
     async def response(self, response: Answer) -> BullpenError | None:
         try:

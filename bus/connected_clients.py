@@ -1,7 +1,7 @@
-"""The names of the connections that exist right now, as the servers themselves know them.
+"""The names of the connections that exist now, as the NATS servers know them.
 
-Asked on `$SYS.REQ.ACCOUNT.PING.CONNZ`, which every account imports: it needs no credentials of the system account, and
-shows only the connections of this account. Each server of a cluster answers for its own connections, in pages.
+The request goes to `$SYS.REQ.ACCOUNT.PING.CONNZ`, which every account imports: it needs no credentials of the system
+account and shows only this account's connections. Each server of a cluster answers for its own connections, in pages.
 """
 
 import asyncio
@@ -27,14 +27,15 @@ class Page(NamedTuple):
 
     names: frozenset[str]
     total: int
-    """How many connections that server has, on this page or not."""
+    """All connections of that server, whether or not this page lists them."""
 
 
 async def connected(bus: Bus, within: float = 0.5) -> frozenset[str] | None:
-    """The names of all connections of this account, our own among them; None when no server answers.
+    """The names of all connections of this account, the caller's own among them; None when no server answers.
 
-    `within`, seconds, is how long the servers of a cluster have for each page of a thousand; one that is slower, or
-    lost, is missing from it with all its connections, so absence is proof only together with silence.
+    `within`: seconds that the servers of a cluster have for each page of 1,000 connections. A server that is slower, or
+    lost, is missing with all its connections. So a missing name proves that a connection is gone only when its client
+    is also silent.
     """
     names: set[str] = set()
     for page in range(MOST_PAGES):
@@ -48,7 +49,7 @@ async def connected(bus: Bus, within: float = 0.5) -> frozenset[str] | None:
 
 
 async def _ask(bus: Bus, offset: int, within: float) -> Sequence[Page]:
-    """One page from each server. A server that stands alone is not waited for once it has answered."""
+    """One page from each server. A server that is not in a cluster is not waited for once it has answered."""
     answers: list[Page] = []
     enough = asyncio.Event()
 

@@ -1,6 +1,6 @@
 """One connection to the mesh: connect, publish, request, subscribe, notice a deaf connection, close in order.
 
-A process that lost its connection for good sets `lost` and must exit; its supervisor starts it again (crash-only).
+A process whose connection is closed for good sets `lost` and must exit; its supervisor starts it again (crash-only).
 Until then the client reconnects for ever, with jitter.
 """
 
@@ -39,20 +39,24 @@ log = structlog.get_logger(__name__)
 PING_INTERVAL = 5
 CONNECT_TIMEOUT = 2
 PENDING_BYTES = 8 << 20
-"""Bytes that may wait while the server is away; beyond that publishing fails instead of filling memory."""
+"""Bytes that may wait while the server is away; beyond that publishing fails instead of filling the memory."""
 LONGEST_SUBJECT = 2048
-"""Characters, with the reply subject: a server ends the connection of a client that says a longer line (4 KB)."""
+"""Characters of a subject and its reply subject together: a server closes the connection of a client that sends a
+longer line (4 KB).
+"""
 HEADER_FRAME = len(b"NATS/1.0\r\n\r\n")
 FIRST_CONNECT = Backoff(0.5, 0.5)
 RECONNECT = Backoff(0.8, 3.0)
-"""Three hundred workers that lost the same server do not come back in the same instant."""
+"""Seconds between two tries to reconnect, with jitter: three hundred workers that lost the same server must not return
+in the same instant.
+"""
 AT_ONCE = 20_000
-"""Messages of one subscription that may be handled at the same time."""
+"""Messages of one subscription that are handled at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message as it arrived; `reply` is empty when its sender expects no answer."""
+    """A message from the bus; `reply` is empty when its sender expects no answer."""
 
     subject: str
     data: bytes
@@ -61,7 +65,7 @@ class Message:
 
     @property
     def no_responders(self) -> bool:
-        """True for the server's own message that the subject has no subscriber."""
+        """Whether this is the server's message that the subject has no subscriber."""
         return not self.data and self.headers.get("Status") == "503"
 
 
@@ -69,7 +73,7 @@ Handler = Callable[[Message], Awaitable[None]]
 
 
 class Subscription:
-    """Interest in a subject. `drain` stops new messages and waits for those already here."""
+    """A subscription to a subject. `drain` stops new messages and waits for those that have arrived."""
 
     def __init__(self, client: PatchedClient, nats: NatsSubscription, tasks: Tasks) -> None:
         self._client = client
@@ -77,7 +81,7 @@ class Subscription:
         self._tasks = tasks
 
     async def stop(self) -> None:
-        """No new messages; those that arrived are still handed to their handlers."""
+        """Ends the subscription; messages that have arrived are still handled."""
         try:
             await self._nats.drain()
         except nats_errors.Error as error:
@@ -86,22 +90,22 @@ class Subscription:
             self._client.forget_tap(self._nats)
 
     async def drain(self) -> None:
-        """No new messages, and every handler has finished."""
+        """Ends the subscription and waits until every handler has finished."""
         await self.stop()
         await self._tasks.finished()
 
 
 class Bus:
-    """A connection. Make it with `Bus.connect`."""
+    """A connection to the NATS servers. Make it with `Bus.connect`."""
 
     def __init__(self, name: str, settings: BusSettings) -> None:
         self.name = name
         self.settings = settings
         self.lost = asyncio.Event()
-        """Set when the connection is closed for good: the process must exit, its supervisor starts it again."""
+        """Set when the connection is closed for good: the process must exit, and its supervisor starts it again."""
         self.reconnects = 0
         self.reconnected_at = -inf
-        """When the connection was last made anew (loop's clock); -inf: never."""
+        """When the connection was last made again (loop's clock); -inf: never."""
         self.on_reconnect: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._client = self._new_client()
         self._inbox: Inbox[Message] = Inbox(f"{settings.inbox_prefix}.{new_id().replace('-', '')}")
@@ -146,7 +150,7 @@ class Bus:
 
     @property
     def max_payload(self) -> int:
-        """Bytes: the largest message the server takes."""
+        """The largest message that the server takes, in bytes."""
         return self._client.max_payload
 
     @property
@@ -165,18 +169,19 @@ class Bus:
 
     @property
     def unreadable(self) -> int:
-        """Messages dropped because they were not UTF-8 where the protocol wants it."""
+        """Messages dropped because a part that must be UTF-8 was not."""
         return self._client.poisoned
 
     @property
     def nats(self) -> PatchedClient:
-        """The client beneath, for the other modules of `bus/`."""
+        """The NATS client, for the other modules of `bus/`."""
         return self._client
 
     def check_size(self, data: bytes, headers: Headers | None = None) -> None:
         """Raises `BullpenError(payload_too_large)` when the server would not take this message.
 
-        Counted to the byte as the server does, which closes the connection of a client that sends more, for good.
+        The size is counted to the byte, as the server does: it closes the connection of a client that sends more, for
+        good.
         """
         size = len(data)
         if headers is not None:
@@ -209,12 +214,16 @@ class Bus:
             raise BusError(f"cannot publish on {subject}: {error!r}") from error
 
     def publish_soon(self, subject: str, data: bytes) -> None:
-        """Publishes what may be lost, without waiting: it is dropped when the server is away or takes no more."""
+        """Publishes a message that may be lost, without waiting: it is dropped when the server is away or takes no
+        more.
+        """
         if len(data) > self.max_payload or not self._client.post(subject, data):
             log.debug("not_published", name=self.name, subject=subject, size=len(data))
 
     async def request(self, subject: str, data: bytes, *, timeout: float, headers: Headers | None = None) -> Message:
-        """Waits for the one answer. Raises `NoResponders`, `RequestTimeout`, `Denied`, and as `publish`."""
+        """Publishes a request and waits for its one answer. Raises `NoResponders`, `RequestTimeout`, `Denied`, and the
+        errors of `publish`.
+        """
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         with (
             self.listen(lambda message: None if answer.done() else answer.set_result(message)) as listener,
@@ -231,14 +240,16 @@ class Bus:
         return message
 
     def listen(self, callback: Callable[[Message], None], of: str = "") -> "Listener[Message]":
-        """A private inbox: `callback` is called with each message, in order, at once. Close it after use.
+        """Opens a private inbox: calls `callback` with each message, in order, at once. Close it after use.
 
-        `of`: for answers of one kind of sender (a backend), which the server may allow to write there and nowhere else.
+        `of`: the one kind of sender (a backend) that the server may allow to write to this part of the inbox.
         """
         return self._inbox.open(callback, of)
 
     def when_denied(self, subject: str, on_denied: OnDenied) -> AbstractContextManager[None]:
-        """While it is open, `on_denied` is called when the server refuses what we publish there. Raises `Denied`."""
+        """While it is open, calls `on_denied` when the server refuses a message that this process publishes to the
+        subject. Raises `Denied`.
+        """
         return self._permission_errors.watch(subject, on_denied)
 
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
@@ -281,7 +292,7 @@ class Bus:
         return Subscription(self._client, nats, Tasks(subject))
 
     async def flush(self, timeout: float = 2.0) -> None:
-        """Returns when the server has everything that was published before. Raises `BusError`."""
+        """Returns when the server has everything that this connection published before. Raises `BusError`."""
         if not self._client.is_connected:
             raise BusError("cannot flush: the server is away")
         try:
@@ -290,11 +301,13 @@ class Bus:
             raise BusError(f"cannot flush: {error!r}") from error
 
     async def prove(self) -> None:
-        """Returns when the server has answered on this connection. One on which it does not is made anew."""
+        """Returns when the server has answered on this connection, or when a silent connection has been replaced."""
         await prove(self._client, self._inbox, self.name)
 
     async def close(self) -> None:
-        """Sends what is still buffered and disconnects. Never `drain()`: that would close the reply inbox first."""
+        """Sends what is still buffered and disconnects. Never `drain()`: that would close the inbox for replies
+        first.
+        """
         self._closing = True
         self._standstill.close()
         await self._tasks.cancel()
@@ -396,9 +409,9 @@ class Bus:
 
 
 def next_server(servers: list[Server], info: dict[str, Any]) -> tuple[Server, float]:
-    """Which server to try next, and after how many seconds.
+    """Chooses the server to try next, and the seconds to wait before.
 
-    It is one of those that failed least: a frozen server takes seconds to fail, and its peer may be well.
+    The choice is one of the servers that failed least: a frozen server takes seconds to fail, and its peer may be well.
     """
     fewest = min(server.reconnects for server in servers)
     server = random.choice([server for server in servers if server.reconnects == fewest])  # noqa: S311 — no secret

@@ -1,7 +1,7 @@
-"""The deadline as it travels: absolute, in unix milliseconds, so that a message that waited knows its age.
+"""The deadline on the wire: absolute, in unix milliseconds, so that its receiver knows how old a message is.
 
-Hosts' clocks differ. A deadline that disagrees with the request's own `deadline_ms` by no more than clocks may
-is taken for a fresh one; a Manager writes it in the clock of the worker it sends to.
+Hosts' clocks differ. A deadline that differs from the request's own `deadline_ms` by no more than clocks may differ is
+treated as a fresh one. A Manager writes the deadline in the clock of the worker that it sends the request to.
 """
 
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ from contracts.envelope import MAX_DEADLINE_MS
 from contracts.headers import DEADLINE, number
 
 CLOCKS_MAY_DIFFER = 5.0
-"""Seconds."""
+"""Seconds by which the clocks of two hosts may differ."""
 
 
 def seconds_left(headers: Mapping[str, str], request: Envelope, *, own_clock: bool = False) -> float:
-    """Until the deadline in the headers if there is one, else the request's own; negative when it has passed.
+    """Seconds until the deadline in the headers, or else the request's own `deadline_ms`; negative when it has passed.
 
-    `own_clock`: the header's sender knew this host's clock.
+    `own_clock`: the sender of the header knew this host's clock.
     """
     allowed = request.deadline_ms / 1000
     deadline = number(headers.get(DEADLINE), -1)
@@ -31,5 +31,5 @@ def seconds_left(headers: Mapping[str, str], request: Envelope, *, own_clock: bo
 
 
 def header(seconds: float, offset: float = 0.0) -> str:
-    """The header's value for a deadline in so many seconds, in a clock that is `offset` seconds ahead of ours."""
+    """The header's value for a deadline in `seconds`, by a clock that is `offset` seconds ahead of this process's."""
     return str(round((time() + seconds + offset) * 1000))

@@ -1,4 +1,4 @@
-"""What the reader of a stream has by now, and what of an answer it still lacks. Pure."""
+"""What the reader of a stream has already, and which parts of an answer it still lacks. Pure."""
 
 from dataclasses import dataclass
 
@@ -36,7 +36,7 @@ class Delivered:
 
     @property
     def has_calls(self) -> bool:
-        """Whether the call of a tool has begun."""
+        """Whether any tool call has begun."""
         return bool(self._calls)
 
     def take(self, piece: Piece) -> None:
@@ -52,14 +52,15 @@ class Delivered:
             call.arguments += delta.function.arguments
 
     def clear(self) -> None:
-        """All of it is void."""
+        """Forgets everything: the reader has to drop what it has."""
         for held in (self._text, self._reasoning, self._calls, self._logprobs):
             held.clear()
 
     def missing(self, answer: Answer) -> Piece | None:
-        """The rest of an answer; empty when nothing is missing. None: what the reader has is no start of that answer.
+        """The part of an answer that the reader lacks; empty when it has everything. None: what the reader has is not
+        the beginning of that answer.
 
-        Thoughts and log-probabilities that the answer itself does not repeat are taken as they came.
+        Thoughts and log-probabilities that the final answer does not repeat count as the reader got them.
         """
         text, thoughts, calls = self.text, self.reasoning, self._missing_calls(answer.tool_calls or ())
         fits = answer.output.startswith(text) and (answer.reasoning or thoughts).startswith(thoughts)
@@ -74,7 +75,7 @@ class Delivered:
         )
 
     def is_all_of(self, answer: Answer) -> bool:
-        """Whether nothing of the answer is missing, and nothing else was told."""
+        """Whether the reader has the whole answer and nothing else."""
         missing = self.missing(answer)
         return missing is not None and not missing
 

@@ -1,7 +1,7 @@
-"""Looks through what JetStream keeps and deletes it: for `bullpen forget`, never on a request's way.
+"""Searches and deletes what JetStream stores: for `bullpen forget`, never while a request is served.
 
-Every call is bounded and raises `BusError` when JetStream does not answer, which is also what happens to a user
-without the permission. A stream that is not there is empty.
+Every call is bounded in time and raises `BusError` when JetStream does not answer, also for a user without the
+permission. A stream that does not exist counts as empty.
 """
 
 from base64 import b64decode
@@ -16,7 +16,7 @@ from contracts import JsonObject
 
 API_WITHIN = 2.0
 NOT_THERE = frozenset({10059, 10014, 10037, 10043})
-"""No such stream, no such consumer, no such message (to get, or to delete)."""
+"""Error codes of JetStream: no such stream, no such consumer, no such message (to get, or to delete)."""
 
 
 class _Sequences(BaseModel):
@@ -61,13 +61,13 @@ class StreamMessage:
 
 
 async def last_seq(bus: Bus, stream: str) -> int:
-    """The number of the stream's newest message; 0: there was none."""
+    """The number of the stream's newest message; 0: the stream never had one."""
     answer = await _api(bus, f"STREAM.INFO.{stream}")
     return _Info.model_validate(answer).state.last_seq if answer else 0
 
 
 async def done_up_to(bus: Bus, stream: str, consumer: str) -> int:
-    """The number up to which the consumer has acknowledged everything; 0 when there is no such consumer."""
+    """The number up to which the consumer has acknowledged every message; 0 when there is no such consumer."""
     newest = await last_seq(bus, stream)
     answer = await _api(bus, f"CONSUMER.INFO.{stream}.{consumer}")
     if answer is None:
@@ -78,16 +78,19 @@ async def done_up_to(bus: Bus, stream: str, consumer: str) -> int:
 
 
 async def purge(bus: Bus, stream: str, *, up_to: int) -> int:
-    """Deletes what the stream has up to a number (that one included); returns how many.
+    """Deletes the stream's messages up to number `up_to` (inclusive). Returns how many were deleted.
 
-    No client can read them afterwards. The server's file holds their bytes until everything in that file is too old.
+    Clients cannot read these messages afterwards. The server's file keeps their bytes until everything in that file is
+    too old.
     """
     answer = await _api(bus, f"STREAM.PURGE.{stream}", {"seq": up_to + 1})
     return _Purged.model_validate(answer).purged if answer else 0
 
 
 async def delete(bus: Bus, stream: str, seq: int) -> bool:
-    """Deletes one message, its bytes on disk included (a few milliseconds). False: it was not there any more."""
+    """Deletes one message and its bytes on disk (takes a few milliseconds). False: the message was not there any
+    more.
+    """
     return await _api(bus, f"STREAM.MSG.DELETE.{stream}", {"seq": seq}) is not None
 
 
@@ -101,7 +104,7 @@ async def walk(bus: Bus, stream: str, subject: str) -> AsyncIterator[StreamMessa
 
 
 async def _api(bus: Bus, verb: str, body: JsonObject | None = None) -> JsonObject | None:
-    """JetStream's answer; None when it has no such thing. Raises `BusError`."""
+    """JetStream's answer; None when the stream, consumer or message does not exist. Raises `BusError`."""
     try:
         return await api(bus, verb, body, timeout=API_WITHIN)
     except JetStreamRefuses as refusal:

@@ -1,8 +1,8 @@
-"""Failures between this process and the NATS server. All others are `BullpenError`."""
+"""Failures between this process and the NATS server. Other failures are `BullpenError`."""
 
 
 class BusError(Exception):
-    """The bus could not do what was asked."""
+    """The bus could not carry out a call."""
 
 
 class BusUnreachable(BusError):
@@ -11,15 +11,15 @@ class BusUnreachable(BusError):
     def __init__(self, message: str, *, hopeless: bool = False) -> None:
         super().__init__(message)
         self.hopeless = hopeless
-        """Trying again cannot help: a setting has to be changed."""
+        """A new try cannot help: a setting has to be changed."""
 
 
 class NoResponders(BusError):
-    """The subject has no subscriber: the server reports it at once."""
+    """The subject has no subscriber; the server reports this at once."""
 
 
 class RequestTimeout(BusError):
-    """No answer in time."""
+    """No answer came in time."""
 
 
 class Denied(BusError):

@@ -1,4 +1,4 @@
-"""The headers of a message, as they stand on the wire."""
+"""The headers of a message, as they are on the wire."""
 
 Headers = dict[str, str]
 
@@ -6,7 +6,9 @@ STATUS, DESCRIPTION = "Status", "Description"
 
 
 def read_headers(block: bytes | None) -> Headers:
-    """By name; of several with one name the first. The server's own status line is two more of them."""
+    """The headers by name; if a name occurs several times, its first value. The server's status line gives two more:
+    `Status` and `Description`.
+    """
     if not block:
         return {}
     first, *lines = block.decode("utf-8", "replace").split("\r\n")

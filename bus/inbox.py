@@ -1,8 +1,8 @@
-"""One subscription for all the answers a connection waits for.
+"""One subscription for all the answers that a connection waits for.
 
-Each request gets a token under the connection's own inbox: 128 random bits, so that a client which was not asked cannot
-find out where an answer is awaited. Under a part that is named (`of`) the server can be told who may write there.
-Answers go straight to the waiting callback, in the order of arrival, without a task in between.
+Each request gets a token under the connection's own inbox: 128 random bits, so that a client that was not asked cannot
+find out where an answer is expected. A part of the inbox can be named (`of`), so that the server can be told which
+senders may write there. Answers go to the waiting callback in the order of arrival, without a task in between.
 """
 
 import secrets
@@ -40,14 +40,16 @@ class Inbox(Generic[M]):
         return len(self._waiting)
 
     def open(self, callback: Callable[[M], None], of: str = "") -> "Listener[M]":
-        """`of`: a part of the inbox, one subject token, for answers of one kind of sender."""
+        """Opens a listener. `of`: a part of the inbox, one subject token, for answers from one kind of sender."""
         part = f"{of}." if of else ""
         subject = f"{self._prefix}.{part}{self._token()}"
         self._waiting[subject] = callback
         return Listener(self, subject)
 
     def _token(self) -> str:
-        """Random, so that nobody can guess it; drawn many at a time, because each draw is a call of the system."""
+        """A random token, so that no client can guess it. Many are drawn at a time, because each draw is a system
+        call.
+        """
         if not self._random:
             drawn = secrets.token_hex(TOKENS * TOKEN_BYTES)
             self._random = [drawn[at : at + 2 * TOKEN_BYTES] for at in range(0, len(drawn), 2 * TOKEN_BYTES)]
@@ -57,7 +59,7 @@ class Inbox(Generic[M]):
         self._waiting.pop(subject, None)
 
     def deliver(self, message: M) -> None:
-        """Hands a message to its callback; without one it is dropped."""
+        """Calls the callback of a message; drops a message without one."""
         callback = self._waiting.get(message.subject)
         if callback is None:
             return

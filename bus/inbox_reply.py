@@ -1,8 +1,8 @@
 """Publishes an answer to its caller's inbox.
 
-Each chunk of a stream names an inbox of ours as its reply subject. Only the server ever answers there: it reports
-"no responders" when the reader's inbox is gone, and then the work can stop. A message without a reply subject would
-vanish without a word.
+Each chunk of a stream has an inbox of this process as its reply subject. Only the server answers there: it reports "no
+responders" when the reader's inbox is gone, and then the work can stop. Without a reply subject, a message to an absent
+reader would be lost without a trace.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ class InboxReply:
         self.was_resumed = False
         self.first_chunk_at: float | None = None
         self.abandoned = asyncio.Event()
-        """Set when the server reported that the stream's reader is gone. Chunks are then kept back."""
+        """Set when the server reported that the stream's reader is gone. No chunk is sent after that."""
         self.extra_headers: Headers = {}
         self.on_abandoned = on_abandoned
         self._echo: Listener[Message] | None = None

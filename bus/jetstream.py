@@ -1,7 +1,7 @@
-"""The part of JetStream that telemetry and jobs need: a stream, and a durable consumer to pull from.
+"""The part of JetStream that telemetry and jobs need: a stream, and a durable consumer that pulls from it.
 
-A message that JetStream acknowledged survives the death of any process here. Whether it survives a power cut is
-decided by the server's `sync_interval`, see `nats/`.
+A message that JetStream acknowledged survives the death of any process of the mesh. The server's `sync_interval`
+decides whether it survives a power cut; see `nats/`.
 """
 
 import asyncio
@@ -24,18 +24,20 @@ API = "$JS.API"
 API_TIMEOUT = 5.0
 NO_SUCH_STREAM = 10059
 NO_ROOM = 10047
-"""More than the server may keep: its limit, or three quarters of what was free on its disk when it started."""
+"""Error code: the stream needs more space than the server may use: its limit, or three quarters of the disk space that
+was free when it started.
+"""
 SMALLEST = 64 << 20
 NOT_ENABLED = frozenset({10039, 10076})
-"""JetStream is off for this account, or altogether."""
+"""Error codes: JetStream is off for this account, or for the whole server."""
 NO_PLACE = frozenset({10023, 10026, 10028, NO_ROOM})
-"""It has not the room, the memory or the right for another stream, however small."""
+"""Error codes: JetStream lacks the space, the memory or the right for another stream, however small."""
 LIMITS = {"max_age": 0, "max_bytes": -1, "max_msgs": -1, "max_msgs_per_subject": -1}
-"""Each with the value that means "no limit"."""
+"""Limits of a stream, each with the value that means "no limit"."""
 
 
 class JetStreamRefuses(BusError):
-    """JetStream refused; `code` is its own number for the reason."""
+    """JetStream refused a call; `code` is its own number for the reason."""
 
     def __init__(self, verb: str, code: int, description: str) -> None:
         super().__init__(f"JetStream refuses {verb}: {description}")
@@ -44,7 +46,7 @@ class JetStreamRefuses(BusError):
 
 @dataclass(frozen=True, slots=True)
 class StreamSpec:
-    """A stream: what it captures, and for how long. Seconds and bytes."""
+    """A stream: what it stores, and for how long. Times in seconds, sizes in bytes."""
 
     name: str
     subjects: tuple[str, ...]
@@ -69,7 +71,7 @@ class StreamSpec:
 
 
 async def api(bus: Bus, verb: str, body: JsonObject | None = None, *, timeout: float = API_TIMEOUT) -> dict[str, Any]:
-    """What JetStream answers to a call of its API. Raises `JetStreamRefuses`, `BusError`."""
+    """JetStream's answer to a call of its API. Raises `JetStreamRefuses`, `BusError`."""
     reply = await bus.request(f"{API}.{verb}", to_json(body) if body else b"", timeout=timeout)
     try:
         answer: dict[str, Any] = from_json(reply.data)
@@ -81,15 +83,15 @@ async def api(bus: Bus, verb: str, body: JsonObject | None = None, *, timeout: f
 
 
 async def ensure_stream(bus: Bus, spec: StreamSpec, *, deleted_s: float = 0.0) -> None:
-    """Creates the stream, or raises an existing one to `spec`. Raises `BusError`.
+    """Creates the stream, or raises the limits of an existing one to those of `spec`. Raises `BusError`.
 
-    `deleted_s`: seconds to wait before creating a stream that was just deleted. A server (2.15.1) that is still
+    `deleted_s`: seconds to wait before a stream is created that was just deleted. A server (2.15.1) that is still
     deleting the old stream's files deletes the new one's too, and then stores nothing until it is restarted.
 
-    Its subjects are set, and that it refuses new messages when it is full; a description, if it has none. Replicas,
-    age, size and the duplicate window are raised to `spec` and `NATS_REPLICAS`, never lowered; everything else that an
-    operator has set (placement, compression, …) stays.
-    If the server has no room for the size, a quarter of it is tried, and so on.
+    Changes an existing stream so that it also has these subjects and refuses new messages when it is full, and gives it
+    a description if it has none. Replicas, age, size and the duplicate window are raised to `spec` and `NATS_REPLICAS`,
+    never lowered; other settings of an operator (placement, compression, …) stay. If the server has too little room for
+    the size, a quarter of it is tried, and so on.
     """
     max_bytes = spec.max_bytes
     while True:
@@ -118,7 +120,7 @@ async def _ensure(bus: Bus, spec: StreamSpec, wanted: JsonObject, deleted_s: flo
 
 
 def _raised(there: JsonObject, wanted: JsonObject) -> JsonObject:
-    """The stream's configuration with our subjects, and no limit lower than wanted."""
+    """The existing stream's configuration with the wanted subjects, and with limits that are not lower than wanted."""
     config = {
         **there,
         "subjects": [*there.get("subjects", []), *(s for s in wanted["subjects"] if s not in there["subjects"])],
@@ -135,7 +137,7 @@ def _raised(there: JsonObject, wanted: JsonObject) -> JsonObject:
 
 
 class PullConsumer:
-    """A durable consumer: unacknowledged messages are delivered again, also after a restart."""
+    """A durable consumer: messages that are not acknowledged are delivered again, even after a restart."""
 
     def __init__(self, bus: Bus, stream: str, durable: str) -> None:
         self._bus = bus
@@ -146,7 +148,7 @@ class PullConsumer:
     async def open(
         cls, bus: Bus, *, stream: str, durable: str, ack_wait_s: float = 60, max_ack_pending: int = 5000
     ) -> "PullConsumer":
-        """Joins or creates the durable consumer. Raises `BusError`."""
+        """Opens the durable consumer, creating it if needed. Raises `BusError`."""
         config = ConsumerConfig(
             durable_name=durable,
             description=READERS.get((stream, durable)),
@@ -164,17 +166,17 @@ class PullConsumer:
     async def fetch(self, batch: int, *, timeout: float, max_bytes: int = 0) -> list[StoredMessage]:
         """Up to `batch` messages; an empty list when none came in `timeout` seconds. Raises `BusError`.
 
-        Together they have about `max_bytes`; a single larger message comes alone.
+        The messages have about `max_bytes` together; a single larger message comes alone.
         """
         return await self._puller.fetch(batch, timeout=timeout, max_bytes=max_bytes)
 
     async def pending(self) -> int:
-        """How many messages wait in the stream for this consumer. Raises `BusError`."""
+        """How many messages the consumer has not acknowledged, delivered or not. Raises `BusError`."""
         info = await api(self._bus, self._about)
         return int(info["num_pending"] + info["num_ack_pending"])
 
     async def close(self) -> None:
-        """Stops pulling; the durable consumer stays."""
+        """Stops pulling; the durable consumer remains."""
         await self._puller.close()
 
 
@@ -189,15 +191,18 @@ async def jetstream_is_there(bus: Bus) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A stream did not take a message."""
+    """Why a stream refused a message."""
 
     reason: str
     stuck: bool
-    """JetStream does not say why, or says that it is off: so it is after a full disk, until the server is restarted."""
+    """JetStream gives no reason, or says that it is off. That happens after a full disk, until the server is
+    restarted.
+    """
 
 
 async def write_refused(bus: Bus, subject: str, *, timeout: float = API_TIMEOUT) -> Refusal | None:
-    """Writes a small message to the stream of this subject; None when that is done, or when there is no such stream.
+    """Tries to write a small message to the stream of this subject. None: the stream took it, or there is no such
+    stream.
 
     Raises `BusError` when the server cannot be asked.
     """
@@ -215,6 +220,6 @@ async def write_refused(bus: Bus, subject: str, *, timeout: float = API_TIMEOUT)
 
 
 def says_there_is_none(error: BusError) -> bool:
-    """Whether a call failed because JetStream has no place for this user, not because it is away for the moment."""
+    """Whether a call failed because this user has no JetStream, not because JetStream is away for the moment."""
     none = NOT_ENABLED | NO_PLACE
     return isinstance(error, NoResponders) or (isinstance(error, JetStreamRefuses) and error.code in none)

@@ -1,8 +1,8 @@
-"""Keys and values in JetStream: make a key once, change it if no other client has changed it.
+"""Keys and values in JetStream: create a key once, or change it if no other client has changed it meanwhile.
 
-A bucket is a stream that keeps the last message of each subject (ADR-8), so `nats kv` shows it. Every call is one
-round trip (`update` at least two), bounded by `within` seconds, and raises `BusError` when JetStream does not answer
-in time.
+A bucket is a stream that keeps the last message of each subject (ADR-8), so `nats kv` shows it. Every call is one round
+trip (`update` at least two), takes at most `within` seconds, and raises `BusError` when JetStream does not answer in
+time.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ from contracts.kept import ABOUT
 
 EXPECTED_REVISION = "Nats-Expected-Last-Subject-Sequence"
 WRONG_REVISION = frozenset({10071, 10164})
-"""Two codes for the same: a stream with replicas has one of its own."""
+"""Error codes for a key that another client changed: a stream with replicas has a code of its own."""
 OTHER_CONFIG = 10058
 API_TIMEOUT = 2.0
 UPDATE_TRIES = 100
 APART = Backoff(0.01, 0.1)
-"""Clients that wrote at the same time try again at different times."""
+"""Seconds to wait before another try, with jitter, so that clients that wrote at the same time try again apart."""
 
 Made = TypeVar("Made")
 
@@ -40,7 +40,7 @@ class KeyValue:
 
 
 class Bucket:
-    """Make it with `Bucket.open`. Keys are made of letters, digits, `_` and `-`."""
+    """A bucket of keys and values. Make it with `Bucket.open`. Keys consist of letters, digits, `_` and `-`."""
 
     def __init__(self, bus: Bus, name: str) -> None:
         self._bus = bus
@@ -48,7 +48,7 @@ class Bucket:
 
     @classmethod
     async def open(cls, bus: Bus, name: str, *, max_age_s: float, max_bytes: int) -> "Bucket":
-        """Makes the bucket unless it exists. A full bucket drops its oldest values. Raises `BusError`.
+        """Creates the bucket if it does not exist. A full bucket drops its oldest values. Raises `BusError`.
 
         An existing bucket stays as it is: an operator may have given it replicas, or more room.
         """
@@ -73,7 +73,9 @@ class Bucket:
         return cls(bus, name)
 
     async def put(self, key: str, value: bytes, *, after: int, within: float) -> int | None:
-        """Writes if the key's revision still is `after` (0: no value). Returns the new revision, None if it was not."""
+        """Writes the value if the key's revision is still `after` (0: no value). Returns the new revision; None if
+        another client changed the key.
+        """
         reply = await self._bus.request(
             self._subject(key), value, timeout=within, headers={EXPECTED_REVISION: str(after)}
         )
@@ -85,7 +87,9 @@ class Bucket:
         raise BusError(f"cannot write to bucket {self._name}: {ack.error.description}")
 
     async def get(self, key: str, *, within: float) -> KeyValue | None:
-        """The key's value and revision; None if it has none. A deleted key has a revision and an empty value."""
+        """The key's value and revision; None if the key has no value. A deleted key has a revision and an empty
+        value.
+        """
         subject = f"$JS.API.DIRECT.GET.KV_{self._name}.{self._subject(key)}"
         reply = await self._bus.request(subject, b"", timeout=within)
         if reply.headers.get("Status") == "404":
@@ -96,10 +100,11 @@ class Bucket:
         return KeyValue(reply.data, int(revision))
 
     async def update(self, key: str, change: Callable[[bytes], tuple[bytes, Made]], *, within: float) -> Made:
-        """Writes the value that `change` makes of the key's own, and returns what else `change` made.
+        """Replaces the key's value with the one that `change` makes of it, and returns the second value that `change`
+        makes.
 
-        `change` gets no bytes when there is no value, and is called again when another client wrote in between. Raises
-        `BusError`, also when other clients were faster a hundred times.
+        `change` gets empty bytes when there is no value, and is called again when another client wrote in between.
+        Raises `BusError`, also when other clients wrote first a hundred times.
         """
         for failures in range(UPDATE_TRIES):
             await asyncio.sleep(APART.wait(failures))
@@ -114,7 +119,7 @@ class Bucket:
         return await self._bus.subscribe_inline(self._subject(key), lambda message: changed(message.data))
 
     async def everything(self, *, within: float) -> dict[str, KeyValue]:
-        """All that the bucket has, deleted keys included. One round trip per key, each `within` seconds."""
+        """All keys of the bucket, deleted keys included. One round trip for each key, each at most `within` seconds."""
         found: dict[str, KeyValue] = {}
         prefix, seq = self._subject(""), 0
         while True:
@@ -129,7 +134,7 @@ class Bucket:
             found[told.removeprefix(prefix)] = KeyValue(reply.data, seq)
 
     async def follow_all(self, changed: Callable[[str, bytes], None]) -> Subscription:
-        """As `follow`, for every key; `changed` gets the key first."""
+        """Like `follow`, for every key; `changed` gets the key first."""
         prefix = self._subject("")
         return await self._bus.subscribe_inline(
             f"{prefix}*", lambda message: changed(message.subject.removeprefix(prefix), message.data)

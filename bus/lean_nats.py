@@ -1,7 +1,7 @@
-"""Imports nats-py without what only its web sockets need.
+"""Imports nats-py without the packages that only its web sockets need.
 
-aiohttp takes a third of a second of processor time, more than all the rest of a role's start together.
-`allow_web_sockets` gives it back to whoever has an address that begins with `ws`.
+aiohttp takes a third of a second of processor time, more than all the rest of a role's start. `allow_web_sockets` loads
+the packages when an address begins with `ws`.
 """
 
 from importlib import import_module
@@ -15,6 +15,8 @@ with absent(*FOR_WEB_SOCKETS):
 
 
 def allow_web_sockets() -> None:
-    """To be called before the first connection to a `ws://` or `wss://` address. Raises `ImportError`."""
+    """Loads the packages for web sockets. Call it before the first connection to a `ws://` or `wss://` address. Raises
+    `ImportError`.
+    """
     for name in FOR_WEB_SOCKETS:
         setattr(transport, name, import_module(name))

@@ -1,8 +1,9 @@
-"""What a role counts while it works, for `/metrics`: an increment where it happens, words only when somebody looks.
+"""What a role counts for `/metrics` while it works. Counting is an increment; names and labels are joined only when the
+page is read.
 
-The client library of Prometheus would take a lock and look its labels up for each of them: 2.4 to 3.6 µs where this
-takes 0.4, and a request counts a dozen. Names are those of OpenTelemetry's conventions for generative models where it
-has one (`gen_ai_…`), and begin with `bullpen_` where it has none.
+The client library of Prometheus would take a lock and look up the labels for each count: 2.4 to 3.6 µs where this takes
+0.4 µs, and a request makes a dozen counts. Names follow OpenTelemetry's conventions for generative models where it has
+one (`gen_ai_…`), and begin with `bullpen_` where it has none.
 """
 
 from bisect import bisect_left
@@ -13,17 +14,21 @@ from bus.role_status import Figure, Labels
 from contracts.subjects import Kind
 
 MOST_NAMES = 100
-"""Models, tenants or the like that are told apart. The name of anything beyond is `OTHER`."""
+"""Values of a family's first label, such as models or tenants, that have their own measure; all others share
+`OTHER`.
+"""
 OTHER = "other"
 OPERATION: dict[Kind, str] = {"infer": "chat", "embed": "embeddings"}
-"""What OpenTelemetry calls each kind of request."""
+"""OpenTelemetry's name of each kind of request."""
 SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
-"""Of a whole operation, as OpenTelemetry has it."""
+"""Histogram bounds for whole operations, in seconds, as OpenTelemetry defines them."""
 STANDARD_FIRST_TOKEN = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 FIRST_TOKEN_SECONDS = (*STANDARD_FIRST_TOKEN, 20.0, 40.0, 80.0)
-"""As OpenTelemetry has it, and more for models that think first."""
+"""Histogram bounds for the time to the first token, in seconds, as OpenTelemetry defines them, and more for models that
+think first.
+"""
 TOKENS = tuple(4**power for power in range(14))
-"""As OpenTelemetry has it."""
+"""Histogram bounds for tokens, as OpenTelemetry defines them."""
 
 
 class Measure(Protocol):
@@ -31,7 +36,7 @@ class Measure(Protocol):
 
 
 class Counter:
-    """Only grows."""
+    """A number that only grows."""
 
     __slots__ = ("value",)
 
@@ -46,12 +51,14 @@ class Counter:
 
 
 class Histogram:
-    """How often values fell into which range."""
+    """How many values fell into each range."""
 
     __slots__ = ("_bounds", "_counts", "_sum")
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        """`bounds`: the upper ends of the ranges, which belong to them, in order; beyond the last there is one more."""
+        """`bounds`: the upper end of each range, in order; a value equal to a bound belongs to its range. One more
+        range is beyond the last bound.
+        """
         self._bounds = tuple(bounds)
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
@@ -75,7 +82,8 @@ M = TypeVar("M", bound=Measure)
 class Family(Generic[M]):
     """Measures of one name: one for each set of labels that occurs.
 
-    The first label is a name from outside: of more than `most` the others are one. Further labels have values of ours.
+    The first label is a name from outside, so only `most` of its values have a measure of their own; the rest share
+    one. Other labels must have few values, which this program chooses.
     """
 
     def __init__(
@@ -86,12 +94,12 @@ class Family(Generic[M]):
         self._labels = labels
         self._make = make
         self.most = most
-        """How many names are told apart."""
+        """The number of first labels that have their own measure."""
         self._names: set[str] = set()
         self._of: dict[tuple[str, ...], M] = {}
 
     def of(self, *values: str) -> M:
-        """The one with these labels."""
+        """The measure with these labels."""
         return self._of.get(values) or self._first(values)
 
     def figures(self) -> Iterator[Figure]:

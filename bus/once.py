@@ -1,4 +1,6 @@
-"""Says what is wrong once, not with every message: a peer that says it a thousand times a second fills no log."""
+"""Reports a fault once instead of with every message: a peer that repeats it a thousand times a second does not fill
+the log.
+"""
 
 from collections import OrderedDict
 from collections.abc import Hashable
@@ -15,7 +17,7 @@ class Once:
         return len(self._said)
 
     def first(self, *what: Hashable) -> bool:
-        """Whether this was not said before, as far as is remembered: the last thousand things are."""
+        """Whether this is reported for the first time, as far as the last 1,000 reports show."""
         known = what in self._said
         self._said[what] = None
         self._said.move_to_end(what)

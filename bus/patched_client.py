@@ -41,35 +41,35 @@ CLOSE_WITHIN = 1.0
 """Seconds an old connection may take to close before it is aborted."""
 UNTAP_WITHIN = 1
 AFTER_A_BUG = 1.0
-"""Seconds before reconnecting begins again."""
+"""Seconds until reconnecting starts again after an unforeseen exception."""
 
 
 class Traffic(NamedTuple):
-    """What has passed so far."""
+    """The traffic of a connection so far."""
 
     came: int
-    """Messages."""
+    """Messages received."""
     went: int
-    """Bytes, without what the protocol adds."""
+    """Bytes sent, without those that the protocol adds."""
     backlog: int
-    """Bytes that the system does not take yet."""
+    """Bytes in the write buffer that the operating system has not taken yet."""
 
     def moved_since(self, before: "Traffic") -> bool:
-        """Whether the connection lives. Bytes that went out say so only when they had to wait: else it was but the
-        system that took them, which it does for a frozen server too.
+        """Whether the connection is alive: messages came in, or waiting bytes went out. Bytes that did not have to wait
+        prove nothing: the operating system takes them also for a frozen server.
         """
         return self.came != before.came or (before.backlog > 0 and self.went > before.went)
 
 
 Tap: TypeAlias = Callable[[bytes, bytes, bytes, bytes | None], None]
-"""Subject, reply, data and headers, as they stood on the wire."""
+"""Called with subject, reply subject, data and headers, as they are on the wire."""
 
 
 class PatchedClient(Client):
     """A nats-py client whose read loop does not die silently."""
 
     def __init__(self, *, tls_only: bool = False, login_at: Callable[[str], Login] | None = None) -> None:
-        """`login_at`: what to say to the server at `host:port`."""
+        """`login_at`: returns the login for the server at `host:port`."""
         super().__init__()
         self._login_at = login_at
         self.poisoned = 0
@@ -94,7 +94,7 @@ class PatchedClient(Client):
         return Traffic(self.stats["in_msgs"], self.stats["out_bytes"] - self._pending_data_size - backlog, backlog)
 
     async def tap(self, subject: str, callback: "Tap", *, queue: str = "") -> Subscription:
-        """Hands every message of a subject to `callback` as it was read: no queue, no task, no limit but the asker's.
+        """Calls `callback` for each message of the subject as soon as it is read: without a queue, a task or a limit.
 
         Raises `nats.errors.Error`.
         """
@@ -103,7 +103,9 @@ class PatchedClient(Client):
         return subscription
 
     async def untap(self, subscription: Subscription) -> None:
-        """Returns when what was on its way is handed over. Raises `nats.errors.Error`, `TimeoutError`."""
+        """Ends a tap, and returns when the messages on their way have been handed over. Raises `nats.errors.Error`,
+        `TimeoutError`.
+        """
         await subscription.unsubscribe()
         try:
             if self.is_connected:
@@ -112,7 +114,7 @@ class PatchedClient(Client):
             self._taps.pop(subscription._id, None)
 
     def post(self, subject: str, data: bytes) -> bool:
-        """Puts a message among those that leave next, without waiting. False: too much waits already."""
+        """Adds a message to those that are sent next, without waiting. False: too many bytes wait already."""
         if not self.is_connected or self._flush_queue is None or self._pending_data_size > self._max_pending_size:
             return False
         command = b"PUB %b  %d\r\n%b\r\n" % (subject.encode(), len(data), data)
@@ -125,11 +127,11 @@ class PatchedClient(Client):
         return True
 
     def forget_tap(self, subscription: Subscription) -> None:
-        """Of a subscription that has ended."""
+        """Drops the callback of a subscription that has ended."""
         self._taps.pop(subscription._id, None)
 
     async def publish_many(self, subjects: Sequence[str], data: bytes) -> None:
-        """The same to all of them, in one write. Raises as `publish`."""
+        """Sends the same data to all subjects, in one write. Raises the errors of `publish`."""
         if not subjects:
             return
         *others, last = subjects
@@ -259,7 +261,7 @@ class PatchedClient(Client):
 
 @contextmanager
 def _cancellation_kept() -> Iterator[None]:
-    """A task that was cancelled in the block ends, also when the block lost that."""
+    """Ends a task that was cancelled in the block, even if the block lost the cancellation."""
     task = asyncio.current_task()
     requests = task.cancelling() if task else 0
     yield
@@ -268,13 +270,13 @@ def _cancellation_kept() -> Iterator[None]:
 
 
 async def _nothing(message: Msg) -> None:
-    """A tapped subscription's queue stays empty."""
+    """Does nothing: it keeps the queue of a tapped subscription empty."""
 
 
 def _abort_later(transport: Transport | None) -> None:
-    """Drops the connection of this moment if it has not closed by itself soon. Harmless when it has.
+    """Aborts this connection after `CLOSE_WITHIN` seconds if it has not closed by then.
 
-    The writer is remembered, not the transport: nats-py puts the next connection into the same object.
+    The writer is remembered, not the transport: nats-py puts the next connection into the same transport object.
     """
     asyncio.get_running_loop().call_later(CLOSE_WITHIN, _abort, _writer(transport))
 

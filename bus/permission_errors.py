@@ -1,7 +1,7 @@
-"""Permission errors of the server, delivered to the calls that would otherwise wait in vain.
+"""Permission errors of the server, delivered to the calls that would otherwise wait for nothing.
 
-NATS reports a refusal without the message that it refused (`-ERR 'Permissions Violation for Publish to "…"'`), so every
-pending call on that subject fails. nats-py hands the text over in small letters.
+NATS reports a refusal without the refused message (`-ERR 'Permissions Violation for Publish to "…"'`), so every waiting
+call on that subject fails. nats-py converts the text to lower case.
 """
 
 import re
@@ -24,7 +24,7 @@ class PermissionErrors:
 
     @contextmanager
     def watch(self, subject: str, on_denied: OnDenied) -> Iterator[None]:
-        """Calls `on_denied` when the server refuses what is published there meanwhile. Raises `Denied`."""
+        """While the block runs, calls `on_denied` when the server refuses messages to this subject. Raises `Denied`."""
         if self._deaf is not None:
             raise self._deaf
         waiting = self._waiting.setdefault(subject.lower(), [])
@@ -37,7 +37,7 @@ class PermissionErrors:
                 self._waiting.pop(subject.lower(), None)
 
     def heard(self, error: str) -> None:
-        """Takes in the server's error text."""
+        """Handles an error text of the server."""
         if (found := _REFUSAL.search(error.lower())) is None:
             return
         verb, subject = found.groups()
@@ -55,5 +55,7 @@ class PermissionErrors:
             on_denied(refused)
 
     def forget(self) -> None:
-        """After a reconnect: the next server, or this one after a reload, may grant other permissions."""
+        """Forgets the refusal after a reconnect: the next server, or this one after a reload, may grant other
+        permissions.
+        """
         self._deaf = None

@@ -1,7 +1,7 @@
 """Publishes a final message again while its reader is reconnecting.
 
 A message to an inbox without a subscriber is lost silently, unless it names a reply subject: then the server reports
-"no responders". After a restart of the server every client, callers too, is back within some seconds.
+"no responders". After a restart of the server every client, callers included, is back within a few seconds.
 """
 
 import asyncio
@@ -15,10 +15,10 @@ from bus.headers import Headers
 log = structlog.get_logger(__name__)
 
 BACK_WITHIN = 5.0
-"""Seconds in which a reader is back, if it comes back at all."""
+"""Seconds in which a reader returns, if it returns at all."""
 AGAIN_AFTER = 0.25
 HEARD_AFTER = 1.5
-"""Seconds without "no responders" after which the message was received."""
+"""Seconds without "no responders" after which the message counts as received."""
 
 
 async def publish_with_retry(bus: Bus, subject: str, data: bytes, headers: Headers) -> None:

@@ -1,9 +1,9 @@
 """Pulls messages of a durable consumer at the speed of the wire: open a pull, collect, settle many at once.
 
-nats-py's own `fetch` runs every message through a queue, a task and its headers' parser: 10,000 messages a second.
-Here the client hands over each message as it was read (`PatchedClient.tap`), and a thousand acknowledgements are one
-write: five times as many. A pull without an answer (the server died, a leader moved) is opened again;
-messages that it brought late are returned by the next fetch.
+nats-py's own `fetch` runs every message through a queue, a task and a header parser: 10,000 messages a second. Here the
+client hands over each message as soon as it is read (`PatchedClient.tap`), and a thousand acknowledgements are one
+write: five times as fast. A pull without an answer (the server died, a leader moved) is opened again; messages that
+such a pull brings late go into the next fetch.
 """
 
 import asyncio
@@ -24,15 +24,15 @@ log = structlog.get_logger(__name__)
 
 ACK, NAK, IN_PROGRESS, TERM = b"+ACK", b"-NAK", b"+WPI", b"+TERM"
 LINGER = 0.01
-"""Seconds that a batch may go on filling once it has begun."""
+"""Seconds for which a batch may fill up after its first message."""
 LATE = 1.0
-"""Seconds after its end at which a pull that was not answered is given up."""
+"""Seconds after its expiry at which a pull without an answer is given up."""
 PAUSE = 0.1
 """Seconds to wait after a pull that ended at once, for a reason that may pass."""
 
 
 class StoredMessage:
-    """A message from a stream, to be settled one way or the other. Each way raises `BusError`."""
+    """A message from a stream. `ack`, `nak`, `in_progress` and `term` settle it; each raises `BusError`."""
 
     __slots__ = ("_bus", "_headers", "_reply", "data", "subject")
 
@@ -45,12 +45,12 @@ class StoredMessage:
 
     @property
     def headers(self) -> Headers:
-        """The publisher's; the first of those with the same name."""
+        """The publisher's headers; if a name occurs several times, its first value."""
         return read_headers(self._headers)
 
     @property
     def settles_at(self) -> str:
-        """The subject on which JetStream wants to hear about this message."""
+        """The subject on which JetStream expects the acknowledgement of this message."""
         return self._reply
 
     @property
@@ -63,36 +63,36 @@ class StoredMessage:
 
     @property
     def stored_ns(self) -> int:
-        """When the stream took it (unix time, nanoseconds, its server's clock)."""
+        """When the stream stored the message (unix time in nanoseconds, the server's clock)."""
         return int(self._reply_token(5))
 
     async def ack(self) -> None:
-        """Done: never deliver it again."""
+        """Marks the message as done: JetStream does not deliver it again."""
         await settle(self._bus, [self], ACK)
 
     async def nak(self, delay_s: float = 0.0) -> None:
-        """Not now: deliver it again after `delay_s`."""
+        """Asks JetStream to deliver the message again after `delay_s` seconds."""
         await settle(self._bus, [self], NAK + (b' {"delay":%d}' % (delay_s * 1e9) if delay_s else b""))
 
     async def in_progress(self) -> None:
-        """Still at it: do not deliver it to another consumer yet."""
+        """Shows that the work goes on: JetStream does not deliver the message to another consumer yet."""
         await settle(self._bus, [self], IN_PROGRESS)
 
     async def term(self) -> None:
-        """Never deliver it again, though it was not done."""
+        """Stops deliveries of the message although its work was not done."""
         await settle(self._bus, [self], TERM)
 
     def _reply_token(self, place: int) -> str:
-        """A token of the reply subject: stream, consumer, deliveries, the number in the stream, and more.
+        """A token of the reply subject: stream, consumer, deliveries, the message's number in the stream, and more.
 
-        Servers from 2.14 on may put a domain and an account before them.
+        Servers from 2.14 on may put a domain and an account before these.
         """
         tokens = self._reply.split(".")
         return tokens[place + (2 if len(tokens) == 9 else 4)]
 
 
 async def settle(bus: Bus, messages: Sequence[StoredMessage], verdict: bytes) -> None:
-    """Sends JetStream the same verdict on all of them, in one write. Raises `BusError`."""
+    """Sends JetStream the same verdict on all messages, in one write. Raises `BusError`."""
     try:
         await bus.nats.publish_many([message.settles_at for message in messages], verdict)
     except (nats_errors.Error, OSError) as error:
@@ -100,7 +100,7 @@ async def settle(bus: Bus, messages: Sequence[StoredMessage], verdict: bytes) ->
 
 
 class Puller:
-    """Collects what one durable consumer delivers. For one fetch at a time; close it after use."""
+    """Collects the messages of one durable consumer. Only one `fetch` may run at a time. Close it after use."""
 
     def __init__(self, bus: Bus, stream: str, durable: str) -> None:
         self._bus = bus
@@ -113,7 +113,7 @@ class Puller:
         self._enough = asyncio.Event()
         self._pulls = 0
         self._left = 0
-        """Messages that the open pull may still bring; 0: none is open."""
+        """Messages that the open pull may still bring; 0: no pull is open."""
         self._given_up_at = 0.0
         self._reconnects = 0
         self._ended_at_once = False
@@ -121,16 +121,17 @@ class Puller:
         self._gone = ""
 
     async def open(self) -> None:
-        """Raises `BusError`."""
+        """Subscribes to the deliveries. Raises `BusError`."""
         try:
             self._subscription = await self._bus.nats.tap(f"{self._inbox}.*", self._received)
         except nats_errors.Error as error:
             raise BusError(f"cannot consume stream {self._stream}: {error!r}") from error
 
     async def fetch(self, batch: int, *, timeout: float, max_bytes: int = 0) -> list[StoredMessage]:
-        """Up to `batch` messages, of about `max_bytes` in all, at least one; none when none came in `timeout` seconds.
+        """Up to `batch` messages, of about `max_bytes` together but at least one; none when none came in `timeout`
+        seconds.
 
-        Raises `BusError` when the consumer is not there any more.
+        Raises `BusError` when the consumer does not exist any more.
         """
         if not self._came:
             await self._pull(batch, timeout, max_bytes)
@@ -144,7 +145,7 @@ class Puller:
         return [self._came.popleft() for _ in range(min(batch, len(self._came)))]
 
     async def close(self) -> None:
-        """Stops pulling; messages that arrived and were not fetched are given back."""
+        """Stops pulling; messages that arrived but were not fetched are given back to the stream."""
         if self._subscription is None:
             return
         try:
@@ -170,7 +171,7 @@ class Puller:
         await self._bus.publish(self._next, to_json(request), reply=f"{self._inbox}.{self._pulls}")
 
     async def _wait_for(self, goal: int, timeout: float) -> None:
-        """Returns when so many came, when no more will come, or when the time is up."""
+        """Returns when this many messages have come, when no more will come, or when the time is over."""
         self._goal = goal
         if len(self._came) >= goal or not self._left:
             return
@@ -191,7 +192,7 @@ class Puller:
             self._enough.set()
 
     def _ended(self, subject: str, headers: bytes) -> None:
-        """The server reported that a pull brings nothing more, and why."""
+        """Handles the server's report that a pull has ended, and why."""
         status = headers.partition(b"\r\n")[0].removeprefix(b"NATS/1.0 ")
         if status.startswith(b"100") or subject != f"{self._inbox}.{self._pulls}":
             return

@@ -1,8 +1,8 @@
-"""A stream of work that waits until it is done, and a stream that keeps the results for a week.
+"""A stream of work whose messages stay until they are done, and a stream that stores the results for a week.
 
-The first is a work queue: a message stays until it is acknowledged, across the death of any process here. The second
-is read without a consumer: one request brings the next hundreds of messages after a number, so a reader that lost its
-connection, or the server, just asks again from where it was, and nothing is left behind on the server.
+The first is a work queue: a message stays until it is acknowledged, even if any process of the mesh dies. The second is
+read without a consumer: one request brings the next few hundred messages after a number. So a reader that lost its
+connection, or the server, asks again from its last message, and leaves nothing behind on the server.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ PAGE = 256
 """Messages that one request brings at most."""
 READ_WITHIN = 5.0
 LONGEST_ID = 128
-"""Characters of a message id that travels as it is; of a longer one its digest does."""
+"""Characters of the longest message id that is sent as it is; longer ids are replaced by a digest."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkQueue(StreamSpec):
-    """A stream whose messages stay until they are acknowledged. When it is full, new ones are refused."""
+    """A stream whose messages stay until they are acknowledged. A full stream refuses new ones."""
 
     def config(self) -> StreamConfig:
         config = StreamSpec.config(self)
@@ -38,7 +38,7 @@ class WorkQueue(StreamSpec):
 
 @dataclass(frozen=True, slots=True)
 class Archive(StreamSpec):
-    """A stream to look things up in. When it is full, the oldest messages go."""
+    """A stream for looking up messages. A full stream drops its oldest messages."""
 
     def config(self) -> StreamConfig:
         config = StreamSpec.config(self)
@@ -49,17 +49,18 @@ class Archive(StreamSpec):
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The stream has the message."""
+    """The stream has stored the message."""
 
     seq: int
     duplicate: bool
-    """It had the message already."""
+    """The stream had the message already."""
 
 
 async def store(bus: Bus, stream: str, subject: str, data: bytes, headers: Headers, *, within: float) -> Receipt:
-    """Publishes, and returns when the stream has it. Raises `BusError`, `BullpenError(payload_too_large)`.
+    """Publishes a message, and returns when the stream has stored it. Raises `BusError`,
+    `BullpenError(payload_too_large)`.
 
-    With a `Nats-Msg-Id` it may be called again after an error: the stream keeps one.
+    A message with a `Nats-Msg-Id` may be published again after an error: the stream stores it once.
     """
     reply = await bus.request(subject, data, timeout=within, headers=headers)
     ack = Acknowledgement.read(reply.data)
@@ -81,15 +82,16 @@ class ArchivedMessage:
 
 
 class Unfinished(RequestTimeout):
-    """A page that broke off: the server went away, or was too slow."""
+    """A page of messages broke off: the server went away, or was too slow."""
 
 
 async def read_after(
     bus: Bus, stream: str, subject: str, seq: int, *, page: int = PAGE, within: float = READ_WITHIN
 ) -> list[ArchivedMessage]:
-    """The next messages on `subject` (wildcards allowed) after number `seq`, in order; empty: there are none.
+    """The next messages on `subject` (wildcards allowed) after number `seq`, in order; an empty list when there are
+    none.
 
-    Raises `BusError`; `NoResponders`: there is no such stream.
+    Raises `BusError`; `NoResponders` when there is no such stream.
     """
     found: list[ArchivedMessage] = []
     ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -118,7 +120,7 @@ async def read_after(
 
 
 def message_id(headers: Headers) -> str:
-    """The publisher's own name for a message, printable and no longer than a header wants; empty: it has none."""
+    """The publisher's own id of a message, printable and short enough for a header; empty when the message has none."""
     own = headers.get(MESSAGE_ID, "")
     if own.isascii() and own.isprintable() and len(own) <= LONGEST_ID:
         return own

@@ -1,7 +1,7 @@
-"""The answer to one request, from the role that serves it: chunks while it lasts, then exactly one final message.
+"""The answer to one request, from the role that serves it: any number of chunks, then exactly one final message.
 
-A Manager and a worker that is asked directly answer through the same `Reply`, so both keep the same promises: never
-silence, never two answers, and an answer that is too large becomes an error that says so.
+A Manager and a worker that a caller asks directly answer through the same `Reply`, so both keep the same promises:
+never silence, never two answers, and an answer that is too large becomes an error that says so.
 """
 
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from contracts.headers import CONTENT_TYPE, JSON, SERVICE_ERROR, SERVICE_ERROR_C
 from contracts.subjects import header_value, may_receive_reply
 
 MAX_ERROR_HEADER = 500
-"""Characters."""
+"""Characters of the error header."""
 
 
 class Reply(Protocol):
-    """Where one request's answer goes. `InboxReply` publishes it, `CapturedReply` keeps it in memory."""
+    """The destination of one request's answer. `InboxReply` publishes it, `CapturedReply` stores it in memory."""
 
     extra_headers: Headers
     """Headers that each message of the answer carries beside the usual ones."""
@@ -31,7 +31,7 @@ class Reply(Protocol):
 
     @property
     def delivered(self) -> Delivered:
-        """What the caller has so far (streams only)."""
+        """What the caller has so far (for streams only)."""
         ...
 
     @property
@@ -39,19 +39,19 @@ class Reply(Protocol):
 
     @property
     def first_chunk_at(self) -> float | None:
-        """When the first chunk with some of the answer left (loop's clock, seconds)."""
+        """When the first chunk with a part of the answer was sent (loop's clock, seconds)."""
         ...
 
     async def chunk(self, piece: Piece) -> None:
-        """Sends a piece of the answer if the caller streams."""
+        """Sends a part of the answer if the caller streams."""
         ...
 
     async def resumed(self, from_worker: str, to_worker: str, *, continued: bool) -> None:
-        """Tells a streaming caller that another worker goes on."""
+        """Tells a streaming caller that another worker continues."""
         ...
 
     async def response(self, response: Answer) -> BullpenError | None:
-        """Sends the answer. One that is larger than the server takes becomes an error, which is returned."""
+        """Sends the answer. An answer too large for the server becomes an error, which is returned."""
         ...
 
     async def error(self, error: BullpenError, attempts: tuple[AttemptSummary, ...] = ()) -> None:
@@ -91,10 +91,10 @@ class FinalMessages:
 
 
 def accepts(reply: str) -> bool:
-    """Whether an answer may go there: to an inbox, or, without a reply subject, to `result.…`."""
+    """Whether an answer may go to this subject: an inbox, or, if it is empty, `result.…`."""
     return not reply or may_receive_reply(reply)
 
 
 def internal_error() -> BullpenError:
-    """The error that a caller gets for a bug of ours; the details are in the log only."""
+    """The error that a caller gets for a bug in Bullpen; only the log has the details."""
     return BullpenError(ErrorCode.INTERNAL, "a bug of ours; the log has the details")

@@ -1,6 +1,6 @@
-"""How a role is, for those on its own machine: whether it serves, and its figures. Nothing here waits or asks.
+"""A role's status for its own machine: whether it serves, and its figures. Nothing here waits.
 
-The role fills in what it knows; `bullpen/supervision/status_server.py` shows it.
+The role fills the status in; `bullpen/supervision/status_server.py` shows it.
 """
 
 from collections.abc import Callable, Iterable
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Labels = tuple[tuple[str, str], ...]
-"""Names and values."""
+"""Label names and values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,17 +20,17 @@ class Figure:
     value: float
     kind: Literal["gauge", "counter", "histogram"] = "gauge"
     labels: Labels = ()
-    """What there is one number each for. There must be an end to the values, whoever may choose names."""
+    """One figure exists for each set of labels. The set of values must be finite, even if callers choose names."""
     part: Literal["", "_bucket", "_sum", "_count"] = ""
-    """Of a histogram."""
+    """For a histogram: which of its series this is."""
 
 
 @dataclass(slots=True)
 class RoleStatus:
-    """Of one process. Both are called often and should be quick."""
+    """The status of one process. Its functions are called often and must be quick."""
 
     why_not: Callable[[], str] = lambda: "it starts"
-    """Why the role serves nobody now; empty while it serves."""
+    """Why the role does not serve now; empty while it serves."""
     figures: Callable[[], Iterable[Figure]] = field(default=tuple)
     lag: Callable[[], float] = lambda: 0.0
-    """Seconds: how late the event loop was at most, in half a minute. Told by who shows the status, to the role."""
+    """By how many seconds the event loop was late at most, in the last half minute. The status server sets it."""

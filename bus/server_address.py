@@ -15,7 +15,7 @@ _PLACE = re.compile(r"(\[[0-9a-f:.%]+\]|[^\s:/?#@\[\]]+)(?::(\d{1,5})?)?", re.IG
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """What a server is told of who connects: user and password, or a token."""
+    """The login for a server: user and password, or a token."""
 
     user: str | None = None
     password: str | None = None
@@ -28,7 +28,7 @@ class Login:
 @dataclass(frozen=True, slots=True)
 class ServerAddress:
     url: str
-    """Without the login."""
+    """The address without its login."""
     login: Login | None
 
     @property
@@ -38,12 +38,14 @@ class ServerAddress:
 
 
 def split(text: str) -> tuple[str, ...]:
-    """The addresses in a list with commas."""
+    """The addresses in a comma-separated list."""
     return tuple(part.strip() for part in text.strip(" \t\r\n'\"").split(",") if part.strip())
 
 
 def read_all(urls: Iterable[str]) -> tuple[ServerAddress, ...]:
-    """Raises `ValueError`, whose message shows no part of a login: one with a comma in it is spread over the list."""
+    """Reads every address. Raises `ValueError`, whose message shows no part of a login, even if a comma in a password
+    split it.
+    """
     listed = list(urls)
     try:
         return tuple(map(read, listed))
@@ -54,7 +56,7 @@ def read_all(urls: Iterable[str]) -> tuple[ServerAddress, ...]:
 
 
 def read(url: str) -> ServerAddress:
-    """Raises `ValueError`, which shows the address."""
+    """Reads an address. Raises `ValueError`, whose message shows the address."""
     scheme = _SCHEME.match(url)
     kind = scheme[1].lower() if scheme else "nats"
     login, at, where = (url[scheme.end() :] if scheme else url).rpartition("@")

@@ -31,7 +31,9 @@ class EndpointStats:
     processing_time: float = 0.0
 
     def count(self, seconds: float, error: ErrorCode | None = None) -> None:
-        """A request took so long. Only the code of its error is told: the words may be a caller's."""
+        """Counts one request that took `seconds`. Only the code of its error is kept: the message may quote a
+        caller.
+        """
         self.num_requests += 1
         self.processing_time += seconds
         if error:
@@ -54,7 +56,7 @@ class EndpointStats:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A role, as it describes itself."""
+    """A role's description of itself."""
 
     name: str
     id: str
@@ -88,12 +90,12 @@ class Service:
 
 
 def package_version() -> str:
-    """Our version, as service discovery wants it (a semantic one)."""
+    """Bullpen's version, as service discovery requires it (a semantic version)."""
     return VERSION
 
 
 async def serve_info(bus: Bus, service: Service) -> list[Subscription]:
-    """Answers `$SRV.PING`, `INFO` and `STATS`, for all, for the service's name and for its id."""
+    """Answers `$SRV.PING`, `INFO` and `STATS`: to all services, to this service's name, and to its id."""
     verbs: dict[str, Callable[[], dict[str, Any]]] = {
         "PING": service.ping,
         "INFO": service.info,

@@ -1,4 +1,4 @@
-"""Where the NATS servers are, and the credentials for them."""
+"""The addresses of the NATS servers, and the credentials for them."""
 
 import os
 import ssl
@@ -10,7 +10,7 @@ from bus.server_address import Login, ServerAddress, read_all, split
 from config.loader import ConfigError, secret
 
 REPLICAS = ("1", "3", "5")
-"""Two would stop when either is lost."""
+"""Allowed numbers of replicas: with two, a stream would stop when either server is lost."""
 DEFAULT_URL = "nats://127.0.0.1:4222"
 
 
@@ -23,9 +23,11 @@ class BusSettings:
     nkey_seed_file: str | None = None
     ca_file: str | None = None
     inbox_prefix: str = "_INBOX"
-    """Must start with `_INBOX`; a private one per role keeps others from listening in."""
+    """The prefix of the inboxes; must start with `_INBOX`. A prefix of its own for each role keeps others from reading
+    its answers.
+    """
     replicas: int = 1
-    """Servers that keep each stream and bucket that is made; with three, one may be lost."""
+    """Servers that store each new stream and bucket; with three, one may be lost."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> "BusSettings":
@@ -45,11 +47,11 @@ class BusSettings:
 
     @property
     def tls_only(self) -> bool:
-        """Whether only TLS will do: the scheme of an address or a certificate says so."""
+        """Whether only TLS is allowed: by the scheme of an address, or because a certificate authority is set."""
         return self.ca_file is not None or any(url.lower().startswith("tls://") for url in self.servers)
 
     def tls(self) -> ssl.SSLContext | None:
-        """Which authorities to trust; None: those of the system. Raises `BusUnreachable`."""
+        """The certificate authorities to trust; None: those of the system. Raises `BusUnreachable`."""
         if self.ca_file is None:
             return None
         try:
@@ -59,16 +61,17 @@ class BusSettings:
             raise BusUnreachable(message, hopeless=True) from error
 
     def addresses(self) -> tuple[ServerAddress, ...]:
-        """The servers. Raises `BusUnreachable` for an address that cannot be one, before a connection is tried."""
+        """The servers. Raises `BusUnreachable` for an invalid address, before any connection is tried."""
         try:
             return read_all(self.servers)
         except ValueError as error:
             raise BusUnreachable(str(error), hopeless=True) from None
 
     def login_at(self, place: str) -> Login:
-        """What to say to the server at `host:port`: the settings' own login, that of its address, or of the first.
+        """The login for the server at `host:port`: that of the settings, else that of its address, else the first
+        address's.
 
-        Also for servers of a cluster that are only heard of from another one.
+        It also covers servers of a cluster that only another server names.
         """
         if self.user is not None and self.password is not None:
             return Login(self.user, self.password)
@@ -77,12 +80,12 @@ class BusSettings:
 
     @property
     def where(self) -> str:
-        """The servers for people, without credentials that may stand in their addresses."""
+        """The servers, for people: their addresses without credentials."""
         return ", ".join(url.rsplit("@", 1)[-1].removeprefix("nats://") for url in self.servers)
 
 
 def _replicas(text: str) -> int:
-    """Raises `ConfigError`."""
+    """Reads `NATS_REPLICAS`. Raises `ConfigError`."""
     if text not in REPLICAS:
         raise ConfigError(f"NATS_REPLICAS should be 1, 3 or 5, and no more than there are servers; it is {text!r}")
     return int(text)

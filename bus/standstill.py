@@ -1,7 +1,7 @@
-"""Notices that this process stood still: it was frozen, or its loop was busy for seconds.
+"""Notices that this process stood still: it was frozen, or its event loop was busy for seconds.
 
-Meanwhile the server may have cut its connection off, of which nothing is known yet: what is written there now is lost
-without a word. So whoever goes on after a standstill first has the connection proved.
+Meanwhile the server may have closed the connection without this process knowing, and what is written to it then is
+lost. So after a standstill, the connection is proved before anything is published.
 """
 
 import asyncio
@@ -11,11 +11,11 @@ from typing import Any
 
 TICK = 0.5
 STOOD_STILL = 2.0
-"""Seconds: less than a server waits for a client that does not answer."""
+"""Seconds without a tick that count as a standstill: fewer than a server waits for a client that does not answer."""
 
 
 class Standstill:
-    """`prove`: returns when the connection has proved to live, or is being made anew."""
+    """Watches for standstills. `prove`: returns when the connection is proved to be alive, or is being replaced."""
 
     def __init__(self, prove: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._prove = prove
@@ -24,19 +24,19 @@ class Standstill:
         self._proving: asyncio.Task[None] | None = None
 
     def watch(self) -> None:
-        """Ticks until it is closed."""
+        """Ticks every `TICK` seconds until it is closed."""
         self._look()
         self._timer = asyncio.get_running_loop().call_later(TICK, self.watch)
 
     @property
     def is_proved(self) -> bool:
-        """Whether there was no standstill since the connection was last proved."""
+        """Whether no standstill has happened since the connection was last proved."""
         if monotonic() - self._ticked > STOOD_STILL:
             self._look()
         return self._proving is None
 
     async def until_proved(self) -> None:
-        """Returns when what is published goes to a server, or waits for one."""
+        """Returns when published messages reach a server again, or wait for one."""
         if self._proving is not None:
             await asyncio.wait([self._proving])
 

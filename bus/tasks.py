@@ -1,4 +1,4 @@
-"""Tasks with an owner, whose failures are logged, and waiting for the end of work."""
+"""Tasks with an owner, whose failures are logged; and waiting for work to end."""
 
 import asyncio
 from collections.abc import Coroutine, Iterator
@@ -10,11 +10,11 @@ import structlog
 log = structlog.get_logger(__name__)
 
 CANCELLED_AGAIN = 5.0
-"""Seconds that a task may take to end once it is cancelled."""
+"""Seconds that a cancelled task has to end before it is cancelled again."""
 
 
 class Tasks:
-    """A group of tasks that come and go; one that fails does not pull down the others."""
+    """A group of tasks; one that fails does not stop the others."""
 
     def __init__(self, owner: str) -> None:
         self._owner = owner
@@ -35,9 +35,10 @@ class Tasks:
             await asyncio.wait(self._running)
 
     async def cancel(self) -> None:
-        """Cancels all of them but the calling task, and again those that go on: some libraries lose a cancellation.
+        """Cancels all tasks but the calling one, and cancels those again that go on: some libraries lose a
+        cancellation.
 
-        httpx does, when a connection fails in the same instant.
+        httpx does so when a connection fails in the same instant.
         """
         others = self._running - {asyncio.current_task()}
         while others:
@@ -52,7 +53,7 @@ class Tasks:
 
 
 class Idle:
-    """Counts the pieces of work under way; `wait` returns at once when there is none, else with the end of the last."""
+    """Counts the pieces of work under way; `wait` returns when there are none."""
 
     def __init__(self) -> None:
         self._busy = 0
@@ -64,7 +65,7 @@ class Idle:
 
     @contextmanager
     def busy(self) -> Iterator[None]:
-        """One piece of work is under way until the end of the block."""
+        """Counts one piece of work until the end of the block."""
         self._busy += 1
         self._event.clear()
         try:

@@ -1,9 +1,9 @@
-"""Traces: what each part of a request took, for whoever collects spans. Off unless somebody says `use`.
+"""Traces: how long each part of a request took. Off until `use` is called.
 
-OpenTelemetry is imported by whoever turns them on (`bullpen/supervision/traces.py`, when `OTEL_EXPORTER_OTLP_ENDPOINT`
-is set). Until then `start` returns a span that does nothing: on a request's way remains a look at a variable.
+`bullpen/supervision/traces.py` turns tracing on when `OTEL_EXPORTER_OTLP_ENDPOINT` is set, and only then imports
+OpenTelemetry. Until then `start` returns a span that does nothing, which costs a request only the check of a variable.
 
-A caller's `traceparent` is passed on in either case: who is asked next may be traced.
+A caller's `traceparent` is passed on in any case: the next service may be traced.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ Value = str | int | float | bool | list[str]
 Kind = Literal["internal", "server", "client"]
 NONE: Mapping[str, str] = {}
 LONGEST_STATE = 512
-"""Characters."""
+"""Characters of the longest `tracestate` that is passed on."""
 
 _tracer: "Tracer | None" = None
 _with_content = False
@@ -30,7 +30,9 @@ _onward: ContextVar[Mapping[str, str]] = ContextVar("onward", default=NONE)
 
 
 def use(tracer: "Tracer | None", *, content: bool = False) -> None:
-    """From now on spans are made with it; None: none are. `content`: with the words of questions and answers."""
+    """Makes spans with `tracer` from now on; with None, none. `content`: spans contain the words of questions and
+    answers.
+    """
     global _tracer, _with_content
     _tracer, _with_content = tracer, content and tracer is not None
 
@@ -40,12 +42,12 @@ def is_on() -> bool:
 
 
 def with_content() -> bool:
-    """Whether words may stand in spans."""
+    """Whether spans may contain the words of questions and answers."""
     return _with_content
 
 
 class Span:
-    """A piece of work under way; `NO_SPAN`: nobody wants to know."""
+    """A traced piece of work; `NO_SPAN` when tracing is off."""
 
     __slots__ = ("_recorded",)
 
@@ -57,7 +59,7 @@ class Span:
 
     @property
     def headers(self) -> dict[str, str]:
-        """By which whoever is asked goes on with the trace."""
+        """The headers that let the next service continue the trace."""
         if self._recorded is None:
             return {}
         of = self._recorded.get_span_context()
@@ -66,21 +68,23 @@ class Span:
         return {**told, TRACESTATE: state} if state else told
 
     def child(self, name: str, kind: Kind = "internal", at: int | None = None, **told: Value | None) -> "Span":
-        """A part of it. `at`: when it began, in unix nanoseconds; None: now."""
+        """A part of this span. `at`: when it began, in unix nanoseconds; None: now."""
         return start(name, self, kind, at, **told)
 
     def tell(self, **told: Value | None) -> None:
-        """Facts of it, `__` in a name standing for a dot; None is left out."""
+        """Sets attributes of the span; `__` in a name stands for a dot, and None is left out."""
         if self._recorded is not None:
             self._recorded.set_attributes(_attributes(told))
 
     def event(self, name: str, at: int | None = None, **told: Value | None) -> None:
-        """Something that happened in it, at that time in unix nanoseconds; None: now."""
+        """Records an event in the span, at that time in unix nanoseconds; None: now."""
         if self._recorded is not None:
             self._recorded.add_event(name, _attributes(told), at)
 
     def end(self, error: str = "", why: str = "", at: int | None = None) -> None:
-        """`error`: a code, if it failed; `why`: the reason, without anybody's words."""
+        """Ends the span. `error`: an error code, if it failed; `why`: the reason, without words of callers or
+        models.
+        """
         if self._recorded is None:
             return
         if error:
@@ -101,7 +105,7 @@ def start(
     at: int | None = None,
     **told: Value | None,
 ) -> Span:
-    """A span within a span, or within the one that headers name; else the first of its trace."""
+    """A span below `parent`, a span or the headers of a caller; without one, the first span of a new trace."""
     if _tracer is None:
         return NO_SPAN
     from opentelemetry.trace import SpanKind  # noqa: PLC0415 — loaded long since
@@ -111,18 +115,18 @@ def start(
 
 
 def onward() -> Mapping[str, str]:
-    """The headers for whoever is asked by the code that runs here."""
+    """The trace headers for requests that the running code sends."""
     return _onward.get()
 
 
 def go_on(headers: Mapping[str, str]) -> None:
-    """What this task, and those that it starts, ask from now on belongs to the trace of these headers."""
+    """Puts the requests that this task and its child tasks send from now on into the trace of these headers."""
     if (told := trace_headers(headers)) or _onward.get():
         _onward.set(told)
 
 
 def trace_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
-    """Those of them that name a trace, if they are well formed."""
+    """The headers of these that name a trace, if they are well formed."""
     parent = headers.get(TRACEPARENT)
     if parent is None or len(parent) != len("00-") + 32 + len("-") + 16 + len("-01") or not parent.isascii():
         return NONE
@@ -131,12 +135,14 @@ def trace_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def ago(seconds: float) -> int:
-    """That long ago, in unix nanoseconds."""
+    """The time `seconds` ago, in unix nanoseconds."""
     return time_ns() - int(seconds * 1e9)
 
 
 def _context(parent: Span | Mapping[str, str]) -> "Context":
-    """What it is a part of; an empty one: of nothing, whatever else runs here."""
+    """The OpenTelemetry context of the parent. Without one it is empty: the span belongs to no other trace of this
+    process.
+    """
     from opentelemetry.context import Context  # noqa: PLC0415 — loaded long since
     from opentelemetry.trace import set_span_in_context  # noqa: PLC0415
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""Why a first connect failed, in words that say what to do."""
+"""Explains why a first connection failed, and what to do."""
 
 import ssl
 
@@ -9,7 +9,9 @@ from bus.settings import BusSettings
 
 
 def explain(error: Exception | None, settings: BusSettings) -> BusUnreachable:
-    """The error for the person who started this process. `hopeless` when waiting for the server would not help."""
+    """The error for the person who started this process. `hopeless` is set when waiting for the server would not
+    help.
+    """
     where = f"NATS at {settings.where}"
     if isinstance(error, nats_errors.AuthorizationError) or "authorization" in str(error).lower():
         return BusUnreachable(

@@ -1,8 +1,8 @@
-"""Notices that a connection is dead or deaf while the client still calls itself connected.
+"""Notices that a connection is dead or deaf although the client calls itself connected.
 
 Once a second the connection publishes to its own inbox. Without an echo it reconnects: a read loop may have died, a
-server may be frozen, a firewall may have dropped the connection. A connection that is only busy gets its echo late,
-behind all earlier messages; it is left alone as long as something moves.
+server may be frozen, or a firewall may have dropped the connection. A connection that is only busy gets its echo late,
+behind earlier messages; it is left alone as long as messages move.
 """
 
 import asyncio
@@ -20,20 +20,20 @@ log = structlog.get_logger(__name__)
 ECHO_INTERVAL = 1.0
 ECHO_WAIT = 0.5
 ECHO_TRIES = 20
-"""How often to wait for the echo while other messages still come and go: busy is not deaf."""
+"""Waits for the echo while other messages still move: a busy connection is not deaf."""
 
 M = TypeVar("M", bound=HasSubject)
 
 
 async def watch(client: PatchedClient, inbox: Inbox[M], name: str) -> None:
-    """Runs until it is cancelled."""
+    """Checks the connection every second until it is cancelled."""
     while True:
         await asyncio.sleep(ECHO_INTERVAL)
         await prove(client, inbox, name)
 
 
 async def prove(client: PatchedClient, inbox: Inbox[M], name: str) -> None:
-    """Returns when the server has given an echo. A connection without one is made anew."""
+    """Returns when the server has sent an echo, or when a connection without echo has been replaced."""
     heard = asyncio.Event()
     with inbox.open(lambda _: heard.set()) as echo:
         if client.is_connected and not await _echoes(client, echo.subject, heard):
@@ -42,7 +42,9 @@ async def prove(client: PatchedClient, inbox: Inbox[M], name: str) -> None:
 
 
 async def _echoes(client: PatchedClient, subject: str, heard: asyncio.Event) -> bool:
-    """Also true when the connection was lost meanwhile: the echo went with it, and the next one owes us none."""
+    """Whether the echo came. Also true when the connection was lost meanwhile, and the echo with it: the next
+    connection has no echo to wait for.
+    """
     asked = client.connection_id
     try:
         await client.publish(subject, b"")

@@ -115,13 +115,13 @@ async def test_the_system_text_stands_apart_and_turns_alternate(provider: Anthro
     assert texts == [["One.", "Two."], ["Three."], ["Four?"]]
 
 
-async def test_the_length_of_an_answer_is_always_told(provider: AnthropicProvider, start: Start) -> None:
+async def test_max_tokens_is_always_sent(provider: AnthropicProvider, start: Start) -> None:
     backend = await start()
     assert (await received(provider, backend, job(backend)))["max_tokens"] == 50
     assert (await received(provider, backend, job(backend, max_tokens=None)))["max_tokens"] == UNTOLD_MAX_TOKENS
 
 
-async def test_what_was_not_asked_for_is_not_told(provider: AnthropicProvider, start: Start) -> None:
+async def test_parameters_that_were_not_set_are_not_sent(provider: AnthropicProvider, start: Start) -> None:
     backend = await start()
     body = await received(provider, backend, job(backend))
     assert body.keys() == {"model", "messages", "max_tokens", "stream"}

@@ -154,7 +154,7 @@ async def test_logprobs_are_logarithms_of_probabilities(subject: Subject) -> Non
     assert len(answer.logprobs) <= answer.done.completion_tokens
 
 
-async def test_tokens_are_told_in_words_when_asked_for(subject: Subject) -> None:
+async def test_tokens_come_as_text_when_asked_for(subject: Subject) -> None:
     if "logprobs" not in subject.backend.models()[0].capabilities:
         pytest.skip("it does not say that it can")
     answer = await subject.ask(logprobs=True, top_logprobs=2)
@@ -174,7 +174,7 @@ async def test_pieces_of_calls_join_to_the_calls(subject: Subject) -> None:
     assert answer.done.tool_calls and delivered.has_calls and delivered.is_all_of(whole)
 
 
-async def test_thoughts_are_told_beside_the_answer(subject: Subject, provider: Provider) -> None:
+async def test_thoughts_come_beside_the_answer(subject: Subject, provider: Provider) -> None:
     provider.paced = [*opening_of(provider), *[(0.0, provider.thought())] * 2, *answer_of(provider)]
     answer = await subject.ask()
     assert (answer.reasoning, answer.text) == ("Hm.Hm.", "The capital is Paris.")
@@ -377,7 +377,9 @@ async def test_what_is_no_token_does_not_end_the_wait_for_the_first_one(told: Ca
 
 
 @pytest.mark.parametrize("what", SIGNS)
-async def test_whatever_arrives_ends_a_silence_and_is_told(told: Callable[[str], Told], what: str) -> None:
+async def test_everything_that_arrives_ends_a_silence_and_is_a_sign_of_life(
+    told: Callable[[str], Told], what: str
+) -> None:
     """Also what an SDK shows nothing of. All of it together takes longer than one silence may."""
     assert isinstance(told(what).pieces[-1], Done)
     assert told(what).text == "The capital is Paris."

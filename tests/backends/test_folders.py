@@ -82,7 +82,7 @@ def test_finding_it_does_not_import_its_sdk(folder: BackendFolder) -> None:
 
 
 @every_folder
-def test_nobody_else_names_it(folder: BackendFolder) -> None:
+def test_no_other_code_names_a_backend(folder: BackendFolder) -> None:
     """The folder is the boundary: beside tests, benchmarks, examples and deployment nothing knows its name."""
     if folder.name in ("local", "simulated"):
         pytest.skip("an ordinary English word")

@@ -247,7 +247,7 @@ async def test_an_error_in_the_middle_is_an_error(provider: Provider, backend: B
     assert caught.value.outcome is None
 
 
-async def test_counts_that_are_not_told_are_unknown(
+async def test_unreported_counts_are_unknown(
     provider: Provider, backend: Backend[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def forget(_: int, told: Json) -> None:

@@ -119,7 +119,7 @@ async def test_a_prompt_that_waits_for_another_shows_that_something_moves(
     assert max(together) >= alone + 3
 
 
-async def test_one_that_hears_nothing_from_anybody_shows_nothing(
+async def test_a_conversation_shows_no_sign_of_life_when_no_other_moves(
     local: Backend[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("workers.local.backend.TURN", 0.01)

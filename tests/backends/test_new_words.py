@@ -55,7 +55,7 @@ async def asking(
 # OpenAI
 
 
-async def test_openai_is_told_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_openai_gets_every_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
     async with asking("openai", monkeypatch) as (provider, ask):
         await ask(**STEERED, logprobs=True, top_logprobs=3)
     body = provider.received[0]
@@ -93,7 +93,7 @@ async def test_log_probabilities_that_are_asked_for_are_never_left_out(monkeypat
             await ask(logprobs=True)
 
 
-async def test_a_model_that_says_nothing_of_an_effort_is_told_only_when_it_cannot_reason(
+async def test_an_effort_is_reported_unsupported_only_for_a_model_that_cannot_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with asking("openai", monkeypatch, capabilities=["chat", "stream"]) as (provider, ask):
@@ -103,7 +103,7 @@ async def test_a_model_that_says_nothing_of_an_effort_is_told_only_when_it_canno
         assert (await ask(reasoning_effort="low")).done.unsupported == ()
 
 
-async def test_a_refusal_is_the_text_and_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_refusal_is_the_text_and_a_field_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     async with asking("openai", monkeypatch) as (provider, ask):
         said = [{"refusal": "I would "}, {"refusal": "rather not."}]
         provider.paced = [(0, piece) for piece in [*map(chunk, said), chunk({}, "stop")]]
@@ -134,7 +134,7 @@ async def test_sounds_and_files_are_passed_on_and_thoughts_beside_calls_alone(mo
     assert not any("extra" in message for message in provider.received[0]["messages"])
 
 
-def test_likelihoods_that_are_none_are_left_out() -> None:
+def test_invalid_log_probabilities_are_left_out() -> None:
     good = {"token": "a", "logprob": 0.1, "bytes": [97], "top_logprobs": [{"token": "b", "logprob": -9999.0}, 7]}
     bad = [{"token": 1, "logprob": -1}, {"token": "a", "logprob": None}, {"token": "a", "logprob": -1e9}, None]
     top = (TopLogprob(token="b", logprob=-9999.0),)
@@ -146,7 +146,7 @@ def test_likelihoods_that_are_none_are_left_out() -> None:
 # Anthropic
 
 
-async def test_claude_is_told_a_budget_or_an_effort_as_its_version_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_claude_gets_a_budget_or_an_effort_by_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
     versions: dict[str, tuple[Any, Any]] = {
         "claude-haiku-4-5": ({"type": "enabled", "budget_tokens": 2048}, None),
         "claude-opus-5-5": ({"type": "adaptive", "display": "summarized"}, {"effort": "low"}),
@@ -267,7 +267,7 @@ async def test_files_are_documents_to_claude(monkeypatch: pytest.MonkeyPatch) ->
 # Ollama
 
 
-async def test_ollama_is_told_whether_to_think_and_gpt_oss_how_much(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_ollama_gets_think_as_a_boolean_and_gpt_oss_as_a_level(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PROVIDERS["ollama"], "show", _thinking)
     async with asking("ollama", monkeypatch) as (provider, ask):
         answer = await ask(**STEERED, logprobs=True, top_logprobs=2)
@@ -280,7 +280,7 @@ async def test_ollama_is_told_whether_to_think_and_gpt_oss_how_much(monkeypatch:
     assert answer.done.unsupported == ()
 
 
-async def test_an_ollama_model_that_cannot_think_is_not_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_ollama_model_that_cannot_think_gets_no_think(monkeypatch: pytest.MonkeyPatch) -> None:
     async with asking("ollama", monkeypatch, capabilities=["chat"]) as (provider, ask):
         assert (await ask(reasoning_effort="high")).done.unsupported == ("reasoning_effort",)
     assert "think" not in provider.received[0]
@@ -299,7 +299,7 @@ async def test_an_ollama_model_that_cannot_think_is_not_told_to(monkeypatch: pyt
         ("gemini-2.0-flash", "high", None),
     ],
 )
-def test_gemini_is_told_a_budget_or_a_level(name: str, effort: str, told: Json | None) -> None:
+def test_gemini_gets_a_budget_or_a_level(name: str, effort: str, told: Json | None) -> None:
     folder = discover()["gemini"].load()
     config = configured(folder.config_class, {"base_url": "http://127.0.0.1:1", "models": [{"name": name}]})
     backend: Any = folder(config)

@@ -118,7 +118,7 @@ async def test_the_seam_of_an_answer_is_not_seen(
     assert answer.done.completion_tokens == 4
 
 
-async def test_what_only_begins_like_the_start_is_told_in_the_end(
+async def test_text_that_only_begins_like_the_start_is_passed_on_at_the_end(
     provider: Provider, backend: Backend[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.backends.providers.WORDS", ["The ", "capital "])
@@ -240,7 +240,7 @@ async def test_answers_side_by_side_do_not_mix(provider: Provider, backend: Back
     assert {answer.text for answer in answers} == {"".join(WORDS)}
 
 
-async def test_health_tells_a_revoked_key(provider: Provider, backend: Backend[Any]) -> None:
+async def test_health_reports_a_revoked_key(provider: Provider, backend: Backend[Any]) -> None:
     await backend.health()
     provider.failure = Failure(status=401)
     with pytest.raises(BullpenError) as caught:
@@ -249,7 +249,7 @@ async def test_health_tells_a_revoked_key(provider: Provider, backend: Backend[A
 
 
 @pytest.mark.parametrize("name", sorted(PROVIDERS))
-async def test_nobody_at_home_is_an_error(name: str) -> None:
+async def test_a_server_that_does_not_answer_is_an_error(name: str) -> None:
     async with PROVIDERS[name]() as provider:
         cls = discover()[name].load()
         backend = cls(configured(cls.config_class, provider.config()))

@@ -151,7 +151,7 @@ async def test_the_limit_and_the_stop_sequence_are_kept() -> None:
 
 
 @pytest.mark.parametrize("after", [0, 3, 8, 10, 20])
-async def test_it_hangs_after_exactly_so_many_words(after: int) -> None:
+async def test_it_hangs_after_the_configured_words(after: int) -> None:
     backend = simulated(output_tokens=20, hang_after_tokens=after)
     assert len((await said_before_it_hangs(backend, after)).split()) == after
 
@@ -160,7 +160,7 @@ async def test_an_answer_shorter_than_the_hang_ends_as_usual() -> None:
     assert len((await text(simulated(output_tokens=5, hang_after_tokens=6))).split()) == 5
 
 
-async def test_failures_come_as_often_as_told_and_the_same_in_every_run() -> None:
+async def test_failures_come_at_the_configured_rate_and_the_same_in_every_run() -> None:
     async def run() -> list[bool]:
         backend = simulated(error_rate=0.3)
         return [await _fails(backend) for _ in range(200)]
@@ -188,7 +188,7 @@ async def _fails(backend: Backend[Any]) -> bool:
         ({"latency_ms": 50, "ttft_ms": 20, "tokens_per_second": 4, "output_tokens": 3}, [0.02, 0.25, 0.25, 0.25]),
     ],
 )
-async def test_it_is_as_slow_as_told(slept: list[float], told: dict[str, Any], waits: list[float]) -> None:
+async def test_it_is_as_slow_as_configured(slept: list[float], told: dict[str, Any], waits: list[float]) -> None:
     await text(simulated(**{"output_tokens": 16, **told}))
     assert slept == pytest.approx(waits)
 

@@ -143,7 +143,7 @@ def test_an_example_matches_its_pattern(pattern: str, least: int) -> None:
 @pytest.mark.parametrize(
     "schema", [False, {"$ref": "#"}, {"$ref": "elsewhere.json"}, {"type": "integer", "minimum": 2, "maximum": 1}]
 )
-def test_a_schema_without_an_example_has_none(schema: Any) -> None:
+def test_an_unsatisfiable_schema_has_no_example(schema: Any) -> None:
     with pytest.raises(NoExample):
         example(schema, random.Random(1))
 
@@ -254,7 +254,7 @@ async def test_a_model_that_does_not_reason_says_so() -> None:
     assert (await backend.infer(job(backend, reasoning_effort="none"))).done.unsupported == ()
 
 
-async def test_each_token_is_told_with_its_probability() -> None:
+async def test_each_token_comes_with_its_probability() -> None:
     got = await answer(logprobs=True, top_logprobs=3)
     assert "".join(token.token for token in got.token_logprobs) == got.text
     assert len(got.token_logprobs) == got.done.completion_tokens

@@ -169,7 +169,7 @@ def test_each_call_is_followed_by_its_result(
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_result_without_a_call_is_told_in_words(rule: CallRule) -> None:
+def test_a_result_without_a_call_becomes_words_of_the_user(rule: CallRule) -> None:
     conversation = told(rule, user(), result("gone", "20", "weather"), result("lost", "x"), user("So?"))
     assert [(message.role, message.text) for message in conversation] == [
         ("user", "How warm is it?"),

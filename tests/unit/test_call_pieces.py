@@ -46,7 +46,7 @@ def test_what_is_passed_on_joins_to_the_calls(pieces: list[tuple[Any, ...]]) -> 
     assert delivered.is_all_of(whole)
 
 
-def test_pieces_go_on_at_once_and_an_id_is_told_once() -> None:
+def test_pieces_are_passed_on_at_once_and_an_id_only_once() -> None:
     calls = ToolCalls(SizeGuard(None))
     told = [calls.add(*piece) for piece in PIECES["a name, then its arguments"]]
     begun = ToolCallDelta(index=0, id="a", function=FunctionDelta(name="sum", arguments='{"a"'))

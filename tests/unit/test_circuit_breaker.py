@@ -81,7 +81,7 @@ def test_a_probe_that_fails_doubles_the_rest_up_to_a_minute() -> None:
     assert rests == [10.0, 20.0, 40.0, LONGEST_REST, LONGEST_REST, LONGEST_REST]
 
 
-def test_a_probe_that_told_nothing_leaves_its_place_to_the_next() -> None:
+def test_a_probe_without_an_outcome_lets_the_next_request_probe() -> None:
     breaker = broken(100.0)
     breaker.withdrawn(probe=breaker.sent())
     assert breaker.admits(106.0)

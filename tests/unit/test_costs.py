@@ -157,11 +157,11 @@ async def test_an_answer_costs_what_its_provider_counted() -> None:
 
 
 @pytest.mark.parametrize("done", [Done("stop", None, None), Done("stop", 10, None), Done("stop", None, 10)])
-async def test_usage_that_was_not_told_costs_an_unknown_amount_not_nothing(done: Done) -> None:
+async def test_unreported_usage_costs_an_unknown_amount_not_zero(done: Done) -> None:
     assert (await execution(Delta("Paris", tokens=3), done)).cost is None
 
 
-async def test_an_answer_that_was_cut_off_costs_what_was_told_until_then() -> None:
+async def test_a_cut_off_answer_costs_the_usage_reported_so_far() -> None:
     told = Usage(prompt_tokens=100, completion_tokens=7, cached_tokens=40)
     for error, hang in ((None, False), (None, True), (unreachable("there", OSError()), False)):
         one = await execution(Delta("a", usage=Usage(100, 1)), Delta("b", tokens=3, usage=told), error=error, hang=hang)

@@ -54,7 +54,7 @@ def test_a_chunk_brings_its_piece(piece: Piece) -> None:
     assert (chunk.seq, chunk.piece, bool(piece)) == (4, piece, True)
 
 
-def test_a_piece_of_nothing_is_none() -> None:
+def test_an_empty_piece_is_false() -> None:
     assert not Piece(tokens=3)
 
 
@@ -93,7 +93,7 @@ CASES: dict[str, tuple[Delivered, InferenceResponse, Piece | None]] = {
 
 
 @pytest.mark.parametrize(("has", "whole", "missing"), CASES.values(), ids=CASES.keys())
-def test_what_is_missing_is_told(has: Delivered, whole: InferenceResponse, missing: Piece | None) -> None:
+def test_the_missing_part_of_an_answer(has: Delivered, whole: InferenceResponse, missing: Piece | None) -> None:
     assert has.missing(whole) == missing
     assert has.is_all_of(whole) == (missing is not None and not missing)
     if missing is not None:

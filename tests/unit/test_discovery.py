@@ -58,7 +58,7 @@ def test_a_package_that_is_broken_is_left_out_and_said(site: Path, code: str | N
     assert [entry["name"] for entry in logs if entry["event"] == "backend_not_found" and "name" in entry] == ["wrong"]
 
 
-async def test_a_backend_whose_code_fails_is_told_to_be_so(site: Path) -> None:
+async def test_a_backend_whose_code_fails_counts_as_broken(site: Path) -> None:
     (site / "acme_bullpen" / "backend.py").write_text("nobody.knows\n")
     told = await find(str(site / "acme_bullpen")).available()
     assert not told.available
@@ -67,7 +67,7 @@ async def test_a_backend_whose_code_fails_is_told_to_be_so(site: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["openai", "anthropic", "gemini"])
-def test_a_provider_that_nobody_asks_for_says_so_without_its_sdk(name: str) -> None:
+def test_a_provider_that_is_not_configured_is_unavailable_without_its_sdk(name: str) -> None:
     code = (
         "import asyncio, sys\n"
         "from workers.base.interface.discovery import find\n"

@@ -133,7 +133,7 @@ def test_without_any_grades_workers_are_regular_and_else_a_worker_without_one_is
     assert (grades.of("m", "w"), grades.of("m", "other"), grades.of("n", "w")) == ("probation", "senior", "probation")
 
 
-def test_who_was_here_before_anybody_was_proven_is_not_new() -> None:
+def test_a_worker_older_than_the_first_proven_one_is_not_new() -> None:
     grades = Grades()
     grades.learn(ModelGrades(model_id="m", workers={"asked": "probation"}, new=("asked",)))
     assert (grades.of("m", "asked", NOON), grades.of("n", "never asked", NOON)) == ("regular", "regular")

@@ -59,7 +59,7 @@ def test_a_worker_that_left_in_order_is_not_lost_and_one_that_died_is() -> None:
     assert told(registry, "model_capacity") == {}
 
 
-def test_a_heartbeat_that_comes_late_is_counted_and_its_age_told() -> None:
+def test_a_late_heartbeat_is_counted_and_its_age_shown() -> None:
     registry = Registry(2.5)
     first = beat("w-1")
     for seq, now in enumerate((100.0, 101.0, 102.0 + LATE, 103.0 + LATE), start=1):

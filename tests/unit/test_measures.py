@@ -45,7 +45,7 @@ def test_the_same_labels_are_the_same_measure() -> None:
     assert family.of("m", "") is not family.of("m", "internal")
 
 
-def test_figures_of_one_name_stand_together_whoever_tells_them() -> None:
+def test_figures_of_one_name_from_all_sources_stand_together() -> None:
     mixed = [Figure(name, "H", 1, labels=(("worker", worker),)) for worker in ("a", "b") for name in ("x", "y")]
     lines = metrics_text(mixed, {"role": "manager"}).splitlines()
     assert [line.split()[2] for line in lines if line.startswith("# TYPE")] == ["bullpen_x", "bullpen_y"]

@@ -52,7 +52,7 @@ def test_how_the_answer_was_cut_into_pieces_makes_no_difference(
 
 
 @given(TEXT, SIZES)
-def test_without_a_start_everything_is_told_at_once(answer: str, sizes: list[int]) -> None:
+def test_without_a_start_all_text_is_passed_on_at_once(answer: str, sizes: list[int]) -> None:
     seam = OverlapTrimmer("")
     assert [seam.take(piece) for piece in pieces(answer, sizes)] == pieces(answer, sizes)
     assert seam.end() == ""

@@ -98,7 +98,7 @@ def picked(*workers: WorkerView, cached: dict[str, float]) -> set[str]:
     return {winner(ranking) for ranking in rankings}
 
 
-def test_a_conversation_goes_back_to_whoever_holds_it() -> None:
+def test_a_conversation_goes_back_to_the_worker_that_has_it_cached() -> None:
     workers = [worker("other"), worker("holder")]
     assert picked(*workers, cached={}) == {"other", "holder"}
     assert picked(*workers, cached={"holder": 450.0}) == {"holder"}
@@ -108,7 +108,7 @@ def test_but_not_when_that_one_is_much_busier() -> None:
     assert picked(worker("other"), worker("holder", inflight=4), cached={"holder": 450.0}) == {"other"}
 
 
-def test_what_a_worker_tells_of_its_cache_is_believed_more_than_the_hope() -> None:
+def test_a_workers_report_of_its_cache_replaces_the_assumption() -> None:
     record = Estimates().at("w", "m")
     hoped = record.kept.mean
     for _ in range(20):

@@ -74,7 +74,7 @@ def winner(ranking: Ranking) -> str:
     return ranking.winner.worker.worker_id
 
 
-def test_who_has_no_places_at_all_is_passed_over_and_disturbs_nobody() -> None:
+def test_a_worker_without_capacity_is_passed_over() -> None:
     closed = worker("closed", capacity=0)
     assert winner(choose(closed, worker("open"))) == "open"
     alone = choose(closed)
@@ -86,7 +86,7 @@ def test_who_has_no_places_at_all_is_passed_over_and_disturbs_nobody() -> None:
     "field",
     [{"capacity": -1}, {"inflight": -1}, {"queued": -1}, {"ewma_ms": -1.0}, {"interval_ms": 0}, {"pause_ms": -1}],
 )
-def test_a_heartbeat_that_cannot_be_is_none(field: dict[str, float]) -> None:
+def test_a_heartbeat_with_impossible_figures_is_invalid(field: dict[str, float]) -> None:
     told = beat("w").model_dump(mode="json")
     with pytest.raises(ValidationError, match=next(iter(field))):
         Heartbeat.model_validate({**told, **field})
@@ -197,7 +197,7 @@ def test_equals_share_a_burst_before_anything_is_known_of_them() -> None:
     assert min(burst(Estimates()).values()) >= 15
 
 
-def test_equals_share_a_burst_whoever_had_the_last_one() -> None:
+def test_equal_workers_share_a_burst() -> None:
     """Who was busy took longer for that; it must not be left out of the next burst, and the other one after that."""
     estimates = Estimates()
     answered(estimates, "a", 100.0)
@@ -272,7 +272,9 @@ TOOLS = ({"type": "function", "function": {"name": "look"}},)
         (("m",), {"max_cost_usd": 1e-9}, RejectReason.BUDGET),
     ],
 )
-def test_why_nobody_can_be_asked(workers: tuple[str, ...], asked: dict[str, Any], obstacle: RejectReason) -> None:
+def test_the_reason_why_no_candidate_can_be_asked(
+    workers: tuple[str, ...], asked: dict[str, Any], obstacle: RejectReason
+) -> None:
     ranking = choose(*(worker("w", model=name) for name in workers), **asked)
     assert (ranking.winner, ranking.reason) == (None, obstacle)
 
@@ -282,7 +284,7 @@ def test_a_full_worker_is_worth_waiting_for_even_beside_unable_ones() -> None:
     assert ranking.reason is RejectReason.FULL
 
 
-def test_a_long_prompt_may_fit_where_nobody_can_be_asked_now() -> None:
+def test_a_long_prompt_may_fit_a_worker_that_cannot_be_asked_now() -> None:
     larger = worker("larger", window=100_000, state="draining")
     assert choose(worker("small"), larger, prompt="x" * 8000).reason is RejectReason.UNABLE
 
@@ -322,7 +324,7 @@ def test_an_alias_is_the_model() -> None:
     policy=st.sampled_from(["balanced", "cheapest", "fastest", "best"]),
     left_s=st.floats(0.01, 100),
 )
-def test_from_what_is_told_anybody_can_work_out_the_same_winner(
+def test_the_winner_can_be_computed_again_from_the_published_decision(
     loads: list[int], paces: list[int], prices: list[Price | None], policy: Policy, left_s: float
 ) -> None:
     workers = [worker(f"w{i}", price=prices[i], inflight=load, ewma_ms=float(paces[i])) for i, load in enumerate(loads)]
@@ -344,7 +346,7 @@ def test_from_what_is_told_anybody_can_work_out_the_same_winner(
         assert min(told, key=lambda c: c.score or inf).passed_over or ranking.reason is RejectReason.LATE
 
 
-def test_a_model_that_nobody_knows_yet_may_answer_best_now_and_then() -> None:
+def test_best_asks_an_unknown_model_now_and_then() -> None:
     """Else the dearest one, which nothing but `best` asks for, would never be found out to be the better one."""
     grades, estimates = Grades(), Estimates()
     grades.learn(ModelGrades(model_id="m", workers={"senior": "senior"}))

@@ -112,7 +112,7 @@ def test_what_never_began_counts_for_nothing() -> None:
     assert (rate.rpm_left, rate.tpm_left) == (1, 1000)
 
 
-def test_a_request_that_never_fits_is_told_so_and_not_to_wait() -> None:
+def test_a_request_above_the_limit_fails_without_a_retry() -> None:
     told = refusal(limits(tpm=1000), job(max_tokens=1000), 0.0)
     assert (told.retryable, told.field) == (False, "max_tokens")
 
@@ -132,11 +132,11 @@ def test_prompts_that_have_more_tokens_than_they_look_are_learned() -> None:
     assert ours.need(wanted).tokens >= before.estimate * 3
 
 
-def test_nothing_is_told_when_nothing_limits() -> None:
+def test_without_limits_the_heartbeat_has_no_rate() -> None:
     assert limits().rate(0.0) is None
 
 
-def test_the_rate_tells_what_is_left() -> None:
+def test_the_rate_shows_what_is_left() -> None:
     ours = limits(60, 10_000)
     ours.settle(begun(ours, job(), 0.0), Usage(100, 200), 1.0)
     rate = ours.rate(2.0)

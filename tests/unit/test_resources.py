@@ -51,7 +51,7 @@ def test_a_container_on_version_2(tmp_path: Path) -> None:
     assert cgroup.pressure() == 3.25
 
 
-def test_a_container_on_version_1_that_is_told_the_machines_path(tmp_path: Path) -> None:
+def test_a_container_on_version_1_that_sees_the_machines_path(tmp_path: Path) -> None:
     files = {
         "memory/memory.limit_in_bytes": str(256 * MIB),
         "memory/memory.usage_in_bytes": str(100 * MIB),
@@ -188,7 +188,7 @@ def test_of_little_memory_a_larger_share_is_kept_free(limit: int, mark: int) -> 
     assert MemoryPressure().look(Memory(mark * MIB, limit * MIB), 0, now=0)
 
 
-def test_waiting_for_memory_counts_as_having_none() -> None:
+def test_a_worker_that_waits_for_memory_counts_as_full() -> None:
     strain = MemoryPressure()
     assert strain.look(at(0.5), 19, now=0) == ""
     assert "waits for memory 40 % of the time" in strain.look(at(0.5), 40, now=1)
@@ -244,7 +244,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Library:
     return made
 
 
-def test_gpus_are_told_as_far_as_they_tell(library: Library) -> None:
+def test_gpus_without_figures_are_left_out(library: Library) -> None:
     whole = Gpu(name="Tesla T4", memory_used=1, memory_total=16, utilization=42)
     piece = Gpu(name="NVIDIA A100 MIG 1g.5gb", memory_used=2, memory_total=16, utilization=0)
     assert ResourceMeter().read().gpus == (whole, piece)

@@ -81,6 +81,6 @@ def test_a_header_counts_more_than_words_and_both_are_bounded() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "   ", "1 2 s", "6m0x", "s", "٣s", "1" * 400 + "s", "9" * 60 + "h"])
-def test_what_is_no_duration_is_none_or_a_number(text: str) -> None:
+def test_odd_durations_are_never_negative(text: str) -> None:
     assert (duration(text, NOW) or 0.0) >= 0
     assert (in_words_ms(f"wait {text}") or 0.0) >= 0

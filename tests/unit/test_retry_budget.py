@@ -58,7 +58,7 @@ def offsets(*seen: float) -> Iterator[ClockOffset]:
         yield clock
 
 
-def test_the_quickest_heartbeat_tells_the_clock() -> None:
+def test_the_fastest_heartbeat_sets_the_clock_offset() -> None:
     assert [round(clock.seconds, 3) for clock in offsets(4.9, 4.999, 3.0)] == [4.9, 4.999, 4.999]
 
 

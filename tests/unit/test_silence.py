@@ -75,7 +75,7 @@ def test_half_a_minute_of_silence_is_normal_everywhere(name: str) -> None:
         assert allowed.next_token > 2 * 20_000
 
 
-def test_a_backend_is_patient_with_a_long_prompt_without_being_told() -> None:
+def test_a_backend_allows_more_silence_for_a_long_prompt() -> None:
     folder = discover()["simulated"]
     backend = folder.load()(folder.load().config_class(first_token_timeout=10, models=(PLAIN,)))
     card = ModelCard(model_id="m", context_window=1 << 20, local=True)

@@ -132,7 +132,7 @@ def test_one_that_was_tried_may_only_have_been_full_the_second_look_says_so() ->
     assert asked(toy(), was_full, include_full=True).reason is RejectReason.FULL
 
 
-def test_it_is_no_surer_answer_than_another_model_and_races_none() -> None:
+def test_a_stand_in_is_not_asked_for_a_surer_answer_or_a_hedge() -> None:
     """A cascade (`min_confidence`) and a hedge, whose candidates may not even name the other model."""
     unsure = asked(toy(), other(), unsure=frozenset({"o"}), confidence=0.3, other_model_at_it=True, include_full=True)
     assert unsure.winner is None
@@ -154,7 +154,7 @@ def test_grades_are_asked_after_it_has_stepped_back() -> None:
         assert winner(ranking) == "other"
 
 
-def test_among_many_workers_none_is_overlooked_for_a_stand_in() -> None:
+def test_among_many_workers_every_ready_model_keeps_the_stand_in_back() -> None:
     """Of so many only a few are drawn by lot; the one that is ready may be none of them."""
     shared = Clocked(random.Random(1))
     leaving = other(state="draining").heartbeat
@@ -193,7 +193,7 @@ def test_a_request_says_whether_another_model_is_at_it(stand_in: bool, answers: 
     assert request.query(Ask(), 102.0, ahead=0, has_queued=False).other_model_at_it is then
 
 
-def test_the_bundled_model_stands_in_and_no_other_does_unless_told() -> None:
+def test_only_the_bundled_model_stands_in_by_default() -> None:
     shipped = load_config(LocalConfig, "local", ROOT / "workers" / "local" / "config.yaml", {})
     for config in (shipped, LocalConfig()):
         assert config.models[0].card(local=True).stand_in

@@ -90,9 +90,7 @@ def test_two_calls_are_two_calls(pieces: list[Piece]) -> None:
         ([(0, "a", "sum", ' {"a": "}{"} ')], [("sum", '{"a": "}{"}')]),
     ],
 )
-def test_what_belongs_together_is_told_by_names_and_completed_objects(
-    pieces: list[Piece], calls: list[tuple[str, str]]
-) -> None:
+def test_names_and_completed_objects_separate_the_calls(pieces: list[Piece], calls: list[tuple[str, str]]) -> None:
     assert called(*pieces) == calls
 
 
@@ -121,7 +119,7 @@ def test_what_is_not_text_is_unusable(piece: Piece) -> None:
 
 
 @pytest.mark.parametrize(("told", "own"), [(7, "7"), ("7", "7"), (True, None), (0.5, None), ([], None), (None, None)])
-def test_the_id_of_a_call_may_be_a_number_and_any_other_thing_is_none(told: object, own: str | None) -> None:
+def test_the_id_of_a_call_is_a_text_or_a_number(told: object, own: str | None) -> None:
     calls = ToolCalls(SizeGuard(1000))
     calls.add(0, told, "sum", '{"a"')
     calls.add(0, told, None, ":1}")

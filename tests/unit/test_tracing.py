@@ -45,7 +45,7 @@ def test_while_they_are_off_nothing_is_made_and_nothing_imported() -> None:
     assert told.stdout == "False {} True\n[]\n"
 
 
-def test_a_span_belongs_to_the_one_that_headers_name_and_tells_its_own(exporter: InMemorySpanExporter) -> None:
+def test_a_span_belongs_to_the_trace_in_the_headers_and_passes_its_own_id_on(exporter: InMemorySpanExporter) -> None:
     span = tracing.start("request", {"traceparent": PARENT, "tracestate": "a=b"}, "server", gen_ai__x=1, left_out=None)
     child = span.child("attempt", "client")
     child.end("no_worker", "it went away")
@@ -76,7 +76,7 @@ async def test_what_a_task_asks_goes_on_with_the_trace_of_its_caller() -> None:
 
 
 @pytest.mark.parametrize("content", [False, True])
-def test_words_stand_in_a_span_only_if_somebody_asked_and_the_books_may_have_them(
+def test_a_span_has_words_only_if_configured_and_the_books_may_keep_them(
     exporter: InMemorySpanExporter, content: bool
 ) -> None:
     tracing.use(tracing._tracer, content=content)

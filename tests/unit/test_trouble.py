@@ -19,7 +19,7 @@ def record(codes: list[ErrorCode | None], at: float = 0.0) -> ModelRecord:
     return made
 
 
-def test_nearly_everything_has_to_fail_before_anything_is_told() -> None:
+def test_trouble_is_reported_only_when_nearly_every_request_fails() -> None:
     bad = ErrorCode.INVALID_REQUEST
     assert record([bad] * (LEAST - 1)).trouble(0.0) == ""
     assert record([bad] * LEAST).trouble(0.0) == f"refused {LEAST} of its last {LEAST} requests (invalid_request)"
@@ -28,13 +28,13 @@ def test_nearly_everything_has_to_fail_before_anything_is_told() -> None:
     assert told == "refused 18 of its last 20 requests (invalid_request)"
 
 
-def test_only_so_many_are_remembered_and_only_for_so_long() -> None:
+def test_only_recent_outcomes_count_as_trouble() -> None:
     made = record([None] * 50 + [ErrorCode.UPSTREAM_ERROR] * 100)
     assert made.trouble(0.0) == f"failed {KEPT} of its last {KEPT} requests (upstream_error)"
     assert made.trouble(OF_LATE) == ""
 
 
-def test_several_codes_are_told_the_commonest_first() -> None:
+def test_trouble_names_the_commonest_code_first() -> None:
     codes = [ErrorCode.NO_SUCH_MODEL] * 4 + [ErrorCode.UPSTREAM_ERROR] * 8
     assert record([*codes]).trouble(0.0) == "failed 12 of its last 12 requests (upstream_error, no_such_model)"
 
@@ -66,7 +66,7 @@ def test_what_is_not_the_model_s_fault_is_no_trouble_of_it(failure: BullpenError
     assert troubles.of("m", 0.0) == ""
 
 
-def test_each_model_has_a_record_of_its_own_and_a_change_is_told_once() -> None:
+def test_each_model_has_its_own_record_and_a_change_is_reported_once() -> None:
     troubles = Troubles()
     changes = [troubles.ended("m", REFUSED, 0.0) for _ in range(KEPT)]
     assert changes.count(True) == 1

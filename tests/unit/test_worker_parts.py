@@ -174,9 +174,7 @@ def test_a_providers_text_is_cut_to_its_first_line() -> None:
         (500, "maximum context length", None),
     ],
 )
-def test_a_prompt_that_is_too_long_for_a_model_is_told_with_its_tokens(
-    status: int, text: str, tokens: int | None
-) -> None:
+def test_the_error_for_a_too_long_prompt_has_its_tokens(status: int, text: str, tokens: int | None) -> None:
     error = from_status(status, text)
     assert error.prompt_tokens == tokens
     if tokens is not None:

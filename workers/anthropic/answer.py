@@ -1,4 +1,4 @@
-"""An answer, gathered from its events."""
+"""Gathers an answer from the API's events."""
 
 import dataclasses
 import json
@@ -19,22 +19,22 @@ FINISH: dict[str, FinishReason] = {
     "tool_use": "tool_calls",
     "refusal": "content_filter",
 }
-"""Any other ending is a failure, not an answer."""
+"""The API's endings of an answer; any other ending is a failure."""
 PROMPT = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
-"""Counted apart from each other."""
+"""Kinds of prompt tokens, which the API counts separately."""
 
 
 class Answer(BaseAnswer[Any]):
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         self._counts: dict[str, int] = {}
-        """What was told last of each kind of token."""
+        """By kind of token, the count that the API reported last."""
         self._wrote: int | None = None
         self._finish: FinishReason | None = None
         self._bad_end: object = None
         self._calls: dict[int, JsonObject] = {}
         self._inputs: dict[int, object] = {}
-        """Arguments that came with the beginning of a call, and count where no pieces of them follow."""
+        """Arguments that came with the start of a call; they count if no pieces of arguments follow."""
         self._blocks = Thoughts(self._thoughts)
 
     def take(self, event: Any) -> Delta | None:
@@ -66,7 +66,9 @@ class Answer(BaseAnswer[Any]):
         return None
 
     def done(self) -> Done | None:
-        """All of the answer came before the reason why it stopped. Raises `BullpenError` for one that is no end."""
+        """The end of the answer; None when the API gave no reason for stopping. Raises `BullpenError` when the reason
+        is a failure.
+        """
         if self._bad_end is not None:
             raise unended(self._bad_end)
         if self._finish is None:
@@ -107,7 +109,7 @@ class Answer(BaseAnswer[Any]):
         return Delta("", -(-len(part) // CHARACTERS_PER_TOKEN), usage=self._used(), tool_calls=pieces)
 
     def _begin_call(self, index: int, block: Any) -> Delta:
-        """A call comes in pieces: the name first, then its arguments bit by bit."""
+        """Begins a call; its name comes first, then its arguments piece by piece."""
         function = {"name": self._size.take(block.name), "arguments": ""}
         if given := getattr(block, "input", None):
             self._inputs[index] = given
@@ -116,7 +118,7 @@ class Answer(BaseAnswer[Any]):
         return Delta("", 0, usage=self._used(), tool_calls=(told,))
 
     def _at(self, index: int) -> int:
-        """The number of the call in a block."""
+        """The number of the call that a block holds."""
         return sorted(self._calls).index(index)
 
     def _count(self, usage: Any) -> None:
@@ -128,7 +130,9 @@ class Answer(BaseAnswer[Any]):
             self._counts["thought"] = count
 
     def _used(self) -> Usage:
-        """What was told by now. How much was written is told at the end; what is in the cache is told apart."""
+        """The usage reported so far. The API reports the answer's tokens at the end, and the cache's tokens
+        separately.
+        """
         counts = self._counts
         prompt = sum(counts.get(name, 0) for name in PROMPT) if "input_tokens" in counts else None
         read, written = counts.get(PROMPT[1]), counts.get(PROMPT[2])

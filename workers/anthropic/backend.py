@@ -1,4 +1,6 @@
-"""The official anthropic SDK. Always streamed, never retried here: asking again is the Manager's decision."""
+"""Anthropic's API, through its official SDK. Answers are always streamed. The SDK retries nothing: the Manager decides
+about retries.
+"""
 
 import asyncio
 import socket
@@ -46,7 +48,7 @@ GONE = "the API does not list it any more"
 class AnthropicConfig(BackendConfig):
     max_concurrency: Annotated[int, Field(ge=1)] = 32
     base_url: str | None = None
-    """Another server that speaks this API; else ANTHROPIC_BASE_URL, else Anthropic itself."""
+    """Address of another server with this API. Left out: ANTHROPIC_BASE_URL, or else Anthropic itself."""
 
 
 class AnthropicBackend(RemoteBackend[AnthropicConfig]):
@@ -119,9 +121,10 @@ class AnthropicBackend(RemoteBackend[AnthropicConfig]):
             raise self._told(error) from error
 
     def _take(self, listed: Sequence[str]) -> None:
-        """What the API lists now. It answers to names that it does not list, so only what it listed before is missed.
+        """Takes the API's list of models. The API also answers to names that it does not list, so a model is missing
+        only if it was listed before.
 
-        Raises `BullpenError` when nothing is left to serve.
+        Raises `BullpenError` when no model is left to serve.
         """
         named = {model.name for model in self.config.models}
         self._missing = frozenset((named & self._seen).difference(listed))
@@ -146,7 +149,7 @@ class AnthropicBackend(RemoteBackend[AnthropicConfig]):
         return [name for name, is_given in given.items() if not is_given]
 
     def _told(self, error: Exception) -> BullpenError:
-        """What a failure means to the mesh."""
+        """The error that a failure means to the mesh."""
         if isinstance(error, anthropic.APIStatusError):
             status = error.status_code if error.status_code >= 400 else None  # it came when the answer had begun
             said = read_error(error.body if error.body is not None else str(error))
@@ -160,6 +163,6 @@ class AnthropicBackend(RemoteBackend[AnthropicConfig]):
 
 
 async def _framed(response: Any) -> None:
-    """The SDK drops an event without the line that names it, and a body that is none."""
+    """Rewrites the stream for the SDK, which drops events without a name line, and bodies that are no events."""
     if response.is_success and response.request.url.path.endswith(STREAMS):
         reframe(response, named_events, mended)

@@ -1,9 +1,10 @@
-"""What the API refuses, by model and beside thinking. Pure: told what was wanted, it leaves what is taken.
+"""What the API refuses, for a model or together with thinking. Pure: it gets what was asked for and returns what the
+API accepts.
 
-A caller's limit of tokens bounds thoughts and answer together, so that no answer costs more than the caller allowed: a
-budget for thinking that leaves no room is half of the limit, and the model does not think where that is less than the
-API takes. It does not think either where the API allows none: before a function that must be called, after a begun
-answer, and after results of tools without the thoughts that led to their calls.
+A caller's token limit covers thoughts and answer together, so that no answer costs more than the caller allowed. A
+thinking budget that leaves no room is reduced to half of the limit; if that is less than the API's minimum, the model
+does not think. It does not think either where the API forbids it: before a function that must be called, after a begun
+answer, and after tool results without the thoughts that led to their calls.
 """
 
 import re
@@ -14,33 +15,33 @@ from contracts import Capability, JsonObject, ModelCard, ReasoningEffort
 
 SAMPLING = frozenset({"temperature", "top_p", "top_k"})
 HIGH = 0.95
-"""From here on the API takes `top_p` beside thinking."""
+"""From this value on the API accepts `top_p` together with thinking."""
 LEAST_BUDGET = 1024
-"""Tokens for thinking, of which the API takes no fewer."""
+"""The fewest tokens that the API accepts as a thinking budget."""
 THINKS = ("enabled", "adaptive")
 FORCED = ("any", "tool")
 _VERSION = re.compile(r"claude-(?:[a-z]+-)?(\d{1,2})(?:[-.](\d{1,2}))?(?!\d)")
 
 
 class Since(NamedTuple):
-    """What models refuse from a version on."""
+    """Parameters that models refuse from a version on."""
 
     version: tuple[int, int]
     refused: frozenset[str]
     beside: frozenset[str] = frozenset()
-    """Only when one of these is told as well."""
+    """Parameters with which the refusal applies; empty: it always applies."""
 
 
 REFUSED = (
     Since((4, 1), frozenset({"top_p"}), beside=frozenset({"temperature"})),
     Since((4, 7), SAMPLING),
 )
-"""In order; a name without a version refuses nothing."""
+"""The refusals, by version; a model name without a version refuses nothing."""
 ADAPTIVE_SINCE = (4, 7)
-"""From this version on models set their own budget."""
+"""From this version on, models set their own budget."""
 THINKS_SINCE = (3, 7)
 BUDGETS: dict[ReasoningEffort, int] = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16384, "xhigh": 32768}
-"""Tokens for thinking at each effort, for models that are told a budget."""
+"""Thinking budget in tokens at each effort, for models that need one."""
 EFFORTS: dict[ReasoningEffort, str] = {
     "minimal": "low",
     "low": "low",
@@ -53,7 +54,7 @@ REASONING: Capability = "reasoning"
 
 
 def thinking_at(effort: ReasoningEffort | None, card: ModelCard) -> tuple[JsonObject | None, str | None]:
-    """How a model is told to think, and the effort where it takes one; nothing for one that cannot think."""
+    """The API's `thinking` field and the effort, where the model takes one; None for a model that cannot think."""
     version = version_of(card.model_id)
     able = REASONING in card.capabilities if version is None else version >= THINKS_SINCE
     if effort is None or effort == "none" or not able:
@@ -64,15 +65,15 @@ def thinking_at(effort: ReasoningEffort | None, card: ModelCard) -> tuple[JsonOb
 
 
 def version_of(model: str) -> tuple[int, int] | None:
-    """The version in a model's name, as in `claude-sonnet-4-5-20250929`; None: it has none."""
+    """The version in a model's name, as in `claude-sonnet-4-5-20250929`; None when it has no version."""
     found = _VERSION.search(model)
     return (int(found[1]), int(found[2] or 0)) if found else None
 
 
 def accepted(told: JsonObject, model: str, turns: Sequence[JsonObject], *, own_limit: bool) -> JsonObject:
-    """What is told without what the API would refuse.
+    """The parameters without those that the API would refuse.
 
-    `own_limit`: `max_tokens` is a default of ours, and thinking comes on top of it.
+    `own_limit`: `max_tokens` is Bullpen's default, and the thinking budget is added to it.
     """
     version = version_of(model)
     if version is not None:
@@ -103,7 +104,7 @@ def _beside_thinking(
 
 
 def _thinking(told: JsonObject, version: tuple[int, int] | None) -> JsonObject:
-    """How the model thinks; the newest ones set their own budget, and refuse one."""
+    """The `thinking` field for the model: the newest models set their own budget, and refuse one."""
     thinking: JsonObject = told["thinking"]
     if thinking["type"] == "enabled" and version is not None and version >= ADAPTIVE_SINCE:
         return {**_without(thinking, {"budget_tokens"}), "type": "adaptive"}

@@ -1,4 +1,4 @@
-"""A question in the words of the Messages API: turns made of blocks, and what the answer should be like."""
+"""A question in the form of the Messages API: turns made of blocks, and the parameters of the answer."""
 
 from base64 import b64decode
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ from workers.base.provider.chat import (
 
 CALLS = CallRule(ids="[A-Za-z0-9_-]{1,64}")
 UNTOLD_MAX_TOKENS = 8192
-"""The API wants to be told how long an answer may be, also when nobody else said."""
+"""Tokens: the limit of an answer when neither request nor config has one, because the API requires a limit."""
 WARMEST = 1.0
-"""Its scale of temperature ends where the common one is half way; what is above counts as this."""
+"""The API's highest temperature, half of the common scale's; higher values are reduced to it."""
 SYSTEM = ("system", "developer")
 CHOICES = {"auto": "auto", "none": "none", "required": "any"}
 OWN_HEADERS = ("anthropic-beta", "anthropic-version")
@@ -29,7 +29,7 @@ ONLY_JSON = "Answer with one JSON object and nothing else."
 
 
 def question_of(job: Job, options: JsonObject) -> JsonObject:
-    """The body of the call; `options` are the operator's and go above the caller's. Raises `BullpenError`."""
+    """The body of the call; the operator's `options` override the caller's parameters. Raises `BullpenError`."""
     request = job.request
     is_json, schema = json_wanted(request.response_format)
     system = [message.text for message in request.conversation if message.role in SYSTEM]
@@ -63,7 +63,7 @@ def question_of(job: Job, options: JsonObject) -> JsonObject:
 
 
 def headers_of(request: InferenceRequest) -> dict[str, str]:
-    """The headers of its own API that the caller's program sent to the gateway, as they came."""
+    """The Anthropic headers that the caller's program sent to the gateway, unchanged."""
     own = (request.extra or {}).get(NAME)
     told = own.get("headers") if isinstance(own, dict) else None
     found = {name: told.get(name) for name in OWN_HEADERS} if isinstance(told, dict) else {}
@@ -78,7 +78,7 @@ def _temperature(request: InferenceRequest) -> float | None:
 
 
 def _turns(messages: Sequence[ChatMessage]) -> list[JsonObject]:
-    """What follows on each other from the same side is one turn, and the first one is the user's."""
+    """The turns. Messages of the same side in a row become one turn, and the first turn is the user's."""
     turns: list[JsonObject] = []
     for message in messages:
         blocks = [] if message.role in SYSTEM else _blocks(message)
@@ -125,7 +125,9 @@ def _image(url: str) -> JsonObject:
 
 
 def _tools_called(messages: Sequence[ChatMessage]) -> list[JsonObject]:
-    """The functions that earlier answers called: the API takes no calls of functions that it is not told of."""
+    """The functions that earlier answers called: the API refuses calls of functions that the question does not
+    declare.
+    """
     names = {call["function"]["name"]: None for message in messages for call in message.tool_calls or ()}
     return [_tool({"function": {"name": name}}) for name in names]
 
@@ -141,7 +143,7 @@ def _tool(tool: JsonObject) -> JsonObject:
 
 
 def _tool_choice(request: InferenceRequest) -> JsonObject | None:
-    """From `tool_choice`: a word, or the one function to call."""
+    """The API's form of `tool_choice`: a word, or the one function to call."""
     choice = request.tool_choice if request.tools else "none"
     one = {"disable_parallel_tool_use": True} if request.parallel_tool_calls is False else {}
     if isinstance(choice, dict):

@@ -1,4 +1,4 @@
-"""The events of an answer as the SDK takes them, whatever liberties a server takes with them. Pure."""
+"""Repairs the events of an answer for the SDK, for servers that deviate from the API. Pure."""
 
 import json
 from collections.abc import Iterator
@@ -7,11 +7,13 @@ from typing import Any
 from contracts import JsonObject
 
 PARTS = ("delta", "message", "content_block")
-"""Without its type, an event with one of these is lost; any other is a sign of life."""
+"""Parts of the answer: an untyped event with one of these is an error; any other untyped event is a sign of life."""
 
 
 def mended(event: JsonObject) -> Iterator[JsonObject]:
-    """The event, with a type; the events of a message that came whole. Raises `ValueError` for what is none."""
+    """The event, with a type; or the events of a message that came whole. Raises `ValueError` for an event that cannot
+    be read.
+    """
     kind = event.get("type")
     if event.get("error"):
         yield {**event, "type": "error"}

@@ -1,7 +1,7 @@
-"""Signed thoughts, which the API wants back unchanged and in their places, beside the calls that they led to. Pure.
+"""Signed thoughts, which the API requires back unchanged, in their places beside the calls that they led to. Pure.
 
-They travel as `extra["anthropic"]` of an answer: the blocks of the answer in order, thoughts as they came, and of what
-the answer tells anyway only its kind and length.
+They travel as `extra["anthropic"]` of an answer: the blocks of the answer in order. Thoughts are complete; of other
+blocks, which the answer has anyway, only kind and length.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ class Thoughts:
 
     @property
     def extra(self) -> JsonObject | None:
-        """None when there are no thoughts to bring back; half a thought, without its signature, is none."""
+        """The blocks for `extra`; None without signed thoughts. Thoughts without their signature are left out."""
         order = [block for block in self._order if block["type"] != THINKING or block["signature"]]
         if not any(block["type"] in (THINKING, REDACTED) for block in order):
             return None
@@ -48,7 +48,7 @@ class Thoughts:
             self._blocks[index]["signature"] += told
 
     def other(self, kind: str, characters: int = 0) -> None:
-        """A block of another kind, or more of it."""
+        """Records a block of another kind, or more of the same text."""
         last = self._order[-1] if self._order else {}
         if kind == "text" and last.get("type") == "text":
             last["characters"] += characters
@@ -61,9 +61,10 @@ class Thoughts:
 
 
 def in_order(message: ChatMessage, calls: list[JsonObject]) -> list[JsonObject] | None:
-    """The blocks of an earlier answer with its thoughts in their places. None: it brings none that fit it.
+    """The blocks of an earlier answer, with its thoughts in their places. None: its `extra` has none that fit the
+    answer.
 
-    `calls`: its blocks with calls of tools.
+    `calls`: its blocks with tool calls.
     """
     own = (message.extra or {}).get(NAME)
     order = own.get(BLOCKS) if isinstance(own, dict) else None

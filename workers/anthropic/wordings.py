@@ -1,4 +1,4 @@
-"""How this API, and those who pass its words on, say that a prompt is too long."""
+"""How this API, and proxies that repeat its words, report that a prompt is too long."""
 
 from workers.base.provider.context_length import COMMON
 

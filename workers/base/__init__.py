@@ -1,4 +1,4 @@
-"""The model abstraction layer: what a backend offers, and the runtime that puts it on the mesh."""
+"""The model abstraction layer: what a backend has to offer, and the runtime that connects it to the mesh."""
 
 from workers.base.interface.backend import (
     Availability,

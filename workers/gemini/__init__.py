@@ -1,4 +1,6 @@
 """Google's Gemini models."""
 
 UNASKED = ("no key", "GEMINI_API_KEY", "GEMINI_BASE_URL")
-"""Why it does not run where nobody asks for it, and the variables of which one asks: told without its SDK."""
+"""Why this backend does not run unless it is asked for, and the variables that ask for it; read without importing its
+SDK.
+"""

@@ -1,4 +1,4 @@
-"""An answer, gathered from its chunks."""
+"""Gathers an answer from the API's chunks."""
 
 import dataclasses
 from base64 import b64encode
@@ -25,7 +25,7 @@ FILTERED = {
 }
 BAD_CALLS = {"MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL"}
 UNTOLD = "FINISH_REASON_UNSPECIFIED"
-"""Any other ending (a malformed call, `OTHER`) is a failure, not an answer."""
+"""The API's word for an answer that has not ended. Endings in none of these tables are failures."""
 
 
 class Answer(BaseAnswer[types.GenerateContentResponse]):
@@ -36,7 +36,7 @@ class Answer(BaseAnswer[types.GenerateContentResponse]):
         self._usage: types.GenerateContentResponseUsageMetadata | None = None
         self._calls: list[JsonObject] = []
         self._signature: bytes | None = None
-        """Of the thoughts that led to the text."""
+        """The signature of the thoughts that led to the text."""
         self._tells_tokens = job.request.logprobs
 
     def take(self, chunk: types.GenerateContentResponse) -> Delta | None:
@@ -70,7 +70,9 @@ class Answer(BaseAnswer[types.GenerateContentResponse]):
         return Delta(self._seam.take(text), count, chances, self._used(), thoughts, calls, tokens)
 
     def _call(self, part: types.Part) -> JsonObject:
-        """A call as the mesh tells it. The model wants its signed thoughts back with the result, where it gave any."""
+        """A tool call in the mesh's form. It keeps the model's signed thoughts, which the model requires back with the
+        result.
+        """
         function = part.function_call or types.FunctionCall()
         call = self._size.call(function.name or "", function.args or {}, function.id)
         if part.thought_signature:
@@ -79,7 +81,9 @@ class Answer(BaseAnswer[types.GenerateContentResponse]):
         return call
 
     def done(self) -> Done | None:
-        """Raises `BullpenError` for an end that is none."""
+        """The end of the answer; None when the API gave no reason for stopping. Raises `BullpenError` when the reason
+        is a failure.
+        """
         if self._bad_end in BAD_CALLS:
             raise malformed(f"a tool call that its provider could not read ({self._bad_end})")
         if self._bad_end is not None:
@@ -92,9 +96,9 @@ class Answer(BaseAnswer[types.GenerateContentResponse]):
         return Done(finish, tool_calls=tuple(self._calls), extra=extra, **dataclasses.asdict(used))
 
     def _used(self) -> Usage:
-        """What the API has told of it by now, with every piece. It leaves out what is zero.
+        """The usage reported so far, which comes with every chunk. The API leaves out counts of zero.
 
-        Thoughts are billed as output and are not among the candidates' tokens; results of tools are input.
+        Thoughts are billed as output but are not among the candidates' tokens; tool results count as input.
         """
         told = self._usage
         if told is None:
@@ -126,7 +130,7 @@ def _likelihood(token: types.LogprobsResultCandidate) -> JsonObject:
 
 
 def _logprobs(candidate: types.Candidate) -> tuple[float, ...]:
-    """One for each token, or their average as one, which comes to the same confidence."""
+    """The log-probability of each token, or else their average as a single value, which gives the same confidence."""
     result = candidate.logprobs_result
     chosen = [token.log_probability for token in (result.chosen_candidates or [] if result else [])]
     return logprobs(chosen or [candidate.avg_logprobs])

@@ -1,4 +1,6 @@
-"""The official google-genai SDK. Always streamed, never retried here: asking again is the Manager's decision."""
+"""Google's Gemini API, through its official SDK. Answers are always streamed. The SDK retries nothing: the Manager
+decides about retries.
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator
@@ -50,7 +52,7 @@ from workers.gemini.wordings import TOO_LONG
 
 KEY, URL = "GEMINI_API_KEY", "GEMINI_BASE_URL"
 DESCRIBED_WITHIN = 60.0
-"""Seconds in which the API describes a model."""
+"""Seconds in which the API has to describe a model."""
 CHATS, EMBEDS = "generateContent", "embedContent"
 STREAMS = ":streamGenerateContent"
 UNKNOWN = "the API does not know it"
@@ -63,7 +65,7 @@ OWN_API = "https://generativelanguage.googleapis.com"
 class GeminiConfig(BackendConfig):
     max_concurrency: Annotated[int, Field(ge=1)] = 32
     base_url: str | None = None
-    """Another server that speaks this API; else GEMINI_BASE_URL, else Google itself."""
+    """Address of another server with this API. Left out: GEMINI_BASE_URL, or else Google itself."""
     api_version: str = "v1beta"
 
 
@@ -91,9 +93,9 @@ class GeminiBackend(RemoteBackend[GeminiConfig]):
             event_hooks=hooks, limits=limits, follow_redirects=True, **client_options(self._url or OWN_API)
         )
         self._out: dict[str, str] = {}
-        """Why a model is out of service, by name."""
+        """By model name, why the model is out of service."""
         self._embedders: set[str] = set()
-        """Models that only embed, as the API describes them."""
+        """Models that can only embed, by the API's description."""
         with unread():  # the SDK makes other clients too
             self._client = genai.Client(
                 api_key=self._key or "none-needed",
@@ -107,12 +109,14 @@ class GeminiBackend(RemoteBackend[GeminiConfig]):
             )
 
     async def _limit_silence(self, request: httpx2.Request) -> None:
-        """The SDK has one time-out, for the whole answer. Of an answer, `patiently` ends a silence."""
+        """Sets the time-outs of a request. The SDK has only one, for the whole answer; `patiently` limits the silence
+        of an answer instead.
+        """
         silence = None if request.method == "POST" else DESCRIBED_WITHIN
         request.extensions["timeout"] = httpx2.Timeout(silence, connect=CONNECT_TIMEOUT).as_dict()
 
     async def _framed(self, response: Any) -> None:
-        """The SDK reads an event only in the form in which Google sends it, and no error without a number."""
+        """Rewrites the stream for the SDK, which reads events only in Google's form, and no error without a number."""
 
         def mend(told: JsonObject) -> Iterator[JsonObject]:
             if error := told.get("error"):
@@ -179,7 +183,7 @@ class GeminiBackend(RemoteBackend[GeminiConfig]):
             raise BullpenError(ErrorCode.NO_SUCH_MODEL, f"{names[0]} is out of service: {self._out[names[0]]}")
 
     async def _trouble_with(self, name: str) -> str:
-        """Why a model cannot be served; empty when it can. Raises `BullpenError` when the API cannot answer."""
+        """Why a model cannot be served; empty when it can be. Raises `BullpenError` when the API cannot answer."""
         try:
             described = await self._client.aio.models.get(model=name)
         except self.failures as error:
@@ -193,7 +197,9 @@ class GeminiBackend(RemoteBackend[GeminiConfig]):
         return "" if useful else f"it cannot chat or embed, only {', '.join(methods)}"
 
     def _as_described(self, model: ModelConfig) -> ModelConfig:
-        """With what the API says of it: one that only embeds does not chat, whatever the config says."""
+        """The model's config with the API's description: a model that can only embed does not chat, whatever the config
+        says.
+        """
         if model.name in self._embedders:
             return model.model_copy(update={"capabilities": ("embed",)})
         return able(model)
@@ -210,7 +216,7 @@ class GeminiBackend(RemoteBackend[GeminiConfig]):
         return () if question[1].thinking_config is not None else unable
 
     def _told(self, error: Exception) -> BullpenError:
-        """What a failure means to the mesh."""
+        """The error that a failure means to the mesh."""
         if isinstance(error, httpx2.HTTPError):
             return unreachable(place(self._url) if self._url else "the Gemini API", error)
         if isinstance(error, errors.APIError) and isinstance(error.code, int):
@@ -222,7 +228,7 @@ class GeminiBackend(RemoteBackend[GeminiConfig]):
 
 
 def _vectors(told: types.EmbedContentResponse) -> Embedded:
-    """The API counts no tokens of them, but for a few models."""
+    """The vectors. The API reports their tokens only for a few models."""
     if not told.embeddings:
         raise garbage("an answer without vectors")
     vectors = [vector(one.values or []) for one in told.embeddings]

@@ -1,4 +1,4 @@
-"""A question in the words of the Gemini API: turns, parts, and what the answer should be like."""
+"""A question in the form of the Gemini API: turns, parts, and the parameters of the answer."""
 
 import re
 from base64 import b64decode
@@ -23,14 +23,14 @@ from workers.base.provider.connection import UNUSABLE
 from workers.gemini.schema import plain
 
 CALLS = CallRule(ids=".*", names="[A-Za-z_][A-Za-z0-9_.:-]{0,63}", keeps=frozenset({"extra_content"}))
-"""It knows calls by their names and places, and wants its own signed thoughts back."""
+"""The API matches calls by name and place, and requires its own signed thoughts back."""
 SIGNS_ITS_CALLS = re.compile(r"gemini-(?:[3-9]|\d\d)")
-"""Models that refuse a call of theirs without the thoughts that they signed."""
+"""Models that refuse one of their own calls without the thoughts that they signed."""
 THINKS = re.compile(r"gemini-(?:2\.5|[3-9]|\d\d)")
 BUDGETS: dict[ReasoningEffort, int] = {"minimal": 512, "low": 1024, "medium": 8192, "high": 24576, "xhigh": 24576}
-"""Tokens for thinking at each effort, for models that are told a budget."""
+"""Thinking budget in tokens at each effort, for models that need one."""
 LEAST_BUDGET = 128
-"""Of a model that cannot but think."""
+"""Thinking budget in tokens for effort `none`, of a model that always thinks."""
 LEVELS: dict[ReasoningEffort, str] = {
     "none": "LOW",
     "minimal": "LOW",
@@ -42,16 +42,16 @@ LEVELS: dict[ReasoningEffort, str] = {
 STEERED: frozenset[Parameter] = frozenset(
     {"temperature", "top_p", "seed", "frequency_penalty", "presence_penalty", "reasoning_effort"}
 )
-"""What it heeds of the parameters that steer an answer."""
+"""The steering parameters that the API takes."""
 UNSIGNED = b"skip_thought_signature_validator"
-"""What the API takes instead, for calls that were made elsewhere."""
+"""What the API accepts instead of signed thoughts, for calls that another provider's model made."""
 CHOICES = {"auto": "AUTO", "none": "NONE", "required": "ANY"}
 SEEDS = 1 << 31
 SYSTEM = ("system", "developer")
 
 
 def generation_of(job: Job, options: JsonObject) -> types.GenerateContentConfig:
-    """Everything but the conversation; `options` are the operator's and go above the caller's."""
+    """Everything but the conversation; the operator's `options` override the caller's parameters."""
     request = job.request
     system = "\n\n".join(message.text for message in request.conversation if message.role in SYSTEM)
     is_json, schema = json_wanted(request.response_format)
@@ -77,7 +77,9 @@ def generation_of(job: Job, options: JsonObject) -> types.GenerateContentConfig:
 
 
 def thinking_at(effort: ReasoningEffort | None, job: Job) -> JsonObject | None:
-    """How a model is told to think: by a budget, or by a level from Gemini 3 on. None: it cannot, or decides itself."""
+    """The API's `thinking_config`: a budget, or a level from Gemini 3 on. None: the model cannot think, or decides
+    itself.
+    """
     model = job.model.model_id
     able = THINKS.search(model) or "reasoning" in job.model.capabilities
     if effort is None or not able:
@@ -90,7 +92,7 @@ def thinking_at(effort: ReasoningEffort | None, job: Job) -> JsonObject | None:
 
 
 def contents_of(job: Job) -> list[types.Content]:
-    """The conversation; what follows on each other from the same side is one turn. Raises `BullpenError`."""
+    """The conversation. Messages of the same side in a row become one turn. Raises `BullpenError`."""
     messages = conversation(job)
     turns: list[types.Content] = []
     for message in messages:
@@ -108,7 +110,9 @@ def contents_of(job: Job) -> list[types.Content]:
 
 
 def _sign(turns: Sequence[types.Content]) -> None:
-    """Calls that another provider made have no signed thoughts; the first one of a turn has to have some."""
+    """Marks the first call of each turn if it has no signed thoughts: another provider's model made it, and the API
+    requires a signature.
+    """
     for turn in turns:
         first = next((part for part in turn.parts or () if part.function_call), None)
         if first is not None and first.thought_signature is None:
@@ -149,7 +153,7 @@ def _inline(data: str, mime_type: str) -> types.Part:
 
 
 def _own(message: ChatMessage) -> bytes | None:
-    """The signature of the thoughts that led to an earlier answer's text, which the model wants back."""
+    """The signature of the thoughts that led to an earlier answer's text, which the model requires back."""
     try:
         return b64decode((message.extra or {})["gemini"]["thought_signature"]) if message.role == "assistant" else None
     except UNUSABLE:
@@ -174,7 +178,7 @@ def _tool(tool: JsonObject) -> JsonObject:
 
 
 def _tool_config(choice: str | JsonObject | None) -> JsonObject | None:
-    """From `tool_choice`: a word, or the one function to call."""
+    """The API's form of `tool_choice`: a word, or the one function to call."""
     if isinstance(choice, dict):
         only = {"mode": "ANY", "allowed_function_names": [choice.get("function", {}).get("name")]}
         return {"function_calling_config": only}

@@ -1,4 +1,4 @@
-"""The chunks of an answer as the SDK takes them, whatever liberties a server takes with them. Pure."""
+"""Repairs the chunks of an answer for the SDK, for servers that deviate from the API. Pure."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from workers.base.provider.tool_calls import malformed
 
 
 def mended(chunk: JsonObject) -> JsonObject:
-    """Raises `BullpenError(malformed_tool_call)` for a call whose arguments are no object."""
+    """The chunk, repaired. Raises `BullpenError(malformed_tool_call)` for a call whose arguments are no object."""
     for candidate in _list(chunk.get("candidates")):
         content = candidate.get("content")
         for part in _list(content.get("parts")) if isinstance(content, dict) else ():

@@ -1,7 +1,7 @@
-"""A JSON schema in the part of the language that the Gemini API takes. Pure.
+"""Reduces a JSON schema to the keywords that the Gemini API accepts. Pure.
 
-What it does not know is left out, or said in words that it knows where that is possible without allowing less: the
-model sees a wider schema, and no request is refused for a word in it.
+Other keywords are left out, or replaced by accepted ones where that allows no less. The model sees a wider schema, and
+no request is refused because of a keyword.
 """
 
 from typing import Any
@@ -31,12 +31,12 @@ KNOWN = frozenset(
     }
 )
 RENAMED = {"oneOf": "anyOf", "definitions": "$defs", "exclusiveMinimum": "minimum", "exclusiveMaximum": "maximum"}
-"""What means nearly the same, where the other word is not there as well."""
+"""Keywords replaced by one that means nearly the same, unless the schema has that one too."""
 BY_NAME = frozenset({"properties", "$defs"})
-"""Whose values are schemas by names of the caller's own."""
+"""Keywords whose values are schemas, by names that the caller chose."""
 LISTS = frozenset({"anyOf", "prefixItems"})
 FILLED = frozenset({"anyOf", "prefixItems", "enum", "required"})
-"""Lists that may not be empty."""
+"""Lists that the API does not accept empty."""
 FORMS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(FILLED, list),
     **dict.fromkeys(BY_NAME, dict),
@@ -48,7 +48,7 @@ OLD_DEFINITIONS, DEFINITIONS = "#/definitions/", "#/$defs/"
 
 
 def plain(schema: JsonObject) -> JsonObject:
-    """The same schema in the words that the API knows."""
+    """The schema in the API's keywords."""
     told = _merged(schema)
     for name, other in RENAMED.items():
         if name in told and other not in told and not isinstance(told[name], bool):
@@ -62,7 +62,7 @@ def plain(schema: JsonObject) -> JsonObject:
 
 
 def _merged(schema: JsonObject) -> JsonObject:
-    """With what `allOf` demands besides, as far as it does not contradict."""
+    """The schema with the demands of its `allOf` added, as far as they do not contradict it."""
     told = {name: value for name, value in schema.items() if name != "allOf"}
     for part in schema.get("allOf") or ():
         if isinstance(part, dict):

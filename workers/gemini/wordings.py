@@ -1,4 +1,4 @@
-"""How this API says that a prompt is too long; its codes do not tell it from other mistakes."""
+"""How this API reports that a prompt is too long; its codes do not distinguish that from other mistakes."""
 
 from workers.base.provider.context_length import COMMON
 

@@ -1,1 +1,1 @@
-"""A real model inside this machine: llama.cpp in the worker's own process, no key, no server."""
+"""A real model inside this machine: llama.cpp in the worker's own process, without a key or a server."""

@@ -1,9 +1,8 @@
 """llama.cpp inside the worker: a GGUF file, no server, no key.
 
-`xllamacpp` computes in threads of its own; one thread per conversation waits for it and hands each
-token to the event loop, which therefore never blocks: the heart goes on beating while the model thinks.
-Leaving the stream makes the next token the last one; while the prompt is still being read, the next piece
-of the prompt.
+`xllamacpp` computes in threads of its own. One thread for each conversation waits for it and hands each token to the
+event loop, which therefore never blocks: heartbeats go on while the model computes. When a stream is closed, its next
+token is the last one; while its prompt is read, the next batch of the prompt is.
 """
 
 import asyncio
@@ -48,17 +47,21 @@ from workers.local.gguf import chats, context_length, has_pooling, memory_needed
 from workers.local.inspection import Inspection
 
 SIBLINGS = "BULLPEN_SIBLINGS"
-"""How many workers of this backend `bullpen up` runs on this machine, in whatever config."""
+"""The environment variable with the number of workers of this backend that `bullpen up` runs on this machine, with any
+config.
+"""
 LARGEST_WINDOW = 8192
-"""Tokens of a conversation with an added file: its window costs memory, whether it is used or not."""
+"""The most tokens of a conversation with an added file: the window takes memory even when it is not used."""
 ABLE: frozenset[Capability] = frozenset({"chat", "stream", "logprobs", "json", "prefill", "embed"})
 TOO_LARGE = re.compile(r"input \((\d+) tokens\) is (?:too large|larger)")
 CPU_BATCH = 64
-"""Tokens of a prompt read at once: meanwhile nobody else gets a token and nobody can leave. More is not faster here."""
+"""Tokens of a prompt that are read at once. Meanwhile no other conversation gets a token, and no stream can be closed.
+On a processor, larger batches are not faster.
+"""
 RANDOM_SEED = 2**32 - 1
-"""What llama.cpp takes for "no seed"; a seed is kept below it."""
+"""llama.cpp's value for "no seed"; a caller's seed is kept below it."""
 TURN = 1.0
-"""Seconds after which a conversation that hears nothing looks whether the others move: prompts are read in turn."""
+"""Seconds without a piece after which a conversation checks whether others move: prompts are read in turn."""
 WAITING: JsonObject = {"prompt_progress": {}}
 FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}
 ALWAYS: JsonObject = {
@@ -75,7 +78,9 @@ class LocalConfig(BackendConfig):
     max_concurrency: Annotated[int, Field(ge=1, le=64)] = 4
     max_tokens: Annotated[int, Field(ge=1)] | None = 256
     threads: Annotated[int, Field(ge=1)] | None = None
-    """Processors to compute with. When left out, this worker's share of those it may use, among `replicas`."""
+    """Processors to compute with. Left out: this worker's share of the processors that it may use, among its
+    `replicas`.
+    """
     gpu_layers: Annotated[int, Field(ge=0)] = 0
 
     @field_validator("models")
@@ -103,7 +108,7 @@ class LocalBackend(Backend[LocalConfig]):
         self._threads = ThreadPoolExecutor(config.max_concurrency, thread_name_prefix="llama")
         self._running = 0
         self._heard = 0.0
-        """When any conversation last moved, by the loop's clock."""
+        """When any conversation last got a piece (loop's clock)."""
 
     @classmethod
     async def available(cls, config: LocalConfig) -> Availability:
@@ -115,7 +120,7 @@ class LocalBackend(Backend[LocalConfig]):
 
     @classmethod
     async def offered(cls, target: str, report: Report) -> JsonObject | None:
-        """A GGUF file, or the bundled model, which is fetched when it is not there."""
+        """The config for a GGUF file or the bundled model, which is fetched if it is missing."""
         if target in bundled.NAMES:
             await asyncio.to_thread(bundled.fetch, report)
             return {}
@@ -135,14 +140,14 @@ class LocalBackend(Backend[LocalConfig]):
             raise BullpenError(ErrorCode.UPSTREAM_ERROR, told, field="models.0.options.path") from error
 
     def adopt(self, config: LocalConfig) -> bool:
-        """Whatever llama.cpp was not told when it loaded the model."""
+        """Takes over the settings that llama.cpp did not need to load the model."""
         if _as_loaded(config) != _as_loaded(self.config):
             return False
         self.config = config
         return True
 
     async def memory_needed(self) -> int | None:
-        """The file and the conversations' caches, as far as the file tells."""
+        """Bytes of the file and the conversations' caches, as far as the file says."""
         try:
             model = _only(self.config.models)
             return await asyncio.to_thread(memory_needed, _file_of(model), self._context(model))
@@ -150,9 +155,10 @@ class LocalBackend(Backend[LocalConfig]):
             return None  # `start` says what is wrong with it
 
     def _load(self, params: Any) -> None:
-        """Returns when the model answers. Letting go of a server whose loop does not run yet would hang for ever.
+        """Loads the model; returns when it answers. (Dropping a server whose loop does not run yet would hang for
+        ever.)
 
-        llama.cpp stops the whole process while it loads, so we read the file first: from memory that takes it 0.4 s
+        llama.cpp stops the whole process while it loads. So the file is read first: from memory, loading takes 0.4 s
         for each 100 MB, from a disk many times as long.
         """
         read_through(Path(params.model.path))
@@ -163,7 +169,9 @@ class LocalBackend(Backend[LocalConfig]):
         self._server = server
 
     def models(self) -> tuple[ModelCard, ...]:
-        """The model, with the window that llama.cpp gave it, never more than it was trained for, and what it can do."""
+        """The model's card: its window is llama.cpp's, never larger than the model was trained for, and its
+        capabilities include `prefill` if it can continue an answer.
+        """
         card = _only(self.config.models).card(local=True)
         claimed = tuple(capability for capability in card.capabilities if capability != "prefill")
         able = (*claimed, "prefill") if self._goes_on else claimed
@@ -187,7 +195,7 @@ class LocalBackend(Backend[LocalConfig]):
             yield done
 
     async def embed(self, job: EmbeddingJob) -> AsyncGenerator[Delta | Embedded, None]:
-        """One text after the other, so that leaving ends it with the text that is being read."""
+        """Reads one text after the other, so that closing the generator ends the work with the present text."""
         loop, left = asyncio.get_running_loop(), Event()
         self._heard = self._heard if self._running else loop.time()
         self._running += 1
@@ -203,7 +211,7 @@ class LocalBackend(Backend[LocalConfig]):
         yield Embedded([one.vectors[0] for one in told], sum(one.prompt_tokens or 0 for one in told))
 
     def _vector(self, text: str, left: Event) -> Embedded:
-        """Of one text. Raises `BullpenError`."""
+        """The vector of one text. Raises `BullpenError`."""
         if left.is_set() or self._server is None:
             raise garbage("nothing: the request was left")
         answer: JsonObject = self._server.handle_embeddings({"input": [text], "encoding_format": "float"})
@@ -212,7 +220,7 @@ class LocalBackend(Backend[LocalConfig]):
         return listed(answer)
 
     async def _pieces(self, job: Job) -> AsyncIterator[JsonObject]:
-        """What llama.cpp tells, as it comes. Raises `BullpenError`."""
+        """llama.cpp's pieces of the answer, as they come. Raises `BullpenError`."""
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[JsonObject | None] = asyncio.Queue()
         left = Event()
@@ -237,7 +245,7 @@ class LocalBackend(Backend[LocalConfig]):
             computing.cancel()  # when it has not even begun
 
     async def _next(self, pieces: asyncio.Queue[JsonObject | None]) -> JsonObject | None:
-        """The next piece; `WAITING` when others had their turn meanwhile; None at the end."""
+        """The next piece; `WAITING` when other conversations had their turn meanwhile; None at the end."""
         clock = asyncio.get_running_loop().time
         heard = self._heard
         while True:
@@ -270,12 +278,12 @@ class LocalBackend(Backend[LocalConfig]):
             )
 
     async def close(self) -> None:
-        """Waits for the threads that still compute: an answer that was left ends at its next piece."""
+        """Waits for the threads that still compute: a closed stream ends at its next piece."""
         await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
         self._server = None
 
     def _context(self, model: ModelConfig) -> int:
-        """Tokens of all conversations."""
+        """Tokens of all conversations together."""
         return model.context_window * self.config.max_concurrency
 
     def _params(self, model: ModelConfig, path: Path) -> Any:
@@ -326,7 +334,9 @@ class LocalBackend(Backend[LocalConfig]):
 
 
 def _config_for(file: Path) -> JsonObject | None:
-    """Of a worker that serves it; None: there is no such file. Raises `BullpenError` when it cannot be served."""
+    """The config of a worker for this file; None: there is no such file. Raises `BullpenError` when the file cannot be
+    served.
+    """
     path = file.expanduser().resolve()
     if not path.is_file():
         return None
@@ -345,7 +355,7 @@ def _config_for(file: Path) -> JsonObject | None:
 
 
 class _Answer:
-    """Gathers what llama.cpp tells, piece by piece."""
+    """Gathers an answer from llama.cpp's pieces."""
 
     def __init__(self, job: Job) -> None:
         self._seam = OverlapTrimmer(job.prefix, may_repeat=False)
@@ -354,11 +364,11 @@ class _Answer:
         self._finish: FinishReason | None = None
         self._usage: JsonObject | None = None
         self._read = self._kept = 0
-        """Of the prompt's tokens; what was kept from an earlier conversation is read already."""
+        """Tokens of the prompt that were read, and those among them that an earlier conversation left in the cache."""
         self._written = 0
 
     def take(self, piece: JsonObject) -> Delta | None:
-        """The text in a piece, or the progress; None when it has neither. Raises `BullpenError` when it is an error."""
+        """The text or the progress in a piece; None when it has neither. Raises `BullpenError` for an error."""
         if "error" in piece:
             raise _refusal(piece["error"])
         if "prompt_progress" in piece:
@@ -382,11 +392,11 @@ class _Answer:
         return None
 
     def _used(self) -> Usage:
-        """What was computed by now."""
+        """The usage so far."""
         return Usage(self._read, self._written, self._kept)
 
     def done(self) -> Done | None:
-        """The end; None when there was none, which means that the answer was cut off."""
+        """The end of the answer; None when there was none: the answer was cut off."""
         if self._finish is None or self._usage is None:
             return None
         used, details = self._usage, self._usage.get("prompt_tokens_details") or {}
@@ -396,7 +406,9 @@ class _Answer:
 
 
 def _share_of_processors(replicas: int) -> int:
-    """llama.cpp's threads spin while they wait: two workers on the same processors are twenty times slower, not two."""
+    """The processors for this worker. llama.cpp's threads spin while they wait, so two workers on the same processors
+    are twenty times slower, not two.
+    """
     mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limit = ResourceMeter().read().cpu_limit or mine
     here = os.environ.get(SIBLINGS, "")
@@ -404,7 +416,7 @@ def _share_of_processors(replicas: int) -> int:
 
 
 def _as_loaded(config: LocalConfig) -> list[object]:
-    """What a change of needs another object: all but what is looked up for each question."""
+    """The settings whose change needs a new object: all but those that are read for each question."""
     told = config.model_dump(include={"max_concurrency", "threads", "replicas", "gpu_layers"})
     return [told, *((m.name, m.context_window, m.capabilities, m.options.get("path")) for m in config.models)]
 
@@ -417,7 +429,7 @@ def _only(models: tuple[ModelConfig, ...]) -> ModelConfig:
 
 
 def _file_of(model: ModelConfig) -> Path:
-    """The model's GGUF file. Raises `BullpenError` when it is not there."""
+    """The model's GGUF file. Raises `BullpenError` when it is missing."""
     if path := model.options.get("path"):
         file, field = Path(str(path)).expanduser(), "models.0.options.path"
     elif model.name == bundled.MODEL:
@@ -438,7 +450,9 @@ def _file_of(model: ModelConfig) -> Path:
 
 
 async def _check_chats(path: Path) -> None:
-    """Raises `BullpenError` for a model that only embeds or ranks. Of a broken file the loader says more."""
+    """Raises `BullpenError` for a model that can only embed or rank. A broken file passes: the loader's error says
+    more.
+    """
     with suppress(OSError, ValueError):
         if not await asyncio.to_thread(chats, path):
             why = f"the model in {path} cannot chat: it embeds or ranks"

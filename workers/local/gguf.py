@@ -1,4 +1,4 @@
-"""What a GGUF file tells before it is loaded: how much memory that will take."""
+"""Reads a GGUF file before it is loaded: how much memory its model needs, and what it can do."""
 
 import struct
 from pathlib import Path
@@ -7,24 +7,24 @@ from typing import BinaryIO
 MAGIC = b"GGUF"
 STRING, ARRAY = 8, 9
 SIZES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-"""How a value of each type is packed."""
+"""How a number of each type is packed."""
 MOST = 10_000
-"""Keys of a file that is not broken."""
+"""The most keys that an undamaged file has."""
 LONGEST = 16 << 20
-"""Bytes of a text that is not broken."""
+"""The most bytes of a text in an undamaged file."""
 PIECE = 8 << 20
 OTHERS = ("t5encoder", "wavtokenizer-dec", "clip")
-"""Architectures that chat as little as those that end in `bert`."""
+"""Architectures that cannot chat, beside those that end in `bert`."""
 HALF = 2
 """Bytes of a number in the cache of a conversation."""
 OVERHEAD = 32 << 20
-"""Bytes of buffers to compute in, about."""
+"""Bytes of llama.cpp's work buffers, about."""
 
 Value = int | float | bool | str | None
 
 
 def memory_needed(path: Path, context: int) -> int:
-    """Bytes: the model, and what it remembers of `context` tokens. Raises `OSError`, `ValueError`."""
+    """Bytes for the model and for the cache of `context` tokens. Raises `OSError`, `ValueError`."""
     told = metadata(path)
     model = told.get("general.architecture")
 
@@ -40,27 +40,29 @@ def memory_needed(path: Path, context: int) -> int:
 
 
 def context_length(path: Path) -> int | None:
-    """Tokens of a conversation that the model was trained for. Raises `OSError`, `ValueError`."""
+    """Tokens of the longest conversation that the model was trained for; None when the file does not say. Raises
+    `OSError`, `ValueError`.
+    """
     told = metadata(path)
     found = told.get(f"{told.get('general.architecture')}.context_length")
     return found if isinstance(found, int) else None
 
 
 def chats(path: Path) -> bool:
-    """Whether the model in it can chat, as far as the file tells. Raises `OSError`, `ValueError`."""
+    """Whether the file's model can chat, as far as the file says. Raises `OSError`, `ValueError`."""
     told = metadata(path)
     model = str(told.get("general.architecture"))
     return f"{model}.pooling_type" not in told and not model.endswith("bert") and model not in OTHERS
 
 
 def has_pooling(path: Path) -> bool:
-    """Whether the file says how its tokens' vectors become one. Raises `OSError`, `ValueError`."""
+    """Whether the file says how the vectors of tokens become one. Raises `OSError`, `ValueError`."""
     told = metadata(path)
     return f"{told.get('general.architecture')}.pooling_type" in told
 
 
 def metadata(path: Path) -> dict[str, Value]:
-    """The file's own words, without its lists. Raises `OSError`, and `ValueError` when it is no GGUF file."""
+    """The file's metadata, without lists. Raises `OSError`, and `ValueError` for a file of another kind."""
     with path.open("rb") as file:
         if file.read(4) != MAGIC:
             raise ValueError(f"{path} is no GGUF file")
@@ -71,14 +73,14 @@ def metadata(path: Path) -> dict[str, Value]:
 
 
 def read_through(path: Path) -> None:
-    """Reads the file once, so that the system has it in memory."""
+    """Reads the file once, so that the system keeps it in memory."""
     with path.open("rb") as file:
         while file.read(PIECE):
             pass
 
 
 def _value(file: BinaryIO, kind: int) -> Value:
-    """None for a list, which is skipped."""
+    """A value; None for a list, which is skipped."""
     if kind == STRING:
         return _text(file)
     if kind != ARRAY:

@@ -1,4 +1,4 @@
-"""What llama.cpp says of the model that it has loaded, over its own HTTP port."""
+"""Asks llama.cpp about the model that it has loaded, over its HTTP port."""
 
 import json
 from contextlib import closing
@@ -8,11 +8,11 @@ from urllib.parse import urlsplit
 
 BEGUN = "The answer begins"
 WITHIN = 10.0
-"""Seconds."""
+"""Seconds in which llama.cpp has to answer."""
 
 
 class Inspection:
-    """Asks one server. Raises `OSError` and `ValueError` when it does not answer."""
+    """Asks one server. Its methods raise `OSError` and `ValueError` when the server does not answer."""
 
     def __init__(self, address: str, key: str) -> None:
         self._address = urlsplit(address)
@@ -24,9 +24,10 @@ class Inspection:
         return window
 
     def goes_on(self) -> bool:
-        """Whether the model can go on after the start of an answer: its prompt then ends with that start.
+        """Whether the model can continue a begun answer: then its prompt ends with the answer's start.
 
-        Not when it would take the start for its thoughts. Older versions of llama.cpp refuse it for models that think.
+        It cannot if it would take the start for thoughts. Older versions of llama.cpp refuse this question for models
+        that think.
         """
         messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": BEGUN}]
         prompt = str(self._ask("POST", "/apply-template", {"messages": messages}).get("prompt", ""))

@@ -1,4 +1,4 @@
-"""An answer, gathered from its lines."""
+"""Gathers an answer from Ollama's lines."""
 
 import ollama
 
@@ -16,7 +16,7 @@ class Answer(BaseAnswer[ollama.ChatResponse]):
         self._calls: list[JsonObject] = []
         self._tells_tokens = job.request.logprobs
         self._end: ollama.ChatResponse | None = None
-        """The line that says why the answer ends."""
+        """The last line of the answer, which says why it ends."""
 
     def take(self, chunk: ollama.ChatResponse) -> Delta | None:
         delta = self._delta(chunk)

@@ -1,6 +1,7 @@
-"""The official client against a running Ollama. Serves what is installed there, or pulls what is missing.
+"""A running Ollama, through its official client. Serves the models that are installed there, and pulls missing ones if
+it may.
 
-Closing the stream closes the connection, which is what makes Ollama stop computing.
+Closing the stream closes the connection, which makes Ollama stop computing.
 """
 
 import asyncio
@@ -38,29 +39,31 @@ from workers.ollama.wordings import TOO_LONG
 log = structlog.get_logger(__name__)
 
 KEY = "OLLAMA_API_KEY"
-"""Read by the client itself; servers behind a proxy want one."""
+"""The key that Ollama's client reads itself; servers behind a proxy may require one."""
 WINDOW = "OLLAMA_CONTEXT_LENGTH"
-"""What the server gives a conversation when nobody says, as far as it does not show it itself."""
+"""The server's default number of tokens for a conversation, for servers that do not report it."""
 LIMITED = 429
 STREAMS = ("/api/chat", "/api/pull")
 DEFAULT_HOST = "http://127.0.0.1:11434"
 PULL_SILENCE = 600.0
-"""Seconds: checking a large model that was just fetched takes long, and nothing is told meanwhile."""
+"""Seconds of silence allowed during a pull: checking a large downloaded model takes long, and Ollama reports nothing
+meanwhile.
+"""
 DESCRIBED_WITHIN = 60.0
-"""Seconds in which Ollama says what it has."""
+"""Seconds in which Ollama has to describe its models."""
 FAILURES = (ollama.ResponseError, ConnectionError, httpx.HTTPError, *UNUSABLE)
 
 
 class OllamaConfig(BackendConfig):
     host: str | None = None
-    """Where Ollama runs; else OLLAMA_HOST, else this machine."""
+    """Address of Ollama. Left out: OLLAMA_HOST, or else this machine."""
     pull_missing: bool = False
-    """Fetch configured models that are not installed there."""
+    """Whether configured models that are not installed there are fetched."""
     keep_alive: Annotated[float | str | None, BeforeValidator(settings.keep_alive)] = None
-    """How long Ollama keeps a model loaded after use: seconds, below 0 for ever, or a duration such as `10m`."""
+    """How long Ollama keeps a model loaded after use: seconds (below 0: for ever), or a duration such as `10m`."""
     local: bool = True
     num_ctx: Annotated[int, Field(ge=256)] | None = None
-    """Tokens of one conversation; the model's or Ollama's own default when left out."""
+    """Tokens of one conversation. Left out: the default of the model or of Ollama."""
 
     @field_validator("models")
     @classmethod
@@ -82,13 +85,13 @@ class OllamaBackend(RemoteBackend[OllamaConfig]):
         self._client = _client(config, DESCRIBED_WITHIN)
         self._asking = _client(config, None)  # `patiently` ends a silence
         self._loaded: set[str] | None = None
-        """The models in Ollama's memory when it was last asked. None: it did not say."""
+        """The models in Ollama's memory at the last look. None: Ollama did not say."""
         self._prober = Prober(self.infer, lambda: None)
         self._catalogue = Catalogue(config, self._prober.chats, tokens(_number(secret(WINDOW)), 0))
 
     @classmethod
     async def offered(cls, target: str, report: Report) -> JsonObject | None:
-        """An Ollama at that address."""
+        """The config for an Ollama at this address."""
         if not target.startswith(("http://", "https://")):
             return None
         report(f"asking {target}")
@@ -125,7 +128,7 @@ class OllamaBackend(RemoteBackend[OllamaConfig]):
         return self._catalogue.cards
 
     async def _look(self, installed: Mapping[str, str]) -> None:
-        """Has what is installed described. A broken model must not keep the others from serving."""
+        """Reads the descriptions of the installed models. A broken model must not keep the others from being served."""
         self._catalogue.take(installed)
         for name in self._catalogue.undescribed:
             try:
@@ -139,11 +142,11 @@ class OllamaBackend(RemoteBackend[OllamaConfig]):
         self._prober.ask(self._unknown())
 
     def _unknown(self) -> list[ModelCard]:
-        """Those that may be asked, because it costs nothing."""
+        """Models that may get a test question, because it costs nothing."""
         return self._catalogue.unknown if self.config.local else []
 
     def _check_service(self) -> None:
-        """Raises `BullpenError` when there is nothing to serve."""
+        """Raises `BullpenError` when there is no model to serve."""
         cards = self._catalogue.cards
         if not cards:
             raise BullpenError(
@@ -183,7 +186,9 @@ class OllamaBackend(RemoteBackend[OllamaConfig]):
     async def _read(
         self, pieces: AsyncGenerator[ollama.ChatResponse], model: str
     ) -> AsyncGenerator[ollama.ChatResponse]:
-        """The same pieces; the SDK's errors do not show the headers, which say how long a limit lasts."""
+        """The same pieces. Raises errors with the answer's headers, which say how long a limit lasts and which the
+        SDK's errors lack.
+        """
         try:
             async with aclosing(pieces):
                 async for piece in pieces:
@@ -208,7 +213,9 @@ class OllamaBackend(RemoteBackend[OllamaConfig]):
         await self._asking.close()
 
     async def _look_what_is_loaded(self) -> None:
-        """Ollama lets go of a model that is not used, or when another one needs its room. Older servers don't tell."""
+        """Reads which models are loaded. Ollama unloads a model that is not used, or when another one needs its memory.
+        Older servers do not say.
+        """
         try:
             async with asyncio.timeout(QUICK):
                 loaded = {str(model.model): model.context_length for model in (await self._client.ps()).models}
@@ -218,7 +225,7 @@ class OllamaBackend(RemoteBackend[OllamaConfig]):
             self._loaded = None
 
     async def _installed(self) -> dict[str, str]:
-        """The digests of the models, by name; without one whose name cannot travel."""
+        """The digests of the installed models, by name; models whose names the mesh cannot use are left out."""
         try:
             listed = (await self._client.list()).models
             return {str(model.model): str(model.digest) for model in listed if is_model_name(model.model)}
@@ -226,7 +233,9 @@ class OllamaBackend(RemoteBackend[OllamaConfig]):
             raise self._told(error) from error
 
     async def _pull(self, name: str, report: Report) -> None:
-        """Fetches a model, telling how far it is. One that cannot be fetched is out of service, the others are not."""
+        """Fetches a model and reports the progress. A model that cannot be fetched is out of service; the others are
+        served.
+        """
         report(f"pulling {name}")
         client = _client(self.config, PULL_SILENCE)
         try:
@@ -250,7 +259,7 @@ class OllamaBackend(RemoteBackend[OllamaConfig]):
         return {**model.options, "num_ctx": self._catalogue.num_ctx(model)}
 
     def _told(self, error: Exception, headers: Mapping[str, str] | None = None) -> BullpenError:
-        """What a failure means to the mesh."""
+        """The error that a failure means to the mesh."""
         said: object = error.error if isinstance(error, ollama.ResponseError) else str(error)
         said = said if isinstance(said, str) else json.dumps(said)
         text = without((secret(KEY) or "").strip(), said) or type(error).__name__
@@ -265,7 +274,7 @@ class OllamaBackend(RemoteBackend[OllamaConfig]):
 
 
 def _vectors(told: ollama.EmbedResponse) -> Embedded:
-    """Older servers do not count."""
+    """The vectors. Older servers do not count their tokens."""
     return Embedded([vector(list(one)) for one in told.embeddings], counted(told.prompt_eval_count))
 
 
@@ -278,12 +287,12 @@ def _host(config: OllamaConfig) -> str:
 
 
 def _where(config: OllamaConfig) -> str:
-    """The host as it is shown to people: without user or password."""
+    """The host for people: without user or password."""
     return _host(config).rpartition("@")[2]
 
 
 def _client(config: OllamaConfig, silence: float | None) -> ollama.AsyncClient:
-    """The client takes `host`, `host:port` and addresses alike. Raises `ConfigError`."""
+    """Ollama's client, which accepts `host`, `host:port` and addresses. Raises `ConfigError`."""
     timeout = httpx.Timeout(silence, connect=CONNECT_TIMEOUT)
     try:
         return ollama.AsyncClient(
@@ -297,7 +306,7 @@ def _client(config: OllamaConfig, silence: float | None) -> ollama.AsyncClient:
 
 
 async def _framed(response: Any) -> None:
-    """The client takes lines with one object each, and nothing else that servers and proxies send."""
+    """Rewrites the stream for the client, which accepts only lines with one object each."""
     if response.is_success and response.request.url.path.endswith(STREAMS):
         reframe(response, lines, mended)
 

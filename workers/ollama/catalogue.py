@@ -1,7 +1,8 @@
-"""Which models an Ollama's worker serves, and what each can do, as `/api/tags` and `/api/show` tell it.
+"""Which models an Ollama worker serves, and what each can do, from `/api/tags` and `/api/show`.
 
-Looked at again with every health check. A named model that is not installed, is broken, or can neither chat nor embed
-is out of service and says why; the others are served. Without names, all that can chat or embed is served.
+Every health check reads them again. A named model that is not installed, is broken, or can neither chat nor embed is
+out of service, with the reason; the others are served. If the config names none, every model that can chat or embed is
+served.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,18 +16,18 @@ from workers.ollama.question import goes_on
 from workers.ollama.sdk import ollama
 
 LATEST = ":latest"
-"""The tag of a name that has none."""
+"""The tag of a model name without a tag."""
 DEFAULT_WINDOW = 4096
-"""What Ollama gives a conversation when nobody sets `num_ctx`."""
+"""Tokens that Ollama gives a conversation by default."""
 UNTOLD: tuple[Capability, ...] = ("logprobs", "prefill", "reasoning")
-"""What a model may have without Ollama telling so: the config's word counts."""
+"""Capabilities that Ollama does not report: the config's word counts."""
 CAPABILITIES: dict[str, Capability] = {"tools": "tools", "vision": "vision", "thinking": "reasoning"}
 EMBEDDERS = ("bert", "t5encoder", "jina", "nomic")
-"""Beginnings and ends of the architectures that only embed; older servers tell no capabilities."""
+"""Beginnings of the names of architectures that only embed; older servers report no capabilities."""
 
 
 class Wanted(Protocol):
-    """What the config says of the models."""
+    """The settings for the models."""
 
     @property
     def models(self) -> tuple[ModelConfig, ...]: ...
@@ -40,37 +41,40 @@ class Wanted(Protocol):
 
 class Catalogue:
     def __init__(self, config: Wanted, probed: Callable[[str], bool | None], default_window: int = 0) -> None:
-        """`probed`: what a question to a model of which nothing is told has found out.
+        """`probed`: whether a model can chat, as far as test questions have shown.
 
-        `default_window`: the tokens that the server gives a conversation, as far as the environment tells; else 0.
+        `default_window`: the server's default number of tokens for a conversation, as far as the environment says; else
+        0.
         """
         self._config = config
         self._probed = probed
         self._installed: dict[str, str] = {}
-        """Their digests, by name: another digest is another model of the same name."""
+        """The installed models' digests, by name: a new digest is another model of the same name."""
         self._shown: dict[str, ollama.ShowResponse] = {}
         self._default_window = default_window or DEFAULT_WINDOW
         self._given: dict[str, int] = {}
-        """The windows with which models were loaded, by name."""
+        """By model name, the window in tokens that the server gave the model when it was loaded."""
         self.with_logprobs: set[str] = set()
-        """Models whose answers brought log-probabilities."""
+        """Models that have answered with log-probabilities."""
         self.failures: dict[str, str] = {}
-        """Why a model could not be pulled or described, by name."""
+        """By model name, why the model could not be pulled or described."""
 
     def take(self, installed: Mapping[str, str]) -> None:
-        """What is installed there now."""
+        """Takes the list of installed models, with their digests."""
         for name in [name for name in self._shown if installed.get(name) != self._installed.get(name)]:
             del self._shown[name]
             self._given.pop(name, None)
         self._installed = dict(installed)
 
     def loaded(self, windows: Mapping[str, int | None]) -> None:
-        """The models in the server's memory, each with the window it has there; older servers do not tell it."""
+        """Takes the models in the server's memory, each with its window in tokens; older servers do not report
+        windows.
+        """
         self._given.update({name: tokens(window, 0) for name, window in windows.items() if tokens(window, 0)})
 
     @property
     def undescribed(self) -> list[str]:
-        """Installed models that are, or may be, served, and have not been described yet."""
+        """Installed models that may be served and are not described yet."""
         wanted = [self._there(model.name) for model in self._config.models] or self._installed
         return [name for name in wanted if name and name not in self._shown]
 
@@ -80,14 +84,14 @@ class Catalogue:
 
     @property
     def cards(self) -> tuple[ModelCard, ...]:
-        """The models, in the config's order or the server's."""
+        """The models, in the order of the config or of the server."""
         if self._config.models:
             return tuple(self._named(model) for model in self._config.models)
         return tuple(self._card(ModelConfig(name=name), shown) for name, shown in self._listed() if self._serves(name))
 
     @property
     def unknown(self) -> list[ModelCard]:
-        """Those of which nothing tells whether they can chat."""
+        """Models of which neither the server nor the name nor a test question says whether they can chat."""
         if self._config.models:
             return []
         untold = [
@@ -103,7 +107,7 @@ class Catalogue:
         return [(name, self._shown[name]) for name in self._installed if name in self._shown]
 
     def _there(self, name: str) -> str | None:
-        """What a model is called there; None: it is not installed."""
+        """The installed name of a model; None: it is not installed."""
         return next((one for one in (name, f"{name}:latest") if one in self._installed), None)
 
     def _named(self, model: ModelConfig) -> ModelCard:
@@ -127,7 +131,7 @@ class Catalogue:
         return self._probed(name) if told is None else told
 
     def _card(self, model: ModelConfig, shown: ollama.ShowResponse) -> ModelCard:
-        """The model as Ollama describes it: what it can do, and how long a conversation may be."""
+        """The model's card from Ollama's description: its capabilities, and the length of a conversation."""
         told = shown.capabilities or ()
         known = {"chat", "stream", "json", *(CAPABILITIES[name] for name in told if name in CAPABILITIES)}
         known.update(capability for capability in model.capabilities if capability in UNTOLD)
@@ -146,7 +150,7 @@ class Catalogue:
         return model.card(local=self._config.local).model_copy(update=changed)
 
     def _other_name(self, name: str) -> tuple[str, ...]:
-        """`tiny` and `tiny:latest` are one model, unless the config has both."""
+        """The model's other name: `tiny` and `tiny:latest` are one model, unless the config has both."""
         tagged = ":" in name.rpartition("/")[2]
         if tagged and not name.endswith(LATEST):
             return ()
@@ -154,17 +158,17 @@ class Catalogue:
         return () if any(model.name == other for model in self._config.models) else (other,)
 
     def _window(self, model: ModelConfig, shown: ollama.ShowResponse) -> int:
-        """Tokens of one conversation; never more than the model was trained for.
+        """Tokens of one conversation, never more than the model was trained for.
 
-        What is asked for counts, else the Modelfile's, else what the server gave the model when it loaded it last,
-        else what it gives when nobody says.
+        The config's number counts, else the Modelfile's, else what the server gave the model when it was last loaded,
+        else the server's default.
         """
         there = self._there(model.name) or model.name
         window = self.num_ctx(model) or _own_window(shown) or self._given.get(there) or self._usual_window()
         return min(window, _trained_window(shown) or window)
 
     def _usual_window(self) -> int:
-        """What the server gives a model of which nobody says, as seen at one that could have had more."""
+        """The server's default window, as seen at a loaded model that could have had a larger one."""
         seen = (
             window
             for name, window in self._given.items()
@@ -174,20 +178,20 @@ class Catalogue:
 
 
 def _own_window(shown: ollama.ShowResponse) -> int:
-    """Tokens, as the Modelfile says; else 0."""
+    """Tokens of a conversation in the Modelfile; 0: it has no number."""
     told = dict(line.split(None, 1) for line in (shown.parameters or "").splitlines() if len(line.split()) > 1)
     own = str(told.get("num_ctx", "")).strip()
     return int(own) if own.isdecimal() else 0
 
 
 def _trained_window(shown: ollama.ShowResponse) -> int:
-    """Tokens that the model was trained for; 0: it is not told."""
+    """Tokens of the longest conversation that the model was trained for; 0: unknown."""
     info = (shown.modelinfo or {}).items()
     return min((tokens(value, 0) for name, value in info if name.endswith(".context_length")), default=0)
 
 
 def _embeds(name: str, shown: ollama.ShowResponse) -> bool:
-    """Whether a model gives vectors. Older servers tell it by the architecture, or not at all."""
+    """Whether a model gives vectors. For older servers, the architecture or the name decides."""
     if shown.capabilities:
         return "embedding" in shown.capabilities
     chats = _chats(shown)
@@ -195,7 +199,7 @@ def _embeds(name: str, shown: ollama.ShowResponse) -> bool:
 
 
 def _chats(shown: ollama.ShowResponse) -> bool | None:
-    """Whether a model can chat, as far as the server tells."""
+    """Whether a model can chat, as far as the server says; None: unknown."""
     if shown.capabilities:
         return "completion" in shown.capabilities
     info = shown.modelinfo or {}

@@ -1,4 +1,4 @@
-"""A question in the words of Ollama's chat API."""
+"""A question in the form of Ollama's chat API."""
 
 from base64 import b64decode
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ from workers.ollama.settings import TOP_LEVEL
 STEERED: frozenset[Parameter] = frozenset(
     {"temperature", "top_p", "seed", "frequency_penalty", "presence_penalty", "reasoning_effort"}
 )
-"""What it heeds of the parameters that steer an answer."""
+"""The steering parameters that Ollama takes."""
 CALLS = CallRule(ids=".*", names=".*")
-"""It takes any name, and knows calls by it."""
+"""Ollama accepts any name of a function, and matches calls by it."""
 LEVELLED = "gpt-oss"
-"""In the names of models that are told how much to think; the others are told whether."""
+"""Part of the names of models that take a level of thinking; other models take only yes or no."""
 EFFORTS: dict[ReasoningEffort, str] = {
     "minimal": "low",
     "low": "low",
@@ -34,17 +34,17 @@ EFFORTS: dict[ReasoningEffort, str] = {
     "xhigh": "high",
 }
 RENDERER = "\nRENDERER "
-"""Before the name of a renderer of the server's own, in a Modelfile; the template is then for show."""
+"""A Modelfile's mark that one of the server's own renderers is used; its template then does not count."""
 OPEN_END = "not $last"
-"""How a template says that only an answer followed by something is closed: the last one is left open."""
+"""A template's mark that it closes an answer only when another message follows: it leaves the last answer open."""
 
 
 def goes_on(shown: ollama.ShowResponse) -> bool:
-    """Whether a model surely goes on after a trailing message of the assistant, as far as Ollama shows.
+    """Whether a model surely continues a last message of the assistant, as far as Ollama shows.
 
-    Templates of the old kind know prompt and response only: Ollama ends them where the response does. Those that
-    write down the messages themselves decide it themselves, and most close every answer. A model that thinks would
-    think in the middle of its answer. What the server's own renderers do cannot be seen: name `prefill` in the config.
+    Templates of the old kind know only prompt and response: Ollama ends them where the response does. Templates that
+    write the messages decide this themselves, and most close every answer. A model that thinks would start thinking in
+    the middle of its answer. The server's own renderers cannot be inspected: list `prefill` in the config for them.
     """
     template = shown.template or ""
     unseen = not template or "{%" in template or RENDERER in (shown.modelfile or "")
@@ -54,9 +54,10 @@ def goes_on(shown: ollama.ShowResponse) -> bool:
 
 
 def body_of(job: Job, options: JsonObject, keep_alive: float | str | None) -> JsonObject:
-    """`options` are the operator's and go above the caller's. Raises `BullpenError(invalid_request)`.
+    """The body of the question; the operator's `options` override the caller's parameters. Raises
+    `BullpenError(invalid_request)`.
 
-    Log-probabilities are always asked for: servers that have none do not know the field, and pass it over.
+    Log-probabilities are always asked for: servers without them ignore the field.
     """
     request, messages = job.request, conversation(job)
     generation: JsonObject = {
@@ -86,7 +87,9 @@ def body_of(job: Job, options: JsonObject, keep_alive: float | str | None) -> Js
 
 
 def _think(job: Job) -> bool | str | None:
-    """Whether the model should think; some of them are told how much. None: it cannot, or decides it itself."""
+    """Ollama's `think` field: whether the model should think, or how much. None: the model cannot think, or decides
+    itself.
+    """
     effort = job.request.reasoning_effort
     if effort is None or "reasoning" not in job.model.capabilities:
         return None
@@ -96,7 +99,7 @@ def _think(job: Job) -> bool | str | None:
 
 
 def _image(url: str) -> bytes:
-    """Decoded, because the SDK takes a text for the path of a file, which it would read and send, if there is one."""
+    """The image, decoded: the SDK would take a text for a file's path, and read and send that file if it exists."""
     try:
         return b64decode(split_data_url(url)[1], validate=True)
     except ValueError:

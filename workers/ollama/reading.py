@@ -1,4 +1,4 @@
-"""The lines of an answer as the SDK takes them, whatever liberties a server takes with them. Pure."""
+"""Repairs the lines of an answer for the SDK, for servers that deviate from the API. Pure."""
 
 import json
 from collections.abc import Iterator
@@ -10,7 +10,9 @@ from workers.ollama.sdk import ollama
 
 
 def mended(line: JsonObject) -> Iterator[JsonObject]:
-    """Raises `ollama.ResponseError` for an error, `BullpenError(malformed_tool_call)` for a call that is none."""
+    """Yields the line, repaired. Raises `ollama.ResponseError` for an error, `BullpenError(malformed_tool_call)` for a
+    broken call.
+    """
     if error := line.get("error"):
         raise ollama.ResponseError(error if isinstance(error, str) else json.dumps(line))
     if "message" in line or "done" in line:
@@ -40,7 +42,7 @@ def _call(told: Any) -> Any:
 
 
 def _arguments(told: object) -> object:
-    """An object, also where a server sends it as text, or leaves it out."""
+    """The arguments as an object, also when a server sends them as text or leaves them out."""
     if not isinstance(told, str):
         return {} if told is None else told
     try:

@@ -1,4 +1,4 @@
-"""Ollama's SDK. It makes a client as soon as it is imported, and fails at variables that are about other servers."""
+"""Imports Ollama's SDK. It makes a client on import, and fails at variables that are meant for other servers."""
 
 from workers.base.provider.proxies import unread
 

@@ -1,4 +1,4 @@
-"""Settings in the forms that people write them, as Ollama takes them: how long a model stays loaded, how it thinks."""
+"""Reads settings as people write them, in Ollama's form: how long a model stays loaded, and how it thinks."""
 
 import re
 from math import isfinite
@@ -7,13 +7,13 @@ from contracts import JsonObject
 
 LEVELS = ("low", "medium", "high", "max")
 TOP_LEVEL = ("think", "keep_alive", "format", "logprobs", "top_logprobs")
-"""What stands beside Ollama's own options in a question, not among them."""
+"""Fields that stand beside `options` in a question instead of inside."""
 _DURATION = re.compile(r"[-+]?(?:\d+(?:\.\d*)?(?:ns|us|µs|ms|s|m|h))+")
 _WORDS = {"true": True, "false": False, "on": True, "off": False}
 
 
 def keep_alive(told: object) -> float | str | None:
-    """Seconds, or a duration such as `1h30m`; below 0 is for ever. Raises `ValueError` saying what it should be."""
+    """Seconds, or a duration such as `1h30m`; below 0 is for ever. Raises `ValueError` with the expected form."""
     if isinstance(told, str):
         text = told.strip().lower()
         if _DURATION.fullmatch(text):
@@ -25,7 +25,7 @@ def keep_alive(told: object) -> float | str | None:
 
 
 def think(told: object) -> bool | str | None:
-    """Whether a model thinks, or how much. Raises `ValueError` saying what it should be."""
+    """Whether a model thinks, or how much. Raises `ValueError` with the expected form."""
     if isinstance(told, str):
         told = _WORDS.get(told.strip().lower(), told.strip().lower())
     if told is None or isinstance(told, bool) or (isinstance(told, str) and told in LEVELS):
@@ -34,7 +34,7 @@ def think(told: object) -> bool | str | None:
 
 
 def checked(options: JsonObject) -> JsonObject:
-    """A model's options with these two in Ollama's form. Raises `ValueError` naming the one that is wrong."""
+    """A model's options with `keep_alive` and `think` in Ollama's form. Raises `ValueError` naming the wrong one."""
     told = dict(options)
     for name, read in (("keep_alive", keep_alive), ("think", think)):
         if name in told:

@@ -1,4 +1,4 @@
-"""How Ollama and the engines in it say that a prompt is too long; often as an error of the server."""
+"""How Ollama and its engines report that a prompt is too long; often as an error of the server."""
 
 from workers.base.provider.context_length import COMMON
 

@@ -1,17 +1,19 @@
-"""Where on a server this API may be, when it is not where the config says. Pure."""
+"""Other addresses on a server at which this API may be, when it is not where the config says. Pure."""
 
 import re
 from urllib.parse import urlsplit
 
 ENDPOINTS = ("/chat/completions", "/completions", "/models", "/responses", "/embeddings", "/chat")
-"""Addresses that people copy from a provider's page; ours is what stands before them."""
+"""Endings of addresses that people copy from a provider's page; the base address is the part before them."""
 VERSION = re.compile(r"/v\d+(?:beta)?$")
 USUAL = ("/v1", "/api/v1", "/openai/v1", "/compatible-mode/v1")
-"""Most servers; OpenRouter; Groq; DashScope."""
+"""Usual paths of this API: most servers; OpenRouter; Groq; DashScope."""
 
 
 def other_addresses(base: str) -> tuple[str, ...]:
-    """The likeliest first. Only what stands below the path in `base`, or beside its last step: no other server's."""
+    """The other addresses, the likeliest first: only below the path in `base`, or beside its last step, and on the same
+    server.
+    """
     base = base.rstrip("/")
     bare = next((base.removesuffix(end) for end in ENDPOINTS if base.endswith(end)), base)
     above = VERSION.sub("", bare)

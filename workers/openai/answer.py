@@ -1,8 +1,8 @@
-"""An answer, gathered from the pieces that servers of this API send, whatever liberties they take with it. Pure.
+"""Gathers an answer from the pieces of a server with this API, including servers that deviate from it. Pure.
 
-The rule: null is absent, an unknown field is none of ours, and what can be read is read: content as a list of parts, a
-piece without choices or delta, a whole completion instead of a stream. What has the wrong type is unusable. An answer
-that was complete stays one, whatever comes behind it.
+The rule: null counts as absent, unknown fields are ignored, and everything that can be understood is accepted: content
+as a list of parts, a piece without choices or delta, a whole completion instead of a stream. A value of the wrong type
+is an error. A complete answer stays complete, whatever follows it.
 """
 
 import dataclasses
@@ -27,10 +27,10 @@ FINISH: dict[str, FinishReason] = {
     "safety": "content_filter",
 }
 THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
-"""What servers call them (llama.cpp, DeepSeek; vLLM, OpenRouter); OpenAI itself tells none."""
+"""Servers' names for the field of thoughts (llama.cpp, DeepSeek; vLLM, OpenRouter); OpenAI itself sends none."""
 PARTS = ("prompt", "completion", "total")
 CUT = {"error", "abort", "insufficient_system_resource", "cancelled"}
-"""Endings that are failures, not answers (OpenRouter; vLLM and SGLang; DeepSeek)."""
+"""Endings that are failures (OpenRouter; vLLM and SGLang; DeepSeek)."""
 
 
 class ErrorInAnswer(Exception):
@@ -53,10 +53,12 @@ class Answer:
         self._tells_tokens = job.request.logprobs
         self._answered = self._thought = False
         self._choice: object = None
-        """The index of the choice that is read."""
+        """The index of the choice that is read; None until one is seen."""
 
     def take(self, piece: JsonObject) -> Delta | None:
-        """What a piece brings. Raises `ErrorInAnswer`, or `BullpenError` for one that is unusable."""
+        """The part of the answer in a piece; None: nothing to show. Raises `ErrorInAnswer`, or `BullpenError` for a
+        piece that cannot be read.
+        """
         choice = self._ours(piece)
         if is_error(piece) or choice.get("error"):
             raise ErrorInAnswer(piece if is_error(piece) else choice)
@@ -78,7 +80,9 @@ class Answer:
         return Delta("", 0, usage=self._used(told), reasoning=thoughts) if thinks else None
 
     def _ours(self, piece: JsonObject) -> JsonObject:
-        """What a piece has of our answer. One was asked for; of a server that sends several, the first is taken."""
+        """The choice of a piece that belongs to this answer. One was asked for; if a server sends several, the first
+        counts.
+        """
         told = _choices(piece)
         if self._choice is None:
             self._choice = next((index for index in (one.get("index") for one in told) if index is not None), None)
@@ -88,12 +92,12 @@ class Answer:
         return token_logprobs(_drawer(choice, "logprobs").get("content")) if self._tells_tokens else ()
 
     def rest(self) -> Delta | None:
-        """What was held back because it might have been the start of the answer once more."""
+        """The text that was held back because it might have repeated the start of the answer; None: no text."""
         text = self._seam.end()
         return Delta(text, 0) if text else None
 
     def done(self) -> Done | None:
-        """The end; None when the provider never said why it stopped."""
+        """The end of the answer; None when the provider never said why it stopped."""
         if self._finish is None:
             return None
         calls = self._calls.finished()
@@ -106,7 +110,7 @@ class Answer:
 
     @property
     def has_begun(self) -> bool:
-        """Whether the model has said or thought anything."""
+        """Whether the answer has any text, tool call or thought."""
         return self._answered or self._thought
 
     @property
@@ -115,11 +119,11 @@ class Answer:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the provider said why it stopped: nothing of the answer is missing any more."""
+        """Whether the provider said why it stopped: the answer is complete."""
         return self._finish is not None
 
     def _said(self, choice: JsonObject) -> tuple[bool, JsonObject]:
-        """Whether it is the whole message instead of a piece of it, and what is said."""
+        """Whether the choice holds the whole message instead of a piece, and its content."""
         for name in ("delta", "message"):
             if (said := choice.get(name)) is not None:
                 if not isinstance(said, dict):
@@ -135,7 +139,7 @@ class Answer:
             self._finish = self._finish or "stop"
 
     def _take(self, said: JsonObject) -> tuple[str, str, bool]:
-        """The text, the thoughts, and whether something was thought, shown or not."""
+        """The text, the thoughts, and whether the model thought at all, shown or not."""
         text, thought = _text(said.get("content"))
         refusal = _text(said.get("refusal"))[0]
         if refusal:
@@ -156,9 +160,10 @@ class Answer:
         return self._calls.add(call.get("index"), call.get("id"), function.get("name"), function.get("arguments"))
 
     def _used(self, told: JsonObject | None) -> Usage | None:
-        """What the server tells of it: at the end; with every piece, where it was asked to (vLLM).
+        """The usage that the server reports: at the end, or with every piece if it was asked to (vLLM).
 
-        Thoughts belong to the completion. Some leave them out there and count them in the total only (xAI, Google).
+        Thoughts belong to the completion. Some servers leave them out there and count them only in the total (xAI,
+        Google).
         """
         if told is None:
             return None
@@ -176,7 +181,7 @@ class Answer:
 
 
 def _offered(job: Job) -> list[str]:
-    """The names of the functions that the request brings along."""
+    """The names of the functions in the request."""
     functions = [tool.get("function") for tool in job.request.tools or () if isinstance(tool, dict)]
     return [str(function.get("name")) for function in functions if isinstance(function, dict)]
 
@@ -192,7 +197,7 @@ def _choices(piece: JsonObject) -> list[JsonObject]:
 
 
 def _usage(piece: JsonObject, choice: JsonObject) -> JsonObject | None:
-    """Moonshot has it in the choice, Groq in a drawer of its own."""
+    """The usage in a piece: Moonshot puts it into the choice, Groq into an object of its own."""
     for told in (piece.get("usage"), choice.get("usage"), _drawer(piece, "x_groq").get("usage")):
         if isinstance(told, dict) and told:
             return told
@@ -205,7 +210,7 @@ def _drawer(told: JsonObject, name: str) -> JsonObject:
 
 
 def _calls(said: JsonObject) -> list[JsonObject]:
-    """The pieces of tool calls; one that is not in a list, or in the older form, counts too."""
+    """The pieces of tool calls; a call outside a list, or in the older form, counts too."""
     told = said.get("tool_calls")
     if told is None and isinstance(said.get("function_call"), dict):
         told = [{"index": 0, "function": said["function_call"]}]
@@ -216,7 +221,7 @@ def _calls(said: JsonObject) -> list[JsonObject]:
 
 
 def _text(content: Any) -> tuple[str, str]:
-    """The words of a content, and the thoughts among them: Mistral sends a list of parts."""
+    """The text in a content, and the thoughts in it: Mistral sends a list of parts."""
     if content is None or isinstance(content, str):
         return content or "", ""
     if isinstance(content, dict):
@@ -242,7 +247,7 @@ def _text(content: Any) -> tuple[str, str]:
 
 
 def _thoughts(told: object, deep: int = 3) -> str:
-    """What is shown of thoughts: a text, a part with a text or a summary, or a list of those (OpenRouter)."""
+    """The shown text of thoughts: a text, a part with a text or a summary, or a list of these (OpenRouter)."""
     if isinstance(told, str):
         return told
     if isinstance(told, dict):
@@ -252,13 +257,13 @@ def _thoughts(told: object, deep: int = 3) -> str:
 
 
 def _word(reason: object) -> str:
-    """The word for an end, in lower case, also where it stands in a list; empty: none."""
+    """The reason why the answer ended, in lower case, also when it is in a list; empty: none."""
     told = [reason] if isinstance(reason, str) else reason if isinstance(reason, list) else []
     return next((word.lower() for word in told if isinstance(word, str)), "")
 
 
 def _chances(told: object) -> list[object]:
-    """The log-probabilities of a piece's tokens, as far as they are told in one of the two usual forms."""
+    """The log-probabilities of a piece's tokens, in either of the two usual forms."""
     if not isinstance(told, dict):
         return []
     content, plain = told.get("content"), told.get("token_logprobs")

@@ -1,6 +1,7 @@
-"""The official SDK against OpenAI, or against `base_url`. Always streamed: a closed stream stops the bill.
+"""OpenAI's API, at OpenAI or at `base_url`, through its official SDK. Answers are always streamed: a closed stream
+stops the bill.
 
-The SDK's own retries are off, because asking again is the Manager's decision and costs money.
+The SDK's own retries are off, because a retry costs money and is the Manager's decision.
 """
 
 import asyncio
@@ -79,7 +80,7 @@ log = structlog.get_logger(__name__)
 KEY, URL = "OPENAI_API_KEY", "OPENAI_BASE_URL"
 OWN_API = "api.openai.com"
 LISTED_WITHIN = 60.0
-"""Seconds in which a server says which models it has."""
+"""Seconds in which a server has to list its models."""
 GO_ON: JsonObject = {"continue_final_message": True, "add_generation_prompt": False}
 
 
@@ -92,18 +93,19 @@ def _variable(name: str) -> str:
 class OpenAIConfig(BackendConfig):
     max_concurrency: Annotated[int, Field(ge=1)] = 32
     base_url: str | None = None
-    """Another server that speaks this API; else OPENAI_BASE_URL, else OpenAI itself."""
+    """Address of another server with this API. Left out: OPENAI_BASE_URL, or else OpenAI itself."""
     key_variable: Annotated[str, AfterValidator(_variable)] = KEY
-    """The environment variable with the key (with `_FILE` behind it: of the file that holds it)."""
+    """The environment variable with the key; the same name with `_FILE` holds the path of a file with the key."""
     default_models: tuple[ModelConfig, ...] = ()
-    """Served when `models` is empty and OpenAI itself is asked; another server is asked what it has."""
+    """Models that are served from OpenAI itself when `models` is empty; another server is asked for its list."""
     local: bool = False
-    """True for a server on your own machine: nobody sends a bill for it."""
+    """Whether the server is your own and sends no bill."""
     max_tokens_field: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
-    """What the server calls the limit; older servers want `max_tokens`."""
+    """The server's field for the most tokens of an answer; older servers require `max_tokens`."""
     prefill: Literal["none", "assistant", "vllm"] = "none"
-    """How the server goes on after a begun answer: not at all, as OpenAI's own; when the assistant has the last word
-    (llama.cpp); when told so besides (vLLM)."""
+    """How the server continues a begun answer: `none`: it cannot, like OpenAI's own; `assistant`: when the assistant
+    has the last message (llama.cpp); `vllm`: when the request also says so (vLLM).
+    """
 
     @model_validator(mode="after")
     def _says_how(self) -> Self:
@@ -140,7 +142,7 @@ class OpenAIBackend(Backend[OpenAIConfig]):
         self._catalogue = Catalogue(named, self._prober if self._free else None)
         self._refusals = Refusals()
         self._all = not named
-        """Whether all is served that the server lists and that can chat."""
+        """Whether every model that the server lists and that can chat or embed is served."""
 
     @classmethod
     async def available(cls, config: OpenAIConfig) -> Availability:
@@ -155,7 +157,7 @@ class OpenAIBackend(Backend[OpenAIConfig]):
 
     @classmethod
     async def offered(cls, target: str, report: Report) -> JsonObject | None:
-        """A server, at that address or where such servers usually have this API below it."""
+        """The config for a server, at this address or where such servers usually have this API."""
         if not target.startswith(("http://", "https://")):
             return None
         for url in (*([target] if urlsplit(target).path.strip("/") else []), *other_addresses(target)):
@@ -184,7 +186,7 @@ class OpenAIBackend(Backend[OpenAIConfig]):
 
     @property
     def _asks_openai(self) -> bool:
-        """Whether the server is OpenAI's own, in whatever region."""
+        """Whether the server is OpenAI's own, in any region."""
         host = self._client.base_url.host
         return host == OWN_API or host.endswith(f".{OWN_API}")
 
@@ -212,14 +214,14 @@ class OpenAIBackend(Backend[OpenAIConfig]):
         return _going_on(card) if self.config.prefill != "none" and "chat" in card.capabilities else card
 
     def _ask_unknown(self) -> "asyncio.Task[None]":
-        """Where it costs nothing."""
+        """Starts test questions, only where they cost nothing."""
         return self._prober.ask([self._card(model) for model in self._catalogue.to_ask])
 
     def _learned(self) -> None:
         self._catalogue.again()
 
     def _check_service(self) -> None:
-        """Raises `BullpenError` when there is nothing to serve."""
+        """Raises `BullpenError` when there is no model to serve."""
         if self._catalogue.in_service:
             return
         if self._catalogue.missing:
@@ -234,7 +236,9 @@ class OpenAIBackend(Backend[OpenAIConfig]):
         return place(str(self._client.base_url))
 
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
-        """Asked once more, without it, when the server refuses a parameter before it answers."""
+        """Streams the answer. If the server refuses a parameter before it answers, the question is sent again without
+        it.
+        """
         calls = translated(job, rule_of(self._where, job.model.model_id))
         job, model = calls.job, job.model.model_id
         left_out = self._unsupported(model)
@@ -266,7 +270,7 @@ class OpenAIBackend(Backend[OpenAIConfig]):
     def _ask(
         self, job: Job, answer: Answer, left_out: frozenset[Parameter], headers: dict[str, str]
     ) -> AsyncGenerator[Delta, None]:
-        """`headers` takes those of what comes back."""
+        """Sends the question. `headers` is filled with the response's headers."""
         body = built(lambda job: self._body(job, left_out), job)
 
         async def ask() -> AsyncIterator[JsonObject]:
@@ -280,17 +284,17 @@ class OpenAIBackend(Backend[OpenAIConfig]):
     # What its models do not take
 
     def _unable(self, card: ModelCard) -> frozenset[Parameter]:
-        """What a server takes without a word of a model that has no use for it."""
+        """Parameters that a server accepts silently for a model that has no use for them."""
         return frozenset() if "reasoning" in card.capabilities else frozenset({"reasoning_effort"})
 
     def _unsupported(self, model: str) -> frozenset[Parameter]:
-        """What the config, the model's name and its server's refusals say."""
+        """Parameters that the model does not take, by the config, the model's name and its server's refusals."""
         configured = self.configured(model)
         known = refused_by_name(model) | self._refusals.of(model)
         return known.union(configured.unsupported, switched_off(configured.options))
 
     def _refused(self, job: Job, failure: Exception, left_out: frozenset[Parameter]) -> frozenset[Parameter]:
-        """What to leave out when asking once more. Raises `BullpenError` when the request needs what is refused."""
+        """The parameters to leave out of another try. Raises `BullpenError` when the request needs a refused one."""
         if isinstance(failure, BullpenError):
             return frozenset()
         error = self._said(failure)
@@ -309,7 +313,7 @@ class OpenAIBackend(Backend[OpenAIConfig]):
             log.warning("parameters_refused", model=model, parameters=sorted(new), cure=cure)
 
     async def embed(self, job: EmbeddingJob) -> AsyncGenerator[Delta | Embedded, None]:
-        """Asked once more, without it, when the server does not know `encoding_format`."""
+        """Streams the vectors. If the server does not know `encoding_format`, the question is sent again without it."""
         formats: tuple[JsonObject, ...] = ({"encoding_format": "float"}, {})
         for number, form in enumerate(formats):
             headers = dict[str, str]()
@@ -325,7 +329,9 @@ class OpenAIBackend(Backend[OpenAIConfig]):
     def _vectors(
         self, job: EmbeddingJob, form: JsonObject, headers: dict[str, str]
     ) -> AsyncGenerator[Delta | Embedded, None]:
-        """`headers` takes those of what comes back. The SDK's own method asks for base64 when nobody says how."""
+        """Sends the texts. `headers` is filled with the response's headers. (The SDK's own method would ask for
+        base64.)
+        """
         request, options = job.request, self.configured(job.model.model_id).options
         wanted = {"model": job.model.model_id, "input": list(request.texts), **form}
         if request.dimensions is not None:
@@ -344,12 +350,14 @@ class OpenAIBackend(Backend[OpenAIConfig]):
         return embedding(ask, listed, self.patience(job))
 
     def _minds_format(self, error: Exception) -> bool:
-        """Whether the server refused the question because of how vectors are to be written."""
+        """Whether the server refused the question because of `encoding_format`."""
         refused = isinstance(error, openai.APIStatusError) and error.status_code in (400, 422)
         return refused and "encoding_format" in self._said(error).message
 
     async def _listed(self, *, look_around: bool = False) -> Sequence[Model] | None:
-        """The server's models, with their kinds where all that can chat are served. None: it has no list."""
+        """The server's models, with their kinds when every model that can chat is served. None: the server has no
+        list.
+        """
         listed = await self._server.listed(look_around=look_around)
         return await self._server.with_kinds(listed) if listed and self._all and self._free else listed
 
@@ -379,7 +387,7 @@ class OpenAIBackend(Backend[OpenAIConfig]):
         }
 
     def _told(self, error: Exception, headers: Mapping[str, str] | None = None) -> BullpenError:
-        """What a failure means to the mesh. `headers`: of an answer with an error in it."""
+        """The error that a failure means to the mesh. `headers`: those of an answer with an error in it."""
         if isinstance(error, BullpenError):
             return error
         if isinstance(error, httpx2.HTTPError):  # the SDK does not translate what happens while it reads an error
@@ -394,7 +402,7 @@ class OpenAIBackend(Backend[OpenAIConfig]):
         return garbage(without(self._key, str(error)))
 
     def _said(self, error: Exception) -> ErrorBody:
-        """What the provider says, without our key, which some repeat."""
+        """The provider's error without Bullpen's key, which some providers repeat."""
         if isinstance(error, ErrorInAnswer):
             return read_error(without(self._key, json.dumps(error.told)))
         text = error.response.text if isinstance(error, openai.APIStatusError) else str(error)

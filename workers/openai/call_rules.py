@@ -1,4 +1,4 @@
-"""Which ids and names of tool calls the servers that speak this API take, as far as they differ."""
+"""Which ids and names of tool calls the servers with this API accept, where they differ."""
 
 import re
 
@@ -11,9 +11,11 @@ RULES = (
     (re.compile(r"mi[sx]tral|codestral|devstral|magistral|pixtral|voxtral", re.IGNORECASE), MISTRAL),
     (re.compile(r"googleapis\.com", re.IGNORECASE), GOOGLE),
 )
-"""By a part of the server's address or of the model's name: the templates of Mistral's models check the ids as well."""
+"""Rules by a part of the server's address or of the model's name; the templates of Mistral's models check the ids
+too.
+"""
 
 
 def rule_of(address: str, model: str) -> CallRule:
-    """The first that fits; else OpenAI's own."""
+    """The first rule that fits; else OpenAI's own."""
     return next((rule for pattern, rule in RULES if pattern.search(f"{address} {model}")), OPENAI)

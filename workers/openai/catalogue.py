@@ -1,7 +1,7 @@
-"""Which models a server's worker serves: those named in its config, or all of its list that can chat or embed.
+"""Which models a worker serves: those that its config names, or all in its server's list that can chat or embed.
 
-Read again with every health check, so a model that is added is served, and one that is removed is not offered any
-more. A server may answer to names that it does not list, so a named model is only missed when it was listed before.
+Every health check reads the list again, so new models are served and removed ones are not. A server may answer to names
+that it does not list, so a named model is missing only if it was listed before.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,9 @@ GONE = "its server does not list it any more"
 
 class Catalogue:
     def __init__(self, named: Sequence[ModelConfig], prober: Prober | None) -> None:
-        """`named`: empty, when all that can chat is served. `prober` None: asking costs money, so only the named."""
+        """`named`: empty when every listed model that can chat or embed is served. `prober` None: test questions cost
+        money, so none are sent.
+        """
         self._named = tuple(named)
         self._prober = prober
         self._seen: set[str] = set()
@@ -32,11 +34,11 @@ class Catalogue:
         self.missing: frozenset[str] = frozenset()
         """Names of models that are out of service."""
         self.unknown: tuple[ModelConfig, ...] = ()
-        """Nobody knows yet whether these can chat."""
+        """Models of which it is unknown whether they can chat."""
 
     @property
     def to_ask(self) -> tuple[ModelConfig, ...]:
-        """Those that a question may be put to, to find it out."""
+        """Models that may get a test question about chat."""
         return self.unknown if self._prober is not None else ()
 
     @property
@@ -44,7 +46,7 @@ class Catalogue:
         return any(model.name not in self.missing for model in self.models)
 
     def take(self, listed: Sequence[Model]) -> None:
-        """What the server lists now."""
+        """Takes the server's list of models."""
         self._listed = listed
         usable = {model.id: model for model in listed}
         if self._named:
@@ -61,7 +63,7 @@ class Catalogue:
         self._tell_left_out(set(usable).difference(served))
 
     def again(self) -> None:
-        """More is known now of what the server lists."""
+        """Takes the same list again, after test questions have shown more."""
         self.take(self._listed)
 
     def _chats(self, model: Model) -> bool | None:
@@ -69,7 +71,7 @@ class Catalogue:
         return self._prober.chats(model.id) if told is None and self._prober is not None else told
 
     def _tell_left_out(self, names: set[str]) -> None:
-        """Once of each."""
+        """Logs each left-out model once."""
         if new := names - self._left_out:
             log.warning(
                 "models_left_out", models=sorted(new)[:20], count=len(new), cure="name those that can chat or embed"
@@ -78,5 +80,5 @@ class Catalogue:
 
 
 def is_named(model: object) -> bool:
-    """Whether an entry of a list can be served: a broken one keeps no other from it."""
+    """Whether an entry of the list can be served: a broken entry does not stop the others."""
     return is_model_name(getattr(model, "id", None))

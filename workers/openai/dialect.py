@@ -1,6 +1,7 @@
-"""How servers of OpenAI's API differ, as data: their words for a prompt that is too long, and what their models refuse.
+"""How servers of OpenAI's API differ, as data: their words for a prompt that is too long, and parameters that models
+refuse.
 
-Servers are told apart by what they say, not by their names: a proxy passes on the words of whichever server is behind.
+Servers are recognized by their words, not by their names: a proxy passes on the words of the server behind it.
 """
 
 import re
@@ -53,9 +54,9 @@ REFUSED: tuple[tuple[str, tuple[Parameter, ...]], ...] = (
     (r"(?:^|[/:])deepseek-reasoner$", ("temperature", "top_p", "logprobs")),
     (r"(?:^|[/:])kimi-k2\.5", ("temperature", "top_p")),
 )
-"""By a model's name, wherever it is served: what it refuses. What is not here is learned from the first refusal."""
+"""By a model's name, on any server: the parameters that it refuses. Other refusals are learned when they happen."""
 
 
 def refused_by_name(model: str) -> frozenset[Parameter]:
-    """What a model is known to refuse, by its name."""
+    """The parameters that a model is known to refuse, by its name."""
     return frozenset(name for pattern, names in REFUSED if re.search(pattern, model, re.IGNORECASE) for name in names)

@@ -1,7 +1,7 @@
-"""A server's list of models, read: what each can do, as far as the server tells it.
+"""Reads a server's list of models: what each model can do, as far as the list says.
 
-OpenAI's own list has names only. Others add fields of their own, which are read here: Together's `type`, LM Studio's
-too, OpenRouter's and Hugging Face's `architecture`, Mistral's and llama.cpp's `capabilities`, Fireworks' `supports_…`,
+OpenAI's own list has only names. Other servers add fields, which are read here: Together's and LM Studio's `type`,
+OpenRouter's and Hugging Face's `architecture`, Mistral's and llama.cpp's `capabilities`, Fireworks' `supports_…`,
 Xinference's `model_type` and `model_ability`, Cohere's `endpoints`, GitHub's and DeepInfra's `task`, LiteLLM's `mode`.
 """
 
@@ -16,11 +16,11 @@ from workers.base.provider.chat import tokens
 from workers.base.provider.chat_models import chats_by_name, embeds_by_name
 
 WINDOWS = ("max_model_len", "context_length", "context_window", "max_context_length", "n_ctx")
-"""What servers call the context window in their list of models (vLLM; OpenRouter; Groq; LM Studio; llama.cpp)."""
+"""Servers' names for the context window in their lists (vLLM; OpenRouter; Groq; LM Studio; llama.cpp)."""
 KINDS = ("type", "model_type", "task", "mode")
-"""Fields that say in a word what a model is for."""
+"""Fields with one word for a model's purpose."""
 ABILITIES = ("capabilities", "model_ability", "endpoints", "supported_endpoints")
-"""Fields that list what it can do."""
+"""Fields that list a model's abilities."""
 CHATS = frozenset(
     {
         "chat",
@@ -37,7 +37,9 @@ CHATS = frozenset(
     }
 )
 ABLE_TO_CHAT = CHATS | {"completion"}
-"""As an ability it is llama.cpp's word for chat; as a kind it is a model that only goes on with a text."""
+"""Words for chat as an ability: llama.cpp also uses `completion`. As a kind, that word means a model that only
+continues text.
+"""
 OTHERS = (
     "embed",
     "rerank",
@@ -57,7 +59,7 @@ JSON = frozenset({"response_format", "structured_outputs", "json_mode", "json"})
 
 
 def described(model: Model) -> ModelConfig:
-    """The model as its server lists it; llama.cpp has a drawer of its own for what is not OpenAI's."""
+    """The model as its server lists it; llama.cpp keeps fields beyond OpenAI's in an object of its own."""
     said = _said(model)
     window = max(tokens(said.get(name), 0) for name in WINDOWS)
     told: JsonObject = {"name": model.id, "capabilities": _capabilities(said, embeds(model), chats(model))}
@@ -65,13 +67,13 @@ def described(model: Model) -> ModelConfig:
 
 
 def chats(model: Model) -> bool | None:
-    """Whether it can chat. None: neither the server nor the name tells."""
+    """Whether the model can chat. None: neither the server nor the name says."""
     told = _told(_said(model))
     return chats_by_name(model.id) if told is None else told
 
 
 def embeds(model: Model) -> bool:
-    """Whether it gives vectors, as its server says in a word, or, where that tells nothing, its name."""
+    """Whether the model gives vectors, by the server's words, or by its name where these say nothing."""
     said = _said(model)
     words = [*_kinds(said), *_abilities(said), *_outputs(said)]
     return any("embed" in word or word == "feature-extraction" for word in words) or (
@@ -80,7 +82,9 @@ def embeds(model: Model) -> bool:
 
 
 def entries_of(told: object) -> list[Model] | None:
-    """The models of a list, as most servers send it, or as Together (without a frame) and others do. None: no list."""
+    """The models of a list, in the usual form or without the frame, as Together and others send it. None: it is no
+    list.
+    """
     frames = [told.get("data"), told.get("models")] if isinstance(told, dict) else [told]
     listed = next((frame for frame in frames if isinstance(frame, list)), None)
     if listed is None:
@@ -94,7 +98,7 @@ def _entry(told: JsonObject) -> JsonObject:
 
 
 def with_kinds(listed: Sequence[Model], own: object) -> list[Model]:
-    """The models with what LM Studio's own list tells of each beside OpenAI's words."""
+    """The models with what LM Studio's own list says of each beside OpenAI's fields."""
     data = own.get("data") if isinstance(own, dict) else None
     more = {str(told.get("id")): told for told in data or () if isinstance(told, dict)}
     return [Model.model_construct(**{**more.get(model.id, {}), **model.model_dump()}) for model in listed]
@@ -119,7 +123,9 @@ def _told(said: JsonObject) -> bool | None:
 
 
 def _capabilities(said: JsonObject, embeds: bool, chats: bool | None) -> tuple[Capability, ...]:
-    """What is told beside chatting: callers are not refused what is not told here, they are sent where it is."""
+    """The capabilities beside chat. A list that leaves one out does not get callers refused: they go where it is
+    listed.
+    """
     if embeds and not chats:
         return ("embed",)
     inputs = _modalities(said, "input")
@@ -140,7 +146,7 @@ def _kinds(said: JsonObject) -> list[str]:
 
 
 def _abilities(said: JsonObject) -> list[str]:
-    """What is listed, or is true where the server answers yes or no to each."""
+    """The abilities that are listed, or true where the server answers yes or no for each."""
     return [word for name in ABILITIES for word in _words(said.get(name))]
 
 

@@ -1,4 +1,4 @@
-"""A request as this API is asked it. Pure. Always streamed, unless the server refuses just that."""
+"""Turns a request into this API's question. Pure. Always streamed, unless the server refuses streaming."""
 
 from contracts import JsonObject
 from workers.base import Job
@@ -7,7 +7,7 @@ from workers.base.provider.chat import chat_messages
 from workers.base.provider.parameters import is_set
 
 LIMITS: tuple[Parameter, Parameter] = ("max_completion_tokens", "max_tokens")
-"""What servers call the limit; one that refuses the one takes the other."""
+"""Servers' fields for the most tokens of an answer; a server that refuses one takes the other."""
 FIELDS: tuple[Parameter, ...] = (
     "temperature",
     "top_p",
@@ -26,11 +26,13 @@ FIELDS: tuple[Parameter, ...] = (
     "response_format",
     "stream",
 )
-"""Parameters that are fields of the question by the same name."""
+"""Parameters whose field in the question has the same name."""
 
 
 def question(job: Job, limit: Parameter, left_out: frozenset[Parameter]) -> JsonObject:
-    """The question without what the model refuses. `limit`: what the server calls the most tokens of an answer."""
+    """The question without the parameters in `left_out`. `limit`: the server's field for the most tokens of an
+    answer.
+    """
     request = job.request
     wanted: JsonObject = {
         "model": job.model.model_id,
@@ -58,7 +60,7 @@ def question(job: Job, limit: Parameter, left_out: frozenset[Parameter]) -> Json
 
 
 def sent(body: JsonObject, left_out: frozenset[Parameter]) -> list[Parameter]:
-    """What of a question a server may refuse and could be asked without."""
+    """Parameters of a question that a server may refuse and that could be left out."""
     found = [name for name in FIELDS if name in body]
     found += [name for name in LIMITS if name in body and not left_out.intersection(LIMITS)]
     if any(message["role"] == "developer" for message in body["messages"]):
@@ -86,5 +88,5 @@ def _message(message: JsonObject, left_out: frozenset[Parameter]) -> JsonObject:
 
 
 def _part(part: JsonObject) -> JsonObject:
-    """A file without a name is refused."""
+    """A part in the API's form: a file gets a name, because one without a name is refused."""
     return {**part, "file": {"filename": "file", **part["file"]}} if part["type"] == "file" else part

@@ -1,4 +1,4 @@
-"""The pieces of an answer, from the bytes of a response: a stream of events, or one body."""
+"""Reads the pieces of an answer from a response: a stream of events, or one body."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -11,11 +11,13 @@ from workers.base.provider.server_events import EventReader, decoded
 
 LAST = "[done]"
 DRAINED_WITHIN = 0.2
-"""Seconds after the last event in which the rest is read, so that the connection can serve again."""
+"""Seconds after the last event in which the rest is read, so that the connection can be used again."""
 
 
 async def pieces(response: Any) -> AsyncGenerator[JsonObject, None]:
-    """Raises `openai.APIConnectionError` when the connection breaks, `BullpenError` for what is no answer."""
+    """The pieces of an answer. Raises `openai.APIConnectionError` when the connection breaks, `BullpenError` for a
+    broken piece.
+    """
     reader, chunks = EventReader(), _bytes(response)
     unread = ""
     async for chunk in chunks:

@@ -1,7 +1,6 @@
-"""The server itself: which models it lists, and whether this API is where the config says.
+"""The server: which models it lists, and whether this API is where the config says.
 
-A server may have no list, or forbid it, and chat all the same: then nothing is known of it, and the first real answer
-decides.
+A server may have no list, or forbid it, and still chat: then nothing is known about it until its first real answer.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,9 +17,9 @@ from workers.openai.catalogue import is_named
 from workers.openai.listing import chats, entries_of, with_kinds
 
 NO_LIST = (404, 405, 501)
-"""What a server answers that has no list of models."""
+"""HTTP statuses of a server without a list of models."""
 MAY_HAVE_NONE = (*NO_LIST, 400, 403)
-"""The same, of one that never had a list: some refuse or forbid the list alone."""
+"""HTTP statuses that also mean that, from a server that never sent a list: some servers forbid the list alone."""
 
 
 class Elsewhere(BullpenError):
@@ -34,20 +33,21 @@ class Elsewhere(BullpenError):
 
 class Server:
     def __init__(self, client: openai.AsyncOpenAI, told: Callable[[Exception], BullpenError]) -> None:
-        """`told`: what an error of the client means to the mesh."""
+        """`told`: turns an error of the client into the error that it means to the mesh."""
         self._client = client.with_options(timeout=CONNECT_TIMEOUT)
         self._told = told
         self._has_list = False
-        """At any time."""
+        """Whether the server has ever sent a list of models."""
 
     @property
     def _base(self) -> str:
         return str(self._client.base_url)
 
     async def listed(self, *, look_around: bool = False) -> Sequence[Model] | None:
-        """Its models; None: it has no list. Raises `BullpenError` when it cannot answer, or is elsewhere.
+        """The server's models; None: it has no list. Raises `BullpenError` when it cannot answer, or the API is
+        elsewhere.
 
-        `look_around`: without a list, this API is also looked for at other addresses of the server.
+        `look_around`: without a list, also look for this API at other addresses of the server.
         """
         try:
             listed = await self._list()
@@ -65,7 +65,7 @@ class Server:
         return listed
 
     async def with_kinds(self, listed: Sequence[Model]) -> Sequence[Model]:
-        """With what LM Studio tells of its models in a list of its own, where something is not known otherwise."""
+        """The models with the kinds from LM Studio's own list, where they are not known otherwise."""
         if any(chats(model) is None for model in listed):
             with suppress(openai.OpenAIError, httpx2.HTTPError, BullpenError, *UNUSABLE):
                 url = self._client.base_url.copy_with(path="/api/v0/models")
@@ -73,17 +73,19 @@ class Server:
         return listed
 
     async def _list(self, address: str = "") -> Sequence[Model] | None:
-        """None: what is there is no list."""
+        """A list of models; None: the answer is no list."""
         entries = entries_of(await self._client.get(f"{address}/models", cast_to=object))
         return None if entries is None else [model for model in entries if is_named(model)]
 
     def _may_have_no_list(self, error: Exception) -> bool:
-        """Whether the server may chat all the same. A list that was there and is refused now is another matter."""
+        """Whether the server may chat although it has no list. A server that sent a list before and now refuses it is
+        unwell.
+        """
         statuses = NO_LIST if self._has_list else MAY_HAVE_NONE
         return status_of(error) in statuses or isinstance(error, UNUSABLE)
 
     async def _right_address(self) -> str | None:
-        """Where this API is on the same server, if it is not where the config says."""
+        """Another address on the server that has this API; None: no usual address has it."""
         for other in other_addresses(self._base):
             try:
                 if await self._list(other) is not None:
@@ -99,5 +101,5 @@ class Server:
 
 
 def status_of(error: Exception) -> int | None:
-    """The HTTP status of an error, if it is one."""
+    """The HTTP status of an error; None when it has none."""
     return error.status_code if isinstance(error, openai.APIStatusError) else None

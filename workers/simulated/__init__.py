@@ -1,1 +1,1 @@
-"""No model at all: latency, tokens, failures and confidence drawn from a config, seeded."""
+"""No model at all: latency, tokens, failures and confidence come from a config and a seed."""

@@ -1,8 +1,8 @@
 """A worker without a model, for tests, demos and benchmarks. Every answer says that it is simulated.
 
-The words of an answer depend on the seed and the prompt alone (`script.py`), so the same question always gets the
-same text and a continuation can be checked word by word; tools are called, and JSON is written, as their schemas say.
-What is drawn by chance (latency, failure, confidence) comes from the seed and a counter, so a run can be repeated.
+The words of an answer depend only on the seed and the prompt (`script.py`): the same question always gets the same
+text, and a continuation can be checked word by word. Tools are called, and JSON is written, by their schemas. Random
+figures (latency, failure, confidence) come from the seed and a counter, so that a run can be repeated.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ from workers.simulated.script import Script, Unit, count, delta_of, question_of,
 
 ABLE: tuple[Capability, ...] = ("chat", "stream", "prefill", "tools", "json", "logprobs", "reasoning", "embed")
 DIMENSIONS = 256
-"""Of a vector, when nobody says."""
+"""Numbers of a vector when the request does not say."""
 PIECE = 8
 """Tokens in one piece when no speed is set."""
 
@@ -57,7 +57,7 @@ class LogNormal(ConfigModel):
 
 
 class Between(ConfigModel):
-    """A whole number, each as likely as the next."""
+    """A whole number within the bounds; each is equally likely."""
 
     min: Annotated[int, Field(ge=1)]
     max: Annotated[int, Field(ge=1)]
@@ -73,7 +73,7 @@ class Between(ConfigModel):
 
 
 class Latency(ConfigModel):
-    """Milliseconds from start to end, either always the same (a plain number will do) or drawn."""
+    """Milliseconds from start to end of an answer: always the same (a plain number is enough) or drawn."""
 
     fixed: NotNegative | None = None
     lognormal: LogNormal | None = None
@@ -109,17 +109,17 @@ class SimulatedConfig(BackendConfig):
     ttft_ms: NotNegative = 0.0
     """Milliseconds of the latency that pass before the first word."""
     tokens_per_second: Annotated[float, Field(gt=0)] | None = None
-    """When set, words come at this speed after `ttft_ms`, and `latency_ms` does not count."""
+    """Words per second after `ttft_ms`. When set, `latency_ms` does not count."""
     output_tokens: Annotated[int, Field(ge=1)] | Between | LogNormal = 32
     error_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
     confidence: ConfidenceSpread = ConfidenceSpread()
     price: Price | None = None
-    """Of every model that has none of its own. US dollars per million tokens."""
+    """Price of models without a price of their own, in US dollars per million tokens."""
     text: Literal["deterministic"] = "deterministic"
     story: str = ""
-    """When set, every answer is this text, and `output_tokens` does not count."""
+    """Text of every answer. When set, `output_tokens` does not count."""
     hang_after_tokens: Annotated[int, Field(ge=0)] | None = None
-    """After so many words of its own nothing more ever comes; a shorter answer ends as usual."""
+    """New tokens after which an answer stops for ever; a shorter answer ends as usual."""
     local: bool = True
     """False: act like a provider that sends bills."""
 
@@ -139,13 +139,13 @@ class SimulatedBackend(Backend[SimulatedConfig]):
         return Availability.yes("always")
 
     async def start(self, report: Report) -> None:
-        """There is nothing to load."""
+        """Does nothing: there is no model to load."""
 
     def models(self) -> tuple[ModelCard, ...]:
         return tuple(self._card(model) for model in self.config.models)
 
     def _card(self, model: ModelConfig) -> ModelCard:
-        """A model can do what it is said to do; one of which nothing is said can do all."""
+        """The model's card: the capabilities in its config, or all of them if the config lists none."""
         card = model.card(local=self.config.local)
         able = card.capabilities if "capabilities" in model.model_fields_set else ABLE
         return card.model_copy(update={"capabilities": able, "price": card.price or self.config.price})
@@ -177,7 +177,7 @@ class SimulatedBackend(Backend[SimulatedConfig]):
         )
 
     async def embed(self, job: EmbeddingJob) -> AsyncGenerator[Delta | Embedded, None]:
-        """Of the same text always the same vector, of length 1."""
+        """Vectors of length 1; the same text always gets the same vector."""
         chance = self._chance()
         latency = self.config.latency_ms.draw(chance) / 1000
 
@@ -194,7 +194,7 @@ class SimulatedBackend(Backend[SimulatedConfig]):
                 yield piece
 
     def _chance(self) -> random.Random:
-        """What the next answer draws from. Raises `BullpenError` when it draws a failure."""
+        """The random source of the next answer. Raises `BullpenError` when the answer is to fail."""
         self._served += 1
         chance = random.Random(f"{self.config.seed}/{self._served}")  # noqa: S311 — a simulation, to be repeated
         if chance.random() < self.config.error_rate:
@@ -202,7 +202,7 @@ class SimulatedBackend(Backend[SimulatedConfig]):
         return chance
 
     def _script(self, job: Job) -> Script:
-        """What it will say. Raises `BullpenError` when nothing fits what is asked for."""
+        """The script of an answer. Raises `BullpenError` when there is none for the wanted schema."""
         try:
             return script_of(job, self.config.seed, self._plain(question_of(job.request)), may_think=_may_think(job))
         except NoExample:
@@ -220,7 +220,7 @@ class SimulatedBackend(Backend[SimulatedConfig]):
         return sentence(f"{self.config.seed}/{question}", wanted)
 
     async def _spoken(self, units: list[Unit], chance: random.Random) -> AsyncIterator[list[Unit]]:
-        """The tokens in pieces, each at its time; where it is told to hang, nothing more and no end."""
+        """The tokens in pieces, each at its time. If the answer is to hang, no end follows."""
         hangs = self.config.hang_after_tokens is not None and self.config.hang_after_tokens <= len(units)
         for pause, piece in self._paced(units[: self.config.hang_after_tokens] if hangs else units, chance):
             await asyncio.sleep(pause)
@@ -242,7 +242,7 @@ class SimulatedBackend(Backend[SimulatedConfig]):
             yield max(0.0, latency - ttft), []
 
     async def health(self) -> None:
-        """Always well."""
+        """Returns at once: the backend is always well."""
 
 
 def _vector(seed: str, size: int) -> list[float]:
@@ -253,7 +253,7 @@ def _vector(seed: str, size: int) -> list[float]:
 
 
 def _pieces(units: list[Unit]) -> Iterator[list[Unit]]:
-    """So many tokens of one kind at once."""
+    """Pieces of up to `PIECE` tokens of one kind."""
     for _, group in groupby(units, key=lambda unit: unit.kind):
         alike = list(group)
         yield from (alike[at : at + PIECE] for at in range(0, len(alike), PIECE))

@@ -1,7 +1,7 @@
-"""A value that is valid for a JSON schema, always the same for the same random numbers. Pure.
+"""Makes a value that is valid for a JSON schema, always the same for the same random numbers. Pure.
 
-It knows what tools and JSON modes are described with: types, `enum`, `const`, `$ref`, `anyOf`, `oneOf`, `allOf`,
-bounds, formats, patterns. It is no solver: what only excludes (`not`, `if`) is passed over.
+It knows what schemas of tools and JSON modes use: types, `enum`, `const`, `$ref`, `anyOf`, `oneOf`, `allOf`, bounds,
+formats, patterns. It is no solver: keywords that only exclude (`not`, `if`) are ignored.
 """
 
 import random
@@ -16,10 +16,10 @@ from contracts import JsonObject
 
 WORDS = ("one", "careful", "worker", "answers", "each", "question", "that", "the", "mesh", "was", "asked")
 DEEP, DEEPEST = 4, 24
-"""Levels: from the first on only what is required is made; beyond the second a schema has no end."""
+"""Levels of a schema: from the first on only required parts are made; below the second the schema counts as endless."""
 UNIQUE_TRIES = 100
 STEPS = (0, 1, 2, 4, 8, 16, 32, 64)
-"""How often what a pattern lets repeat comes more often than it has to, until the length fits."""
+"""Extra repetitions in a pattern, tried in this order until the text is long enough."""
 FORMATS: dict[str, tuple[str, ...]] = {
     "date-time": ("2026-01-31T12:34:56Z", "2025-07-01T08:00:00Z"),
     "date": ("2026-01-31", "2025-07-01"),
@@ -49,7 +49,7 @@ NUMBER = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipl
 
 
 class NoExample(Exception):
-    """The schema has no valid value, or none that is found here."""
+    """The schema has no valid value, or none that this module finds."""
 
 
 def example(schema: Any, rng: random.Random) -> Any:
@@ -78,13 +78,13 @@ class _Maker:
         return self._typed(_type_of(schema, depth), schema, depth)
 
     def _first(self, values: list[Any], schema: JsonObject) -> Any:
-        """One of an enumeration that has the type which stands beside it, if any does."""
+        """A value of the enumeration, of the type in the schema if any value has it."""
         kinds = schema.get("type")
         fitting = [value for value in values if kinds is None or _has_type(value, kinds)]
         return self._rng.choice(fitting or values)
 
     def _branch(self, schema: JsonObject, name: str, depth: int) -> Any:
-        """Of alternatives the first that can be made; far down, what has no parts comes first."""
+        """A value for the first alternative that can be made; in deep levels, alternatives without parts come first."""
         rest = {key: value for key, value in schema.items() if key != name}
         branches = schema[name]
         if depth >= DEEP:
@@ -95,7 +95,7 @@ class _Maker:
         raise NoExample
 
     def _flat(self, schema: JsonObject) -> JsonObject:
-        """Without references and without `allOf`."""
+        """The schema without references and `allOf`."""
         for _ in range(DEEPEST):
             if "$ref" in schema:
                 rest = {key: value for key, value in schema.items() if key != "$ref"}
@@ -211,7 +211,7 @@ class _Maker:
         return short if low < short < high else value
 
     def _stepped(self, low: float | None, high: float | None, step: float, *, whole: bool) -> int | float:
-        """A multiple of `step` within the bounds, which are exclusive for no multiple that is chosen."""
+        """A multiple of `step` within the bounds."""
         step = step if not whole or float(step).is_integer() else 1
         first = ceil(low / step) if low is not None else None
         last = floor(high / step) if high is not None else None
@@ -287,12 +287,12 @@ def _has_parts(schema: Any) -> bool:
 
 
 def _is_free(schema: Any) -> bool:
-    """Whether any text will do."""
+    """Whether any text is valid."""
     return schema is True or (isinstance(schema, dict) and not {"enum", "const", "format", "pattern"} & schema.keys())
 
 
 def _merged(one: Any, other: Any) -> Any:
-    """A schema that asks for what both ask for."""
+    """A schema with the demands of both."""
     if not isinstance(one, dict) or not isinstance(other, dict):
         if one is False or other is False:
             raise NoExample
@@ -323,7 +323,7 @@ def _merged(one: Any, other: Any) -> Any:
 
 
 def _matching(pattern: str, least: int, most: int | None) -> str:
-    """A text in which the pattern is found, of a length within the bounds. Raises `NoExample`."""
+    """A text in which the pattern is found, with a length within the bounds. Raises `NoExample`."""
     try:
         compiled = re.compile(pattern)
         parsed: Any = import_module("re._parser").parse(pattern)
@@ -338,7 +338,7 @@ def _matching(pattern: str, least: int, most: int | None) -> str:
 
 
 def _spelled(parsed: Any, more: int, groups: dict[int | None, str]) -> Iterator[str]:
-    """The texts of a parsed pattern, one after the other. `more`: repetitions beside those that must be."""
+    """The texts for a parsed pattern, one after the other. `more`: repetitions beside the required ones."""
     for kind, told in parsed:
         match str(kind):
             case "MAX_REPEAT" | "MIN_REPEAT" | "POSSESSIVE_REPEAT":
@@ -361,7 +361,7 @@ def _spelled(parsed: Any, more: int, groups: dict[int | None, str]) -> Iterator[
 
 
 def _sign(kind: str, told: Any) -> str:
-    """One character; an assertion takes no room."""
+    """A character for a part of a pattern; empty for an assertion."""
     match kind:
         case "LITERAL":
             return chr(told)

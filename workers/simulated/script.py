@@ -1,6 +1,6 @@
-"""What the worker without a model says to a request: thoughts, words, JSON, or calls of tools. Pure.
+"""The answer of the worker without a model to a request: thoughts, words, JSON, or tool calls. Pure.
 
-It depends on the seed and on what is asked alone, so the same question always gets the same answer.
+It depends only on the seed and the question, so the same question always gets the same answer.
 """
 
 import json
@@ -22,12 +22,12 @@ WORDS = tuple(
     "honest worker in the bullpen says what it knows and nothing else while the manager listens for silence".split()
 )
 THOUGHTS = {"none": 0, "minimal": 4, "low": 8, "medium": 16, "high": 32, "xhigh": 64}
-"""Words thought at each effort."""
+"""Words of thoughts at each effort."""
 TOKEN = re.compile(r"\s*\w+|\s*\W")
-"""Of JSON: a word or a sign."""
+"""A token of JSON: a word or a sign."""
 ANY_OBJECT: JsonObject = {"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]}
 LEAST_LIKELY = 2.0
-"""The smallest log-probability of a token that is said, below zero."""
+"""The most by which a token's log-probability is below zero."""
 
 Kind = Literal["thought", "word", "call"]
 
@@ -49,20 +49,21 @@ class Script:
 
     @property
     def thoughts(self) -> int:
-        """Tokens."""
+        """Tokens of thoughts in the answer."""
         return sum(unit.kind == "thought" for unit in self.units)
 
 
 def question_of(request: InferenceRequest) -> str:
-    """What is asked; of a request to go on what was asked at first."""
+    """The question of a request; for a request to continue an answer, the question that began it."""
     cut_off = Interrupted.of(request)
     return cut_off.question if cut_off else request.question
 
 
 def script_of(job: Job, seed: int, plain: list[str], *, may_think: bool) -> Script:
-    """`plain`: the words of an answer that is neither JSON nor a call. Raises `NoExample` for a schema without a value.
+    """The script of an answer. `plain`: the words of an answer that is neither JSON nor a call. Raises `NoExample` for
+    a schema without a value.
 
-    Asked to go on in words, it obeys: the end of what was said, then the rest.
+    Asked in words to continue, it repeats the end of the text so far, then adds the rest.
     """
     request = job.request
     thoughts = _thoughts(request, seed) if may_think and not job.prefix else []
@@ -78,7 +79,7 @@ def script_of(job: Job, seed: int, plain: list[str], *, may_think: bool) -> Scri
 
 
 def delta_of(units: Sequence[Unit], request: InferenceRequest, seed: int) -> Delta:
-    """Tokens of one kind as one piece."""
+    """One piece for tokens of one kind."""
     text = "".join(unit.text for unit in units)
     match units[0].kind:
         case "thought":
@@ -94,7 +95,7 @@ def delta_of(units: Sequence[Unit], request: InferenceRequest, seed: int) -> Del
 
 
 def _words(job: Job, seed: int, plain: list[str]) -> tuple[list[str], FinishReason]:
-    """What is left of the answer after the job's prefix, token by token, and why it ends there."""
+    """The tokens of the answer that follow the job's prefix, and why the answer ends there."""
     request = job.request
     is_json, schema = json_wanted(request.response_format)
     if is_json:
@@ -109,7 +110,7 @@ def _words(job: Job, seed: int, plain: list[str]) -> tuple[list[str], FinishReas
 
 
 def sentence(seed: str, length: int | None) -> list[str]:
-    """So many words; every word but the first brings its own space."""
+    """`length` words, at least one; every word but the first begins with a space."""
     rng = random.Random(seed)  # noqa: S311 — the same words every time
     first, *rest = rng.choices(WORDS, k=length or 1)
     return [first, *(f" {word}" for word in rest)]
@@ -122,7 +123,7 @@ def _thoughts(request: InferenceRequest, seed: int) -> list[Unit]:
 
 
 def split(text: str) -> list[str]:
-    """Its words, each with the blanks before it."""
+    """The words of a text, each with the blanks before it."""
     return re.findall(r"\s*\S+|\s+\Z", text)
 
 
@@ -142,7 +143,9 @@ def _up_to(end: int, tokens: list[str]) -> Iterator[str]:
 
 
 def _after(prefix: str, words: list[str]) -> list[str]:
-    """What comes after the start of the answer, wherever it was cut; of another answer's, after as many words."""
+    """The words after the start of the answer, wherever it was cut; if the start is of another answer, the words after
+    as many words.
+    """
     whole = "".join(words)
     if not prefix:
         return words
@@ -153,7 +156,7 @@ def _after(prefix: str, words: list[str]) -> list[str]:
 
 
 def count(text: str) -> int:
-    """Words."""
+    """The number of words."""
     return len(text.split())
 
 
@@ -173,7 +176,7 @@ def _likelihood(token: str, request: InferenceRequest, seed: int) -> TokenLogpro
 
 
 def _tools_to_call(request: InferenceRequest) -> list[JsonObject]:
-    """Those that must be called or that the question names, else the first; none after a tool's result."""
+    """The functions that must be called or that the question names, else the first one; none after a tool's result."""
     functions = [tool["function"] for tool in request.tools or ()]
     choice = request.tool_choice or "auto"
     if not functions or choice == "none":

@@ -69,7 +69,7 @@ async def test_it_goes_on_after_a_begun_answer_only_where_the_template_leaves_it
     assert "prefill" in said.models()[0].capabilities
 
 
-async def test_a_missing_model_is_told_with_its_cure(start: Start) -> None:
+async def test_a_missing_model_is_reported_with_its_cure(start: Start) -> None:
     with pytest.raises(BullpenError, match="ollama pull other") as caught:
         await start(models=[{"name": "other"}])
     assert caught.value.code is ErrorCode.NO_SUCH_MODEL
@@ -133,7 +133,9 @@ async def test_older_servers_tell_by_the_architecture_what_only_embeds(
 
 
 @pytest.mark.parametrize("installed", [{}, {"painter": {"capabilities": ["image"]}}])
-async def test_nothing_to_serve_is_told(provider: Scripted, start: Start, installed: dict[str, Json]) -> None:
+async def test_a_server_without_usable_models_is_an_error(
+    provider: Scripted, start: Start, installed: dict[str, Json]
+) -> None:
     provider.installed = installed
     with pytest.raises(BullpenError, match="ollama pull"):
         await start()

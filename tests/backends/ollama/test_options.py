@@ -35,7 +35,7 @@ async def test_how_long_a_model_stays_loaded(provider: Scripted, start: Start, t
 
 
 @pytest.mark.parametrize("told", ["for ever", "10 minutes", "nan", "inf", True, [], {"m": 1}, "m", "1d"])
-def test_a_time_that_is_none_is_told_in_plain_words(told: Any) -> None:
+def test_an_invalid_keep_alive_is_a_clear_error(told: Any) -> None:
     with pytest.raises(ValidationError) as caught:
         OllamaConfig(keep_alive=told)
     (error,) = caught.value.errors()

@@ -6,7 +6,7 @@ from contracts import BullpenError
 from tests.backends.ollama.stand_in import Scripted, Start
 
 
-async def test_a_missing_model_is_pulled_and_the_progress_told(provider: Scripted, start: Start) -> None:
+async def test_a_missing_model_is_pulled_and_the_progress_reported(provider: Scripted, start: Start) -> None:
     provider.steps = [
         {"status": "pulling manifest"},
         {"status": "pulling abc", "completed": 41, "total": 100},
@@ -18,7 +18,7 @@ async def test_a_missing_model_is_pulled_and_the_progress_told(provider: Scripte
     assert [card.model_id for card in backend.models()] == ["llama3.2"]
 
 
-async def test_a_pull_that_fails_is_told(provider: Scripted, start: Start) -> None:
+async def test_a_failed_pull_is_reported(provider: Scripted, start: Start) -> None:
     provider.steps = [{"status": "pulling manifest"}, {"error": "file does not exist"}]
     with pytest.raises(BullpenError, match="file does not exist"):
         await start(models=[{"name": "nonsense"}], pull_missing=True)

@@ -33,7 +33,7 @@ async def test_calls_and_results_of_earlier_turns(provider: Scripted, start: Sta
     assert [tool["function"]["name"] for tool in provider.received[-1]["tools"]] == ["weather"]
 
 
-async def test_no_tools_when_none_may_be_called(provider: Scripted, start: Start) -> None:
+async def test_no_tools_are_sent_when_the_caller_forbids_calls(provider: Scripted, start: Start) -> None:
     backend = await start()
     await backend.infer(job(backend, tools=(TOOL,), tool_choice="none"))
     assert not provider.received[-1].get("tools")

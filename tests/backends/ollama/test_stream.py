@@ -4,7 +4,7 @@ from tests.backends.ollama.stand_in import Scripted, Start, job, line
 from workers.base import Done
 
 
-async def test_a_model_whose_server_tells_probabilities_has_them(provider: Scripted, start: Start) -> None:
+async def test_a_model_whose_server_reports_probabilities_has_the_capability(provider: Scripted, start: Start) -> None:
     top = [{"token": "Paris", "logprob": -0.1, "bytes": [80]}]
     told = [{"token": "Paris", "logprob": -0.1, "bytes": [80], "top_logprobs": top}, {"token": ".", "logprob": -2}]
     backend = await start(models=[{"name": "m"}])

@@ -54,7 +54,7 @@ TRAINED = {"model_info": {"llama.context_length": 131072}}
         ({"m:latest": TRAINED, "n": {**TRAINED, "parameters": "num_ctx 999"}}, {"n": 999}, None, {}, 4096),
     ],
 )
-async def test_the_window_is_asked_for_where_nobody_names_one(
+async def test_the_window_is_read_from_the_server_when_the_config_has_none(
     provider: Scripted,
     start: Start,
     monkeypatch: pytest.MonkeyPatch,

@@ -24,7 +24,7 @@ def error(message: str, **more: object) -> object:
 
 
 @pytest.mark.parametrize("shape", SHAPES["too_long"], ids=lambda shape: shape["who"])
-def test_too_long_is_told_in_every_dialect(shape: Json) -> None:
+def test_a_too_long_prompt_is_recognized_in_every_dialect(shape: Json) -> None:
     told = refusal(shape["status"], read_error(shape["body"]), words=TOO_LONG)
     assert (told.code, told.fault) == (ErrorCode.CONTEXT_LENGTH_EXCEEDED, "model")
     assert told.prompt_tokens == shape["tokens"]
@@ -73,7 +73,7 @@ def test_a_refused_parameter_is_named_in_every_dialect(shape: Json) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES["not_refused"])
-def test_a_wrong_value_or_somebody_else_s_field_is_no_refused_parameter(shape: Json) -> None:
+def test_a_wrong_value_or_another_field_is_no_refused_parameter(shape: Json) -> None:
     told = refused(400, read_error(shape["body"]), SENT, SENT)
     assert not told.can_go | told.needed
 
@@ -89,7 +89,7 @@ def test_one_kind_of_response_format_is_not_every_kind() -> None:
     assert may_learn({"response_format"}, read_error(error("response_format is not supported")))
 
 
-def test_a_card_tells_what_is_left_out_and_lacks_what_cannot_be() -> None:
+def test_a_card_lists_unsupported_parameters_and_lacks_their_capabilities() -> None:
     card = ModelCard(
         model_id="m", context_window=1, capabilities=("chat", "stream", "tools", "json", "logprobs"), local=True
     )

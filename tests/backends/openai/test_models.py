@@ -27,7 +27,7 @@ async def test_it_serves_what_the_server_lists(provider: Scripted, start: Start)
     assert all(card.local and card.price is None for card in backend.models())
 
 
-async def test_it_serves_only_so_many(provider: Scripted, start: Start) -> None:
+async def test_it_serves_at_most_fifty_models(provider: Scripted, start: Start) -> None:
     provider.listed = [{"id": f"m{number}"} for number in range(500)]
     backend = await start(models=[])
     assert len(backend.models()) == 50
@@ -63,7 +63,7 @@ async def test_the_defaults_are_for_openai_only(provider: Scripted, start: Start
         ({"mode": "chat"}, {"mode": "audio_transcription"}),  # LiteLLM
     ],
 )
-async def test_what_a_server_tells_of_its_models_says_which_can_chat(
+async def test_the_servers_list_decides_which_models_can_chat(
     provider: Scripted, start: Start, told: Json, other: Json
 ) -> None:
     """Whatever their names look like, and without a question to any."""
@@ -75,7 +75,7 @@ async def test_what_a_server_tells_of_its_models_says_which_can_chat(
     assert not provider.received
 
 
-async def test_names_are_a_hint_where_a_server_tells_nothing(provider: Scripted, start: Start) -> None:
+async def test_names_are_a_hint_where_a_list_says_nothing(provider: Scripted, start: Start) -> None:
     names = ("text-embedding-3-small", "BAAI/bge-reranker-v2-m3", "whisper-1", "tts-1", "dall-e-3", "llama-3-instruct")
     provider.listed = [{"id": name} for name in names]
     backend = await start(models=[])

@@ -44,7 +44,7 @@ async def test_the_models_we_ship_are_not_sent_what_they_refuse(provider: Script
         assert not {"temperature", "top_p"} & set(provider.received[-1])
 
 
-async def test_a_temperature_that_nobody_set_is_not_sent(provider: Scripted, start: Start) -> None:
+async def test_a_temperature_that_the_caller_did_not_set_is_not_sent(provider: Scripted, start: Start) -> None:
     backend = await start()
     asked = Job(InferenceRequest(prompt="Hm?"), backend.models()[0], 50)
     assert "temperature" not in await received(provider, backend, asked)

@@ -70,7 +70,7 @@ async def test_a_real_server_keeps_limit_stop_and_seed(real: OpenAIBackend) -> N
 
 
 @asks_it
-async def test_a_real_server_tells_probabilities_and_goes_on_after_a_begun_answer(real: OpenAIBackend) -> None:
+async def test_a_real_server_reports_probabilities_and_continues_a_begun_answer(real: OpenAIBackend) -> None:
     card: ModelCard = real.models()[0].model_copy(update={"capabilities": ("chat", "stream", "logprobs")})
     request = InferenceRequest(prompt="What is the capital of France?", temperature=0.0)
     answer = await real.infer(Job(request, card, 24))

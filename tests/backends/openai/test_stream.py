@@ -29,7 +29,7 @@ async def test_an_ending_that_is_a_failure(provider: Scripted, reason: str | Non
     assert caught.value.outcome is Outcome.TRUNCATED
 
 
-async def test_a_refusal_is_told_as_one(provider: Scripted, start: Start) -> None:
+async def test_a_refusal_is_passed_on_as_one(provider: Scripted, start: Start) -> None:
     provider.script = [chunk({"refusal": "I can't"}), chunk({"refusal": " do that."}), chunk({}, "stop")]
     backend = await start()
     answer = await backend.infer(job(backend))

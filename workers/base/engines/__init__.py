@@ -1,1 +1,1 @@
-"""Backend objects that serve, and those that finish what they began after a swap."""
+"""Backend objects that serve requests, and those that finish their requests after a swap."""

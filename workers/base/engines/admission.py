@@ -1,7 +1,7 @@
-"""Who may start now, who waits, and who is told that the worker is full.
+"""Which request may start now, which waits, and which is refused because the worker is full.
 
-So many requests at once, so many waiting; interactive ones before batch, otherwise in order. Pure
-bookkeeping on futures: no clock, no network.
+`capacity` requests run at once and `queue_limit` requests wait; interactive ones come before batch, otherwise in order.
+Pure bookkeeping on futures: no clock, no network.
 """
 
 import asyncio
@@ -27,12 +27,14 @@ class Admission:
 
     @property
     def has_room(self) -> bool:
-        """Whether a request that comes now would start at once."""
+        """Whether a new request would start at once."""
         return self.inflight < self.capacity and not self.queued
 
     @asynccontextmanager
     async def place(self, priority: Priority) -> AsyncIterator[None]:
-        """A place to compute in; waits for one. Raises `BullpenError(overloaded)` at once when the queue is full."""
+        """A place for one request; waits until one is free. Raises `BullpenError(overloaded)` at once when the queue is
+        full.
+        """
         if self.has_room:
             self.inflight += 1
         elif self.queued < self.queue_limit:
@@ -60,7 +62,7 @@ class Admission:
             raise
 
     def send_away(self, why: BullpenError) -> None:
-        """Those who wait are told this instead of getting a place."""
+        """Ends the wait of all waiting requests with the error `why`."""
         for line in self._waiting.values():
             while line:
                 waiter = line.popleft()

@@ -1,7 +1,7 @@
-"""What a worker answers with: the backend that serves now and, after a swap, those that finish what they began.
+"""The engines of a worker: the one that serves now and, after a swap, those that finish their requests.
 
-Each has places of its own, so that nobody who comes for the new model waits behind those who came for the old. As long
-as an old one runs, both count in what the heartbeat tells.
+Each engine has places of its own, so that a request for the new model does not wait behind requests for the old one. As
+long as an old engine runs, the heartbeat counts the requests of all engines.
 """
 
 import asyncio
@@ -22,7 +22,9 @@ from workers.base.rate_limits.limits import Limits
 log = structlog.get_logger(__name__)
 
 GRACE = 1.0
-"""Seconds after a swap in which requests still come that were sent before anybody knew of it."""
+"""Seconds after a swap for which the old engine still takes requests: callers and Managers may not know of the swap
+yet.
+"""
 LOOK_EVERY = 0.02
 STOP_WITHIN = 2.0
 
@@ -35,25 +37,25 @@ class Stoppable(Protocol):
 
 @dataclass(eq=False, slots=True)
 class Engine:
-    """One backend object, with the config it was made of."""
+    """One backend object, with the config that it was made from."""
 
     backend: AnyBackend
     config: BackendConfig
     places: Admission = field(init=False)
     models: tuple[ModelCard, ...] = ()
-    """Known when it is loaded."""
+    """The models that the engine serves; empty until they are loaded."""
     running: set[Stoppable] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.places = Admission(self.config.max_concurrency, self.config.queue_limit)
 
     def card(self, name: str) -> ModelCard | None:
-        """The model of that name."""
+        """The model with this name or alias; None when the engine does not serve it."""
         return next((card for card in self.models if card.answers_to(name)), None)
 
     @contextmanager
     def at_work(self, execution: Stoppable) -> Iterator[None]:
-        """It is not closed meanwhile."""
+        """Keeps the engine open while the attempt runs."""
         self.running.add(execution)
         try:
             yield
@@ -61,7 +63,7 @@ class Engine:
             self.running.discard(execution)
 
     def configure(self, config: BackendConfig) -> None:
-        """Takes over what needs no other backend object."""
+        """Takes over the settings that need no new backend object."""
         self.config = config
         self.places.queue_limit = config.queue_limit
         self.models = self.backend.models()
@@ -84,7 +86,7 @@ class EngineSet:
 
     @property
     def capacity(self) -> int:
-        """Those of the engine that serves; what runs or waits in others takes none of them."""
+        """The places of the engine that serves, plus the requests in other engines, which take none of these places."""
         elsewhere = sum(engine.places.inflight + engine.places.queued for engine in self._draining)
         return self.current.places.capacity + elsewhere
 
@@ -93,9 +95,10 @@ class EngineSet:
         return ", ".join(card.model_id for card in self.current.models if card.capabilities) or "nothing"
 
     def find(self, name: str | None, able: Capability = "chat") -> tuple[Engine, ModelCard] | None:
-        """The engine that answers for a model: the one that serves, else one about to go. None: the first that can.
+        """The engine and model that answer for a name: of the serving engine, else of one that drains. `name` None: the
+        serving engine's best model.
 
-        `able`: what a model has to be able to do, where none is named.
+        `able`: the capability that an unnamed model should have.
         """
         if name is None:
             cards = sorted(self.current.models, key=lambda card: self._hindrance(card, able))
@@ -106,26 +109,26 @@ class EngineSet:
         return None
 
     def _hindrance(self, card: ModelCard, able: Capability) -> int:
-        """How much speaks against a model, for a request that names none."""
+        """How unsuitable a model is for a request that names none; 0 is best."""
         now = asyncio.get_running_loop().time()
         if able not in card.capabilities:
             return 2 if card.capabilities else 3
         return int(bool(self.troubles.of(card.model_id, now) or self.limits.rest(card.model_id, now)))
 
     def activate(self, engine: Engine) -> Engine:
-        """From now on it serves. Returns the one that did, which has to `drain`."""
+        """Makes this engine serve from now on. Returns the engine before it, which the caller has to `drain`."""
         before, self.current = self.current, engine
         self.limits.reconfigure(engine.config)
         self._draining.append(before)
         return before
 
     def configure(self, config: BackendConfig) -> None:
-        """The engine that serves takes over what needs no other backend object."""
+        """Gives the serving engine the settings that need no new backend object."""
         self.current.configure(config)
         self.limits.reconfigure(config)
 
     async def drain(self, engine: Engine) -> None:
-        """Lets it finish what it began, as long as a worker that leaves would, and closes it."""
+        """Lets an engine finish its requests, for at most its `drain_timeout`, then stops the rest and closes it."""
         await asyncio.sleep(GRACE if engine.models else 0.0)
         with suppress(TimeoutError):
             async with asyncio.timeout(engine.config.drain_timeout):
@@ -141,12 +144,12 @@ class EngineSet:
         log.info("engine_retired", models=[model.name for model in engine.config.models])
 
     def send_away(self, why: BullpenError) -> None:
-        """Gives back what has not begun."""
+        """Gives back the requests that wait for a place."""
         for engine in self._all():
             engine.places.send_away(why)
 
     async def close(self) -> None:
-        """Closes all of them."""
+        """Closes all engines."""
         for engine in self._all():
             await engine.backend.close()
 

@@ -1,8 +1,9 @@
-"""Models that hardly answer anything of late, as the heartbeat, `bullpen workers` and `bullpen doctor` tell it.
+"""Models that have answered hardly any request lately, as the heartbeat, `bullpen workers` and `bullpen doctor` show
+them.
 
-Only what is the model's own fault counts (`ErrorDetail.fault`), and only codes are told: a provider may quote the
-request in its own words. Telling is all that happens here: leaving such a model alone is the Manager's breaker's part.
-Pure: the time is handed in, in seconds of the loop's clock.
+Only failures that are the model's fault count (`ErrorDetail.fault`). Only their codes are shown: a provider may quote
+the request in its message. This module only reports; the Manager's breaker decides whether such a model gets requests.
+Pure: the caller passes the time in, in seconds of the loop's clock.
 """
 
 from collections import Counter, deque
@@ -13,13 +14,13 @@ from contracts import BullpenError, ErrorCode
 from contracts.heartbeat import MOST_MODELS
 
 KEPT, LEAST = 20, 10
-"""Outcomes of a model that are remembered, and how many there must be to say anything of it."""
+"""Outcomes remembered for each model, and the fewest that allow a judgement."""
 NEARLY_ALL = 0.9
 OF_LATE = 300.0
-"""Seconds."""
+"""Seconds for which an outcome counts."""
 FAILURES = frozenset({ErrorCode.UPSTREAM_ERROR.value, ErrorCode.MALFORMED_TOOL_CALL.value})
 NO_TROUBLE = frozenset({ErrorCode.RATE_LIMITED, ErrorCode.CONTEXT_LENGTH_EXCEEDED})
-"""The model is well; it has to be left alone for a while, or the prompt was too long for it."""
+"""Error codes that do not mean that the model is ill: it is rate limited, or the prompt was too long for it."""
 
 
 class ModelRecord:
@@ -30,7 +31,7 @@ class ModelRecord:
         self._failed_at = -inf
 
     def answered(self, now: float) -> None:
-        """What came before an answer is over, if it was trouble."""
+        """Records an answer. If the model was in trouble, earlier outcomes are forgotten."""
         if self.trouble(now):
             self._ended.clear()
         self._ended.append((now, None))
@@ -40,7 +41,7 @@ class ModelRecord:
         self._failed_at = now
 
     def trouble(self, now: float) -> str:
-        """Empty while it answers."""
+        """What is wrong with the model, in words; empty while it answers."""
         if now - self._failed_at >= OF_LATE:
             return ""
         late = [code for at, code in self._ended if now - at < OF_LATE]
@@ -54,13 +55,13 @@ class ModelRecord:
 
 
 class Troubles:
-    """Of all models of a worker."""
+    """The outcomes of all models of a worker."""
 
     def __init__(self) -> None:
         self._records: Latest[str, ModelRecord] = Latest(MOST_MODELS)
 
     def ended(self, model: str, failure: BullpenError | None, now: float) -> bool:
-        """A request has ended. True: what is told of its model has begun or ended."""
+        """Records the end of a request. Returns whether the model's trouble has begun or ended with it."""
         record = self._records.setdefault(model, ModelRecord())
         was_well = not record.trouble(now)
         if failure is None:

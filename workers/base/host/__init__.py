@@ -1,1 +1,1 @@
-"""The machine: processor, memory and GPUs, as the cgroup and the drivers tell."""
+"""The machine: processors, memory and GPUs, as the cgroup and the drivers report them."""

@@ -1,12 +1,12 @@
 """What the kernel's control groups allow this process: a container's limits, not the machine's.
 
-Both versions are read, and both at once, as hybrid machines have them: `/proc/self/cgroup` says in which group we are,
-`/proc/self/mountinfo` where it can be seen (a container without a namespace of its own is told the machine's path and
-sees only the end of it). A limit counts wherever it stands between our group and the outermost one we see, and limits
-are read anew each time, because they may change while we run.
+Both versions are read, and both together, as some machines mix them. `/proc/self/cgroup` says in which group this
+process is, and `/proc/self/mountinfo` where that group can be read. (A container without a cgroup namespace gets the
+machine's path and sees only its end.) Every limit between this group and the outermost visible one counts. Limits are
+read anew each time, because they may change.
 
-Memory in use is what could not be taken back: page cache is left out, since the kernel drops it before it kills.
-What that costs is told by the pressure, on version 2.
+Memory in use is memory that the kernel cannot take back: page cache is left out, since the kernel drops it before it
+kills a process. On version 2, the pressure shows what dropping costs.
 """
 
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 UNLIMITED = 1 << 60
-"""Version 1 says "no limit" with a number near 2^63."""
+"""Bytes from which a limit means "no limit": version 1 writes a number near 2^63."""
 RECLAIMABLE = ("inactive_file", "active_file", "slab_reclaimable")
-"""Parts of `memory.stat`; version 1 puts `total_` before them and has no slab there."""
+"""Fields of `memory.stat` that the kernel can take back; version 1 puts `total_` before them and has no slab there."""
 
 
 class Memory(NamedTuple):
-    """Bytes."""
+    """Memory in use and its limit, in bytes."""
 
     used: int
     limit: int
@@ -33,7 +33,7 @@ class Memory(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Cgroup:
-    """Our groups, each from our own to the outermost in sight."""
+    """The groups of this process, each from its own to the outermost visible one."""
 
     unified: tuple[Path, ...] = ()
     memory_v1: tuple[Path, ...] = ()
@@ -41,7 +41,7 @@ class Cgroup:
 
     @classmethod
     def ours(cls, root: Path = Path("/")) -> "Cgroup":
-        """Where this process is. `root` is where `/proc` and `/sys` are to be found."""
+        """The groups of this process. `root` is the folder with `/proc` and `/sys`."""
         groups = {controller: path for line in _lines(root / "proc/self/cgroup") for controller, path in _group(line)}
         mounts = [mount for line in _lines(root / "proc/self/mountinfo") if (mount := _Mount.read(line))]
 
@@ -52,15 +52,17 @@ class Cgroup:
         return cls(unified=seen(""), memory_v1=seen("memory"), cpu_v1=seen("cpu"))
 
     def memory(self) -> Memory | None:
-        """The group that is nearest to its limit; None without a limit."""
+        """The memory of the group that is nearest to its limit; None without a limit."""
         return max(self._memories(), key=lambda memory: memory.share, default=None)
 
     def cores(self) -> float | None:
-        """How many processors we may keep busy; None without a limit."""
+        """How many processors this process may keep busy; None without a limit."""
         return min(self._quotas(), default=None)
 
     def pressure(self) -> float:
-        """Percent of the last ten seconds in which all of us waited for memory. 0 where the kernel does not tell."""
+        """Percent of the last ten seconds in which all processes of the group waited for memory. 0 where the kernel
+        does not report it.
+        """
         return _full_avg10(_text(self.unified[0] / "memory.pressure")) if self.unified else 0.0
 
     def _memories(self) -> Iterator[Memory]:
@@ -87,7 +89,7 @@ class _Mount(NamedTuple):
     root: PurePosixPath
     at: PurePosixPath
     controllers: frozenset[str]
-    """The empty one is version 2."""
+    """The controllers of this mount; the empty name stands for version 2."""
 
     @classmethod
     def read(cls, line: str) -> "_Mount | None":
@@ -102,7 +104,9 @@ class _Mount(NamedTuple):
         return controller in self.controllers
 
     def levels(self, group: str, root: Path) -> tuple[Path, ...]:
-        """From the group up to the mount's own; only that one when the group lies outside of what is mounted."""
+        """The folders from the group's own up to the mount point; only the mount point when the group lies outside of
+        the mount.
+        """
         top = root / self.at.relative_to("/")
         path = PurePosixPath(group)
         inside = path.relative_to(self.root) if path.is_relative_to(self.root) and ".." not in path.parts else None
@@ -111,7 +115,7 @@ class _Mount(NamedTuple):
 
 
 def _group(line: str) -> Iterator[tuple[str, str]]:
-    """`4:memory:/path`, `2:cpu,cpuacct:/path`, and `0::/path` of version 2."""
+    """The controllers and paths of a line: `4:memory:/path`, `2:cpu,cpuacct:/path`, or `0::/path` on version 2."""
     _, _, rest = line.partition(":")
     controllers, _, path = rest.partition(":")
     if path.startswith("/"):
@@ -138,7 +142,7 @@ def _quota(quota: str, period: str) -> Iterator[float]:
 
 
 def _full_avg10(text: str) -> float:
-    """`full avg10=1.23 avg60=…` among the lines."""
+    """The number in the line `full avg10=1.23 avg60=…`; 0 without one."""
     for line in text.splitlines():
         if line.startswith("full avg10="):
             try:
@@ -149,7 +153,7 @@ def _full_avg10(text: str) -> float:
 
 
 def _number(text: str) -> int | None:
-    """None for `max`, `-1` and whatever else is no count."""
+    """The number in a text; None for `max`, `-1` and anything else that is not a count."""
     return int(text) if text.isascii() and text.isdigit() else None
 
 
@@ -158,7 +162,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _text(path: Path) -> str:
-    """Nothing when it cannot be read: another system, another version, a group that is gone."""
+    """The file's text; empty when it cannot be read: another system, another version, a group that is gone."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:

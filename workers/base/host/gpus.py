@@ -1,6 +1,6 @@
-"""The GPUs this process sees, through NVIDIA's management library.
+"""The GPUs that this process sees, through NVIDIA's management library.
 
-Needs the extra `gpu` and a driver. Without either there are none, which is no error: most workers have none.
+Needs the extra `gpu` and a driver. Without them there are no GPUs, which is no error: most workers have none.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ LIBRARY = "pynvml"
 
 
 class Gpus:
-    """Reads the figures. A GPU that cannot tell them is left out, all of them when the driver is gone."""
+    """Reads the figures of the GPUs. A GPU without figures is left out; when the driver is gone, all are."""
 
     def __init__(self) -> None:
         self._nvml = _opened()
@@ -49,7 +49,7 @@ class Gpus:
 
 
 def _utilization(nvml: Any, device: Any) -> float:
-    """Percent. 0 where it is not told, as by a slice of a GPU."""
+    """How busy the GPU is, in percent. 0 where the driver does not report it, as for a slice of a GPU."""
     try:
         return float(nvml.nvmlDeviceGetUtilizationRates(device).gpu)
     except nvml.NVMLError:
@@ -57,7 +57,7 @@ def _utilization(nvml: Any, device: Any) -> float:
 
 
 def _opened() -> Any:
-    """The library, ready to be asked; None without it or without a driver."""
+    """The library, initialized; None when it or the driver is missing."""
     try:
         nvml = import_module(LIBRARY)
     except ImportError:

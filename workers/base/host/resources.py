@@ -1,6 +1,6 @@
-"""What this worker uses and may use: its cgroup's word where there is one, else the machine's.
+"""What this worker uses and may use: the limits of its cgroup if it has one, else the machine's.
 
-Bytes; percent of one core.
+Memory in bytes; processor use in percent of one core.
 """
 
 import os
@@ -15,14 +15,14 @@ from workers.base.host.cgroup import Cgroup, Memory
 from workers.base.host.gpus import Gpus
 
 CPU_OVER = 1.0
-"""Seconds over which the processor's use is taken, at least: the system counts it in hundredths."""
+"""The least seconds over which processor use is measured: the system counts it in hundredths of a second."""
 
 
 class ResourceMeter:
-    """Reads the figures, cheap enough for every heartbeat."""
+    """Measures the worker's use; quick enough for every heartbeat."""
 
     def __init__(self, root: Path = Path("/"), clock: Callable[[], float] = monotonic) -> None:
-        """`root` is where `/proc` and `/sys` are to be found; `clock` tells seconds."""
+        """`root` is the folder with `/proc` and `/sys`; `clock` returns seconds."""
         self._cgroup = Cgroup.ours(root)
         self._gpus = Gpus()
         self._process = psutil.Process()
@@ -41,14 +41,18 @@ class ResourceMeter:
         )
 
     def _cpu(self) -> float:
-        """Of the last second or more. Two heartbeats may follow each other at once, and one tells of no use at all."""
+        """Processor use over the last second or more. Two heartbeats may come at once, and the short time between them
+        shows no use.
+        """
         now = self._clock()
         if now - self._cpu_at >= CPU_OVER:
             self._cpu_at, self._cpu_percent = now, self._process.cpu_percent(None)
         return self._cpu_percent
 
     def memory(self) -> Memory:
-        """Of the cgroup that is nearest to its limit; without one, what this process has of the machine's."""
+        """The memory of the cgroup that is nearest to its limit; without one, this process's memory and the
+        machine's.
+        """
         machine = psutil.virtual_memory().total
         told = self._cgroup.memory()
         if told is not None and told.limit <= machine:
@@ -56,12 +60,12 @@ class ResourceMeter:
         return Memory(self._process.memory_info().rss, machine)
 
     def pressure(self) -> float:
-        """Percent of the last ten seconds spent waiting for memory."""
+        """Percent of the last ten seconds in which the worker waited for memory."""
         return self._cgroup.pressure()
 
 
 def _processors() -> int:
-    """Those this process may run on."""
+    """The number of processors on which this process may run."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return psutil.cpu_count() or 1

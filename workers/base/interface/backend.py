@@ -1,9 +1,8 @@
 """What a backend must offer, and nothing more.
 
-A backend knows one kind of model server (or one model) and nothing of NATS, Managers or books. It
-turns a `Job` into pieces of text; the runtime around it (`workers/base/runtime/worker.py`) does the rest.
-A backend that cannot answer raises `BullpenError` with the code that says what the mesh can do about
-it: ask another worker, fix the key, fix the request, or wait.
+A backend knows one kind of model server (or one model) and nothing of NATS, Managers or books. It turns a `Job` into
+pieces of text; the runtime around it (`workers/base/runtime/worker.py`) does the rest. A backend that cannot answer
+raises `BullpenError` with the code that says what helps: ask another worker, fix the key, fix the request, or wait.
 """
 
 from abc import ABC, abstractmethod
@@ -40,17 +39,17 @@ class Job:
     request: InferenceRequest
     model: ModelCard
     max_tokens: int | None
-    """The most tokens to generate: the request's wish within the config's limit; None: the model's own."""
+    """The most tokens to generate: the request's limit, within the config's; None: the model's own limit."""
     prefix: str = ""
-    """The start of the answer, already delivered by another worker: go on after it, do not repeat it.
+    """The start of the answer, which another worker has delivered already: continue after it, do not repeat it.
 
-    Only models with the capability `prefill` are given one; `max_tokens` is then what is left.
+    Only models with the capability `prefill` get one; `max_tokens` is then the number of tokens that remain.
     """
     silence_ok: SilenceOk | None = None
     """How long the provider may be silent, as the claim tells the Manager. None: as the backend's config says."""
 
     def check(self, text: str, done: "Done") -> None:
-        """Raises `BullpenError(empty_answer)` when the text and the end of an answer bring nothing to the caller."""
+        """Raises `BullpenError(empty_answer)` when the answer has nothing for the caller."""
         if done.tool_calls or done.refusal or self.prefix.strip():
             return
         wanted = self.max_tokens if self.max_tokens == self.request.max_tokens else None
@@ -62,33 +61,33 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingJob:
-    """Texts whose vectors are wanted of one model."""
+    """Texts that one model has to turn into vectors."""
 
     request: EmbeddingRequest
     model: ModelCard
     silence_ok: SilenceOk | None = None
-    """As of a `Job`."""
+    """How long the provider may be silent. None: as the backend's config says."""
 
     @property
     def max_tokens(self) -> int:
-        """Nothing is generated."""
+        """0: a vector has no generated tokens."""
         return 0
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens as the provider counts them. None: it did not tell, and nobody guesses."""
+    """Tokens as the provider counts them. None: the provider did not report them, and no guess takes their place."""
 
     prompt_tokens: int | None = None
-    """Those it had in its cache included."""
+    """Tokens of the prompt, those in the provider's cache included."""
     completion_tokens: int | None = None
-    """Those that were thought and not said included."""
+    """Tokens of the answer, those of thoughts included."""
     cached_tokens: int | None = None
-    """Among the prompt's."""
+    """Those of `prompt_tokens` that came from the cache."""
     reasoning_tokens: int | None = None
-    """Among the completion's."""
+    """Those of `completion_tokens` that were thoughts."""
     cache_write_tokens: int | None = None
-    """Among the prompt's, where they are billed apart."""
+    """Those of `prompt_tokens` that were written to the cache, where the provider bills them separately."""
 
     def cost(self, price: Price | None) -> Decimal | None:
         """US dollars, exactly; None when the price or the usage is unknown."""
@@ -105,49 +104,52 @@ COUNTS = tuple(field.name for field in fields(Usage))
 class Delta:
     """A piece of the answer, as the model produced it.
 
-    One without text and tokens says that something moves: the prompt is read, or the model thinks (then with its
-    `reasoning`, where the provider shows it). It is no token.
+    A piece without text and tokens is a sign of life: the model reads the prompt, or it thinks (then with `reasoning`,
+    if the provider shows it). It is no token.
     """
 
     text: str
     tokens: int = 1
     logprobs: tuple[float, ...] = ()
-    """Natural logarithms of the chosen tokens' probabilities, where the backend has them."""
+    """Natural logarithms of the chosen tokens' probabilities, if the backend has them."""
     usage: Usage | None = None
-    """What was used until here, where the provider tells it on the way: what a cancelled answer has cost."""
+    """The usage so far, if the provider reports it during the answer: the cost of a cancelled answer."""
     reasoning: str = ""
-    """Text that the model thought; it is no part of the answer, and no token."""
+    """Text that the model thought; it is not part of the answer, and no token."""
     tool_calls: tuple[ToolCallDelta, ...] = ()
-    """Pieces of calls as they come. What they join to has to be in `Done.tool_calls`, in the order of their `index`; a
-    backend that tells calls only there is fine."""
+    """Pieces of tool calls as they come. `Done.tool_calls` has to hold the whole calls, in the order of their `index`.
+    A backend may leave this empty and report calls only there.
+    """
     token_logprobs: tuple[TokenLogprob, ...] = ()
     """The tokens of `logprobs` in words, for a request that asks for them."""
 
     @property
     def answers(self) -> bool:
-        """Whether some of the answer is in it, and not only a thought or a sign of life."""
+        """Whether the piece has a part of the answer, and not only a thought or a sign of life."""
         return bool(self.text or self.tokens or self.tool_calls)
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The end of the answer, with the provider's own token counts as in `Usage`. A stream without it was cut off."""
+    """The end of the answer, with the provider's token counts as in `Usage`. A stream without it was cut off."""
 
     finish_reason: FinishReason
     prompt_tokens: int | None
     completion_tokens: int | None
     tool_calls: tuple[JsonObject, ...] = ()
     confidence: float | None = None
-    """Only when the backend knows better than the runtime (a simulated one does)."""
+    """Set only when the backend knows the confidence better than the runtime does (a simulated backend does)."""
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
     cache_write_tokens: int | None = None
     unsupported: tuple[str, ...] = ()
-    """Parameters that the request set and that had to be left out for this model."""
+    """Parameters of the request that this model does not support and that were left out."""
     refusal: str | None = None
-    """Why the model declined, in its own words, where the provider tells that apart; they are in the text as well."""
+    """Why the model declined, in its own words, if the provider reports that separately; the text has them too."""
     extra: JsonObject | None = None
-    """What this kind of backend wants back with this answer as an earlier turn, under the backend's name; opaque."""
+    """Data that this kind of backend needs when this answer comes back as an earlier turn, under the backend's name;
+    opaque to others.
+    """
 
     @property
     def usage(self) -> Usage:
@@ -156,15 +158,15 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """The vectors of all texts of a job, in the order of the texts, as long as the model or the request says."""
+    """The vectors of all texts of a job, in the texts' order, as long as the model or the request says."""
 
     vectors: Sequence[Sequence[float]]
     prompt_tokens: int | None = None
-    """As the provider counts. None: it did not tell."""
+    """Tokens of the texts, as the provider counts them. None: the provider did not report them."""
 
     @property
     def usage(self) -> "Usage | None":
-        """None: nothing was told."""
+        """The usage of the texts. None: the provider did not report it."""
         return None if self.prompt_tokens is None else Usage(self.prompt_tokens, 0)
 
 
@@ -177,7 +179,7 @@ class Completion:
     logprobs: tuple[float, ...] = ()
     reasoning: str = ""
     tool_calls: tuple[ToolCallDelta, ...] = ()
-    """The pieces of calls that came on the way."""
+    """The pieces of tool calls that came during the answer."""
     token_logprobs: tuple[TokenLogprob, ...] = ()
 
 
@@ -189,7 +191,7 @@ class Availability:
     reason: str
     cure: str = ""
     is_broken: bool = False
-    """Its code or its config is wrong, which nobody wanted."""
+    """Whether the backend's code or config is wrong, rather than just not set up."""
 
     @classmethod
     def yes(cls, reason: str) -> "Availability":
@@ -202,7 +204,7 @@ class Availability:
 
 C = TypeVar("C", bound=BackendConfig)
 Report = Callable[[str], None]
-"""Tells people how far a long step is ("pulling llama3.2: 41 %"); shown in the heartbeat's `reason`."""
+"""Reports how far a long step is ("pulling llama3.2: 41 %"); the heartbeat's `reason` shows it."""
 
 
 class Backend(ABC, Generic[C]):
@@ -215,84 +217,88 @@ class Backend(ABC, Generic[C]):
     """True when no model is asked; every answer then says so."""
 
     price_list: ClassVar[str | None] = None
-    """The provider in the table of public prices whose prices are this one's, when it is asked itself."""
+    """The provider whose prices in the public table apply, when requests go to the provider itself."""
 
     takes: ClassVar[frozenset[Parameter]] = frozenset({"temperature", "top_p", "seed"})
-    """What it heeds, or tells of in `Done.unsupported`, of the parameters that steer an answer. The runtime names the
-    others in `unsupported` when a request sets them."""
+    """The parameters that this backend uses, or reports in `Done.unsupported`. When a request sets other parameters,
+    the runtime lists them in `unsupported`.
+    """
 
     key_variable: ClassVar[str | None] = None
-    """The environment variable with the key of its provider; None: it takes none."""
+    """The environment variable with the key of the provider; None: the backend needs no key."""
 
     changed = False
-    """True when `models` tells something new because of what a request met; the runtime tells it at once."""
+    """True when a request has changed what `models` returns; the runtime then sends a heartbeat at once."""
 
     def __init__(self, config: C) -> None:
         self.config = config
 
     def pays(self, *, own: bool) -> str | None:
-        """Whose public prices count; `own`: it is the provider itself that is asked."""
+        """The provider whose public prices apply. `own`: requests go to the provider itself."""
         return self.config.price_list or (self.price_list if own else None)
 
     @classmethod
     async def offered(cls, target: str, report: Report) -> JsonObject | None:
-        """The config of a worker that serves what `bullpen add` names: a file or an address.
+        """The config of a worker for what `bullpen add` names: a file or an address.
 
-        None: it is not of this backend's kind. Empty: the backend's own config serves it, now that it is there.
-        Raises `BullpenError` for a thing of its kind that cannot be served.
+        None: it is not for this kind of backend. Empty: the backend's own config serves it. Raises `BullpenError` when
+        it is for this kind of backend but cannot be served.
         """
         return None
 
     @classmethod
     @abstractmethod
     async def available(cls, config: C) -> Availability:
-        """Whether this backend can run here now. Quick (under 2 s), and never raises."""
+        """Whether this backend can run here now. Takes under 2 s, and never raises."""
 
     @abstractmethod
     async def start(self, report: Report) -> None:
-        """Makes the models ready: load, connect, pull. Raises `BullpenError` when that cannot be."""
+        """Makes the models ready: loads, connects, pulls. Raises `BullpenError` when that fails."""
 
     @abstractmethod
     def models(self) -> tuple[ModelCard, ...]:
-        """The models served, known after `start`; what `health` finds out may change them.
+        """The models served, known after `start`; `health` may change them.
 
-        One that should be served and cannot be is told with `out_of_service`: the others are served all the same.
+        A model that should be served but cannot be is listed with `out_of_service`; the others are served all the same.
         """
 
     @abstractmethod
     def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
-        """The answer as it is made: `Delta`s, then exactly one `Done`.
+        """Streams the answer: `Delta`s, then exactly one `Done`.
 
-        Closing the generator (or cancelling the task that iterates) aborts the provider's call at once.
-        Raises `BullpenError`.
+        Closing the generator (or cancelling the task that iterates over it) aborts the provider's call at once. Raises
+        `BullpenError`.
         """
 
     def embed(self, job: EmbeddingJob) -> AsyncGenerator[Delta | Embedded, None]:
-        """The vectors of texts: exactly one `Embedded`; before it, signs of life (`Delta("", 0)`).
+        """Streams the vectors of texts: any number of signs of life (`Delta("", 0)`), then exactly one `Embedded`.
 
-        Only models with the capability `embed` are asked. Leaving it aborts the call, and it raises, as `stream` does.
+        Only models with the capability `embed` are asked. Closing the generator aborts the call, and it raises
+        `BullpenError`, as with `stream`.
         """
         raise cannot_embed(job.model.model_id)
 
     def configured(self, model: str) -> ModelConfig:
-        """What the config says of a model; of one that it does not name, nothing."""
+        """The config of a model; an empty one for a model that the config does not name."""
         return next((one for one in self.config.models if one.name == model), ModelConfig(name=model))
 
     def has_to_load(self, model: str) -> bool:
-        """Whether the server has to load this model before it can answer, as far as is known now. Quick."""
+        """Whether the server has to load this model before it can answer, as far as is known now. Must be quick."""
         return False
 
     def silence_ok(self, model: str, usual: Silence = NOTHING_LEARNED, prompt_tokens: int = 0) -> SilenceOk:
-        """How long an answer of this model may be silent; `usual`: what was learned of it; the prompt's tokens."""
+        """How long an answer of this model may be silent. `usual`: silences learned from earlier answers.
+        `prompt_tokens`: tokens to be read.
+        """
         loads = self.has_to_load(model)
         return silence_ok(self.config, self.configured(model), loads=loads, usual=usual, prompt_tokens=prompt_tokens)
 
     def patience(self, job: Job | EmbeddingJob) -> SilenceOk:
-        """How long this answer may be silent."""
+        """How long the answer to this job may be silent."""
         return job.silence_ok or self.silence_ok(job.model.model_id, prompt_tokens=prompt_tokens(job.request))
 
     async def infer(self, job: Job) -> Completion:
-        """The whole answer. Raises `BullpenError`, also for one that is empty, or was cut off: it has no `Done`."""
+        """The whole answer. Raises `BullpenError`, also when the answer is empty, or was cut off and has no `Done`."""
         came: list[Delta] = []
         async with aclosing(self.stream(job)) as pieces:
             async for piece in pieces:
@@ -310,7 +316,7 @@ class Backend(ABC, Generic[C]):
         raise truncated()
 
     async def vectors(self, job: EmbeddingJob) -> Embedded:
-        """The vectors alone. Raises `BullpenError`."""
+        """The vectors, without signs of life. Raises `BullpenError`."""
         async with aclosing(self.embed(job)) as pieces:
             async for piece in pieces:
                 if isinstance(piece, Embedded):
@@ -318,35 +324,37 @@ class Backend(ABC, Generic[C]):
         raise truncated()
 
     def adopt(self, config: C) -> bool:
-        """Takes over a changed config while it runs; False: a new object of this class has to be made for it."""
+        """Takes over a changed config without a restart. False: the runtime has to make a new object of this class."""
         return False
 
     async def memory_needed(self) -> int | None:
-        """Bytes that `start` will take in this process, about. None: hardly any, or unknown. Never raises.
+        """About how many bytes `start` needs in this process. None: hardly any, or unknown. Never raises.
 
-        It also says how long `start` may stop the whole process, which is waited for.
+        From this the runtime also estimates how long `start` may block the whole process.
         """
         return None
 
     @abstractmethod
     async def health(self) -> None:
-        """Returns when the backend can answer now; raises `BullpenError` saying why when it cannot."""
+        """Returns when the backend can answer now. Raises `BullpenError` with the reason when it cannot."""
 
     async def close(self) -> None:
-        """Lets go of everything. Called once, after the last `stream` ended."""
+        """Frees all resources. Called once, after the last `stream` has ended."""
 
 
 def out_of_service(card: ModelCard, why: str) -> ModelCard:
-    """A model that is configured and not there: told with the reason, and offered for nothing until it is back."""
+    """The card of a configured model that is not available: it shows the reason, and no requests go to it until it is
+    back.
+    """
     return card.model_copy(update={"capabilities": (), "trouble": why})
 
 
 def cannot_embed(model: str) -> BullpenError:
-    """The error of a model that has no vectors to give."""
+    """The error of a model that cannot give vectors."""
     return BullpenError(ErrorCode.INVALID_REQUEST, f"{model} cannot do this: embed", field="model", fault="model")
 
 
 def truncated() -> BullpenError:
-    """The error of a stream that ended without saying why: half an answer is not an answer."""
+    """The error of a stream that ended without a finish reason: half an answer is not an answer."""
     why = "the provider's stream ended without a finish reason"
     return BullpenError(ErrorCode.UPSTREAM_ERROR, why, fault="model", outcome=Outcome.TRUNCATED)

@@ -1,4 +1,6 @@
-"""A backend's report card, `checklist.yaml` in its folder: what it can do, what is to be done, what it never will."""
+"""A backend's report card, `checklist.yaml` in its folder: what it can do, what is planned, and what it never will
+do.
+"""
 
 import re
 from pathlib import Path
@@ -24,29 +26,29 @@ Verdict = Annotated[str, AfterValidator(_known)]
 class Checklist(ConfigModel):
     chat: Verdict
     stream: Verdict
-    """Piece by piece, as the model makes it."""
+    """Sends the answer piece by piece, as the model makes it."""
     cancel: Verdict
-    """Leaving it ends the provider's work at once."""
+    """Ends the provider's work at once when the stream is closed."""
     usage: Verdict
-    """Tokens as the provider counts them."""
+    """Reports tokens as the provider counts them."""
     logprobs: Verdict
-    """Where confidence comes from."""
+    """Reports token probabilities, from which confidence comes."""
     continue_: Annotated[Verdict, Field(alias="continue")]
-    """Goes on after the start of an answer that another worker began."""
+    """Continues after the start of an answer that another worker began."""
     tools: Verdict
     json_: Annotated[Verdict, Field(alias="json")]
     vision: Verdict
     embed: Verdict = "exempt: it says nothing of vectors"
-    """Vectors of texts."""
+    """Turns texts into vectors."""
     limits: Verdict
-    """Says `rate_limited`, and for how long, when its provider does."""
+    """Raises `rate_limited`, with the time to wait, when its provider does."""
     health: Verdict
 
     def items(self) -> dict[str, str]:
-        """What is said of each, in this order."""
+        """The verdict on each item, in this order."""
         return dict(self.model_dump(by_alias=True))
 
 
 def load_checklist(folder: Path) -> Checklist:
-    """Raises `ConfigError` naming the file, the line and the item."""
+    """Reads the report card. Raises `ConfigError` naming the file, the line and the item."""
     return load_config(Checklist, "checklist", folder / "checklist.yaml", {})

@@ -1,4 +1,4 @@
-"""What every backend's `config.yaml` may say; a backend adds its own keys in a subclass."""
+"""The settings that every backend's `config.yaml` may have; a backend adds its own in a subclass."""
 
 from typing import Annotated, Literal
 
@@ -32,7 +32,7 @@ Parameter = Literal[
     "tool_choice",
     "response_format",
 ]
-"""What a question to a provider may have that its model refuses."""
+"""Parts of a question that a provider's model may refuse."""
 
 
 class ModelConfig(ConfigModel):
@@ -41,30 +41,33 @@ class ModelConfig(ConfigModel):
     name: ModelName
     """The model's name as the provider knows it; the `model_id` of its answers."""
     aliases: tuple[ModelName, ...] = ()
-    """Other names a caller may use."""
+    """Other names that callers may use."""
     context_window: Positive = 8192
-    """Tokens, prompt and answer together."""
+    """Tokens of the prompt and the answer together."""
     capabilities: tuple[Capability, ...] = ("chat", "stream")
     price: Price | None = None
-    """US dollars per million tokens. Left out: the provider's public one, if the table has it; null: unknown."""
+    """US dollars per million tokens. Left out: the provider's public price, if the table has it; null: unknown."""
     max_tokens: Positive | None = None
-    """The most tokens one answer may have; a request may ask for fewer."""
+    """The most tokens that one answer may have; a request may ask for fewer."""
     reasons: bool = False
-    """It thinks before it answers, and may be silent for minutes meanwhile: five times the backend's time-outs."""
+    """Whether the model thinks before it answers. It may then be silent for five times the backend's time-outs."""
     first_token_timeout: Annotated[float, Field(gt=0)] | None = None
-    """Seconds of silence before its first token, instead of the backend's; exactly these, whether it reasons or not."""
+    """Seconds of silence before the model's first token, instead of the backend's time-out. `reasons` does not extend
+    them.
+    """
     next_token_timeout: Annotated[float, Field(gt=0)] | None = None
-    """The same between tokens."""
+    """Seconds of silence between tokens, instead of the backend's time-out."""
     stand_in: bool = False
     """Answers only while no other chat model is ready, unless a request names this model or its backend."""
     options: JsonObject = Field(default_factory=dict)
-    """Passed to the provider as they are."""
+    """Options that are passed to the provider as they are."""
     unsupported: tuple[Parameter, ...] = ()
-    """Parameters that the provider refuses for it: `temperature`, `seed` and the like are left out, and the answer says
-    so; a request that needs one of the others goes to another model."""
+    """Parameters that the provider refuses for this model. `temperature`, `seed` and the like are left out, and the
+    answer says so; a request that needs one of the others goes to another model.
+    """
 
     def card(self, *, local: bool, provider: str | None = None) -> ModelCard:
-        """`provider`: whose public price it has when none is told here."""
+        """The model's card. `provider`: the provider whose public price applies when the config has no price."""
         able: tuple[Capability, ...] = (*self.capabilities, *(("reasoning",) if self.reasons else ()))
         card = ModelCard(
             model_id=self.name,
@@ -79,36 +82,40 @@ class ModelConfig(ConfigModel):
 
 
 class BackendConfig(ConfigModel):
-    """The keys that every backend shares. Times are in seconds unless the name says `_ms`."""
+    """The settings that every backend shares. Times are in seconds unless the name says `_ms`."""
 
     models: tuple[ModelConfig, ...] = ()
     max_concurrency: Positive = 4
-    """Requests computed at once."""
+    """Requests that the worker computes at once."""
     max_queue: Annotated[int, Field(ge=0)] | None = None
-    """Requests waiting inside the worker; as many as `max_concurrency` when left out."""
+    """Requests that may wait inside the worker; `max_concurrency` when left out."""
     price_list: str | None = None
-    """Whose public prices count for models that have none here: a provider of the table (`bullpen prices --all`), or
-    `none`. Left out: the provider's own, when it is the provider itself that is asked."""
+    """The provider whose public prices apply to models without a price here: one of the table (`bullpen prices --all`),
+    or `none`. Left out: the backend's own provider, when requests go to the provider itself.
+    """
     max_tokens: Positive | None = None
-    """The most tokens of one answer, for models that don't set their own."""
+    """The most tokens of one answer, for models without a limit of their own."""
     requests_per_minute: Positive | None = None
-    """Begun in any minute; None: as many as come."""
+    """The most requests begun in any minute; none: no limit."""
     tokens_per_minute: Positive | None = None
-    """Prompts and answers together, in any minute."""
+    """The most tokens of prompts and answers together in any minute; none: no limit."""
     account: Name | None = None
-    """Workers that name the same one share these two limits, wherever they run; they should tell the same ones."""
+    """Name of the provider account. Workers with the same name share these two limits, on whichever machine; they
+    should set the same limits.
+    """
     heartbeat_interval: Annotated[float, Field(ge=0.05, le=60)] = 1.0
     health_interval: Annotated[float, Field(ge=0.05, le=3600)] = 5.0
-    """How often the backend itself is asked whether it is well."""
+    """Seconds between two checks of the backend's health."""
     drain_timeout: Annotated[float, Field(ge=0)] = 30.0
-    """How long running requests may finish after SIGTERM."""
+    """Seconds that running requests have to finish after SIGTERM."""
     first_token_timeout: Annotated[float, Field(gt=0)] = 120.0
-    """How long the provider may stay silent before its first token. Whatever it sends ends a silence. A prompt of more
-    than 8,192 tokens gets longer: twice as many tokens, twice the time, up to ten times."""
+    """Seconds for which the provider may be silent before its first token. Anything that it sends ends a silence. For a
+    prompt of more than 8,192 tokens the time grows with its length, up to ten times.
+    """
     next_token_timeout: Annotated[float, Field(gt=0)] = 60.0
-    """How long the provider may stay silent between tokens."""
+    """Seconds for which the provider may be silent between tokens."""
     replicas: Positive = 1
-    """How many of it `bullpen up` starts when nobody says."""
+    """Workers of this backend that `bullpen up` starts by default."""
 
     @field_validator("price_list")
     @classmethod

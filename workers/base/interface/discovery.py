@@ -1,7 +1,7 @@
-"""Finds backends. A backend is one folder; nothing else names it.
+"""Finds backends. A backend is one folder; no list names it.
 
-A folder under `workers/` with a `backend.py` is a backend of the house. An installed package adds one
-with an entry point in the group `bullpen.workers`; a folder elsewhere is given by its path.
+A folder under `workers/` with a `backend.py` is a built-in backend. An installed package adds one with an entry point
+in the group `bullpen.workers`. Any other folder is given by its path.
 """
 
 import hashlib
@@ -30,12 +30,12 @@ ENTRY_POINTS = "bullpen.workers"
 
 AnyBackend = Backend[Any]
 ASKS = {"base_url", "key_variable"}
-"""Settings that name a server, or another key."""
+"""Settings that name a server or another key: with one of them, the user asks for this backend."""
 
 
 @dataclass(frozen=True, slots=True)
 class BackendFolder:
-    """A backend that was found, not yet imported: its SDK may be missing."""
+    """A backend that was found but not imported yet: its SDK may be missing."""
 
     name: str
     path: Path
@@ -56,17 +56,17 @@ class BackendFolder:
         return found[0]
 
     def config(self, path: Path | None = None) -> BackendConfig:
-        """The folder's `config.yaml` (or the file at `path`) with `BULLPEN_<NAME>__*` on top."""
+        """The folder's `config.yaml` (or the file at `path`), with `BULLPEN_<NAME>__*` on top."""
         return self.config_file(path).load()
 
     def config_file(self, path: Path | None = None) -> ConfigFile[BackendConfig]:
-        """The same, to be followed while the worker runs."""
+        """The config file as an object that can follow its changes while the worker runs."""
         return ConfigFile(self.load().config_class, self.name, path or self.path / "config.yaml")
 
     async def available(self, path: Path | None = None) -> Availability:
-        """Whether this backend can run here now, and what to do when it can't. Never raises.
+        """Whether this backend can run here now, and what to do when it cannot. Never raises.
 
-        `path`: a config instead of the folder's own.
+        `path`: a config to read instead of the folder's own.
         """
         try:
             if (unasked := self._unasked(path)) is not None:
@@ -87,9 +87,10 @@ class BackendFolder:
             return Availability.no(told, f"correct {self.path / 'backend.py'}", is_broken=True)
 
     def _unasked(self, path: Path | None) -> Availability | None:
-        """Why a provider that nobody asks for does not run; its SDK, which takes its time, is not imported for that.
+        """The reason why a provider's backend does not run when neither environment nor config asks for it. Its SDK,
+        which is slow to import, is not needed for this.
 
-        None when somebody asks for it, or when only its code can tell.
+        None when the backend is asked for, or when only its code can decide.
         """
         package = self.module.rpartition(".")[0]
         told = getattr(importlib.import_module(package), "UNASKED", None) if package and path is None else None
@@ -106,7 +107,7 @@ class BackendFolder:
 
 
 def discover() -> dict[str, BackendFolder]:
-    """Every backend of the house and every installed one, by name, in alphabetical order."""
+    """All built-in and installed backends by name, in alphabetical order."""
     found = {
         folder.name: BackendFolder(folder.name, folder, f"workers.{folder.name}.backend")
         for folder in HOUSE.iterdir()
@@ -122,7 +123,7 @@ def discover() -> dict[str, BackendFolder]:
 
 
 def _origin(point: EntryPoint) -> Path | None:
-    """The file of its module, whether a class in it is named or not. Somebody else's broken package is left out."""
+    """The file of an entry point's module. None for a broken package, so that it does not stop the others."""
     try:
         spec = importlib.util.find_spec(point.module)
     except Exception as error:
@@ -132,7 +133,7 @@ def _origin(point: EntryPoint) -> Path | None:
 
 
 def find(name_or_path: str) -> BackendFolder:
-    """The backend of that name, or the folder at that path. Raises `ConfigError` naming what exists."""
+    """The backend with this name, or in the folder at this path. Raises `ConfigError` with the known names."""
     known = discover()
     if name_or_path in known:
         return known[name_or_path]
@@ -147,7 +148,7 @@ def find(name_or_path: str) -> BackendFolder:
 
 
 def _from_path(name: str, path: Path) -> Any:
-    """The module in a folder outside the packages; the same one each time, so that its classes stay the same."""
+    """The module of a folder outside the packages; the same module each time, so that its classes stay the same."""
     module_name = f"bullpen_worker_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}_{name}"
     if module_name in sys.modules:
         return sys.modules[module_name]

@@ -1,9 +1,9 @@
-"""Answers in which there is nothing. A provider that ends well and says nothing has not answered.
+"""Empty answers. A provider that ends well but says nothing has not answered.
 
-Blanks are nothing, and so are characters that nobody sees and thoughts without a word after them. Such an attempt has
-failed, and another worker is asked, but where the caller wanted it so: with so few tokens that there was room for no
-word, or with texts that end the answer, one of which may stand at its beginning. What the provider's filter held back
-says nothing against the model.
+Blanks and invisible characters do not count as words, and neither do thoughts without a word after them. An empty
+answer is a failed attempt, and another worker is asked. The caller gets it only if the request made it so: with so few
+`max_tokens` that no word fitted, or with stop texts, one of which may stand at the answer's start. An answer that the
+provider's filter held back does not count against the model.
 """
 
 import re
@@ -11,9 +11,11 @@ import re
 from contracts import BullpenError, ErrorCode, FinishReason
 
 _THOUGHTS = re.compile(r"\s*<(think|thinking|thought|reasoning)>.*?(?:</\1>|\Z)", re.DOTALL)
-"""At the start of the text, from servers that do not tell thoughts apart."""
+"""Thoughts at the start of the text, from servers that do not separate thoughts from the answer."""
 NEARLY = 2
-"""Of a limit of tokens, one part in so many has to be used for the limit to be the reason of an early end."""
+"""At least one part in this many of the caller's token limit has to be used for the limit to explain an empty
+answer.
+"""
 
 WHY: dict[FinishReason, str] = {
     "stop": "the provider ended its answer without a word",
@@ -24,7 +26,7 @@ WHY: dict[FinishReason, str] = {
 
 
 def says_something(text: str) -> bool:
-    """Whether there is anything to read in an answer's text."""
+    """Whether an answer's text has a visible character."""
     said = _THOUGHTS.sub("", text, count=1)
     return any(character.isprintable() and not character.isspace() for character in said)
 
@@ -37,10 +39,10 @@ def why_empty(
     written: int | None = None,
     may_stop: bool = False,
 ) -> BullpenError | None:
-    """The error of an answer without tool calls in which there is nothing; None for a real answer.
+    """The error for an empty answer without tool calls; None for an answer with words.
 
-    `wanted`: the most tokens the caller asked for, None: the limit is not the caller's. `written`: those that the
-    provider counted, thoughts included. `may_stop`: the caller named texts that end the answer.
+    `wanted`: the most tokens that the caller asked for; None: the limit is not the caller's. `written`: tokens that the
+    provider counted, thoughts included. `may_stop`: the caller set stop texts.
     """
     as_wanted = (finish == "length" and _reached(wanted, written)) or (finish == "stop" and may_stop)
     if says_something(text) or as_wanted:

@@ -1,9 +1,10 @@
-"""How long a provider may be silent about an answer and still be well. Pure: told configs and figures, asks no clock.
+"""How long a provider may be silent during an answer and still be well. Pure: it gets configs and figures, and reads no
+clock.
 
-The config's time-outs, or the model's own; longer for a model that reasons or that has to be loaded first, and for a
-long prompt, which is read before the first token; longer still where its answers were silent for longer of late. What
-was learned only ever extends it, so that a few quick answers never make a slow one look dead. The worker keeps to
-exactly this, and tells it to the Manager with its claim.
+The base is the time-outs of the config, or the model's own. They grow for a model that reasons or has to be loaded
+first, and for a long prompt, which is read before the first token. They also grow when the model's recent answers were
+silent for longer. What is learned only extends the time, so that a few quick answers never make a slow one look dead.
+The worker keeps exactly this time, and sends it to the Manager with its claim.
 """
 
 from collections import OrderedDict
@@ -14,26 +15,27 @@ from contracts import SilenceOk
 from workers.base.interface.config import BackendConfig, ModelConfig
 
 REASONING, LOADING = 5, 5
-"""Times the usual, for a model that reasons, and before the first token for one that has to be loaded."""
+"""Factors on the time-outs: for a model that reasons, and, before the first token, for one that has to be loaded."""
 LONG_PROMPT = 8192
-"""Tokens. Before the first token, a prompt of twice as many gets twice the usual, and so on."""
+"""Tokens of a prompt up to which the time-out stays as it is; twice as many tokens double it before the first token."""
 LEARNED = 4.0
-"""Times the longest silence that 99 of 100 answers had of late."""
+"""Factor on the longest silence of 99 of 100 recent answers."""
 MOST = 10.0
-"""Times the usual that may be learned, or that a long prompt gets: a provider that gets slower and slower is given up
-in the end."""
+"""The largest factor on a time-out, learned or for a long prompt: a provider that gets ever slower is given up in the
+end.
+"""
 ANSWERS, MODELS = 200, 64
-"""How many answers of how many models are remembered."""
+"""Answers remembered for each model, and models remembered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """How long one answer was silent at most, in seconds."""
+    """The longest silences of one answer, in seconds."""
 
     first_token: float = 0.0
-    """Before its first token."""
+    """The silence before the first token."""
     next_token: float = 0.0
-    """Between tokens."""
+    """The longest silence between tokens."""
 
 
 NOTHING_LEARNED = Silence()
@@ -47,7 +49,9 @@ def silence_ok(
     usual: Silence = NOTHING_LEARNED,
     prompt_tokens: int = 0,
 ) -> SilenceOk:
-    """`loads`: the model has to be loaded first. `usual`: what was learned of it. `prompt_tokens`: to be read."""
+    """How long an answer may be silent. `loads`: the model has to be loaded first. `usual`: silences learned from
+    earlier answers. `prompt_tokens`: tokens to be read.
+    """
     reasoning = REASONING if model.reasons else 1
     first = model.first_token_timeout or config.first_token_timeout * max(reasoning, LOADING if loads else 1)
     following = model.next_token_timeout or config.next_token_timeout * reasoning
@@ -59,11 +63,11 @@ def silence_ok(
 
 
 class SilenceHistory:
-    """The silences of each model's answers of late."""
+    """The silences of each model's recent answers."""
 
     def __init__(self) -> None:
         self._answers: OrderedDict[str, tuple[RecentValues, RecentValues]] = OrderedDict()
-        """Before the first token, and between tokens."""
+        """By model, the silences before the first token, and between tokens (seconds)."""
 
     def learn(self, model: str, silence: Silence) -> None:
         if model not in self._answers:
@@ -76,7 +80,7 @@ class SilenceHistory:
             self._answers.popitem(last=False)
 
     def usual(self, model: str) -> Silence:
-        """What 99 of 100 answers kept to; of nothing, nothing."""
+        """The silences that 99 of 100 recent answers stayed within; zeros for a model without answers."""
         if model not in self._answers:
             return NOTHING_LEARNED
         first, following = self._answers[model]

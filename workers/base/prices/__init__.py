@@ -1,10 +1,10 @@
-"""What providers charge in public: a table of a certain day, for models whose config names no price.
+"""Public prices of providers: a table of a certain day, for models whose config has no price.
 
-A model is found by its exact name, or by its name without the date at its end (`gpt-5-mini-2025-08-07`); nothing that
-merely looks alike. What is not in the table has no price, and unknown is told as unknown. A config's price wins, also
-`price: null`. Contracts, discounts and taxes are nobody's business but yours: put your own prices into `config.yaml`.
+A model is found by its exact name, or by its name without the date at its end (`gpt-5-mini-2025-08-07`), never by
+similarity. A model that the table lacks has no price, and is shown as unknown. A price in the config comes first, even
+`price: null`. The table knows no contracts, discounts or taxes: put your own prices into `config.yaml`.
 
-`table.json` is made by `generate.py` from the package genai-prices (MIT licence); its head names the version.
+`generate.py` makes `table.json` from the package genai-prices (MIT licence); the head of the table names its version.
 """
 
 import json
@@ -29,21 +29,21 @@ class PriceTable(OpenModel):
     providers: dict[str, dict[str, Price]]
 
     def find(self, provider: str, model: str) -> Price | None:
-        """The price of a provider's model. None: it is not known."""
+        """The price of a provider's model. None: unknown."""
         prices = self.providers.get(provider, {})
         return prices.get(model) or prices.get(_DATE.sub("", model))
 
 
 @cache
 def table() -> PriceTable:
-    """The one that comes with this version."""
+    """The table that comes with this version of Bullpen."""
     return PriceTable.model_validate(json.loads(TABLE.read_text(encoding="utf-8")))
 
 
 def priced(card: ModelCard, provider: str | None, *, told: bool) -> ModelCard:
-    """The card with its provider's public price, if it has none of its own.
+    """The card with its provider's public price, if it has no price of its own.
 
-    `told`: its config says what it costs, or that nobody knows. `provider` None or `none`: nobody's prices are its own.
+    `told`: the config has a price, or says that it is unknown. `provider` None or `none`: no public prices apply.
     """
     if told or card.price is not None or provider in (None, NONE):
         return card

@@ -1,7 +1,7 @@
-"""Makes `table.json` anew: `uv run --with genai-prices python -m workers.base.prices.generate`.
+"""Makes a new `table.json`: `uv run --with genai-prices python -m workers.base.prices.generate`.
 
-Takes what has a plain price per million tokens, or one more from a certain length of prompt on. What costs more at
-certain hours, or by the piece, is left out: it would be a guess.
+Takes models with a plain price per million tokens, or with a second price above a certain prompt length. Models whose
+price depends on the hour, or is per item, are left out: a price for them would be a guess.
 """
 
 import json
@@ -26,7 +26,7 @@ LEFT_OUT = (
     "openrouter",
     "quicksilverpro",
 )
-"""They sell others' models under others' conditions."""
+"""Providers that are left out: they sell others' models under their own conditions."""
 NAMES = {
     "input_mtok": "input_per_mtok",
     "output_mtok": "output_per_mtok",
@@ -68,7 +68,7 @@ def _prices(provider: Any, now: datetime) -> Iterator[tuple[str, Json]]:
 
 
 def _current(prices: Any, now: datetime) -> Any:
-    """Of prices that began on certain days the last one; None when they depend on the hour."""
+    """The latest of the prices that have started by now; None when they depend on the hour."""
     if not isinstance(prices, list):
         return prices
     current = None
@@ -97,7 +97,7 @@ def _price(prices: Any) -> Json | None:
 
 
 def _names(match: Any) -> Iterator[str]:
-    """The exact names that a model goes by."""
+    """The exact names of a model."""
     equals = getattr(match, "equals", None)
     if isinstance(equals, str):
         yield equals

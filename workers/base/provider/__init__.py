@@ -1,1 +1,1 @@
-"""What backends that ask a provider share: connections, streams, errors, conversations."""
+"""What backends of remote providers share: connections, streams, errors, conversations."""

@@ -1,4 +1,4 @@
-"""What gathers one answer from the pieces of a provider's stream."""
+"""Gathers one answer from the pieces of a provider's stream."""
 
 from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
@@ -11,27 +11,29 @@ T = TypeVar("T")
 
 
 class Answer(ABC, Generic[T]):
-    """One answer. SDKs read trustingly: whatever a server puts in a field is in the field. So it is checked here."""
+    """One answer. SDKs do not check what a server sends: a field may hold anything. So the fields are checked here."""
 
     def __init__(self, job: Job) -> None:
         self._size = SizeGuard(job.max_tokens)
         self._thoughts = SizeGuard(job.max_tokens, least=THOUGHTS_LEAST)
         self._seam = OverlapTrimmer(job.prefix)
         self._said = False
-        """It has some text."""
+        """Whether the answer has some text."""
 
     is_complete = False
-    """Nothing is waited for any more, though the provider may leave its connection open."""
+    """Whether the answer is complete, although the provider may leave its connection open."""
 
     @abstractmethod
     def take(self, piece: T) -> Delta | None:
-        """What a piece brings; None: nothing to show. Raises `BullpenError`, or `ValueError` for one that is none."""
+        """The part of the answer in a piece; None: nothing to show. Raises `BullpenError`, or `ValueError` for a piece
+        that cannot be read.
+        """
 
     def rest(self) -> Delta | None:
-        """What was held back because it might have been the start of the answer once more."""
+        """The text that was held back because it might have repeated the start of the answer; None: no text."""
         text = self._seam.end()
         return Delta(text, 0) if text else None
 
     @abstractmethod
     def done(self) -> Done | None:
-        """The end; None when the provider never said why it stopped."""
+        """The end of the answer; None when the provider never said why it stopped."""

@@ -1,9 +1,10 @@
-"""Tool calls that were made at one provider, in the form that another one takes, and back.
+"""Translates tool calls between providers: a request's calls into the form of this provider, and an answer's calls
+back.
 
-A conversation may go on at another provider than it began at. Each has a rule of its own for the ids of calls and the
-names of functions, and most refuse a result without its call, a call without its result, and fields that they do not
-know. So a backend reads a translated request, and its answer's calls are translated back: the caller sees the names and
-ids that it knows, and a provider sees no other provider's.
+A conversation may continue at another provider than it began at. Each provider has rules of its own for the ids of
+calls and the names of functions, and most refuse a result without its call, a call without its result, and unknown
+fields. So a backend reads a translated request, and its answer's calls are translated back. The caller sees the names
+and ids that it knows, and a provider never sees another provider's.
 """
 
 import json
@@ -20,43 +21,45 @@ from workers.base.provider.question import built
 
 LETTERS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 LENGTH = 9
-"""Letters of an id that is made here: so many, and nothing else, wants the strictest provider."""
+"""Characters of an id that is made here: the strictest provider accepts exactly this many letters and digits."""
 LONGEST_NAME = 64
 NO_RESULT = ChatMessage(role="tool", content="(no result)")
-"""What a call has returned of which the conversation tells no result."""
+"""The result of a call whose result the conversation does not have."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallRule:
-    """What a provider takes. Ids of nine letters or digits and names like `get_weather` have to fit."""
+    """The ids and names of calls that a provider accepts. Ids of nine letters or digits and names like `get_weather`
+    have to fit.
+    """
 
     ids: str = "[A-Za-z0-9_-]{1,40}"
     names: str = "[A-Za-z0-9_-]{1,64}"
     keeps: frozenset[str] = frozenset()
-    """The provider's own fields of a call, besides `id`, `type` and `function`."""
+    """The provider's own fields of a call, beside `id`, `type` and `function`."""
 
 
 class CallForms:
     """The tools, calls and results of one request in a provider's form."""
 
     def __init__(self, job: Job, rule: CallRule) -> None:
-        """Raises `BullpenError(invalid_request)` for a call that has no function with a name."""
+        """Raises `BullpenError(invalid_request)` for a call without a named function."""
         self._keeps = rule.keeps
         self._used: set[str] = set()
-        """Ids of the answer's calls as the caller gets them."""
+        """The ids that the caller has got for calls of the answer."""
         self._passed_on: dict[str, str] = {}
-        """Those that a piece told already, by the provider's."""
+        """By the provider's id, the caller's id of a call whose first piece was sent already."""
         self._names = _Words(rule.names, _made_name)
         self._ids = _Words(rule.ids, _made_id)
         self.job = replace(job, request=job.request.model_copy(update=self._changed(job)))
-        """The job as the backend should read it."""
+        """The job as the backend has to read it."""
 
     def restored(self, done: Done) -> Done:
-        """The end of an answer in the caller's words; each of its calls has an id of its own."""
+        """The end of an answer with the caller's names and ids; each call has a different id."""
         return replace(done, tool_calls=tuple(self._restored(call) for call in done.tool_calls))
 
     def restored_delta(self, delta: Delta) -> Delta:
-        """A piece of an answer in the caller's words."""
+        """A piece of an answer with the caller's names and ids."""
         if not delta.tool_calls:
             return delta
         return replace(delta, tool_calls=tuple(self._restored_piece(piece) for piece in delta.tool_calls))
@@ -83,7 +86,7 @@ class CallForms:
         return {**call, "id": call_id, "function": function}
 
     def _changed(self, job: Job) -> JsonObject:
-        """The fields of the request that change; none where there are neither tools nor calls."""
+        """The fields of the request that change; none for a request without tools and calls."""
         request, messages = job.request, job.request.conversation
         if not request.tools and not any(message.tool_calls or message.role == "tool" for message in messages):
             return {}
@@ -102,7 +105,7 @@ class CallForms:
         return {**tool, "function": {**tool["function"], "name": self._names.told(tool["function"]["name"])}}
 
     def _told(self, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
-        """The conversation, with the results of calls right after them and in their order."""
+        """The conversation, with each call's results right after it and in the calls' order."""
         results = results_of(messages)
         taken = set(results.values())
         told: list[ChatMessage] = []
@@ -125,7 +128,7 @@ class CallForms:
 
 
 def translated(job: Job, rule: CallRule) -> CallForms:
-    """The job in the provider's form. Raises `BullpenError(invalid_request)`, which is the request's fault."""
+    """The job in the provider's form. Raises `BullpenError(invalid_request)`: the request is at fault."""
     return built(partial(CallForms, rule=rule), job)
 
 
@@ -133,10 +136,11 @@ def translated(job: Job, rule: CallRule) -> CallForms:
 
 
 def results_of(messages: Sequence[ChatMessage]) -> dict[tuple[int, int], int]:
-    """The number of each call's result, if it has one, by the number of the call's message and its place there.
+    """For each call with a result, the number of the result's message, by the number of the call's message and the
+    call's place in it.
 
-    A result names its call by the id, of which the last one without a result counts. One without an id belongs to
-    the first call without a result that fits its name, if it has one.
+    A result names its call by id: the last such call without a result. A result without an id belongs to the first call
+    without a result, of the same name if the result has a name.
     """
     waiting: list[tuple[int, int]] = []
     results: dict[tuple[int, int], int] = {}
@@ -162,7 +166,7 @@ def _call_of(
 
 
 def in_words(result: ChatMessage) -> ChatMessage:
-    """A result as words of the user: for one without a call, and for models that know no tools."""
+    """A result as words of the user, for a result without a call and for models without tools."""
     return ChatMessage(role="user", content=f"Result of {result.name or 'a tool'}: {result.text}")
 
 
@@ -180,7 +184,7 @@ def _id_of(call: JsonObject) -> str:
 
 
 def function_of(call: JsonObject) -> tuple[str, str]:
-    """A call's function and its arguments as text. Raises `BullpenError(invalid_request)`."""
+    """A call's function name, and its arguments as text. Raises `BullpenError(invalid_request)`."""
     function = call.get("function")
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(function, dict) or not isinstance(name, str) or not name:
@@ -195,7 +199,7 @@ def function_of(call: JsonObject) -> tuple[str, str]:
 
 
 class _Words:
-    """Words of one kind, as the caller knows them and as the provider does; each stands for one of the other's."""
+    """Names or ids, in the caller's form and in the provider's; each stands for exactly one of the other form."""
 
     def __init__(self, form: str, make: Callable[[str, int], str]) -> None:
         self._form = re.compile(form)
@@ -205,7 +209,7 @@ class _Words:
         self._used: set[str] = set()
 
     def keep(self, words: Iterable[str]) -> None:
-        """Those that fit stay as they are, so that no other one is turned into them."""
+        """Keeps the words that fit the provider's form, so that no other word is translated into one of them."""
         for word in words:
             if self._form.fullmatch(word):
                 self._told[word] = self._original[word] = word
@@ -215,14 +219,14 @@ class _Words:
         return self._told.get(word) or self._new(word)
 
     def once(self, word: str) -> str:
-        """The same, but never the same one twice."""
+        """The provider's word for the caller's, but a new one each time the caller's word occurs again."""
         told = self.told(word)
         told = self._new(word) if told in self._used else told
         self._used.add(told)
         return told
 
     def original(self, told: str) -> str:
-        """The caller's word for the provider's; one that the caller never said stays as it is."""
+        """The caller's word for the provider's; a word that the caller never used stays as it is."""
         return self._original.get(told, told)
 
     def _new(self, word: str) -> str:
@@ -234,7 +238,9 @@ class _Words:
 
 
 def _made_id(word: str, number: int) -> str:
-    """The same for the same word, so that providers find the conversation in their caches."""
+    """An id made from a word. The same word gives the same id, so that providers find the conversation in their
+    caches.
+    """
     digest = sha256(f"{number}/{word}".encode(errors="replace")).digest()
     return "".join(LETTERS[byte % len(LETTERS)] for byte in digest[:LENGTH])
 

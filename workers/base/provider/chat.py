@@ -1,4 +1,4 @@
-"""A conversation in the form that OpenAI made common, which several providers understand."""
+"""A conversation in OpenAI's form, which several providers understand."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -26,18 +26,18 @@ BYTES_PER_TOKEN = 16
 CHARACTERS_PER_TOKEN = 4
 MAX_ANSWER_BYTES = 32 << 20
 THOUGHTS_LEAST = 1 << 20
-"""Bytes: not every provider counts thoughts in `max_tokens`, so they have room of their own."""
+"""Bytes allowed for thoughts beside those of `max_tokens`: not every provider counts thoughts in `max_tokens`."""
 BEGIN = "(The conversation begins with your words.)"
-"""What the user says before an answer that stands first, for providers that want a user's turn there."""
+"""Words of the user before a first message of the assistant, for providers that require a user's turn first."""
 LEAST_LIKELY = 1e6
-"""A log-probability beyond this is none."""
+"""Values of this size or more are no log-probabilities."""
 
 
 # What is asked
 
 
 def conversation(job: Job) -> tuple[ChatMessage, ...]:
-    """What the model is given; the start of an answer that another worker began comes last."""
+    """The messages that the model gets; the start of an answer that another worker began comes last."""
     *earlier, last = job.request.conversation
     start = begun(job.prefix)
     if not start:
@@ -52,27 +52,29 @@ def chat_messages(job: Job) -> list[JsonObject]:
 
 
 def _openai_message(message: ChatMessage) -> JsonObject:
-    """Always with a content: many servers refuse null, or none, beside tool calls.
+    """A message in OpenAI's form, always with a content: many servers refuse null or no content beside tool calls.
 
-    Thoughts stand beside calls alone: some models want theirs back there, and no other one reads them.
+    Thoughts are included only beside calls: some models need theirs back there, and other models ignore them.
     """
     left_out = {"extra"} if message.tool_calls else {"extra", "tool_calls", "reasoning_content"}
     return {"role": message.role, "content": "", **message.model_dump(mode="json", exclude_none=True, exclude=left_out)}
 
 
 def split_data_url(url: str) -> tuple[str, str]:
-    """The media type, without its parameters, and the base64 data of an image given as a data URL."""
+    """The media type (without its parameters) and the base64 data of an image in a data URL."""
     head, _, data = url.partition(",")
     return head.removeprefix("data:").partition(";")[0], data
 
 
 def temperature_wanted(request: InferenceRequest) -> float | None:
-    """Only a caller's own: a default would hide the model's, and some models refuse any."""
+    """The temperature, if the caller set it: a default here would replace the model's own, and some models refuse
+    any.
+    """
     return request.temperature if "temperature" in request.model_fields_set else None
 
 
 def json_wanted(response_format: JsonObject | None) -> tuple[bool, JsonObject | None]:
-    """Whether the answer should be JSON, and after which schema, if any."""
+    """Whether the answer should be JSON, and its schema if there is one."""
     if response_format is None or response_format.get("type") == "text":
         return False, None
     schema = response_format.get("json_schema")
@@ -96,7 +98,9 @@ def calls_made(message: ChatMessage) -> list[tuple[str, JsonObject]]:
 
 
 def function_answered(message: ChatMessage, messages: Iterable[ChatMessage]) -> str:
-    """The name of the function whose result a `tool` message brings: its own word, or that of the call it answers."""
+    """The name of the function whose result a `tool` message has: the message's own name, or that of the call that it
+    answers.
+    """
     made = (call for other in messages for call in other.tool_calls or () if call.get("id") == message.tool_call_id)
     return message.name or next((str(call["function"]["name"]) for call in made), message.tool_call_id or "")
 
@@ -105,14 +109,14 @@ def function_answered(message: ChatMessage, messages: Iterable[ChatMessage]) -> 
 
 
 def tokens(told: object, otherwise: int) -> int:
-    """A number of tokens as the provider told it. Some say nothing, or none at all: then what we know ourselves."""
+    """A number of tokens as the provider reports it; `otherwise` when it reports none, or nothing usable."""
     return counted(told) or otherwise
 
 
 def counted(told: object) -> int | None:
-    """A count of a bill, also one told as a text or as 12.0.
+    """A count from the provider's bill; a text or 12.0 will do as well.
 
-    None: it was not told, or is no count; nobody guesses what it should have been.
+    None: the provider did not report it, or it is no count. No guess replaces it.
     """
     if isinstance(told, str) and len(told) <= len(str(1 << 31)) and told.isascii() and told.isdigit():
         told = int(told)
@@ -122,16 +126,17 @@ def counted(told: object) -> int | None:
 
 
 def call_id(told: object) -> str:
-    """The id of a call as text; empty: none that can be read. Some servers number their calls."""
+    """The id of a call as text; some servers send numbers. Empty when no id can be read."""
     if isinstance(told, int) and not isinstance(told, bool) and abs(told) < 1 << 63:
         return str(told)
     return told if isinstance(told, str) else ""
 
 
 def plausible(told: Usage, *, answered: bool) -> Usage:
-    """What was told, where it can be true; a part larger than its whole makes the whole unknown.
+    """The usage as far as it can be true; when a part is larger than its whole, the whole is unknown.
 
-    Every question has tokens, and so has every answer that is one (`answered`): zero then means "not told".
+    Every prompt has tokens, and so has every real answer (`answered`): zero then means that the provider did not report
+    them.
     """
     prompt, completion = told.prompt_tokens, told.completion_tokens
     if not prompt or (told.cached_tokens or 0) + (told.cache_write_tokens or 0) > prompt:
@@ -142,12 +147,12 @@ def plausible(told: Usage, *, answered: bool) -> Usage:
 
 
 def logprobs(told: Iterable[object]) -> tuple[float, ...]:
-    """The log-probabilities of tokens, as far as they are any."""
+    """The values that are log-probabilities."""
     return tuple(min(0.0, value) for value in told if isinstance(value, int | float) and abs(value) < LEAST_LIKELY)
 
 
 def token_logprobs(told: object) -> tuple[TokenLogprob, ...]:
-    """Tokens with their log-probabilities as OpenAI tells them, as far as they are any."""
+    """Tokens with their log-probabilities, from OpenAI's form, as far as they can be read."""
     listed = told if isinstance(told, list) else []
     return tuple(token for one in listed if (token := _token(one)) is not None)
 
@@ -172,7 +177,7 @@ def _likelihood(told: object) -> TopLogprob | None:
 
 
 def whole_calls(calls: Iterable[JsonObject], first: int) -> tuple[ToolCallDelta, ...]:
-    """Calls that came in one piece each, of which the first has the number `first` in its answer."""
+    """Whole calls as pieces; `first` is the index of the first one in its answer."""
     return tuple(
         ToolCallDelta(index=index, id=call["id"], function=FunctionDelta(**call["function"]))
         for index, call in enumerate(calls, first)
@@ -183,11 +188,13 @@ class SizeGuard:
     """Ends an answer that no honest provider would send, before it fills the memory."""
 
     def __init__(self, max_tokens: int | None, *, least: int = 4096) -> None:
-        """`least`: bytes that there is room for besides those of `max_tokens`."""
+        """`least`: bytes allowed beside those of `max_tokens`."""
         self._left = min(MAX_ANSWER_BYTES, max_tokens * BYTES_PER_TOKEN + least) if max_tokens else MAX_ANSWER_BYTES
 
     def take(self, text: object) -> str:
-        """The text, unless it is none or too much; half a character is a `?`. Raises `BullpenError(upstream_error)`."""
+        """The text; half a surrogate pair becomes a `?`. Raises `BullpenError(upstream_error)` when it is no text, or
+        too much.
+        """
         if not isinstance(text, str):
             raise garbage("an answer that is not text")
         data = text.encode(errors="replace")
@@ -197,10 +204,10 @@ class SizeGuard:
         return data.decode()
 
     def call_id(self, told: object) -> str:
-        """The id of a call: a text, or a number; a new one where none can be read."""
+        """The id of a call as text; a new id when none can be read."""
         return self.take(call_id(told) or new_id())
 
     def call(self, name: str, arguments: Mapping[str, Any], told_id: object = None) -> JsonObject:
-        """A call of a function, from a provider that tells it in one piece."""
+        """A call of a function, from a provider that sends the call in one piece."""
         function = {"name": self.take(name), "arguments": self.take(json.dumps(dict(arguments)))}
         return {"id": self.call_id(told_id), "type": "function", "function": function}

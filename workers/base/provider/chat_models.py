@@ -1,7 +1,7 @@
-"""Which of a server's models can chat: what the server tells counts, then the name, then one question.
+"""Which of a server's models can chat: the server's own word comes first, then the model's name, then a test question.
 
-Servers list whatever they have: models that embed, rank, speak, listen or draw beside those that chat. What a server
-tells of each is read in its backend's folder; this is what the backends share. None always means: not known.
+Servers list all their models: those that chat, and those that embed, rank, speak, listen or draw. Each backend's folder
+reads its server's list; this module has what the backends share. None always means: unknown.
 """
 
 import asyncio
@@ -21,9 +21,9 @@ log = structlog.get_logger(__name__)
 
 PROBE = InferenceRequest(prompt="Say yes.", max_tokens=1)
 PROBE_WITHIN = 120.0
-"""Seconds: the model may have to be loaded first."""
+"""Seconds for a test question: the model may have to be loaded first."""
 PROBE_AGAIN = 600.0
-"""Seconds after which a model that refused is asked once more: there may have been no memory for it."""
+"""Seconds after which a model that refused gets another test question: it may have lacked memory."""
 
 _OTHER_KINDS = re.compile(
     r"embed|rerank|whisper|moderation|transcri|dall-?e|diffusion|imagen|text-to-speech|speech-to-text|colbert|"
@@ -40,25 +40,25 @@ _CHATS = re.compile(
 
 
 def chats_by_name(name: str) -> bool | None:
-    """Whether a model can chat, as far as its name tells: a hint, for servers that tell nothing."""
+    """Whether a model can chat, by its name: a hint, for servers that say nothing."""
     if _OTHER_KINDS.search(name):
         return False
     return True if _CHATS.search(name) else None
 
 
 def embeds_by_name(name: str) -> bool:
-    """Whether a model gives vectors, as far as its name tells; one that ranks may be named after one that does."""
+    """Whether a model gives vectors, by its name. A model that ranks may be named after one that gives vectors."""
     return _EMBEDS.search(name) is not None and "rerank" not in name.lower()
 
 
 def able(model: ModelConfig) -> ModelConfig:
-    """The model with what its name says of it, where the config says nothing: one that embeds does not chat."""
+    """The model with the capability that its name shows, if the config sets none: a model that embeds does not chat."""
     silent = "capabilities" not in model.model_fields_set
     return model.model_copy(update={"capabilities": ("embed",)}) if silent and embeds_by_name(model.name) else model
 
 
 def sends_no_bill(url: str) -> bool:
-    """Whether a server is on this machine, or in a network of its owner's: asking it costs nothing."""
+    """Whether a server is on this machine or in a private network, so that questions to it cost nothing."""
     host = (urlsplit(url).hostname or "").lower()
     try:
         address = ip_address(host)
@@ -68,10 +68,10 @@ def sends_no_bill(url: str) -> bool:
 
 
 class Prober:
-    """Asks models that nothing is known of, one after the other, beside whatever else goes on."""
+    """Asks unknown models a test question, one after the other, in the background."""
 
     def __init__(self, infer: Callable[[Job], Awaitable[Completion]], learned: Callable[[], None]) -> None:
-        """`learned` is called whenever more is known."""
+        """`learned` is called after each test question."""
         self._infer = infer
         self._learned = learned
         self._chats: dict[str, bool] = {}
@@ -79,11 +79,11 @@ class Prober:
         self._asking: asyncio.Task[None] | None = None
 
     def chats(self, name: str) -> bool | None:
-        """What is known of a model by now."""
+        """Whether the model can chat, as far as test questions have shown."""
         return self._chats.get(name)
 
     def ask(self, cards: Iterable[ModelCard]) -> "asyncio.Task[None]":
-        """Begins to ask them, unless it was done; the task ends when all were asked."""
+        """Starts the test questions unless they are running; the task ends after the last one."""
         if self._asking is None or self._asking.done():
             self._asking = asyncio.get_running_loop().create_task(self._ask_all(list(cards)))
         return self._asking

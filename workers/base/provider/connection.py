@@ -1,4 +1,4 @@
-"""What every connection to a provider needs: an address and a key that can be used, and an end to what comes back."""
+"""What every connection to a provider needs: a valid address, a valid key, and a limit on the size of answers."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -15,32 +15,33 @@ CONNECT_TIMEOUT = 5.0
 QUICK = 1.5
 """Seconds within which a backend says whether it can run here."""
 KEEPS_METHOD = (307, 308)
-"""Redirects after which a client asks the same question again; after others it asks without the question."""
+"""Redirects after which a client sends the same question again; after others it leaves the question out."""
 MAX_LINE = 8 << 20
 MAX_BODY = 128 << 20
-"""Bytes of one answer as it travels. Its text is bounded by `SizeGuard`; this is about all that surrounds it."""
+"""Bytes of one answer on the wire. `SizeGuard` limits its text; this limits everything around it."""
 
 UNUSABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
-"""What client libraries raise when an answer has not the form of one."""
+"""Errors that client libraries raise when an answer has an unexpected form."""
 
 
 listening: ContextVar[Callable[[Mapping[str, str]], None]] = ContextVar("listening")
-"""Whoever wants to know what the headers of a provider's answers say; set where a request begins."""
+"""Called with the headers of a provider's answers. Set at the start of a request."""
 opened: ContextVar[list[Any]] = ContextVar("opened")
-"""The responses that a task opened, so that it can close them whatever an SDK does with them."""
+"""The responses that a task opened, so that it can close them, whatever an SDK does with them."""
 arrived: ContextVar[Callable[[], None]] = ContextVar("arrived")
-"""Called for the headers of an answer and for each piece of it, also for those that an SDK shows nothing of: comments,
-pings, blank lines. Set where a request begins."""
+"""Called for the headers of an answer and for each piece of it, even for those that an SDK does not show: comments,
+pings, blank lines. Set at the start of a request.
+"""
 
 
 def headers_seen() -> Mapping[str, str]:
-    """Those of the last response that this task opened, for an SDK whose errors do not show them."""
+    """The headers of the last response that this task opened, for an SDK whose errors do not have them."""
     responses = opened.get([])
     return dict(responses[-1].headers) if responses else {}
 
 
 def address(variable: str, configured: str | None) -> str | None:
-    """Where the server is: as the config says, else as the environment does. Raises `ConfigError`."""
+    """The server's address from the config, or else from the environment. Raises `ConfigError`."""
     url = configured or secret(variable)
     if url is None:
         return None
@@ -55,27 +56,27 @@ def address(variable: str, configured: str | None) -> str | None:
 
 
 def _shown(url: str) -> str:
-    """Without the user and password that may stand in it."""
+    """The address without user and password."""
     return url.rpartition("@")[2]
 
 
 def is_plain(url: str | None) -> bool:
-    """Whether a server is spoken to without TLS, so that every call should get a connection of its own.
+    """Whether a server is reached without TLS, so that every call should get a connection of its own.
 
-    That costs next to nothing. Kept connections cost an answer now and then: llama.cpp and servers on uvicorn
-    close them just when the next question is on its way, and nothing asks again.
+    A new connection costs almost nothing there. A kept one sometimes loses an answer: llama.cpp and servers on uvicorn
+    close it just as the next question is on its way, and nothing repeats that question.
     """
     return url is not None and urlsplit(url).scheme == "http"
 
 
 def place(url: str) -> str:
-    """An address as it is shown to people: without path, user or password."""
+    """An address for people: without path, user or password."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def api_key(variable: str) -> str | None:
-    """The key without the blanks that came along when it was pasted. Raises `ConfigError`."""
+    """The key from the environment, without pasted blanks. Raises `ConfigError`."""
     key = (secret(variable) or "").strip()
     if not (key.isascii() and key.isprintable()):
         raise ConfigError(f"{variable} has characters that no key has: paste it again")
@@ -83,7 +84,7 @@ def api_key(variable: str) -> str | None:
 
 
 class Redirected(BullpenError):
-    """The provider's address leads elsewhere; no prompt and no key was sent on."""
+    """The provider's address redirects elsewhere; no prompt and no key was sent on."""
 
     def __init__(self, asked: str, location: str) -> None:
         self.asked, self.location = asked.partition("?")[0], location.partition("?")[0]
@@ -92,7 +93,7 @@ class Redirected(BullpenError):
         super().__init__(ErrorCode.UPSTREAM_ERROR, told, fault="worker")
 
     def right_address(self, base: str) -> str:
-        """What `base`, the address in the config, should be."""
+        """The address that should stand in the config instead of `base`."""
         asked, location, base = (url.rstrip("/") for url in (self.asked, self.location, base))
         same = sum(
             1 for _ in takewhile(lambda ends: ends[0] == ends[1], zip(asked[::-1], location[::-1], strict=False))
@@ -102,7 +103,9 @@ class Redirected(BullpenError):
 
 
 def redirected(response: Any) -> Redirected | None:
-    """The error for a redirect that may not be followed: to another origin, or with the question left behind."""
+    """The error for a redirect that must not be followed: to another origin, or without the question. None: no such
+    redirect.
+    """
     if not response.has_redirect_location:
         return None
     asked, told = response.request.url, response.headers["location"]
@@ -116,19 +119,19 @@ def redirected(response: Any) -> Redirected | None:
 
 
 def without(key: str | None, text: str) -> str:
-    """Some providers repeat the key in what they say about it."""
+    """The text without the key: some providers repeat the key in their errors."""
     return text.replace(key, "***") if key else text
 
 
 async def bounded(response: Any) -> None:
-    """For an HTTP client's `event_hooks`: an answer that never ends a line, or never ends, does not fill the memory.
+    """For an HTTP client's `event_hooks`: limits an answer whose lines or body never end, so that it cannot fill the
+    memory.
 
-    A redirect to another place is an error (`Redirected`) before anything goes there: prompts and keys stay at home.
+    A redirect to another place is an error (`Redirected`) before anything is sent there: prompts and keys stay here.
 
-    Its headers are shown to whoever is `listening`; that something `arrived` is told, unless it is a refusal.
+    Calls `listening` with the headers, and `arrived` for each piece unless the answer is a refusal.
 
-    It counts what arrives after decompression. Works for httpx and for its successor httpx2, which the SDKs
-    are about to change to.
+    Counts bytes after decompression. Works for httpx and for its successor httpx2, to which the SDKs will change.
     """
     with suppress(LookupError):
         opened.get().append(response)
@@ -153,4 +156,4 @@ async def bounded(response: Any) -> None:
 
 
 def _ignore() -> None:
-    """No request waits for this answer."""
+    """Does nothing: no request waits for this answer."""

@@ -1,7 +1,8 @@
-"""Whether a provider's error says that the prompt is too long for its model: by its codes first, then by its words.
+"""Whether a provider's error says that the prompt is too long for its model: by the error's codes first, then by its
+words.
 
-The words that several providers share stand here; what only one kind of server says stands in its backend's folder, as
-a table of the same form: `COMMON.with_more(codes=…, wordings=…, counts=…)`.
+Words that several providers share are here. Words of one kind of server are in its backend's folder, in a table of the
+same form: `COMMON.with_more(codes=…, wordings=…, counts=…)`.
 """
 
 import re
@@ -10,14 +11,16 @@ from typing import NamedTuple
 from workers.base.provider.error_body import ErrorBody
 
 STATUSES = frozenset({400, 413, 422, None})
-"""Those with which servers say it; None: in the middle of a 200. A 429 that speaks of tokens is a limit per minute."""
+"""HTTP statuses of such errors; None: the error came inside a 200. A 429 that mentions tokens is about a limit per
+minute.
+"""
 
 
 class TooLong(NamedTuple):
     codes: frozenset[str]
-    """Lower case; any of an error's code, type or status."""
+    """An error's code, type or status, in lower case."""
     wordings: tuple[str, ...]
-    """Regular expressions, whatever the case."""
+    """Regular expressions that ignore case."""
     counts: tuple[str, ...]
     """Regular expressions whose group is the number of the prompt's tokens."""
 
@@ -32,7 +35,7 @@ class TooLong(NamedTuple):
         return bool(self.codes & error.codes) or _found(self.wordings, error.words) is not None
 
     def prompt_tokens(self, error: ErrorBody) -> int | None:
-        """As the provider counted them. None: it does not say."""
+        """Tokens of the prompt as the provider counted them. None: the error does not say."""
         if error.prompt_tokens is not None:
             return error.prompt_tokens
         counted = _found(self.counts, error.words)

@@ -1,7 +1,7 @@
-"""What providers answer to texts whose vectors are wanted, read: every backend's answer goes through here.
+"""Reads providers' answers with vectors; the answers of every backend go through here.
 
-Servers send vectors out of order, too few, empty, with NaN, or in base64 although numbers were asked for. The order is
-restored by the index that each brings; all else is no answer. How many and how long they are, the runtime checks.
+Servers send vectors out of order, too few, empty, with NaN, or in base64 although numbers were asked for. Their indexes
+restore the order; everything else is an error. The runtime checks the number and length of the vectors.
 """
 
 from array import array
@@ -23,7 +23,7 @@ T = TypeVar("T")
 async def embedding(
     ask: Callable[[], Awaitable[T]], read: Callable[[T], Embedded], silence_ok: SilenceOk
 ) -> AsyncGenerator[Delta | Embedded, None]:
-    """Signs of life while the provider computes, then the vectors. Leaving it ends the call.
+    """Signs of life while the provider computes, then the vectors. Closing the generator ends the call.
 
     Raises `BullpenError`, and whatever `ask` and `read` raise.
     """
@@ -43,7 +43,7 @@ async def _single(answer: T) -> AsyncGenerator[T, None]:
 
 
 def vector(told: object) -> tuple[float, ...]:
-    """One vector, as numbers or as base64. Raises `BullpenError(upstream_error)` when it is none."""
+    """One vector, from numbers or base64. Raises `BullpenError(upstream_error)` when it is neither."""
     if isinstance(told, str):
         try:
             return unpacked(told)
@@ -58,7 +58,7 @@ def vector(told: object) -> tuple[float, ...]:
 
 
 def listed(told: object) -> Embedded:
-    """The answer in the form that most providers share. Raises `BullpenError(upstream_error)`."""
+    """The vectors of an answer in the form that most providers share. Raises `BullpenError(upstream_error)`."""
     body: JsonObject = told if isinstance(told, dict) else {}
     data, usage = body.get("data"), body.get("usage")
     if not isinstance(data, list) or not all(isinstance(one, dict) for one in data):
@@ -68,7 +68,9 @@ def listed(told: object) -> Embedded:
 
 
 def _in_order(data: list[Any]) -> list[Any]:
-    """By their index, where each has one; one that occurs twice, or is missing, is a vector that nobody can place."""
+    """The vectors in the order of their indexes, if they have any. Raises when an index occurs twice or is missing:
+    then a vector's text is unknown.
+    """
     indexes = [one.get("index") for one in data]
     if all(index is None for index in indexes):
         return data
@@ -79,6 +81,6 @@ def _in_order(data: list[Any]) -> list[Any]:
 
 
 def other_dimensions(wanted: int, got: int) -> BullpenError:
-    """The error of a model whose vectors cannot be shortened to what the caller wants."""
+    """The error of a model whose vectors cannot be shortened to the length that the caller wants."""
     why = f"this model's vectors have {got} numbers, not {wanted}"
     return BullpenError(ErrorCode.INVALID_REQUEST, why, field="dimensions", fault="model")

@@ -1,9 +1,8 @@
-"""A provider's error, read from whatever it sent: JSON of any shape, or plain text. Pure.
+"""Reads a provider's error of any form: JSON of any shape, or plain text. Pure.
 
-Providers put the same things in different places: `{"error": {"message", "code", "type", "param"}}`,
-`{"detail": [{"loc", "msg"}]}`, `{"message": …}`, `{"error": "…"}`, a list of errors, an error inside the text of
-another one. So nothing is looked for at one place: the whole body is walked, within bounds, and each word is taken by
-the name that it has.
+Providers put the same things in different places: `{"error": {"message", "code", "type", "param"}}`, `{"detail":
+[{"loc", "msg"}]}`, `{"message": …}`, `{"error": "…"}`, a list of errors, an error inside the text of another one. So
+the whole body is searched, within limits, and each value is classified by its name.
 """
 
 import json
@@ -15,7 +14,7 @@ from typing import Any
 from workers.base.provider.retry_after import in_words_ms, told_retry_after_ms
 
 DEEPEST, MOST, LONGEST = 8, 200, 4000
-"""Levels, values and characters of an error that are read."""
+"""The most levels, values and characters of an error that are read."""
 TEXTS = ("message", "msg", "detail", "error", "error_description", "error_message", "title", "raw", "description")
 CODES = ("code", "type", "status", "error_type", "error_code", "reason", "kind")
 STATUSES = (*CODES, "status_code", "statusCode", "http_status", "httpStatus")
@@ -23,7 +22,7 @@ PARAMETERS = ("param", "parameter", "field", "loc", "path", "property", "params"
 SECONDS = ("retry_after", "retry_after_seconds", "retryAfter", "retryAfterSeconds", "retryDelay")
 MILLISECONDS = ("retry_after_ms", "retryAfterMs")
 ERROR_ONLY = ("error", "errors", "detail", "message")
-"""Fields of which one stands in every error, and none in a piece of an answer."""
+"""Fields of which an error has at least one, and a piece of an answer none."""
 
 _STEP = re.compile(r"[^A-Za-z0-9_-]+")
 
@@ -31,15 +30,15 @@ _STEP = re.compile(r"[^A-Za-z0-9_-]+")
 @dataclass(frozen=True, slots=True)
 class ErrorBody:
     message: str = ""
-    """The provider's own sentence."""
+    """The provider's main sentence."""
     words: str = ""
-    """All of its sentences, to look for a meaning in."""
+    """All sentences of the error, to search for a meaning."""
     codes: frozenset[str] = frozenset()
-    """Lower case: codes, types and the like."""
+    """Codes, types and the like, in lower case."""
     status: int | None = None
-    """The HTTP status that stands in it."""
+    """The HTTP status inside the error."""
     parameters: frozenset[str] = frozenset()
-    """Names of fields that it finds fault with."""
+    """Names of the fields that the error complains about."""
     retry_after_ms: float | None = None
     prompt_tokens: int | None = None
 
@@ -55,7 +54,7 @@ class _Found:
 
 
 def read_error(body: object) -> ErrorBody:
-    """What an error says: of decoded JSON, of text that may be JSON, or of anything else."""
+    """Reads an error: decoded JSON, text that may be JSON, or anything else."""
     found = _Found()
     told = _decoded(body) if isinstance(body, str) else body
     if isinstance(told, str):
@@ -86,7 +85,7 @@ def is_error(told: Mapping[str, Any]) -> bool:
 
 
 def _walk(value: object, left: int) -> Iterator[tuple[str, object]]:
-    """The values with the names they have, nearest first; what stands in a list has the list's name."""
+    """The values with their names, outer ones first; an item of a list has the list's name."""
     level: list[tuple[str, object]] = [("", value)]
     for _ in range(DEEPEST):
         below: list[tuple[str, object]] = []
@@ -136,7 +135,7 @@ def _status(value: object) -> int | None:
 
 
 def _decoded(text: str) -> object:
-    """The JSON that a text is, if it is an object or a list; else the text."""
+    """The decoded object or list, if the text is JSON of one; else the text."""
     if text.lstrip()[:1] not in ("{", "["):
         return text
     try:
@@ -146,7 +145,7 @@ def _decoded(text: str) -> object:
 
 
 def _plain(body: object) -> str:
-    """Of an error without a sentence: what there is."""
+    """The text for an error without a sentence: the body as it is."""
     if isinstance(body, str):
         return body[:LONGEST]
     try:

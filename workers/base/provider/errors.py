@@ -1,11 +1,11 @@
 """Provider failures: what the mesh can do about them, and whose fault they are.
 
-Another worker (`upstream_error`), fix the key (`upstream_auth`), fix the request
-(`invalid_request`, `no_such_model`), or wait (`rate_limited`). Of a provider's own text only the first
-line is shown, and never more than 200 characters of it.
+The mesh can ask another worker (`upstream_error`), have the key fixed (`upstream_auth`) or the request
+(`invalid_request`, `no_such_model`), or wait (`rate_limited`). Errors show only the first line of a provider's own
+text, at most 200 characters.
 
-A refusal is the model's fault at this worker, because another provider may take the same request. The request
-is at fault only when no question could be made of it (`workers/base/provider/question.py`).
+A refusal is the model's fault at this worker, because another provider may take the same request. The request is at
+fault only when it could not be turned into a question (`workers/base/provider/question.py`).
 """
 
 import re
@@ -24,7 +24,7 @@ _KEY = re.compile(r"\b(?:sk|pk|rk|gsk|xai|key)[-_][-\w*.]{4,}|\bAIza[-\w*]{6,}|(
 
 
 class Meaning(NamedTuple):
-    """What a provider's status means to the mesh."""
+    """What an error of the provider means to the mesh."""
 
     code: ErrorCode
     fault: Fault
@@ -40,8 +40,10 @@ BY_STATUS: dict[int, Meaning] = {
     422: Meaning(ErrorCode.INVALID_REQUEST, "model"),
     429: Meaning(ErrorCode.RATE_LIMITED, "model"),
 }
-"""402 and 403 may be about one request (its size, a flagged prompt): only a health check that is refused too makes
-them the account's. Providers limit each model by itself, so 429 is the model's unless the provider says otherwise."""
+"""The meaning of each HTTP status. 402 and 403 may concern one request (its size, a flagged prompt): they are the
+account's fault only if a health check is refused too. Providers limit each model separately, so a 429 is the model's
+fault unless the provider says otherwise.
+"""
 OTHERWISE = Meaning(ErrorCode.UPSTREAM_ERROR, "model")
 
 BY_CODE: dict[ErrorCode, Fault] = {
@@ -55,7 +57,9 @@ BY_CODE: dict[ErrorCode, Fault] = {
     ErrorCode.RATE_LIMITED: "account",
     ErrorCode.INTERNAL: "ours",
 }
-"""Of failures that say nothing of it: they come from the worker's own checks. Any other code: the model's."""
+"""Whose fault a failure is that does not say so itself: such failures come from the worker's own checks. Any other
+code: the model's.
+"""
 REFUSALS = frozenset(meaning.code for meaning in BY_STATUS.values())
 
 
@@ -95,35 +99,35 @@ BY_WORD: dict[str, int] = {
     "badrequesterror": 400,
     "validation_error": 422,
 }
-"""The status that a provider's word stands for, where an error comes without one; the first that fits counts."""
+"""The HTTP status that a provider's word stands for, in an error without a status; the first word that fits counts."""
 NO_MONEY = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
-"""Codes of a 429 that no waiting ends, for whichever model."""
+"""Codes of a 429 that does not end by waiting, for any model."""
 WAITS = frozenset({429, 503})
-"""A short wait is told even when the provider names none."""
+"""Statuses for which a short wait is reported even when the provider names none."""
 BUSY = frozenset({429, 503, 529})
-"""With a wait that the provider names, these are limits: the model is left alone for so long."""
+"""Statuses that are rate limits when the provider names a wait: the model then gets no request for that time."""
 
 
 class ProviderRefused(BullpenError):
-    """The provider answered with an error. When nothing came before it, it sends no bill."""
+    """The provider answered with an error. If nothing came before it, the provider sends no bill."""
 
 
 def blamed(error: BullpenError, *, asked: bool) -> BullpenError:
-    """The same error, which now says whose fault it is. `asked`: the backend was asked, so the request was in order."""
+    """The same error, with `fault` set. `asked`: the backend was asked, so the request itself was in order."""
     its_own = asked and error.code in REFUSALS
     error.fault = error.fault or ("model" if its_own else BY_CODE.get(error.code, "model"))
     return error
 
 
 def from_status(status: int, text: str, headers: Mapping[str, str] | None = None) -> ProviderRefused:
-    """The error for a provider's HTTP status (anything not listed is `upstream_error`), and what it says."""
+    """The error for a provider's HTTP status (`upstream_error` if it is not listed) and its text."""
     return refusal(status, read_error(text), headers)
 
 
 def refusal(
     status: int | None, error: ErrorBody, headers: Mapping[str, str] | None = None, words: TooLong = COMMON
 ) -> ProviderRefused:
-    """What a provider's error means. `status` None: it came with a 200, so that its own words say what it is."""
+    """The error for what a provider reported. `status` None: it came inside a 200, so that its words decide."""
     status = status or error.status or _by_word(error)
     if words.is_told(status, error):
         return too_long(error.message, words.prompt_tokens(error))
@@ -142,14 +146,16 @@ def _by_word(error: ErrorBody) -> int | None:
 
 
 def too_long(text: str, prompt_tokens: int | None = None) -> ProviderRefused:
-    """The prompt does not fit into the model's context window; `prompt_tokens`, when the model's tokenizer told it."""
+    """The error for a prompt that does not fit into the model's context window; `prompt_tokens` if the provider counted
+    them.
+    """
     message = f"the conversation is too long for this model: {first_line(text)}"
     code = ErrorCode.CONTEXT_LENGTH_EXCEEDED
     return ProviderRefused(code, message, field="prompt", prompt_tokens=prompt_tokens or 0, fault="model")
 
 
 def unreachable(where: str, error: BaseException) -> BullpenError:
-    """The provider did not answer at all; an error of ours inside the SDK's stays what it is."""
+    """The error for a provider that did not answer; a `BullpenError` inside the SDK's error stays as it is."""
     if isinstance(error, BullpenError):
         return error
     why = first_line(str(error)) or type(error).__name__
@@ -158,24 +164,24 @@ def unreachable(where: str, error: BaseException) -> BullpenError:
 
 
 def garbage(what: str) -> BullpenError:
-    """The provider answered something that is not an answer."""
+    """The error for an answer that cannot be read."""
     told = f"the provider sent something unusable: {first_line(what)}"
     return BullpenError(ErrorCode.UPSTREAM_ERROR, told, fault="model")
 
 
 def sendable(text: str) -> str:
-    """The text as it can travel: half a character, which JSON can tell and UTF-8 cannot, is a `?`."""
+    """The text with half surrogate pairs, which JSON can carry and UTF-8 cannot, replaced by `?`."""
     return text.encode(errors="replace").decode()
 
 
 def unended(reason: object) -> BullpenError:
-    """The answer ended in a way that makes it none; `reason` is the provider's word for it."""
+    """The error for an answer with an ending that makes it unusable; `reason` is the provider's word for the ending."""
     told = f"the provider ended its answer with {first_line(str(reason))!r}"
     return BullpenError(ErrorCode.UPSTREAM_ERROR, told, fault="model", outcome=Outcome.TRUNCATED)
 
 
 def first_line(text: str) -> str:
-    """The first line, cut, and without what looks like a key: some providers quote it in what they say of it."""
+    """The first line, cut, and without anything like a key: some providers quote the key in their errors."""
     text = sendable(text)
     line = text.strip().splitlines()[0].rstrip() if text.strip() else ""
     line = _KEY.sub("(a key)", line)

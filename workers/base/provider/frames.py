@@ -1,7 +1,7 @@
-"""A provider's stream as its SDK wants it: the same messages, each in the frame that the protocol documents.
+"""Rewrites a provider's stream for its SDK: the same messages, each framed as the protocol documents it.
 
-SDKs read frames as strictly as their own provider writes them. Others put a mark before the first byte, leave out the
-name of an event or the blank behind its colon, or send one whole body. `server_events` reads all of those.
+SDKs accept only the frames that their own provider sends. Other servers put a byte order mark first, leave out an
+event's name or the blank after its colon, or send one whole body. `server_events` reads all of these.
 """
 
 import json
@@ -12,7 +12,7 @@ from contracts import JsonObject
 from workers.base.provider.server_events import EventReader, decoded
 
 Mend = Callable[[JsonObject], Iterable[JsonObject]]
-"""The messages that a message stands for, usually itself. May raise what the message means."""
+"""The messages that replace a message, usually itself. May raise the error that the message stands for."""
 LAST = "[done]"
 
 
@@ -29,10 +29,10 @@ def lines(told: JsonObject) -> str:
 
 
 def reframe(response: Any, frame: Callable[[JsonObject], str], mend: Mend) -> None:
-    """Has the response (of httpx or its successor) give its messages in `frame`s, once mended.
+    """Makes the response (of httpx or its successor) return its messages in `frame`s, after `mend`.
 
-    Raises while it is read: `BullpenError(upstream_error)` for what is no message, and whatever `mend` raises. What is
-    no JSON at the end of the body, or is all of it, is told to `mend` as `{"error": text}`.
+    Reading it raises `BullpenError(upstream_error)` for a broken message, and whatever `mend` raises. Text that is not
+    JSON, as the whole body or at its end, goes to `mend` as `{"error": text}`.
     """
     read = response.aiter_bytes
 

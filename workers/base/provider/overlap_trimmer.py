@@ -1,37 +1,39 @@
-"""Going on after the start of an answer that another worker delivered, so that nobody sees the seam.
+"""Continues an answer after the start that another worker delivered, so that the caller does not see the seam.
 
-Models read a word together with the space before it. So the model is given the start without the blanks at
-its end; it writes them itself, and `OverlapTrimmer` takes away what the reader has already: those blanks, and the whole
-start when a provider repeats it instead of going on.
+Models read a word together with the space before it. So the model gets the start without the blanks at its end, and
+writes them itself. `OverlapTrimmer` then removes what the caller has already: those blanks, and the whole start when a
+provider repeats it instead of continuing.
 
-What stays visible: a start that ends in the middle of a word that this model would have cut elsewhere.
+A start that ends in the middle of a word may still show a seam, if this model would have cut the word elsewhere.
 """
 
 from itertools import takewhile
 
 ENOUGH = 12
-"""Characters. A shorter start that comes again may be what the answer really says ("ha ha"); it is not taken away."""
+"""Characters of the shortest start that is removed when it is repeated. A shorter repetition may be what the answer
+really says ("ha ha").
+"""
 
 
 def begun(prefix: str) -> str:
-    """What the model is given of the start of an answer."""
+    """The start of the answer as the model gets it."""
     return prefix.rstrip()
 
 
 class OverlapTrimmer:
-    """Takes the text of an answer, piece by piece, and gives what comes after `prefix`."""
+    """Takes the text of an answer, piece by piece, and returns what comes after `prefix`."""
 
     def __init__(self, prefix: str, *, may_repeat: bool = True) -> None:
-        """`may_repeat`: false for a model that surely goes on, whatever its text looks like."""
+        """`may_repeat`: false for a model that surely continues, whatever its text looks like."""
         start = begun(prefix)
         self._blanks = prefix[len(start) :]
-        """At the end of the start, and not written again yet."""
+        """Blanks at the end of the start that the model has not written again yet."""
         self._start = start if may_repeat and len(start) >= ENOUGH else ""
-        """Until the text is known to be other than that."""
+        """The start, until the text is known to differ from it."""
         self._held = ""
 
     def take(self, text: str) -> str:
-        """What is new in `text`; nothing as long as it may be the start once more."""
+        """The new part of `text`; empty as long as the text may be a repetition of the start."""
         if self._start:
             self._held += text
             if len(self._held) < len(self._start) and self._start.startswith(self._held):
@@ -41,7 +43,7 @@ class OverlapTrimmer:
         return self._without_blanks(text)
 
     def end(self) -> str:
-        """What was held back in vain: the answer ended before it was the whole start."""
+        """The text that was held back, when the answer ended before it had repeated the whole start."""
         held, self._held = self._held, ""
         return self._without_blanks(held)
 

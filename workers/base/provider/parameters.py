@@ -1,8 +1,8 @@
-"""Parameters that a provider refuses: which one an error names, and what is remembered of it for each model. Pure.
+"""Parameters that a provider refuses: which one an error names, and what is remembered for each model. Pure.
 
-A parameter that only steers how an answer is made (`temperature`, `seed`) is left out, and the answer says so. One that
+A parameter that only steers the answer (`temperature`, `seed`) is left out, and the answer says so. A parameter that
 says what the caller wants (`tools`, `response_format`, `stop`) is never left out: a model that refuses it cannot answer
-such a request. What each provider calls a parameter stands in its backend's folder.
+the request. Each backend's folder has its provider's names for parameters.
 """
 
 import re
@@ -14,7 +14,7 @@ from workers.base.interface.config import Parameter
 from workers.base.provider.error_body import ErrorBody
 
 STATUSES = frozenset({400, 404, 422, 500, 501, None})
-"""Those with which servers refuse a parameter; None: in the middle of a 200."""
+"""HTTP statuses with which servers refuse a parameter; None: inside a 200."""
 STEERS: frozenset[Parameter] = frozenset(
     {
         "temperature",
@@ -27,16 +27,16 @@ STEERS: frozenset[Parameter] = frozenset(
         "reasoning_effort",
     }
 )
-"""What a caller may have asked for, and can do without when it is told."""
+"""Parameters that can be left out, if the answer says so."""
 LACKS: dict[Parameter, Capability] = {
     "tools": "tools",
     "response_format": "json",
     "stream": "stream",
     "logprobs": "logprobs",
 }
-"""The capability that a model lacks which refuses a parameter."""
+"""The capability that a model lacks when it refuses a parameter."""
 WHOLE = frozenset({"tools", "tool_choice", "response_format", "stop", "stream"})
-"""Of these, an error that names something inside them finds fault with the caller's words, not with the parameter."""
+"""Parameters for which an error about a part inside them is about the caller's value, not about the parameter."""
 
 SPELLINGS: dict[Parameter, tuple[str, ...]] = {
     "tools": ("functions", "tool use", "tool calling", "tool calls", "function calling", '"auto" tool choice'),
@@ -84,7 +84,9 @@ _BOTH = re.compile(r"\bboth\b", re.IGNORECASE)
 
 
 class Refused(NamedTuple):
-    """What an error finds fault with, of what was sent."""
+    """The sent parameters that an error complains about: those that can be left out, and those that the request
+    needs.
+    """
 
     can_go: frozenset[Parameter]
     needed: frozenset[Parameter]
@@ -94,7 +96,7 @@ NOTHING = Refused(frozenset(), frozenset())
 
 
 def wants(request: InferenceRequest) -> frozenset[Parameter]:
-    """What this request cannot be answered without. `tool_choice: auto` is what every model does."""
+    """The parameters without which this request cannot be answered. Every model does `tool_choice: auto`."""
     wanted: dict[Parameter, object] = {
         "tools": request.tools,
         "tool_choice": request.tool_choice not in (None, "auto"),
@@ -108,9 +110,9 @@ def wants(request: InferenceRequest) -> frozenset[Parameter]:
 
 
 def refused(status: int | None, error: ErrorBody, sent: Iterable[Parameter], wanted: Collection[Parameter]) -> Refused:
-    """The parameters that an error refuses as such; a wrong value or a wrong schema is no refusal of the parameter.
+    """The parameters that an error refuses as such; a wrong value or a wrong schema does not refuse the parameter.
 
-    `wanted`: those that the request cannot do without.
+    `wanted`: the parameters that the request needs.
     """
     if status not in STATUSES:
         return NOTHING
@@ -125,7 +127,7 @@ def refused(status: int | None, error: ErrorBody, sent: Iterable[Parameter], wan
 
 
 def _is_named(name: Parameter, error: ErrorBody) -> bool:
-    """Whether it is the field that the error names. Of what is inside `tools`, the tools are not what is refused."""
+    """Whether the error names this field. An error about a part inside `tools` does not refuse the tools."""
     if not error.codes & CODES and not _REFUSES.search(error.words):
         return False
     named = {_plain(step) for step in error.parameters} - {"body", "query"}
@@ -135,7 +137,7 @@ def _is_named(name: Parameter, error: ErrorBody) -> bool:
 
 
 def _is_in_words(name: Parameter, error: ErrorBody) -> bool:
-    """Whether a sentence that refuses something names it."""
+    """Whether a sentence of refusal names this parameter."""
     sentences = (one for one in _SENTENCE.split(error.words) if _REFUSES.search(one))
     words = "|".join(re.escape(word) for word in (name, *_spelt(name), *SPELLINGS.get(name, ())))
     pattern = re.compile(rf"(?<![\w-])(?:{words})(?![\w-]|\[|\.[\w\[])", re.IGNORECASE)
@@ -152,12 +154,12 @@ def _plain(name: str) -> str:
 
 
 def switched_off(options: JsonObject) -> frozenset[Parameter]:
-    """What a model's `options` leave out by null."""
+    """The parameters that a model's `options` switch off with null."""
     return frozenset(name for name in get_args(Parameter) if name in options and options[name] is None)
 
 
 class Refusals:
-    """What is known of each model: what its config says, and what its provider refused since."""
+    """The parameters that the provider has refused so far, by model."""
 
     def __init__(self) -> None:
         self._learned: dict[str, frozenset[Parameter]] = {}
@@ -166,7 +168,7 @@ class Refusals:
         return self._learned.get(model, frozenset())
 
     def learn(self, model: str, names: Collection[Parameter]) -> frozenset[Parameter]:
-        """Remembers them; the result is what was not known before."""
+        """Remembers refused parameters. Returns those that were not known before."""
         new = frozenset(names) - self.of(model)
         if new:
             self._learned[model] = self.of(model) | new
@@ -174,7 +176,9 @@ class Refusals:
 
 
 def limited(card: ModelCard, unsupported: Collection[Parameter]) -> ModelCard:
-    """The model as the heartbeat shows it: what is left out for it, and without what it cannot do."""
+    """The model's card as the heartbeat shows it: with its unsupported parameters, and without the capabilities that it
+    lacks.
+    """
     if not unsupported:
         return card
     lacks = {LACKS.get(name) for name in unsupported}
@@ -183,12 +187,12 @@ def limited(card: ModelCard, unsupported: Collection[Parameter]) -> ModelCard:
 
 
 def asked_in_vain(request: InferenceRequest, unsupported: Collection[Parameter]) -> tuple[Parameter, ...]:
-    """What a caller set and the model does not take, so that the answer is made without it."""
+    """The parameters that the caller set and the model does not take: the answer is made without them."""
     return tuple(sorted(name for name in STEERS & set(unsupported) if is_set(request, name) and _asks(request, name)))
 
 
 def _asks(request: InferenceRequest, name: Parameter) -> bool:
-    """Whether the caller's value is another one than what happens anyway."""
+    """Whether the caller's value differs from what happens without it."""
     value = getattr(request, name)
     match name:
         case "frequency_penalty" | "presence_penalty" | "logit_bias":
@@ -202,18 +206,18 @@ def _asks(request: InferenceRequest, name: Parameter) -> bool:
 
 
 def is_set(request: InferenceRequest, name: str) -> bool:
-    """Whether the caller said it; a default of ours is no wish of the caller's."""
+    """Whether the caller set the parameter; a default does not count."""
     return name in request.model_fields_set
 
 
 def check_takes(request: InferenceRequest, model: str, unsupported: Collection[Parameter]) -> None:
-    """Raises `BullpenError(invalid_request)` for a request that wants what the model does not take."""
+    """Raises `BullpenError(invalid_request)` when the request needs a parameter that the model does not take."""
     if missing := wants(request) & set(unsupported):
         raise cannot_take(model, missing)
 
 
 def cannot_take(model: str, names: Collection[Parameter], why: str = "") -> BullpenError:
-    """The error for a request that wants what the model does not take; another model may."""
+    """The error for a request that needs parameters this model does not take; another model may take them."""
     listed = ", ".join(sorted(names))
     told_why = f": {why}" if why else ""
     return BullpenError(
@@ -222,7 +226,9 @@ def cannot_take(model: str, names: Collection[Parameter], why: str = "") -> Bull
 
 
 def may_learn(names: Collection[Parameter], error: ErrorBody) -> bool:
-    """Whether a model surely refuses them always: one kind of `response_format`, or one effort, is not every one."""
+    """Whether the model refuses the parameters for every value. One kind of `response_format`, or one effort, does not
+    show that.
+    """
     if "reasoning_effort" in names and ("unsupported_value" in error.codes or _A_VALUE.search(error.words)):
         return False
     return "response_format" not in names or "json_schema" not in error.words

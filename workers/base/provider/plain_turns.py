@@ -1,6 +1,6 @@
-"""A conversation in words alone: the system text first, then user and assistant in turn.
+"""A conversation as plain text: the system text first, then user and assistant in turn.
 
-The templates of many small models refuse anything else.
+The templates of many small models refuse any other form.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ BETWEEN = "\n\n"
 
 
 def plain_turns(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
-    """The same conversation in words alone. Raises `BullpenError(invalid_request)` for a call without a function."""
+    """The same conversation as plain text. Raises `BullpenError(invalid_request)` for a call without a function."""
     system = [message.text for message in messages if message.role in SYSTEM_ROLES and message.text.strip()]
     turns = [ChatMessage(role="system", content=BETWEEN.join(system))] if system else []
     for spoken in _spoken(messages):
@@ -29,7 +29,7 @@ def plain_turns(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
 
 
 def _spoken(messages: Sequence[ChatMessage]) -> Iterator[ChatMessage]:
-    """What user and assistant said, in words."""
+    """The messages of user and assistant, with calls and results as words."""
     for message in messages:
         if message.role == "tool":
             yield in_words(message)

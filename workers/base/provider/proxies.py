@@ -1,7 +1,7 @@
-"""The way to a provider: through which proxy, and trusted by which authorities, as the environment says.
+"""The way to a provider: the proxy and the certificate authorities that the environment names.
 
-Every backend's HTTP client is made with `client_options` and reads no environment of its own: this machine is never
-asked through a proxy, and a variable that cannot be used is an error that names it, for those that need it alone.
+Every backend's HTTP client is made with `client_options` and reads no environment of its own. Requests to this machine
+never go through a proxy. A variable that cannot be used is an error that names it, only for the backends that need it.
 """
 
 import os
@@ -24,10 +24,10 @@ SCHEMES = {
     "socks5": "socks5",
     "socks5h": "socks5h",
 }
-"""Of a proxy, as desktops and tools write them, and as HTTP clients know them."""
+"""Schemes of a proxy as desktops and tools write them, and as HTTP clients know them."""
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 OTHERS_CERTIFICATES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-"""Read by other programs; here only where the two above say nothing."""
+"""Variables of other programs; they count only where `CERTIFICATES` are not set."""
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 THIS_MACHINE = ("localhost", "host.docker.internal", "gateway.docker.internal", "host.containers.internal")
 SOCKS_PACKAGE = "socksio"
@@ -52,7 +52,7 @@ def client_options(url: str, environ: Mapping[str, str] | None = None) -> dict[s
 
 @contextmanager
 def unread() -> Iterator[None]:
-    """Hides these variables from SDKs that read them for clients of their own, which nothing here uses."""
+    """Hides these variables from SDKs, which read them for HTTP clients that Bullpen does not use."""
     names = [*CERTIFICATES, *(spelled for name in PROXIES for spelled in (name, name.upper()))]
     hidden = {name: value for name in names if (value := os.environ.pop(name, None)) is not None}
     try:
@@ -62,7 +62,7 @@ def unread() -> Iterator[None]:
 
 
 def proxy_for(url: str, environ: Mapping[str, str]) -> Proxy | None:
-    """The proxy on the way to `url`; None: it is asked directly. Raises `ConfigError` naming the variable."""
+    """The proxy for `url`; None: a direct connection. Raises `ConfigError` naming the variable."""
     parts = urlsplit(url if "://" in url else f"http://{url}")
     host = (parts.hostname or "").rstrip(".")
     if is_here(host) or _excluded(host, parts.port, _value("no_proxy", environ)[1]):
@@ -75,7 +75,7 @@ def proxy_for(url: str, environ: Mapping[str, str]) -> Proxy | None:
 
 
 def is_here(host: str) -> bool:
-    """Whether a host is this machine, under whatever name."""
+    """Whether a host name or address is this machine."""
     try:
         address = ip_address(host)
     except ValueError:
@@ -84,7 +84,7 @@ def is_here(host: str) -> bool:
 
 
 def on_the_way(url: str, error: str, environ: Mapping[str, str] | None = None) -> str:
-    """What may be the reason that a provider is not reached, as a half-sentence; empty when nothing is known."""
+    """The possible reason why a provider is not reached, as a half-sentence; empty when there is none."""
     environ = os.environ if environ is None else environ
     hints = []
     try:
@@ -101,7 +101,7 @@ def on_the_way(url: str, error: str, environ: Mapping[str, str] | None = None) -
 
 
 def faults(environ: Mapping[str, str] | None = None) -> list[str]:
-    """Every variable of these that cannot be used, with the reason."""
+    """Every proxy and certificate variable that cannot be used, with the reason."""
     environ = os.environ if environ is None else environ
     wrong = [_unreadable(name, environ) for name in (*CERTIFICATES, *OTHERS_CERTIFICATES)]
     found = [told for told in wrong if told]
@@ -144,7 +144,7 @@ def _unreadable(name: str, environ: Mapping[str, str]) -> str:
 
 
 def _usable(variable: str, value: str) -> str:
-    """The proxy's address as HTTP clients want it. Raises `ConfigError`, which shows no password."""
+    """The proxy's address in the form of HTTP clients. Raises `ConfigError`, which shows no password."""
     written = value if "://" in value else f"http://{value}"
     try:
         parts = urlsplit(written)
@@ -163,7 +163,7 @@ def _usable(variable: str, value: str) -> str:
 
 
 def _value(name: str, environ: Mapping[str, str]) -> tuple[str, str]:
-    """The variable that counts, small letters first, with its value; an empty one is none."""
+    """The variable that counts (lower case first) and its value; an empty variable counts as not set."""
     small = environ.get(name, "").strip()
     return (name, small) if small else (name.upper(), environ.get(name.upper(), "").strip())
 

@@ -1,8 +1,8 @@
-"""Turning a request into a provider's question. What fails here is the request's fault, and no worker's.
+"""Turns a request into a provider's question. A failure here is the request's fault, not a worker's.
 
-A caller's bad part (an image, a tool's schema) fails at every worker in the same way, so it must neither open a
-breaker nor be asked elsewhere. It is another matter when a model's own options are wrong: then not even the plainest
-request can be turned into a question for that model, and the model is at fault.
+A bad part of a request (an image, a tool's schema) fails at every worker in the same way. So it must not open a
+breaker, and no other worker is asked. When a model's own options are wrong, even the plainest request cannot be turned
+into a question: then the model is at fault.
 """
 
 from collections.abc import Awaitable, Callable
@@ -29,7 +29,7 @@ NAMES = {
     "images": "messages",
     "stop_sequences": "stop",
 }
-"""What a provider's own words for a field are called in a request."""
+"""By a provider's name for a field, the request's name for it."""
 
 
 def built(build: Callable[[Job], Q], job: Job) -> Q:
@@ -41,9 +41,9 @@ def built(build: Callable[[Job], Q], job: Job) -> Q:
 
 
 async def asked(sending: Awaitable[A], job: Job) -> A:
-    """The provider's answer, from an SDK that makes its own checks before it sends anything.
+    """The provider's answer, from an SDK that checks a question before it sends it.
 
-    Raises `BullpenError(invalid_request)` when it could not send the question, and whatever else the SDK raises.
+    Raises `BullpenError(invalid_request)` when the SDK could not send the question, and whatever else the SDK raises.
     """
     try:
         return await sending
@@ -54,7 +54,9 @@ async def asked(sending: Awaitable[A], job: Job) -> A:
 
 
 def fault_before_asking(job: Job) -> Fault:
-    """Whose fault it is that the SDK, or the engine, takes no such question: any model takes one that is text alone."""
+    """Whose fault it is that the SDK or the engine refuses the question: the model's if the request is text alone,
+    which any model takes.
+    """
     request = job.request
     special = request.tools or request.response_format or request.stop or request.seed is not None
     images_or_calls = any(message.images or message.tool_calls for message in request.conversation)
@@ -62,7 +64,7 @@ def fault_before_asking(job: Job) -> Fault:
 
 
 def unbuildable(error: Exception, fault: Fault) -> BullpenError:
-    """What is told of a request of which no question could be made."""
+    """The error for a request that could not be turned into a question."""
     if isinstance(error, BullpenError):
         error.fault = fault
         return error
@@ -79,7 +81,7 @@ def _plainest_builds(build: Callable[[Job], object], job: Job) -> bool:
 
 
 def _why(error: Exception) -> str:
-    """Without the values, which may be long and are the caller's own."""
+    """The reason without the caller's values, which may be long and private."""
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False)[0]
         return f"{'.'.join(str(step) for step in first['loc'])}: {first_line(first['msg'])}"
@@ -87,7 +89,7 @@ def _why(error: Exception) -> str:
 
 
 def _field(error: Exception) -> str | None:
-    """The request's field that is wrong, as far as the error names one."""
+    """The request's field that is wrong, if the error names one."""
     if not isinstance(error, ValidationError):
         return None
     steps = [str(step) for step in error.errors(include_url=False, include_input=False)[0]["loc"]]

@@ -1,4 +1,4 @@
-"""A backend that asks a provider through its SDK: the way of one question, which is the same for all of them."""
+"""A backend that asks a provider through its SDK: the steps of one question, the same for all of them."""
 
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
@@ -20,15 +20,17 @@ C = TypeVar("C", bound=BackendConfig)
 
 
 class RemoteBackend(Backend[C]):
-    """Say what is asked (`_question`), how (`_ask`), what gathers the answer, and what a failure means (`_told`)."""
+    """A subclass says what the question is (`_question`), how it is sent (`_ask`), what gathers the answer (`answer`),
+    and what a failure means (`_told`).
+    """
 
     calls: ClassVar[CallRule] = CallRule()
-    """The ids and names of tool calls that the provider takes."""
+    """The ids and names of tool calls that the provider accepts."""
     answer: ClassVar[type[Answer[Any]]]
     failures: ClassVar[tuple[type[Exception], ...]]
-    """What the SDK raises."""
+    """The exceptions that the SDK raises."""
     config_cure: ClassVar[str]
-    """What to do about an address or a key that cannot be used."""
+    """What to do about an unusable address or key."""
 
     @classmethod
     async def available(cls, config: C) -> Availability:
@@ -43,23 +45,25 @@ class RemoteBackend(Backend[C]):
 
     @abstractmethod
     async def _available(self) -> Availability:
-        """Whether the server is there and the key is set. Never raises."""
+        """Whether the server answers and the key is set. Never raises."""
 
     @abstractmethod
     def _question(self, job: Job) -> Any:
-        """The question in the provider's words. What fails here is the fault of the request, or of the options."""
+        """The question in the provider's form. A failure here is the fault of the request, or of the model's
+        options.
+        """
 
     def _left_out(self, question: Any, job: Job) -> Collection[Parameter]:
-        """Of the parameters that it `takes`, those that this question had to do without, for this model."""
+        """Parameters in `takes` that this question had to leave out for this model."""
         return ()
 
     @abstractmethod
     async def _ask(self, question: Any, job: Job) -> AsyncIterator[Any]:
-        """Sends it; returns the pieces of the answer."""
+        """Sends the question; returns the pieces of the answer."""
 
     @abstractmethod
     def _told(self, error: Exception) -> BullpenError:
-        """What a failure means to the mesh."""
+        """The error that a failure means to the mesh."""
 
     async def stream(self, job: Job) -> AsyncGenerator[Delta | Done, None]:
         calls = translated(job, self.calls)

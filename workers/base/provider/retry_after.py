@@ -1,7 +1,7 @@
-"""How long a provider asks us to wait, wherever it says so. Pure: the time is handed in, or is now.
+"""How long a provider asks callers to wait, wherever it says so. Pure: the caller passes the time in, or it is now.
 
-In order: `retry-after-ms`, `Retry-After` (seconds, a duration, a date), the error's body, its words, and at last the
-headers that say when a limit is reset. Of several limits the one that is used up counts.
+The order is: `retry-after-ms`, `Retry-After` (seconds, a duration, a date), the error's body, its words, and last the
+headers that say when a limit is reset. Of several limits, the used-up one counts.
 """
 
 import re
@@ -11,14 +11,15 @@ from email.utils import parsedate_to_datetime
 from math import isfinite, isnan
 
 MAX_RETRY_AFTER_MS = 60_000
-"""A provider that asks for more is asked again after a minute all the same: what it tells may be a day's limit that
-was raised meanwhile, and one request a minute does no harm."""
+"""Milliseconds: the longest wait that is respected. A provider that names a longer one is asked again after a minute:
+it may mean a limit per day that was raised since, and one request a minute does no harm.
+"""
 UNTOLD_RETRY_AFTER_MS = 1000
 
 IN_MS = ("retry-after-ms", "x-ms-retry-after-ms", "x-retry-after-ms")
 IN_SECONDS = ("retry-after", "x-retry-after")
 EPOCH_SECONDS, EPOCH_MS = 1e9, 1e12
-"""A reset above these is a moment since 1970, not a duration."""
+"""Values from which a reset is a time since 1970 (in seconds, in milliseconds) instead of a duration."""
 
 _UNIT = r"milliseconds?|ms|hours?|h|minutes?|mins?|m|seconds?|secs?|s"
 _PART = re.compile(rf"(\d+(?:\.\d+)?)\s*({_UNIT})?(?![a-z])\s*", re.IGNORECASE)
@@ -31,7 +32,7 @@ _LEFT_FIELD = re.compile(r"(?:^|[\s,;])(?:remaining|r)=(\d+)")
 
 
 def retry_after_ms(headers: Mapping[str, str], body_ms: float | None = None) -> int:
-    """Milliseconds, 0 to 60 000; 1 000 when the provider does not say."""
+    """Milliseconds to wait, 0 to 60,000; 1,000 when the provider does not say."""
     told = told_retry_after_ms(headers, body_ms)
     return UNTOLD_RETRY_AFTER_MS if told is None else told
 
@@ -39,7 +40,9 @@ def retry_after_ms(headers: Mapping[str, str], body_ms: float | None = None) -> 
 def told_retry_after_ms(
     headers: Mapping[str, str], body_ms: float | None = None, now: datetime | None = None
 ) -> int | None:
-    """Milliseconds, 0 to 60 000. None: the provider does not say. `body_ms`: what its error's body says."""
+    """Milliseconds to wait, 0 to 60,000. None: the provider does not say. `body_ms`: what the body of its error
+    says.
+    """
     lower = {name.lower(): value.strip() for name, value in headers.items()}
     now = now or datetime.now(UTC)
     told = next(_told(lower, body_ms, now), None)
@@ -60,14 +63,16 @@ def _told(headers: Mapping[str, str], body_ms: float | None, now: datetime) -> I
 
 
 def in_words_ms(text: str) -> float | None:
-    """What a sentence says ("Please try again in 6m0s."), in milliseconds."""
+    """The wait in a sentence ("Please try again in 6m0s."), in milliseconds."""
     found = _IN_WORDS.search(text[:2000])
     wait = _added(found[1].strip()) if found else None
     return None if wait is None else wait * 1000
 
 
 def duration(told: str, now: datetime | None = None) -> float | None:
-    """Seconds: a number of them, "6m0s", "20ms", or until a moment (RFC 3339, or as HTTP writes it). None: no time."""
+    """Seconds from a number, from "6m0s" or "20ms", or until a time (RFC 3339, or in HTTP's form). None: it is none of
+    these.
+    """
     told, now = told.strip(), now or datetime.now(UTC)
     if (number := _number(told)) is not None:
         return number
@@ -82,7 +87,7 @@ def duration(told: str, now: datetime | None = None) -> float | None:
 
 
 def _reset(headers: Mapping[str, str], now: datetime) -> float | None:
-    """Seconds until the limit that is used up is reset; of those of which nothing is known, the nearest."""
+    """Seconds until the used-up limit is reset; if none is known to be used up, until the nearest reset."""
     used_up: list[float] = []
     others: list[float] = []
     for left, reset in _limits(headers, now):
@@ -91,7 +96,7 @@ def _reset(headers: Mapping[str, str], now: datetime) -> float | None:
 
 
 def _limits(headers: Mapping[str, str], now: datetime) -> Iterator[tuple[float | None, float]]:
-    """Of each limit, what is left and the seconds until its reset."""
+    """For each limit, the amount left and the seconds until its reset."""
     for name, value in headers.items():
         if name in ("ratelimit", "x-ratelimit"):
             reset, left = _RESET_FIELD.search(value), _LEFT_FIELD.search(value)

@@ -1,8 +1,7 @@
-"""Server-sent events as servers really send them, read from bytes; and bodies that are none. Pure.
+"""Reads server-sent events from bytes, as real servers send them; also bodies that are no events. Pure.
 
-Lines may end in any way and come in any cut. An event may lack the blank line behind it, or the one between it and the
-next. A body without any event (a JSON object, an HTML page) is told as one text; a line that is a whole JSON object is
-told at once.
+Lines may end in any way and be cut anywhere. The blank line after an event may be missing. A body without any event (a
+JSON object, an HTML page) is returned as one text; a line that is a whole JSON object is returned at once.
 """
 
 import json
@@ -12,7 +11,7 @@ from contracts import JsonObject
 from workers.base.provider.errors import garbage
 
 LONGEST_EVENT = 8 << 20
-"""Bytes of an event, or of a body that is none."""
+"""Bytes of an event, or of a body without events."""
 MARK = b"\xef\xbb\xbf"
 FIELDS = ("event", "id", "retry")
 
@@ -20,7 +19,7 @@ FIELDS = ("event", "id", "retry")
 class EventReader:
     def __init__(self) -> None:
         self._rest: list[bytes] = []
-        """Of a line that is not whole yet, in the pieces that came: a long one is put together once."""
+        """The pieces of an unfinished line; they are joined only once, because the line may be long."""
         self._began = False
         self._data: list[str] = []
         self._bare: list[str] = []
@@ -28,7 +27,9 @@ class EventReader:
         self._size = 0
 
     def feed(self, chunk: bytes) -> Iterator[str]:
-        """The data of the events that are complete now. Raises `BullpenError(upstream_error)` for one without end."""
+        """The data of the events that are complete now. Raises `BullpenError(upstream_error)` for an event that does
+        not end.
+        """
         self._rest.append(chunk)
         if b"\n" not in chunk and b"\r" not in chunk and not self._rest[0].endswith(b"\r"):
             return
@@ -38,7 +39,7 @@ class EventReader:
             yield from self._take(line)
 
     def end(self) -> Iterator[str]:
-        """What is left when no more bytes come."""
+        """The data that remains when no more bytes come."""
         rest, self._rest = b"".join(self._rest), []
         for line in rest.splitlines():
             yield from self._take(line)
@@ -75,9 +76,9 @@ class EventReader:
 
 
 def decoded(data: str) -> list[JsonObject]:
-    """The JSON objects of one event: usually one; none for null, blanks and what is no JSON (a ping, a comment).
+    """The JSON objects of one event: usually one; none for null, blanks and text that is not JSON (a ping, a comment).
 
-    Raises `BullpenError(upstream_error)` for JSON that is broken or is no object.
+    Raises `BullpenError(upstream_error)` for broken JSON, or JSON that is not an object.
     """
     text = data.strip()
     if not text:
@@ -98,7 +99,7 @@ def decoded(data: str) -> list[JsonObject]:
 
 
 def _lines(data: bytes) -> list[bytes]:
-    """The lines, and at last what is not a whole one yet; a CR at the end may be half of a line's end."""
+    """The lines, and as the last item the unfinished one; a CR at the end may be half of a line ending."""
     held = b"\r" if data.endswith(b"\r") else b""
     lines = data.removesuffix(held).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
     lines[-1] += held
@@ -106,7 +107,7 @@ def _lines(data: bytes) -> list[bytes]:
 
 
 def _is_whole(text: str) -> bool:
-    """Whether it needs no more lines: a JSON object, or a word like `[DONE]`."""
+    """Whether the text needs no more lines: a JSON object, or a word like `[DONE]`."""
     if not text.lstrip().startswith("{"):
         return "\n" not in text
     try:

@@ -1,12 +1,12 @@
-"""Reading a provider's stream: how long it may stay silent, and how to leave it so that it really stops.
+"""Reads a provider's stream: how long it may be silent, and how to leave it so that the provider really stops.
 
-Never a cap on the whole answer, only on the silence before the first token and between tokens. Whatever arrives ends a
-silence: a piece of the answer, a thought, a ping, a comment or a blank line, of which an SDK shows nothing. Only a
-token ends the time before the first one; a piece with nothing but a role is none.
+There is no limit on the whole answer, only on the silence before the first token and between tokens. Anything that
+arrives ends a silence: a piece of the answer, a thought, and pings, comments or blank lines that an SDK does not show.
+Only a token ends the time before the first one; a piece with only a role does not.
 
-The stream is read by a task of its own, because cancelling a task that waits for the network closes the connection at
-once, whereas closing an SDK's generator may leave the provider writing (and billing) into a forgotten socket. The same
-task asks the question, so that a provider that takes a question and never answers is silence too.
+A task of its own reads the stream. Cancelling a task that waits for the network closes the connection at once, whereas
+closing an SDK's generator may leave the provider writing (and billing) into a forgotten socket. The same task sends the
+question, so that a provider that never answers counts as silent too.
 """
 
 import asyncio
@@ -20,14 +20,14 @@ from workers.base.provider.connection import arrived, opened
 
 T = TypeVar("T")
 Ask = Callable[[], Awaitable[AsyncIterator[T]]]
-"""Asks the provider; what it returns is the stream of the answer."""
+"""Sends the question to the provider; returns the stream of the answer."""
 Take = Callable[[T], Delta | None]
-"""What a piece of the stream brings; None: nothing to show."""
+"""Returns the part of the answer in a piece of the stream; None: nothing to show."""
 
 AHEAD = 1000
-"""Pieces that may wait for us; a provider that sends faster than that is made to wait."""
+"""Pieces that may wait for the reader; a faster provider has to wait."""
 TELL_EVERY = 1.0
-"""Seconds in which signs of life without a piece of the answer are told once."""
+"""Seconds between two reports of signs of life without a piece of the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +36,14 @@ class _End:
 
 
 class _Patience:
-    """The clock of one answer's silence."""
+    """Measures the silence of one answer."""
 
     def __init__(self, silence_ok: SilenceOk) -> None:
         self._ok = silence_ok
         self._clock = asyncio.get_running_loop().time
         self._answering = False
         self.heard = self._clock()
-        """When anything came last."""
+        """When anything last arrived (loop's clock)."""
 
     def hear(self) -> None:
         self.heard = self._clock()
@@ -53,7 +53,7 @@ class _Patience:
 
     @property
     def left(self) -> float:
-        """Seconds."""
+        """Seconds left of the silence that is allowed now."""
         return self.heard + self._allowed - self._clock()
 
     @property
@@ -66,10 +66,10 @@ class _Patience:
 
 
 async def patiently(ask: Ask[T], take: Take[T], silence_ok: SilenceOk) -> AsyncGenerator[Delta, None]:
-    """What the pieces of the answer bring, as they come; closing this generator closes the provider's connection.
+    """The parts of the answer as they come. Closing this generator closes the provider's connection.
 
-    A `Delta` without text and tokens once a second while other signs of life come. Raises
-    `BullpenError(upstream_error)` when the provider is silent for longer than `silence_ok`, and whatever asking, the
+    Yields a `Delta` without text and tokens once a second while only signs of life come. Raises
+    `BullpenError(upstream_error)` when the provider is silent for longer than `silence_ok`, and whatever `ask`, the
     stream or `take` raises.
     """
     read: asyncio.Queue[T | _End] = asyncio.Queue(AHEAD)
@@ -122,7 +122,9 @@ async def _pour(ask: Ask[T], read: "asyncio.Queue[T | _End]", patience: _Patienc
 
 
 async def _next(read: "asyncio.Queue[T]", patience: _Patience) -> T | None:
-    """The next piece. None: there is none yet, after a second or at the end of a silence that is allowed."""
+    """The next piece. None: no piece came within a second, or within the silence that is left. Raises when the silence
+    is over.
+    """
     if not read.empty():
         return read.get_nowait()
     if (left := patience.left) <= 0:

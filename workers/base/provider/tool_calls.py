@@ -1,8 +1,8 @@
-"""Tool calls, gathered from the pieces in which providers send them. Pure.
+"""Gathers tool calls from the pieces in which providers send them. Pure.
 
-A piece goes on with a call when it has its id, or its index and nothing that speaks against it. A new id, another name,
-or a name after a completed object begins the next call: some servers give every call the same index, the same id, or
-none. Names and ids may come with every piece, once, or never.
+A piece continues a call when it has the call's id, or its index and no sign of another call. A new id, another name, or
+a name after a complete object begins the next call: some servers give every call the same index, the same id, or none.
+Names and ids may come with every piece, once, or never.
 """
 
 import json
@@ -24,7 +24,7 @@ class _Call:
     name: str = ""
     pieces: list[str] = field(default_factory=list)
     told_id: str = ""
-    """Under which it was passed on; empty: it was not yet."""
+    """The id under which the call was passed on; empty: it was not passed on yet."""
     told: int = 0
     """Pieces that were passed on."""
 
@@ -34,13 +34,13 @@ class _Call:
 
     @property
     def is_whole(self) -> bool:
-        """Whether its arguments are a completed object."""
+        """Whether the call's arguments are a complete object."""
         return bool(self.pieces) and self.pieces[-1].rstrip().endswith("}") and _object(self.arguments) is not None
 
 
 class ToolCalls:
     def __init__(self, size: SizeGuard, offered: Collection[str] = ()) -> None:
-        """`offered`: the names of the functions that the request brings along."""
+        """`offered`: the names of the functions in the request."""
         self._size = size
         self._offered = frozenset(offered)
         self._calls: list[_Call] = []
@@ -49,9 +49,10 @@ class ToolCalls:
         return bool(self._calls)
 
     def add(self, index: object, call_id: object, name: object, arguments: object) -> tuple[ToolCallDelta, ...]:
-        """A piece of a call, each part of it as it came. Raises `BullpenError(upstream_error)` when it is too much.
+        """Adds a piece of a call, each part of it as the provider sent it. Raises `BullpenError(upstream_error)` when
+        there is too much.
 
-        Returns what can be passed on of it now: a call is known once its arguments begin.
+        Returns what can be passed on now: a call can be once its arguments begin.
         """
         told_id, told_name = id_of(call_id), _text(name)
         told = json.dumps(arguments) if isinstance(arguments, dict) else _text(arguments)
@@ -81,7 +82,7 @@ class ToolCalls:
         return (ToolCallDelta(index=at, id=call.told_id if begins else None, function=function),)
 
     def finished(self) -> tuple[JsonObject, ...]:
-        """The calls in the order in which they began, each with an id of its own, not `checked` yet."""
+        """The calls in the order in which they began, each with an id of its own, not yet `checked`."""
         ids: set[str] = set()
         made: list[JsonObject] = []
         for call in self._calls:
@@ -100,7 +101,7 @@ class ToolCalls:
         return self._calls[-1]
 
     def _current(self, index: object, call_id: str, name: str) -> _Call | None:
-        """The latest call that a piece may belong to."""
+        """The latest call to which a piece may belong."""
         if index is not None:
             return next((call for call in reversed(self._calls) if call.index == index), None)
         if call_id:
@@ -120,13 +121,15 @@ class ToolCalls:
         return call.is_whole and _object(arguments) is not None and not again
 
     def _is_rest_of_name(self, call: _Call, name: str) -> bool:
-        """Whether a name came in two pieces: the request offers a function that is called like both."""
+        """Whether a name came in two pieces: the request offers a function whose name begins with both together."""
         begun = call.name not in self._offered and not call.pieces
         return begun and any(offered.startswith(call.name + name) for offered in self._offered)
 
 
 def checked(calls: tuple[JsonObject, ...]) -> tuple[JsonObject, ...]:
-    """The calls, each with a name and arguments that are a JSON object. Raises `BullpenError(malformed_tool_call)`."""
+    """The calls, if each has a name and arguments that are a JSON object. Raises
+    `BullpenError(malformed_tool_call)`.
+    """
     for call in calls:
         function: Any = call.get("function")
         name = function.get("name") if isinstance(function, dict) else None
@@ -139,7 +142,7 @@ def checked(calls: tuple[JsonObject, ...]) -> tuple[JsonObject, ...]:
 
 
 def malformed(what: str) -> BullpenError:
-    """The model called a function in a way that no caller can use; another attempt may do better."""
+    """The error for a tool call that no caller can use; another attempt may do better."""
     return BullpenError(ErrorCode.MALFORMED_TOOL_CALL, f"the model sent {what}", fault="model")
 
 
@@ -150,7 +153,7 @@ def _text(told: object) -> str:
 
 
 def _each_object(call: _Call) -> Iterator[str]:
-    """The arguments of a call; of several, where a server put one object behind the other."""
+    """The arguments of a call; of several calls, where a server put one object after the other."""
     told = call.arguments.strip()
     if not told:
         yield "{}"
@@ -165,7 +168,7 @@ def _each_object(call: _Call) -> Iterator[str]:
 
 
 def _objects(text: str) -> list[str]:
-    """The JSON objects that a text is made of; empty when it has anything else in it."""
+    """The JSON objects that a text consists of; empty when it has anything else in it."""
     decoder, found, at = json.JSONDecoder(), [], 0
     while at < len(text):
         try:
@@ -180,7 +183,7 @@ def _objects(text: str) -> list[str]:
 
 
 def _object(text: str) -> JsonObject | None:
-    """The object that a text is. NaN and Infinity, which Python writes and reads, are no JSON to anybody else."""
+    """The JSON object in a text. NaN and Infinity, which Python accepts, are no JSON."""
     try:
         value = json.loads(text, parse_constant=_no_json)
     except (ValueError, RecursionError):

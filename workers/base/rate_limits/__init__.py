@@ -1,1 +1,1 @@
-"""Requests and tokens per minute, ours and those that a provider tells."""
+"""Requests and tokens per minute: the operator's limits, and those that a provider reports."""

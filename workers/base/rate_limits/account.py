@@ -1,9 +1,10 @@
-"""One provider account that several workers use: each sees what the others use, and no two take the same request.
+"""One provider account that several workers use: each worker sees what the others use, and no two take the same
+request.
 
-What each of them has used in the last minute, and holds, is written into a JetStream bucket, one key per account.
-Before a request begins its worker reads the key, adds its own share and writes it back, unless somebody else has
-written meanwhile: then again. Without JetStream everybody goes on with an equal part of the limits. The hosts'
-clocks should agree to a second.
+Each worker writes what it used in the last minute, and what it holds, to a JetStream bucket, with one key per account.
+Before a request begins, its worker reads the key, adds its own share and writes it back; if another worker has written
+meanwhile, it tries again. Without JetStream each worker goes on with an equal part of the limits. The hosts' clocks
+should agree to a second.
 """
 
 import asyncio
@@ -30,13 +31,15 @@ KEPT = 3600.0
 WITHIN = 1.0
 """Seconds that a request waits for JetStream."""
 LEFT_ALONE = 5.0
-"""Then it is not asked for so many seconds."""
+"""Seconds without JetStream after it did not answer."""
 TRIES = 50
 APART = 0.01
 TELL_AGAIN = 30.0
-"""Seconds after which what is still held is told again …"""
+"""Seconds after which a worker reports again what it still holds."""
 BELIEVED = 120.0
-"""… because after so many it is not believed any more: its holder is dead, and what it began is over."""
+"""Seconds after which a worker's report of held tokens no longer counts: the worker is dead, and its requests are
+over.
+"""
 
 Amount = Annotated[int, Field(ge=0, le=MOST_WHOLE)]
 Moments = Annotated[tuple[tuple[int, Amount], ...], Field(max_length=200)]
@@ -44,7 +47,7 @@ MOST_HOLDERS = 1000
 
 
 class Used(OpenModel):
-    """By one worker: amounts by the second (unix) in which they were counted, and what is held."""
+    """The use of one worker: amounts by the second (unix) in which they were counted, and amounts held."""
 
     at: float
     requests: Moments = ()
@@ -57,7 +60,7 @@ class Ledger(OpenModel):
     holders: Annotated[dict[str, Used], Field(max_length=MOST_HOLDERS)] = Field(default_factory=dict)
 
     def elsewhere(self, holder: str, now: float) -> tuple[int, int]:
-        """Requests and tokens of all others, at `now` (unix seconds)."""
+        """Requests and tokens of all other workers at `now` (unix seconds)."""
         requests = tokens = 0
         for name, used in self.holders.items():
             if name != holder:
@@ -67,7 +70,7 @@ class Ledger(OpenModel):
         return requests, tokens
 
     def told(self, holder: str, used: Used, now: float) -> "Ledger":
-        """With this worker's part as it is now, and without those that are long gone."""
+        """The ledger with this worker's present use, and without workers that are long gone."""
         others = {name: kept for name, kept in self.holders.items() if now - kept.at < BELIEVED + SPAN}
         return Ledger(holders={**others, holder: used})
 
@@ -82,11 +85,11 @@ class Account:
         self._bucket: Bucket | None = None
         self._away_until = 0.0
         self._others = 0
-        """How many share it, besides us."""
+        """Other workers that share the account."""
         self._last = Used(at=0.0)
 
     async def hold(self, need: Hold) -> None:
-        """Sets aside what a request may use, if the account has it. Raises `BullpenError(rate_limited)`."""
+        """Holds what a request may use, if the account has it. Raises `BullpenError(rate_limited)`."""
         async with self._turn:
             now = asyncio.get_running_loop().time
             if now() < self._away_until:
@@ -101,7 +104,7 @@ class Account:
                 self._limits.hold(need, now())
 
     async def tell(self) -> None:
-        """Tells what has changed, so that others know what is free again."""
+        """Writes this worker's changed use, so that other workers know what is free again."""
         if not self._worth_telling():
             return
         async with self._turn:
@@ -116,7 +119,9 @@ class Account:
         return not same or (used.tokens_held > 0 and used.at - self._last.at > TELL_AGAIN)
 
     async def _renew(self, need: Hold | None) -> None:
-        """Reads what others use, holds what is needed, tells it. Raises `BusError`, `BullpenError`."""
+        """Reads what other workers use, holds what the request needs, and writes the result. Raises `BusError`,
+        `BullpenError`.
+        """
         limits, clock = self._limits, asyncio.get_running_loop().time
         if self._bucket is None:
             self._bucket = await Bucket.open(self._bus, BUCKET, max_age_s=KEPT, max_bytes=MAX_BYTES)
@@ -145,7 +150,7 @@ class Account:
             self._limits.drop(need)
 
     def _go_alone(self) -> None:
-        """An equal part for everybody, as far as is known how many we are."""
+        """Limits this worker to an equal part of the account, by the number of workers last known."""
         limits, everybody = self._limits, self._others + 1
         limits.requests_elsewhere = _part_of_others(limits.requests, everybody)
         limits.tokens_elsewhere = _part_of_others(limits.tokens, everybody)
@@ -179,7 +184,7 @@ def _recent(moments: Moments, now: float) -> int:
 
 
 def _read(value: bytes) -> Ledger:
-    """Raises `BusError` when somebody else has written there."""
+    """Reads a ledger. Raises `BusError` when the bucket holds something else."""
     if not value:
         return Ledger()
     try:

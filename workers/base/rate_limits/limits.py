@@ -1,12 +1,12 @@
 """Requests and tokens per minute: reserved before a request begins, settled with what it really used.
 
-A request counts for a minute from when it begins, its tokens from when it ends; until then, what it may use at most is
-held. So no sliding minute ever has more than the limit, as long as no answer is longer than was held for it:
-`max_tokens` of the request or the config says how long that is; without one, answers twice as long as the last ones are
-expected. What a provider says of its own limits, and when it wants to be left alone, counts too: for the model that was
-asked, because providers limit each by itself, and for every model only when the account as a whole was meant.
+A request counts for a minute from its beginning, its tokens from its end; until then, the most that it may use is held.
+So no sliding minute exceeds the limit, as long as no answer is longer than what was held for it. That length is the
+`max_tokens` of the request or the config; without one, twice the length of recent answers. The limits and pauses that a
+provider reports count too: for the model that was asked, because providers limit each model separately, and for every
+model only when the provider means the whole account.
 
-Pure bookkeeping on times that are handed in; `workers/base/rate_limits/account.py` shares an account among workers.
+Pure bookkeeping: the caller passes the time in. `workers/base/rate_limits/account.py` shares an account among workers.
 """
 
 from collections import deque
@@ -24,16 +24,16 @@ from workers.base.rate_limits.provider_limits import ProviderLimits
 
 MINUTE = 60.0
 MARGIN = 0.5
-"""Seconds more, because a request does not arrive there the moment it is counted here."""
+"""Extra seconds, because a request arrives at the provider a little after it is counted here."""
 SPAN = MINUTE + MARGIN
 GRAIN = 1.0
-"""Seconds: without a limit nothing depends on the moment, and a minute is kept in so large pieces."""
+"""Seconds that share one entry when there is no limit, because the exact moment does not matter then."""
 UNTOLD_OUTPUT = 512.0
-"""Tokens that an answer is thought to have before there was one, when nobody says how many it may have."""
+"""Tokens assumed for an answer before the first one, when neither request nor config limits it."""
 LONGER = 2.0
 FORGETS = 0.9
 DENSER = 1.1
-"""How many more tokens a prompt may have than the densest one of late led to expect."""
+"""Factor on a prompt's estimated tokens, beyond the density of the densest recent prompt."""
 
 
 @dataclass(slots=True)
@@ -46,7 +46,7 @@ class Window:
     _past: deque[tuple[float, int]] = field(default_factory=deque)
 
     def count(self, amount: int, now: float) -> None:
-        """Used just now."""
+        """Counts an amount that was used now."""
         if not amount:
             return
         self._forget(now)
@@ -58,7 +58,7 @@ class Window:
             self._past.append((now, amount))
 
     def used(self, now: float) -> int:
-        """Held, and used within the last minute."""
+        """The amount held, plus the amount used within the last minute."""
         self._forget(now)
         return self.held + self.spent
 
@@ -67,11 +67,13 @@ class Window:
             self.spent -= self._past.popleft()[1]
 
     def left(self, now: float, elsewhere: int = 0) -> int | None:
-        """None: there is no limit. `elsewhere`: what others of the same account use."""
+        """The amount left; None: there is no limit. `elsewhere`: what other workers of the account use."""
         return None if self.limit is None else max(0, self.limit - self.used(now) - elsewhere)
 
     def seconds_until(self, amount: int, now: float, elsewhere: int = 0) -> float:
-        """When so much fits at the earliest; what is held is taken to stay, what others use to go within a minute."""
+        """Seconds until this amount fits at the earliest, if what is held stays held and what other workers use is
+        freed within a minute.
+        """
         if self.limit is None or (short := self.used(now) + elsewhere + amount - self.limit) <= 0:
             return 0.0
         for at, past in self._past:
@@ -87,53 +89,53 @@ class Window:
 
 @dataclass(slots=True, eq=False)
 class Hold:
-    """What is set aside for one request."""
+    """What is reserved for one request."""
 
     tokens: int
     estimate: int
-    """Of its prompt, by its length."""
+    """Tokens of the prompt, estimated from its length."""
     model: str
     begun: bool = False
 
 
 class Limits:
-    """Those of one worker."""
+    """The limits of one worker."""
 
     def __init__(self, config: BackendConfig) -> None:
         self.requests = Window(config.requests_per_minute)
         self.tokens = Window(config.tokens_per_minute)
         self._whole = ProviderLimits()
-        """Of the account, whichever model is asked."""
+        """The provider's limits on the whole account, for any model."""
         self._models: Latest[str, ProviderLimits] = Latest(MOST_MODELS)
         self.requests_elsewhere = 0
-        """By other workers of the same account, in the last minute."""
+        """Requests that other workers of the account used in the last minute, or hold."""
         self.tokens_elsewhere = 0
         self._density = 1.0
-        """Tokens per estimated token of the densest prompt of late."""
+        """Tokens per estimated token of the densest recent prompt."""
         self._output = UNTOLD_OUTPUT
 
     def reconfigure(self, config: BackendConfig) -> None:
         self.requests.limit, self.tokens.limit = config.requests_per_minute, config.tokens_per_minute
 
     def need(self, job: Job | EmbeddingJob) -> Hold:
-        """What this request may use at most, as far as anybody knows."""
+        """The most that this request may use, as an estimate."""
         estimate = prompt_tokens(job.request)
         out = job.max_tokens if job.max_tokens is not None else ceil(self._output * LONGER)
         return Hold(ceil(estimate * self._density * DENSER) + out, estimate, job.model.model_id)
 
     def hold(self, need: Hold, now: float) -> None:
-        """Sets it aside. Raises `BullpenError(rate_limited)` saying when there will be enough."""
+        """Reserves what the request needs. Raises `BullpenError(rate_limited)` with the time until there is enough."""
         self.check(need, now)
         self.requests.held += 1
         self.tokens.held += need.tokens
 
     def drop(self, need: Hold) -> None:
-        """What was held is not needed."""
+        """Frees a reservation whose request did not begin."""
         self.requests.held -= 1
         self.tokens.held -= need.tokens
 
     def check(self, need: Hold, now: float) -> None:
-        """As `hold`, and sets nothing aside."""
+        """Raises like `hold`, but reserves nothing."""
         if self.tokens.limit is not None and need.tokens > self.tokens.limit:
             raise BullpenError(
                 ErrorCode.RATE_LIMITED,
@@ -159,13 +161,13 @@ class Limits:
             raise BullpenError(ErrorCode.RATE_LIMITED, told, retry_after_ms=ceil(wait * 1000), fault=fault)
 
     def begin(self, hold: Hold, now: float) -> None:
-        """The request goes to the model."""
+        """Counts the request: it now goes to the model."""
         hold.begun = True
         self.requests.held -= 1
         self.requests.count(1, now)
 
     def settle(self, hold: Hold, used: Usage, now: float) -> None:
-        """It has ended; what nobody told of its usage is taken as estimated."""
+        """Counts the tokens of a request that has ended; its prompt as estimated where the provider reported none."""
         if not hold.begun:
             self.drop(hold)
             return
@@ -178,23 +180,26 @@ class Limits:
             self._output = max(out, self._output * FORGETS)
 
     def of(self, model: str) -> ProviderLimits:
-        """What the provider says of that model."""
+        """The provider's limits on this model."""
         return self._models.setdefault(model, ProviderLimits())
 
     def rest(self, model: str, now: float, tokens: int = 1) -> float:
-        """Seconds until the provider takes a request of so many tokens for that model."""
+        """Seconds until the provider takes a request of this many tokens for this model."""
         return max(self._whole.rest(tokens, now), self.of(model).rest(tokens, now))
 
     def refused(self, model: str, retry_after_ms: int, now: float, *, whole_account: bool = False) -> int:
-        """The provider wants to be left alone. Returns for how many milliseconds, by all that it has told."""
+        """Records that the provider asked for a pause. Returns its length in milliseconds, by all that the provider
+        reported.
+        """
         limited = self._whole if whole_account else self.of(model)
         limited.leave_alone(retry_after_ms / 1000, now)
         return max(retry_after_ms, ceil(1000 * self.rest(model, now)))
 
     def rate(self, now: float, models: Sequence[str] = ()) -> Rate | None:
-        """As the heartbeat tells it of a worker that serves these models; None: nothing limits it.
+        """The limits as the heartbeat shows them for a worker with these models; None: nothing limits it.
 
-        What is left is what the model has that has most: the others' limits are no reason to pass the worker over.
+        What is left is that of the model with the most left: the limits of other models are no reason to pass the
+        worker over.
         """
         own = self.requests.left(now, self.requests_elsewhere), self.tokens.left(now, self.tokens_elsewhere)
         told = [self._whole.left(now), _most([self.of(model).left(now) for model in models])]
@@ -215,7 +220,7 @@ class Limits:
 
 
 Left = tuple[int | None, int | None]
-"""Requests and tokens; None: not known, or without limit."""
+"""Requests and tokens left; None: unknown, or without limit."""
 
 
 def _least(lefts: Sequence[int | None]) -> int | None:

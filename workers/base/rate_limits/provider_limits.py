@@ -1,7 +1,7 @@
-"""What a provider says of its limits in the headers of its answers: what is left, and when there is more again.
+"""The limits that a provider reports in the headers of its answers: what is left, and when there is more.
 
-Most: `x-ratelimit-remaining-requests` and `-tokens`, with `x-ratelimit-reset-…` as "6m0s", "1.2s" or "20ms". Some put
-their name and the kind in front, `…-ratelimit-requests-remaining`, with `…-reset` as an RFC 3339 time.
+Most providers send `x-ratelimit-remaining-requests` and `-tokens`, with `x-ratelimit-reset-…` as "6m0s", "1.2s" or
+"20ms". Some put their name and the kind first, `…-ratelimit-requests-remaining`, with `…-reset` as an RFC 3339 time.
 """
 
 from collections.abc import Mapping
@@ -10,17 +10,17 @@ from workers.base.provider.retry_after import duration
 
 KINDS = ("requests", "tokens")
 LONGEST = 60.0
-"""Seconds: what a provider says of later than that is asked again sooner."""
+"""Seconds after which a reported limit no longer counts, even when the provider names a later reset."""
 
 
 class ProviderLimits:
     def __init__(self) -> None:
         self._left: dict[str, tuple[int, float]] = {}
-        """By kind, what is left, and until when that is so (loop's clock)."""
+        """By kind, the amount left, and until when it holds (loop's clock)."""
         self._alone_until = 0.0
 
     def hear(self, headers: Mapping[str, str], now: float) -> None:
-        """The headers of an answer; what is not there, or not understood, changes nothing."""
+        """Reads the headers of an answer; headers that are missing or not understood change nothing."""
         for kind in KINDS:
             left, reset = _told(headers, kind)
             if left is not None:
@@ -30,14 +30,14 @@ class ProviderLimits:
         self._alone_until = max(self._alone_until, now + seconds)
 
     def left(self, now: float) -> tuple[int | None, int | None]:
-        """Requests and tokens; None: not known."""
+        """Requests and tokens left; None: unknown."""
         if now < self._alone_until:
             return 0, None
         requests, tokens = (self._known(kind, now) for kind in KINDS)
         return requests, tokens
 
     def rest(self, tokens: int, now: float) -> float:
-        """Seconds until a request of so many tokens may be sent."""
+        """Seconds until a request of this many tokens may be sent."""
         wait = max(0.0, self._alone_until - now)
         for kind, need in zip(KINDS, (1, tokens), strict=True):
             left = self._known(kind, now)
@@ -51,7 +51,7 @@ class ProviderLimits:
 
 
 def _told(headers: Mapping[str, str], kind: str) -> tuple[int | None, float]:
-    """What is left of a kind, and the seconds until there is more."""
+    """The amount left of a kind, and the seconds until there is more."""
     named = next((name for name in headers if name.lower().endswith(f"-ratelimit-{kind}-remaining")), "")
     for left, reset in (
         (f"x-ratelimit-remaining-{kind}", f"x-ratelimit-reset-{kind}"),

@@ -1,1 +1,1 @@
-"""A worker at work: requests served, heartbeats sent, orders obeyed. Read `worker` first."""
+"""A worker at work: it serves requests, sends heartbeats and obeys control requests. Read `worker` first."""

@@ -21,27 +21,28 @@ class Call:
     request_id: str
     attempt: int
     model: str | None
-    """The model wanted, None for the worker's first."""
+    """The model that is asked for; None: the worker's first one."""
     routed: bool
-    """True when a Manager sent it and listens on its own inbox."""
+    """Whether a Manager sent the request and listens on its own inbox."""
     arrived: float
-    """The loop's clock, as is `deadline`."""
+    """When the request arrived, by the loop's clock; `deadline` is by the same clock."""
     deadline: float
     created_at: datetime
     reply: str
     clock: Callable[[], float]
-    """The loop's: asking for the running loop is a call of the system in Python 3.11."""
+    """The loop's clock. It is kept because finding the running loop is a system call in Python 3.11."""
     prefix: str = ""
-    """The start of the answer, which the caller has from another worker already."""
+    """The start of the answer, which the caller has already from another worker."""
     prefix_tokens: int = 0
     cancel_token: str = ""
-    """What a cancel has to know; empty: nothing."""
+    """The token that a cancel must carry; empty: none is needed."""
 
     @classmethod
     def read(cls, message: Message, *, routed_here: bool = True) -> "Call":
-        """Raises `BullpenError(invalid_request)`.
+        """Reads a message. Raises `BullpenError(invalid_request)`.
 
-        `routed_here`: it came on a subject on which only Managers may send. Else their headers are not believed.
+        `routed_here`: the message came on a subject on which only Managers may send. Otherwise a Manager's headers are
+        ignored.
         """
         headers = message.headers if routed_here else h.of_caller(message.headers)
         clock = asyncio.get_running_loop().time

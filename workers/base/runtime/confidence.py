@@ -1,8 +1,7 @@
-"""How sure a model was, said honestly.
+"""How sure a model was of an answer, and where that figure comes from.
 
-Where the backend gives the probabilities of the tokens it chose, their geometric mean. Otherwise the
-model's running average, called `prior`: it says what this model is usually worth, nothing about this
-answer.
+If the backend reports the probabilities of the chosen tokens, the confidence is their geometric mean. Otherwise it is
+the model's running average, marked `prior`: it describes the model, not this answer.
 """
 
 from collections.abc import Sequence
@@ -11,9 +10,9 @@ from math import exp
 from contracts import ConfidenceSource
 
 UNKNOWN = 0.5
-"""The prior of a model that has never shown any probabilities."""
+"""The confidence of a model that has never reported probabilities."""
 WEIGHT = 0.05
-"""How much one answer moves the running average."""
+"""Weight of one answer in the running average."""
 
 
 class Confidence:

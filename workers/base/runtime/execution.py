@@ -1,6 +1,6 @@
-"""One attempt inside a worker: from "there is a place" to the answer or the reason why not.
+"""One attempt inside a worker: from its place to the answer or the reason why there is none.
 
-Nothing here knows subjects or heartbeats; the runtime hands in the backend, the job and who listens.
+This module knows no subjects and no heartbeats; the runtime passes in the backend, the job and the reply channel.
 """
 
 import asyncio
@@ -35,52 +35,56 @@ if TYPE_CHECKING:
     from workers.base.runtime.trace import CallTrace
 
 PROGRESS_EVERY = 2.0
-"""Seconds; sooner where less silence is allowed, so that a Manager never misses that something moved."""
+"""Seconds between two progress messages; fewer when the allowed silence is shorter, so that the Manager hears of every
+sign of life in time.
+"""
 OFTEN_ENOUGH = 0.05
 MOST_BYTES = 8
-"""Of a token, on average over an answer; real ones have four or five."""
+"""Bytes of a token at most, on average over an answer; real tokens have four or five."""
 MOST_THOUGHT = 1 << 18
-"""Characters of an answer's thoughts that are told: what is beyond them is thought and not shown."""
+"""Characters of an answer's thoughts that the caller gets; further thoughts are dropped."""
 CLAIM_AFTER = 0.1
-"""Seconds: an answer that comes sooner needs no claim."""
+"""Seconds: an answer that takes less needs no claim."""
 
 
 class Execution:
-    """What became of a call so far; complete when `done` is set."""
+    """The state of a request inside the worker; complete when `done` is set."""
 
     def __init__(self, call: Call) -> None:
         self.call = call
         self.job: Job | EmbeddingJob | None = None
         self.trace: CallTrace | None = None
-        """None: nobody wants to know what it took."""
+        """The spans of the request; None: tracing is off."""
         self.started: float | None = None
-        """The loop's clock, as are `first_token` and `ended`."""
+        """When the backend was asked, by the loop's clock; `first_token` and `ended` are by the same clock."""
         self.ended: float | None = None
-        """When the provider had ended."""
+        """When the provider's answer ended."""
         self.first_token: float | None = None
         self.text: list[str] = []
         self.logprobs: list[float] = []
         self.token_logprobs: list[TokenLogprob] = []
-        """Only for a request that asks for them."""
+        """Tokens with their log-probabilities, for a request that asks for them."""
         self.thoughts: list[str] = []
         self._thought = 0
-        """Characters of them."""
+        """Characters of `thoughts`."""
         self._bytes = 0
-        """Of the text."""
+        """Bytes of `text`."""
         self.tokens = 0
         self.moves = 0
-        """Signs of progress; they come also while the prompt is read, the model thinks or the provider keeps alive."""
+        """Signs of life so far: pieces of the answer, and those while the prompt is read, the model thinks or the
+        provider keeps the connection alive.
+        """
         self.silence = Silence()
-        """The longest until now."""
+        """The longest silences so far."""
         self._moved: float | None = None
         self.told = Usage()
-        """What the provider has told by now."""
+        """The usage that the provider has reported so far."""
         self.done: Done | None = None
         self.vectors: Sequence[Sequence[float]] = ()
-        """Of a request that wants vectors."""
+        """The vectors, for a request that asks for them."""
         self.booked = False
         self._refused = False
-        """The provider said no before it began."""
+        """Whether the provider refused before it began."""
         self._work: asyncio.Task[None] | None = None
         self._stopped: BullpenError | None = None
 
@@ -100,27 +104,27 @@ class Execution:
 
     @property
     def logprobs_lack(self) -> bool:
-        """There is text, and nothing was told of its tokens."""
+        """Whether there is text without any token log-probabilities."""
         return any(self.text) and not self.token_logprobs
 
     @property
     def begun(self) -> bool:
-        """Whether it may have cost something."""
+        """Whether the attempt may have cost money."""
         return self.started is not None and not self._refused
 
     @property
     def completion_tokens(self) -> int:
-        """As the provider told; where it did not, the pieces that came."""
+        """Tokens of the answer as the provider reports them; otherwise the number of pieces that came."""
         return self.tokens if self.told.completion_tokens is None else self.told.completion_tokens
 
     @property
     def told_or_seen(self) -> Usage:
-        """The provider's figures, with the tokens seen where it told none."""
+        """The provider's usage, with the pieces counted if it reported no tokens of the answer."""
         return Usage(self.told.prompt_tokens, self.completion_tokens)
 
     @property
     def usage(self) -> PartialUsage:
-        """What was used so far."""
+        """The usage so far."""
         return PartialUsage(
             prompt_tokens=self.told.prompt_tokens,
             completion_tokens=self.completion_tokens,
@@ -132,13 +136,15 @@ class Execution:
 
     @property
     def cost(self) -> Decimal | None:
-        """US dollars at the model's price. None: the price or the usage is unknown, which is not zero."""
+        """US dollars at the model's price, 0 for an attempt that was not begun. None: the price or the usage is
+        unknown.
+        """
         if not self.begun:
             return Decimal(0)
         return self.told.cost(self.job.model.price) if self.job is not None else None
 
     def stop(self, why: BullpenError) -> None:
-        """Ends the attempt at once: the provider's call is aborted, and `why` is what is told."""
+        """Ends the attempt at once: aborts the provider's call, and fails the attempt with `why`."""
         self._stopped = self._stopped or why
         if self._work is not None:
             self._work.cancel()
@@ -159,7 +165,7 @@ class Execution:
             raise self._stopped from None
 
     async def compute(self, backend: AnyBackend, job: Job | EmbeddingJob, channel: ReplyChannel) -> None:
-        """Has the backend answer, piece by piece. Raises `BullpenError`."""
+        """Lets the backend answer, and passes the pieces on. Raises `BullpenError`."""
         try:
             await self._gather(backend, job, channel)
         except BullpenError as error:
@@ -202,7 +208,9 @@ class Execution:
         checked(self.done.tool_calls)
 
     def _embedded(self, told: Embedded) -> Done:
-        """Raises `BullpenError(upstream_error)` when that are not the vectors of these texts."""
+        """The end of an answer with vectors. Raises `BullpenError` when the vectors do not fit the texts or the wanted
+        length.
+        """
         request = self.call.request
         assert isinstance(request, EmbeddingRequest)
         if why := why_unusable(told.vectors, len(request.texts)):
@@ -213,9 +221,10 @@ class Execution:
         return Done("stop", told.prompt_tokens, 0)
 
     def _is_endless(self, max_tokens: int | None) -> bool:
-        """Whether the provider goes on after `max_tokens`: both its pieces and its bytes are more than so many tokens.
+        """Whether the provider continues after `max_tokens`: both its pieces and its bytes are too many for that number
+        of tokens.
 
-        A token may come in several pieces, and several tokens in one: neither alone proves it.
+        A token may come in several pieces, and several tokens in one piece, so neither alone proves it.
         """
         return max_tokens is not None and self.tokens > max_tokens and self._bytes > max_tokens * MOST_BYTES
 
@@ -229,7 +238,7 @@ class Execution:
             self.silence = replace(self.silence, next_token=max(silent, self.silence.next_token))
 
     async def keep_told(self, channel: ReplyChannel) -> None:
-        """Claims the attempt, then tells its progress, until cancelled."""
+        """Claims the attempt, then sends its progress, until cancelled."""
         await channel.claim(self.silence_ok)
         while True:
             await channel.progress(self.tokens, self.phase, self.moves)
@@ -237,7 +246,7 @@ class Execution:
 
     @property
     def silence_ok(self) -> SilenceOk | None:
-        """How long it may be silent. None: it is not yet known for which model it is."""
+        """How long the answer may be silent. None: its model is not chosen yet."""
         return self.job.silence_ok if self.job is not None else None
 
     @property
@@ -252,7 +261,7 @@ class Execution:
             await chunker.add(piece)
 
     def _taken(self, delta: Delta) -> Piece:
-        """What of a delta the caller gets."""
+        """Records a piece of the backend's answer. Returns what the caller gets of it."""
         self.text.append(delta.text)
         self._bytes += len(delta.text.encode())
         self.logprobs.extend(delta.logprobs)
@@ -266,7 +275,7 @@ class Execution:
         return Piece(delta.text, thought, delta.tool_calls, told, self.tokens)
 
     def _wanted(self, tokens: tuple[TokenLogprob, ...]) -> tuple[TokenLogprob, ...]:
-        """With as many of the likeliest tokens as the caller asked for."""
+        """The tokens, with as many likely alternatives as the caller asked for."""
         most = self.call.request.top_logprobs or 0
         return tuple(
             token.model_copy(update={"top_logprobs": token.top_logprobs[:most]})

@@ -1,16 +1,16 @@
-"""The last word on each request of the last seconds, to be said again to a Manager that could not hear it.
+"""The final message of each recent request, to be sent again to a Manager that could not hear it.
 
-A message to an inbox whose owner is reconnecting is lost without a word. So a Manager that comes back asks, and a
-worker that comes back says again what it may have said into the void.
+A message to an inbox whose owner is reconnecting is lost without an error. So a Manager that reconnects asks for the
+state of its attempts, and a worker that reconnects sends its latest final messages again.
 """
 
 from collections import OrderedDict
 from dataclasses import dataclass
 
 Key = tuple[str, int]
-"""Request id and attempt."""
+"""Request id and number of the attempt."""
 KEPT = 15.0
-"""Seconds."""
+"""Seconds for which a final message is kept."""
 MOST_BYTES = 16 << 20
 
 
@@ -22,7 +22,7 @@ class Word:
 
 
 class FinalEventCache:
-    """Pure; `now` is the loop's clock."""
+    """The final messages of recent requests. Pure; `now` is the loop's clock."""
 
     def __init__(self) -> None:
         self._words: OrderedDict[Key, Word] = OrderedDict()
@@ -41,5 +41,5 @@ class FinalEventCache:
         return self._words.get(key)
 
     def since(self, then: float) -> list[Word]:
-        """What was said after `then`, the oldest first."""
+        """The final messages sent since `then`, the oldest first."""
         return [word for word in self._words.values() if word.said_at >= then]

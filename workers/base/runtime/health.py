@@ -1,8 +1,9 @@
-"""Whether a worker's backend is well: it is started, then asked now and then. It never gives up.
+"""Whether a worker's backend is well: it is started, then checked at intervals, for as long as the worker runs.
 
-What requests meet counts as well. A key that is refused (401) takes the worker out at once. 402 and 403 may be about
-one request alone, a flagged prompt or one that is too dear: they lead to a health check at once, and only that takes
-the worker out. So does a model that the provider does not know any more: the check reads again what there is.
+Failures of requests count too. A refused key (401) makes the worker degraded at once. 402 and 403 may concern one
+request only (a flagged prompt, one that is too expensive): they lead to a health check at once, and only that check
+makes the worker degraded. A model that the provider no longer knows also leads to a check, which reads the list of
+models again.
 """
 
 import asyncio
@@ -19,32 +20,32 @@ from workers.base.runtime.presence import Presence
 log = structlog.get_logger(__name__)
 
 APART = 1.0
-"""Seconds between two checks, however many failures ask for one."""
+"""Seconds between two checks at least, however many failures ask for one."""
 Become = Callable[[WorkerState, str], Awaitable[None]]
 
 
 class Health:
     def __init__(self, engine: Engine, presence: Presence, become: Become) -> None:
-        """`become` is told the state, and why, each time the backend was looked at."""
+        """`become` is called with the state and its reason after each check."""
         self._engine = engine
         self._backend = engine.backend
         self._presence = presence
         self._become = become
         self._wanted = asyncio.Event()
-        """A check before its time."""
+        """Set when a check is wanted before its time."""
         self._looked = float("-inf")
-        """When the last one began, by the loop's clock."""
+        """When the last check began (loop's clock)."""
         self._refused = False
-        """The last one was refused: what requests meet now is the account's fault."""
+        """Whether the last check was refused: then the same refusal of a request is the account's fault."""
 
     async def keep(self) -> None:
-        """Starts the backend, then looks after it, until cancelled."""
+        """Starts the backend, then checks it at intervals, until cancelled."""
         while not await self._started():  # noqa: ASYNC110 — this tries again, it does not wait for a change
             await asyncio.sleep(self._engine.config.health_interval)
         await self.watch()
 
     async def watch(self) -> None:
-        """Looks after a backend that is started, until cancelled."""
+        """Checks a started backend at intervals, until cancelled."""
         while True:
             await self._due()
             await self._check()
@@ -52,13 +53,13 @@ class Health:
     # What requests met
 
     def blame(self, failure: BullpenError, *, asked: bool) -> BullpenError:
-        """The same failure, which now says whose fault it is. `asked`: the backend was."""
+        """The same failure, with `fault` set. `asked`: the backend was asked."""
         if self._refused and failure.code is ErrorCode.UPSTREAM_AUTH:
             failure.fault = "account"
         return blamed(failure, asked=asked)
 
     async def heed(self, failure: BullpenError) -> None:
-        """Takes the worker out, or looks at the backend soon, if a request's failure is a reason for it."""
+        """Makes the worker degraded, or asks for a check, if a request's failure is a reason for it."""
         if failure.code is ErrorCode.UPSTREAM_AUTH and failure.fault == "account":
             told = failure.message.partition(":")[0]  # the rest is the provider's, who may quote the question
             await self._become("degraded", told)
@@ -66,7 +67,7 @@ class Health:
             self._wanted.set()
 
     async def notice(self) -> None:
-        """Tells at once what a request taught the backend about its models."""
+        """Shows at once what a request taught the backend about its models."""
         if self._backend.changed:
             self._backend.changed = False
             await self._serve_what_is_there()
@@ -74,7 +75,7 @@ class Health:
     # Looking
 
     async def _due(self) -> None:
-        """Returns when it is time for a check, or when one is wanted and the last is not too near."""
+        """Returns when the next check is due, or when one is wanted and the last one is old enough."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._engine.config.health_interval):
                 await self._wanted.wait()
@@ -118,7 +119,7 @@ class Health:
         return ""
 
     async def _serve_what_is_there(self) -> None:
-        """Tells at once when models came or went."""
+        """Sends a heartbeat at once when the served models have changed."""
         before, now = self._engine.models, self._backend.models()
         if now == before:
             return

@@ -1,11 +1,11 @@
-"""Whether a worker has memory left for one more request, and what it does when not.
+"""Whether a worker has memory left for another request, and what it does when it has not.
 
-Near its limit it takes nothing new, gives back what has not begun and finishes what runs: better than being killed with
-everything in hand. It comes back when there is room again. Not at the same mark at which it stopped, or it would go in
-and out with every request: at a lower one, or when it stayed below the upper one for a while, because a model alone may
-fill more than the lower one, and then nothing further would ever be freed.
+Near its limit the worker takes no new requests, gives back those that wait, and finishes those that run: this is better
+than being killed with all of them. It takes requests again below a lower mark, so that the state does not change with
+every request. It also does so after some time below the upper mark: a model alone may fill more than the lower one, and
+then no more memory would ever be freed.
 
-Not promised: a single request that wants more than is left gets the worker killed all the same.
+There is no promise for a single request that needs more memory than is left: it gets the worker killed all the same.
 """
 
 import asyncio
@@ -19,27 +19,33 @@ from workers.base.host.resources import ResourceMeter
 
 MIB = 1 << 20
 FULL, RESERVE, SMALL = 0.90, 64 * MIB, 0.75
-"""Full is who uses more than this share of the limit, or leaves less than this reserve (what runs grows, and a health
-check runs beside it), but nobody below the last share. Beyond 0.95 the Manager passes over whoever did not say so."""
+"""The worker is full above this share of its limit, or with less than this reserve left, but never below the last
+share. The reserve is for requests that grow and for a health check. Above 0.95 the Manager passes over a worker that
+did not say that it is full.
+"""
 LOWER = 0.10
-"""There is room again this much of the limit below the mark."""
+"""Share of the limit by which use has to fall below the mark before there is room again."""
 STALLED, FLOWING = 20.0, 5.0
-"""Percent of ten seconds in which nobody here could go on for want of memory: the kernel takes back what is needed."""
+"""Percent of the last ten seconds in which the worker waited for memory, because the kernel took back what it needed:
+the worker is full from the first value on, and has room only below the second.
+"""
 REST = 10.0
-"""Seconds below the upper mark after which there is room although the lower one is not reached."""
+"""Seconds below the upper mark after which there is room, although use is still above the lower one."""
 LOOK_EVERY, COLLECT_EVERY = 0.5, 2.0
-"""Seconds between looks: while there is room, and while there is none."""
+"""Seconds between two looks: while there is room, and while there is none."""
 
 
 class MemoryPressure:
-    """Pure: told the figures and the time, says why nothing new can be taken, or nothing."""
+    """Decides from memory figures whether the worker may take new requests. Pure."""
 
     def __init__(self) -> None:
         self.reason = ""
         self._last_full = 0.0
 
     def look(self, memory: Memory, pressure: float, now: float) -> str:
-        """`pressure` in percent, `now` in seconds. In words and with the cure; empty when there is room."""
+        """Why the worker takes no new requests, and what to do about it; empty when there is room. `pressure` in
+        percent, `now` in seconds.
+        """
         full = min(FULL, max(SMALL, 1 - RESERVE / memory.limit))
         if memory.share >= full:
             self._short(f"uses {memory.used // MIB} of {memory.limit // MIB} MiB of memory", now)
@@ -58,7 +64,7 @@ class MemoryGuard:
     def __init__(
         self, worker_id: str, meter: ResourceMeter, engines: EngineSet, changed: Callable[[], Awaitable[None]]
     ) -> None:
-        """`changed` is told when there is no room any more, and when there is room again."""
+        """`changed` is called when there is no room any more, and when there is room again."""
         self._id = worker_id
         self._meter = meter
         self._engines = engines
@@ -67,11 +73,11 @@ class MemoryGuard:
 
     @property
     def reason(self) -> str:
-        """Why nothing new can be taken; empty when it can."""
+        """Why the worker takes no new requests; empty when it does."""
         return self._strain.reason
 
     async def keep(self) -> None:
-        """Looks at the memory, until cancelled."""
+        """Looks at the memory at intervals, until cancelled."""
         while True:
             was_short = bool(self.reason)
             now = asyncio.get_running_loop().time()

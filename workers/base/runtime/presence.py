@@ -1,4 +1,4 @@
-"""What a worker shows of itself: its state, its load, its heartbeat."""
+"""What a worker shows of itself: its state, its load, its heartbeats."""
 
 import asyncio
 import socket
@@ -23,12 +23,13 @@ from workers.base.runtime.execution import Execution
 log = structlog.get_logger(__name__)
 
 LOADING_PAUSE = 10.0
-"""Seconds: what we say that nothing may be heard of us, at least, while a model is loaded; some libraries stop the
-whole process for that."""
+"""Seconds: the least silence that the worker announces while it loads a model, because some libraries stop the whole
+process meanwhile.
+"""
 STOOD_STILL = 1.0
-"""Seconds that a heartbeat comes late when the process was frozen, or starved."""
+"""Seconds by which a heartbeat is late when the process was frozen or got no processor time."""
 WEIGHT = 0.2
-"""How much the last request moves the moving averages."""
+"""Weight of the last request in the moving averages."""
 
 
 class Presence:
@@ -50,11 +51,15 @@ class Presence:
         self.state: WorkerState = "starting"
         self.reason = ""
         self.card = {"backend": backend, "worker_id": worker_id, "state": str(self.state)}
-        """What service discovery tells: whoever checks our health needs no right to give orders."""
+        """What service discovery shows: a caller that checks the worker's health needs no right to send control
+        requests.
+        """
         self.models: tuple[ModelCard, ...] = ()
 
     async def become(self, state: WorkerState, reason: str = "") -> None:
-        """Changes the state, says so at once, and books it. The same state again changes only the reason."""
+        """Changes the state, sends a heartbeat at once, and books the change. If the state stays the same, only the
+        reason changes.
+        """
         previous, self.state, self.reason = self.state, state, reason
         self.card["state"] = state
         if state == previous:
@@ -64,7 +69,7 @@ class Presence:
         await self.say()
 
     def book(self, previous: WorkerState, reason: str, detail: JsonObject) -> None:
-        """An event for the books."""
+        """Sends a worker event to the books."""
         event_id = new_id()
         record = WorkerEventRecord(
             event_id=event_id,
@@ -80,7 +85,7 @@ class Presence:
         self._outbox.put(TELEMETRY_WORKER, record, event_id)
 
     def serve(self, config: BackendConfig, models: tuple[ModelCard, ...]) -> None:
-        """What is served from now on, and how; the next heartbeat tells."""
+        """Sets the config and the models that are served from now on; the next heartbeat shows them."""
         if [card.model_id for card in models] != [card.model_id for card in self.models]:
             self._service_ms = self._tokens_per_second = None
         self._config, self._digest, self.models = config, config_digest(config), models
@@ -91,7 +96,9 @@ class Presence:
 
     @contextmanager
     def loading(self, seconds: float) -> Iterator[None]:
-        """While a model is loaded, for about so long: we may stand still, and nobody should take that for death."""
+        """Announces a silence of about `seconds` while a model loads: the process may stand still, and must not be
+        taken for dead.
+        """
         self._pause = max(seconds, LOADING_PAUSE)
         try:
             yield
@@ -100,11 +107,11 @@ class Presence:
             self.reason = "" if self.state == "ready" else self.reason
 
     def report(self, progress: str) -> None:
-        """How far a long step is; told with the next heartbeat."""
+        """Sets how far a long step is; the next heartbeat shows it."""
         self.reason = progress
 
     async def beat(self) -> None:
-        """Says how it is, every interval and after each reconnect, until cancelled."""
+        """Sends a heartbeat every interval and after each reconnect, until cancelled."""
         self._bus.on_reconnect.append(self.say)
         now = asyncio.get_running_loop().time
         while True:
@@ -115,7 +122,7 @@ class Presence:
                 await self._bus.prove()
 
     async def learn(self, execution: Execution, failure: BullpenError | None) -> None:
-        """Takes a finished request into the moving averages, and into what is told of its model."""
+        """Adds a finished request to the moving averages and to its model's record of trouble."""
         if execution.started is None or execution.job is None:
             return
         now = asyncio.get_running_loop().time()
@@ -156,14 +163,15 @@ class Presence:
         )
 
     def _as_told(self, card: ModelCard, now: float) -> ModelCard:
-        """With what its last requests have met."""
+        """The model's card, with the trouble of its latest requests."""
         trouble = card.trouble or self._engines.troubles.of(card.model_id, now)
         return card if trouble == card.trouble else card.model_copy(update={"trouble": trouble})
 
     async def say(self, *, surely: bool = False) -> None:
-        """One heartbeat, now: on the worker's own subject for Managers, on the open one for whoever looks on.
+        """Sends one heartbeat now: on the worker's own subject, which Managers trust, and on the open one, for other
+        listeners.
 
-        `surely`: the server has it when this returns, if there is one.
+        `surely`: returns only when the server has it, if the server can be reached.
         """
         self._seq += 1
         try:

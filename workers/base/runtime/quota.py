@@ -1,4 +1,4 @@
-"""A request's share of the worker's limits, from its arrival to its end."""
+"""A request's part of the worker's limits, from its arrival to its end."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -15,7 +15,7 @@ from workers.base.rate_limits.limits import Hold
 from workers.base.runtime.execution import Execution
 
 TELL_EVERY = 1.0
-"""Seconds between two looks whether those who share our account should know something."""
+"""Seconds between two reports to the workers that share the account."""
 
 
 class Quota:
@@ -28,7 +28,9 @@ class Quota:
 
     @asynccontextmanager
     async def place(self, execution: Execution, job: Job | EmbeddingJob) -> AsyncIterator[Callable[[], None]]:
-        """Holds what it may use; call what is given when it begins. Raises `BullpenError(rate_limited)`."""
+        """Holds what the request may use; call the yielded function when it begins. Raises
+        `BullpenError(rate_limited)`.
+        """
         limits, now = self._engines.limits, execution.call.clock
         hold = limits.need(job)
         await self._hold(hold, now())
@@ -51,14 +53,14 @@ class Quota:
             await account.hold(hold)
 
     async def keep(self) -> None:
-        """Tells those who share our account what we use; until cancelled."""
+        """Reports this worker's use to the workers that share its account, until cancelled."""
         while True:
             await asyncio.sleep(TELL_EVERY)
             if (account := self._shared()) is not None:
                 await account.tell()
 
     def _shared(self) -> Account | None:
-        """The account that the config in force names."""
+        """The account in the present config; None: the worker shares none."""
         name = self._engines.current.config.account
         if name is None:
             self._account = None

@@ -1,4 +1,4 @@
-"""What a worker books: the requests that callers sent to it directly, without a Manager."""
+"""What a worker books: the requests that callers send to it directly, without a Manager."""
 
 from contracts import (
     NOT_STARTED,
@@ -16,7 +16,7 @@ from workers.base.runtime.execution import Execution
 
 
 class DirectBooks:
-    """One row for the request and one for its only attempt."""
+    """Books one row for the request and one for its only attempt."""
 
     def __init__(self, outbox: Outbox, backend: str, worker_id: str, epoch: str) -> None:
         self._outbox = outbox
@@ -27,7 +27,7 @@ class DirectBooks:
 
     @property
     def before_reply(self) -> bool:
-        """Whether no answer may leave before its events are safe."""
+        """Whether no answer may leave before its events are stored safely."""
         return self._outbox.settings.mode == "before_reply"
 
     async def book(self, execution: Execution, response: Answer | None, failure: BullpenError | None) -> None:

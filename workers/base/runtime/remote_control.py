@@ -1,4 +1,4 @@
-"""What others tell a worker beside requests: cancel, drain, resume, report, swap, leave."""
+"""The control requests that a worker obeys: cancel, drain, resume, report, swap, leave."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -28,7 +28,7 @@ from workers.base.runtime.swap import Swapper
 log = structlog.get_logger(__name__)
 
 SAID_INTO_THE_VOID = 5.0
-"""Seconds before a reconnect in which what we said may not have been heard."""
+"""Seconds before a reconnect in which final messages may have been lost."""
 
 
 class RemoteControl:
@@ -44,7 +44,9 @@ class RemoteControl:
         resume: Callable[[], Awaitable[bool]],
         swapper: Swapper,
     ) -> None:
-        """`share` brings our part in the queue group in line with the state; `resume` ends a drain, if it can."""
+        """`share` joins or leaves the backend's queue groups, by the worker's state; `resume` ends a drain, if it
+        can.
+        """
         self._bus = bus
         self._id = worker_id
         self._presence = presence
@@ -54,7 +56,7 @@ class RemoteControl:
         self._resume = resume
         self._swapper = swapper
         self.superseded = asyncio.Event()
-        """A younger worker has our id: leave."""
+        """Set when a younger worker has this worker's id: this one has to leave."""
 
     async def listen(self) -> None:
         await self._bus.subscribe(s.INFER_CANCEL, self._on_cancel)
@@ -118,7 +120,7 @@ class RemoteControl:
             self.superseded.set()
 
     async def _report(self, request: ControlRequest) -> None:
-        """A Manager was away for a moment and asks how an attempt stands."""
+        """Tells a Manager that was disconnected for a moment the state of one of its attempts."""
         if not request.inbox or not accepts(request.inbox):
             return
         execution, said = self._running.get(_key(request)), self._final_events.of(_key(request))
@@ -136,7 +138,7 @@ class RemoteControl:
         await self._bus.publish(request.inbox, body)
 
     async def _reconnected(self) -> None:
-        """What was said while the connection broke may be lost: it is said again, and that we are here."""
+        """Sends a heartbeat, and the final messages that may have been lost when the connection broke."""
         await self._presence.say()
         for word in self._final_events.since(asyncio.get_running_loop().time() - SAID_INTO_THE_VOID):
             await self._bus.publish(word.inbox, word.body)

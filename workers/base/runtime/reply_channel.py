@@ -1,8 +1,8 @@
-"""Who listens while a worker computes: a caller who asked it directly, or a Manager.
+"""Who gets a worker's answer: a caller that asked the worker directly, or a Manager.
 
-A direct caller gets chunks and one final message. A Manager also gets `claim` (this attempt is mine)
-and `progress`, so that it can tell a slow worker from a dead one; and before a paid provider is called
-it is asked once more, so that nothing is spent on work nobody wants any more.
+A direct caller gets chunks and one final message. A Manager also gets `claim` (the worker has this attempt) and
+`progress`, so that it can tell a slow worker from a dead one. Before a worker calls a paid provider, it asks the
+Manager once more, so that no money is spent on an answer that no caller waits for.
 """
 
 import asyncio
@@ -27,37 +27,38 @@ from contracts import (
 from workers.base.runtime.final_event_cache import FinalEventCache
 
 GO_WITHIN = 2.0
-"""Seconds a Manager has to say `go`; one that does not is gone."""
+"""Seconds that a Manager has to send `go`; a Manager that does not is gone."""
 
 
 class ReplyChannel(Protocol):
-    """Whoever is told about one attempt."""
+    """The recipient of one attempt's messages."""
 
     @property
     def wants_chunks(self) -> bool: ...
 
     async def claim(self, silence_ok: SilenceOk | None) -> None:
-        """This attempt is mine, and may be silent for so long."""
+        """Claims the attempt, and announces how long it may be silent."""
 
     async def permission(self, silence_ok: SilenceOk | None = None) -> float | None:
-        """Claims, and asks whether to spend. The seconds left for it, or None when there is no such limit.
+        """Claims the attempt, and asks whether it may spend money. Returns the seconds left for it; None: there is no
+        such limit.
 
-        Raises `BullpenError(no_worker)` when nobody wants the answer any more.
+        Raises `BullpenError(no_worker)` when the answer is not wanted any more.
         """
 
     async def progress(self, tokens: int, phase: Phase, moves: int) -> None: ...
 
     async def chunk(self, piece: Piece) -> None:
-        """A piece of the answer."""
+        """Sends a piece of the answer."""
 
     async def response(self, response: Answer) -> BullpenError | None:
-        """The answer; returns the error that was told instead, when the answer could not be sent."""
+        """Sends the answer. Returns the error that was sent instead, if the answer could not be sent."""
 
     async def error(self, error: BullpenError, usage: PartialUsage) -> None: ...
 
 
 class CallerChannel:
-    """Somebody who asked `infer.<backend>` without a Manager."""
+    """The channel to a caller that asked `infer.<backend>` without a Manager."""
 
     def __init__(self, reply: Reply) -> None:
         self._reply = reply
@@ -67,13 +68,13 @@ class CallerChannel:
         return self._reply.streaming
 
     async def claim(self, silence_ok: SilenceOk | None) -> None:
-        """Nobody waits for a claim."""
+        """Does nothing: a caller expects no claim."""
 
     async def permission(self, silence_ok: SilenceOk | None = None) -> float | None:
         return None
 
     async def progress(self, tokens: int, phase: Phase, moves: int) -> None:
-        """A caller sees chunks, or nothing until the answer."""
+        """Does nothing: a caller sees only chunks and the answer."""
 
     async def chunk(self, piece: Piece) -> None:
         await self._reply.chunk(piece)
@@ -83,7 +84,9 @@ class CallerChannel:
         return await self._reply.response(response)
 
     async def _complete(self, response: Answer) -> None:
-        """The stream's pieces join to the answer; those that turn out to be none of it are void."""
+        """Makes the stream's pieces equal to the answer: sends what is missing, after a restart if earlier pieces do
+        not belong to it.
+        """
         reply, worker_id = self._reply, response.worker_id
         if not reply.streaming:
             return
@@ -98,7 +101,7 @@ class CallerChannel:
 
 
 class ManagerChannel:
-    """A Manager, listening on a private inbox of its own."""
+    """The channel to a Manager, which listens on a private inbox."""
 
     def __init__(
         self,
@@ -179,9 +182,9 @@ class ManagerChannel:
 
 
 class Chunker:
-    """Gathers small pieces for 20 ms, so that a stream of a hundred tokens a second is not a hundred messages.
+    """Gathers small pieces for 20 ms, so that a hundred tokens a second are not a hundred messages.
 
-    The first piece goes out at once: it is what the caller is waiting for.
+    The first piece is sent at once, because the caller is waiting for it.
     """
 
     GATHER = 0.02
@@ -202,7 +205,7 @@ class Chunker:
             self._timer = asyncio.get_running_loop().call_later(self.GATHER, self._due)
 
     async def flush(self) -> None:
-        """Sends what is gathered, after what is being sent."""
+        """Sends the gathered pieces, after those that are being sent."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -230,5 +233,7 @@ class Chunker:
 
 
 def _unwanted(why: str) -> BullpenError:
-    """Nothing was begun, so whoever still wants it may ask somebody else."""
+    """The error for an answer that the Manager does not want any more. Nothing was begun, so another worker may be
+    asked.
+    """
     return BullpenError(ErrorCode.NO_WORKER, why)

@@ -1,8 +1,8 @@
-"""Changes what a worker serves while it serves: its config file was saved, or somebody told it to.
+"""Changes what a worker serves while it serves: when its config file was saved, or on a control request.
 
-One change at a time. The new backend object is made, loaded and asked for a token beside the old one; only then new
-requests go to it. Whatever is wrong with it, the old one goes on, and who wanted the change is told why. The file is
-the truth: what `swap` changed is gone when the file is saved, or the worker is started again.
+One change happens at a time. The new backend object is made, loaded and asked for a token beside the old one; only then
+new requests go to it. If anything is wrong with it, the old one continues, and the sender of the control request gets
+the reason. The file counts in the end: what `swap` changed is lost when the file is saved or the worker restarts.
 """
 
 import asyncio
@@ -28,10 +28,10 @@ from workers.base.runtime.presence import Presence
 log = structlog.get_logger(__name__)
 
 PROBE_WITHIN = 120.0
-"""Seconds that a new model on this machine may take for its first token."""
+"""Seconds in which a new model on this machine has to give its first token."""
 PROBE = "Say yes."
 LOADED_PER_SECOND = 125e6
-"""Bytes of a model, on a busy machine."""
+"""Bytes of a model that a busy machine loads per second."""
 Cause = Literal["file", "reload", "swap"]
 
 
@@ -49,7 +49,7 @@ class Swapper:
         file: ConfigFile[Any] | None,
         activate: Callable[[Engine], Awaitable[None]],
     ) -> None:
-        """`activate` makes an engine the one that serves. `file` None: there is none to read again."""
+        """`activate` makes an engine the one that serves. `file` None: there is no config file to read again."""
         self._engines = engines
         self._presence = presence
         self._file = file
@@ -57,10 +57,10 @@ class Swapper:
         self._turn = asyncio.Lock()
         self._tasks = Tasks("swap")
         self.refused = ""
-        """Why the config file is not in force; empty when it is, or was until somebody said `swap`."""
+        """Why the config file is not in force; empty when it is, or when a `swap` came after it."""
 
     async def follow(self) -> None:
-        """Takes over what is saved, until cancelled."""
+        """Takes over the config file each time it is saved, until cancelled."""
         while self._file is not None:
             await self._file.changed()
             await self._change("file", self._file.read)
@@ -72,17 +72,17 @@ class Swapper:
         return await self._change("reload", self._file.read)
 
     async def swap(self, request: ControlRequest) -> Outcome:
-        """Serves other models, or the same with other options, until the config file is read again."""
+        """Serves other models, or the same ones with other options, until the config file is read again."""
         return await self._change("swap", lambda: self._wanted(request))
 
     async def stop(self) -> None:
-        """Gives up what is being loaded."""
+        """Ends a change that is under way."""
         await self._tasks.cancel()
 
     # One change
 
     async def _change(self, cause: Cause, wanted: Callable[[], Awaitable[BackendConfig]]) -> Outcome:
-        """Runs as a task of ours: who asked may have left, and `stop` ends it."""
+        """Makes one change, in a task of its own: the sender may be gone before it ends, and `stop` can end it."""
         changing = self._tasks.start(self._in_turn(cause, wanted), cause)
         await asyncio.wait({changing})
         if changing.cancelled() or changing.exception() is not None:
@@ -112,7 +112,7 @@ class Swapper:
             return self._done(cause, before, changes, took_ms=round(1000 * (now() - began)))
 
     async def _wanted(self, request: ControlRequest) -> BackendConfig:
-        """The config in force with other models. Raises `ConfigError`."""
+        """The present config with other models. Raises `ConfigError`."""
         now = self._engines.current.config
         models: list[Any] = list(now.models)
         if request.models is not None:
@@ -130,7 +130,9 @@ class Swapper:
             raise ConfigError("; ".join(_told(detail) for detail in error.errors(include_url=False))) from None
 
     async def _known(self, name: str) -> Any:
-        """What the config in force, or the file, says of a model of that name or alias; a broken file says nothing."""
+        """The config of the model with this name or alias, from the present config or the file; a broken file counts as
+        empty.
+        """
         models = list(self._engines.current.config.models)
         if self._file is not None:
             with suppress(ConfigError):
@@ -162,7 +164,7 @@ class Swapper:
                 await engine.backend.close()
 
     async def _load(self, engine: Engine) -> None:
-        """Returns when it answers. Raises `BullpenError`."""
+        """Returns when the engine answers. Raises `BullpenError`."""
         await engine.backend.start(self._presence.report)
         engine.models = engine.backend.models()
         if not engine.models:
@@ -203,7 +205,7 @@ class Swapper:
 
 
 def _check_memory(needed: int | None) -> None:
-    """Raises `BullpenError` when the new model does not fit beside the old one."""
+    """Raises `BullpenError` when the new model does not fit into memory beside the old one."""
     told = ResourceMeter().read()
     limit = told.memory_limit or psutil.virtual_memory().total
     free = max(0, min(limit - told.memory_used, psutil.virtual_memory().available))
@@ -217,7 +219,9 @@ def _check_memory(needed: int | None) -> None:
 
 
 async def _probe(engine: Engine, card: ModelCard) -> None:
-    """A first token, or vector, of models that send no bill: the others' servers were asked whether they know them."""
+    """Asks a model for a first token or vector. Only local models are probed: other models' servers only say whether
+    they know them.
+    """
     try:
         async with asyncio.timeout(PROBE_WITHIN):
             if "chat" in card.capabilities or "embed" not in card.capabilities:
@@ -230,7 +234,7 @@ async def _probe(engine: Engine, card: ModelCard) -> None:
 
 
 def _with_options(model: Any, options: JsonObject) -> JsonObject:
-    """As in a config file, with these options on top."""
+    """The model as in a config file, with these options added."""
     told: JsonObject = model if isinstance(model, dict) else model.model_dump(exclude_unset=True)
     own = told.get("options")
     return {**told, "options": {**(own if isinstance(own, dict) else {}), **options}}

@@ -1,4 +1,4 @@
-"""The spans of one attempt in its worker: the whole, its wait for a place, and the provider's call."""
+"""The spans of one attempt in its worker: the whole attempt, its wait for a place, and the provider's call."""
 
 import asyncio
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from workers.base.runtime.execution import Execution
 
 class CallTrace:
     def __init__(self, call: Call, headers: Mapping[str, str], worker_id: str, backend: str) -> None:
-        """`headers`: of whoever asks."""
+        """`headers`: those of the request."""
         self._operation, self._backend = OPERATION[call.request.kind], backend
         self._span = tracing.start(
             "worker",
@@ -27,7 +27,7 @@ class CallTrace:
         )
 
     def ended(self, execution: Execution, response: Answer | None, failure: BullpenError | None) -> None:
-        """All is known of it."""
+        """Ends the spans, when the attempt is over."""
         call, now = execution.call, _now()
         computed = now if execution.ended is None else execution.ended
         began = computed if execution.started is None else execution.started

@@ -1,8 +1,8 @@
-"""A worker: one backend put on the mesh. Read `Worker.run` for its life and `Worker._serve` for a request's.
+"""A worker: one backend connected to the mesh. Read `Worker.run` for its life and `Worker._serve` for a request's.
 
-It listens on `infer.<backend>` while it is ready (shared with its peers) and always on its own
-`infer.<backend>.w.<id>`, beats its heart on the connection that serves, and books what callers asked it
-directly. What a Manager asked is booked by the Manager, which alone knows what the caller got.
+The worker listens on `infer.<backend>` while it is ready (shared with its peers) and always on its own
+`infer.<backend>.w.<id>`. It sends heartbeats on the connection that serves, and books requests that callers sent to it
+directly. The Manager books requests that it sent itself, because only the Manager knows what the caller got.
 """
 
 import asyncio
@@ -70,7 +70,7 @@ from workers.base.runtime.trace import CallTrace
 log = structlog.get_logger(__name__)
 
 START_PATIENCE = 30.0
-"""Seconds a starting worker waits for a NATS server to appear."""
+"""Seconds that a starting worker waits for a NATS server."""
 
 
 class Worker:
@@ -94,7 +94,7 @@ class Worker:
         self._idle = Idle()
         self._final_events = FinalEventCache()
         self._shared: dict[s.Kind, Subscription] = {}
-        """Our part in the queue groups of this backend."""
+        """This worker's subscriptions in the queue groups of its backend, by kind of request."""
         self._remote = RemoteControl(
             bus,
             worker_id,
@@ -125,7 +125,7 @@ class Worker:
         }
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Starts, serves until `stop` is set or the bus is lost, drains, leaves."""
+        """Starts, serves until `stop` is set or the bus is lost, drains, and leaves."""
         self._tasks.start(self._presence.beat(), "heartbeat")
         await self._listen()
         self._look_after(self._health.keep())
@@ -159,24 +159,26 @@ class Worker:
     # Being well
 
     async def _become(self, state: WorkerState, reason: str = "") -> None:
-        """How the backend is, which is how the worker is unless its memory is short."""
+        """Sets the backend's state, which is the worker's state unless its memory is short."""
         self._backend_is = state, reason
         await self._settle()
 
     async def _settle(self) -> None:
-        """Changes the state, unless somebody wants this worker to take nothing new."""
+        """Updates the worker's state, unless the worker is draining."""
         if self._presence.state != "draining":
             await self._show()
 
     def _is_for(self, kind: s.Kind) -> bool:
-        """Whether it has a model for such requests. One out of service may be back: whoever asks is told why."""
+        """Whether the worker takes requests of this kind. A model out of service counts for `infer`: it may be back,
+        and otherwise the caller gets the reason.
+        """
         cards = self._presence.models
         if kind == "infer":
             return not cards or any(card.serves(kind) or not card.capabilities for card in cards)
         return any(card.serves(kind) for card in cards)
 
     async def _resume(self) -> bool:
-        """Takes part again, as far as its backend and its memory allow. False: it is about to leave."""
+        """Takes requests again, as far as backend and memory allow. False: the worker is leaving."""
         if not self._leaving:
             await self._show()
         return not self._leaving
@@ -189,7 +191,9 @@ class Worker:
         await self._share()
 
     async def _share(self) -> None:
-        """Takes part in its backend's subjects exactly while ready and able, so that its peers get what it can't do."""
+        """Joins the queue groups of its backend while it is ready and able to answer, and leaves them otherwise, so
+        that its peers get the requests.
+        """
         ready = self._presence.state == "ready"
         for kind in ABILITY:
             takes = ready and self._is_for(kind)
@@ -200,13 +204,13 @@ class Worker:
                 await self._shared.pop(kind).stop()
 
     def _look_after(self, looking: Coroutine[Any, Any, None]) -> None:
-        """Instead of what was looked after until now."""
+        """Replaces the task that checks the backend's health."""
         if self._looking is not None:
             self._looking.cancel()
         self._looking = self._tasks.start(looking, "health")
 
     async def _activate(self, engine: Engine) -> None:
-        """From now on this one serves; the one before finishes what it began."""
+        """Makes this engine serve from now on; the engine before it finishes its requests."""
         before = self._engines.activate(engine)
         self._health = Health(engine, self._presence, self._become)
         self._look_after(self._health.watch())
@@ -223,7 +227,7 @@ class Worker:
         return "" if state == "ready" else f"{state}: {self._presence.reason}".rstrip(": ")
 
     def figures(self) -> Iterator[Figure]:
-        """For `/metrics`."""
+        """The figures for `/metrics`."""
         yield Figure("nats_connected", "1: the connection to NATS is there", self._bus.is_connected)
         yield Figure("requests_running", "Requests that are not answered yet", len(self._running))
         yield Figure("requests_waiting", "Requests that wait inside the worker", self._engines.queued)
@@ -239,7 +243,7 @@ class Worker:
     # A request
 
     async def _serve(self, message: Message) -> None:
-        """One request, from its bytes to the one final message."""
+        """Serves one request, from its bytes to the one final message."""
         if not accepts(message.reply):
             log.warning("reply_refused", reply=message.reply[:64])
             return
@@ -262,7 +266,7 @@ class Worker:
             del self._running[execution.call.key]
 
     def _is_open(self, subject: str) -> bool:
-        """Whether anybody may ask there, and not only Managers."""
+        """Whether callers may send on this subject, and not only Managers."""
         return any(subject == stats.subject for stats in self._stats.values())
 
     async def _answer(self, execution: Execution, channel: ReplyChannel) -> None:
@@ -300,14 +304,16 @@ class Worker:
         return self._response(job, execution)
 
     async def _make_sure(self, execution: Execution, channel: ReplyChannel) -> None:
-        """Its time is over by our clock, which may have jumped: the Manager knows how much is left."""
+        """Asks the Manager how much time is left: by this worker's clock, which may have jumped, it is over."""
         left = await channel.permission()
         if left is not None:
             deadline = asyncio.get_running_loop().time() + left
             execution.call = replace(execution.call, deadline=deadline)
 
     def _tell_after(self, execution: Execution, channel: ReplyChannel) -> Callable[[object], None]:
-        """Claims and tells progress once the answer takes longer; returns what ends that."""
+        """Claims the attempt and sends its progress if the answer takes longer than `CLAIM_AFTER`. Returns the function
+        that ends this.
+        """
         telling: list[asyncio.Task[None]] = []
         timer = asyncio.get_running_loop().call_later(
             CLAIM_AFTER, lambda: telling.append(self._tasks.start(execution.keep_told(channel), "claim"))
@@ -323,7 +329,7 @@ class Worker:
     async def _in_turn(
         self, execution: Execution, engine: Engine, job: Job | EmbeddingJob, channel: ReplyChannel
     ) -> None:
-        """Within the limits: waits for a place, asks before spending money, computes."""
+        """Waits for a place within the limits, asks the Manager before spending money, and computes the answer."""
         if isinstance(job, Job) and job.max_tokens == 0:
             execution.done = Done("length", prompt_tokens=0, completion_tokens=0)  # others said it all already
             return
@@ -416,7 +422,7 @@ class Worker:
         )
 
     def _unsupported(self, execution: Execution, request: InferenceRequest) -> tuple[str, ...]:
-        """What the caller asked for in vain."""
+        """Parameters that the caller set and that the answer was made without."""
         done = execution.done
         ignored = asked_in_vain(request, STEERS - self._backend.takes)
         told = {*ignored, *(done.unsupported if done else ())}
@@ -449,7 +455,7 @@ class Worker:
             log.warning("error_not_sent", code=error.code, failure=str(failure))
 
     async def _refuse(self, message: Message, error: BullpenError) -> None:
-        """Tells what is wrong with a request that could not even be read."""
+        """Answers a request that could not be read."""
         headers = h.of_caller(message.headers) if self._is_open(message.subject) else message.headers
         task_id = salvage_task_id(message.data) or told_task_id(headers.get(h.TASK)) or new_id()
         request_id = headers.get(h.REQUEST) or new_id()
@@ -463,12 +469,12 @@ class Worker:
             await InboxReply(self._bus, message.reply, task_id, request_id, streaming=streaming).error(error)
 
     async def _before_reply(self, execution: Execution, response: Answer | None, failure: BullpenError | None) -> None:
-        """Books a request that came without a Manager now, if no answer may leave before that is safe."""
+        """Books a direct request before its answer, if no answer may leave before its events are safe."""
         if self._books.before_reply and not execution.call.routed and not execution.booked:
             await self._books.book(execution, response, failure)
 
     async def _close(self, execution: Execution, response: Answer | None, failure: BullpenError | None) -> None:
-        """After the answer: figures, books, and what the failure says about this worker."""
+        """Does what follows an answer: figures, books, and what the failure says about this worker."""
         call = execution.call
         if execution.trace is not None:
             execution.trace.ended(execution, response, failure)
@@ -493,7 +499,9 @@ class Worker:
     # Leaving
 
     async def _drain(self) -> None:
-        """Takes nothing new, finishes what runs, tells the rest why not, and says goodbye."""
+        """Takes no new requests, finishes those that run for at most `drain_timeout`, stops the rest with an error, and
+        announces its end.
+        """
         self._leaving = True
         with suppress(TimeoutError, asyncio.CancelledError):  # a second signal: enough waited
             async with asyncio.timeout(self._engines.current.config.drain_timeout):
@@ -521,9 +529,9 @@ async def run_worker(
     config_file: ConfigFile[Any] | None = None,
     status: RoleStatus | None = None,
 ) -> None:
-    """Runs one worker until `stop` is set, and takes over what is saved in `config_file` meanwhile.
+    """Runs one worker until `stop` is set, and takes over `config_file` each time it is saved.
 
-    `status` is filled in, for whoever shows it on this machine.
+    `status` is filled in for the status server of this machine.
 
     Raises `BusUnreachable`, `ConfigError`; `BusError` when the bus was lost.
     """
