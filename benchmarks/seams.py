@@ -6,6 +6,7 @@ model, which could be given the start of an answer, is asked in words to go on i
 """
 
 import asyncio
+import json
 import random
 import tempfile
 from difflib import SequenceMatcher
@@ -15,9 +16,11 @@ from typing import Any
 
 from benchmarks import results
 from contracts import BullpenError, InferenceRequest
+from contracts import subjects as s
 from contracts.going_on import asked_to_go_on
 from manager.request.seam import Anchor, Joint, Verdict
 from tests.roles import Question, Roles, roles_on_a_server
+from tests.support import eventually
 from workers.base import Backend, Job
 from workers.base.interface.discovery import find
 
@@ -58,6 +61,7 @@ WAYS: dict[str, dict[str, str]] = {
 }
 GENEROUS = {"BULLPEN_MANAGER__RETRIES": '{"share": 1.0, "per_second": 1000, "burst": 1000}'}
 """Nearly every stream is tried again here, and what is measured is not whether that is allowed."""
+STAYS = "w-stays"
 AT_ONCE = 200
 WITHIN = 4.0
 """Seconds in which they begin, less than a story takes."""
@@ -109,7 +113,7 @@ async def _killed(way: str, kills: int) -> Json:
     with tempfile.TemporaryDirectory() as directory:
         async with roles_on_a_server(Path(directory)) as roles:
             roles.manager(**GENEROUS)
-            roles.worker("w-stays", **TELLING, **WAYS[way])
+            roles.worker(STAYS, **TELLING, **WAYS[way])
             for number in count():
                 if told["seams"] + told["errors"] >= kills:
                     return told
@@ -124,11 +128,19 @@ async def _killed(way: str, kills: int) -> Json:
 async def _streams_with_a_kill(roles: Roles, victim: str, chance: random.Random) -> list[Question]:
     """Streams that begin one after the other, so that the kill finds each at another word."""
     streams: list[Question] = []
+    await _order(roles, "drain", "draining")
     for _ in range(AT_ONCE):
         streams.append(await roles.ask(stream=True, continuation="seamless"))
         await asyncio.sleep(chance.uniform(0, 2 * WITHIN / AT_ONCE))
+    await _order(roles, "resume", "ready")
     roles.kill(victim)
     return await roles.answered(streams, within=NEAR)
+
+
+async def _order(roles: Roles, order: str, state: str) -> None:
+    """To the worker that stays: it takes nothing while the streams begin, so that they all lose the other one."""
+    await roles.bus.request(s.worker_control(STAYS), json.dumps({"op": order}).encode(), timeout=NEAR)
+    await eventually(lambda: roles.beats[STAYS].state == state, timeout=NEAR)
 
 
 def _count(stream: Question, told: Json) -> None:

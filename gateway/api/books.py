@@ -1,15 +1,26 @@
 """Asks the books over NATS: the gateway has no database."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from bus import Bus, BusError, NoResponders, RequestTimeout
-from contracts import BooksQuery, BooksReply, BullpenError, ErrorCode, ErrorReply, GradeOrder, OpenModel
+from contracts import (
+    BooksQuery,
+    BooksReply,
+    BullpenError,
+    ErrorCode,
+    ErrorReply,
+    Grade,
+    GradeOrder,
+    JsonObject,
+    OpenModel,
+)
 from contracts import headers as h
 from contracts import subjects as s
 from contracts.control import mistakes
 
+Asked = TypeVar("Asked", bound=OpenModel)
 WITHIN = 8.0
 NO_TELEMETRY = "no telemetry runs, which keeps the books: start the mesh with `bullpen up`, or `bullpen telemetry`"
 
@@ -24,16 +35,11 @@ class Books:
         """
         if sees is not None:
             asked["tenant"] = sees
-        try:
-            query = BooksQuery(**asked)
-        except ValidationError as error:
-            field = str(error.errors()[0]["loc"][0])
-            raise BullpenError(ErrorCode.INVALID_REQUEST, mistakes(error), field=field) from None
-        return await self._told(s.BOOKS_QUERY, query)
+        return await self._told(s.BOOKS_QUERY, _made(BooksQuery, asked))
 
-    async def grade(self, order: GradeOrder) -> BooksReply:
-        """Sets a grade by hand. Raises `BullpenError`."""
-        return await self._told(s.BOOKS_GRADE, order)
+    async def grade(self, model: str, worker: str, grade: Grade | None) -> BooksReply:
+        """Sets the grade of a model at a worker by hand; None: the books decide again. Raises `BullpenError`."""
+        return await self._told(s.BOOKS_GRADE, _made(GradeOrder, {"model": model, "worker": worker, "grade": grade}))
 
     async def _told(self, subject: str, asked: OpenModel) -> BooksReply:
         try:
@@ -51,3 +57,12 @@ class Books:
             return BooksReply.model_validate_json(answer.data)
         except ValidationError:
             raise BullpenError(ErrorCode.INTERNAL, "telemetry sent an answer that cannot be read") from None
+
+
+def _made(kind: type[Asked], fields: JsonObject) -> Asked:
+    """Raises `BullpenError(invalid_request)`."""
+    try:
+        return kind(**fields)
+    except ValidationError as error:
+        field = str(error.errors()[0]["loc"][0])
+        raise BullpenError(ErrorCode.INVALID_REQUEST, mistakes(error), field=field) from None

@@ -6,7 +6,7 @@ from typing import Any, get_args
 from bus import Bus, BusError
 from client import Bullpen
 from client.client import Order
-from contracts import ApiKey, BullpenError, ErrorCode, Grade, GradeOrder, JsonObject, KeyRole
+from contracts import ApiKey, BullpenError, ErrorCode, Grade, JsonObject, KeyRole
 from contracts.envelope import TENANT_CHARACTERS
 from gateway.api.books import Books
 from gateway.dialects import Refused
@@ -33,7 +33,7 @@ class Orders:
             model = fields.text("model")
             if not model:
                 raise Refused("model: is missing", "model")
-            changed = await self._books.grade(GradeOrder(model=model, worker=worker_id, grade=GRADES[order]))
+            changed = await self._books.grade(model, worker_id, GRADES[order])
             if not changed.rows:
                 why = f"{model} at {worker_id} has no grade yet: it comes with the first answers"
                 raise BullpenError(ErrorCode.CONFLICT, why)

@@ -128,6 +128,8 @@ async def test_orders_are_carried_out_and_seen_as_they_are(page: Page) -> None:
         ("workers/w-1/swap", {"json": {"model": "another"}}, 200),
         ("workers/w-1/swap", {"json": {}}, 400),
         ("workers/w-1/bench", {"json": {"model": "simulated"}}, 409),  # it has no grade yet
+        ("workers/7)z$/bench", {"json": {"model": "simulated"}}, 400),
+        ("workers/7)z$/drain", {}, 400),
         ("workers/w-1/explode", {}, 404),
     ):
         assert (await page.ask(path, "POST", **sent))[0] == wanted
