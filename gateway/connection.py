@@ -57,7 +57,7 @@ class Connection(RequestHandler):
         """Marks that a request with a complete head is being served."""
         self._stop_waiting()
         if self._written is not None:
-            self._written.arrived()
+            self._written.forget()
             self._written = None
         self._is_serving = True
         try:

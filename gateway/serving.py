@@ -32,7 +32,7 @@ from gateway.keys import Caller, Callers
 from gateway.models import Models
 from gateway.streaming import AnswerStream, ReaderTooSlow
 from gateway.timing import SERVER_TIMING, Timing
-from gateway.undelivered import Undelivered, is_repeat, name_of
+from gateway.undelivered import KEPT, Undelivered, is_repeat, name_of
 
 log = structlog.get_logger(__name__)
 
@@ -114,7 +114,7 @@ class Answering:
         if asked.stream:
             self._check_streams(caller)
         name = None if asked.stream or IDEMPOTENCY_KEY in request.headers else _name(request, caller, body)
-        if name is not None and is_repeat(request.headers) and (lost := self._undelivered.take(name, time.monotonic())):
+        if name is not None and is_repeat(request.headers) and (lost := self._undelivered.take(name)):
             return self._whole_answer(request, lost.body, {**lost.headers, REPLAYED: "true"}, name)
         caller.begin(1 if asked.kind == "embed" else asked.answers)
         timing.asked()
@@ -132,7 +132,10 @@ class Answering:
     ) -> Response:
         """`name`: of the question, under which its answer is kept until it has arrived."""
         if name is not None and isinstance(connection := request.protocol, Connection):
-            connection.writes(self._undelivered.keep(name, body, headers, time.monotonic()))
+            written = self._undelivered.keep(name, body, headers)
+            if written is not None:
+                asyncio.get_running_loop().call_later(KEPT, written.forget)
+            connection.writes(written)
         return Response(body=body, headers=headers, content_type=JSON)
 
     def _check_streams(self, caller: Caller) -> None:

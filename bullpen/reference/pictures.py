@@ -45,15 +45,15 @@ class Box(NamedTuple):
 def mesh() -> str:
     """Who is there, and on which subjects they meet."""
     boxes = (
-        Box(20, 30, "your programs", ("OpenAI, Anthropic, Ollama",)),
+        Box(20, 30, "your programs", ("any client of a known API",)),
         Box(20, 250, "NATS clients", ("in any language",)),
         Box(260, 30, "gateway", ("HTTP, keys",), 110),
         Box(260, 135, "NATS, with JetStream", ("every message goes through it",), 430, is_server=True),
         Box(390, 30, "Manager", ("chooses a worker",), 140),
         Box(550, 30, "Manager", ("shares the work",), 140),
-        Box(260, 270, "worker: local", ("a model file",), 130),
-        Box(410, 270, "worker: openai", ("a provider, a server",), 130),
-        Box(560, 270, "worker: …", ("behind NAT: it dials out",), 160),
+        Box(260, 270, "worker", ("a model file",), 130),
+        Box(410, 270, "worker", ("a provider, a server",), 130),
+        Box(560, 270, "worker", ("behind NAT: it dials out",), 160),
         Box(770, 135, "telemetry", ("books, grades",), 120),
         Box(770, 270, "Postgres", ("the books",), 120, is_server=True),
     )

@@ -21,6 +21,7 @@ class KeyRing:
     def __init__(self, bus: Bus) -> None:
         self._copy = BucketCopy(bus, s.KEYS_BUCKET, max_bytes=MAX_BYTES, changed=self._read)
         self._keys: dict[str, ApiKey] = {}
+        self._by_id: dict[str, ApiKey] = {}
         self._unreadable: set[str] = set()
 
     async def keep(self) -> None:
@@ -54,7 +55,7 @@ class KeyRing:
 
     def with_id(self, key_id: str) -> ApiKey | None:
         """The key with that id, valid or not."""
-        return next((key for key in self._keys.values() if key.key_id == key_id), None)
+        return self._by_id.get(key_id)
 
     def _read(self) -> None:
         """Reads all keys anew. An entry that cannot be read lets no caller in."""
@@ -67,3 +68,4 @@ class KeyRing:
                     log.warning("key_unreadable", digest=name[:12])
                     self._unreadable.add(name)
         self._keys = keys
+        self._by_id = {key.key_id: key for key in keys.values()}

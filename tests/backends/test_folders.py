@@ -17,17 +17,12 @@ FILES = ("__init__.py", "backend.py", "config.yaml", "README.md", "checklist.yam
 every_folder = pytest.mark.parametrize("folder", [pytest.param(f, id=name) for name, f in discover().items()])
 
 
-PICTURE = Path("bullpen/reference/pictures.py")
-"""It shows whose clients ask, and one worker as an example."""
 ANOTHER_MEANING = {
     "openai": {
         *(Path("workers/base/provider/chat.py"), Path("contracts/request.py")),
         *(Path("bullpen/cli/scaffold.py"), Path("bullpen/templates/new_http_worker/backend.py")),
         Path("bullpen/cli/add.py"),  # an example in its help
-        PICTURE,
     },
-    "anthropic": {PICTURE},
-    "ollama": {PICTURE},
     "gemini": {Path("workers/base/provider/chat_models.py")},
 }
 """Files in which a backend's name is no backend: "OpenAI-style" is what the whole field calls that message format, and

@@ -1,12 +1,12 @@
-"""Answers that a connection may have lost: which are kept, for whom, and for how long."""
+"""Answers that a connection may have lost: which are kept, and for whom."""
 
-from gateway.undelivered import KEPT, LARGEST, MOST_BYTES, TRIES, Undelivered, Written, is_repeat, name_of
+from gateway.undelivered import LARGEST, MOST_BYTES, TRIES, Undelivered, Written, is_repeat, name_of
 
 ASKED = b"name"
 
 
-def written(kept: Undelivered, question: bytes = ASKED, body: bytes = b"{}", now: float = 0.0) -> Written:
-    answer = kept.keep(question, body, {}, now)
+def written(kept: Undelivered, body: bytes = b"{}") -> Written:
+    answer = kept.keep(ASKED, body, {})
     assert answer is not None
     return answer
 
@@ -14,19 +14,19 @@ def written(kept: Undelivered, question: bytes = ASKED, body: bytes = b"{}", now
 def test_a_lost_answer_is_had_once() -> None:
     kept = Undelivered()
     answer = written(kept)
-    assert kept.take(ASKED, 1.0) is None, "its connection is still there"
+    assert kept.take(ASKED) is None, "its connection is still there"
     answer.lost()
-    assert kept.take(b"another", 1.0) is None
-    assert kept.take(ASKED, 1.0) is answer
-    assert kept.take(ASKED, 1.0) is None
+    assert kept.take(b"another") is None
+    assert kept.take(ASKED) is answer
+    assert kept.take(ASKED) is None
 
 
 def test_an_answer_that_arrived_is_not_had_again() -> None:
     kept = Undelivered()
     answer = written(kept)
-    answer.arrived()
+    answer.forget()
     answer.lost()
-    assert kept.take(ASKED, 1.0) is None
+    assert kept.take(ASKED) is None
 
 
 def test_several_lost_answers_to_one_question_are_had_one_after_the_other() -> None:
@@ -34,19 +34,16 @@ def test_several_lost_answers_to_one_question_are_had_one_after_the_other() -> N
     answers = [written(kept), written(kept)]
     for answer in answers:
         answer.lost()
-    assert [kept.take(ASKED, 1.0), kept.take(ASKED, 1.0)] == answers
+    assert [kept.take(ASKED), kept.take(ASKED)] == answers
 
 
-def test_an_answer_is_kept_for_a_minute_and_the_oldest_go_first() -> None:
+def test_the_oldest_answers_make_room_and_a_large_one_is_not_kept() -> None:
     kept = Undelivered()
-    old = written(kept)
-    old.lost()
-    assert kept.take(ASKED, KEPT + 1) is None
-    many = [written(kept, body=b"x" * LARGEST, now=KEPT) for _ in range(MOST_BYTES // LARGEST + 1)]
+    many = [written(kept, body=b"x" * LARGEST) for _ in range(MOST_BYTES // LARGEST + 1)]
     for answer in many:
         answer.lost()
-    assert kept.take(ASKED, KEPT) is many[1]
-    assert kept.keep(ASKED, b"x" * (LARGEST + 1), {}, KEPT) is None
+    assert kept.take(ASKED) is many[1]
+    assert kept.keep(ASKED, b"x" * (LARGEST + 1), {}) is None
 
 
 def test_a_question_has_a_name_where_its_client_may_ask_again() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from decimal import Decimal
@@ -12,7 +13,7 @@ import aiohttp
 import pytest
 
 from config.loader import ConfigError
-from contracts import ApiKey, KeyBudget, utc_now
+from contracts import ApiKey, KeyBudget, KeyUse, utc_now
 from contracts import subjects as s
 from contracts.keys import digest
 from gateway.config import GatewayConfig
@@ -156,7 +157,13 @@ async def test_what_a_key_uses_at_one_gateway_counts_at_the_other(
     async with door_of(mesh, "g-1", keys="required") as one, door_of(mesh, "g-2", keys="required") as other:
         for door in (one, other):
             await eventually(partial(_lists, door, secret), timeout=PATIENT)
+        told: Counter[str] = Counter()
+        await mesh.bus.subscribe_inline(
+            s.GATEWAY_KEY_USE, lambda message: told.update(KeyUse.model_validate_json(message.data).requests)
+        )
+        await mesh.bus.flush()
         at_one = await asked_until_refused(one)
+        await eventually(lambda: told.total() >= at_one, timeout=PATIENT)
         assert await asked_until_refused(other) < at_one
 
 
