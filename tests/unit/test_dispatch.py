@@ -1,8 +1,9 @@
-"""What a dispatcher makes of words that come when a request is answered already."""
+"""What a dispatcher makes of late answers, of free places, and of workers that nothing reaches."""
 
 import asyncio
 from unittest.mock import Mock
 
+from bus import Message
 from bus.delivered import Delivered
 from contracts import InferenceRequest, Outcome
 from manager.config import ManagerConfig
@@ -12,6 +13,7 @@ from manager.request.events import CalledOff, Gone
 from manager.request.queue import Turn
 from manager.request.shared_state import SharedState
 from manager.routing.query import Choice, RoutingQuery, Wants
+from manager.routing.registry import RETURN_WITHIN
 from tests.unit.test_attempt import READS, STOPPED, answer, attempt
 from tests.unit.test_costs import inflight
 from tests.unit.test_registry import beat
@@ -36,6 +38,20 @@ async def test_a_late_answer_counts_only_while_there_is_none() -> None:
         Outcome.OK,
         Outcome.HEDGED_LOSER,
     ]
+
+
+async def test_workers_that_nothing_reaches_any_more_may_be_back_when_all_are_gone() -> None:
+    """The server that they were connected to was killed, and no other one says that they left."""
+    shared = SharedState(Mock(), ManagerConfig(), "m-1", Mock(), clock=lambda: 100.0)
+    state = inflight()
+    for worker_id in ("w1", "w2"):
+        shared.registry.hear(beat(worker_id), 100.0, wall=0.0)
+        state.attempts.append(attempt(len(state.attempts) + 1, worker_id))
+        assert not shared.registry.all_cut_off(100.0)
+        refused = Message("_INBOX.x", b"", "", headers={"Status": "503"})
+        Dispatcher(shared, state)._hear(state.attempts[-1], refused)
+    assert shared.registry.all_cut_off(100.0)
+    assert not shared.registry.all_cut_off(100.0 + RETURN_WITHIN)
 
 
 async def test_a_request_that_takes_a_place_calls_the_next_while_its_worker_has_another() -> None:
