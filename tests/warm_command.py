@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from tests.support import eventually
+from tests.warm_process import become_bullpen
 
 ROOT = Path(__file__).resolve().parents[1]
 MESSAGE = 1 << 20
@@ -108,25 +109,15 @@ def _serve(link: socket.socket, told: Told, descriptors: list[int]) -> None:
 
 def _become(told: Told, descriptors: list[int]) -> None:
     """The command's whole life."""
-    code: object = 1
-    try:
+
+    def prepare() -> None:
         for own, descriptor in enumerate(descriptors):
             os.dup2(descriptor, own)
             os.close(descriptor)
         sys.stdin, sys.stdout, sys.stderr = (os.fdopen(own, mode, closefd=False) for own, mode in enumerate("rww"))
         os.chdir(told["cwd"])
-        os.environ.clear()
-        os.environ.update(told["env"])
-        sys.argv = ["bullpen", *told["arguments"]]
-        import_module("bullpen.cli").main()
-    except SystemExit as end:
-        code = end.code
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+    become_bullpen(told["arguments"], told["env"], prepare)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from tests.warm_process import become_bullpen
+
 ROOT = Path(__file__).resolve().parents[1]
 MESSAGE = 1 << 20
 """Bytes: more than an environment has."""
@@ -110,24 +112,14 @@ def main(connection: socket.socket) -> None:
 
 def _become(request: dict[str, Any], output: int) -> None:
     """The forked process's whole life."""
-    code: object = 1
-    try:
+
+    def prepare() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         for descriptor in (1, 2):
             os.dup2(output, descriptor)
         os.close(output)
-        os.environ.clear()
-        os.environ.update(request["env"])
-        sys.argv = ["bullpen", *request["arguments"]]
-        import_module("bullpen.cli").main()
-    except SystemExit as end:
-        code = end.code
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+    become_bullpen(request["arguments"], request["env"], prepare)
 
 
 if __name__ == "__main__":

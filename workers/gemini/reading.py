@@ -1,11 +1,10 @@
 """Repairs the chunks of an answer for the SDK, for servers that deviate from the API. Pure."""
 
-import json
 from typing import Any
 
 from contracts import JsonObject
 from workers.base.provider.chat import call_id
-from workers.base.provider.tool_calls import malformed
+from workers.base.provider.tool_calls import read_arguments
 
 
 def mended(chunk: JsonObject) -> JsonObject:
@@ -21,12 +20,7 @@ def mended(chunk: JsonObject) -> JsonObject:
 def _call(told: JsonObject) -> JsonObject:
     arguments = told.get("args")
     if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments) if arguments.strip() else {}
-        except (ValueError, RecursionError):
-            arguments = None
-        if not isinstance(arguments, dict):
-            raise malformed("arguments that are not a JSON object")
+        arguments = read_arguments(arguments)
     return {**told, "args": arguments, "id": call_id(told.get("id")) or None}
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from contracts import JsonObject
-from workers.base.provider.tool_calls import malformed
+from workers.base.provider.tool_calls import read_arguments
 from workers.ollama.sdk import ollama
 
 
@@ -43,12 +43,6 @@ def _call(told: Any) -> Any:
 
 def _arguments(told: object) -> object:
     """The arguments as an object, also when a server sends them as text or leaves them out."""
-    if not isinstance(told, str):
-        return {} if told is None else told
-    try:
-        read = json.loads(told) if told.strip() else {}
-    except (ValueError, RecursionError):
-        read = None
-    if not isinstance(read, dict):
-        raise malformed("arguments that are not a JSON object")
-    return read
+    if isinstance(told, str):
+        return read_arguments(told)
+    return {} if told is None else told

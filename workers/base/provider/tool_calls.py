@@ -141,6 +141,17 @@ def checked(calls: tuple[JsonObject, ...]) -> tuple[JsonObject, ...]:
     return calls
 
 
+def read_arguments(text: str) -> JsonObject:
+    """The arguments of a call from a provider that sends them as text; a blank text has none.
+
+    Raises `BullpenError(malformed_tool_call)`.
+    """
+    arguments = _object(text) if text.strip() else {}
+    if arguments is None:
+        raise malformed("arguments that are not a JSON object")
+    return arguments
+
+
 def malformed(what: str) -> BullpenError:
     """The error for a tool call that no caller can use; another attempt may do better."""
     return BullpenError(ErrorCode.MALFORMED_TOOL_CALL, f"the model sent {what}", fault="model")
