@@ -5,6 +5,7 @@ import time
 
 import psutil
 import pytest
+from nats.aio.transport import TcpTransport
 
 from bus import Bus, BusSettings
 from bus.jetstream import ensure_stream
@@ -20,7 +21,7 @@ async def test_what_is_said_after_a_standstill_is_not_lost(nats: NatsServer, goe
     """It goes on in the middle of what it does, or with a message that was there when it stood still."""
     bus = await Bus.connect("frozen", BusSettings(servers=(nats.url,)), patience=20, watchdog=False)
     await ensure_stream(bus, Archive("KEPT", ("kept.>",)))
-    _stand_still_until_cut_off(nats)
+    _stand_still_until_cut_off(bus)
     if goes_on == "with what it finds":
         await bus._tasks.start(_next_turn(), "turn")
     await bus.publish("kept.word", b"said")
@@ -34,11 +35,15 @@ async def test_what_is_said_after_a_standstill_is_not_lost(nats: NatsServer, goe
     await bus.close()
 
 
-def _stand_still_until_cut_off(nats: NatsServer) -> None:
+def _stand_still_until_cut_off(bus: Bus) -> None:
     """All of this process does. What is left of the connection is our end."""
+    transport = bus.nats._transport
+    assert isinstance(transport, TcpTransport)
+    assert transport._io_writer is not None
+    ours = transport._io_writer.get_extra_info("sockname")[1]
     end = time.monotonic() + 60
     while not any(
-        one.raddr and one.raddr.port == nats.port and one.status == psutil.CONN_CLOSE_WAIT
+        one.laddr.port == ours and one.status == psutil.CONN_CLOSE_WAIT
         for one in psutil.Process().net_connections("tcp")
     ):
         assert time.monotonic() < end, "the server does not cut us off"
