@@ -5,7 +5,7 @@ The operator chooses the secret, so a Kubernetes `Secret` can hold it. Another s
 
 from collections.abc import MutableMapping
 
-from bus import Bus
+from bus import Bus, BusError
 from config.loader import ConfigError, secret
 from gateway.keys.office import KeyOffice
 
@@ -37,3 +37,11 @@ async def keep(bus: Bus, given: str) -> str:
     if key.revoked_at is not None:
         return f"the key of {VARIABLE} ({key.key_id}) was revoked and opens nothing: give another one"
     return f"the key of {VARIABLE} may ask ({key.key_id}, tenant {key.tenant})"
+
+
+async def any_is_there(bus: Bus) -> bool:
+    """Whether there is any API key; also True when JetStream cannot say."""
+    try:
+        return bool(await (await KeyOffice.open(bus)).keys())
+    except BusError:
+        return True

@@ -144,8 +144,8 @@ def _context(parent: Span | Mapping[str, str]) -> "Context":
     process.
     """
     from opentelemetry.context import Context  # noqa: PLC0415 — loaded long since
-    from opentelemetry.trace import set_span_in_context  # noqa: PLC0415
-    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
+    from opentelemetry.trace import set_span_in_context  # noqa: PLC0415 — only when traces are on
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415 — only when traces are on
 
     if not isinstance(parent, Span):
         return TraceContextTextMapPropagator().extract(trace_headers(parent), Context())

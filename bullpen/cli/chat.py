@@ -55,7 +55,7 @@ def chat(
     kept = before or Conversation()
     talk = Chat(kept.model_copy(update={"model": model or kept.model, "system": system or kept.system}))
     with suppress(ImportError):  # history and editing of the line, where Python has it
-        import readline  # noqa: F401, PLC0415
+        import readline  # noqa: F401, PLC0415 — makes `input` edit lines; not there on every system
     if sys.stdin.isatty():
         note("Ctrl-C stops an answer, Ctrl-D leaves, /help lists commands")
     for line in _lines():

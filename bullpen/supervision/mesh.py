@@ -34,7 +34,6 @@ from bus import Bus, BusError, BusSettings, Tasks
 from bus.backoff import Backoff
 from config.loader import load_config, secret
 from gateway.config import CANNOT_LISTEN, GatewayConfig
-from gateway.keys.office import KeyOffice
 from workers.base.interface.discovery import find
 
 log = structlog.get_logger(__name__)
@@ -292,7 +291,7 @@ class Mesh:
                     self._tell(f"port {standard} is taken: HTTP is at {port}")
                 ports.remember(GATEWAY, port)
                 self._http_url = await watch.http_url(GATEWAY)
-                self.lacks_key = config.keys == "required" and not await _has_key(watch.bus)
+                self.lacks_key = config.keys == "required" and not await given_key.any_is_there(watch.bus)
                 return
             words = self._supervisor.dying_words(GATEWAY)
             await self._supervisor.stop([GATEWAY], within=1)
@@ -485,14 +484,6 @@ def make_data_dir(data_dir: Path) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise MeshError(f"{data_dir} cannot be written ({error.strerror}): choose another --data-dir") from None
-
-
-async def _has_key(bus: Bus) -> bool:
-    """Whether there is an API key; also True when JetStream cannot say."""
-    try:
-        return bool(await (await KeyOffice.open(bus)).keys())
-    except BusError:
-        return True
 
 
 def _numbered(workers: Sequence[tuple[str, int]]) -> dict[str, str]:

@@ -46,10 +46,10 @@ def traced(role: str, environ: Mapping[str, str] | None = None) -> Iterator[None
 def _begin(role: str, environ: Mapping[str, str]) -> Callable[[], None]:
     """Starts the exporter; returns the function that ends it."""
     try:  # a third of a second, and 20 MB
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
-        from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
-        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 — only when traces are on
+        from opentelemetry.sdk.resources import Resource  # noqa: PLC0415 — only when traces are on
+        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415 — only when traces are on
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415 — only when traces are on
     except ImportError as error:
         cure = f"install bullpen-mesh[traces], or unset {ENDPOINTS[-1]}"
         raise ConfigError(f"{ENDPOINTS[-1]} is set, but traces cannot be sent ({error}): {cure}") from None

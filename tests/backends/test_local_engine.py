@@ -25,7 +25,7 @@ from workers.local.inspection import Inspection
 
 xllamacpp = pytest.importorskip("xllamacpp", reason="the wheel with llama.cpp is not installed")
 from workers.local import backend as backend_module  # noqa: E402 — needs the wheel
-from workers.local.backend import _file_of  # noqa: E402
+from workers.local.backend import _file_of  # noqa: E402 — skipped where llama.cpp is missing
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]
 

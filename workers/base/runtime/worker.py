@@ -27,23 +27,17 @@ from contracts import (
     BullpenError,
     Capability,
     EmbeddingRequest,
-    EmbeddingResponse,
     ErrorCode,
     ErrorReply,
-    InferenceRequest,
-    InferenceResponse,
-    JsonObject,
     ModelCard,
     WorkerState,
     new_id,
     salvage_stream,
     salvage_task_id,
     told_task_id,
-    utc_now,
 )
 from contracts import headers as h
 from contracts import subjects as s
-from contracts.embedding import encoded
 from contracts.heartbeat import ABILITY, MOST_MODELS
 from contracts.tokens import prompt_tokens
 from outbox.outbox import Outbox, OutboxSettings
@@ -52,7 +46,6 @@ from workers.base.interface.backend import Done, EmbeddingJob, Job
 from workers.base.interface.config import BackendConfig
 from workers.base.interface.discovery import BackendFolder
 from workers.base.interface.silence import SilenceHistory
-from workers.base.provider.parameters import STEERS, asked_in_vain
 from workers.base.runtime.call import Call
 from workers.base.runtime.confidence import Confidence
 from workers.base.runtime.execution import CLAIM_AFTER, Execution, out_of_time
@@ -64,6 +57,7 @@ from workers.base.runtime.quota import Quota
 from workers.base.runtime.recording import DirectBooks
 from workers.base.runtime.remote_control import RemoteControl
 from workers.base.runtime.reply_channel import CallerChannel, ManagerChannel, ReplyChannel
+from workers.base.runtime.response import response_of
 from workers.base.runtime.swap import Swapper
 from workers.base.runtime.trace import CallTrace
 
@@ -301,7 +295,8 @@ class Worker:
             if call.routed:
                 work.add_done_callback(self._tell_after(execution, channel))
             await execution.within(call.remaining, work)
-        return self._response(job, execution)
+        tracker = self._confidence.setdefault(card.model_id, Confidence())
+        return response_of(job, execution, self._backend, self._id, tracker)
 
     async def _make_sure(self, execution: Execution, channel: ReplyChannel) -> None:
         """Asks the Manager how much time is left: by this worker's clock, which may have jumped, it is over."""
@@ -379,56 +374,6 @@ class Worker:
             out = f"{found[1].model_id} is out of service: {found[1].trouble}"
             raise BullpenError(ErrorCode.NO_SUCH_MODEL, out, field="model")
         return found
-
-    def _response(self, job: Job | EmbeddingJob, execution: Execution) -> Answer:
-        assert execution.done is not None
-        done, call, model = execution.done, execution.call, job.model.model_id
-        tracker = self._confidence.setdefault(model, Confidence())
-        confidence, source = tracker.of(execution.logprobs, done.confidence)
-        told: JsonObject = {
-            "task_id": call.task_id,
-            "model_id": model,
-            "tokens_used": (done.prompt_tokens or 0) + execution.completion_tokens,
-            "duration_ms": call.elapsed_ms,
-            "confidence": confidence,
-            "request_id": call.request_id,
-            "backend": self._backend.name,
-            "worker_id": self._id,
-            "prompt_tokens": done.prompt_tokens,
-            "completion_tokens": execution.completion_tokens,
-            "cached_tokens": done.cached_tokens,
-            "cache_write_tokens": done.cache_write_tokens,
-            "reasoning_tokens": done.reasoning_tokens,
-            "cost_usd": execution.cost,
-            "finish_reason": done.finish_reason,
-            "confidence_source": source,
-            "ttft_ms": execution.ttft_ms,
-            "queue_ms": execution.queue_ms,
-            "simulated": self._backend.simulated,
-            "created_at": utc_now(),
-        }
-        if isinstance(call.request, EmbeddingRequest):
-            vectors = encoded(execution.vectors, call.request.encoding_format)
-            return EmbeddingResponse.model_construct(**told, output="", embeddings=vectors)
-        return InferenceResponse(
-            **told,
-            output="".join(execution.text),
-            tool_calls=done.tool_calls or None,
-            reasoning="".join(execution.thoughts) or None,
-            refusal=done.refusal or None,
-            logprobs=tuple(execution.token_logprobs) if call.request.logprobs else None,
-            extra=done.extra or None,
-            unsupported=self._unsupported(execution, call.request),
-        )
-
-    def _unsupported(self, execution: Execution, request: InferenceRequest) -> tuple[str, ...]:
-        """Parameters that the caller set and that the answer was made without."""
-        done = execution.done
-        ignored = asked_in_vain(request, STEERS - self._backend.takes)
-        told = {*ignored, *(done.unsupported if done else ())}
-        if request.logprobs and execution.logprobs_lack:
-            told.add("logprobs")
-        return tuple(sorted(told))
 
     def _channel(self, execution: Execution) -> ReplyChannel:
         call = execution.call
