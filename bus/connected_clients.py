@@ -1,4 +1,4 @@
-"""The names of the connections that exist now, as the NATS servers know them.
+"""The connections that exist now, as the NATS servers know them.
 
 The request goes to `$SYS.REQ.ACCOUNT.PING.CONNZ`, which every account imports: it needs no credentials of the system
 account and shows only this account's connections. Each server of a cluster answers for its own connections, in pages.
@@ -26,6 +26,8 @@ class Page(NamedTuple):
     """One server's answer."""
 
     names: frozenset[str]
+    ids: frozenset[str]
+    """As `Bus.connection_id` has them."""
     total: int
     """All connections of that server, whether or not this page lists them."""
 
@@ -37,15 +39,26 @@ async def connected(bus: Bus, within: float = 0.5) -> frozenset[str] | None:
     lost, is missing with all its connections. So a missing name proves that a connection is gone only when its client
     is also silent.
     """
-    names: set[str] = set()
-    for page in range(MOST_PAGES):
-        answers = await _ask(bus, page * PAGE, within)
+    pages = await _all(bus, within)
+    return None if pages is None else frozenset[str]().union(*(page.names for page in pages))
+
+
+async def is_connected(bus: Bus, connection_id: str, within: float = 0.5) -> bool:
+    """Whether a server says that it has this connection. `within`: as for `connected`."""
+    return any(connection_id in page.ids for page in await _all(bus, within) or ())
+
+
+async def _all(bus: Bus, within: float) -> Sequence[Page] | None:
+    """Every server's pages; None when no server answers."""
+    pages: list[Page] = []
+    for number in range(MOST_PAGES):
+        answers = await _ask(bus, number * PAGE, within)
         if not answers:
             return None
-        names.update(*(answer.names for answer in answers))
-        if max(answer.total for answer in answers) <= (page + 1) * PAGE:
+        pages += answers
+        if max(answer.total for answer in answers) <= (number + 1) * PAGE:
             break
-    return frozenset(names)
+    return pages
 
 
 async def _ask(bus: Bus, offset: int, within: float) -> Sequence[Page]:
@@ -73,8 +86,10 @@ async def _ask(bus: Bus, offset: int, within: float) -> Sequence[Page]:
 
 def _read(message: Message) -> Page | None:
     try:
-        data = from_json(message.data)["data"]
+        answer = from_json(message.data)
+        server, data = answer["server"]["id"], answer["data"]
         names = frozenset(connection.get("name", "") for connection in data["connections"])
-        return Page(names - {""}, int(data["total"]))
+        ids = frozenset(f"{server}:{connection['cid']}" for connection in data["connections"])
+        return Page(names - {""}, ids, int(data["total"]))
     except (ValueError, TypeError, KeyError, AttributeError):
         return None  # an error, or no server's answer at all

@@ -24,6 +24,7 @@ import structlog
 from pydantic import BaseModel, ValidationError
 
 from bus import Bus, BusError, NoResponders, RequestTimeout, Tasks
+from bus.connected_clients import is_connected
 from bus.kv import Bucket, KeyValue
 from contracts import Answer, BullpenError, EmbeddingResponse, ErrorCode, InferenceResponse, Request, StatusRequest
 from contracts.headers import IDEMPOTENCY_KEY
@@ -56,6 +57,8 @@ TIMES_SILENT = 2
 """Status requests that no Manager answers, although the server is well, before the first request counts as lost: its
 Manager may be busy.
 """
+TIMES_FROZEN = 5
+"""Such questions before a request counts as lost whose Manager is still connected: it is frozen, or busy for long."""
 OVERSLEPT = 1.0
 """Seconds of a failed call that show that this process was frozen."""
 AFTER_A_BREAK = 0.1
@@ -74,6 +77,8 @@ class _Kept(BaseModel):
     request_id: str
     digest: str
     answer: InferenceResponse | EmbeddingResponse | None = None
+    connection: str | None = None
+    """Of the Manager that runs the request; None: an older version wrote the entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +174,7 @@ class Answers:
         await self._write(mine, _entry("free", mine))
 
     async def _begin(self, bucket: Bucket, mine: Mine, deadline: float) -> Mine | Replay:
-        running = _entry("running", mine)
+        running = _entry("running", mine, connection=self._bus.connection_id)
         revision = await bucket.put(mine.name, running, after=0, within=WITHIN)
         self._works()
         if revision is not None:
@@ -210,16 +215,16 @@ class Answers:
             return Replay(first.answer)
         if asyncio.get_running_loop().time() >= deadline:
             raise _conflict("is still in use: its first answer is not there yet", retry_after_ms=1000)
-        if first is None or first.state == "free" or not await self._runs(first.request_id, changed, deadline):
+        if first is None or first.state == "free" or not await self._runs(first, changed, deadline):
             return "take"
         return "wait"
 
-    async def _runs(self, request_id: str, changed: asyncio.Event, deadline: float) -> bool:
+    async def _runs(self, first: _Kept, changed: asyncio.Event, deadline: float) -> bool:
         """Waits a while for the entry to change. False: no Manager has that request any more."""
         now = asyncio.get_running_loop().time
-        asked = StatusRequest(request_id=request_id).to_bytes()
+        asked = StatusRequest(request_id=first.request_id).to_bytes()
         silent = 0
-        while silent < TIMES_SILENT:
+        while silent < TIMES_SILENT or (silent < TIMES_FROZEN and await self._is_connected(first)):
             within = min(STATUS_WITHIN, deadline - now())
             if within <= 0:
                 return True  # for all we know: there was no time to find out
@@ -237,6 +242,10 @@ class Answers:
                     await changed.wait()
             return True
         return now() >= deadline
+
+    async def _is_connected(self, first: _Kept) -> bool:
+        """Whether the Manager that runs the request still has its connection."""
+        return first.connection is not None and await is_connected(self._bus, first.connection)
 
     async def _server_answers(self) -> bool:
         """Whether the server is well: a frozen server shows nothing about Managers."""
@@ -316,9 +325,11 @@ def fingerprint(request: Request, key: str) -> str:
     return hmac.new(key.encode(), json.dumps(asked, sort_keys=True).encode(), sha256).hexdigest()
 
 
-def _entry(state: Literal["running", "done", "free"], mine: Mine, answer: Answer | None = None) -> bytes:
+def _entry(
+    state: Literal["running", "done", "free"], mine: Mine, answer: Answer | None = None, connection: str | None = None
+) -> bytes:
     assert answer is None or isinstance(answer, InferenceResponse | EmbeddingResponse)
-    kept = _Kept(state=state, request_id=mine.request_id, digest=mine.digest, answer=answer)
+    kept = _Kept(state=state, request_id=mine.request_id, digest=mine.digest, answer=answer, connection=connection)
     return kept.model_dump_json(by_alias=True).encode()
 
 

@@ -121,6 +121,24 @@ async def test_who_waits_takes_over_when_the_manager_is_gone(ledgers: list[Ledge
     assert replay.answer.output == "from the second"
 
 
+@pytest.mark.parametrize("connected", [True, False])
+async def test_a_silent_manager_that_is_connected_is_asked_more_often(
+    ledgers: list[Ledger], connected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be busy, or frozen for a moment: its request would run twice."""
+    monkeypatch.setattr(idempotency, "STATUS_WITHIN", 0.5)
+    monkeypatch.setattr(idempotency, "TIMES_FROZEN", 5 if connected else 1000)
+    one, other, _ = ledgers
+    await one.first(asked())
+    one.mine.clear()  # it says nothing any more
+    if not connected:
+        await one.bus.close()
+    heard: list[bytes] = []
+    await other.bus.subscribe_inline("infer.status", lambda message: heard.append(message.data))
+    assert isinstance(await other.begin(asked()), Mine)
+    assert not connected or len(heard) >= 5
+
+
 async def test_after_a_failure_exactly_one_waiting_request_runs(ledgers: list[Ledger]) -> None:
     first = await ledgers[0].first(asked())
     waiting = [asyncio.create_task(ledger.begin(asked())) for ledger in ledgers for _ in range(5)]
